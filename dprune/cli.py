@@ -1,0 +1,98 @@
+"""The command line: a table of subcommands, each imported only when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from dprune import __version__, console
+from dprune.errors import DpruneError, UsageError
+
+STAGES: dict[str, dict[str, str]] = {
+    "Curate": {
+        "pack": "Pack images or shards, or a subset of them, into WebDataset shards.",
+        "embed": "Turn the images of shards into a store of features.",
+        "cluster": "Cluster features by k-means.",
+        "score": "Give every sample a score to prune by.",
+        "select": "Choose the samples to keep, by scores, clusters and set algebra.",
+    },
+    "Inspect": {
+        "info": "Tell what files hold, where they come from and whether they are sound.",
+    },
+}
+
+EPILOG = "Man pages: man dprune, man dprune-COMMAND, man dprune-files."
+
+
+class LazyGroup(click.Group):
+    """A group whose names and summaries stand in `STAGES`, so that --help imports no command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all subcommands, in the order of the pipeline."""
+        return [name for commands in STAGES.values() for name in commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of one subcommand; its command object is called `command`."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = importlib.import_module(f"dprune.commands.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the subcommands under their stages."""
+        for stage, commands in STAGES.items():
+            with formatter.section(stage):
+                formatter.write_dl(list(commands.items()))
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command and turn what it raises into one sentence and an exit code."""
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+            sys.stdout.flush()
+        except click.UsageError as error:
+            error.show()
+            code = 2
+        except (click.Abort, KeyboardInterrupt):
+            console.fail("interrupted.")
+            code = 130
+        except UsageError as error:
+            console.fail(str(error))
+            code = error.exit_code
+        except BrokenPipeError:
+            # Python flushes stdout once more on its way out and would complain a second time.
+            sys.stdout = None
+            code = 1
+        except (DpruneError, OSError) as error:
+            code = _explain(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: DpruneError | OSError) -> int:
+    if console.verbosity() >= 2:
+        traceback.print_exception(error)
+    if isinstance(error, DpruneError):
+        console.fail(str(error))
+        return error.exit_code
+    where = f"{error.filename}: " if error.filename else ""
+    console.fail(f"{where}{error.strerror or error}.")
+    return 1
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "DPRUNE", "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="dprune")
+def cli() -> None:
+    """Prune the training data of diffusion models.
+
+    Each stage reads and writes plain files (WebDataset shards, .npy and safetensors), so that stages chain
+    in shell pipelines, cron and SLURM jobs.
+    """

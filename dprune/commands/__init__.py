@@ -1,0 +1,1 @@
+"""One module a subcommand: its options, then one library call."""

@@ -1,0 +1,173 @@
+"""Talk on stderr: messages, warnings, progress. stdout is kept for data."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from dprune.runtime import ranks
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+    from rich.progress import Progress, TaskID
+
+PLAIN_INTERVAL_S = 30.0
+MOST_SHOWN = 24
+
+_log = logging.getLogger("dprune")
+_verbosity = 0
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return f"dprune: {prefix}{record.getMessage()}"
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """Looks stderr up at each message, because test runners and progress bars replace it."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(_Formatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def set_verbosity(level: int) -> None:
+    """Show errors only (-1), what happened (0, the default), or details (1 and more).
+
+    Of a process group only rank 0 talks; the tasks of an array job all do.
+    """
+    global _verbosity
+    _verbosity = level
+    if not _log.handlers:
+        _log.addHandler(_Handler())
+        _log.propagate = False
+    here = ranks()
+    if here.group and here.rank > 0:
+        level = -1
+    _log.setLevel(logging.ERROR if level < 0 else logging.INFO if level == 0 else logging.DEBUG)
+
+
+def verbosity() -> int:
+    """The level that `set_verbosity` was given, at most 2."""
+    return _verbosity
+
+
+def say(text: str) -> None:
+    """Tell what happened."""
+    _log.info(text)
+
+
+def fail(text: str) -> None:
+    """Say why the command ends; every rank does, since each may have a reason of its own."""
+    print(f"dprune: error: {text}", file=sys.stderr)
+
+
+def readable(value: Any) -> str:
+    """Write a value of a summary for people: thousands apart, long lists of counts cut short."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        shown = [f"{key}: {readable(item)}" for key, item in list(value.items())[:MOST_SHOWN]]
+        return ", ".join(shown) + (f", and {len(value) - MOST_SHOWN:,} more" if len(value) > MOST_SHOWN else "")
+    return str(value)
+
+
+def emit(text: str) -> None:
+    """Write a line of data to stdout."""
+    print(text, flush=True)
+
+
+class TerminalMonitor:
+    """Progress as a bar on a terminal and as a line every 30 s elsewhere, and the flag that signals set.
+
+    SIGTERM, SIGUSR1 and SIGUSR2 ask to stop at the next safe point, as does the deadline.
+    """
+
+    def __init__(self, stop_after: float | None = None) -> None:
+        self._deadline = None if stop_after is None else time.monotonic() + stop_after
+        self._signalled = False
+        self._previous: dict[int, Any] = {}
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._label, self._unit = "", ""
+        self._total: int | None = None
+        self._done, self._began, self._spoke = 0, 0.0, 0.0
+
+    def __enter__(self) -> TerminalMonitor:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+                self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_stage()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signalled = True
+
+    def stop_requested(self) -> bool:
+        """Tell whether a signal came or the deadline passed."""
+        return self._signalled or (self._deadline is not None and time.monotonic() >= self._deadline)
+
+    def start(self, label: str, total: int | None, unit: str) -> None:
+        """End the stage before and begin one of `total` units."""
+        self._end_stage()
+        self._label, self._total, self._unit = label, total, unit
+        self._done, self._began = 0, time.monotonic()
+        self._spoke = self._began
+        if sys.stderr.isatty() and _log.isEnabledFor(logging.INFO):
+            self._bar = _make_bar(unit)
+            self._task = self._bar.add_task(label, total=total)
+            self._bar.start()
+
+    def advance(self, count: int = 1) -> None:
+        """Report `count` more units done."""
+        self._done += count
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task, count)
+        elif time.monotonic() - self._spoke >= PLAIN_INTERVAL_S:
+            self._spoke = time.monotonic()
+            say(self._line())
+
+    def _line(self) -> str:
+        rate = self._done / max(time.monotonic() - self._began, 1e-9)
+        if self._total is None:
+            return f"{self._label}: {self._done:,} {self._unit}, {rate:,.0f} {self._unit}/s"
+        eta = time.strftime("%H:%M:%S", time.gmtime((self._total - self._done) / max(rate, 1e-9)))
+        return f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f} {self._unit}/s, {eta} left"
+
+    def _end_stage(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = self._task = None
+
+
+def _make_bar(unit: str) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text("" if not task.speed else f"{task.speed:,.0f} {unit}/s", style="progress.data.speed")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -1,0 +1,32 @@
+"""What can go wrong, each kind with the exit code that the shell sees.
+
+A message is one sentence that names the file or option and the remedy.
+"""
+
+
+class DpruneError(Exception):
+    """A failure of dprune itself or of the machine under it."""
+
+    exit_code = 1
+
+
+class UsageError(DpruneError):
+    """A command that contradicts itself or its environment."""
+
+    exit_code = 2
+
+
+class InputError(DpruneError):
+    """Input that is missing, damaged or not what the command takes."""
+
+    exit_code = 3
+
+
+class MismatchError(InputError):
+    """Two inputs that are sound but do not belong together."""
+
+
+class Interrupted(DpruneError):
+    """Stopped by a signal or by --stop-after; the same command goes on from here."""
+
+    exit_code = 75

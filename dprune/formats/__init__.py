@@ -1,0 +1,1 @@
+"""Everything that touches a file: shards, stores, arrays, provenance, atomic publishing."""

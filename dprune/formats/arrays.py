@@ -1,0 +1,160 @@
+"""Arrays of one value a sample, or of ids: .npy files with their provenance as one JSON line behind the data.
+
+`np.load` and memory maps ignore that line, and files without it are taken as made elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dprune.errors import InputError, UsageError
+from dprune.formats.provenance import canonical, parent_record
+from dprune.formats.publish import STDOUT, publish_bytes
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from dprune.formats.provenance import Record
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array that was read, with what is known of it.
+
+    Attributes:
+        name: what messages call it.
+        values: the array, read-only.
+        record: its provenance, None for one made elsewhere.
+    """
+
+    name: str
+    values: npt.NDArray[Any]
+    record: Record | None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Fingerprint of the dataset that it speaks of."""
+        return self.record.get("fingerprint") if self.record else None
+
+    def as_parent(self) -> Record:
+        """Describe it as the input of another file."""
+        return parent_record(self.record, digest_array(self.values))
+
+
+def digest_array(values: npt.NDArray[Any]) -> str:
+    """Return the SHA-256, in hex, of an array's dtype, shape and content."""
+    sha = hashlib.sha256(canonical([values.dtype.str, list(values.shape)]).encode())
+    sha.update(np.ascontiguousarray(values).data)
+    return sha.hexdigest()
+
+
+def write_array(path: str | Path, values: npt.NDArray[Any], record: Record) -> None:
+    """Publish an array with its provenance, or write both to stdout when `path` is a dash."""
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    line = canonical(record).encode("utf-8", "surrogateescape") + b"\n"
+    publish_bytes(path, buffer.getvalue() + line)
+
+
+def read_stdin() -> bytes:
+    """Read all of stdin, which can be asked for once.
+
+    Raises:
+        UsageError: two inputs are `-`, or stdin is a terminal.
+    """
+    stream = sys.stdin.buffer
+    if stream.isatty():
+        raise UsageError("stdin is a terminal: pipe an array in, or name a file.")
+    data = stream.read()
+    if not data:
+        raise InputError("stdin: is empty: the command before the pipe wrote nothing, or two inputs are given as '-'.")
+    return data
+
+
+def read_array(path: str | Path) -> Array:
+    """Read a .npy file, or stdin when `path` is a dash.
+
+    Raises:
+        InputError: the file does not exist, is no .npy, is cut short, or holds pickled objects.
+    """
+    name = "stdin" if str(path) == STDOUT else str(path)
+    if name == "stdin":
+        data = read_stdin()
+    else:
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read: {(error.strerror or str(error)).lower()}.") from error
+    buffer = io.BytesIO(data)
+    try:
+        values = np.load(buffer, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{name}: is not a whole .npy array of numbers: {error}.") from error
+    if not isinstance(values, np.ndarray):
+        raise InputError(f"{name}: is an .npz archive, not a .npy array.")
+    values.flags.writeable = False
+    return Array(name, values, _trailing_record(name, data[buffer.tell() :]))
+
+
+def _trailing_record(name: str, line: bytes) -> Record | None:
+    if not line.strip():
+        return None
+    try:
+        record = json.loads(line.decode("utf-8", "surrogateescape"))
+    except ValueError:
+        raise InputError(f"{name}: what follows the array is no provenance: make the file again.") from None
+    return record if isinstance(record, dict) else None
+
+
+def read_scores(path: str | Path) -> Array:
+    """Read one score a sample; NaN means not scored.
+
+    Raises:
+        InputError: as `read_array`, or not a vector of numbers.
+    """
+    array = read_array(path)
+    if array.values.ndim != 1 or array.values.dtype.kind not in "fiu":
+        raise InputError(f"{array.name}: scores are one number a sample, not {_shape(array.values)}.")
+    return array
+
+
+def read_ids(path: str | Path) -> Array:
+    """Read a subset: sample ids, returned sorted as int64.
+
+    Raises:
+        InputError: as `read_array`, or not a vector of unique ids from 0.
+    """
+    array = read_array(path)
+    values = array.values
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise InputError(f"{array.name}: a subset is a vector of sample ids, not {_shape(values)}.")
+    ids = np.sort(values.astype(np.int64))
+    if len(ids) and ids[0] < 0:
+        raise InputError(f"{array.name}: holds the id {ids[0]}; ids count from 0.")
+    if (repeated := ids[1:][ids[1:] == ids[:-1]]).size:
+        raise InputError(f"{array.name}: holds the id {repeated[0]} more than once.")
+    return Array(array.name, ids, array.record)
+
+
+def read_groups(path: str | Path) -> Array:
+    """Read one group a sample, as int64; a negative one belongs to none.
+
+    Raises:
+        InputError: as `read_array`, or not a vector of whole numbers.
+    """
+    array = read_array(path)
+    if array.values.ndim != 1 or array.values.dtype.kind not in "iu":
+        raise InputError(f"{array.name}: groups are one whole number a sample, not {_shape(array.values)}.")
+    return Array(array.name, array.values.astype(np.int64), array.record)
+
+
+def _shape(values: npt.NDArray[Any]) -> str:
+    return f"{values.dtype} of shape {list(values.shape)}"

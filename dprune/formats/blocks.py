@@ -1,0 +1,102 @@
+"""Random access to the bytes of a shard, on a local disk or behind a URL."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from dprune.errors import InputError
+
+
+class LocalBlocks:
+    """A local file read by offset; the descriptor has no position, so forked workers can share it."""
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}.") from error
+        self.size = os.fstat(self._descriptor).st_size
+        if hasattr(os, "posix_fadvise"):
+            # Headers and chosen samples are far apart: read-ahead would fetch what nobody asked for.
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes from `offset`, fewer at the end of the file."""
+        data = os.pread(self._descriptor, size, offset)
+        # One call returns at most 2 GiB.
+        while len(data) < size and (more := os.pread(self._descriptor, size - len(data), offset + len(data))):
+            data += more
+        return data
+
+    def __del__(self) -> None:
+        """Close the file."""
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+
+class RemoteBlocks:
+    """A file behind a URL that fsspec can open for random access."""
+
+    def __init__(self, url: str) -> None:
+        self.name = url
+        try:
+            system, path = remote(url)
+            self._file = system.open(path, "rb")
+            self.size = int(system.size(path))
+        except (OSError, ValueError, ImportError, TypeError) as error:
+            raise InputError(f"{url}: cannot be opened: {error}.") from error
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes from `offset`, fewer at the end of the file."""
+        self._file.seek(offset)
+        data: bytes = self._file.read(size)
+        return data
+
+
+def is_url(location: str) -> bool:
+    """Tell a URL from a path."""
+    return "://" in location
+
+
+def remote(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system for a URL, and the path inside it."""
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(url)
+    return system, path
+
+
+def open_blocks(location: str) -> LocalBlocks | RemoteBlocks:
+    """Open a shard for reading by offset.
+
+    Raises:
+        InputError: it does not exist or cannot be read.
+    """
+    return RemoteBlocks(location) if is_url(location) else LocalBlocks(location)
+
+
+@dataclass(frozen=True)
+class Version:
+    """What tells one version of a file from the next without reading it."""
+
+    place: str
+    token: str
+
+
+def version(location: str) -> Version:
+    """Return the full name of a file and a token that changes when its content does.
+
+    Raises:
+        InputError: the file does not exist.
+    """
+    try:
+        if is_url(location):
+            system, path = remote(location)
+            return Version(location, f"{system.ukey(path)}/{system.size(path)}")
+        status = os.stat(location)
+        return Version(os.path.realpath(location), f"{status.st_size}/{status.st_mtime_ns}")
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{location}: cannot be read: {error}.") from error

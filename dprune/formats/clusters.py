@@ -1,0 +1,102 @@
+"""clusters.safetensors: centroids, and for each sample its cluster and how far it is from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dprune.errors import InputError
+from dprune.formats.arrays import digest_array
+from dprune.formats.provenance import Record, digest, parent_record
+from dprune.formats.tensors import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """A clustering of a dataset.
+
+    Attributes:
+        centroids: float32 [k, d].
+        assignment: each sample's cluster, int32 [N]; -1 for samples without features.
+        distance: distance to the own centroid, Euclidean or 1 - cosine, float32 [N]; NaN where the assignment is -1.
+        second_distance: distance to the second nearest centroid, float32 [N]; NaN likewise, and for k=1.
+        sizes: samples in each cluster, int64 [k].
+        label: class labels that the features carried, int64 [N] with -1 for none; None where they carried none.
+        record: provenance, None for a clustering made elsewhere.
+        name: what messages call it.
+    """
+
+    centroids: npt.NDArray[np.float32]
+    assignment: npt.NDArray[np.int32]
+    distance: npt.NDArray[np.float32]
+    second_distance: npt.NDArray[np.float32]
+    sizes: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64] | None = None
+    record: Record | None = None
+    name: str = "clusters"
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.assignment)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Fingerprint of the dataset."""
+        return self.record.get("fingerprint") if self.record else None
+
+    def as_parent(self) -> Record:
+        """Describe the clustering as the input of another file."""
+        content = digest([digest_array(values) for values in (self.centroids, self.assignment, self.distance)])
+        return parent_record(self.record, content)
+
+    def write(self, path: str | Path) -> None:
+        """Publish the clustering with its record."""
+        tensors: dict[str, npt.NDArray[Any]] = {
+            "centroids": self.centroids,
+            "assignment": self.assignment,
+            "distance": self.distance,
+            "second_distance": self.second_distance,
+            "sizes": self.sizes,
+        }
+        if self.label is not None:
+            tensors["label"] = self.label
+        write_tensors(path, tensors, self.record or {})
+
+
+def read_clusters(path: str | Path) -> Clusters:
+    """Read a clustering, or stdin when `path` is a dash; one made elsewhere needs `assignment` and `distance` alone.
+
+    Raises:
+        InputError: the file is not whole, or its arrays do not fit together.
+    """
+    name, tensors, record = read_tensors(path)
+    if "assignment" not in tensors or tensors["assignment"].ndim != 1:
+        raise InputError(f"{name}: holds no clusters: a tensor 'assignment' of shape [N] is missing.")
+    assignment = tensors["assignment"].astype(np.int32)
+    count = len(assignment)
+    missing = np.full(count, np.nan, dtype=np.float32)
+    label = tensors.get("label")
+    clusters = Clusters(
+        centroids=tensors.get("centroids", np.empty((0, 0), dtype=np.float32)),
+        assignment=assignment,
+        distance=tensors.get("distance", missing).astype(np.float32),
+        second_distance=tensors.get("second_distance", missing).astype(np.float32),
+        sizes=tensors.get("sizes", np.bincount(assignment[assignment >= 0])).astype(np.int64),
+        label=None if label is None else label.astype(np.int64),
+        record=record,
+        name=name,
+    )
+    for tensor in ("distance", "second_distance", "label"):
+        values = getattr(clusters, tensor)
+        if values is not None and values.shape != (count,):
+            raise InputError(f"{name}: '{tensor}' has shape {list(values.shape)}, but there are {count:,} samples.")
+    if len(clusters.centroids) and count and assignment.max() >= len(clusters.centroids):
+        raise InputError(f"{name}: cluster {assignment.max()} has no centroid: there are {len(clusters.centroids)}.")
+    return clusters

@@ -1,0 +1,82 @@
+"""Decoding images that nobody vouches for, and the one resize that packing uses."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from dprune.errors import InputError
+
+
+class BadImage(InputError):
+    """Bytes that are no readable image."""
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """Decode an image to RGB, upright, transparency over white.
+
+    Raises:
+        BadImage: the bytes are cut short, damaged, no image, or more pixels than Pillow's limit against bombs.
+    """
+    try:
+        with warnings.catch_warnings():
+            # A warning is all that Pillow gives for images between one and two times its limit.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", message="Palette images with Transparency")
+            image = Image.open(io.BytesIO(data))
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage(f"too many pixels: {str(error).split(',')[0]}") from error
+    except Exception as error:  # noqa: BLE001 - broken files make Pillow's decoders raise nearly anything
+        reason = str(error).split(" <_io")[0] or type(error).__name__
+        raise BadImage(f"cannot be decoded: {reason}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        # 16-bit greys; converting directly would clip them at 255.
+        return image.point(lambda value: value / 256).convert("L").convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(canvas, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def resize_image(image: Image.Image, size: int, crop: str) -> Image.Image:
+    """Bring the shorter side to `size` pixels by one antialiased Lanczos resize.
+
+    Args:
+        image: RGB image.
+        size: pixels of the shorter side.
+        crop: `center` cuts the middle square out first, `none` keeps the shape.
+    """
+    width, height = image.size
+    side = min(width, height)
+    if crop == "center":
+        left, top = (width - side) / 2, (height - side) / 2
+        # Whole pixels, so that an image of the right size passes unchanged.
+        box = (int(left), int(top), int(left) + side, int(top) + side)
+        return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.LANCZOS, box)
+    target = (max(1, round(width * size / side)), max(1, round(height * size / side)))
+    return image if image.size == target else image.resize(target, Image.Resampling.LANCZOS)
+
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "png": {"format": "PNG"},
+    "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    "webp": {"format": "WEBP", "lossless": True},
+}
+
+
+def encode_image(image: Image.Image, suffix: str) -> bytes:
+    """Encode an image as `png`, `jpg` (quality 95) or lossless `webp`."""
+    buffer = io.BytesIO()
+    image.save(buffer, **FORMATS[suffix])
+    return buffer.getvalue()

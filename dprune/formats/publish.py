@@ -1,0 +1,75 @@
+"""Atomic publishing: a file appears under its name whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from dprune.errors import DpruneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STDOUT = "-"
+
+
+def temporary(path: Path) -> Path:
+    """Return the name under which this worker writes `path` before it is whole.
+
+    It is the same at every run, so that a rerun replaces what a killed run left.
+    """
+    return path.with_name(f".{path.name}.{os.environ.get('RANK', '0')}.tmp")
+
+
+@contextlib.contextmanager
+def publish(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that replaces `path` when the block ends without an exception.
+
+    Raises:
+        DpruneError: the disk is full, or the folder cannot be written.
+    """
+    path = Path(path)
+    partial = temporary(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        # Errors that name a file of their own come from reading an input inside the block.
+        if isinstance(error, OSError) and error.filename in (None, str(partial), str(path), str(path.parent)):
+            raise DpruneError(f"cannot write {path}: {(error.strerror or str(error)).lower()}.") from error
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish_bytes(path: str | Path, data: bytes) -> None:
+    """Publish `data` at `path`, or write it to stdout when `path` is a dash."""
+    if str(path) == STDOUT:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    with publish(path) as file:
+        file.write(data)
+
+
+def publish_json(path: str | Path, content: Any) -> None:
+    """Publish `content` as indented JSON with sorted keys."""
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+    publish_bytes(path, text.encode() + b"\n")

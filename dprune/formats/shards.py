@@ -1,0 +1,220 @@
+"""A dataset: an ordered list of WebDataset shards, its ids and its fingerprint."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dprune.errors import InputError
+from dprune.formats.blocks import is_url, open_blocks
+from dprune.formats.provenance import digest, without_version
+from dprune.formats.shard_index import ShardIndex, cached_index
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
+
+    from dprune.formats.provenance import Record
+
+MANIFEST = "manifest.json"
+JOURNAL = ".dprune"
+
+_log = logging.getLogger("dprune")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar of a dataset, by path or URL."""
+
+    location: str
+
+    @property
+    def name(self) -> str:
+        """Basename, which is what derived files call the shard by."""
+        return self.location.rstrip("/").rpartition("/")[2]
+
+    def index(self) -> ShardIndex:
+        """Return the shard's samples and offsets; see `cached_index`."""
+        return cached_index(self.location)
+
+
+class ShardReader:
+    """Reads members of one shard by offset; made anew in each worker process."""
+
+    def __init__(self, shard: Shard, index: ShardIndex) -> None:
+        self._blocks = open_blocks(shard.location)
+        self.shard = shard
+        self.index = index
+
+    def member(self, member: int) -> bytes:
+        """Return a member's content."""
+        return self._blocks.read(int(self.index.offset[member]), int(self.index.size[member]))
+
+    def image(self, row: int) -> bytes:
+        """Return the encoded image of a sample."""
+        return self.member(int(self.index.image[row]))
+
+    def label(self, row: int) -> int:
+        """Return the label of a sample, -1 for none.
+
+        Raises:
+            InputError: the label is not a whole number.
+        """
+        member = int(self.index.label[row])
+        if member < 0:
+            return -1
+        text = self.member(member)
+        try:
+            return int(text)
+        except ValueError:
+            name = self.index.name(member)
+            raise InputError(f"{self.shard.location}: {name} holds {text[:20]!r}, not a whole number.") from None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Shards in order, and the provenance of the folders that they come from (empty without a manifest)."""
+
+    shards: tuple[Shard, ...]
+    records: tuple[Record, ...]
+
+    @property
+    def title(self) -> str:
+        """What messages call the dataset."""
+        folders = sorted({shard.location.rpartition("/")[0] or "." for shard in self.shards})
+        return folders[0] if len(folders) == 1 else f"{folders[0]} and {len(folders) - 1} more folders"
+
+    @functools.cached_property
+    def _summaries(self) -> tuple[tuple[int, str], ...]:
+        # Indexes are dropped after this: those of ImageNet together take gigabytes.
+        found = []
+        for shard in self.shards:
+            index = shard.index()
+            if not len(index):
+                _log.warning("%s holds no samples.", shard.location)
+            found.append((len(index), index.digest))
+        return tuple(found)
+
+    @property
+    def counts(self) -> list[int]:
+        """Samples in each shard."""
+        return [count for count, _ in self._summaries]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the shards' names, every member's name and size, and the manifests' provenance."""
+        names = (shard.name for shard in self.shards)
+        return fingerprint(zip(names, (digest for _, digest in self._summaries), strict=True), self.records)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return sum(self.counts)
+
+    def split(self, ids: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """Split sorted ids into each shard's row numbers.
+
+        Raises:
+            InputError: an id is outside the dataset.
+        """
+        if len(ids) and (ids[0] < 0 or ids[-1] >= len(self)):
+            wrong = int(ids[0]) if ids[0] < 0 else int(ids[-1])
+            raise InputError(f"id {wrong} is outside {self.title}, which has {len(self):,} samples.")
+        stops = np.cumsum(self.counts)
+        pieces = np.split(ids, np.searchsorted(ids, stops)[:-1])
+        return [piece - (stop - count) for piece, stop, count in zip(pieces, stops, self.counts, strict=True)]
+
+
+def fingerprint(shards: Iterable[tuple[str, str]], records: Sequence[Record]) -> str:
+    """Hash (name, member digest) of each shard in order together with the provenance of their folders."""
+    return digest({"shards": [list(pair) for pair in shards], "provenance": [without_version(r) for r in records]})
+
+
+def open_dataset(sources: Sequence[str]) -> Dataset:
+    """Find the shards that the sources name.
+
+    Args:
+        sources: folders (their `*.tar` by name), paths, globs, brace ranges, `@list.txt` and URLs.
+
+    Raises:
+        InputError: nothing is found, a folder's pack is unfinished, or two shards share a name.
+    """
+    locations = [location for source in sources for location in _expand(source)]
+    if not locations:
+        raise InputError("no shards given: name a folder with .tar files, or the files themselves.")
+    names: dict[str, str] = {}
+    for location in locations:
+        other = names.setdefault(Shard(location).name, location)
+        if other is not location:
+            raise InputError(f"{other} and {location} share a name, and outputs are named after shards: rename one.")
+    folders = dict.fromkeys(os.path.dirname(location) or "." for location in locations if not is_url(location))
+    manifests = (read_manifest(folder) for folder in folders)
+    records = tuple(manifest["provenance"] for manifest in manifests if manifest.get("kind") == "shards")
+    return Dataset(tuple(Shard(location) for location in locations), records)
+
+
+def _expand(source: str) -> list[str]:
+    if source == "-" or source.startswith("pipe:"):
+        raise InputError(f"{source}: a stream cannot be read by offset: run dprune pack on it first.")
+    if source.startswith("@"):
+        try:
+            lines = Path(source[1:]).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise InputError(f"{source[1:]}: cannot be read: {(error.strerror or str(error)).lower()}.") from error
+        return [found for line in lines if line.strip() for found in _expand(line.strip())]
+    if os.path.isdir(source):
+        return _folder(source)
+    if os.path.exists(source):
+        return [source]
+    if "{" in source:
+        import braceexpand
+
+        try:
+            expanded = list(braceexpand.braceexpand(source))
+        except braceexpand.UnbalancedBracesError:
+            raise InputError(f"{source}: the braces are not balanced.") from None
+        if expanded != [source]:
+            return [found for name in expanded for found in _expand(name)]
+    if is_url(source):
+        return [source]
+    if found := sorted(glob.glob(source)):
+        return found
+    raise InputError(f"{source}: no such file or folder.")
+
+
+def _folder(folder: str) -> list[str]:
+    if os.path.isdir(os.path.join(folder, JOURNAL)):
+        raise InputError(f"{folder}: is not finished: run the command that makes it again.")
+    found = sorted(glob.glob(os.path.join(glob.escape(folder), "*.tar")))
+    manifest = read_manifest(folder)
+    if manifest.get("kind") == "shards":
+        missing = {shard["name"] for shard in manifest["shards"]} - {os.path.basename(path) for path in found}
+        if missing:
+            raise InputError(f"{folder}: {min(missing)} is missing, which its {MANIFEST} lists: make the set again.")
+    if not found:
+        raise InputError(f"{folder}: holds no .tar files.")
+    return found
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Return a folder's manifest, empty if it has none.
+
+    Raises:
+        InputError: the manifest is not one of dprune's.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}.") from error
+    return content if isinstance(content, dict) and "kind" in content and "provenance" in content else {}

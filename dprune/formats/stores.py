@@ -1,0 +1,138 @@
+"""Stores: folders with a manifest and one safetensors part for each shard.
+
+A part exists only if whole. It says how many samples it holds, which members the shard had and which options made
+it, so a rerun does only what is missing and workers can share a store without talking to each other.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from dprune.errors import InputError
+from dprune.formats.provenance import Record, digest, without_version
+from dprune.formats.publish import publish_json
+from dprune.formats.shards import MANIFEST, fingerprint, read_manifest
+from dprune.formats.tensors import damaged, read_metadata, write_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store by its folder and manifest; the parts may still be missing.
+
+    Attributes:
+        folder: where it is.
+        kind: `features` or `latents`.
+        shards: basenames of the dataset's shards, in order.
+        datasets: provenance of the folders that the shards come from.
+        record: what made the store.
+    """
+
+    folder: Path
+    kind: str
+    shards: tuple[str, ...]
+    datasets: tuple[Record, ...]
+    record: Record
+
+    @classmethod
+    def open(cls, folder: str | Path, kind: str) -> Store:
+        """Read a store's manifest.
+
+        Raises:
+            InputError: the folder is no such store.
+        """
+        manifest = read_manifest(folder)
+        if manifest.get("kind") != kind:
+            raise InputError(f"{folder}: is no store of {kind}: its {MANIFEST} is missing or of another kind.")
+        return cls(Path(folder), kind, tuple(manifest["shards"]), tuple(manifest["datasets"]), manifest["provenance"])
+
+    def publish_manifest(self) -> None:
+        """Write the manifest, the same bytes whichever worker does."""
+        content = {"kind": self.kind, "shards": self.shards, "datasets": self.datasets, "provenance": self.record}
+        publish_json(self.folder / MANIFEST, content)
+
+    def path(self, shard: str) -> Path:
+        """Where the part of a shard is."""
+        return self.folder / f"{shard.removesuffix('.tar')}.safetensors"
+
+    @functools.cached_property
+    def _options(self) -> str:
+        return digest(without_version(self.record))
+
+    def publish_part(
+        self, shard: str, tensors: Mapping[str, npt.NDArray[Any]], members: str, count: int, bad: Sequence[Record]
+    ) -> None:
+        """Write the part of a shard.
+
+        Args:
+            shard: basename.
+            tensors: arrays with one row a sample.
+            members: digest of the shard's members.
+            count: samples.
+            bad: ledger of undecodable samples, each with `row`, `key` and `reason`.
+        """
+        metadata = {"count": count, "members": members, "options": self._options, "bad": list(bad)}
+        write_tensors(self.path(shard), tensors, metadata)
+
+    def part(self, shard: str) -> Record | None:
+        """Return the metadata of a shard's part, None if it is missing or was made with other options."""
+        try:
+            metadata = read_metadata(self.path(shard))
+        except InputError:
+            return None
+        return metadata if metadata and metadata.get("options") == self._options else None
+
+    @functools.cached_property
+    def parts(self) -> tuple[Record, ...]:
+        """Metadata of every part, in order.
+
+        Raises:
+            InputError: parts are missing.
+        """
+        found = {shard: self.part(shard) for shard in self.shards}
+        missing = [shard for shard, part in found.items() if part is None]
+        if missing:
+            shown = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
+            raise InputError(
+                f"{self.folder}: lacks the parts of {len(missing)} of {len(self.shards)} shards ({shown}): "
+                f"run the dprune {self.record['command']} that makes it again."
+            )
+        return tuple(part for part in found.values() if part is not None)
+
+    def is_complete(self) -> bool:
+        """Tell whether every part is there."""
+        return all(self.part(shard) is not None for shard in self.shards)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the dataset, from the parts."""
+        return fingerprint(zip(self.shards, (part["members"] for part in self.parts), strict=True), self.datasets)
+
+    @property
+    def counts(self) -> list[int]:
+        """Samples of each part."""
+        return [part["count"] for part in self.parts]
+
+    def read(self, shard: str, tensor: str, begin: int = 0, end: int | None = None) -> npt.NDArray[Any] | None:
+        """Read rows of one tensor of one part, None if the part has no such tensor.
+
+        Raises:
+            InputError: the part is not whole.
+        """
+        try:
+            with safe_open(self.path(shard), framework="np") as file:
+                if tensor not in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                    return None
+                values: npt.NDArray[Any] = file.get_slice(tensor)[begin:end]
+                return values
+        except (OSError, SafetensorError) as error:
+            raise damaged(str(self.path(shard)), error) from error

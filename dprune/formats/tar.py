@@ -1,0 +1,134 @@
+"""Tar, as far as WebDataset shards need it: a walk over the headers, and members written with fixed headers."""
+
+from __future__ import annotations
+
+import tarfile
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from dprune.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BLOCK = 512
+END_MARKER = bytes(2 * BLOCK)
+
+_REGULAR = b"0\0" + b"7"
+_PAX, _PAX_GLOBAL = b"x", b"g"
+_GNU_LONG_NAME, _GNU_LONG_LINK, _GNU_SPARSE = b"L", b"K", b"S"
+
+
+class Blocks(Protocol):
+    """Random access to the bytes of a file."""
+
+    name: str
+    size: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes from `offset`, fewer at the end of the file."""
+
+
+class TarMember(NamedTuple):
+    """A regular file in a tar: its name, where its content begins, and its size in bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def padded(size: int) -> int:
+    """Size of a member's content with the padding behind it."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def walk(blocks: Blocks) -> Iterator[TarMember]:
+    """Yield the regular files of a tar, reading its headers and nothing else.
+
+    Raises:
+        InputError: the file is no tar, is compressed, is cut short, or lacks the end marker.
+    """
+    position, name, size = 0, None, None
+    while True:
+        header = blocks.read(position, BLOCK)
+        if header.count(0) == BLOCK:
+            return
+        if len(header) < BLOCK:
+            raise _truncated(blocks, position)
+        _check(blocks, header, position)
+        kind, length = header[156:157], _number(header[124:136])
+        content = position + BLOCK
+        if kind in (_PAX, _GNU_LONG_NAME):
+            extra = blocks.read(content, length)
+            if kind == _GNU_LONG_NAME:
+                name = _decode(extra.rstrip(b"\0"))
+            else:
+                fields = _pax_fields(extra)
+                name = fields.get("path", name)
+                size = int(fields["size"]) if "size" in fields else size
+        elif kind == _GNU_SPARSE:
+            raise InputError(f"{blocks.name}: holds sparse files, which shards must not: write it without --sparse.")
+        elif kind not in (_PAX_GLOBAL, _GNU_LONG_LINK):
+            length = length if size is None else size
+            if kind in _REGULAR:
+                yield TarMember(name if name is not None else _name(header), content, length)
+            name = size = None
+        position = content + padded(length)
+        if position > blocks.size:
+            raise _truncated(blocks, blocks.size)
+
+
+def _truncated(blocks: Blocks, position: int) -> InputError:
+    return InputError(
+        f"{blocks.name}: ends after {position:,} bytes without a tar end marker, so samples are missing: "
+        "copy or make the shard again."
+    )
+
+
+def _check(blocks: Blocks, header: bytes, position: int) -> None:
+    """Hold the header to its checksum (the sum of its bytes, the checksum field read as spaces)."""
+    try:
+        stated = int(header[148:156].split(b"\0")[0].strip() or b"0", 8)
+    except ValueError:
+        stated = -1
+    if stated == sum(header) - sum(header[148:156]) + 8 * 32:
+        return
+    if position == 0:
+        compressed = header.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
+        remedy = "is compressed: unpack it, or run dprune pack on it" if compressed else "is not a tar file"
+        raise InputError(f"{blocks.name}: {remedy}.")
+    raise InputError(f"{blocks.name}: is damaged at byte {position:,}: copy or make the shard again.")
+
+
+def _number(field: bytes) -> int:
+    """Read an octal field, or GNU's base-256 form for sizes over 8 GiB."""
+    if field[0] & 0x80:
+        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+    return int(field.split(b"\0")[0].strip() or b"0", 8)
+
+
+def _name(header: bytes) -> str:
+    name = header[:100].split(b"\0")[0]
+    prefix = header[345:500].split(b"\0")[0] if header[257:263] == b"ustar\0" else b""
+    return _decode(prefix + b"/" + name if prefix else name)
+
+
+def _decode(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _pax_fields(extra: bytes) -> dict[str, str]:
+    fields = {}
+    while extra and extra[0] != 0:
+        length = int(extra.split(b" ", 1)[0])
+        key, _, value = extra[:length].split(b" ", 1)[1].rstrip(b"\n").partition(b"=")
+        fields[key.decode()] = _decode(value)
+        extra = extra[length:]
+    return fields
+
+
+def member_bytes(name: str, content: bytes) -> bytes:
+    """Return a member whose bytes depend on its name and content alone: no time, owner or host."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    return header + content + bytes(padded(len(content)) - len(content))

@@ -1,0 +1,115 @@
+"""Options that several subcommands share, each declared once.
+
+Every option can also be set by an environment variable, DPRUNE_<COMMAND>_<OPTION>.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dprune import console
+from dprune.delivery import Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Duration(click.ParamType[float]):
+    """A length of time such as 90s, 45m or 3h50m, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse `value`; a bare number is seconds."""
+        match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", str(value))
+        if not match or not match.group():
+            self.fail(f"{value!r} is no duration: write it as 90s, 45m or 3h50m.", param, ctx)
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+class Tag(click.ParamType[tuple[str, str]]):
+    """A KEY=VALUE pair."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Split `value` at its first equals sign."""
+        if isinstance(value, tuple):
+            return value
+        key, equals, rest = str(value).partition("=")
+        if not key or not equals:
+            self.fail(f"{value!r} is not KEY=VALUE.", param, ctx)
+        return key, rest
+
+
+def _set_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> int:
+    ctx.meta[param.name or ""] = value
+    console.set_verbosity(-1 if ctx.meta.get("quiet") else ctx.meta.get("verbose", 0))
+    return value
+
+
+verbosity = (
+    click.option("-v", "--verbose", count=True, expose_value=False, callback=_set_verbosity, is_eager=True,
+                 help="Say more; -vv adds a traceback to errors."),
+    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_verbosity, is_eager=True,
+                 help="Say nothing but errors."),
+)  # fmt: skip
+
+
+def delivers(kind: str, *, default: str | None = None, can_stop: bool = False) -> Decorator:
+    """Add -o and the options about the output; they reach the command as one `delivery`.
+
+    Args:
+        kind: what the help calls the output.
+        default: output when -o is left out; None makes -o required.
+        can_stop: whether the work can be interrupted and resumed, which adds --stop-after.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def command(*, output: str, overwrite: bool, dry_run: bool, json_: bool, tags: tuple[tuple[str, str], ...],
+                    stop_after: float | None = None, **kwargs: Any) -> None:  # fmt: skip
+            function(delivery=Delivery(output, overwrite, dry_run, json_, dict(tags), stop_after), **kwargs)
+
+        shared = [
+            click.option("-o", "--output", required=default is None, default=default, show_default=default is not None,
+                         metavar="PATH", help=kind),
+            click.option("--overwrite", is_flag=True, help="Replace an output that was made otherwise."),
+            click.option("--dry-run", is_flag=True, help="Print the resolved plan as JSON and touch nothing."),
+            click.option("--json", "json_", is_flag=True, help="Print a summary as JSON on stdout."),
+            click.option("--tag", "tags", type=Tag(), multiple=True,
+                         help="Record KEY=VALUE in the provenance. Repeatable."),
+        ]  # fmt: skip
+        if can_stop:
+            shared.append(
+                click.option("--stop-after", type=Duration(), help="Stop after e.g. 3h50m with exit code 75.")
+            )
+        return apply(*shared, *verbosity)(command)
+
+    return decorate
+
+
+def apply(*decorators: Decorator) -> Decorator:
+    """Apply decorators so that the help lists their options in the order given."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness.")
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+batch_size = click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True,
+                          help="Samples in one pass through the device.")  # fmt: skip
+workers = click.option("--workers", type=click.IntRange(min=0), default=None,
+                       help="Processes that decode images; 0 decodes in the main one.  [default: one a core]")  # fmt: skip

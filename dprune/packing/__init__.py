@@ -1,0 +1,1 @@
+"""From images and shards of any origin to WebDataset shards."""

@@ -1,0 +1,1 @@
+"""The methods that decide what to keep: clustering, scores, selection."""

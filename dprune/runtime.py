@@ -1,0 +1,127 @@
+"""The process's surroundings: ranks, stopping, progress, device and precision.
+
+torch is imported only by the functions that need it, so that every layer can import this module.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from dprune.errors import Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many workers this process is.
+
+    `group` is true under torchrun, whose workers share one terminal; the tasks of an array job each have their own.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    group: bool = False
+
+
+def ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
+    """Read RANK, WORLD_SIZE and LOCAL_RANK.
+
+    Raises:
+        UsageError: only one of RANK and WORLD_SIZE is set, they do not fit, or several tasks of one SLURM step
+            run without them and would all do the same work.
+    """
+    if ("RANK" in environ) != ("WORLD_SIZE" in environ):
+        raise UsageError("RANK and WORLD_SIZE go together: set both, or neither.")
+    if "RANK" not in environ:
+        if int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+            raise UsageError(
+                "this SLURM step runs several tasks without RANK and WORLD_SIZE, so all would do the same work: "
+                "export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS inside the step."
+            )
+        return Ranks()
+    try:
+        rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+        local = int(environ.get("LOCAL_RANK", "0"))
+    except ValueError:
+        raise UsageError("RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers.") from None
+    if not 0 <= rank < world:
+        raise UsageError(f"RANK={rank} is not below WORLD_SIZE={world}.")
+    return Ranks(rank, world, local, group="TORCHELASTIC_RUN_ID" in environ)
+
+
+class Monitor(Protocol):
+    """What long work reports to, and asks whether it should stop."""
+
+    def start(self, label: str, total: int | None, unit: str) -> None:
+        """Begin a stage of `total` units (None when unknown)."""
+
+    def advance(self, count: int = 1) -> None:
+        """Report `count` more units done."""
+
+    def stop_requested(self) -> bool:
+        """Tell whether a signal or a deadline asks the work to end at the next safe point."""
+
+
+class Silent:
+    """A monitor that shows nothing and never asks to stop."""
+
+    def start(self, label: str, total: int | None, unit: str) -> None:
+        """Do nothing."""
+
+    def advance(self, count: int = 1) -> None:
+        """Do nothing."""
+
+    def stop_requested(self) -> bool:
+        """Never."""
+        return False
+
+
+def check_stop(monitor: Monitor) -> None:
+    """Raise `Interrupted` when the monitor asks to stop; to be called where all finished work is on disk."""
+    if monitor.stop_requested():
+        raise Interrupted("stopped; run the same command again to go on.")
+
+
+def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device; each local rank gets a GPU of its own.
+
+    Raises:
+        UsageError: the device does not exist here.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N.") from None
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: no usable GPU on this machine.")
+    index = local_rank if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: GPU {index} does not exist, there are {torch.cuda.device_count()}.")
+    return torch.device("cuda", index)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """Turn `auto`, `fp32`, `bf16` or `fp16` into a dtype: auto is bfloat16 on a GPU, float32 on a CPU."""
+    import torch
+
+    if name == "auto":
+        name = "bf16" if device.type == "cuda" else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def cpu_count() -> int:
+    """Cores that this process may use, which in a container or job is fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,100 @@
+"""Fixtures: every test goes through the real command, in a process of its own or in this one."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from dprune.cli import cli
+
+DATA = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: bytes
+    err: str
+
+    def ok(self) -> Result:
+        assert self.code == 0, self.err
+        return self
+
+    def fails(self, code: int, *words: str) -> Result:
+        """The command ends with `code` and one sentence that holds all `words`, never with a traceback."""
+        assert self.code == code, f"exit {self.code}: {self.err}"
+        errors = [line for line in self.err.splitlines() if "error: " in line.lower()]
+        assert len(errors) == 1, self.err
+        assert "Traceback" not in self.err
+        for word in words:
+            assert word in self.err, self.err
+        return self
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def dprune(*args: object, stdin: bytes = b"") -> Result:
+    """Run a subcommand in this process."""
+    result = CliRunner().invoke(cli, [str(arg) for arg in args], input=stdin, prog_name="dprune")
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Result(result.exit_code, result.stdout_bytes, result.stderr)
+
+
+def dprune_process(*args: object, stdin: bytes = b"", env: dict[str, str] | None = None) -> Result:
+    """Run a subcommand in a process of its own."""
+    import os
+
+    command = [sys.executable, "-m", "dprune", *(str(arg) for arg in args)]
+    done = subprocess.run(command, input=stdin, capture_output=True, env={**os.environ, **(env or {})}, check=False)
+    return Result(done.returncode, done.stdout, done.stderr.decode())
+
+
+def image_bytes(seed: int, size: tuple[int, int] = (20, 16), suffix: str = "png") -> bytes:
+    """A small random image."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[suffix])
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    """A shard made by the standard library, as other tools would make it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def sample(key: str, seed: int, label: int | None = None, suffix: str = "png") -> list[tuple[str, bytes]]:
+    """The members of one sample."""
+    members = [(f"{key}.{suffix}", image_bytes(seed, suffix=suffix))]
+    return members if label is None else [*members, (f"{key}.cls", str(label).encode())]
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Three shards of 7, 5 and 6 samples with labels 0 to 2."""
+    folder, row = tmp_path / "shards", 0
+    for number, count in enumerate((7, 5, 6)):
+        members = [part for i in range(row, row + count) for part in sample(f"s{i:03d}", i, i % 3)]
+        write_tar(folder / f"{number:06d}.tar", members)
+        row += count
+    return folder
