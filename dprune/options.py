@@ -112,4 +112,4 @@ device = click.option("--device", default="auto", show_default=True, help="auto,
 batch_size = click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True,
                           help="Samples in one pass through the device.")  # fmt: skip
 workers = click.option("--workers", type=click.IntRange(min=0), default=None,
-                       help="Processes that decode images; 0 decodes in the main one.  [default: one a core]")  # fmt: skip
+                       help="Processes that decode; 0 decodes in the main one.  [default: one a core]")  # fmt: skip

@@ -79,24 +79,32 @@ def read_stdin() -> bytes:
     return data
 
 
-def read_array(path: str | Path) -> Array:
-    """Read a .npy file, or stdin when `path` is a dash.
+def read_file(path: str | Path) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}.") from error
+
+
+def read_array(path: str | Path, data: bytes | None = None) -> Array:
+    """Read a .npy file, or stdin when `path` is a dash, unless its bytes are given.
 
     Raises:
         InputError: the file does not exist, is no .npy, is cut short, or holds pickled objects.
     """
     name = "stdin" if str(path) == STDOUT else str(path)
-    if name == "stdin":
-        data = read_stdin()
-    else:
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise InputError(f"{name}: cannot be read: {(error.strerror or str(error)).lower()}.") from error
+    if data is None:
+        data = read_stdin() if name == "stdin" else read_file(path)
     buffer = io.BytesIO(data)
     try:
         values = np.load(buffer, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    # A damaged header may speak of more values than memory holds.
+    except (ValueError, EOFError, OSError, MemoryError, OverflowError) as error:
         raise InputError(f"{name}: is not a whole .npy array of numbers: {error}.") from error
     if not isinstance(values, np.ndarray):
         raise InputError(f"{name}: is an .npz archive, not a .npy array.")
@@ -126,13 +134,13 @@ def read_scores(path: str | Path) -> Array:
     return array
 
 
-def read_ids(path: str | Path) -> Array:
+def read_ids(path: str | Path, data: bytes | None = None) -> Array:
     """Read a subset: sample ids, returned sorted as int64.
 
     Raises:
         InputError: as `read_array`, or not a vector of unique ids from 0.
     """
-    array = read_array(path)
+    array = read_array(path, data)
     values = array.values
     if values.ndim != 1 or values.dtype.kind not in "iu":
         raise InputError(f"{array.name}: a subset is a vector of sample ids, not {_shape(values)}.")

@@ -1,4 +1,4 @@
-"""Features from wherever people keep them: a feature store, a .npy of shape [n, d], or a safetensors with `features`."""
+"""Features from wherever people keep them: a store, a .npy of shape [n, d], or a safetensors with `features`."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def decode_image(data: bytes) -> Image.Image:
             return _to_rgb(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(f"too many pixels: {str(error).split(',')[0]}") from error
-    except Exception as error:  # noqa: BLE001 - broken files make Pillow's decoders raise nearly anything
+    except Exception as error:
         reason = str(error).split(" <_io")[0] or type(error).__name__
         raise BadImage(f"cannot be decoded: {reason}") from error
 

@@ -41,11 +41,12 @@ _log = logging.getLogger("dprune")
 def split_name(name: str) -> tuple[str, str] | None:
     """Split a member's name into key and lower-case suffix at the first dot of its basename.
 
-    Returns None for names that WebDataset ignores: without a dot, hidden, or `__like this__`.
+    Returns None for names that WebDataset ignores: without a dot, hidden, or in or called `__like this__`.
     """
     folder, slash, base = name.rpartition("/")
     stem, dot, suffix = base.partition(".")
-    if not stem or not dot or (not slash and name.startswith("__") and name.endswith("__")):
+    first = name.partition("/")[0]
+    if not stem or not dot or (len(first) > 3 and first.startswith("__") and first.endswith("__")):
         return None
     return folder + slash + stem, suffix.lower()
 

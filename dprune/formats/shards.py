@@ -152,9 +152,12 @@ def open_dataset(sources: Sequence[str]) -> Dataset:
         raise InputError("no shards given: name a folder with .tar files, or the files themselves.")
     names: dict[str, str] = {}
     for location in locations:
-        other = names.setdefault(Shard(location).name, location)
-        if other is not location:
-            raise InputError(f"{other} and {location} share a name, and outputs are named after shards: rename one.")
+        name = Shard(location).name
+        if name in names:
+            raise InputError(
+                f"{names[name]} and {location} share a name, and outputs are named after shards: rename one."
+            )
+        names[name] = location
     folders = dict.fromkeys(os.path.dirname(location) or "." for location in locations if not is_url(location))
     manifests = (read_manifest(folder) for folder in folders)
     records = tuple(manifest["provenance"] for manifest in manifests if manifest.get("kind") == "shards")
@@ -175,18 +178,18 @@ def _expand(source: str) -> list[str]:
     if os.path.exists(source):
         return [source]
     if "{" in source:
-        import braceexpand
+        from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
         try:
-            expanded = list(braceexpand.braceexpand(source))
-        except braceexpand.UnbalancedBracesError:
+            expanded = list(braceexpand(source))
+        except ValueError:
             raise InputError(f"{source}: the braces are not balanced.") from None
         if expanded != [source]:
             return [found for name in expanded for found in _expand(name)]
     if is_url(source):
         return [source]
     if found := sorted(glob.glob(source)):
-        return found
+        return [location for path in found for location in _expand(path)]
     raise InputError(f"{source}: no such file or folder.")
 
 

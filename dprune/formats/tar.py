@@ -15,7 +15,10 @@ END_MARKER = bytes(2 * BLOCK)
 
 _REGULAR = b"0\0" + b"7"
 _PAX, _PAX_GLOBAL = b"x", b"g"
+_WITHOUT_CONTENT = b"123456"
 _GNU_LONG_NAME, _GNU_LONG_LINK, _GNU_SPARSE = b"L", b"K", b"S"
+
+_LONGEST_EXTENDED = 1 << 20
 
 
 class Blocks(Protocol):
@@ -47,7 +50,7 @@ def walk(blocks: Blocks) -> Iterator[TarMember]:
     Raises:
         InputError: the file is no tar, is compressed, is cut short, or lacks the end marker.
     """
-    position, name, size = 0, None, None
+    position, extended = 0, dict[str, str]()
     while True:
         header = blocks.read(position, BLOCK)
         if header.count(0) == BLOCK:
@@ -55,23 +58,23 @@ def walk(blocks: Blocks) -> Iterator[TarMember]:
         if len(header) < BLOCK:
             raise _truncated(blocks, position)
         _check(blocks, header, position)
-        kind, length = header[156:157], _number(header[124:136])
-        content = position + BLOCK
-        if kind in (_PAX, _GNU_LONG_NAME):
-            extra = blocks.read(content, length)
-            if kind == _GNU_LONG_NAME:
-                name = _decode(extra.rstrip(b"\0"))
-            else:
-                fields = _pax_fields(extra)
-                name = fields.get("path", name)
-                size = int(fields["size"]) if "size" in fields else size
-        elif kind == _GNU_SPARSE:
-            raise InputError(f"{blocks.name}: holds sparse files, which shards must not: write it without --sparse.")
-        elif kind not in (_PAX_GLOBAL, _GNU_LONG_LINK):
-            length = length if size is None else size
-            if kind in _REGULAR:
-                yield TarMember(name if name is not None else _name(header), content, length)
-            name = size = None
+        kind, content = header[156:157], position + BLOCK
+        try:
+            length = _number(header[124:136])
+            if kind in (_PAX, _GNU_LONG_NAME):
+                extended |= _extended(blocks, kind, content, length)
+            elif kind == _GNU_SPARSE:
+                raise InputError(
+                    f"{blocks.name}: holds sparse files, which shards must not: write it without --sparse."
+                )
+            elif kind not in (_PAX_GLOBAL, _GNU_LONG_LINK):
+                # Links and folders may state a size, but no content follows them.
+                length = 0 if kind in _WITHOUT_CONTENT else _natural(extended.get("size", str(length)), 10)
+                if kind in _REGULAR:
+                    yield TarMember(extended.get("path") or _name(header), content, length)
+                extended = {}
+        except ValueError:
+            raise _damaged(blocks, position) from None
         position = content + padded(length)
         if position > blocks.size:
             raise _truncated(blocks, blocks.size)
@@ -82,6 +85,10 @@ def _truncated(blocks: Blocks, position: int) -> InputError:
         f"{blocks.name}: ends after {position:,} bytes without a tar end marker, so samples are missing: "
         "copy or make the shard again."
     )
+
+
+def _damaged(blocks: Blocks, position: int) -> InputError:
+    return InputError(f"{blocks.name}: is damaged at byte {position:,}: copy or make the shard again.")
 
 
 def _check(blocks: Blocks, header: bytes, position: int) -> None:
@@ -96,14 +103,32 @@ def _check(blocks: Blocks, header: bytes, position: int) -> None:
         compressed = header.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
         remedy = "is compressed: unpack it, or run dprune pack on it" if compressed else "is not a tar file"
         raise InputError(f"{blocks.name}: {remedy}.")
-    raise InputError(f"{blocks.name}: is damaged at byte {position:,}: copy or make the shard again.")
+    raise _damaged(blocks, position)
 
 
 def _number(field: bytes) -> int:
     """Read an octal field, or GNU's base-256 form for sizes over 8 GiB."""
     if field[0] & 0x80:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
-    return int(field.split(b"\0")[0].strip() or b"0", 8)
+    return _natural(field.split(b"\0")[0].strip() or b"0", 8)
+
+
+def _natural(text: bytes | str, base: int) -> int:
+    number = int(text, base)
+    # A size below zero would walk backwards, and never end.
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+def _extended(blocks: Blocks, kind: bytes, content: int, length: int) -> dict[str, str]:
+    """Read a header that speaks of the next member: its name in GNU's form, or pax fields."""
+    if content + length > blocks.size:
+        raise _truncated(blocks, blocks.size)
+    if length > _LONGEST_EXTENDED:
+        raise ValueError(length)
+    extra = blocks.read(content, length)
+    return {"path": _decode(extra.rstrip(b"\0"))} if kind == _GNU_LONG_NAME else _pax_fields(extra)
 
 
 def _name(header: bytes) -> str:
@@ -120,8 +145,10 @@ def _pax_fields(extra: bytes) -> dict[str, str]:
     fields = {}
     while extra and extra[0] != 0:
         length = int(extra.split(b" ", 1)[0])
-        key, _, value = extra[:length].split(b" ", 1)[1].rstrip(b"\n").partition(b"=")
-        fields[key.decode()] = _decode(value)
+        if not 4 < length <= len(extra):
+            raise ValueError(length)
+        key, _, value = extra[:length].partition(b" ")[2].removesuffix(b"\n").partition(b"=")
+        fields[_decode(key)] = _decode(value)
         extra = extra[length:]
     return fields
 

@@ -36,13 +36,14 @@ def read_metadata(path: str | Path) -> Record | None:
     try:
         with safe_open(path, framework="np") as file:
             return _parse(file.metadata())
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise damaged(str(path), error) from error
 
 
 def _parse(metadata: Mapping[str, str] | None) -> Record | None:
     text = (metadata or {}).get(METADATA_KEY)
-    return json.loads(text) if text else None
+    content = json.loads(text) if text else None
+    return content if isinstance(content, dict) else None
 
 
 def damaged(name: str, error: Exception) -> InputError:
@@ -64,7 +65,10 @@ def read_tensors(path: str | Path) -> tuple[str, dict[str, npt.NDArray[Any]], Re
     name = "stdin" if str(path) == STDOUT else str(path)
     try:
         data = read_stdin() if name == "stdin" else Path(path).read_bytes()
+        tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return name, load(data), _parse(header.get("__metadata__"))
+        return name, tensors, _parse(header.get("__metadata__"))
+    except KeyError as error:
+        raise InputError(f"{name}: holds tensors of type {error.args[0]}, which numpy lacks: save float32.") from error
     except (OSError, ValueError, SafetensorError) as error:
         raise damaged(name, error) from error

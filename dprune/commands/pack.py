@@ -1,0 +1,54 @@
+"""`dprune pack`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from dprune import options
+
+if TYPE_CHECKING:
+    from dprune.delivery import Delivery
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@options.delivers("Folder that the shards go to.", can_stop=True)
+@click.option(
+    "--size", type=click.IntRange(min=1), help="Resize the shorter side to this many pixels; else bytes stay."
+)
+@click.option("--crop", type=click.Choice(["center", "none"]), default="center", show_default=True,
+              help="With --size: cut out the middle square, or keep the shape.")  # fmt: skip
+@click.option("--format", "format_", type=click.Choice(["png", "jpg", "webp"]), default="png", show_default=True,
+              help="With --size: how images are written; png and webp are lossless.")  # fmt: skip
+@click.option("--subset", metavar="FILE", help="Write only these samples: ids (.npy), keys (text), or - for stdin.")
+@click.option("--keys", type=click.Choice(["path", "unique"]), default="path", show_default=True,
+              help="Refuse repeated keys, or tell them apart by a number.")  # fmt: skip
+@click.option("--shard-size", type=click.IntRange(min=1), default=10_000, show_default=True,
+              help="Samples in a shard.")  # fmt: skip
+@click.option("--strict", is_flag=True, help="End at the first unreadable image instead of listing it in bad.jsonl.")
+@options.workers
+def command(delivery: Delivery, sources: tuple[str, ...], size: int | None, crop: str, format_: str,
+            subset: str | None, keys: str, shard_size: int, strict: bool, workers: int | None) -> None:  # fmt: skip
+    r"""Pack images or shards, or a subset of them, into WebDataset shards.
+
+    SOURCE is a folder or zip of images (the folder that an image lies in becomes its label), existing shards
+    (a folder, paths, globs, brace ranges, @list.txt), streamed shards (URLs, pipe:COMMAND, - for stdin), or
+    sklearn:digits, the 1,797 handwritten digits that scikit-learn ships. Interrupted packs go on when the same
+    command runs again.
+
+    \b
+    Examples:
+      dprune pack photos -o shards --size 256
+      dprune pack cifar10.zip -o shards
+      dprune pack shards --subset keep.npy -o pruned
+      dprune select distance.npy --keep 10% | dprune pack shards --subset - -o pruned
+      dprune pack pipe:'ssh host cat train.tar' -o shards
+    """
+    from dprune.packing.open import open_source
+    from dprune.packing.pack import Pack, Treatment
+
+    source = open_source(sources, subset, convert=size is not None)
+    treatment = Treatment(size, crop, format_)
+    delivery.deliver(Pack(source, treatment, shard_size, keys == "unique", strict, workers, delivery.tags))

@@ -1,0 +1,113 @@
+"""From the command's arguments to a source."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dprune.errors import InputError, MismatchError, UsageError
+from dprune.formats.arrays import read_file, read_ids, read_stdin
+from dprune.formats.provenance import digest, parent_record
+from dprune.formats.publish import STDOUT
+from dprune.formats.shards import Dataset, open_dataset
+from dprune.packing.sources import CLASSES, DigitsSource, FolderSource, ShardSource, Source, ZipSource
+from dprune.packing.streams import Streams, is_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from dprune.formats.provenance import Record
+
+DIGITS = "sklearn:digits"
+NUMPY_MAGIC = b"\x93NUMPY"
+
+
+def open_source(locations: Sequence[str], subset: str | None, *, convert: bool) -> Source | Streams:
+    """Find out what the locations are, and narrow shards to a subset.
+
+    Args:
+        locations: one folder or zip of images, `sklearn:digits`, or any number of shards or of streams.
+        subset: ids as .npy, keys as a text file, `-` for either on stdin, or None.
+        convert: whether image formats that shards cannot hold are welcome.
+
+    Raises:
+        InputError: a location does not exist or holds nothing to pack.
+        MismatchError: the subset speaks of another dataset.
+        UsageError: the locations cannot be packed together, or have no ids that a subset could speak of.
+    """
+    streams = [location for location in locations if is_stream(location)]
+    images = [location for location in locations if location == DIGITS or _is_images(location)]
+    if (streams and len(streams) < len(locations)) or (images and len(locations) > 1):
+        raise UsageError("only shards can be packed together: give one folder or zip of images, or only streams.")
+    if subset is not None and (images or streams):
+        raise UsageError(f"--subset speaks of samples of shards: pack {locations[0]} first, then a subset of that.")
+    if streams:
+        return Streams(streams)
+    if images == [DIGITS]:
+        return DigitsSource()
+    if images:
+        return (FolderSource if os.path.isdir(images[0]) else ZipSource)(images[0], convert=convert)
+    dataset = open_dataset(locations)
+    classes = _classes(dataset)
+    if subset is None:
+        return ShardSource(dataset, classes=classes)
+    ids, record = read_subset(subset, dataset)
+    if not len(ids):
+        raise InputError(f"{subset}: keeps no sample, and shards without samples help nobody.")
+    return ShardSource(dataset, ids, record, classes)
+
+
+def _is_images(location: str) -> bool:
+    if os.path.isdir(location):
+        return not any(name.endswith(".tar") for name in os.listdir(location))
+    return location.lower().endswith(".zip") and os.path.isfile(location)
+
+
+def _classes(dataset: Dataset) -> list[str]:
+    """Return the class names that lie beside the shards, if all folders agree on them."""
+    found = {Path(shard.location).parent / CLASSES for shard in dataset.shards}
+    texts = {path.read_text(encoding="utf-8", errors="surrogateescape") for path in found if path.exists()}
+    return texts.pop().splitlines() if len(texts) == 1 else []
+
+
+def read_subset(path: str, dataset: Dataset) -> tuple[npt.NDArray[np.int64], Record]:
+    """Read which samples of a dataset are wanted.
+
+    Returns:
+        Sorted ids, int64, and the subset's description as an input.
+
+    Raises:
+        InputError: a key does not exist or names two samples.
+        MismatchError: the ids were chosen from another dataset.
+    """
+    data = read_stdin() if path == STDOUT else read_file(path)
+    if not data.startswith(NUMPY_MAGIC):
+        keys = data.decode("utf-8", "surrogateescape").splitlines()
+        return _find_keys(path, [key for key in keys if key], dataset), parent_record(None, digest(keys))
+    array = read_ids(path, data)
+    if array.fingerprint and array.fingerprint != dataset.fingerprint:
+        raise MismatchError(
+            f"{array.name} was chosen from another dataset than {dataset.title} (fingerprints "
+            f"{array.fingerprint[:12]} and {dataset.fingerprint[:12]}): give the shards that it was chosen from."
+        )
+    return array.values, array.as_parent()
+
+
+def _find_keys(path: str, keys: Sequence[str], dataset: Dataset) -> npt.NDArray[np.int64]:
+    wanted, found, first = set(keys), {}, 0
+    for shard in dataset.shards:
+        index = shard.index()
+        for row in range(len(index)):
+            if (key := index.key(row)) in wanted:
+                if key in found:
+                    raise InputError(f"{path}: the key {key!r} names two samples: choose by ids instead.")
+                found[key] = first + row
+        first += len(index)
+    if missing := sorted(wanted - found.keys()):
+        raise InputError(f"{path}: there is no sample with the key {missing[0]!r} in {dataset.title}.")
+    return np.array(sorted(found.values()), dtype=np.int64)

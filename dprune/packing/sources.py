@@ -1,0 +1,283 @@
+"""What can be packed: each source knows its samples' keys and loads their members by number."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import logging
+import os
+import stat
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from PIL import Image
+
+from dprune.errors import InputError
+from dprune.formats.images import BadImage, encode_image
+from dprune.formats.provenance import parent_record, without_version
+from dprune.formats.shard_index import IMAGE_SUFFIXES, LABEL_SUFFIX
+from dprune.formats.shards import Dataset, ShardReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
+
+    from dprune.formats.provenance import Record
+
+CLASSES = "classes.txt"
+CONVERTIBLE_SUFFIXES = ("bmp", "gif", "ppm", "tif", "tiff")
+MOST_BYTES = 1 << 30
+
+_log = logging.getLogger("dprune")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample that is to be packed.
+
+    Attributes:
+        key: its key.
+        members: (suffix, content) in the order in which they are written.
+        image: which of the members is the image.
+    """
+
+    key: str
+    members: list[tuple[str, bytes]]
+    image: int = 0
+
+
+class Source(Protocol):
+    """Samples in a fixed order that can be loaded one by one, in any process."""
+
+    @property
+    def parents(self) -> dict[str, Record]:
+        """The inputs, as a record names them."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the labels, empty where there are none."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the images were packed before, so that copying need not decode them."""
+
+    def keys(self) -> Iterable[str]:
+        """Keys of all samples, before repeated ones are told apart."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def load(self, number: int) -> Sample:
+        """Read one sample.
+
+        Raises:
+            BadImage: it cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image in a folder or zip: its relative path and size in bytes."""
+
+    path: str
+    size: int
+
+    @property
+    def suffix(self) -> str:
+        """Lower-case suffix without the dot."""
+        return self.path.rpartition(".")[2].lower()
+
+    @property
+    def folder(self) -> str:
+        """The folder that it lies in, which is its class."""
+        return self.path.rpartition("/")[0]
+
+
+class ImageFiles(abc.ABC):
+    """Images in a folder or a zip; the folder that an image lies in is its class."""
+
+    trusted = False
+
+    def __init__(self, location: str, files: Iterable[ImageFile], *, convert: bool) -> None:
+        """Sort the images and number their classes.
+
+        Args:
+            location: the folder or zip.
+            files: all files in it.
+            convert: whether suffixes that shards cannot hold are welcome, since images are encoded anew.
+
+        Raises:
+            InputError: there are no images.
+        """
+        visible = [f for f in files if not any(part.startswith((".", "__MACOSX")) for part in f.path.split("/"))]
+        wanted = (*IMAGE_SUFFIXES, *CONVERTIBLE_SUFFIXES) if convert else IMAGE_SUFFIXES
+        self._location = location
+        self._files = sorted((f for f in visible if f.suffix in wanted), key=lambda f: f.path.split("/"))
+        left = sum(f.suffix in CONVERTIBLE_SUFFIXES for f in visible) if not convert else 0
+        if left:
+            _log.warning("%s: %d images in formats that shards cannot hold are left out: --size converts them.",
+                         location, left)  # fmt: skip
+        if not self._files:
+            raise InputError(f"{location}: holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+        self.classes = sorted({f.folder for f in self._files if f.folder})
+        self._labels = {name: number for number, name in enumerate(self.classes)}
+
+    @property
+    def parents(self) -> dict[str, Record]:
+        """The names and sizes of the files, as a digest."""
+        listing = hashlib.sha256()
+        for file in self._files:
+            listing.update(f"{file.path}\0{file.size}\n".encode("utf-8", "surrogateescape"))
+        return {"images": parent_record(None, listing.hexdigest())}
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._files)
+
+    def keys(self) -> Iterable[str]:
+        """Relative paths with dots as `_`, since a key ends at its first dot."""
+        return (file.path.rpartition(".")[0].replace(".", "_") for file in self._files)
+
+    def load(self, number: int) -> Sample:
+        """Read one image and its label."""
+        file = self._files[number]
+        if file.size > MOST_BYTES:
+            raise BadImage(f"has {file.size:,} bytes, more than any image that can be decoded")
+        members = [(file.suffix, self._read(file))]
+        if file.folder:
+            members.append((LABEL_SUFFIX, str(self._labels[file.folder]).encode()))
+        return Sample("", members)
+
+    @abc.abstractmethod
+    def _read(self, file: ImageFile) -> bytes:
+        """Read an image's bytes."""
+
+
+class FolderSource(ImageFiles):
+    """Images in a folder and the folders below it."""
+
+    def __init__(self, location: str, *, convert: bool) -> None:
+        super().__init__(location, self._walk(location), convert=convert)
+
+    @staticmethod
+    def _walk(location: str) -> Iterable[ImageFile]:
+        for folder, _, names in os.walk(location, followlinks=True):
+            for name in names:
+                path = os.path.join(folder, name)
+                status = os.stat(path) if os.path.exists(path) else None
+                if status and stat.S_ISREG(status.st_mode):
+                    yield ImageFile(os.path.relpath(path, location).replace(os.sep, "/"), status.st_size)
+
+    def _read(self, file: ImageFile) -> bytes:
+        try:
+            return Path(self._location, file.path).read_bytes()
+        except OSError as error:
+            raise BadImage(f"cannot be read: {error.strerror}") from error
+
+
+class ZipSource(ImageFiles):
+    """Images in a zip archive, read without unpacking it."""
+
+    def __init__(self, location: str, *, convert: bool) -> None:
+        try:
+            with zipfile.ZipFile(location) as archive:
+                files = [ImageFile(i.filename, i.file_size) for i in archive.infolist() if not i.is_dir()]
+        except (zipfile.BadZipFile, OSError) as error:
+            raise InputError(f"{location}: is not a whole zip archive: {error}.") from error
+        super().__init__(location, files, convert=convert)
+        self._open: tuple[int, zipfile.ZipFile] | None = None
+
+    def _read(self, file: ImageFile) -> bytes:
+        # Forked workers would share one file position, so each opens the archive for itself.
+        if self._open is None or self._open[0] != os.getpid():
+            self._open = (os.getpid(), zipfile.ZipFile(self._location))
+        try:
+            return self._open[1].read(file.path)
+        except Exception as error:  # damaged archives make the decompressors raise nearly anything
+            raise BadImage(f"cannot be read from the archive: {error}") from error
+
+
+class DigitsSource:
+    """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn ships, as 32 px RGB."""
+
+    trusted = True
+    classes = [str(digit) for digit in range(10)]
+
+    def __init__(self) -> None:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        self._pixels: npt.NDArray[np.uint8] = (digits.images * (255 / 16)).round().astype(np.uint8)
+        self._labels: list[int] = digits.target.tolist()
+
+    @property
+    def parents(self) -> dict[str, Record]:
+        """The pixels, as a digest."""
+        return {"images": parent_record(None, hashlib.sha256(self._pixels.tobytes()).hexdigest())}
+
+    def __len__(self) -> int:
+        """Return the number of digits."""
+        return len(self._labels)
+
+    def keys(self) -> Iterable[str]:
+        """Their numbers."""
+        return (f"digit-{number:04d}" for number in range(len(self)))
+
+    def load(self, number: int) -> Sample:
+        """Enlarge and encode one digit."""
+        image = Image.fromarray(self._pixels[number]).resize((32, 32), Image.Resampling.BICUBIC).convert("RGB")
+        label = str(self._labels[number]).encode()
+        return Sample("", [("png", encode_image(image, "png")), (LABEL_SUFFIX, label)])
+
+
+@dataclass
+class ShardSource:
+    """Samples of existing shards, or a subset of them, with all their members byte for byte."""
+
+    dataset: Dataset
+    ids: npt.NDArray[np.int64] | None = None
+    subset: Record | None = None
+    classes: Sequence[str] = field(default_factory=list)
+    trusted: bool = True
+
+    def __post_init__(self) -> None:
+        """Find out which rows of which shards are wanted."""
+        ids = np.arange(len(self.dataset)) if self.ids is None else self.ids
+        self._rows = self.dataset.split(ids)
+        self._stops = np.cumsum([len(rows) for rows in self._rows])
+        self._open: tuple[int, int, ShardReader] | None = None
+
+    @property
+    def parents(self) -> dict[str, Record]:
+        """The dataset by its fingerprint, and the subset."""
+        records = [without_version(record) for record in self.dataset.records]
+        record = self.dataset.records[0] if len(records) == 1 else None
+        shards = {"shards": parent_record(record, self.dataset.fingerprint)}
+        return shards if self.subset is None else {**shards, "subset": self.subset}
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return int(self._stops[-1])
+
+    def keys(self) -> Iterable[str]:
+        """Keys as they are."""
+        for shard, rows in zip(self.dataset.shards, self._rows, strict=True):
+            if len(rows):
+                index = shard.index()
+                yield from (index.key(int(row)) for row in rows)
+
+    def load(self, number: int) -> Sample:
+        """Read one sample's members by offset."""
+        which = int(np.searchsorted(self._stops, number, side="right"))
+        row = int(self._rows[which][number - self._stops[which]])
+        if self._open is None or self._open[:2] != (os.getpid(), which):
+            shard = self.dataset.shards[which]
+            self._open = (os.getpid(), which, ShardReader(shard, shard.index()))
+        reader = self._open[2]
+        begin, end = int(reader.index.start[row]), int(reader.index.stop[row])
+        members = [(reader.index.suffix(member), reader.member(member)) for member in range(begin, end)]
+        return Sample("", members, int(reader.index.image[row]) - begin)

@@ -1,0 +1,57 @@
+"""How much to keep: an exact share of the candidates, or a count."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A share (a `Fraction` from 0 to 1) or a count (an `int`) of samples to keep or to prune."""
+
+    value: Fraction | int
+    pruned: bool = False
+
+    @classmethod
+    def parse(cls, text: str, *, pruned: bool = False) -> Amount:
+        """Read `0.25`, `1/4` and `25%` as shares and `500` as a count.
+
+        Raises:
+            ValueError: the text is none of these, or the share is outside 0 to 1.
+        """
+        try:
+            if text.endswith("%"):
+                value: Fraction | int = Fraction(text[:-1]) / 100
+            else:
+                value = Fraction(text) if any(sign in text for sign in "./") else int(text)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"{text!r} is neither a share (0.25, 1/4, 25%) nor a count (500).") from None
+        if value < 0 or (isinstance(value, Fraction) and value > 1):
+            raise ValueError(f"{text!r}: a share lies between 0 and 1; a number without '.', '/' or '%' is a count.")
+        return cls(value, pruned)
+
+    def __str__(self) -> str:
+        """Write what is kept, as a decimal where that is exact."""
+        if isinstance(self.value, int):
+            return f"all but {self.value}" if self.pruned else str(self.value)
+        share = 1 - self.value if self.pruned else self.value
+        decimal = f"{float(share):.12g}"
+        return decimal if Fraction(decimal) == share else str(share)
+
+    def count(self, candidates: int, order: str) -> int:
+        """Return how many of `candidates` samples to keep, possibly more than there are when a count was given.
+
+        A share is rounded half up; for `highest` it is what the `lowest` of the other share leaves.
+        """
+        if isinstance(self.value, int):
+            return max(0, candidates - self.value) if self.pruned else self.value
+        share = 1 - self.value if self.pruned else self.value
+        if order == "highest":
+            return candidates - _round_half_up((1 - share) * candidates)
+        return _round_half_up(share * candidates)
+
+
+def _round_half_up(value: Fraction) -> int:
+    return math.floor(value + Fraction(1, 2))

@@ -1,0 +1,64 @@
+"""dprune score random and cluster-distance."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import dprune
+from safetensors.numpy import save_file
+
+
+def values(data: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(data))
+
+
+def test_random_is_uniform_and_belongs_to_seed_and_id(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((20_000, 1), np.float32))
+    np.save(tmp_path / "short.npy", np.zeros((100, 1), np.float32))
+    first = values(dprune("score", "random", tmp_path / "x.npy").ok().out)
+    other = values(dprune("score", "random", tmp_path / "x.npy", "--seed", 1).ok().out)
+    short = values(dprune("score", "random", tmp_path / "short.npy").ok().out)
+    assert first.dtype == np.float32
+    assert first.min() >= 0
+    assert first.max() < 1
+    assert abs(first.mean() - 0.5) < 0.01
+    assert abs(np.corrcoef(first, other)[0, 1]) < 0.03
+    np.testing.assert_array_equal(first[:100], short)
+
+
+def test_random_counts_shards(shards: Path) -> None:
+    assert len(values(dprune("score", "random", shards).ok().out)) == 18
+
+
+def test_distance_is_that_of_the_clusters(tmp_path: Path) -> None:
+    distance = np.array([3.0, np.nan, 1.0], np.float32)
+    save_file({"assignment": np.array([0, -1, 1]), "distance": distance}, tmp_path / "c.safetensors")
+    file = dprune("score", "cluster-distance", tmp_path / "c.safetensors").ok().out
+    piped = dprune("score", "cluster-distance", "-", stdin=(tmp_path / "c.safetensors").read_bytes()).ok().out
+    np.testing.assert_array_equal(values(file), distance)
+    assert file == piped
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"x": np.zeros(3)}, ["assignment"]),
+        ({"assignment": np.zeros(3, np.int32)}, ["no distances"]),
+        ({"assignment": np.zeros(3, np.int32), "distance": np.zeros(2, np.float32)}, ["'distance'", "3 samples"]),
+        ({"assignment": np.full(3, 7), "centroids": np.zeros((2, 4), np.float32)}, ["cluster 7", "no centroid"]),
+    ],
+)
+def test_what_is_no_clustering_is_refused(tmp_path: Path, tensors: dict[str, np.ndarray], words: list[str]) -> None:
+    save_file(tensors, tmp_path / "c.safetensors")
+    dprune("score", "cluster-distance", tmp_path / "c.safetensors").fails(3, *words)
+
+
+def test_a_cut_file_is_refused(tmp_path: Path) -> None:
+    save_file({"assignment": np.zeros(1000, np.int32)}, tmp_path / "c.safetensors")
+    data = (tmp_path / "c.safetensors").read_bytes()
+    (tmp_path / "c.safetensors").write_bytes(data[:-100])
+    dprune("score", "cluster-distance", tmp_path / "c.safetensors").fails(3, "c.safetensors", "whole")
+    dprune("score", "cluster-distance", "-", stdin=b"").fails(3, "stdin", "empty")

@@ -1,0 +1,298 @@
+"""dprune select, held to the paper's selections and to the algebra that DESIGN promises."""
+
+from __future__ import annotations
+
+import io
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import DATA, dprune, dprune_process, sample, write_tar
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from dprune.pruning import quotas
+from dprune.pruning.amount import Amount
+
+ORDERS = {"nearest": "lowest", "middle": "middle", "furthest": "highest"}
+
+
+@pytest.fixture
+def oracle() -> dict[str, np.ndarray]:
+    return load_file(DATA / "selection.safetensors")
+
+
+@pytest.fixture
+def files(tmp_path: Path, oracle: dict[str, np.ndarray]) -> tuple[Path, Path]:
+    """The oracle's distances and clusters, as a person would bring them."""
+    np.save(tmp_path / "distance.npy", oracle["distance"])
+    save_file({"assignment": oracle["assignment"], "distance": oracle["distance"]}, tmp_path / "clusters.safetensors")
+    return tmp_path / "distance.npy", tmp_path / "clusters.safetensors"
+
+
+def ids(data: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(data))
+
+
+def record_of(data: bytes) -> dict[str, Any]:
+    """The JSON line behind an array."""
+    buffer = io.BytesIO(data)
+    np.load(buffer)
+    return json.loads(buffer.read())
+
+
+@pytest.mark.parametrize("keep", ["0.25", "0.5", "0.75"])
+@pytest.mark.parametrize("name", ORDERS)
+def test_meets_the_oracle(files: tuple[Path, Path], oracle: dict[str, np.ndarray], keep: str, name: str) -> None:
+    scores, clusters = files
+    result = dprune("select", scores, "--clusters", clusters, "--keep", keep, "--order", ORDERS[name]).ok()
+    assert ids(result.out).dtype == np.int64
+    np.testing.assert_array_equal(ids(result.out), oracle[f"keep_{keep}_{name}"])
+
+
+@pytest.mark.parametrize("name", ["nearest", "furthest"])
+def test_meets_the_oracle_of_equal_quotas(files: tuple[Path, Path], oracle: dict[str, np.ndarray], name: str) -> None:
+    scores, clusters = files
+    result = dprune("select", scores, "--clusters", clusters, "--quota", "equal", "--order", ORDERS[name]).ok()
+    np.testing.assert_array_equal(ids(result.out), oracle[f"equal_{name}"])
+
+
+def test_prune_is_the_rest_of_keep(files: tuple[Path, Path]) -> None:
+    scores, clusters = files
+    kept = dprune("select", scores, "--clusters", clusters, "--keep", "1/4").ok()
+    pruned = dprune("select", scores, "--clusters", clusters, "--prune", "75%").ok()
+    assert kept.out == pruned.out
+
+
+@pytest.fixture
+def tied(tmp_path: Path) -> tuple[Path, Path]:
+    """1,000 samples with massive ties and ragged groups."""
+    rng = np.random.default_rng(3)
+    np.save(tmp_path / "scores.npy", rng.integers(0, 5, 1000).astype(np.float32))
+    np.save(tmp_path / "groups.npy", rng.choice(7, 1000, p=[0.4, 0.25, 0.15, 0.1, 0.05, 0.03, 0.02]))
+    return tmp_path / "scores.npy", tmp_path / "groups.npy"
+
+
+@pytest.mark.parametrize("keep", ["0.25", "1/3", "0.4999", "0.0005", "1.0", "137"])
+@pytest.mark.parametrize("grouped", [True, False])
+def test_highest_is_what_the_lowest_of_the_rest_leaves(tied: tuple[Path, Path], keep: str, grouped: bool) -> None:
+    scores, groups = tied
+    group = ["--groups", groups] if grouped else []
+    high = ids(dprune("select", scores, *group, "--keep", keep, "--order", "highest", "--seed", 5).ok().out)
+    low = ids(dprune("select", scores, *group, "--prune", keep, "--order", "lowest", "--seed", 5).ok().out)
+    np.testing.assert_array_equal(np.sort(np.concatenate([high, low])), np.arange(1000))
+
+
+def test_ties_follow_the_seed_and_not_the_ids(tied: tuple[Path, Path]) -> None:
+    scores, _ = tied
+    first = ids(dprune("select", scores, "--keep", "0.1", "--seed", 1).ok().out)
+    again = ids(dprune("select", scores, "--keep", "0.1", "--seed", 1).ok().out)
+    other = ids(dprune("select", scores, "--keep", "0.1", "--seed", 2).ok().out)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    # Broken by id, the 100 kept of about 200 tied samples would all lie in the first half of the dataset.
+    assert 350 < first.mean() < 650
+
+
+def test_random_needs_no_scores_and_is_stratified(tied: tuple[Path, Path]) -> None:
+    _, groups = tied
+    kept = ids(dprune("select", "--order", "random", "--keep", "10%", "--groups", groups).ok().out)
+    sizes, got = np.bincount(np.load(groups)), np.bincount(np.load(groups)[kept], minlength=7)
+    assert len(kept) == 100
+    assert (abs(got - sizes / 10) < 1).all()
+
+
+def test_nan_is_not_scored_and_does_not_count(tmp_path: Path) -> None:
+    scores = np.arange(100, dtype=np.float32)
+    scores[::2] = np.nan
+    np.save(tmp_path / "s.npy", scores)
+    kept = ids(dprune("select", tmp_path / "s.npy", "--keep", "0.5").ok().out)
+    assert len(kept) == 25
+    assert (kept % 2 == 1).all()
+
+
+def test_samples_in_no_cluster_are_never_kept(tmp_path: Path) -> None:
+    np.save(tmp_path / "groups.npy", np.array([0, -1, 0, 1, -1, 1]))
+    kept = ids(dprune("select", "--order", "random", "--keep", "1.0", "--groups", tmp_path / "groups.npy").ok().out)
+    np.testing.assert_array_equal(kept, [0, 2, 3, 5])
+
+
+def test_set_algebra(tmp_path: Path) -> None:
+    for name, values in {"a": [1, 2, 3, 4], "b": [3, 4, 5], "c": [9]}.items():
+        np.save(tmp_path / f"{name}.npy", np.array(values))
+    a, b, c = (tmp_path / f"{name}.npy" for name in "abc")
+    run = lambda *args: ids(dprune("select", *args).ok().out).tolist()  # noqa: E731
+    assert run("--within", a, "--within", b) == [3, 4]
+    assert run("--within", a, "--without", b) == [1, 2]
+    assert run("--within", a, "--without", b, "--or", c) == [1, 2, 9]
+
+
+def test_only_cap_and_a_list_from_a_file(tied: tuple[Path, Path], tmp_path: Path) -> None:
+    scores, groups = tied
+    labels = np.load(groups)
+    (tmp_path / "wanted.txt").write_text("4\n5\n6\n")
+    kept = ids(dprune("select", scores, "--groups", groups, "--only", f"@{tmp_path / 'wanted.txt'}").ok().out)
+    np.testing.assert_array_equal(kept, np.flatnonzero(labels >= 4))
+    kept = ids(dprune("select", scores, "--groups", groups, "--cap", "25").ok().out)
+    np.testing.assert_array_equal(np.bincount(labels[kept]), np.minimum(np.bincount(labels), 25))
+    kept = ids(dprune("select", scores, "--groups", groups, "--cap", "40", "--keep", "150").ok().out)
+    assert len(kept) == 150
+    assert np.bincount(labels[kept]).max() == 40
+
+
+def test_summary_counts_clusters_and_classes(tmp_path: Path) -> None:
+    arrays = {"assignment": np.array([0, 0, 0, 1, 1, -1], np.int32), "distance": np.ones(6, np.float32)}
+    save_file({**arrays, "label": np.array([5, 6, 5, 6, 6, 5])}, tmp_path / "c.safetensors")
+    args = ("select", "--order", "random", "--keep", "1.0", "--clusters", tmp_path / "c.safetensors")
+    result = dprune(*args, "-o", tmp_path / "k.npy", "--json").ok()
+    summary = json.loads(result.out)
+    assert summary["kept_by_cluster"] == {"0": 3, "1": 2}
+    assert summary["kept_by_class"] == {"5": 2, "6": 3}
+    assert "fingerprint" in summary
+    assert "kept by class: 5: 2, 6: 3" in result.err
+
+
+def test_same_command_is_up_to_date_and_another_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    scores, _ = files
+    out = tmp_path / "keep.npy"
+    dprune("select", scores, "--keep", "0.25", "-o", out).ok()
+    before = out.stat().st_mtime_ns
+    assert "up to date" in dprune("select", scores, "--keep", "0.25", "-o", out).ok().err
+    dprune("select", scores, "--keep", "0.5", "-o", out).fails(3, "exists and was made otherwise", "keep: 0.25")
+    np.save(scores, np.load(scores)[::-1])
+    dprune("select", scores, "--keep", "0.25", "-o", out).fails(3, "made otherwise", "scores digest")
+    assert out.stat().st_mtime_ns == before
+    dprune("select", scores, "--keep", "0.5", "-o", out, "--overwrite").ok()
+    assert len(np.load(out)) == 100
+
+
+def test_the_dash_chains_and_carries_provenance(files: tuple[Path, Path], tmp_path: Path) -> None:
+    scores, _ = files
+    piped = dprune("select", "-", "--keep", "0.5", stdin=scores.read_bytes()).ok()
+    direct = dprune("select", scores, "--keep", "0.5").ok()
+    assert piped.out == direct.out
+    record = record_of(piped.out)
+    assert record["command"] == "select"
+    assert record["options"]["keep"] == "0.5"
+    assert record["parents"]["scores"]["external"] is True
+
+
+def test_tags_are_recorded(files: tuple[Path, Path]) -> None:
+    out = dprune("select", files[0], "--keep", "0.5", "--tag", "method=mine").ok().out
+    assert record_of(out)["tags"] == {"method": "mine"}
+
+
+def test_dry_run_touches_nothing(files: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "new" / "keep.npy"
+    plan = json.loads(dprune("select", files[0], "--keep", "0.5", "-o", out, "--dry-run").ok().out)
+    assert plan["provenance"]["options"]["keep"] == "0.5"
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["{s}"], 2, ["--keep or --prune"]),
+        (["{s}", "--keep", "0.5", "--prune", "0.5"], 2, ["exclude"]),
+        (["{s}", "--keep", "1.5"], 2, ["between 0 and 1"]),
+        (["{s}", "--keep", "lots"], 2, ["neither a share"]),
+        (["{s}", "--keep", "1001"], 3, ["1,001", "1,000 candidates"]),
+        (["--keep", "0.5", "--clusters", "{g}"], 3, ["safetensors"]),
+        (["--keep", "0.5", "--groups", "{g}"], 2, ["--order lowest needs SCORES"]),
+        (["--order", "random", "--keep", "0.5"], 2, ["nothing to choose from"]),
+        (["{s}", "--quota", "equal"], 2, ["speak of groups"]),
+        (["{s}", "--groups", "{g}", "--only", "99"], 3, ["--only 99"]),
+        (["{s}", "--groups", "{g}", "--only", "x"], 2, ["neither numbers"]),
+        (["{s}", "--keep", "1.0", "--figure", "f.png"], 2, ["go together"]),
+        (["nowhere.npy", "--keep", "0.5"], 3, ["nowhere.npy", "no such file"]),
+    ],
+)
+def test_one_clear_sentence(tied: tuple[Path, Path], args: list[str], code: int, words: list[str]) -> None:
+    named = [arg.format(s=tied[0], g=tied[1]) for arg in args]
+    dprune("select", *named).fails(code, *words)
+
+
+def test_inputs_of_different_sizes_or_datasets_are_refused(tmp_path: Path) -> None:
+    for name, count in {"a": 4, "b": 5}.items():
+        write_tar(tmp_path / name / "000000.tar", [m for i in range(count) for m in sample(f"k{i}", i)])
+        dprune("score", "random", tmp_path / name, "-o", tmp_path / f"{name}.npy").ok()
+    write_tar(tmp_path / "c" / "000000.tar", [m for i in range(4) for m in sample(f"other{i}", i)])
+    dprune("score", "random", tmp_path / "c", "-o", tmp_path / "c.npy").ok()
+    dprune("select", tmp_path / "a.npy", "--keep", "2", "-o", tmp_path / "keep.npy").ok()
+    np.save(tmp_path / "five.npy", np.zeros(5, np.int64))
+    dprune("select", tmp_path / "a.npy", "--keep", "1", "--groups", tmp_path / "five.npy").fails(3, "4", "5", "samples")
+    for other in "bc":
+        failed = dprune("select", tmp_path / f"{other}.npy", "--keep", "2", "--within", tmp_path / "keep.npy")
+        failed.fails(3, "different datasets", f"{other}.npy", "keep.npy")
+
+
+def test_a_million_scores_in_little_time(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    count, k = 1_281_167, 1000
+    assignment = rng.integers(0, k, count).astype(np.int32)
+    save_file({"assignment": assignment, "distance": rng.random(count, np.float32)}, tmp_path / "c.safetensors")
+    np.save(tmp_path / "s.npy", rng.random(count, np.float32))
+    args = ("select", tmp_path / "s.npy", "--clusters", tmp_path / "c.safetensors", "--keep", "0.1", "-o", "-")
+    kept = ids(dprune_process(*args).ok().out)
+    assert len(kept) == 128_117
+    assert (abs(np.bincount(assignment[kept]) - np.bincount(assignment) / 10) < 1).all()
+
+
+sizes_of_groups = st.lists(st.integers(0, 60), min_size=1, max_size=12).map(lambda x: np.array(x, dtype=np.int64))
+
+
+@given(sizes_of_groups, st.integers(0, 1000), st.none() | st.integers(1, 70))
+def test_divisions_add_up_and_respect_sizes_and_cap(sizes: np.ndarray, share: int, cap: int | None) -> None:
+    total = int(sizes.sum()) * share // 1000
+    bound = sizes if cap is None else np.minimum(sizes, cap)
+    for divide in (quotas.proportional, quotas.proportional_rest, quotas.equal):
+        counts = quotas.capped(divide, total, sizes, cap)
+        assert counts.sum() == min(total, bound.sum())
+        assert (counts >= 0).all()
+        assert (counts <= bound).all()
+    if cap is None and total:
+        assert (abs(quotas.proportional(total, sizes) - total * sizes / sizes.sum()) < 1).all()
+
+
+@given(sizes_of_groups, st.integers(0, 1000))
+def test_equal_quotas_differ_only_where_a_group_is_exhausted(sizes: np.ndarray, share: int) -> None:
+    counts = quotas.equal(int(sizes.sum()) * share // 1000, sizes)
+    level = counts.max()
+    assert ((counts >= level - 1) | (counts == sizes)).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "share"), [("0.25", Fraction(1, 4)), ("1/3", Fraction(1, 3)), ("12.5%", Fraction(1, 8)), ("1.0", 1)]
+)
+def test_shares_are_exact(text: str, share: Fraction) -> None:
+    assert Amount.parse(text).value == share
+
+
+@pytest.mark.parametrize(("count", "lowest", "highest"), [(2, 1, 1), (3, 2, 1), (5, 3, 2)])
+def test_halves_round_so_that_they_complement(count: int, lowest: int, highest: int) -> None:
+    half = Amount.parse("0.5")
+    assert (half.count(count, "lowest"), half.count(count, "highest")) == (lowest, highest)
+
+
+def test_figure_shows_rows_of_groups(shards: Path, tmp_path: Path) -> None:
+    def height(path: Path) -> int:
+        with Image.open(path) as image:
+            return image.size[1]
+
+    dprune("score", "random", shards, "-o", tmp_path / "s.npy").ok()
+    np.save(tmp_path / "g.npy", np.arange(18) % 3)
+    figure = tmp_path / "figure.png"
+    args = ("select", tmp_path / "s.npy", "--groups", tmp_path / "g.npy", "--keep", "0.5", "-o", tmp_path / "k.npy")
+    dprune(*args, "--figure", figure, "--shards", shards).ok()
+    tall = height(figure)
+    figure.unlink()
+    dprune(*args, "--figure", figure, "--shards", shards).ok()
+    assert figure.exists(), "an up-to-date subset without its figure draws it again"
+    np.save(tmp_path / "g.npy", np.zeros(18, np.int64))
+    dprune(*args, "--figure", figure, "--shards", shards, "--overwrite").ok()
+    assert height(figure) < tall
