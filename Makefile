@@ -1,0 +1,38 @@
+# `make demo` and `make test` set up all they need on a fresh machine.
+#   make demo PYTHON=python3.12    another interpreter
+#   make demo EXTRA=gpu            faiss-gpu instead of faiss-cpu
+PYTHON ?= python3
+VENV ?= .venv
+EXTRA ?= cpu
+BIN := $(VENV)/bin
+RUN_INSTALLED := PATH="$(abspath $(BIN)):$$PATH"
+
+.PHONY: demo test lint man clean
+
+demo: $(VENV)/.installed
+	$(RUN_INSTALLED) examples/quickstart.sh demo
+
+# One thread a process, since the tests themselves run in parallel.
+test: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(TESTS)
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+man: $(VENV)/.installed
+	$(BIN)/python man/build.py
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]'
+	touch $@
+
+$(VENV)/.installed-%: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group $*
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache

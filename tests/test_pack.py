@@ -1,0 +1,421 @@
+"""dprune pack: sources, treatments, subsets, ledgers, interruptions and bad input."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import dprune, dprune_process, image_bytes, sample, write_tar
+from PIL import Image
+
+
+def members(folder: Path) -> dict[str, bytes]:
+    """Names and contents of all shards of a folder, in order."""
+    found: dict[str, bytes] = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for info in tar:
+                file = tar.extractfile(info)
+                assert file is not None
+                assert (info.mtime, info.uid, info.uname) == (0, 0, "")
+                assert info.name not in found
+                found[info.name] = file.read()
+    return found
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that says it has 900 million pixels."""
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))  # noqa: E731
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three classes of images with the names that people give to files."""
+    folder = tmp_path / "photos"
+    names = [
+        "cat/a.png",
+        "cat/b.v2.final.JPG",
+        "dog/ä ö.png",
+        f"dog/{'x' * 120}.webp",
+        "ape.x/.hidden.png",
+        "ape.x/c.png",
+    ]
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(image_bytes(number, suffix=name.rpartition(".")[2].lower()))
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_folder_becomes_labelled_shards(photos: Path, tmp_path: Path) -> None:
+    dprune("pack", photos, "-o", tmp_path / "out", "--shard-size", 2, "--workers", 0).ok()
+    found = members(tmp_path / "out")
+    assert list(found) == [
+        "ape_x/c.png", "ape_x/c.cls", "cat/a.png", "cat/a.cls", "cat/b_v2_final.jpg", "cat/b_v2_final.cls",
+        f"dog/{'x' * 120}.webp", f"dog/{'x' * 120}.cls", "dog/ä ö.png", "dog/ä ö.cls",
+    ]  # fmt: skip
+    assert [found[name] for name in found if name.endswith(".cls")] == [b"0", b"1", b"1", b"2", b"2"]
+    assert found["cat/b_v2_final.jpg"] == (photos / "cat/b.v2.final.JPG").read_bytes()
+    assert (tmp_path / "out" / "classes.txt").read_text() == "ape.x\ncat\ndog\n"
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == ["000000.tar", "000001.tar", "000002.tar"]
+
+
+def test_zip_is_packed_like_the_folder(photos: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for path in photos.rglob("*"):
+            archive.write(path, path.relative_to(photos))
+    dprune("pack", photos, "-o", tmp_path / "a", "--workers", 0).ok()
+    dprune("pack", tmp_path / "photos.zip", "-o", tmp_path / "b", "--workers", 0).ok()
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+def test_webdataset_reads_our_shards(photos: Path, tmp_path: Path) -> None:
+    import webdataset
+
+    dprune("pack", photos, "-o", tmp_path / "out", "--shard-size", 2, "--workers", 0).ok()
+    urls = [str(path) for path in sorted((tmp_path / "out").glob("*.tar"))]
+    with warnings.catch_warnings():
+        # It leaves the shards open.
+        warnings.simplefilter("ignore", ResourceWarning)
+        read = list(webdataset.WebDataset(urls, shardshuffle=False))
+        gc.collect()
+    assert [item["__key__"] for item in read][:3] == ["ape_x/c", "cat/a", "cat/b_v2_final"]
+    assert [item["cls"] for item in read] == [b"0", b"1", b"1", b"2", b"2"]
+    assert read[1]["png"] == (photos / "cat/a.png").read_bytes()
+
+
+@pytest.mark.parametrize(("suffix", "name"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
+def test_size_resizes_and_crops(tmp_path: Path, suffix: str, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "wide.png").write_bytes(image_bytes(0, (60, 30)))
+    Image.new("L", (40, 80), 7).save(tmp_path / "in" / "grey.bmp")
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "a", "--size", 16, "--format", suffix, "--workers", 0).ok()
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "b", "--size", 16, "--crop", "none", "--workers", 0).ok()
+    square, shaped = members(tmp_path / "a"), members(tmp_path / "b")
+    for key, shape in {"wide": (32, 16), "grey": (16, 32)}.items():
+        image = Image.open(io.BytesIO(square[f"{key}.{suffix}"]))
+        assert (image.size, image.mode, image.format) == ((16, 16), "RGB", name)
+        assert Image.open(io.BytesIO(shaped[f"{key}.png"])).size == shape
+
+
+def test_resize_is_one_antialiased_lanczos(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.png").write_bytes(image_bytes(1, (96, 64)))
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "out", "--size", 16, "--workers", 0).ok()
+    original = Image.open(io.BytesIO(image_bytes(1, (96, 64))))
+    expected = original.resize((24, 16), Image.Resampling.LANCZOS).crop((4, 0, 20, 16))
+    got = Image.open(io.BytesIO(members(tmp_path / "out")["x.png"]))
+    np.testing.assert_allclose(np.asarray(got, int), np.asarray(expected, int), atol=1)
+
+
+def test_modes_and_orientation(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(folder / "clear.png")
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(folder / "deep.png")
+    turned = Image.fromarray(np.repeat(np.uint8([[0, 255]]), 8, axis=0).repeat(4, axis=1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(folder / "turned.png", exif=exif)
+    dprune("pack", folder, "-o", tmp_path / "out", "--size", 8, "--workers", 0).ok()
+    pixels = {key: np.asarray(Image.open(io.BytesIO(data))) for key, data in members(tmp_path / "out").items()}
+    assert (pixels["clear.png"] == 255).all(), "transparency lies over white"
+    assert (abs(pixels["deep.png"].astype(int) - 40_000 // 256) <= 1).all(), "16 bits are scaled, not clipped"
+    assert (pixels["turned.png"][:4] == 0).all(), "the camera's orientation is applied"
+
+
+def test_digits(tmp_path: Path) -> None:
+    result = dprune("pack", "sklearn:digits", "-o", tmp_path / "out", "--workers", 0, "--json").ok()
+    summary = json.loads(result.out)
+    assert (summary["samples"], summary["unreadable"], summary["shards"], summary["classes"]) == (1797, 0, 1, 10)
+    found = members(tmp_path / "out")
+    assert Image.open(io.BytesIO(found["digit-0000.png"])).size == (32, 32)
+    assert found["digit-0007.cls"] == b"7"
+
+
+# Subsets
+
+
+def test_subset_copies_members_byte_for_byte_in_id_order(tmp_path: Path) -> None:
+    originals = [
+        [("a.jpg", image_bytes(0, suffix="jpg")), ("a.cls", b"1"), ("a.seg.png", b"any"), ("a.json", b"{}")],
+        sample("b", 1), sample("c", 2, 5), sample("d", 3, 6),
+    ]  # fmt: skip
+    write_tar(tmp_path / "in" / "x.tar", originals[0] + originals[1])
+    write_tar(tmp_path / "in" / "y.tar", originals[2] + originals[3])
+    np.save(tmp_path / "keep.npy", np.array([3, 0]))
+    dprune("pack", tmp_path / "in", "--subset", tmp_path / "keep.npy", "-o", tmp_path / "out").ok()
+    assert list(members(tmp_path / "out").items()) == originals[0] + originals[3]
+    (tmp_path / "keys.txt").write_text("d\na\n")
+    dprune("pack", tmp_path / "in", "--subset", tmp_path / "keys.txt", "-o", tmp_path / "by-key").ok()
+    piped = (tmp_path / "keep.npy").read_bytes()
+    dprune("pack", tmp_path / "in", "--subset", "-", "-o", tmp_path / "piped", stdin=piped).ok()
+    assert members(tmp_path / "by-key") == members(tmp_path / "piped") == members(tmp_path / "out")
+
+
+def test_a_tenth_of_the_samples_costs_a_tenth_of_the_reads(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    samples = [(f"s{i:04d}.jpg", rng.bytes(60_000)) for i in range(300)]
+    path = write_tar(tmp_path / "in" / "000000.tar", samples)
+    np.save(tmp_path / "keep.npy", np.sort(rng.choice(300, 30, replace=False)))
+    dprune("info", tmp_path / "keep.npy")  # imports that would count as reads
+
+    def bytes_read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = bytes_read()
+    dprune("pack", path, "--subset", tmp_path / "keep.npy", "-o", tmp_path / "out", "--workers", 0).ok()
+    share = (bytes_read() - before) / path.stat().st_size
+    assert 0.1 < share < 0.13
+
+
+def test_wrong_subsets_are_refused(shards: Path, tmp_path: Path) -> None:
+    def subset(values: object, name: str = "k.npy") -> Path:
+        np.save(tmp_path / name, np.array(values))
+        return tmp_path / name
+
+    out = tmp_path / "out"
+    dprune("pack", shards, "--subset", subset([0, 18]), "-o", out).fails(3, "id 18", "18 samples")
+    dprune("pack", shards, "--subset", subset([-1, 3]), "-o", out).fails(3, "id -1")
+    dprune("pack", shards, "--subset", subset([3, 3]), "-o", out).fails(3, "id 3", "more than once")
+    dprune("pack", shards, "--subset", subset([0.5]), "-o", out).fails(3, "vector of sample ids")
+    dprune("pack", shards, "--subset", subset(np.array([], int)), "-o", out).fails(3, "keeps no sample")
+    dprune("pack", shards, "--subset", tmp_path / "none.npy", "-o", out).fails(3, "none.npy", "no such file")
+    (tmp_path / "keys.txt").write_text("s001\nnobody\n")
+    dprune("pack", shards, "--subset", tmp_path / "keys.txt", "-o", out).fails(3, "'nobody'")
+    dprune("pack", "sklearn:digits", "--subset", subset([1]), "-o", out).fails(2, "pack sklearn:digits first")
+    assert not out.exists()
+
+
+def test_subset_of_another_dataset_is_refused(shards: Path, tmp_path: Path) -> None:
+    dprune("score", "random", shards, "-o", tmp_path / "s.npy").ok()
+    dprune("select", tmp_path / "s.npy", "--keep", "5", "-o", tmp_path / "k.npy").ok()
+    dprune("pack", shards, "--subset", tmp_path / "k.npy", "-o", tmp_path / "pruned").ok()
+    other = write_tar(tmp_path / "other" / "000000.tar", [m for i in range(20) for m in sample(f"o{i}", i)])
+    dprune("pack", other, "--subset", tmp_path / "k.npy", "-o", tmp_path / "x").fails(3, "another dataset", "k.npy")
+
+
+def test_text_keys_that_name_two_samples_are_refused(tmp_path: Path) -> None:
+    for name in "ab":
+        write_tar(tmp_path / "in" / f"{name}.tar", sample("same", 1))
+    (tmp_path / "keys.txt").write_text("same\n")
+    out = tmp_path / "out"
+    dprune("pack", tmp_path / "in", "--subset", tmp_path / "keys.txt", "-o", out).fails(3, "'same'", "two samples")
+    dprune("pack", tmp_path / "in", "-o", out).fails(3, "'same'", "twice", "--keys unique")
+    dprune("pack", tmp_path / "in", "-o", out, "--keys", "unique").ok()
+    assert list(members(out)) == ["same.png", "same-2.png"]
+
+
+def test_pictures_with_one_name_are_told_apart_when_asked(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "a.png", "a-2.png"):
+        (tmp_path / "in" / name).write_bytes(image_bytes(0, suffix=name[-3:]))
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "out").fails(3, "'a'", "twice")
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "out", "--keys", "unique", "--workers", 0).ok()
+    assert sorted(members(tmp_path / "out")) == ["a-2.png", "a-3.png", "a.jpg"]
+
+
+# Streams
+
+
+@pytest.mark.parametrize("way", ["stdin", "pipe", "url", "gzip"])
+def test_streams_give_the_same_shards(shards: Path, tmp_path: Path, way: str) -> None:
+    tars = sorted(shards.glob("*.tar"))
+    dprune("pack", *tars, "-o", tmp_path / "indexed", "--shard-size", 4).ok()
+    out, stdin = tmp_path / "out", b""
+    if way == "stdin":
+        sources, stdin = ["-"], tars[0].read_bytes()
+        dprune("pack", tars[0], "-o", tmp_path / "indexed", "--shard-size", 4, "--overwrite").ok()
+    elif way == "pipe":
+        sources = [f"pipe:cat {tar}" for tar in tars]
+    elif way == "url":
+        sources = [f"file://{tar}" for tar in tars]
+    else:
+        sources = [f"pipe:gzip -c {tar}" for tar in tars]
+    done = dprune_process("pack", *sources, "-o", out, "--shard-size", 4, "--workers", 0, stdin=stdin)
+    done.ok()
+    assert list(members(out).items()) == list(members(tmp_path / "indexed").items())
+    again = dprune_process("pack", *sources, "-o", out, "--shard-size", 4, stdin=stdin)
+    again.fails(3, "exists and was made otherwise")
+
+
+@pytest.mark.parametrize("cut", [700, 1024, 5000])
+def test_cut_streams_are_noticed(shards: Path, tmp_path: Path, cut: int) -> None:
+    data = (shards / "000000.tar").read_bytes()
+    end = len(data.rstrip(b"\0"))
+    end += -end % 512
+    for stdin in (data[:end], data[: end - cut]):
+        dprune("pack", "-", "-o", tmp_path / "out", stdin=stdin).fails(3, "stdin")
+        assert not list((tmp_path / "out").glob("manifest.json"))
+    dprune("pack", "-", "-o", tmp_path / "out", stdin=b"not a tar").fails(3, "stdin")
+    dprune("pack", "pipe:exit 3", "-o", tmp_path / "out").fails(3, "pipe:exit 3")
+
+
+def test_streams_and_files_do_not_mix(shards: Path, tmp_path: Path) -> None:
+    dprune("pack", "-", shards, "-o", tmp_path / "out").fails(2, "only streams")
+    np.save(tmp_path / "k.npy", np.array([1]))
+    dprune("pack", "-", "--subset", tmp_path / "k.npy", "-o", tmp_path / "out").fails(2, "pack - first")
+
+
+# Ledger
+
+
+def test_unreadable_images_go_to_the_ledger(photos: Path, tmp_path: Path) -> None:
+    (photos / "cat" / "a.png").write_bytes(image_bytes(0)[:-40])
+    (photos / "dog" / "huge.png").write_bytes(bomb())
+    (photos / "dog" / "empty.jpg").write_bytes(b"")
+    result = dprune("pack", photos, "-o", tmp_path / "out", "--workers", 0).ok()
+    ledger = [json.loads(line) for line in (tmp_path / "out" / "bad.jsonl").read_text().splitlines()]
+    assert [entry["key"] for entry in ledger] == ["cat/a", "dog/empty", "dog/huge"]
+    assert "too many pixels" in ledger[2]["reason"]
+    assert "unreadable: 3" in result.err
+    assert not any(name.startswith(("cat/a.", "dog/huge.")) for name in members(tmp_path / "out"))
+    dprune("pack", photos, "-o", tmp_path / "strict", "--strict", "--workers", 0).fails(
+        3, "'cat/a'", "cannot be decoded"
+    )
+
+
+def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "out").fails(3, "holds no images")
+    (tmp_path / "in" / "x.png").write_bytes(b"junk")
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "out", "--workers", 0).fails(3, "every image is unreadable")
+    assert not list((tmp_path / "out").glob("*"))
+
+
+# Bad shards
+
+
+def test_damaged_shards_are_refused(shards: Path, tmp_path: Path) -> None:
+    tar = shards / "000001.tar"
+    data = tar.read_bytes()
+    end = len(data.rstrip(b"\0"))
+    end += -end % 512
+    for cut in (end, end - 300, 513, 100):
+        tar.write_bytes(data[:cut])
+        dprune("pack", shards, "-o", tmp_path / "out").fails(3, "000001.tar", "end marker")
+    tar.write_bytes(b"")
+    dprune("pack", shards, "-o", tmp_path / "out").fails(3, "000001.tar", "end marker")
+    tar.write_bytes(data[:512] + b"\xff" * 512 + data[1024:])
+    dprune("pack", shards, "-o", tmp_path / "out")
+    write_tar(tar, [*sample("a", 1), *sample("b", 2), ("a.cls", b"1")])
+    dprune("pack", shards, "-o", tmp_path / "out").fails(3, "'a'", "not adjacent")
+    write_tar(tar, [*sample("a", 1), *sample("a", 2)])
+    dprune("pack", shards, "-o", tmp_path / "out").fails(3, "a.png", "twice")
+    dprune("pack", tmp_path / "nowhere", "-o", tmp_path / "out").fails(3, "nowhere", "no such file")
+
+
+def test_an_empty_shard_is_passed_over_with_a_word(shards: Path, tmp_path: Path) -> None:
+    write_tar(shards / "000001.tar", [])
+    result = dprune("pack", shards, "-o", tmp_path / "out").ok()
+    assert "000001.tar holds no samples" in result.err
+    assert len(members(tmp_path / "out")) == 26
+
+
+# Outputs
+
+
+def test_bytes_depend_on_nothing_but_the_input(photos: Path, tmp_path: Path) -> None:
+    dprune("pack", photos, "-o", tmp_path / "a", "--size", 8, "--workers", 0, "--shard-size", 2).ok()
+    dprune_process("pack", photos, "-o", tmp_path / "b", "--size", 8, "--workers", 2, "--shard-size", 2).ok()
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+def test_up_to_date_refused_and_overwritten(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    dprune("pack", photos, "-o", out, "--shard-size", 1, "--workers", 0).ok()
+    assert "up to date" in dprune("pack", photos, "-o", out, "--shard-size", 1, "--workers", 0).ok().err
+    dprune("pack", photos, "-o", out, "--workers", 0).fails(3, "shard_size: 1, not 10000", "--overwrite")
+    dprune("pack", photos, "-o", out, "--workers", 0, "--overwrite").ok()
+    assert [path.name for path in out.glob("*.tar")] == ["000000.tar"]
+
+
+def test_foreign_shards_are_never_removed(photos: Path, shards: Path) -> None:
+    before = tree(shards)
+    dprune("pack", photos, "-o", shards).fails(3, "exists")
+    dprune("pack", photos, "-o", shards, "--overwrite", "--workers", 0).fails(3, "did not write")
+    assert tree(shards) == before
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+
+    command = [
+        sys.executable,
+        "-m",
+        "dprune",
+        "pack",
+        str(photos),
+        "-o",
+        str(out),
+        "--workers",
+        "0",
+        "--shard-size",
+        "1",
+    ]
+    failed = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
+    assert failed.returncode == 1
+    assert "cannot write" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not list(out.glob(".*.tmp"))
+    dprune("pack", photos, "-o", out, "--workers", 0, "--shard-size", 1).ok()
+    dprune("pack", photos, "-o", tmp_path / "whole", "--workers", 0, "--shard-size", 1).ok()
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_an_unfinished_pack_is_not_taken_for_a_dataset(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    dprune("pack", photos, "-o", out, "--stop-after", "0s", "--workers", 0).fails(75, "run the same command again")
+    dprune("score", "random", out).fails(3, "not finished")
+    dprune("pack", photos, "-o", out, "--size", 8, "--workers", 0).fails(3, "exists and was made otherwise")
+    dprune("pack", photos, "-o", out, "--workers", 0).ok()
+    dprune("score", "random", out).ok()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(240):
+        (folder / f"{i:03d}.png").write_bytes(image_bytes(i, (200, 160)))
+    options = ["--size", "96", "--shard-size", "20", "--workers", "2"]
+    dprune("pack", folder, "-o", tmp_path / "whole", *options[:4], "--workers", 0).ok()
+    command = [sys.executable, "-m", "dprune", "pack", str(folder), "-o", str(tmp_path / "out"), *options]
+    rng = np.random.default_rng(int(number))
+    codes = []
+    for _ in range(8):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.15, 0.8))
+        process.send_signal(number)
+        codes.append(process.wait(timeout=60))
+    assert set(codes) <= {75, 0, -number}, codes
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert os.listdir(tmp_path / "out").count(".dprune") == 0
