@@ -155,6 +155,13 @@ def test_digits(tmp_path: Path) -> None:
     assert found["digit-0007.cls"] == b"7"
 
 
+def test_links_are_followed_once(photos: Path, tmp_path: Path) -> None:
+    (photos / "dog" / "up").symlink_to(photos)
+    (photos / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    dprune("pack", photos, "-o", tmp_path / "out", "--workers", 0).ok()
+    assert len(members(tmp_path / "out")) == 10
+
+
 # Subsets
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import hashlib
 import logging
 import os
@@ -126,7 +127,7 @@ class ImageFiles(abc.ABC):
         self.classes = sorted({f.folder for f in self._files if f.folder})
         self._labels = {name: number for number, name in enumerate(self.classes)}
 
-    @property
+    @functools.cached_property
     def parents(self) -> dict[str, Record]:
         """The names and sizes of the files, as a digest."""
         listing = hashlib.sha256()
@@ -165,7 +166,13 @@ class FolderSource(ImageFiles):
 
     @staticmethod
     def _walk(location: str) -> Iterable[ImageFile]:
-        for folder, _, names in os.walk(location, followlinks=True):
+        seen = set()
+        for folder, below, names in os.walk(location, followlinks=True):
+            if (real := os.path.realpath(folder)) in seen:
+                # A link that leads back up would be followed for ever.
+                below.clear()
+                continue
+            seen.add(real)
             for name in names:
                 path = os.path.join(folder, name)
                 status = os.stat(path) if os.path.exists(path) else None
