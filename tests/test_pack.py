@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 import json
 import os
 import resource
@@ -403,6 +404,20 @@ def test_an_unfinished_pack_is_not_taken_for_a_dataset(photos: Path, tmp_path: P
     dprune("pack", photos, "-o", out, "--size", 8, "--workers", 0).fails(3, "exists and was made otherwise")
     dprune("pack", photos, "-o", out, "--workers", 0).ok()
     dprune("score", "random", out).ok()
+
+
+def test_a_rerun_keeps_the_shards_that_are_finished(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, asked = tmp_path / "out", itertools.count()
+    with monkeypatch.context() as patch:
+        patch.setattr("dprune.console.TerminalMonitor.stop_requested", lambda self: next(asked) > 5)
+        dprune("pack", photos, "-o", out, "--shard-size", 2, "--workers", 0).fails(75)
+    finished = {path.name: path.stat().st_ino for path in out.glob("*.tar")}
+    assert list(finished) == ["000000.tar"]
+    dprune("pack", photos, "-o", out, "--shard-size", 2, "--workers", 0).ok()
+    assert (out / "000000.tar").stat().st_ino == finished["000000.tar"]
+    assert len(members(out)) == 10
 
 
 @pytest.mark.slow

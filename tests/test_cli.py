@@ -1,0 +1,232 @@
+"""The command line as a whole: what --help imports and says, exit codes, environment variables, verbosity."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from conftest import dprune, dprune_process
+
+import dprune.reporting.inspect as inspect_module
+from dprune import __version__, console
+from dprune.cli import STAGES, cli
+from dprune.errors import DpruneError, InputError, Interrupted, MismatchError, UsageError
+from dprune.options import Duration
+
+NAMES = [name for stage in STAGES.values() for name in stage]
+HEAVY = {"torch", "numpy", "rich", "webdataset"}
+PRINT_IMPORTS = """
+import sys
+from dprune.cli import cli
+try:
+    cli(sys.argv[1:], prog_name="dprune")
+finally:
+    print("IMPORTED", *sorted(name.partition(".")[0] for name in sys.modules))
+"""
+
+
+def imported_by(*args: str) -> set[str]:
+    done = subprocess.run([sys.executable, "-c", PRINT_IMPORTS, *args], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def walk(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], click.Command]]:
+    """A command and, of a group, its methods."""
+    children = command.commands.items() if isinstance(command, click.Group) else ()
+    return [(path, command), *(found for name, child in children for found in walk(child, (*path, name)))]
+
+
+def subcommands() -> list[tuple[tuple[str, ...], click.Command]]:
+    ctx = click.Context(cli, info_name="dprune")
+    found = []
+    for name in NAMES:
+        command = cli.get_command(ctx, name)
+        assert command is not None
+        found += walk(command, (name,))
+    return found
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert not imported_by("--help") & (HEAVY | {"safetensors", "PIL", "sklearn"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_of_a_subcommand_imports_nothing_heavy(name: str) -> None:
+    assert not imported_by(name, "--help") & HEAVY
+
+
+def test_help_takes_little_cpu() -> None:
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    seconds = []
+    for _ in range(6):
+        child = subprocess.Popen([sys.executable, "-m", "dprune", "--help"], stdout=subprocess.DEVNULL, env=env)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        assert child.returncode == 0
+        seconds.append(usage.ru_utime + usage.ru_stime)
+    assert min(seconds) < 0.2
+
+
+def test_help_lists_every_command_under_its_stage() -> None:
+    out = dprune("--help").ok().out.decode()
+    for stage, commands in STAGES.items():
+        assert f"{stage}:" in out
+        for name in commands:
+            assert f"\n  {name} " in out
+
+
+def test_version() -> None:
+    result = dprune_process("--version").ok()
+    assert result.out.decode() == f"dprune, version {__version__}\n"
+
+
+def test_unknown_command_is_a_usage_error() -> None:
+    dprune("prune").fails(2, "prune")
+
+
+def test_unknown_option_is_a_usage_error() -> None:
+    dprune("info", "--color", "x").fails(2, "--color")
+
+
+def test_every_option_has_one_short_line_of_help() -> None:
+    for path, command in subcommands():
+        for param in command.params:
+            if isinstance(param, click.Option):
+                assert param.help, (path, param.opts)
+                assert "\n" not in param.help
+                assert len(param.help) <= 100, (path, param.opts)
+
+
+def test_every_command_says_what_it_does() -> None:
+    for path, command in subcommands():
+        assert command.help, path
+        # A raw docstring would show click's marker to the user.
+        assert "\\b" not in command.help, path
+        if len(path) == 1:
+            assert "\b\n    Examples:\n      dprune " in command.help or "\b\nExamples:\n  dprune " in command.help, (
+                path
+            )
+
+
+def test_summaries_of_the_table_are_those_of_the_commands() -> None:
+    ctx = click.Context(cli, info_name="dprune")
+    for stage in STAGES.values():
+        for name, summary in stage.items():
+            command = cli.get_command(ctx, name)
+            assert command is not None
+            assert " ".join((command.help or "").partition("\n\n")[0].split()) == summary
+
+
+def test_every_option_has_the_variable_that_its_name_says() -> None:
+    for path, command in subcommands():
+        for param in command.params:
+            if isinstance(param, click.Option):
+                words = "_".join((*path, max(param.opts, key=len).lstrip("-")))
+                assert param.envvar == "DPRUNE_" + words.replace("-", "_").upper()
+
+
+def test_options_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "scores.npy", np.arange(8, dtype=np.float32))
+    monkeypatch.setenv("DPRUNE_INFO_JSON", "1")
+    assert dprune("info", tmp_path / "scores.npy").ok().out.startswith(b"{")
+    monkeypatch.setenv("DPRUNE_INFO_JSON", "0")
+    assert dprune("info", tmp_path / "scores.npy").ok().out.startswith(str(tmp_path).encode())
+
+
+def test_the_command_line_goes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "scores.npy", np.arange(8, dtype=np.float32))
+    monkeypatch.setenv("DPRUNE_SELECT_KEEP", "2")
+    monkeypatch.setenv("DPRUNE_SELECT_OUTPUT", str(tmp_path / "keep.npy"))
+    monkeypatch.setenv("DPRUNE_SELECT_TAG", "who=me what=this")
+    dprune("select", tmp_path / "scores.npy").ok()
+    assert np.load(tmp_path / "keep.npy").tolist() == [0, 1]
+    assert b'"tags":{"what":"this","who":"me"}' in (tmp_path / "keep.npy").read_bytes()
+    dprune("select", tmp_path / "scores.npy", "--keep", 3, "-o", tmp_path / "three.npy").ok()
+    assert len(np.load(tmp_path / "three.npy")) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DpruneError("the machine is broken: mend it."), 1),
+        (OSError(28, "No space left on device"), 1),
+        (UsageError("the options differ: give one."), 2),
+        (InputError("the file is cut short: make it again."), 3),
+        (MismatchError("two files differ: make both again."), 3),
+        (Interrupted("stopped; run it again."), 75),
+    ],
+)
+def test_errors_have_their_exit_code_and_one_sentence(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(inspect_module, "inspect_all", fail)
+    result = dprune("info", "x").fails(code, str(error).rpartition("] ")[2].rstrip("."))
+    assert result.out == b""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, click.Abort])
+def test_interrupts_end_with_130(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(inspect_module, "inspect_all", fail)
+    dprune("info", "x").fails(130, "interrupted")
+
+
+@pytest.mark.parametrize("args", [("--help",), ("info", "--json"), ("select", "--keep", "1.0")])
+def test_a_closed_pipe_ends_with_1_and_no_traceback(args: tuple[str, ...], tmp_path: Path) -> None:
+    np.save(tmp_path / "scores.npy", np.arange(20_000, dtype=np.float32))
+    files = [] if args == ("--help",) else [str(tmp_path / "scores.npy")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "dprune", *args, *files]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
+def test_quiet_says_only_errors(tmp_path: Path) -> None:
+    np.save(tmp_path / "scores.npy", np.arange(8, dtype=np.float32))
+    args = ("select", tmp_path / "scores.npy", "--keep", "2", "-o")
+    assert "kept: 2" in dprune(*args, tmp_path / "a.npy").ok().err
+    assert dprune(*args, tmp_path / "b.npy", "-q").ok().err == ""
+    dprune("info", "-q", tmp_path / "missing").fails(3, "missing")
+
+
+def test_twice_verbose_adds_a_traceback(tmp_path: Path) -> None:
+    assert "Traceback" not in dprune("info", "-v", tmp_path / "missing").err
+    result = dprune("info", "-vv", tmp_path / "missing")
+    assert result.code == 3
+    assert "Traceback" in result.err
+    assert "error: " in result.err
+
+
+@pytest.mark.parametrize(("args", "level"), [((), 0), (("-v",), 1), (("-vv",), 2), (("-q",), -1), (("-q", "-v"), -1)])
+def test_verbosity_is_counted(args: tuple[str, ...], level: int, tmp_path: Path) -> None:
+    dprune("info", *args, tmp_path)
+    assert console.verbosity() == level
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("45m", 2700), ("3h50m", 13800), ("1d", 86400)])
+def test_durations(text: str, seconds: float) -> None:
+    assert Duration().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "5 m", "-3m", "3m5h"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="no duration"):
+        Duration().convert(text, None, None)
+
+
+def test_text_that_the_terminal_cannot_show_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    console.emit("bad name \udcff")
+    assert capsys.readouterr().out == "bad name \\udcff\n"
