@@ -411,7 +411,7 @@ def test_a_rerun_keeps_the_shards_that_are_finished(
 ) -> None:
     out, asked = tmp_path / "out", itertools.count()
     with monkeypatch.context() as patch:
-        patch.setattr("dprune.console.TerminalMonitor.stop_requested", lambda self: next(asked) > 5)
+        patch.setattr("dprune.console.TerminalMonitor.stop_requested", lambda self: next(asked) > 3)
         dprune("pack", photos, "-o", out, "--shard-size", 2, "--workers", 0).fails(75)
     finished = {path.name: path.stat().st_ino for path in out.glob("*.tar")}
     assert list(finished) == ["000000.tar"]
