@@ -41,6 +41,7 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"dprune.commands.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
+        _name_variables(command, f"DPRUNE_{cmd_name}")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -71,6 +72,16 @@ class LazyGroup(click.Group):
         except (DpruneError, OSError) as error:
             code = _explain(error)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _name_variables(command: click.Command, prefix: str) -> None:
+    """Name every option's environment variable after the option as it is typed, not after a Python name."""
+    for param in command.params:
+        if isinstance(param, click.Option) and param.envvar is None:
+            param.envvar = f"{prefix}_{max(param.opts, key=len).lstrip('-')}".replace("-", "_").upper()
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            _name_variables(child, f"{prefix}_{name}")
 
 
 def _explain(error: DpruneError | OSError) -> int:

@@ -87,8 +87,15 @@ def readable(value: Any) -> str:
 
 
 def emit(text: str) -> None:
-    """Write a line of data to stdout."""
-    print(text, flush=True)
+    """Write a line of data to stdout; what its encoding lacks is written as escapes.
+
+    Of a process group only rank 0 writes.
+    """
+    here = ranks()
+    if here.group and here.rank > 0:
+        return
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 class TerminalMonitor:

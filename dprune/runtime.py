@@ -5,14 +5,16 @@ torch is imported only by the functions that need it, so that every layer can im
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from dprune.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import torch
 
@@ -120,6 +122,46 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         name = "bf16" if device.type == "cuda" else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[Ranks]:
+    """Join the process group that torchrun started, for work whose ranks exchange tensors; alone, do nothing.
+
+    Args:
+        device: this rank's device; tensors on a GPU travel by NCCL, those on the CPU by gloo.
+
+    Yields:
+        Which of how many ranks this process is.
+    """
+    here = ranks()
+    if not here.group:
+        yield here
+        return
+    import torch
+    import torch.distributed as dist
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with _stdout_on_stderr():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield here
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    # gloo greets its peers on stdout in some releases of torch, and stdout is kept for data.
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def cpu_count() -> int:

@@ -276,13 +276,17 @@ def test_features_made_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_sweep(tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32))
     folder = tmp_path / "sweep"
-    folder.mkdir()
-    record = make_record("cluster", {"sweep": [8, 16]}, seed=0, fingerprint="f")
-    (folder / "manifest.json").write_text(json.dumps({"kind": "sweep", "provenance": record}))
-    (folder / "inertia.csv").write_text("k,inertia\n")
+    dprune("cluster", tmp_path / "f.npy", "--sweep", "2:4", "-o", folder, "--engine", "torch").ok()
     (file,) = info(folder)
-    assert (file["kind"], file["content"]["files"]) == ("sweep", ["inertia.csv"])
+    assert file["kind"] == "sweep"
+    assert (file["content"]["k"], file["content"]["samples"]) == ([2, 3, 4], 60)
+    (folder / "clusters-3.safetensors").write_bytes(b"")
+    (folder / "sweep.csv").unlink()
+    first, second = problems(folder)
+    assert "lacks sweep.csv" in first
+    assert "clusters-3.safetensors" in second
 
 
 def test_the_provenance_is_a_readable_chain(packed: Path, tmp_path: Path) -> None:
@@ -388,7 +392,7 @@ def test_damaged_bytes_never_crash_it(tmp_path: Path, data: st.DataObject) -> No
 def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", np.zeros(3, dtype=np.float32))
     master, slave = pty.openpty()
-    command = [sys.executable, "-m", "dprune", "info", str(tmp_path / "s.npy"), str(tmp_path / "[bold]missing")]
+    command = [sys.executable, "-m", "dprune", "info", str(tmp_path / "s.npy"), str(tmp_path / "[bold]missing\udcff")]
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
     done = subprocess.run(command, stdout=slave, stderr=subprocess.PIPE, env=env, check=False)
     os.close(slave)

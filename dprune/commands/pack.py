@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @options.workers
 def command(delivery: Delivery, sources: tuple[str, ...], size: int | None, crop: str, format_: str,
             subset: str | None, keys: str, shard_size: int, strict: bool, workers: int | None) -> None:  # fmt: skip
-    r"""Pack images or shards, or a subset of them, into WebDataset shards.
+    """Pack images or shards, or a subset of them, into WebDataset shards.
 
     SOURCE is a folder or zip of images (the folder that an image lies in becomes its label), existing shards
     (a folder, paths, globs, brace ranges, @list.txt), streamed shards (URLs, pipe:COMMAND, - for stdin), or

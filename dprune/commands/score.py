@@ -16,7 +16,7 @@ OUTPUT = "The scores: a .npy file, or - for stdout."
 
 @click.group()
 def command() -> None:
-    r"""Give every sample a score to prune by.
+    """Give every sample a score to prune by.
 
     Scores are one float32 a sample in the order of the ids; NaN means not scored. What a high score means is the
     method's affair: dprune select takes the lowest, middle or highest.

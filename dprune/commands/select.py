@@ -53,7 +53,7 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 def command(delivery: Delivery, scores: str | None, keep: Amount | None, prune: Amount | None, figure: str | None,
             shards: tuple[str, ...], order: str, quota: str, cap: int | None, only: tuple[int, ...] | None,
             seed: int, **files: Any) -> None:  # fmt: skip
-    r"""Choose the samples to keep, by scores, clusters and set algebra.
+    """Choose the samples to keep, by scores, clusters and set algebra.
 
     SCORES is one number a sample (.npy, or - for stdin); NaN is never kept. Counts are exact. The highest at
     keep k are what the lowest at 1 - k leave; ties are broken by a seeded hash of the id. Without SCORES, subsets

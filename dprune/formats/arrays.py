@@ -11,6 +11,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from dprune.formats.provenance import Record
+
+NPY_MAGIC = b"\x93NUMPY"
+NPY_ERRORS = (ValueError, EOFError, OSError, MemoryError, OverflowError, TypeError, RecursionError, TokenError)
+"""What numpy raises on damaged headers, which may be no Python or speak of more values than memory holds."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ def write_array(path: str | Path, values: npt.NDArray[Any], record: Record) -> N
     """Publish an array with its provenance, or write both to stdout when `path` is a dash."""
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
-    line = canonical(record).encode("utf-8", "surrogateescape") + b"\n"
+    # On a line of its own, so that tail -n 1 shows it.
+    line = b"\n" + canonical(record).encode("utf-8", "surrogateescape") + b"\n"
     publish_bytes(path, buffer.getvalue() + line)
 
 
@@ -100,14 +106,15 @@ def read_array(path: str | Path, data: bytes | None = None) -> Array:
     name = "stdin" if str(path) == STDOUT else str(path)
     if data is None:
         data = read_stdin() if name == "stdin" else read_file(path)
+    if data.startswith(b"PK"):
+        raise InputError(f"{name}: is an .npz archive, not a .npy array: save one array with numpy.save.")
+    if not data.startswith(NPY_MAGIC):
+        raise InputError(f"{name}: is no .npy array: save it with numpy.save.")
     buffer = io.BytesIO(data)
     try:
         values = np.load(buffer, allow_pickle=False)
-    # A damaged header may speak of more values than memory holds.
-    except (ValueError, EOFError, OSError, MemoryError, OverflowError) as error:
+    except NPY_ERRORS as error:
         raise InputError(f"{name}: is not a whole .npy array of numbers: {error}.") from error
-    if not isinstance(values, np.ndarray):
-        raise InputError(f"{name}: is an .npz archive, not a .npy array.")
     values.flags.writeable = False
     return Array(name, values, _trailing_record(name, data[buffer.tell() :]))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from dprune.errors import InputError
-from dprune.formats.arrays import digest_array
+from dprune.formats.arrays import NPY_ERRORS, digest_array
 from dprune.formats.provenance import digest, parent_record, without_version
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_tensors
@@ -74,9 +74,10 @@ class StoreFeatures:
     @functools.cached_property
     def shape(self) -> tuple[int, int]:
         """Samples and dimension."""
+        count = sum(self.store.counts)
         first = self.store.read(self.store.shards[0], "features", 0, 0)
         assert first is not None
-        return sum(self.store.counts), first.shape[1]
+        return count, first.shape[1]
 
     def rows(self, begin: int, end: int) -> npt.NDArray[np.float32]:
         """Return samples `begin` to `end` as float32."""
@@ -165,7 +166,7 @@ def _map_array(path: Path) -> npt.NDArray[np.floating]:
         values: npt.NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file or folder.") from None
-    except (ValueError, EOFError, OSError) as error:
+    except NPY_ERRORS as error:
         raise InputError(f"{path}: is neither a feature store nor a .npy of floats: {error}.") from error
     if not isinstance(values, np.ndarray):
         raise InputError(f"{path}: is an .npz archive, not a .npy array.")

@@ -178,7 +178,7 @@ def _expand(source: str) -> list[str]:
     if os.path.exists(source):
         return [source]
     if "{" in source:
-        from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
+        from braceexpand import braceexpand
 
         try:
             expanded = list(braceexpand(source))

@@ -132,7 +132,9 @@ class Store:
             with safe_open(self.path(shard), framework="np") as file:
                 if tensor not in file.keys():  # noqa: SIM118 - safe_open is no mapping
                     return None
-                values: npt.NDArray[Any] = file.get_slice(tensor)[begin:end]
+                part = file.get_slice(tensor)
+                # safetensors refuses to slice a tensor without rows, which the part of an empty shard holds.
+                values: npt.NDArray[Any] = part[begin:end] if part.get_shape()[0] else file.get_tensor(tensor)
                 return values
         except (OSError, SafetensorError) as error:
             raise damaged(str(self.path(shard)), error) from error

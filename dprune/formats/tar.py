@@ -18,6 +18,7 @@ _PAX, _PAX_GLOBAL = b"x", b"g"
 _WITHOUT_CONTENT = b"123456"
 _GNU_LONG_NAME, _GNU_LONG_LINK, _GNU_SPARSE = b"L", b"K", b"S"
 
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _LONGEST_EXTENDED = 1 << 20
 
 
@@ -55,6 +56,8 @@ def walk(blocks: Blocks) -> Iterator[TarMember]:
         header = blocks.read(position, BLOCK)
         if header.count(0) == BLOCK:
             return
+        if position == 0 and header.startswith(_COMPRESSED):
+            raise InputError(f"{blocks.name}: is compressed: unpack it, or run dprune pack on it.")
         if len(header) < BLOCK:
             raise _truncated(blocks, position)
         _check(blocks, header, position)
@@ -100,9 +103,7 @@ def _check(blocks: Blocks, header: bytes, position: int) -> None:
     if stated == sum(header) - sum(header[148:156]) + 8 * 32:
         return
     if position == 0:
-        compressed = header.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
-        remedy = "is compressed: unpack it, or run dprune pack on it" if compressed else "is not a tar file"
-        raise InputError(f"{blocks.name}: {remedy}.")
+        raise InputError(f"{blocks.name}: is not a tar file.")
     raise _damaged(blocks, position)
 
 

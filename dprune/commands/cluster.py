@@ -1,0 +1,84 @@
+"""`dprune cluster`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dprune import options
+
+if TYPE_CHECKING:
+    from dprune.delivery import Delivery
+
+OUTPUT = "The clusters: a .safetensors file, or - for stdout; with --sweep a folder."
+
+
+class Sweep(click.ParamType[tuple[int, ...]]):
+    """Numbers of clusters as START:STOP:STEP, the stop included."""
+
+    name = "start:stop:step"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse `value`; the step is 1 if left out."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+):(\d+)(?::(\d+))?", str(value))
+        start, stop, step = (int(part or 1) for part in match.groups()) if match else (0, 0, 0)
+        if not 1 <= start <= stop or not step:
+            self.fail(f"{value!r} is not START:STOP:STEP with 1 <= START <= STOP, such as 8:64:8.", param, ctx)
+        return tuple(range(start, stop + 1, step))
+
+
+@click.command()
+@click.argument("features", metavar="FEATURES")
+@options.delivers(OUTPUT, can_stop=True)
+@click.option("-k", type=click.IntRange(min=1), help="Number of clusters.  [default: 24, or as many as --init holds]")
+@click.option("--sweep", type=Sweep(), metavar="START:STOP:STEP", help="Cluster for each k and plot them, e.g. 8:64:8.")
+@click.option("--metric", type=click.Choice(["l2", "cosine"]), default="l2", show_default=True,
+              help="Euclidean distance, or 1 - cosine by spherical k-means.")  # fmt: skip
+@click.option("--init", default="kmeans++", show_default=True, metavar="kmeans++|random|FILE",
+              help="Where to start; FILE is a .npy [k, d] or another clusters.safetensors.")  # fmt: skip
+@click.option("--n-init", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Start this many times and keep the lowest inertia.")  # fmt: skip
+@click.option("--iterations", type=click.IntRange(min=1), default=100, show_default=True, help="Most iterations.")
+@click.option("--tolerance", type=click.FloatRange(min=0), default=1e-4, show_default=True,
+              help="Stop when the centroids' shift is less than this share of the variance.")  # fmt: skip
+@click.option("--engine", type=click.Choice(["auto", "faiss", "torch", "sklearn"]), default="auto", show_default=True,
+              help="What finds the nearest centroids.")  # fmt: skip
+@options.seed
+@options.device
+def command(delivery: Delivery, features: str, k: int | None, sweep: tuple[int, ...] | None, seed: int, device: str,
+            **settings: Any) -> None:  # fmt: skip
+    """Cluster features by k-means.
+
+    FEATURES is a feature store, a .npy of shape [n, d] or a .safetensors with a tensor of that name. All samples
+    take part; those without features get cluster -1. Each sample's distances to the nearest and the second nearest
+    centroid are written too. Several GPUs share the work under torchrun.
+
+    \b
+    Examples:
+      dprune cluster features -k 24 -o clusters.safetensors
+      dprune cluster features --sweep 8:64:8 -o sweep
+      dprune cluster features.npy --metric cosine -o - | dprune score cluster-distance - -o distance.npy
+      torchrun --nproc-per-node 8 -m dprune cluster features -k 1000 -o clusters.safetensors
+    """
+    from dprune.pruning.clustering import ClusterJob
+    from dprune.pruning.kmeans import Settings
+    from dprune.pruning.sweep import SweepJob
+
+    if settings["n_init"] > 1 and settings["init"] not in ("kmeans++", "random"):
+        raise click.UsageError("--n-init is for random starts: from an --init FILE all would be the same.")
+    if sweep is None:
+        job = ClusterJob.open(features, Settings(**settings), k=k, seed=seed, device=device, tags=delivery.tags)
+        delivery.deliver(job)
+        return
+    if k is not None or settings["init"] not in ("kmeans++", "random"):
+        raise click.UsageError("--sweep chooses the numbers of clusters itself: drop -k and --init FILE.")
+    if delivery.output == "-":
+        raise click.UsageError("--sweep writes a folder: give -o DIR.")
+    largest = ClusterJob.open(
+        features, Settings(**settings), k=max(sweep), seed=seed, device=device, tags=delivery.tags
+    )
+    delivery.deliver(SweepJob.open(largest, sweep))

@@ -1,0 +1,80 @@
+"""`dprune embed`: features of the images in shards."""
+
+from __future__ import annotations
+
+import click
+
+from dprune import options
+from dprune.delivery import Delivery  # noqa: TC001 - click's callback is called with one
+
+
+@click.command()
+@options.apply(
+    click.argument("shards", nargs=-1, required=True, metavar="SHARDS...",
+                   help="Folders, .tar files, globs, brace ranges, @lists or URLs."),
+    options.delivers("Feature store, a folder with one file a shard.", can_stop=True),
+    click.option("--model", default="dinov2-b", show_default=True, metavar="MODEL",
+                 help="Short name, timm:NAME, open_clip:ARCH/TAG, inception or pixels."),
+    click.option("--weights", metavar="FILE", help="Weights as safetensors or torch file instead of the hub's."),
+    click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels of what the network sees."),
+    click.option("--crop-pct", type=click.FloatRange(0, 1, min_open=True),
+                 help="Share of the resized image that the centre crop keeps (timm)."),
+    click.option("--color", type=click.Choice(["rgb", "grey"]), help="Colours of pixels.  [default: rgb]"),
+    click.option("--pca", type=click.IntRange(min=1), help="Principal components kept of pixels."),
+    click.option("--normalize", is_flag=True, help="Give features unit length."),
+    click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True,
+                 help="Type of the stored features."),
+    click.option("--strict", is_flag=True, help="Fail on an image that cannot be decoded."),
+    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True,
+                 help="Arithmetic of the network; auto is bf16 on a GPU."),
+    options.device,
+    options.batch_size,
+    options.workers,
+    options.seed,
+)  # fmt: skip
+def command(
+    *,
+    delivery: Delivery,
+    shards: tuple[str, ...],
+    model: str,
+    weights: str | None,
+    image_size: int | None,
+    crop_pct: float | None,
+    color: str | None,
+    pca: int | None,
+    normalize: bool,
+    dtype: str,
+    strict: bool,
+    precision: str,
+    device: str,
+    batch_size: int,
+    workers: int | None,
+    seed: int,
+) -> None:
+    """Turn the images of shards into a store of features.
+
+    Short names of networks are dinov2-s, -b, -l (at 224 pixels), dinov3-s, -b, -l, clip-b32 and clip-l14 (OpenAI's
+    weights), inception (for FID, with logits) and pixels (no weights needed). A rerun embeds only the shards that
+    are missing; processes with RANK and WORLD_SIZE set share the shards of one store. An image that cannot be
+    decoded gets a row of NaN and is listed in its part.
+
+    \b
+    Examples:
+      dprune embed shards --model dinov2-b -o features
+      dprune embed 'shards/{000000..000099}.tar' --model clip-l14 -o clip
+      dprune embed shards --model timm:resnet10t --weights mine.safetensors --image-size 64 -o features
+      dprune embed shards --model pixels --image-size 16 --color grey --pca 64 -o pixels
+      torchrun --nproc-per-node 8 -m dprune embed shards --stop-after 3h50m -o features
+    """
+    from dprune.embedding.job import EmbedJob
+    from dprune.embedding.settings import resolve
+    from dprune.formats.shards import open_dataset
+    from dprune.runtime import cpu_count
+
+    settings = resolve(
+        model, weights=weights, image_size=image_size, crop_pct=crop_pct, color=color, pca=pca,
+        normalize=normalize, dtype=dtype, precision=precision, device=device,
+    )  # fmt: skip
+    workers = cpu_count() if workers is None else workers
+    job = EmbedJob(open_dataset(shards), settings, seed, strict, device, batch_size, workers, delivery.tags)
+    delivery.deliver(job)

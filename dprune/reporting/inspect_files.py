@@ -1,0 +1,221 @@
+"""What single files hold: arrays, clusters, features and other safetensors."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from dprune.formats.arrays import NPY_ERRORS, digest_array, read_array
+from dprune.formats.clusters import read_clusters
+from dprune.formats.publish import STDOUT
+from dprune.formats.tensors import damaged, read_metadata
+from dprune.reporting.findings import Findings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from dprune.formats.provenance import Record
+
+MOST_EXAMPLES = 3
+PART_KEYS = {"count", "members", "options", "bad"}
+"""Metadata of a part of a store."""
+BY_SAMPLE = {"features", "label", "logits", "valid", "codes", "mean", "logvar", "assignment", "distance"}
+"""Tensors with one row a sample."""
+
+
+def inspect_array(path: str) -> Findings:
+    """Inspect a .npy file, or stdin when `path` is a dash."""
+    findings = Findings("stdin" if path == STDOUT else path, "array")
+    if (mapped := _map_matrix(path)) is not None:
+        findings.content = {"shape": list(mapped.shape), "dtype": str(mapped.dtype)}
+        findings.samples = len(mapped)
+        return findings
+    array = read_array(path)
+    values = array.values
+    findings.records = [array.record] if array.record else []
+    findings.fingerprint = array.fingerprint
+    findings.content = {"shape": list(values.shape), "dtype": str(values.dtype), "digest": digest_array(values)}
+    findings.kind = _kind_of_array(values, array.record)
+    {"scores": _scores, "subset": _subset, "labels": _labels}.get(findings.kind, _ignore)(findings, values)
+    return findings
+
+
+def _map_matrix(path: str) -> npt.NDArray[Any] | None:
+    """Map an array of rows, which may be larger than memory; None for a vector, and for what cannot be mapped."""
+    # Opening a pipe would take away what it brings.
+    if path == STDOUT or not os.path.isfile(path):
+        return None
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except NPY_ERRORS:
+        return None
+    return values if isinstance(values, np.ndarray) and values.ndim > 1 else None
+
+
+def _kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
+    command = str(record.get("command")) if record else ""
+    if command.startswith("select"):
+        return "subset"
+    if values.ndim != 1:
+        return "array"
+    if command.startswith("score") or values.dtype.kind == "f":
+        return "scores"
+    if values.dtype.kind not in "iu":
+        return "array"
+    # Of whole numbers that nobody described, ids are mostly different and labels mostly repeat.
+    some = len(np.unique(values))
+    return "subset" if some * 2 > len(values) and (not len(values) or values.min() >= 0) else "labels"
+
+
+def _ignore(findings: Findings, values: npt.NDArray[Any]) -> None:
+    pass
+
+
+def _scores(findings: Findings, values: npt.NDArray[Any]) -> None:
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        findings.problems.append(
+            f"{findings.name}: scores are one number a sample, not {values.dtype} of shape {list(values.shape)}: "
+            "make it again."
+        )
+        return
+    findings.samples = len(values)
+    known = values[~np.isnan(values)].astype(np.float64)
+    findings.content |= {"samples": len(values), "not_scored": len(values) - len(known)}
+    if len(known):
+        finite = {"min": known.min(), "median": np.median(known), "max": known.max()}
+        findings.content |= {name: float(v) if math.isfinite(v) else str(v) for name, v in finite.items()}
+    else:
+        findings.problems.append(f"{findings.name}: scores no sample at all: make it again.")
+
+
+def _subset(findings: Findings, values: npt.NDArray[Any]) -> None:
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        findings.problems.append(
+            f"{findings.name}: a subset is a vector of sample ids, not {values.dtype} of shape {list(values.shape)}: "
+            "make it again."
+        )
+        return
+    findings.content["kept"] = len(values)
+    if not len(values):
+        return
+    findings.ids = (int(values.min()), int(values.max()))
+    findings.content |= {"smallest_id": findings.ids[0], "largest_id": findings.ids[1]}
+    if findings.ids[0] < 0:
+        findings.problems.append(
+            f"{findings.name}: holds the id {findings.ids[0]}, but ids count from 0: select again."
+        )
+    sorted_ids = np.sort(values)
+    repeated = sorted_ids[1:][sorted_ids[1:] == sorted_ids[:-1]]
+    if len(repeated):
+        findings.problems.append(f"{findings.name}: holds the id {repeated[0]} more than once: apply numpy.unique.")
+    if (values != sorted_ids).any():
+        findings.problems.append(f"{findings.name}: its ids are not sorted, as those of a subset are: sort them.")
+
+
+def _labels(findings: Findings, values: npt.NDArray[Any]) -> None:
+    findings.samples = len(values)
+    groups, counts = np.unique(values[values >= 0], return_counts=True)
+    findings.content |= {"samples": len(values), "unlabelled": int((values < 0).sum()), "labels": len(groups)}
+    if len(groups):
+        findings.content["samples_a_label"] = _spread(counts)
+
+
+def inspect_tensors(path: str) -> Findings:
+    """Inspect a safetensors file by its header; the tensors of a clustering are read."""
+    findings = Findings(path, "tensors")
+    metadata, shapes = read_metadata(path) or {}, tensor_shapes(path)
+    if metadata.keys() >= PART_KEYS:
+        findings.kind = "part"
+        findings.content = {"samples": metadata["count"], "bad": len(metadata["bad"])}
+    elif "command" in metadata:
+        findings.records = [metadata]
+        findings.fingerprint = metadata.get("fingerprint")
+    if "assignment" in shapes:
+        _clusters(findings)
+    else:
+        _tensors(findings, shapes)
+    findings.problems += row_problems(path, shapes, metadata.get("count") if findings.kind == "part" else None)
+    return findings
+
+
+def tensor_shapes(path: str | Path) -> dict[str, tuple[str, list[int]]]:
+    """Return each tensor's dtype, in safetensors' letters, and shape, without reading the tensors.
+
+    Raises:
+        InputError: the file does not exist or is not whole.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+            return {name: (part.get_dtype(), list(part.get_shape())) for name, part in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise damaged(str(path), error) from error
+
+
+def row_problems(path: str, shapes: dict[str, tuple[str, list[int]]], count: int | None) -> list[str]:
+    """Say which tensors do not have one row a sample; `count` None takes the first such tensor's rows."""
+    rows = {name: shape[0] for name, (_, shape) in shapes.items() if name in BY_SAMPLE and shape}
+    if count is None and (len(rows) < 2 or not rows.keys() & {"features", "assignment", "valid"}):
+        return []
+    expected = next(iter(rows.values())) if count is None else count
+    return [
+        f"{path}: its tensor {name!r} has {found:,} rows for {expected:,} samples: make it again."
+        for name, found in rows.items()
+        if found != expected
+    ]
+
+
+def _tensors(findings: Findings, shapes: dict[str, tuple[str, list[int]]]) -> None:
+    sizes = {name: math.prod(shape) for name, (_, shape) in shapes.items()}
+    few = list(shapes.items())[: MOST_EXAMPLES if len(shapes) > 2 * MOST_EXAMPLES else None]
+    title = "shapes" if len(few) == len(shapes) else "first_shapes"
+    findings.content |= {
+        "tensors": len(shapes),
+        "values": sum(sizes.values()),
+        "dtypes": dict(Counter(dtype for dtype, _ in shapes.values())),
+        title: {name: f"{dtype} {shape}" for name, (dtype, shape) in few},
+    }
+    if not shapes:
+        findings.problems.append(f"{findings.name}: holds no tensors: make it again.")
+    if "features" in shapes and findings.kind == "tensors":
+        findings.kind, findings.samples = "features", shapes["features"][1][0] if shapes["features"][1] else None
+
+
+def _clusters(findings: Findings) -> None:
+    clusters = read_clusters(findings.name)
+    findings.kind, findings.samples = "clusters", len(clusters)
+    sizes, assignment = clusters.sizes, clusters.assignment
+    findings.content = {
+        "samples": len(clusters),
+        "unassigned": int((assignment < 0).sum()),
+        "clusters": len(sizes),
+        "dimension": clusters.centroids.shape[1] if clusters.centroids.size else None,
+        "samples_a_cluster": _spread(sizes) if len(sizes) else None,
+        "sizes": sizes.tolist(),
+        "labels": None if clusters.label is None else len(np.unique(clusters.label[clusters.label >= 0])),
+        "digest": clusters.as_parent()["digest"],
+    }
+    counted = np.bincount(assignment[assignment >= 0], minlength=len(sizes))
+    if len(counted) > len(sizes):
+        findings.problems.append(
+            f"{findings.name}: assigns samples to cluster {len(counted) - 1} of {len(sizes)}: cluster again."
+        )
+    elif (wrong := np.flatnonzero(counted != sizes)).size:
+        one = wrong[0]
+        findings.problems.append(
+            f"{findings.name}: says that cluster {one} has {sizes[one]:,} samples, but assigns {counted[one]:,} to it "
+            f"({len(wrong):,} clusters are wrong): cluster again."
+        )
+    if (np.isnan(clusters.distance) & (assignment >= 0)).any() and not np.isnan(clusters.distance).all():
+        findings.problems.append(f"{findings.name}: samples in a cluster have no distance to it: cluster again.")
+
+
+def _spread(counts: npt.NDArray[np.int64]) -> dict[str, float]:
+    return {"smallest": int(counts.min()), "median": float(np.median(counts)), "largest": int(counts.max())}

@@ -1,0 +1,241 @@
+"""What folders hold: shards, stores, sweeps and runs."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dprune.errors import InputError
+from dprune.formats.blocks import is_url
+from dprune.formats.shard_index import build_index
+from dprune.formats.shards import JOURNAL, MANIFEST, Shard, fingerprint, open_dataset, read_manifest
+from dprune.formats.stores import Store
+from dprune.formats.tensors import read_metadata
+from dprune.reporting.findings import Findings
+from dprune.reporting.inspect_files import MOST_EXAMPLES, inspect_tensors, row_problems, tensor_shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dprune.formats.provenance import Record
+    from dprune.formats.shard_index import ShardIndex
+
+MODEL = "model.safetensors"
+CLASSES = "classes.txt"
+BAD = "bad.jsonl"
+SWEEP_RESULTS = ("sweep.csv", "sweep.png")
+
+
+def inspect_folder(folder: str) -> Findings:
+    """Inspect a folder by its manifest, or by what lies in it.
+
+    Raises:
+        InputError: it holds nothing that dprune knows, or its manifest cannot be read.
+    """
+    manifest = read_manifest(folder)
+    kind = str(manifest.get("kind", ""))
+    unfinished = os.path.isdir(os.path.join(folder, JOURNAL))
+    tars = sorted(glob.glob(os.path.join(glob.escape(folder), "*.tar")))
+    if kind in ("features", "latents"):
+        findings = _store(folder, kind)
+    elif kind == "shards" or tars or unfinished:
+        findings = _inspect_tars(folder, tars, [folder])
+    elif kind == "sweep":
+        findings = _sweep(folder, manifest)
+    elif os.path.isfile(os.path.join(folder, MODEL)):
+        findings = _run(folder)
+    else:
+        raise InputError(f"{folder}: is a folder without anything that dprune makes: name a file in it.")
+    if unfinished:
+        findings.problems.insert(0, f"{folder}: is not finished: run the command that makes it again.")
+    return findings
+
+
+def inspect_shards(name: str, sources: Sequence[str]) -> Findings:
+    """Inspect shards by path, glob, brace range, list or URL as one dataset.
+
+    Raises:
+        InputError: the sources name nothing.
+    """
+    locations = [shard.location for shard in open_dataset(sources).shards]
+    folders = dict.fromkeys(os.path.dirname(path) or "." for path in locations if not is_url(path))
+    return _inspect_tars(name, locations, list(folders))
+
+
+def _inspect_tars(name: str, locations: Sequence[str], folders: Sequence[str]) -> Findings:
+    """Walk the tars, and hold them to the manifests of their folders."""
+    findings = Findings(name, "shards")
+    shards = [Shard(location) for location in locations]
+    summary = _Summary()
+    for shard in shards:
+        try:
+            summary.add(shard.name, build_index(shard.location))
+        except InputError as error:
+            findings.problems.append(str(error))
+    listed = _listed(findings, folders)
+    findings.problems += [
+        f"{name}: {shard} is missing, which its {MANIFEST} lists: make the set again."
+        for shard in sorted(listed.keys() - {shard.name for shard in shards})
+        if os.path.isdir(name)
+    ]
+    findings.problems += _against_manifest(name, summary, listed)
+    findings.content = summary.content(len(shards)) | _beside(folders)
+    if not findings.problems:
+        findings.samples = sum(summary.counts.values())
+        findings.fingerprint = fingerprint(summary.digests.items(), findings.records)
+    return findings
+
+
+def _listed(findings: Findings, folders: Sequence[str]) -> dict[str, Record]:
+    """Return what the folders' manifests say of each shard, and note their provenance."""
+    listed: dict[str, Record] = {}
+    for folder in folders:
+        manifest = read_manifest(folder)
+        if manifest.get("kind") == "shards":
+            findings.records.append(manifest["provenance"])
+            listed |= {shard["name"]: shard for shard in manifest["shards"]}
+    return listed
+
+
+def _against_manifest(name: str, summary: _Summary, listed: dict[str, Record]) -> list[str]:
+    problems = []
+    for shard, digest in summary.digests.items() if listed else ():
+        if shard not in listed:
+            problems.append(f"{name}: {shard} is not in its {MANIFEST}: move the file elsewhere.")
+        elif (count := summary.counts[shard]) != listed[shard]["count"]:
+            stated = listed[shard]["count"]
+            problems.append(f"{name}: {shard} holds {count:,} samples, its {MANIFEST} says {stated:,}: make it again.")
+        elif digest != listed[shard]["digest"]:
+            problems.append(f"{name}: {shard} holds other members than its {MANIFEST} says: make the set again.")
+    return problems
+
+
+class _Summary:
+    """Counts over the indexes of shards, which together are too large to keep."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.digests: dict[str, str] = {}
+        self._suffixes: Counter[str] = Counter()
+        self._keys: list[str] = []
+        self._bytes = self._labelled = 0
+
+    def add(self, name: str, index: ShardIndex) -> None:
+        self.counts[name], self.digests[name] = len(index), index.digest
+        self._bytes += int(index.size.sum())
+        self._labelled += int((index.label >= 0).sum())
+        self._suffixes.update(index.suffix(int(member)) for member in index.image)
+        self._keys += [index.key(row) for row in range(min(len(index), MOST_EXAMPLES - len(self._keys)))]
+
+    def content(self, shards: int) -> dict[str, Any]:
+        counts = list(self.counts.values())
+        return {
+            "shards": shards,
+            "samples": sum(counts),
+            "samples_a_shard": {"smallest": min(counts), "largest": max(counts)} if counts else None,
+            "images": dict(self._suffixes.most_common()),
+            "labelled": self._labelled,
+            "bytes": self._bytes,
+            "keys": self._keys,
+        }
+
+
+def _beside(folders: Sequence[str]) -> dict[str, Any]:
+    """Read what lies beside the shards: names of classes, and the ledger of unreadable images."""
+    found: dict[str, Any] = {"unreadable": 0}
+    for folder in map(Path, folders):
+        if (folder / CLASSES).is_file():
+            found["classes"] = (folder / CLASSES).read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+        if (folder / BAD).is_file():
+            found["unreadable"] += len((folder / BAD).read_bytes().splitlines())
+    return found
+
+
+def _store(folder: str, kind: str) -> Findings:
+    """Inspect a store, whose parts may be missing, damaged or of other options."""
+    store = Store.open(folder, kind)
+    findings = Findings(folder, kind, records=[store.record])
+    parts = {shard: _part(findings, store, shard) for shard in store.shards}
+    whole = {shard: part for shard, part in parts.items() if part is not None}
+    if len(whole) == len(parts) and not findings.problems:
+        findings.samples, findings.fingerprint = sum(store.counts), store.fingerprint
+    bad = [entry for part in whole.values() for entry in part["bad"]]
+    findings.content = {
+        "shards": len(parts),
+        "parts": len(whole),
+        "samples": sum(part["count"] for part in whole.values()),
+        "tensors": _tensors(findings, store, list(whole)),
+        "labelled": _labelled(store, list(whole)),
+        "bad": len(bad),
+        "bad_keys": [str(entry.get("key")) for entry in bad[:MOST_EXAMPLES]],
+    }
+    return findings
+
+
+def _part(findings: Findings, store: Store, shard: str) -> Record | None:
+    """Return the metadata of a part that is sound, or note what is wrong with it."""
+    path = store.path(shard)
+    again = f"run the dprune {store.record.get('command')} that makes it again"
+    if not path.exists():
+        findings.problems.append(f"{store.folder}: lacks the part of {shard}: {again}.")
+        return None
+    try:
+        read_metadata(path)
+        shapes = tensor_shapes(path)
+    except InputError as error:
+        findings.problems.append(str(error).removesuffix(".") + f": {again}.")
+        return None
+    part = store.part(shard)
+    if part is None:
+        findings.problems.append(f"{path}: was made with other options than the store: {again}.")
+        return None
+    findings.problems += row_problems(str(path), shapes, part["count"])
+    return part
+
+
+def _tensors(findings: Findings, store: Store, shards: Sequence[str]) -> dict[str, str]:
+    """Describe a sample's row of each tensor, and note the parts that differ from the first."""
+    described: dict[str, str] = {}
+    for shard in shards:
+        shapes = tensor_shapes(store.path(shard))
+        rows = {name: f"{dtype} {shape[1:]}" for name, (dtype, shape) in shapes.items()}
+        if described and rows != described:
+            findings.problems.append(f"{store.path(shard)}: holds other tensors than the first part: make it again.")
+        described = described or rows
+    return described
+
+
+def _labelled(store: Store, shards: Sequence[str]) -> int:
+    labels = [store.read(shard, "label") for shard in shards]
+    return sum(int(np.count_nonzero(part >= 0)) for part in labels if part is not None)
+
+
+def _sweep(folder: str, manifest: Record) -> Findings:
+    """Inspect the clusterings that a sweep's manifest lists, its table and its plot."""
+    findings = Findings(folder, "sweep", records=[manifest["provenance"]])
+    findings.fingerprint = manifest["provenance"].get("fingerprint")
+    missing = [name for name in (*manifest["files"], *SWEEP_RESULTS) if not os.path.isfile(os.path.join(folder, name))]
+    findings.problems += [f"{folder}: lacks {name}: run the command that makes it again." for name in missing]
+    for name in sorted(set(manifest["files"]) - set(missing)):
+        try:
+            clusters = inspect_tensors(os.path.join(folder, name))
+        except InputError as error:
+            findings.problems.append(str(error))
+            continue
+        findings.problems += clusters.problems
+        findings.samples = clusters.samples
+    stated = manifest["provenance"].get("options", {})
+    findings.content = {"k": stated.get("k"), "samples": findings.samples, "files": sorted(manifest["files"])}
+    return findings
+
+
+def _run(folder: str) -> Findings:
+    findings = inspect_tensors(os.path.join(folder, MODEL))
+    findings.name, findings.kind = folder, "run"
+    findings.content["files"] = sorted(os.listdir(folder))
+    return findings

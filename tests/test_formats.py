@@ -1,0 +1,322 @@
+"""Publishing, provenance and arrays."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import dprune, dprune_process
+
+from dprune.errors import DpruneError, InputError, MismatchError, UsageError
+from dprune.formats import publish as publish_module
+from dprune.formats.arrays import digest_array, read_array, read_groups, read_ids, read_scores, write_array
+from dprune.formats.outputs import existing_record
+from dprune.formats.provenance import (
+    Record,
+    canonical,
+    check_same_dataset,
+    difference,
+    lineage,
+    make_record,
+    parent_record,
+    without_version,
+)
+from dprune.formats.publish import publish, publish_bytes, publish_json
+
+RECORD = make_record("score random", {"draws": 8}, seed=1, fingerprint="f" * 64)
+
+
+# Publishing.
+
+
+def test_a_file_is_published_whole(tmp_path: Path) -> None:
+    with publish(tmp_path / "new/x") as file:
+        file.write(b"half")
+        assert os.listdir(tmp_path / "new") == [".x.0.tmp"]
+        file.write(b" and half")
+    assert os.listdir(tmp_path / "new") == ["x"]
+    assert (tmp_path / "new/x").read_bytes() == b"half and half"
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), FileNotFoundError(2, "no", "other.tar")])
+def test_an_exception_leaves_the_old_file_and_nothing_else(error: BaseException, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"old")
+
+    def write() -> None:
+        with publish(tmp_path / "x") as file:
+            file.write(b"new")
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        write()
+    assert caught.value is error
+    assert os.listdir(tmp_path) == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_full_disk_is_one_sentence(function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "x.npy").write_bytes(b"old")
+    monkeypatch.setattr(*((publish_module.os, "fsync", full) if function == "fsync" else (Path, "replace", full)))
+    with pytest.raises(DpruneError, match=r"cannot write .*x\.npy: no space left on device\.") as caught:
+        publish_bytes(tmp_path / "x.npy", b"new")
+    assert caught.value.exit_code == 1
+    assert os.listdir(tmp_path) == ["x.npy"]
+
+
+def test_a_full_disk_ends_a_command_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    np.save(tmp_path / "s.npy", np.arange(4.0))
+    monkeypatch.setattr(publish_module.os, "fsync", full)
+    dprune("select", tmp_path / "s.npy", "--keep", 2, "-o", tmp_path / "k.npy").fails(1, "k.npy", "no space left")
+    assert os.listdir(tmp_path) == ["s.npy"]
+
+
+def test_a_full_device_ends_stdout_with_1(tmp_path: Path) -> None:
+    np.save(tmp_path / "s.npy", np.arange(4.0))
+    script = f"{sys.executable} -m dprune select {tmp_path}/s.npy --keep 2 > /dev/full"
+    import subprocess
+
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "No space left on device" in done.stderr
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DpruneError, match="cannot write"):
+        publish_bytes(tmp_path / "file/x", b"")
+
+
+def test_workers_do_not_write_the_same_temporary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert publish_module.temporary(Path("a/x")) == Path("a/.x.3.tmp")
+
+
+def test_json_is_the_same_bytes_whatever_the_order(tmp_path: Path) -> None:
+    publish_json(tmp_path / "a", {"b": 1, "a": "é"})
+    publish_json(tmp_path / "b", {"a": "é", "b": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == '{\n  "a": "é",\n  "b": 1\n}\n'.encode()
+
+
+# Provenance.
+
+
+def test_records_keep_only_what_says_something() -> None:
+    assert make_record("embed", {}) == {"dprune": RECORD["dprune"], "command": "embed", "options": {}}
+    assert RECORD["seed"] == 1
+
+
+def test_versions_make_no_difference_at_any_depth() -> None:
+    parents = {"scores": parent_record(RECORD, "d")}
+    record = make_record("select", {"keep": "0.5"}, parents=parents)
+    older = json.loads(canonical(record).replace(f'"dprune":"{record["dprune"]}"', '"dprune":"0.0.1"'))
+    assert older != record
+    assert difference(older, record) == ""
+    # An option of that name is not a version.
+    assert without_version({"dprune": 1}) == {"dprune": 1}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({}, "carries no provenance"),
+        (make_record("embed", {"draws": 8}, seed=1), "command: embed, not score random"),
+        (make_record("score random", {"draws": 4}, seed=1, fingerprint="f" * 64), "options draws: 4, not 8"),
+        (make_record("score random", {}, seed=1, fingerprint="f" * 64), "options draws: null, not 8"),
+        (make_record("score random", {"draws": 8}, seed=1, fingerprint="e" * 64), "fingerprint: eeeeeeeeeeee…"),
+    ],
+)
+def test_differences_in_words(found: Record, words: str) -> None:
+    assert words in difference(found, RECORD)
+
+
+def test_the_options_differ_before_the_parents() -> None:
+    one, two = (make_record("a", {"x": n}, parents={"p": parent_record(None, str(n))}) for n in (1, 2))
+    assert difference(one, two) == "options x: 1, not 2"
+
+
+def test_lineage_goes_from_the_file_to_its_origins() -> None:
+    clusters = make_record("cluster", {}, parents={"features": parent_record(None, "d1")})
+    parents = {"scores": parent_record(RECORD, "d2"), "clusters": parent_record(clusters, "d3")}
+    record = make_record("select", {}, parents=parents)
+    steps = [(depth, role, step.get("command", "external")) for depth, role, step in lineage(record)]
+    assert steps == [(0, "", "select"), (1, "scores", "score random"), (1, "clusters", "cluster"),
+                     (2, "features", "external")]  # fmt: skip
+
+
+def test_inputs_speak_of_one_dataset() -> None:
+    assert check_same_dataset({"a": None, "b": None}) is None
+    assert check_same_dataset({"a": None, "b": "f", "c": "f"}) == "f"
+    with pytest.raises(MismatchError, match=r"b and d speak of different datasets \(fingerprints f and e\)") as caught:
+        check_same_dataset({"a": None, "b": "f", "c": "f", "d": "e"})
+    assert caught.value.exit_code == 3
+
+
+def test_mixed_files_end_a_command_with_3(tmp_path: Path) -> None:
+    for name in ("f", "e"):
+        write_array(tmp_path / f"{name}.npy", np.arange(4), make_record("select", {}, fingerprint=name))
+    args = ("--within", tmp_path / "f.npy", "--without", tmp_path / "e.npy", "-o", tmp_path / "k.npy")
+    dprune("select", *args).fails(3, "f.npy", "e.npy", "different datasets")
+
+
+# Arrays.
+
+
+def test_the_line_behind_an_array_is_seen_by_dprune_alone(tmp_path: Path) -> None:
+    values = np.arange(5, dtype=np.float32)
+    write_array(tmp_path / "s.npy", values, RECORD)
+    assert json.loads((tmp_path / "s.npy").read_bytes().splitlines()[-1]) == RECORD
+    np.testing.assert_array_equal(np.load(tmp_path / "s.npy"), values)
+    mapped = np.load(tmp_path / "s.npy", mmap_mode="r")
+    np.testing.assert_array_equal(mapped, values)
+    del mapped
+    array = read_array(tmp_path / "s.npy")
+    assert (array.record, array.fingerprint) == (RECORD, "f" * 64)
+    assert not array.values.flags.writeable
+    assert array.as_parent() == {"digest": digest_array(values), "provenance": RECORD}
+
+
+def test_arrays_of_others_are_external(tmp_path: Path) -> None:
+    np.save(tmp_path / "s.npy", np.arange(5))
+    array = read_array(tmp_path / "s.npy")
+    assert (array.record, array.fingerprint) == (None, None)
+    assert array.as_parent()["external"] is True
+
+
+def test_digests_tell_dtype_and_shape_apart() -> None:
+    values = np.zeros(4, dtype=np.int32)
+    digests = {digest_array(v) for v in (values, values.view(np.float32), values.reshape(2, 2), values.astype("i8"))}
+    assert len(digests) == 4
+    assert digest_array(np.arange(6).reshape(2, 3).T) == digest_array(np.arange(6).reshape(2, 3).T.copy())
+
+
+def bytes_of(values: Any, **kwargs: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values, **kwargs)
+    return buffer.getvalue()
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, np.arange(3))
+    return buffer.getvalue()
+
+
+WHOLE = bytes_of(np.arange(100.0))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (WHOLE[:-1], "is not a whole .npy array"),
+        (WHOLE[:60], "is not a whole .npy array"),
+        (WHOLE[:6], "is not a whole .npy array"),
+        (b"", "is no .npy array"),
+        (b"hello\n", "is no .npy array"),
+        (b"\x80\x04N.", "is no .npy array"),
+        (archive(), "is an .npz archive"),
+        (bytes_of(np.array([{}, None]), allow_pickle=True), "is not a whole .npy array of numbers"),
+        (WHOLE + b"not json\n", "what follows the array is no provenance"),
+        (WHOLE.replace(b"(100,)", b"(9**9)"), "is not a whole .npy array"),
+        (WHOLE.replace(b"'<f8'", b"'<f8\0"), "is not a whole .npy array"),
+    ],
+)
+def test_what_is_no_array(data: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "s.npy").write_bytes(data)
+    with pytest.raises(InputError, match=words):
+        read_array(tmp_path / "s.npy")
+    dprune("select", tmp_path / "s.npy", "--keep", 2).fails(3, "s.npy")
+
+
+def test_an_array_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"x\.npy: cannot be read: no such file"):
+        read_array(tmp_path / "x.npy")
+
+
+def test_arrays_through_pipes() -> None:
+    scores = bytes_of(np.array([3.0, 1.0, 2.0])) + canonical(RECORD).encode() + b"\n"
+    keep = dprune("select", "-", "--keep", 2, stdin=scores).ok().out
+    assert np.load(io.BytesIO(keep)).tolist() == [1, 2]
+    assert json.loads(keep.splitlines()[-1])["fingerprint"] == "f" * 64
+
+
+def test_an_empty_stdin_is_told() -> None:
+    dprune("select", "-", "--keep", 2).fails(3, "stdin: is empty")
+    both = bytes_of(np.arange(3.0))
+    dprune("select", "-", "--keep", 2, "--within", "-", stdin=both).fails(3, "two inputs are given as '-'")
+
+
+def test_stdin_that_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.BytesIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Terminal()))
+    with pytest.raises(UsageError, match="stdin is a terminal"):
+        read_array("-")
+
+
+def test_ids_are_sorted_and_checked(tmp_path: Path) -> None:
+    def read(values: Any) -> Any:
+        np.save(tmp_path / "k.npy", values)
+        return read_ids(tmp_path / "k.npy").values
+
+    assert read(np.array([3, 1, 2], dtype=np.uint16)).tolist() == [1, 2, 3]
+    assert read(np.array([3], dtype=np.uint8)).dtype == np.int64
+    assert read(np.array([], dtype=np.int64)).tolist() == []
+    for values, words in [
+        (np.array([1, 2, 1]), "holds the id 1 more than once"),
+        (np.array([0, -1]), "holds the id -1; ids count from 0"),
+        (np.array([0.0]), "a subset is a vector of sample ids"),
+        (np.array([[1]]), r"int64 of shape \[1, 1\]"),
+        (np.array([True]), "bool"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            read(values)
+
+
+def test_scores_and_groups_are_checked(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 2)))
+    np.save(tmp_path / "b.npy", np.array(["a"]))
+    for name in ("a.npy", "b.npy"):
+        with pytest.raises(InputError, match="scores are one number a sample"):
+            read_scores(tmp_path / name)
+        with pytest.raises(InputError, match="groups are one whole number a sample"):
+            read_groups(tmp_path / name)
+    np.save(tmp_path / "c.npy", np.array([1, -1], dtype=np.int8))
+    assert read_groups(tmp_path / "c.npy").values.dtype == np.int64
+
+
+def test_what_stands_where_an_output_goes(tmp_path: Path) -> None:
+    assert existing_record(tmp_path / "x.npy") is None
+    assert existing_record(tmp_path) is None
+    write_array(tmp_path / "x.npy", np.arange(2), RECORD)
+    assert existing_record(tmp_path / "x.npy") == RECORD
+    assert existing_record(tmp_path) == {}
+    (tmp_path / "x.npy").write_text("precious")
+    assert existing_record(tmp_path / "x.npy") == {}
+
+
+def test_the_same_command_gives_the_same_bytes(tmp_path: Path) -> None:
+    np.save(tmp_path / "s.npy", np.arange(50.0))
+    outputs = [tmp_path / "a.npy", tmp_path / "sub/b.npy"]
+    for output in outputs:
+        dprune_process("select", tmp_path / "s.npy", "--keep", "0.5", "--order", "random", "-o", output).ok()
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    again = dprune("select", tmp_path / "s.npy", "--keep", "0.5", "--order", "random", "-o", outputs[0]).ok()
+    assert "up to date" in again.err
+    dprune("select", tmp_path / "s.npy", "--keep", "0.4", "-o", outputs[0]).fails(3, "a.npy", "--overwrite")

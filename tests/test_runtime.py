@@ -1,0 +1,141 @@
+"""Seeds that belong to samples, ranks, and the stop flag."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dprune.console import TerminalMonitor
+from dprune.errors import Interrupted, UsageError
+from dprune.runtime import Ranks, Silent, check_stop, cpu_count, pick_device, ranks
+from dprune.seeds import generator, hash_ids, purpose_key, uniform_ids
+
+IDS = np.arange(1_000_000)
+
+
+def test_hashes_of_a_million_ids_are_all_different() -> None:
+    hashes = np.sort(hash_ids(0, "ties", IDS))
+    assert hashes.dtype == np.uint64
+    assert (hashes[1:] != hashes[:-1]).all()
+
+
+def test_every_bit_of_a_hash_is_a_coin() -> None:
+    hashes = hash_ids(3, "ties", IDS[:100_000])
+    shares = [((hashes >> np.uint64(bit)) & np.uint64(1)).mean() for bit in range(64)]
+    # Five deviations of a fair coin over 100,000 tosses.
+    assert max(abs(share - 0.5) for share in shares) < 0.008
+
+
+def test_uniforms_are_uniform() -> None:
+    uniforms = uniform_ids(0, "score random", IDS)
+    assert uniforms.dtype == np.float32
+    assert 0 <= uniforms.min() < uniforms.max() < 1
+    counts = np.histogram(uniforms, bins=256, range=(0, 1))[0]
+    expected = len(IDS) / 256
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    # 255 degrees of freedom have a deviation of 22.6.
+    assert abs(chi_square - 255) < 5 * 22.6
+
+
+@pytest.mark.parametrize("other", [(1, "ties"), (0, "noise"), (-0, "ties ")])
+def test_seeds_and_purposes_are_unrelated(other: tuple[int, str]) -> None:
+    ids = IDS[:100_000]
+    one, two = uniform_ids(0, "ties", ids), uniform_ids(*other, ids)
+    assert abs(np.corrcoef(one, two)[0, 1]) < 0.016
+    assert abs(np.corrcoef(one[1:], two[:-1])[0, 1]) < 0.016
+
+
+def test_neighbouring_ids_are_unrelated() -> None:
+    uniforms = uniform_ids(0, "ties", IDS[:100_000])
+    for lag in (1, 2, 256):
+        assert abs(np.corrcoef(uniforms[lag:], uniforms[:-lag])[0, 1]) < 0.016
+
+
+def test_a_hash_depends_on_the_id_alone() -> None:
+    every = hash_ids(5, "ties", IDS[:100])
+    np.testing.assert_array_equal(hash_ids(5, "ties", np.array([[7], [99]])), every[[[7], [99]]])
+    assert len(hash_ids(5, "ties", np.array([], dtype=np.int64))) == 0
+
+
+def test_hashes_stay_what_they_are() -> None:
+    # A change would break ties otherwise than in subsets that people have published.
+    assert purpose_key(0, "ties") == int.from_bytes(bytes.fromhex(DIGEST)[:8], "little")
+    assert generator(0, "init").integers(0, 100, 3).tolist() == generator(0, "init").integers(0, 100, 3).tolist()
+
+
+DIGEST = "73c9d7e26eb6c01a2ce30af2336a5dea4a20f4ad5f95a48ca494e99b91b7b492"
+
+
+def test_alone_there_is_one_rank() -> None:
+    assert ranks({}) == Ranks(0, 1, 0, False)
+
+
+def test_ranks_of_an_array_job_and_of_torchrun() -> None:
+    assert ranks({"RANK": "3", "WORLD_SIZE": "8"}) == Ranks(3, 8, 0, False)
+    group = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "x"}
+    assert ranks(group) == Ranks(3, 8, 1, True)
+    assert ranks({"RANK": "0", "WORLD_SIZE": "2", "SLURM_STEP_NUM_TASKS": "2"}).world == 2
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"RANK": "0"}, "go together"),
+        ({"WORLD_SIZE": "2"}, "go together"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 is not below WORLD_SIZE=2"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK=-1"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "whole numbers"),
+        ({"RANK": "0", "WORLD_SIZE": ""}, "whole numbers"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "x"}, "whole numbers"),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, r"export RANK=\$SLURM_PROCID"),
+    ],
+)
+def test_ranks_that_contradict_themselves(environ: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        ranks(environ)
+
+
+def test_a_command_with_half_a_rank_is_a_usage_error() -> None:
+    env = {**os.environ, "RANK": "0"}
+    env.pop("WORLD_SIZE", None)
+    command = [sys.executable, "-m", "dprune", "info", "missing"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "dprune: error: RANK and WORLD_SIZE go together: set both, or neither.\n"
+
+
+def test_devices_that_do_not_exist() -> None:
+    assert pick_device("cpu").type == "cpu"
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(UsageError, match=f"--device {name}"):
+            pick_device(name)
+
+
+def test_there_is_a_core() -> None:
+    assert cpu_count() >= 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_signals_ask_to_stop(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with TerminalMonitor() as monitor:
+        check_stop(monitor)
+        os.kill(os.getpid(), number)
+        assert monitor.stop_requested()
+        with pytest.raises(Interrupted, match="run the same command again") as caught:
+            check_stop(monitor)
+    assert caught.value.exit_code == 75
+    assert signal.getsignal(number) == before
+
+
+def test_deadlines_ask_to_stop() -> None:
+    with TerminalMonitor(0.0) as monitor:
+        assert monitor.stop_requested()
+    with TerminalMonitor(1000.0) as monitor:
+        assert not monitor.stop_requested()
+    check_stop(Silent())

@@ -1,0 +1,300 @@
+"""Datasets: how sources name shards, the index of a shard and its cache, ids and fingerprints."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import image_bytes, sample, write_tar
+
+from dprune.errors import InputError
+from dprune.formats import shard_index
+from dprune.formats.provenance import make_record
+from dprune.formats.publish import publish_json
+from dprune.formats.shard_index import build_index, cache_folder, cached_index
+from dprune.formats.shards import ShardReader, open_dataset, read_manifest
+
+
+def names(*sources: object) -> list[str]:
+    return [shard.name for shard in open_dataset([str(source) for source in sources]).shards]
+
+
+# The index.
+
+
+def test_an_index_has_samples_members_and_labels(tmp_path: Path) -> None:
+    members = [("x/a.JPG", b"1"), ("x/a.cls", b"7"), ("x/a.seg.png", b"2"), ("b.webp", b"3"), ("b.json", b"{}")]
+    index = build_index(str(write_tar(tmp_path / "0.tar", members)))
+    assert [index.key(row) for row in range(len(index))] == ["x/a", "b"]
+    assert [index.suffix(int(member)) for member in index.image] == ["jpg", "webp"]
+    assert [index.name(member) for member in range(5)] == [name for name, _ in members]
+    assert index.label.tolist() == [1, -1]
+    assert (index.start.tolist(), index.stop.tolist()) == ([0, 3], [3, 5])
+
+
+def test_of_several_images_the_first_kind_counts(tmp_path: Path) -> None:
+    index = build_index(str(write_tar(tmp_path / "0.tar", [("a.png", b"1"), ("a.jpg", b"22")])))
+    assert index.size[index.image].tolist() == [2]
+
+
+def test_samples_without_image_are_none(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", [("a.txt", b"1"), ("a.cls", b"1"), *sample("b", 1, 4), ("c.json", b"")])
+    index = build_index(str(path))
+    assert [index.key(row) for row in range(len(index))] == ["b"]
+    reader = ShardReader(open_dataset([str(path)]).shards[0], index)
+    assert (reader.image(0), reader.label(0)) == (image_bytes(1), 4)
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([*sample("a", 1), *sample("b", 2), ("a.cls", b"1")], "not adjacent"),
+        ([*sample("a", 1), *sample("b", 2), *sample("a", 3)], "key occurs twice"),
+        ([*sample("a", 1), *sample("a", 2)], "twice"),
+        ([("a.jpg", b""), ("a.JPG", b"")], "twice"),
+    ],
+)
+def test_members_that_make_no_samples(members: list[tuple[str, bytes]], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        build_index(str(write_tar(tmp_path / "0.tar", members)))
+
+
+def test_hidden_members_between_those_of_a_sample_do_not_part_it(tmp_path: Path) -> None:
+    members = [("a.jpg", b"1"), ("._a.cls", b"x"), ("README", b"x"), ("a.cls", b"1")]
+    assert build_index(str(write_tar(tmp_path / "0.tar", members))).label.tolist() == [1]
+
+
+def test_long_and_unicode_keys(tmp_path: Path) -> None:
+    keys = ["k" * 150, "猫/é", "d/" * 60 + "x"]
+    path = write_tar(tmp_path / "0.tar", [part for i, key in enumerate(keys) for part in sample(key, i)])
+    index = build_index(str(path))
+    assert [index.key(row) for row in range(3)] == keys
+
+
+def test_a_label_that_is_no_number(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", [("a.jpg", b""), ("a.cls", b"cat")])
+    shard = open_dataset([str(path)]).shards[0]
+    with pytest.raises(InputError, match=r"a\.cls holds b'cat', not a whole number"):
+        ShardReader(shard, shard.index()).label(0)
+
+
+def test_an_empty_shard_has_no_samples_and_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dprune"), "propagate", True)
+    with caplog.at_level(logging.WARNING, "dprune"):
+        assert len(open_dataset([str(write_tar(tmp_path / "0.tar", []))])) == 0
+    assert "holds no samples" in caplog.text
+
+
+# The cache.
+
+
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    seen: list[str] = []
+
+    def build(location: str) -> object:
+        seen.append(location)
+        return build_index(location)
+
+    monkeypatch.setattr(shard_index, "build_index", build)
+    return seen
+
+
+def test_a_cached_index_is_the_built_one(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = str(shards / "000000.tar"), walks(monkeypatch)
+    built, cached = cached_index(path), cached_index(path)
+    assert seen == [path]
+    assert built.digest == cached.digest
+    for name in ("names", "name_stop", "offset", "size", "start", "stop", "image", "label"):
+        np.testing.assert_array_equal(getattr(built, name), getattr(cached, name))
+        assert getattr(built, name).dtype == getattr(cached, name).dtype
+    assert {path.name for path in shards.iterdir()} == {f"{i:06d}.tar" for i in range(3)}
+    assert len(list(cache_folder().glob("*.index"))) == 1
+
+
+def test_a_changed_shard_is_walked_again(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = shards / "000000.tar", walks(monkeypatch)
+    cached_index(str(path))
+    os.utime(path, ns=(1, 1))
+    cached_index(str(path))
+    write_tar(path, sample("other", 1))
+    assert len(cached_index(str(path))) == 1
+    assert len(seen) == 3
+
+
+def test_a_damaged_cache_is_made_again(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = str(shards / "000000.tar"), walks(monkeypatch)
+    cached_index(path)
+    (entry,) = cache_folder().iterdir()
+    for content in (b"", b"noise" * 100, entry.read_bytes()[:-3]):
+        entry.write_bytes(content)
+        assert len(cached_index(path)) == 7
+    assert len(seen) == 4
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("DPRUNE_CACHE", str(tmp_path / "file"))
+    assert len(open_dataset([str(shards)])) == 18
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DPRUNE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert cache_folder() == Path("/x/dprune")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache/dprune"
+
+
+# What names shards.
+
+
+def test_folders_globs_braces_and_lists(shards: Path, tmp_path: Path) -> None:
+    every = [f"{i:06d}.tar" for i in range(3)]
+    (shards / "notes.txt").write_text("not a shard")
+    (tmp_path / "list.txt").write_text(f"{shards}/000002.tar\n\n  {shards}/00000{{0..1}}.tar\n")
+    assert names(shards) == every
+    assert names(f"{shards}/*.tar") == every
+    assert names(f"{shards}/00000[12].tar") == every[1:]
+    assert names(f"{shards}/{{000000..000002}}.tar") == every
+    assert names(*(shards / name for name in reversed(every))) == every[::-1]
+    assert names(f"@{tmp_path / 'list.txt'}") == ["000002.tar", "000000.tar", "000001.tar"]
+    assert names(f"{tmp_path}/sh*") == every
+
+
+def test_files_whose_names_look_like_patterns(tmp_path: Path) -> None:
+    for name in ("a[1].tar", "b{1,2}.tar"):
+        write_tar(tmp_path / name, [])
+        assert names(tmp_path / name) == [name]
+    assert names(tmp_path) == ["a[1].tar", "b{1,2}.tar"]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("missing", "missing: no such file or folder"),
+        ("*.zip", "no such file or folder"),
+        ("shards/{000000..000005}.tar", r"000003\.tar: no such file"),
+        ("{a.tar", "braces are not balanced|no such file"),
+        ("@missing.txt", "missing.txt: cannot be read"),
+        ("-", "run dprune pack on it first"),
+        ("pipe:cat x.tar", "run dprune pack on it first"),
+        ("empty", "holds no .tar files"),
+    ],
+)
+def test_what_names_nothing(source: str, words: str, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shards.parent)
+    Path("empty").mkdir()
+    with pytest.raises(InputError, match=words):
+        open_dataset([source])
+
+
+def test_no_sources() -> None:
+    with pytest.raises(InputError, match="no shards given"):
+        open_dataset([])
+
+
+def test_two_shards_of_one_name(shards: Path, tmp_path: Path) -> None:
+    write_tar(tmp_path / "more/000001.tar", [])
+    with pytest.raises(InputError, match=r"000001\.tar share a name"):
+        names(shards, tmp_path / "more")
+    same = str(shards / "000000.tar")
+    with pytest.raises(InputError, match="share a name"):
+        open_dataset([same, same])
+
+
+def test_shards_behind_urls(shards: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/data/000000.tar", (shards / "000000.tar").read_bytes())
+    for url in (f"file://{shards}/000000.tar", "memory://data/000000.tar"):
+        dataset = open_dataset([url])
+        shard = dataset.shards[0]
+        reader = ShardReader(shard, shard.index())
+        assert (reader.image(3), reader.label(3)) == (image_bytes(3), 0)
+        assert dataset.fingerprint == open_dataset([str(shards / "000000.tar")]).fingerprint
+
+
+@pytest.mark.parametrize("url", ["memory://missing.tar", "file:///missing.tar", "nowhere://x.tar"])
+def test_urls_that_do_not_open(url: str) -> None:
+    with pytest.raises(InputError, match=url):
+        len(open_dataset([url]))
+
+
+def test_a_glob_that_finds_something_else(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(InputError, match=r"a\.txt: "):
+        len(open_dataset([f"{tmp_path}/*"]))
+
+
+# Folders with a manifest.
+
+
+def test_unfinished_and_incomplete_folders(shards: Path) -> None:
+    listed = [{"name": f"{i:06d}.tar", "count": 1, "digest": ""} for i in range(4)]
+    publish_json(shards / "manifest.json", {"kind": "shards", "shards": listed, "provenance": make_record("pack", {})})
+    with pytest.raises(InputError, match=r"000003\.tar is missing"):
+        open_dataset([str(shards)])
+    (shards / ".dprune").mkdir()
+    with pytest.raises(InputError, match="is not finished"):
+        open_dataset([str(shards)])
+
+
+def test_manifests_of_others_are_left_alone(shards: Path) -> None:
+    for text in ("[]", '{"kind": "theirs"}', "3"):
+        (shards / "manifest.json").write_text(text)
+        assert read_manifest(shards) == {}
+        assert len(open_dataset([str(shards)])) == 18
+    (shards / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match=r"manifest\.json: cannot be read"):
+        open_dataset([str(shards)])
+
+
+# Ids and fingerprints.
+
+
+def test_ids_are_split_into_rows(shards: Path) -> None:
+    dataset = open_dataset([str(shards)])
+    assert dataset.counts == [7, 5, 6]
+    pieces = dataset.split(np.array([0, 6, 7, 11, 17]))
+    assert [piece.tolist() for piece in pieces] == [[0, 6], [0, 4], [5]]
+    assert [len(piece) for piece in dataset.split(np.array([], dtype=np.int64))] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("wrong", [-1, 18])
+def test_ids_outside(wrong: int, shards: Path) -> None:
+    with pytest.raises(InputError, match=f"id {wrong} is outside .*18 samples"):
+        open_dataset([str(shards)]).split(np.sort(np.array([3, wrong])))
+
+
+def test_the_fingerprint_follows_order_names_members_and_provenance(shards: Path, tmp_path: Path) -> None:
+    def fingerprint(*sources: object) -> str:
+        return open_dataset([str(source) for source in sources]).fingerprint
+
+    first = fingerprint(shards)
+    seen = {first, fingerprint(shards / "000001.tar", shards / "000000.tar", shards / "000002.tar")}
+    moved = shards.rename(tmp_path / "moved")
+    assert fingerprint(moved) == first
+    for seed in (1, 2):
+        record = make_record("sample", {}, seed=seed)
+        listed = [{"name": path.name} for path in sorted(moved.glob("*.tar"))]
+        publish_json(moved / "manifest.json", {"kind": "shards", "shards": listed, "provenance": record})
+        seen.add(fingerprint(moved))
+        publish_json(
+            moved / "manifest.json",
+            {"kind": "shards", "shards": listed, "provenance": {**record, "dprune": "99"}},
+        )
+        assert fingerprint(moved) in seen
+    (moved / "manifest.json").unlink()
+    (moved / "000002.tar").rename(moved / "000003.tar")
+    seen.add(fingerprint(moved))
+    write_tar(moved / "000003.tar", sample("other", 1))
+    seen.add(fingerprint(moved))
+    assert len(seen) == 6
