@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dprune.formats.provenance import lineage
+from dprune.formats.provenance import canonical, lineage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,9 +73,24 @@ def describe_chain(record: Record) -> list[tuple[int, str]]:
     """Put a provenance record in words.
 
     Returns:
-        For the record and each of its ancestors, the depth below the record and one line.
+        For the record and each of its ancestors, the depth below the record and one line; an ancestor that is
+        reached again is only named.
     """
-    return [(depth, _describe(role, step)) for depth, role, step in lineage(record)]
+    lines: list[tuple[int, str]] = []
+    seen: set[str] = set()
+    hidden_below: int | None = None
+    for depth, role, step in lineage(record):
+        if hidden_below is not None and depth > hidden_below:
+            continue
+        hidden_below = None
+        mark = canonical(step)
+        if "command" in step and mark in seen:
+            hidden_below = depth
+            lines.append((depth, f"{role}: {step['command']}, as above"))
+        else:
+            lines.append((depth, _describe(role, step)))
+        seen.add(mark)
+    return lines
 
 
 def _describe(role: str, step: Record) -> str:
