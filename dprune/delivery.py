@@ -79,7 +79,15 @@ class Delivery:
                 return
         with console.TerminalMonitor(self.stop_after) as monitor:
             summary = job.run(self.output, monitor)
-        for key, value in summary.items():
-            console.say(f"{key.replace('_', ' ')}: {console.readable(value)}")
+        self._tell(summary)
         if self.json:
             console.emit(json.dumps({"output": self.output, "up_to_date": False, **summary}, ensure_ascii=False))
+
+    def _tell(self, summary: dict[str, Any]) -> None:
+        """Say what was made in one line, and tables of counts in one more each."""
+        lines = {key: f"{key.replace('_', ' ')}: {console.readable(value)}" for key, value in summary.items()}
+        tables = [key for key, value in summary.items() if isinstance(value, dict)]
+        target = "to stdout" if self.output == STDOUT else self.output
+        console.say(f"wrote {target} ({', '.join(line for key, line in lines.items() if key not in tables)})")
+        for key in tables:
+            console.say(lines[key])
