@@ -1,0 +1,206 @@
+"""Weights from files that nobody vouches for, and from the hubs with their caches.
+
+The hub libraries retry for a minute when there is no network; here the cache is looked at first, and the hub is asked
+for a sign of life before anything is downloaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import threading
+import urllib.error
+import urllib.request
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dprune.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+State = dict[str, torch.Tensor]
+
+ANSWER_WITHIN_S = 4.0
+_log = logging.getLogger("dprune")
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Keep the warnings and log lines of network libraries, which speak to developers, from the user."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def read_state(path: Path) -> State:
+    """Read the tensors of a safetensors or torch file, floats as float32; no pickled code is run.
+
+    Raises:
+        InputError: the file is damaged, or holds anything else than tensors.
+    """
+    try:
+        content = _read(path)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
+        raise InputError(
+            f"{path}: is neither a whole safetensors file nor a torch file of plain tensors ({reason}): "
+            "copy it again, or convert it to safetensors."
+        ) from error
+    for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    state = {str(key).removeprefix("module."): value for key, value in content.items()}
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"{path}: holds no table of tensors: give the network's state dict.")
+    # Half precision is a way to store weights; positions could not be resampled in it on a CPU.
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[8:] == b"{":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise TypeError(f"it holds a {type(content).__name__}")
+    return content
+
+
+def misfit(path: Path, network: str, error: Exception) -> InputError:
+    """Describe weights that are not this network's by the first key that torch complains of."""
+    text = str(error)
+    key = re.search(r"(size mismatch for [\w.]+)|((?:Missing|Unexpected) key\(s\) in state_dict: \"[^\"]+\")", text)
+    reason = key.group().replace("(s) in state_dict", "") if key else f"{type(error).__name__} {text.splitlines()[0]}"
+    return InputError(f"{path}: does not fit {network} ({reason}): give the file of this very network.")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """Where the published weights of a network are.
+
+    Attributes:
+        network: what messages call it.
+        repo: repository on the Hugging Face hub, empty for none.
+        names: files there, the first that exists is taken.
+        url: where else the file is, empty for nowhere.
+        folder: where files from `url` are kept.
+    """
+
+    network: str
+    repo: str
+    names: tuple[str, ...]
+    url: str
+    folder: Path
+
+    @property
+    def revision(self) -> str | None:
+        """The revision that a repository's name may carry behind an @."""
+        return self.repo.partition("@")[2] or None
+
+    @property
+    def local(self) -> Path:
+        """Where the file from `url` is kept."""
+        return self.folder / self.url.rpartition("/")[2]
+
+    def cached(self) -> Path | None:
+        """Return the file if a cache has it."""
+        from huggingface_hub import try_to_load_from_cache
+
+        for name in self.names if self.repo else ():
+            found = try_to_load_from_cache(self.repo.partition("@")[0], name, revision=self.revision)
+            if isinstance(found, str):
+                return Path(found)
+        return self.local if self.url and self.local.is_file() else None
+
+    def download(self) -> Path:
+        """Fetch the file into its cache.
+
+        Raises:
+            Exception: whatever the hub's library raises.
+        """
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()
+        for name in self.names if self.repo else ():
+            with contextlib.suppress(EntryNotFoundError):
+                return Path(hf_hub_download(self.repo.partition("@")[0], name, revision=self.revision))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(self.url, str(self.local), progress=False)
+        return self.local
+
+
+def fetch(hub: HubFile) -> Path:
+    """Return the local file of published weights, downloading it if the hub answers.
+
+    Raises:
+        InputError: there are none, or no cache has them and the hub cannot be reached.
+    """
+    if not hub.repo and not hub.url:
+        raise InputError(f"{hub.network}: has no published weights: give them with --weights FILE.")
+    found = hub.cached()
+    if found:
+        return found
+    from huggingface_hub import constants
+
+    host = constants.ENDPOINT if hub.repo else "/".join(hub.url.split("/")[:3])
+    if constants.HF_HUB_OFFLINE:
+        raise _missing(hub, "HF_HUB_OFFLINE is set")
+    if not answers(host):
+        raise _missing(hub, f"{host} does not answer")
+    _log.info("downloading the weights of %s.", hub.network)
+    try:
+        with hushed():
+            return hub.download()
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        raise _missing(hub, f"the download failed: {reason}") from error
+
+
+def _missing(hub: HubFile, reason: str) -> InputError:
+    from huggingface_hub import constants
+
+    if hub.repo:
+        what, where = f"{hub.repo.partition('@')[0]}/{hub.names[0]}", constants.HF_HUB_CACHE
+        remedy = f"run `hf download {hub.repo.partition('@')[0]}` where there is a network and copy that folder"
+    else:
+        what, where, remedy = hub.url, str(hub.folder), "download it into that folder"
+    return InputError(
+        f"{hub.network}: its weights ({what}) are not in {where}, and {reason}: {remedy}, or give --weights FILE."
+    )
+
+
+def answers(url: str) -> bool:
+    """Tell whether a host gives any answer within a few seconds."""
+    answered = threading.Event()
+
+    def knock() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=ANSWER_WITHIN_S).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+        except (OSError, ValueError):
+            return
+        answered.set()
+
+    # Looking a name up has no timeout of its own.
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(ANSWER_WITHIN_S)
+    return answered.is_set()

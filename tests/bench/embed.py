@@ -1,0 +1,155 @@
+"""Rates of `dprune embed`: decoding alone, the network alone, and the whole command, as JSON.
+
+    python tests/bench/embed.py photos/ --count 20000 --device cuda
+
+The shards are made from a folder of JPEGs, repeated to --count, and the weights are random, so that no hub is needed.
+The whole is stated as a share of the slower of its two parts, which it cannot exceed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dprune.embedding.backbones import Backbone, Forward, load_backbone
+from dprune.embedding.job import EmbedJob
+from dprune.embedding.loading import Images, cut, decode_all
+from dprune.embedding.settings import Settings, resolve
+from dprune.formats.shards import Dataset, open_dataset
+from dprune.runtime import Silent, cpu_count
+
+
+class Stopwatch(Silent):
+    """Notes when the loop over images begins."""
+
+    began = 0.0
+
+    def start(self, label: str, total: int | None, unit: str) -> None:
+        self.began = time.perf_counter()
+
+
+def make_shards(photos: Path, folder: Path, count: int, per_shard: int) -> None:
+    if folder.exists():
+        return
+    found = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    images = [path.read_bytes() for path in found]
+    folder.mkdir(parents=True)
+    for begin in range(0, count, per_shard):
+        with tarfile.open(folder / f"{begin // per_shard:06d}.tar", "w") as tar:
+            for number in range(begin, min(begin + per_shard, count)):
+                info = tarfile.TarInfo(f"{number:08d}.jpg")
+                info.size = len(images[number % len(images)])
+                tar.addfile(info, io.BytesIO(images[number % len(images)]))
+
+
+def make_weights(name: str, path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    if not path.exists():
+        save_file(timm.create_model(name, pretrained=False, num_classes=0).state_dict(), path)
+
+
+def time_decoding(dataset: Dataset, backbone: Backbone, args: argparse.Namespace) -> float:
+    pieces = [
+        piece for number, count in enumerate(dataset.counts) for piece in cut(number, range(count), args.batch_size)
+    ]
+    loader = decode_all(Images(dataset.shards, backbone.transform), pieces, args.workers, pin=args.device != "cpu")
+    began = time.perf_counter()
+    done = sum(len(piece.images) for piece in loader)
+    return done / (time.perf_counter() - began)
+
+
+def time_forward(backbone: Backbone, settings: Settings, args: argparse.Namespace) -> float:
+    device = torch.device(args.device)
+    forward = Forward(backbone, device, getattr(torch, settings.precision), settings.normalize)
+    from PIL import Image
+
+    image = backbone.transform(Image.new("RGB", (32, 32)))
+    pieces = list(image[None].repeat(args.batch_size, 1, 1, 1).to(device).split(16))
+    outputs = [forward(pieces) for _ in range(args.warmup)]
+    _wait(device)
+    began = time.perf_counter()
+    outputs += [forward(pieces) for _ in range(args.repeats)]
+    _wait(device)
+    assert all(torch.isfinite(output[0]).all() for output in outputs)
+    return args.repeats * args.batch_size / (time.perf_counter() - began)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_loop(job: EmbedJob, folder: Path) -> float:
+    """Images a second from the first piece to the last part, without imports and loading of weights."""
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory(dir=folder) as store:
+        summary = job.run(f"{store}/features", watch)
+    return float(summary["images"] / (time.perf_counter() - watch.began))
+
+
+def time_command(options: list[str], folder: Path) -> float:
+    with tempfile.TemporaryDirectory(dir=folder) as store:
+        command = [sys.executable, "-m", "dprune", "embed", *options, "-o", f"{store}/features", "-q"]
+        began = time.perf_counter()
+        subprocess.run(command, check=True)
+        return time.perf_counter() - began
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, help="folder of JPEGs")
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--per-shard", type=int, default=1000)
+    parser.add_argument("--name", default="vit_base_patch14_dinov2.lvd142m", help="network of timm")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--workers", type=int, default=cpu_count())
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "dprune-bench-embed")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    shards = args.work / f"shards-{args.count}"
+    weights = args.work / f"{args.name}.safetensors"
+    make_shards(args.photos, shards, args.count, args.per_shard)
+    make_weights(args.name, weights)
+    options = [str(shards), "--model", f"timm:{args.name}", "--weights", str(weights), "--image-size",
+               str(args.image_size), "--device", args.device, "--batch-size", str(args.batch_size), "--workers",
+               str(args.workers)]  # fmt: skip
+    settings = resolve(f"timm:{args.name}", weights=str(weights), image_size=args.image_size, device=args.device)
+    dataset = open_dataset([str(shards)])
+    backbone = load_backbone(settings)
+    result: dict[str, Any] = {"images": args.count, "workers": args.workers, "batch_size": args.batch_size,
+                              "model": args.name, "device": args.device, "precision": settings.precision}  # fmt: skip
+    if args.device != "cpu":
+        result["gpu"] = torch.cuda.get_device_name(args.device)
+    result["decode_img_s"] = time_decoding(dataset, backbone, args)
+    result["forward_img_s"] = time_forward(backbone, settings, args)
+    job = EmbedJob(dataset, settings, 0, False, args.device, args.batch_size, args.workers, {})
+    result["loop_img_s"] = time_loop(job, args.work)
+    result["command_s"] = time_command(options, args.work)
+    result["command_img_s"] = args.count / result["command_s"]
+    ceiling = min(result["decode_img_s"], result["forward_img_s"])
+    result["loop_share_of_ceiling"] = result["loop_img_s"] / ceiling
+    result["command_share_of_ceiling"] = result["command_img_s"] / ceiling
+    print(json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in result.items()}))
+
+
+if __name__ == "__main__":
+    main()
