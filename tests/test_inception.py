@@ -35,6 +35,8 @@ def reference() -> Any:
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.bias)
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.8, 1.2)
             torch.nn.init.uniform_(module.bias, -0.2, 0.2)
@@ -64,7 +66,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndar
 
 
 def by_pytorch_fid(network: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features and logits of images [n, 299, 299, 3] in 0 to 255."""
+    """Features and logits without the bias of images [n, 299, 299, 3] in 0 to 255."""
     import pytorch_fid.inception as theirs
 
     with pytest.MonkeyPatch.context() as patch:
@@ -72,7 +74,7 @@ def by_pytorch_fid(network: Any, images: np.ndarray) -> tuple[np.ndarray, np.nda
         model = theirs.InceptionV3([3], resize_input=False).eval()
     with torch.inference_mode():
         features = model(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)[0].flatten(1)
-        return features.numpy(), network.fc(features).numpy()
+        return features.numpy(), (network.fc(features) - network.fc.bias).numpy()
 
 
 @pytest.mark.slow

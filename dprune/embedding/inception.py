@@ -91,7 +91,10 @@ class BlockE(InceptionE):  # type: ignore[misc]
 
 
 class FidInception(nn.Module):
-    """Maps images [n, 3, 299, 299] in [-1, 1] to features [n, 2048] and logits [n, 1008]."""
+    """Maps images [n, 3, 299, 299] in [-1, 1] to features [n, 2048] and logits [n, 1008].
+
+    The logits leave the bias out, as the Inception score's own code and torch-fidelity (`logits_unbiased`) do.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +126,7 @@ class FidInception(nn.Module):
             if name.startswith("Mixed"):
                 x = block(x)
         features = x.mean(dim=(2, 3))
-        return features, self.fc(features)
+        return features, functional.linear(features, self.fc.weight)
 
 
 def clean_resize(image: Image.Image) -> Tensor:
