@@ -1,0 +1,87 @@
+"""The whole curation chain as a person would type it into a shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).parents[1]
+
+
+def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script with `dprune` on the PATH, as in an environment where it is installed."""
+    command = folder / "bin" / "dprune"
+    command.parent.mkdir(exist_ok=True)
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dprune "$@"\n')
+    command.chmod(0o755)
+    path = {"PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    bash = ["bash", "-euo", "pipefail", "-c", script]
+    return subprocess.run(bash, cwd=folder, env={**os.environ, **path}, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the quickstart leaves."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "cache").mkdir()
+    done = shell(f"export DPRUNE_CACHE=$PWD/cache; {ROOT / 'examples' / 'quickstart.sh'} demo", folder)
+    assert done.returncode == 0, done.stderr
+    assert "sound" in done.stdout
+    return folder / "demo"
+
+
+@pytest.mark.slow
+def test_quickstart_selects_what_it_says(demo: Path) -> None:
+    clusters = load_file(demo / "clusters.safetensors")
+    subsets = {name: np.load(demo / f"{name}.npy") for name in ("nearest", "middle", "furthest", "equal", "held-out")}
+    for name in ("nearest", "middle", "furthest"):
+        assert len(subsets[name]) == 404
+        assert not np.intersect1d(subsets[name], subsets["held-out"]).size
+    distance = [clusters["distance"][subsets[name]].mean() for name in ("nearest", "middle", "furthest")]
+    assert distance[0] < distance[1] < distance[2]
+    counts = np.bincount(clusters["assignment"][subsets["equal"]])
+    assert counts.min() == counts.max() > 0
+    assert (np.bincount(clusters["assignment"][subsets["held-out"]]) > 0).all()
+
+
+@pytest.mark.slow
+def test_quickstart_leaves_a_picture_and_a_pruned_set(demo: Path) -> None:
+    with Image.open(demo / "nearest.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"), int)
+    assert pixels.shape[1] > pixels.shape[0] > 600
+    green = (pixels == (10, 125, 90)).all(2)
+    assert green.any(0)[: pixels.shape[1] // 3].any(), "the nearest are framed"
+    assert not green[:, -300:].any(), "the furthest are not"
+    assert len(np.load(demo / "nearest.npy")) == 404
+    assert (demo / "pruned" / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_one_pipeline_gives_what_the_files_give(demo: Path) -> None:
+    piped = """
+    cd demo
+    dprune cluster features -k 10 -o - | tee piped.safetensors |
+      dprune score cluster-distance - |
+      dprune select - --clusters clusters.safetensors --without held-out.npy --keep 0.25 | tee piped.npy |
+      dprune pack digits --subset - -o piped
+    dprune info piped piped.npy
+    """
+    done = shell(piped, demo.parent)
+    assert done.returncode == 0, done.stderr
+    for made, file in {"piped.npy": "nearest.npy", "piped.safetensors": "clusters.safetensors"}.items():
+        assert (demo / made).read_bytes() == (demo / file).read_bytes()
+    assert (demo / "piped" / "000000.tar").read_bytes() == (demo / "pruned" / "000000.tar").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_closed_pipe_ends_quietly(demo: Path) -> None:
+    done = shell("dprune select demo/distance.npy --keep 0.5 -q | head -c 10 | wc -c", demo.parent)
+    assert "10" in done.stdout
+    assert "Traceback" not in done.stderr
