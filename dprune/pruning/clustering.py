@@ -1,0 +1,185 @@
+"""The job of `dprune cluster`: from features to clusters.safetensors."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from dprune.errors import InputError, UsageError
+from dprune.formats.arrays import read_array
+from dprune.formats.clusters import Clusters, read_clusters
+from dprune.formats.features import open_features
+from dprune.formats.outputs import FileOutput
+from dprune.formats.provenance import make_record
+from dprune.pruning.collectives import gather_rows, is_root
+from dprune.pruning.kmeans import Settings, fit
+from dprune.pruning.kmeans_engines import choose_engine
+from dprune.pruning.kmeans_kernels import nearest_two
+from dprune.pruning.kmeans_points import load_points
+from dprune.runtime import process_group
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+    from dprune.formats.features import Features
+    from dprune.formats.provenance import Record
+    from dprune.pruning.kmeans import Solution
+    from dprune.pruning.kmeans_points import Points
+    from dprune.runtime import Monitor
+
+_log = logging.getLogger("dprune")
+
+
+@dataclass(frozen=True)
+class ClusterJob(FileOutput):
+    """One clustering, its input opened and its engine chosen.
+
+    Attributes:
+        features: what to cluster.
+        settings: how.
+        seed: seed of the run.
+        device: where.
+        record: provenance of the output.
+    """
+
+    features: Features
+    settings: Settings
+    seed: int
+    device: torch.device
+    record: Record
+
+    @classmethod
+    def open(
+        cls, path: str, settings: Settings, *, k: int | None, seed: int, device: str, tags: Mapping[str, str]
+    ) -> ClusterJob:
+        """Open the features and resolve what was left open.
+
+        Args:
+            path: feature store, .npy or .safetensors.
+            settings: as asked for: `init` may name a file and `engine` may be `auto`.
+            k: number of clusters, None for the init file's or the settings' own.
+            seed: seed of the run.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            tags: what the user wants to be remembered.
+
+        Raises:
+            InputError: the features or the init file cannot be used, or there are fewer samples than clusters.
+            UsageError: the engine or the device is not available.
+        """
+        engine, place = choose_engine(settings.engine, device)
+        features = open_features(path)
+        parents = {"features": features.as_parent()}
+        centroids = None
+        if settings.init not in ("kmeans++", "random"):
+            centroids, parents["init"] = _read_centroids(settings.init, k, features)
+            k = len(centroids)
+        init = "file" if centroids is not None else settings.init
+        settings = replace(settings, k=k or settings.k, init=init, engine=engine, centroids=centroids)
+        if settings.k > features.shape[0]:
+            raise InputError(f"{features.name}: has {features.shape[0]:,} samples: give -k at most that.")
+        record = make_record(
+            "cluster", settings.options(), seed=seed, fingerprint=features.fingerprint, parents=parents, tags=tags
+        )
+        return cls(features, settings, seed, place, record)
+
+    def with_k(self, k: int) -> ClusterJob:
+        """Return the same job for another number of clusters."""
+        settings = replace(self.settings, k=k)
+        return replace(self, settings=settings, record={**self.record, "options": settings.options()})
+
+    def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
+        """Cluster, publish the file on rank 0 and summarise it; the other ranks return nothing."""
+        with process_group(self.device) as here:
+            points = load_points(self.features, self.settings.metric, self.device, monitor)
+            clusters, solution = self.cluster(points, monitor)
+            if here.rank:
+                return {}
+            clusters.write(output)
+        return {**self.describe(clusters), "iterations": solution.iterations, "empties_repaired": solution.repaired}
+
+    def cluster(self, points: Points, monitor: Monitor) -> tuple[Clusters, Solution]:
+        """Cluster points that are already loaded; the clusters are complete on rank 0 only."""
+        solution = fit(points, self.settings, self.seed, monitor)
+        labels, near, far = (part.cpu() for part in nearest_two(points.x, solution.centroids))
+        if self.settings.metric == "cosine":
+            # Between unit vectors, 1 - cosine is half the squared distance, and does not cancel when so computed.
+            near, far = near.square() / 2, far.square() / 2
+        kept = gather_rows(torch.from_numpy(points.valid)).numpy()
+        assignment = _spread(gather_rows(labels).numpy(), kept, -1)
+        found = self.features.labels()
+        clusters = Clusters(
+            centroids=(solution.centroids + points.centre).cpu().numpy(),
+            assignment=assignment,
+            distance=_spread(gather_rows(near).numpy(), kept, np.nan),
+            second_distance=_spread(gather_rows(far).numpy(), kept, np.nan),
+            sizes=np.bincount(assignment[kept], minlength=self.settings.k),
+            label=found,
+            record=self.record,
+        )
+        if is_root() and (empty := int((clusters.sizes == 0).sum())):
+            _log.warning(
+                "%d of %d clusters are empty: there are fewer distinct points than -k.", empty, len(clusters.sizes)
+            )
+        return clusters, solution
+
+    def describe(self, clusters: Clusters) -> dict[str, Any]:
+        """Summarise a clustering for people and --json."""
+        sizes, samples = clusters.sizes, int(clusters.sizes.sum())
+        return {
+            "samples": samples,
+            "without_features": len(clusters) - samples,
+            "k": len(sizes),
+            "engine": self.settings.engine,
+            "device": self.device.type,
+            "inertia": inertia(clusters, self.settings.metric),
+            "size_min": int(sizes.min()),
+            "size_median": float(np.median(sizes)),
+            "size_max": int(sizes.max()),
+            "imbalance": imbalance(sizes),
+        }
+
+
+def inertia(clusters: Clusters, metric: str) -> float:
+    """Return the sum of squared Euclidean distances, or of 1 - cosine, accumulated in float64."""
+    distances = clusters.distance[clusters.assignment >= 0].astype(np.float64)
+    return float(distances.sum() if metric == "cosine" else np.square(distances).sum())
+
+
+def imbalance(sizes: npt.NDArray[np.int64]) -> float:
+    """Return faiss's imbalance factor, k·Σn²/(Σn)²: 1 for equal sizes, k when one cluster has everything."""
+    shares = sizes / sizes.sum()
+    return float(len(sizes) * np.square(shares).sum())
+
+
+def _spread(values: npt.NDArray[Any], kept: npt.NDArray[np.bool_], missing: float) -> npt.NDArray[Any]:
+    # The ranks besides 0 hold only their own part of both, which fits too.
+    out = np.full(len(kept), missing, dtype=values.dtype)
+    out[kept] = values
+    return out
+
+
+def _read_centroids(path: str, k: int | None, features: Features) -> tuple[npt.NDArray[np.float32], Record]:
+    if not os.path.exists(path):
+        raise UsageError(f"--init {path}: is neither kmeans++ nor random, and there is no such file.")
+    if Path(path).suffix == ".safetensors":
+        clusters = read_clusters(path)
+        values, parent = clusters.centroids, clusters.as_parent()
+    else:
+        array = read_array(path)
+        values, parent = array.values, array.as_parent()
+    dimension = features.shape[1]
+    if values.ndim != 2 or values.shape[1] != dimension or values.dtype.kind not in "fiu" or not len(values):
+        raise InputError(f"{path}: --init takes numbers of shape [k, {dimension}], not {list(values.shape)}.")
+    if k not in (None, len(values)):
+        raise InputError(f"{path}: holds {len(values)} centroids, but -k is {k}: drop -k or give another --init.")
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: holds centroids that are NaN or infinite: give another --init.")
+    return np.array(values, dtype=np.float32, order="C"), parent

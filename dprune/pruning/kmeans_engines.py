@@ -1,0 +1,180 @@
+"""Engines of k-means: ways to find each point's nearest centroid. All else is shared, so results agree."""
+
+from __future__ import annotations
+
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from dprune.errors import UsageError
+from dprune.pruning.kmeans_kernels import chunks, half_squared_norms, matmul_precision, rows_at_once, scores
+from dprune.runtime import pick_device, ranks
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+ENGINES = ("auto", "faiss", "torch", "sklearn")
+FAISS_ROWS = 16_384
+FAISS_BLOCK = 1024
+
+
+class Engine(Protocol):
+    """Assigns the points that it was made with."""
+
+    def assign(self, centroids: torch.Tensor) -> torch.Tensor:
+        """Return the nearest of the centroids, float32 [k, d], for each point: int32 [n], on the points' device."""
+
+
+class TorchEngine:
+    """One matrix product and an argmax a chunk; tf32 on a GPU, float32 on a CPU."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self._x = x
+
+    def assign(self, centroids: torch.Tensor) -> torch.Tensor:
+        """Return the nearest centroid of each point."""
+        labels = torch.empty(len(self._x), dtype=torch.int32, device=self._x.device)
+        step, offsets = rows_at_once(self._x, len(centroids)), half_squared_norms(centroids)
+        with matmul_precision("tf32"):
+            for rows, found in zip(chunks(self._x, step), chunks(labels, step), strict=True):
+                found.copy_(scores(rows, centroids, offsets).argmax(1))
+        return labels
+
+
+class FaissEngine:
+    """faiss's exact search on CPU cores.
+
+    faiss.Kmeans is left alone: it subsamples to 256 points a centroid, adds its objective up in float32, and cannot
+    be stopped. One single-threaded search a core takes a quarter less CPU time than one search by all cores.
+    """
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self._faiss = import_faiss()
+        self._faiss.cvar.distance_compute_blas_query_bs = FAISS_BLOCK
+        self._rows: npt.NDArray[np.float32] = x.numpy()
+
+    def assign(self, centroids: torch.Tensor) -> torch.Tensor:
+        """Return the nearest centroid of each point."""
+        index = self._faiss.IndexFlatL2(centroids.shape[1])
+        index.add(centroids.numpy())
+        labels = np.empty(len(self._rows), dtype=np.int32)
+
+        def search(low: int) -> None:
+            part = slice(low, low + FAISS_ROWS)
+            labels[part] = index.search(self._rows[part], 1)[1][:, 0]
+
+        threads = self._faiss.omp_get_max_threads()
+        with ThreadPoolExecutor(threads, initializer=self._faiss.omp_set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(search, range(0, len(labels), FAISS_ROWS)))
+        return torch.from_numpy(labels)
+
+
+class FaissGpuEngine:
+    """faiss's exact search on one GPU, with the points already there."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        # This module teaches faiss to take tensors, which saves copying all points to the device at each iteration.
+        import faiss
+        import faiss.contrib.torch_utils
+
+        self._x = x
+        self._resources = faiss.StandardGpuResources()
+        # One named device: faiss's own `gpu=1` means all of them, whatever rank this is.
+        flat = faiss.IndexFlatL2(x.shape[1])
+        self._index = faiss.index_cpu_to_gpu(self._resources, x.device.index or 0, flat)
+
+    def assign(self, centroids: torch.Tensor) -> torch.Tensor:
+        """Return the nearest centroid of each point."""
+        self._index.reset()
+        self._index.add(centroids.contiguous())
+        _, nearest = self._index.search(self._x, 1)
+        return torch.as_tensor(nearest).squeeze(1).int()
+
+
+class SklearnEngine:
+    """scikit-learn's prediction step on CPU cores.
+
+    Only its assignment is used: the sums of its fit depend on the order in which threads finish, from three threads
+    on, and it cannot be stopped.
+    """
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self._rows = x.numpy()
+        self._model: Any = None
+
+    def assign(self, centroids: torch.Tensor) -> torch.Tensor:
+        """Return the nearest centroid of each point."""
+        import sklearn
+
+        if not len(self._rows):
+            return torch.empty(0, dtype=torch.int32)
+        if self._model is None:
+            self._model = _fitted_model(centroids.numpy())
+        self._model.cluster_centers_ = centroids.numpy()
+        with sklearn.config_context(assume_finite=True):
+            return torch.from_numpy(self._model.predict(self._rows))
+
+
+def _fitted_model(centroids: npt.NDArray[np.float32]) -> Any:
+    from sklearn.cluster import KMeans
+
+    with warnings.catch_warnings():
+        # That centroids coincide is found, repaired and told by our own loop.
+        warnings.simplefilter("ignore")
+        return KMeans(len(centroids), init=centroids, n_init=1, max_iter=1).fit(centroids)
+
+
+def import_faiss() -> Any:
+    """Return faiss, None where it is not installed or does not load."""
+    try:
+        with warnings.catch_warnings():
+            # SWIG's types warn at import on newer Pythons.
+            warnings.simplefilter("ignore")
+            import faiss
+    except Exception:  # noqa: BLE001 - a GPU build without its CUDA libraries raises RuntimeError
+        return None
+    return faiss
+
+
+def choose_engine(name: str, device: str) -> tuple[str, torch.device]:
+    """Decide which engine works, and where.
+
+    `auto` is faiss on a GPU if its GPU build is installed, otherwise torch there; on a CPU faiss, or scikit-learn
+    without it. The number of ranks plays no role, so a rerun finds its output up to date whatever it runs on.
+
+    Args:
+        name: one of `ENGINES`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UsageError: the engine is not installed or cannot use the device, or several processes run without torchrun.
+    """
+    here = ranks()
+    if here.world > 1 and not here.group:
+        raise UsageError(
+            "k-means needs its processes to talk to each other, and RANK and WORLD_SIZE are set without torchrun: "
+            "start it by torchrun, or unset both."
+        )
+    faiss = import_faiss() if name in ("auto", "faiss") else None
+    if name == "faiss" and faiss is None:
+        raise UsageError("--engine faiss: it is not installed: install dprune[cpu] or dprune[gpu], or drop the option.")
+    has_gpu = name == "torch" or (faiss is not None and hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0)
+    if device == "auto" and name != "auto" and not has_gpu:
+        device = "cpu"
+    place = pick_device(device, here.local_rank)
+    if name == "auto":
+        on_gpu = "faiss" if has_gpu else "torch"
+        return (on_gpu if place.type == "cuda" else "sklearn" if faiss is None else "faiss"), place
+    if place.type == "cuda" and not has_gpu:
+        raise UsageError(f"--engine {name} cannot use a GPU here: give --engine torch or --device cpu.")
+    return name, place
+
+
+def make_engine(name: str, x: torch.Tensor) -> Engine:
+    """Build an engine for points [n, d] on their device."""
+    if name == "faiss":
+        return FaissEngine(x) if x.device.type == "cpu" else FaissGpuEngine(x)
+    return TorchEngine(x) if name == "torch" else SklearnEngine(x)
