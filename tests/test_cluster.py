@@ -14,11 +14,11 @@ import pytest
 from conftest import Result, dprune, dprune_process
 from safetensors.numpy import load, load_file, save_file
 
+from dprune.clustering.engines import import_faiss
 from dprune.console import TerminalMonitor
 from dprune.formats.provenance import make_record
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_metadata
-from dprune.pruning.kmeans_engines import import_faiss
 
 ENGINES = ["torch", "sklearn", *(["faiss"] if import_faiss() is not None else [])]
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from dprune.clustering import engines
+from dprune.clustering.engines import FaissGpuEngine, choose_engine, import_faiss, make_engine
+from dprune.clustering.init import greedy_kmeans_plus_plus, initial_centroids
+from dprune.clustering.job import imbalance
+from dprune.clustering.kernels import cluster_sums, matmul_precision, nearest_two, own_squared_distances
+from dprune.clustering.kmeans import Settings, fit, lloyd
+from dprune.clustering.points import Points, load_points
+from dprune.clustering.sweep import find_knee
 from dprune.errors import InputError, UsageError
 from dprune.formats.features import ArrayFeatures
-from dprune.pruning import kmeans_engines
-from dprune.pruning.clustering import imbalance
-from dprune.pruning.kmeans import Settings, fit, lloyd
-from dprune.pruning.kmeans_engines import FaissGpuEngine, choose_engine, import_faiss, make_engine
-from dprune.pruning.kmeans_init import greedy_kmeans_plus_plus, initial_centroids
-from dprune.pruning.kmeans_kernels import cluster_sums, matmul_precision, nearest_two, own_squared_distances
-from dprune.pruning.kmeans_points import Points, load_points
-from dprune.pruning.sweep import find_knee
 from dprune.runtime import Silent
 from dprune.seeds import generator
 
@@ -155,7 +155,7 @@ def test_init_takes_a_tenth_or_a_hundred_thousand(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Points, "sample", sample)
     initial_centroids(points, 3, "kmeans++", 0)
-    monkeypatch.setattr("dprune.pruning.kmeans_init.SMALLEST_SAMPLE", 10)
+    monkeypatch.setattr("dprune.clustering.init.SMALLEST_SAMPLE", 10)
     initial_centroids(points, 3, "kmeans++", 0)
     assert asked == [100_000, 30]
 
@@ -263,7 +263,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, faiss_gpus: int | None, device: st
     faiss = ModuleType("faiss")
     faiss.get_num_gpus = lambda: faiss_gpus  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "faiss", faiss if faiss_gpus is not None else None)
-    monkeypatch.setattr(kmeans_engines, "pick_device", lambda name, rank: torch.device(
+    monkeypatch.setattr(engines, "pick_device", lambda name, rank: torch.device(
         device if name == "auto" else name))  # fmt: skip
 
 

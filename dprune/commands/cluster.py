@@ -64,9 +64,9 @@ def command(delivery: Delivery, features: str, k: int | None, sweep: tuple[int, 
       dprune cluster features.npy --metric cosine -o - | dprune score cluster-distance - -o distance.npy
       torchrun --nproc-per-node 8 -m dprune cluster features -k 1000 -o clusters.safetensors
     """
-    from dprune.pruning.clustering import ClusterJob
-    from dprune.pruning.kmeans import Settings
-    from dprune.pruning.sweep import SweepJob
+    from dprune.clustering.job import ClusterJob
+    from dprune.clustering.kmeans import Settings
+    from dprune.clustering.sweep import SweepJob
 
     if settings["n_init"] > 1 and settings["init"] not in ("kmeans++", "random"):
         raise click.UsageError("--n-init is for random starts: from an --init FILE all would be the same.")

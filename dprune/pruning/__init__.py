@@ -1,1 +1,1 @@
-"""The methods that decide what to keep: clustering, scores, selection."""
+"""The methods that decide what to keep: scores and selection."""

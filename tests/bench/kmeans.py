@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dprune.clustering.engines import TorchEngine, import_faiss, make_engine
+from dprune.clustering.init import initial_centroids
+from dprune.clustering.kernels import cluster_sums, matmul_precision, nearest_two
+from dprune.clustering.kmeans import Settings, _update, lloyd
+from dprune.clustering.points import Points, load_points
 from dprune.formats.features import ArrayFeatures
-from dprune.pruning.kmeans import Settings, _update, lloyd
-from dprune.pruning.kmeans_engines import TorchEngine, import_faiss, make_engine
-from dprune.pruning.kmeans_init import initial_centroids
-from dprune.pruning.kmeans_kernels import cluster_sums, matmul_precision, nearest_two
-from dprune.pruning.kmeans_points import Points, load_points
 from dprune.runtime import Silent
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dprune.pruning.collectives import from_root, is_root
+from dprune.collectives import from_root, is_root
 from dprune.seeds import generator
 
 if TYPE_CHECKING:
-    from dprune.pruning.kmeans_points import Points
+    from dprune.clustering.points import Points
 
 SMALLEST_SAMPLE = 100_000
 

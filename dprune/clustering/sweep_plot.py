@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from dprune.pruning.sweep import Quality
+    from dprune.clustering.sweep import Quality
 
 INERTIA, SILHOUETTE, INK, FAINT = "#1f5fa8", "#c2571a", "#222222", "#d9d9d9"
 STYLE: dict[Any, Any] = {

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from dprune.clustering.kernels import chunks, half_squared_norms, matmul_precision, rows_at_once, scores
 from dprune.errors import UsageError
-from dprune.pruning.kmeans_kernels import chunks, half_squared_norms, matmul_precision, rows_at_once, scores
 from dprune.runtime import pick_device, ranks
 
 if TYPE_CHECKING:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dprune.clustering.job import imbalance, inertia
+from dprune.clustering.points import load_points
+from dprune.collectives import from_root, is_root
 from dprune.errors import Interrupted
 from dprune.formats.clusters import read_clusters
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import difference
 from dprune.formats.publish import publish_bytes, publish_json
 from dprune.formats.shards import MANIFEST, read_manifest
-from dprune.pruning.clustering import imbalance, inertia
-from dprune.pruning.collectives import from_root, is_root
-from dprune.pruning.kmeans_points import load_points
 from dprune.runtime import process_group
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from dprune.clustering.job import ClusterJob
+    from dprune.clustering.points import Points
     from dprune.formats.clusters import Clusters
     from dprune.formats.provenance import Record
-    from dprune.pruning.clustering import ClusterJob
-    from dprune.pruning.kmeans_points import Points
     from dprune.runtime import Monitor
 
 SILHOUETTE_SAMPLES = 5000
@@ -111,7 +111,7 @@ class SweepJob:
         publish_json(folder / MANIFEST, content)
 
     def _finish(self, folder: Path, qualities: list[Quality], samples: int) -> dict[str, Any]:
-        from dprune.pruning.sweep_plot import draw_sweep
+        from dprune.clustering.sweep_plot import draw_sweep
 
         knee = find_knee([quality.k for quality in qualities], [quality.inertia for quality in qualities])
         publish_bytes(folder / TABLE, _table(qualities))

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dprune.clustering.engines import choose_engine
+from dprune.clustering.kernels import nearest_two
+from dprune.clustering.kmeans import Settings, fit
+from dprune.clustering.points import load_points
+from dprune.collectives import gather_rows, is_root
 from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import read_array
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import open_features
 from dprune.formats.outputs import FileOutput
 from dprune.formats.provenance import make_record
-from dprune.pruning.collectives import gather_rows, is_root
-from dprune.pruning.kmeans import Settings, fit
-from dprune.pruning.kmeans_engines import choose_engine
-from dprune.pruning.kmeans_kernels import nearest_two
-from dprune.pruning.kmeans_points import load_points
 from dprune.runtime import process_group
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from dprune.clustering.kmeans import Solution
+    from dprune.clustering.points import Points
     from dprune.formats.features import Features
     from dprune.formats.provenance import Record
-    from dprune.pruning.kmeans import Solution
-    from dprune.pruning.kmeans_points import Points
     from dprune.runtime import Monitor
 
 _log = logging.getLogger("dprune")

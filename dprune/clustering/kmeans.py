@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dprune.clustering.engines import make_engine
+from dprune.clustering.init import initial_centroids
+from dprune.clustering.kernels import cluster_sums, own_squared_distances
+from dprune.clustering.points import unit
+from dprune.collectives import all_gather, all_sum
 from dprune.errors import InputError, Interrupted
-from dprune.pruning.collectives import all_gather, all_sum
-from dprune.pruning.kmeans_engines import make_engine
-from dprune.pruning.kmeans_init import initial_centroids
-from dprune.pruning.kmeans_kernels import cluster_sums, own_squared_distances
-from dprune.pruning.kmeans_points import unit
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from dprune.pruning.kmeans_engines import Engine
-    from dprune.pruning.kmeans_points import Points
+    from dprune.clustering.engines import Engine
+    from dprune.clustering.points import Points
     from dprune.runtime import Monitor
 
 # Closer than this share of the points' mean squared norm, a matrix product cannot tell a point from its centroid.

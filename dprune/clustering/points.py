@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from dprune.clustering.kernels import chunks
+from dprune.collectives import all_gather, all_sum, gather_rows
 from dprune.errors import InputError
-from dprune.pruning.collectives import all_gather, all_sum, gather_rows
-from dprune.pruning.kmeans_kernels import chunks
 from dprune.runtime import ranks
 from dprune.seeds import generator
 

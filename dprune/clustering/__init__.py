@@ -1,0 +1,1 @@
+"""From features to clusters: k-means, its engines, and sweeps over the number of clusters."""
