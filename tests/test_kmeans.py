@@ -14,7 +14,7 @@ from dprune.clustering import engines
 from dprune.clustering.engines import FaissGpuEngine, choose_engine, import_faiss, make_engine
 from dprune.clustering.init import greedy_kmeans_plus_plus, initial_centroids
 from dprune.clustering.job import imbalance
-from dprune.clustering.kernels import cluster_sums, matmul_precision, nearest_two, own_squared_distances
+from dprune.clustering.kernels import RunningSums, cluster_sums, matmul_precision, nearest_two, own_squared_distances
 from dprune.clustering.kmeans import Settings, fit, lloyd
 from dprune.clustering.points import Points, load_points
 from dprune.clustering.sweep import find_knee
@@ -47,6 +47,17 @@ def test_cluster_sums_are_exact_with_empty_clusters(n: int) -> None:
     assert sums.dtype == torch.float64
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-4)
     assert counts.tolist() == np.bincount(labels, minlength=8).tolist()
+
+
+def test_running_sums_follow_the_points_that_move() -> None:
+    x, labels = random(2000, 5), torch.randint(0, 7, (2000,), dtype=torch.int32)
+    running = RunningSums(x, 7)
+    for share in (1.0, 0.9, 0.1, 0.01, 0.0):
+        labels = torch.where(torch.rand(2000) < share, torch.randint(0, 7, (2000,), dtype=torch.int32), labels)
+        sums, counts = running.update(labels)
+        expected = torch.zeros(7, 5, dtype=torch.float64).index_add_(0, labels.long(), x.double())
+        torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(counts, torch.bincount(labels.long(), minlength=7))
 
 
 def test_float64_carries_sums_that_float32_would_lose() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SEGMENT = 256
 CPU_ROWS = 4096
 GPU_SCORES = 1 << 25
+MOST_MOVED = 0.25
 
 
 @contextlib.contextmanager
@@ -77,6 +78,39 @@ def cluster_sums(x: torch.Tensor, labels: torch.Tensor, k: int) -> tuple[torch.T
     owner = ordered.index_select(0, starts.clamp(max=len(x) - 1))
     firsts = torch.searchsorted(owner, clusters[:-1])
     return embedding_bag(torch.arange(len(starts), device=x.device), partial, firsts, mode="sum"), borders.diff()
+
+
+class RunningSums:
+    """The sums of each cluster's points, kept up to date through the points that change cluster.
+
+    From the third iteration on few points do, so a CPU reads little more than those. On a GPU finding them would
+    mean to wait for it, and adding all points up costs less.
+
+    Args:
+        x: points, float32 [n, d].
+        k: number of clusters.
+    """
+
+    def __init__(self, x: torch.Tensor, k: int) -> None:
+        self._x = x
+        self._k = k
+        self._labels: torch.Tensor | None = None
+        self._sums = x.new_zeros((k, x.shape[1]), dtype=torch.float64)
+        self._counts = torch.zeros(k, dtype=torch.int64, device=x.device)
+
+    def update(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sums, float64 [k, d], and the points of each cluster, int64 [k], for labels int32 [n]."""
+        before, self._labels = self._labels, labels
+        moved = None if before is None or self._x.is_cuda else torch.nonzero(labels != before).squeeze(1)
+        if before is None or moved is None or len(moved) > len(labels) * MOST_MOVED:
+            self._sums, self._counts = cluster_sums(self._x, labels, self._k)
+            return self._sums, self._counts
+        rows = self._x.index_select(0, moved)
+        for sign, owners in ((1, labels), (-1, before)):
+            sums, counts = cluster_sums(rows, owners.index_select(0, moved), self._k)
+            self._sums = self._sums + sign * sums
+            self._counts = self._counts + sign * counts
+        return self._sums, self._counts
 
 
 def own_squared_distances(x: torch.Tensor, labels: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:

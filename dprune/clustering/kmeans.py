@@ -10,7 +10,7 @@ import torch
 
 from dprune.clustering.engines import make_engine
 from dprune.clustering.init import initial_centroids
-from dprune.clustering.kernels import cluster_sums, own_squared_distances
+from dprune.clustering.kernels import RunningSums, own_squared_distances
 from dprune.clustering.points import unit
 from dprune.collectives import all_gather, all_sum
 from dprune.errors import InputError, Interrupted
@@ -129,9 +129,10 @@ def lloyd(points: Points, engine: Engine, centroids: torch.Tensor, settings: Set
     """
     limit = settings.tolerance * points.mean_square / points.x.shape[1]
     repaired, inertia, step = 0, float("inf"), 0
+    running = RunningSums(points.x, len(centroids))
     for step in range(1, settings.iterations + 1):
         labels = engine.assign(centroids)
-        moved, counts, status = _update(points, labels, centroids, monitor)
+        moved, counts, status = _update(points, running.update(labels), centroids, monitor)
         shift, inertia, empty, stop = status.tolist()
         if stop:
             raise Interrupted("stopped; run the same command again.")
@@ -145,16 +146,16 @@ def lloyd(points: Points, engine: Engine, centroids: torch.Tensor, settings: Set
 
 
 def _update(
-    points: Points, labels: torch.Tensor, centroids: torch.Tensor, monitor: Monitor
+    points: Points, own: tuple[torch.Tensor, torch.Tensor], centroids: torch.Tensor, monitor: Monitor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the new centroids, float32 [k, d], the points of each, float64 [k], and the state of the iteration.
 
-    The state is [squared shift, inertia, empty clusters, ranks asked to stop]; reading it is the one wait for the
-    device.
+    `own` holds the sums and counts of this rank's points. The state is [squared shift, inertia, empty clusters,
+    ranks asked to stop]; reading it is the one wait for the device.
     """
     k, dimension = centroids.shape
     packed = centroids.new_zeros((k + 1, dimension + 1), dtype=torch.float64)
-    packed[:k, :dimension], packed[:k, dimension] = cluster_sums(points.x, labels, k)
+    packed[:k, :dimension], packed[:k, dimension] = own
     if monitor.stop_requested():
         packed[k, 0] = 1
     all_sum(packed)
