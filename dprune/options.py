@@ -107,9 +107,11 @@ def apply(*decorators: Decorator) -> Decorator:
     return decorate
 
 
-seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness.")
-device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-batch_size = click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True,
+seed = click.option(
+    "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed of all randomness."
+)
+device = click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+batch_size = click.option("--batch-size", type=click.IntRange(min=1), metavar="N", default=256, show_default=True,
                           help="Samples in one pass through the device.")  # fmt: skip
-workers = click.option("--workers", type=click.IntRange(min=0), default=None,
+workers = click.option("--workers", type=click.IntRange(min=0), metavar="N", default=None,
                        help="Processes that decode; 0 decodes in the main one.  [default: one a core]")  # fmt: skip

@@ -33,22 +33,26 @@ class Sweep(click.ParamType[tuple[int, ...]]):
 
 @click.command()
 @click.argument("features", metavar="FEATURES")
-@options.delivers(OUTPUT, can_stop=True)
-@click.option("-k", type=click.IntRange(min=1), help="Number of clusters.  [default: 24, or as many as --init holds]")
+@click.option(
+    "-k", type=click.IntRange(min=1), metavar="N", help="Number of clusters.  [default: 24, or as many as --init holds]"
+)
 @click.option("--sweep", type=Sweep(), metavar="START:STOP:STEP", help="Cluster for each k and plot them, e.g. 8:64:8.")
 @click.option("--metric", type=click.Choice(["l2", "cosine"]), default="l2", show_default=True,
               help="Euclidean distance, or 1 - cosine by spherical k-means.")  # fmt: skip
 @click.option("--init", default="kmeans++", show_default=True, metavar="kmeans++|random|FILE",
               help="Where to start; FILE is a .npy [k, d] or another clusters.safetensors.")  # fmt: skip
-@click.option("--n-init", type=click.IntRange(min=1), default=1, show_default=True,
+@click.option("--n-init", type=click.IntRange(min=1), metavar="N", default=1, show_default=True,
               help="Start this many times and keep the lowest inertia.")  # fmt: skip
-@click.option("--iterations", type=click.IntRange(min=1), default=100, show_default=True, help="Most iterations.")
-@click.option("--tolerance", type=click.FloatRange(min=0), default=1e-4, show_default=True,
+@click.option(
+    "--iterations", type=click.IntRange(min=1), metavar="N", default=100, show_default=True, help="Most iterations."
+)
+@click.option("--tolerance", type=click.FloatRange(min=0), metavar="X", default=1e-4, show_default=True,
               help="Stop when the centroids' shift is less than this share of the variance.")  # fmt: skip
 @click.option("--engine", type=click.Choice(["auto", "faiss", "torch", "sklearn"]), default="auto", show_default=True,
               help="What finds the nearest centroids.")  # fmt: skip
 @options.seed
 @options.device
+@options.delivers(OUTPUT, can_stop=True)
 def command(delivery: Delivery, features: str, k: int | None, sweep: tuple[int, ...] | None, seed: int, device: str,
             **settings: Any) -> None:  # fmt: skip
     """Cluster features by k-means.

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@options.delivers("Folder that the shards go to.", can_stop=True)
 @click.option(
-    "--size", type=click.IntRange(min=1), help="Resize the shorter side to this many pixels; else bytes stay."
+    "--size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Resize the shorter side to this many pixels; else bytes stay.",
 )
 @click.option("--crop", type=click.Choice(["center", "none"]), default="center", show_default=True,
               help="With --size: cut out the middle square, or keep the shape.")  # fmt: skip
@@ -25,10 +27,11 @@ if TYPE_CHECKING:
 @click.option("--subset", metavar="FILE", help="Write only these samples: ids (.npy), keys (text), or - for stdin.")
 @click.option("--keys", type=click.Choice(["path", "unique"]), default="path", show_default=True,
               help="Refuse repeated keys, or tell them apart by a number.")  # fmt: skip
-@click.option("--shard-size", type=click.IntRange(min=1), default=10_000, show_default=True,
+@click.option("--shard-size", type=click.IntRange(min=1), metavar="N", default=10_000, show_default=True,
               help="Samples in a shard.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="End at the first unreadable image instead of listing it in bad.jsonl.")
 @options.workers
+@options.delivers("Folder that the shards go to.", can_stop=True)
 def command(delivery: Delivery, sources: tuple[str, ...], size: int | None, crop: str, format_: str,
             subset: str | None, keys: str, shard_size: int, strict: bool, workers: int | None) -> None:  # fmt: skip
     """Pack images or shards, or a subset of them, into WebDataset shards.

@@ -30,8 +30,8 @@ def command() -> None:
 
 @command.command("random")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@options.delivers(OUTPUT, default="-")
 @options.seed
+@options.delivers(OUTPUT, default="-")
 def random(delivery: Delivery, sources: tuple[str, ...], seed: int) -> None:
     """Score by chance: uniform in [0, 1), by seed and id alone.
 

@@ -33,7 +33,6 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 
 @click.command()
 @click.argument("scores", required=False, metavar="[SCORES]")
-@options.delivers("The subset: a .npy file of ids, or - for stdout.", default="-")
 @click.option("--keep", metavar="AMOUNT", callback=_amount, help="Keep a share (0.25, 1/4, 25%) or a count (500).")
 @click.option("--prune", metavar="AMOUNT", callback=_amount, help="Prune a share or a count; the paper's PR.")
 @click.option("--order", type=click.Choice(["lowest", "middle", "highest", "random"]), default="lowest",
@@ -42,7 +41,7 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option("--groups", metavar="FILE", help="Choose inside each group of this .npy, or by a feature store's labels.")
 @click.option("--quota", type=click.Choice(["proportional", "equal"]), default="proportional", show_default=True,
               help="Keep the same share, or the same count, of each group.")  # fmt: skip
-@click.option("--cap", type=click.IntRange(min=1), help="Keep at most this many of each group.")
+@click.option("--cap", type=click.IntRange(min=1), metavar="N", help="Keep at most this many of each group.")
 @click.option("--only", metavar="GROUPS", callback=_groups, help="Keep only from these groups: 3,17,42 or @FILE.")
 @click.option("--within", multiple=True, metavar="FILE", help="Choose among these ids only. Repeatable.")
 @click.option("--without", multiple=True, metavar="FILE", help="Choose none of these ids. Repeatable.")
@@ -50,6 +49,7 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @click.option("--figure", type=click.Path(dir_okay=False), help="Draw the lowest, middle and highest of each group.")
 @click.option("--shards", multiple=True, metavar="SHARDS", help="With --figure: where the images are. Repeatable.")
 @options.seed
+@options.delivers("The subset: a .npy file of ids, or - for stdout.", default="-")
 def command(delivery: Delivery, scores: str | None, keep: Amount | None, prune: Amount | None, figure: str | None,
             shards: tuple[str, ...], order: str, quota: str, cap: int | None, only: tuple[int, ...] | None,
             seed: int, **files: Any) -> None:  # fmt: skip
