@@ -388,7 +388,8 @@ def test_stop_after_ends_with_75_and_no_output(features: Path, tmp_path: Path) -
 def test_signals_stop_it_between_iterations(tmp_path: Path, number: int, code: int) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(60_000, 32)).astype(np.float32))
     # A shell ignores SIGINT in what it puts into the background, and so would every process that these tests start.
-    listening = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    listening = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    listening += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     command = [sys.executable, "-c", listening, "-m", "dprune", "cluster", "x.npy", "-o", "c.safetensors", "-v"]
     command += ["-k", "200", "--init", "random", "--iterations", "100000", "--tolerance", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
