@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dprune import __version__, console
-from dprune.errors import DpruneError, UsageError
+from dprune.errors import DpruneError
 
 STAGES: dict[str, dict[str, str]] = {
     "Curate": {
@@ -62,14 +62,11 @@ class LazyGroup(click.Group):
         except (click.Abort, KeyboardInterrupt):
             console.fail("interrupted.")
             code = 130
-        except UsageError as error:
-            console.fail(str(error))
-            code = error.exit_code
         except BrokenPipeError:
             # Python flushes stdout once more on its way out and would complain a second time.
             sys.stdout = None
             code = 1
-        except (DpruneError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the shell gets one sentence and a code
             code = _explain(error)
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -84,14 +81,18 @@ def _name_variables(command: click.Command, prefix: str) -> None:
             _name_variables(child, f"{prefix}_{name}")
 
 
-def _explain(error: DpruneError | OSError) -> int:
+def _explain(error: Exception) -> int:
     if console.verbosity() >= 2:
         traceback.print_exception(error)
     if isinstance(error, DpruneError):
         console.fail(str(error))
         return error.exit_code
-    where = f"{error.filename}: " if error.filename else ""
-    console.fail(f"{where}{error.strerror or error}.")
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        console.fail(f"{where}{error.strerror or error}.")
+    else:
+        first = (str(error).strip() or "no message").splitlines()[0]
+        console.fail(f"this should not happen ({type(error).__name__}: {first}): please report it with what -vv shows.")
     return 1
 
 

@@ -155,6 +155,7 @@ def test_the_command_line_goes_before_the_environment(tmp_path: Path, monkeypatc
     [
         (DpruneError("the machine is broken: mend it."), 1),
         (OSError(28, "No space left on device"), 1),
+        (ZeroDivisionError("by zero"), 1),
         (UsageError("the options differ: give one."), 2),
         (InputError("the file is cut short: make it again."), 3),
         (MismatchError("two files differ: make both again."), 3),

@@ -398,6 +398,17 @@ def test_a_worker_that_dies(tmp_path: Path) -> None:
     Result(command.returncode, b"", said).fails(1, "a process that decodes images died", "--workers")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("label", [b"cat", b"9" * 20])
+def test_what_goes_wrong_in_a_worker_ends_the_command(tmp_path: Path, label: bytes) -> None:
+    write_tar(tmp_path / "a.tar", [("a.png", image_bytes(0)), ("a.cls", label), *sample("b", 1)])
+    command = [sys.executable, "-m", "dprune", "embed", tmp_path / "a.tar", "--model", "pixels", "--workers", "2"]
+    done = subprocess.run([*command, "-o", tmp_path / "f"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "a.cls" in done.stderr
+
+
 def test_no_such_things(tmp_path: Path, shards: Path) -> None:
     embed(tmp_path / "nowhere", tmp_path / "f").fails(3, "no such file or folder")
     embed(shards, tmp_path / "f", "--device", "cuda").fails(2, "--device cuda")

@@ -77,7 +77,7 @@ def test_long_and_unicode_keys(tmp_path: Path) -> None:
 def test_a_label_that_is_no_number(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "0.tar", [("a.jpg", b""), ("a.cls", b"cat")])
     shard = open_dataset([str(path)]).shards[0]
-    with pytest.raises(InputError, match=r"a\.cls holds b'cat', not a whole number"):
+    with pytest.raises(InputError, match=r"a\.cls holds b'cat', not a whole number of 64 bits"):
         ShardReader(shard, shard.index()).label(0)
 
 

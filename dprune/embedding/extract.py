@@ -10,7 +10,7 @@ import torch
 
 from dprune.embedding.backbones import Forward, load_backbone, try_out
 from dprune.embedding.job import PCA_FILE, undecodable
-from dprune.embedding.loading import Decoded, Images, Piece, cut, decode_all
+from dprune.embedding.loading import Decoded, Images, Piece, cut, decoding
 from dprune.errors import DpruneError, InputError
 from dprune.formats.provenance import digest
 from dprune.runtime import check_stop, pick_device, ranks
@@ -81,11 +81,11 @@ class _Extraction:
         counts = [self._job.sizes[shard.name][0] for shard in self._shards]
         pieces = [piece for number, count in enumerate(counts)
                   for piece in cut(number, range(count), self._job.batch_size)]  # fmt: skip
-        loader = decode_all(self._images, pieces, self._job.workers, pin=self._forward.device.type == "cuda")
-        decoded = iter(loader)
-        monitor.start("embedding", sum(counts), "images")
-        for number, shard in enumerate(self._shards):
-            self._publish(shard, *self._part(shard, counts[number], decoded, monitor))
+        pin = self._forward.device.type == "cuda"
+        with decoding(self._images, pieces, self._job.workers, pin=pin) as decoded:
+            monitor.start("embedding", sum(counts), "images")
+            for number, shard in enumerate(self._shards):
+                self._publish(shard, *self._part(shard, counts[number], decoded, monitor))
 
     def _part(self, shard: Shard, count: int, decoded: Iterator[Decoded], monitor: Monitor
               ) -> tuple[list[tuple[Tensor, ...]], npt.NDArray[np.int64], list[Record]]:  # fmt: skip
@@ -179,11 +179,13 @@ def _drawn_pixels(job: EmbedJob, backbone: Backbone, monitor: Monitor) -> npt.ND
     monitor.start("fitting principal components", len(ids), "images")
     images = Images(job.dataset.shards, backbone.transform)
     found = [np.empty((0, *images.shape), dtype=np.float32)]
-    for piece, decoded in zip(pieces, decode_all(images, pieces, job.workers, pin=False)):
-        check_stop(monitor)
-        _check(decoded, job.dataset.shards[piece.shard], job.strict)
-        bad = {entry["row"] for entry in decoded.bad}
-        found.append(decoded.images.numpy()[[row not in bad for row in piece.rows]] / np.float32(255))
-        monitor.advance(len(piece.rows))
+    with decoding(images, pieces, job.workers, pin=False) as all_decoded:
+        for piece, decoded in zip(pieces, all_decoded, strict=True):
+            check_stop(monitor)
+            _check(decoded, job.dataset.shards[piece.shard], job.strict)
+            bad = {entry["row"] for entry in decoded.bad}
+            sound = decoded.images.numpy()[[row not in bad for row in piece.rows]]
+            found.append(np.divide(sound, 255, dtype=np.float32))
+            monitor.advance(len(piece.rows))
     pixels = np.concatenate(found)
     return pixels.reshape(len(pixels), -1)

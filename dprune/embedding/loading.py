@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -111,21 +112,33 @@ def cut(shard: int, rows: Sequence[int], batch_size: int) -> Iterator[Piece]:
             yield Piece(shard, batch[begin : begin + PIECE])
 
 
-def decode_all(images: Images, pieces: Sequence[Piece], workers: int, *, pin: bool) -> DataLoader[Decoded]:
-    """Decode pieces in order, ahead of their use.
+@contextlib.contextmanager
+def decoding(images: Images, pieces: Sequence[Piece], workers: int, *, pin: bool) -> Iterator[Iterator[Decoded]]:
+    """Decode pieces in order, ahead of their use, and end the workers with the block however it ends.
 
     Args:
         images: what decodes them.
         pieces: in the order in which they will come.
         workers: processes, 0 for this one; never more than pieces.
         pin: whether to put them into memory that a GPU can copy from by itself.
+
+    Yields:
+        An iterator over the decoded pieces.
     """
     workers = min(workers, len(pieces))
     ahead: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": _deaf} if workers else {}
     with warnings.catch_warnings():
         # Whoever asks for more workers than cores means it.
         warnings.simplefilter("ignore")
-        return DataLoader(images, sampler=pieces, batch_size=None, num_workers=workers, pin_memory=pin, **ahead)
+        loader = DataLoader(images, sampler=pieces, batch_size=None, num_workers=workers, pin_memory=pin, **ahead)
+    decoded = iter(loader)
+    try:
+        yield decoded
+    finally:
+        # Workers are deaf to the signal by which Python ends those that an exception left behind, and would be
+        # waited for without end.
+        if workers:
+            decoded._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def _deaf(worker: int) -> None:

@@ -74,10 +74,13 @@ class ShardReader:
             return -1
         text = self.member(member)
         try:
-            return int(text)
-        except ValueError:
+            # An int64, as labels are stored; numpy alone would take 1.5 too.
+            return int(np.int64(int(text)))
+        except (ValueError, OverflowError):
             name = self.index.name(member)
-            raise InputError(f"{self.shard.location}: {name} holds {text[:20]!r}, not a whole number.") from None
+            raise InputError(
+                f"{self.shard.location}: {name} holds {text[:24]!r}, not a whole number of 64 bits: mend the shard."
+            ) from None
 
 
 @dataclass(frozen=True)

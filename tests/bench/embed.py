@@ -23,7 +23,7 @@ import torch
 
 from dprune.embedding.backbones import Backbone, Forward, load_backbone
 from dprune.embedding.job import EmbedJob
-from dprune.embedding.loading import Images, cut, decode_all
+from dprune.embedding.loading import Images, cut, decoding
 from dprune.embedding.settings import Settings, resolve
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.runtime import Silent, cpu_count
@@ -64,9 +64,10 @@ def time_decoding(dataset: Dataset, backbone: Backbone, args: argparse.Namespace
     pieces = [
         piece for number, count in enumerate(dataset.counts) for piece in cut(number, range(count), args.batch_size)
     ]
-    loader = decode_all(Images(dataset.shards, backbone.transform), pieces, args.workers, pin=args.device != "cpu")
+    images = Images(dataset.shards, backbone.transform)
     began = time.perf_counter()
-    done = sum(len(piece.images) for piece in loader)
+    with decoding(images, pieces, args.workers, pin=args.device != "cpu") as decoded:
+        done = sum(len(piece.images) for piece in decoded)
     return done / (time.perf_counter() - began)
 
 
