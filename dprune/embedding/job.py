@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dprune.errors import InputError
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import digest, make_record, parent_record, without_version
+from dprune.formats.provenance import digest, make_record, without_version
 from dprune.formats.shards import Dataset, Shard, read_manifest
 from dprune.formats.stores import Store
 from dprune.runtime import cpu_count, ranks
@@ -66,18 +66,12 @@ class EmbedJob:
         fitted = self.settings.pca is not None
         records = [without_version(record) for record in self.dataset.records]
         content = digest({"shards": [shard.name for shard in self.dataset.shards], "provenance": records})
-        first = self.dataset.records[0] if self.dataset.records else None
-        parents = {"shards": parent_record(first, content)}
-        parents |= {
-            f"shards {number}": parent_record(record, digest(without_version(record)))
-            for number, record in enumerate(self.dataset.records[1:], 2)
-        }
         return make_record(
             "embed",
             self.settings.options(),
             seed=self.seed if fitted else None,
             fingerprint=self.dataset.fingerprint if fitted else None,
-            parents=parents,
+            parents=self.dataset.parents(content),
             tags=self.tags,
         )
 

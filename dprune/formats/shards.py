@@ -15,7 +15,7 @@ import numpy as np
 
 from dprune.errors import InputError
 from dprune.formats.blocks import is_url, open_blocks
-from dprune.formats.provenance import digest, without_version
+from dprune.formats.provenance import digest, parent_record, without_version
 from dprune.formats.shard_index import ShardIndex, cached_index
 
 if TYPE_CHECKING:
@@ -121,6 +121,19 @@ class Dataset:
     def __len__(self) -> int:
         """Return the number of samples."""
         return sum(self.counts)
+
+    def parents(self, content: str | None = None) -> dict[str, Record]:
+        """Describe the dataset as the input of another file: `shards`, and `shards 2` and so on for more folders.
+
+        Args:
+            content: digest of the dataset, by default its fingerprint, for which every shard is walked.
+        """
+        content = self.fingerprint if content is None else content
+        more = {
+            f"shards {number}": parent_record(record, digest(without_version(record)))
+            for number, record in enumerate(self.records[1:], 2)
+        }
+        return {"shards": parent_record(self.records[0] if self.records else None, content), **more}
 
     def split(self, ids: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         """Split sorted ids into each shard's row numbers.

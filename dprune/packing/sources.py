@@ -18,7 +18,7 @@ from PIL import Image
 
 from dprune.errors import InputError
 from dprune.formats.images import BadImage, encode_image
-from dprune.formats.provenance import parent_record, without_version
+from dprune.formats.provenance import parent_record
 from dprune.formats.shard_index import IMAGE_SUFFIXES, LABEL_SUFFIX
 from dprune.formats.shards import Dataset, ShardReader
 
@@ -261,9 +261,7 @@ class ShardSource:
     @property
     def parents(self) -> dict[str, Record]:
         """The dataset by its fingerprint, and the subset."""
-        records = [without_version(record) for record in self.dataset.records]
-        record = self.dataset.records[0] if len(records) == 1 else None
-        shards = {"shards": parent_record(record, self.dataset.fingerprint)}
+        shards = self.dataset.parents()
         return shards if self.subset is None else {**shards, "subset": self.subset}
 
     def __len__(self) -> int:

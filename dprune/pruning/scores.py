@@ -33,7 +33,7 @@ class Population:
 
     count: int
     fingerprint: str | None
-    parent: tuple[str, Record]
+    parents: dict[str, Record]
 
 
 def open_population(sources: Sequence[str]) -> Population:
@@ -45,22 +45,20 @@ def open_population(sources: Sequence[str]) -> Population:
     source = Path(sources[0])
     if len(sources) == 1 and source.suffix == ".safetensors":
         clusters = read_clusters(source)
-        return Population(len(clusters), clusters.fingerprint, ("clusters", clusters.as_parent()))
+        return Population(len(clusters), clusters.fingerprint, {"clusters": clusters.as_parent()})
     if len(sources) == 1 and source.suffix == ".npy":
         array = read_array(source)
-        return Population(len(array.values), array.fingerprint, ("array", array.as_parent()))
+        return Population(len(array.values), array.fingerprint, {"array": array.as_parent()})
     kind = read_manifest(source).get("kind") if len(sources) == 1 and source.is_dir() else None
     if kind == "features":
         features = open_features(source)
-        return Population(features.shape[0], features.fingerprint, ("features", features.as_parent()))
+        return Population(features.shape[0], features.fingerprint, {"features": features.as_parent()})
     if kind == "latents":
         store = Store.open(source, kind)
         content = digest([store.fingerprint, without_version(store.record)])
-        return Population(sum(store.counts), store.fingerprint, ("latents", parent_record(store.record, content)))
+        return Population(sum(store.counts), store.fingerprint, {"latents": parent_record(store.record, content)})
     dataset = open_dataset(sources)
-    records = [without_version(record) for record in dataset.records]
-    parent = parent_record(dataset.records[0] if len(records) == 1 else None, dataset.fingerprint)
-    return Population(len(dataset), dataset.fingerprint, ("shards", parent))
+    return Population(len(dataset), dataset.fingerprint, dataset.parents())
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,13 @@ class RandomScores(FileOutput):
     def record(self) -> Record:
         """Provenance of the scores."""
         population = self.population
-        parents = dict([population.parent])
         return make_record(
-            "score random", {}, seed=self.seed, fingerprint=population.fingerprint, parents=parents, tags=self.tags
+            "score random",
+            {},
+            seed=self.seed,
+            fingerprint=population.fingerprint,
+            parents=population.parents,
+            tags=self.tags,
         )
 
     def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
