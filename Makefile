@@ -1,7 +1,9 @@
 # `make demo` and `make test` set up all they need on a fresh machine.
 #   make demo PYTHON=python3.12    another interpreter
 #   make demo EXTRA=gpu            faiss-gpu instead of faiss-cpu
-PYTHON ?= python3
+PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$python && break; done)
 VENV ?= .venv
 EXTRA ?= cpu
 BIN := $(VENV)/bin
@@ -25,6 +27,7 @@ man: $(VENV)/.installed
 	$(BIN)/python man/build.py
 
 $(VENV)/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'dprune needs Python 3.11 or 3.12: make PYTHON=/path/to/it' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]'

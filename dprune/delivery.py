@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dprune import console
 from dprune.errors import InputError, UsageError
+from dprune.runtime import ranks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,7 @@ class Delivery:
     json: bool = False
     tags: dict[str, str] = field(default_factory=dict)
     stop_after: float | None = None
+    shares_work: bool = False
 
     def __post_init__(self) -> None:
         """Refuse to mix two kinds of data on stdout."""
@@ -56,9 +58,12 @@ class Delivery:
 
         Raises:
             InputError: the output exists, was made otherwise, and --overwrite was not given.
+            UsageError: several workers run a command that cannot share its work.
         """
         from dprune.formats.provenance import difference
 
+        if ranks().world > 1 and not self.shares_work:
+            raise UsageError("RANK and WORLD_SIZE are set, but this command does not share its work: unset both.")
         if self.dry_run:
             console.emit(json.dumps({"output": self.output, "provenance": job.record}, indent=2, ensure_ascii=False))
             return

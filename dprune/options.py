@@ -63,20 +63,22 @@ verbosity = (
 )  # fmt: skip
 
 
-def delivers(kind: str, *, default: str | None = None, can_stop: bool = False) -> Decorator:
+def delivers(kind: str, *, default: str | None = None, can_stop: bool = False, shares_work: bool = False) -> Decorator:
     """Add -o and the options about the output; they reach the command as one `delivery`.
 
     Args:
         kind: what the help calls the output.
         default: output when -o is left out; None makes -o required.
         can_stop: whether the work can be interrupted and resumed, which adds --stop-after.
+        shares_work: whether workers with RANK and WORLD_SIZE do parts of it.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def command(*, output: str, overwrite: bool, dry_run: bool, json_: bool, tags: tuple[tuple[str, str], ...],
                     stop_after: float | None = None, **kwargs: Any) -> None:  # fmt: skip
-            function(delivery=Delivery(output, overwrite, dry_run, json_, dict(tags), stop_after), **kwargs)
+            delivery = Delivery(output, overwrite, dry_run, json_, dict(tags), stop_after, shares_work)
+            function(delivery=delivery, **kwargs)
 
         shared = [
             click.option("-o", "--output", required=default is None, default=default, show_default=default is not None,

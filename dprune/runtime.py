@@ -1,4 +1,4 @@
-"""The process's surroundings: ranks, stopping, progress, device and precision.
+"""The process's surroundings: ranks, stopping, progress and device.
 
 torch is imported only by the functions that need it, so that every layer can import this module.
 """
@@ -33,7 +33,7 @@ class Ranks:
 
 
 def ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
-    """Read RANK, WORLD_SIZE and LOCAL_RANK.
+    """Read RANK, WORLD_SIZE and LOCAL_RANK, for which SLURM_LOCALID will do.
 
     Raises:
         UsageError: only one of RANK and WORLD_SIZE is set, they do not fit, or several tasks of one SLURM step
@@ -50,7 +50,7 @@ def ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
         return Ranks()
     try:
         rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
-        local = int(environ.get("LOCAL_RANK", "0"))
+        local = int(environ.get("LOCAL_RANK") or environ.get("SLURM_LOCALID") or 0)
     except ValueError:
         raise UsageError("RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers.") from None
     if not 0 <= rank < world:
@@ -109,19 +109,13 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         return device
     if not torch.cuda.is_available():
         raise UsageError(f"--device {name}: no usable GPU on this machine.")
-    index = local_rank if device.index is None else device.index
+    index: int | None = device.index
+    if index is None:
+        # Tasks of an array may each see one GPU of their own or all of a node's; the ranks of a group see all.
+        index = local_rank if ranks().group else local_rank % torch.cuda.device_count()
     if index >= torch.cuda.device_count():
         raise UsageError(f"--device {name}: GPU {index} does not exist, there are {torch.cuda.device_count()}.")
     return torch.device("cuda", index)
-
-
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """Turn `auto`, `fp32`, `bf16` or `fp16` into a dtype: auto is bfloat16 on a GPU, float32 on a CPU."""
-    import torch
-
-    if name == "auto":
-        name = "bf16" if device.type == "cuda" else "fp32"
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ from dprune.runtime import pick_device, ranks
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-ENGINES = ("auto", "faiss", "torch", "sklearn")
 FAISS_ROWS = 16_384
 FAISS_BLOCK = 1024
 
@@ -146,7 +145,7 @@ def choose_engine(name: str, device: str) -> tuple[str, torch.device]:
     without it. The number of ranks plays no role, so a rerun finds its output up to date whatever it runs on.
 
     Args:
-        name: one of `ENGINES`.
+        name: `auto`, `faiss`, `torch` or `sklearn`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:

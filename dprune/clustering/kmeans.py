@@ -161,7 +161,8 @@ def _update(
     all_sum(packed)
     sums, counts = packed[:k, :dimension], packed[:k, dimension]
     means = unit(sums) if points.metric == "cosine" else sums / counts.unsqueeze(1)
-    unchanged = (sums == 0).all(1) if points.metric == "cosine" else counts == 0
+    # Opposite unit vectors add up to no direction, and a cluster that was left may keep a residue of rounding.
+    unchanged = (counts == 0) | (sums == 0).all(1) if points.metric == "cosine" else counts == 0
     moved = torch.where(unchanged.unsqueeze(1), centroids, means.float())
     # With the assignment's own means, the points' squares split into those within and those between clusters.
     inertia = points.mean_square * points.total - (sums * moved).sum()

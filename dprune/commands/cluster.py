@@ -52,7 +52,7 @@ class Sweep(click.ParamType[tuple[int, ...]]):
               help="What finds the nearest centroids.")  # fmt: skip
 @options.seed
 @options.device
-@options.delivers(OUTPUT, can_stop=True)
+@options.delivers(OUTPUT, can_stop=True, shares_work=True)
 def command(delivery: Delivery, features: str, k: int | None, sweep: tuple[int, ...] | None, seed: int, device: str,
             **settings: Any) -> None:  # fmt: skip
     """Cluster features by k-means.

@@ -10,6 +10,9 @@ from PIL import Image, ImageOps
 
 from dprune.errors import InputError
 
+# Pillow opens more than images: PostScript, for one, by running Ghostscript.
+DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+
 
 class BadImage(InputError):
     """Bytes that are no readable image."""
@@ -26,7 +29,7 @@ def decode_image(data: bytes) -> Image.Image:
             # A warning is all that Pillow gives for images between one and two times its limit.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", message="Palette images with Transparency")
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=DECODERS)
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -56,6 +59,9 @@ def resize_image(image: Image.Image, size: int, crop: str) -> Image.Image:
         image: RGB image.
         size: pixels of the shorter side.
         crop: `center` cuts the middle square out first, `none` keeps the shape.
+
+    Raises:
+        BadImage: keeping the shape of a thread-like image would give it too many pixels.
     """
     width, height = image.size
     side = min(width, height)
@@ -65,7 +71,18 @@ def resize_image(image: Image.Image, size: int, crop: str) -> Image.Image:
         box = (int(left), int(top), int(left) + side, int(top) + side)
         return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.LANCZOS, box)
     target = (max(1, round(width * size / side)), max(1, round(height * size / side)))
+    check_shape(target)
     return image if image.size == target else image.resize(target, Image.Resampling.LANCZOS)
+
+
+def check_shape(size: tuple[int, int]) -> None:
+    """Refuse to make an image that Pillow would refuse to read.
+
+    Raises:
+        BadImage: width times height is over Pillow's limit against bombs.
+    """
+    if size[0] * size[1] > (Image.MAX_IMAGE_PIXELS or 1 << 27):
+        raise BadImage(f"too long and thin: it would become {size[0]:,} x {size[1]:,} pixels")
 
 
 FORMATS: dict[str, dict[str, Any]] = {

@@ -23,8 +23,9 @@ def existing_record(path: str | Path) -> Record | None:
     """
     path = Path(path)
     if path.is_dir():
-        manifest = read_manifest(path)
-        return manifest.get("provenance") or (None if not _entries(path) else {})
+        # Listed first: another task may publish the manifest at any moment, and it would look like a stray file.
+        entries = [name for name in os.listdir(path) if not name.endswith(".tmp")]
+        return read_manifest(path).get("provenance") or ({} if entries else None)
     if not path.exists():
         return None
     try:
@@ -34,10 +35,6 @@ def existing_record(path: str | Path) -> Record | None:
     except InputError:
         # A file that cannot be read is something that the user may want to keep: only --overwrite replaces it.
         return {}
-
-
-def _entries(folder: Path) -> list[str]:
-    return [name for name in os.listdir(folder) if not name.endswith(".tmp")]
 
 
 class FileOutput:

@@ -56,8 +56,16 @@ class ShardReader:
         self.index = index
 
     def member(self, member: int) -> bytes:
-        """Return a member's content."""
-        return self._blocks.read(int(self.index.offset[member]), int(self.index.size[member]))
+        """Return a member's content.
+
+        Raises:
+            InputError: the shard has become shorter than its index.
+        """
+        size = int(self.index.size[member])
+        content = self._blocks.read(int(self.index.offset[member]), size)
+        if len(content) < size:
+            raise InputError(f"{self.shard.location}: was changed or cut while it was read: run the command again.")
+        return content
 
     def image(self, row: int) -> bytes:
         """Return the encoded image of a sample."""
@@ -236,4 +244,19 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}.") from error
-    return content if isinstance(content, dict) and "kind" in content and "provenance" in content else {}
+    if not (isinstance(content, dict) and isinstance(content.get("provenance"), dict) and "kind" in content):
+        return {}
+    _check_manifest(path, content)
+    return content
+
+
+def _check_manifest(path: Path, content: dict[str, Any]) -> None:
+    """Refuse a manifest that lacks what its kind has, or names files outside its folder, which may get removed."""
+    needed = {"shards": ("shards",), "features": ("shards", "datasets"), "latents": ("shards", "datasets")}
+    lists = [content.get(name, []) for name in ("shards", "datasets", "files")]
+    whole = all(name in content for name in needed.get(str(content["kind"]), ()))
+    if not whole or not all(isinstance(entries, list) for entries in lists):
+        raise InputError(f"{path}: is damaged: make the folder again.")
+    entries = [entry.get("name") if isinstance(entry, dict) else entry for entry in (*lists[0], *lists[2])]
+    if not all(isinstance(name, str) and name not in ("", ".", "..") and name == Path(name).name for name in entries):
+        raise InputError(f"{path}: names files outside its folder: do not trust where it comes from.")

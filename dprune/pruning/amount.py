@@ -38,7 +38,10 @@ class Amount:
             return f"all but {self.value}" if self.pruned else str(self.value)
         share = 1 - self.value if self.pruned else self.value
         decimal = f"{float(share):.12g}"
-        return decimal if Fraction(decimal) == share else str(share)
+        if Fraction(decimal) != share:
+            return str(share)
+        # A share of 1 is everything, a count of 1 is one sample.
+        return f"{decimal}.0" if decimal in ("0", "1") else decimal
 
     def count(self, candidates: int, order: str) -> int:
         """Return how many of `candidates` samples to keep, possibly more than there are when a count was given.

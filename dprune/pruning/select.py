@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     IntArray = npt.NDArray[np.int64]
 
-ORDERS = ("lowest", "middle", "highest", "random")
-
 _log = logging.getLogger("dprune")
 
 
@@ -58,7 +56,7 @@ def rank(
         candidates: sorted ids, int64 [n].
         scores: one score a sample, or None with order `random`.
         groups: one group a sample, or None for a single group.
-        order: one of `ORDERS`; `random` ranks by a hash alone.
+        order: `lowest`, `middle` and `highest` rank alike; `random` ranks by a hash alone.
         seed: seed of the hashes.
     """
     random = order == "random"
@@ -77,7 +75,7 @@ def allot(sizes: IntArray, amount: Amount | None, order: str, quota: str, cap: i
     Args:
         sizes: candidates of each group, int64 [groups].
         amount: how much to keep; None keeps all that quota and cap allow.
-        order: one of `ORDERS`.
+        order: `lowest`, `middle`, `highest` or `random`.
         quota: `proportional` or `equal`.
         cap: most that a group may keep.
 

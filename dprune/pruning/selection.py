@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from dprune.formats.provenance import check_same_dataset, make_record
 from dprune.pruning.select import Ranking, allot, rank, take
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -27,7 +27,28 @@ if TYPE_CHECKING:
     from dprune.runtime import Monitor
 
     IntArray = npt.NDArray[np.int64]
-    Draw = Callable[[Ranking, IntArray], None]
+
+
+class Picture(Protocol):
+    """Draws what a selection keeps, from a dataset of images."""
+
+    @property
+    def name(self) -> str:
+        """What messages call the images."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of their dataset."""
+
+    @property
+    def path(self) -> str:
+        """Where the picture goes."""
+
+    def __len__(self) -> int:
+        """Return the number of samples in the dataset."""
+
+    def draw(self, ranking: Ranking, kept: IntArray) -> None:
+        """Publish the picture of ranked candidates and sorted kept ids."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +84,7 @@ class Selection(FileOutput):
         within: subsets that candidates must be in.
         without: subsets that candidates must not be in.
         unions: subsets added to the result.
-        draw: draws a figure of ranking and kept ids, or None.
-        figure: where that figure goes.
+        picture: draws ranking and kept ids, or None.
         tags: what the user wants to be remembered.
     """
 
@@ -75,8 +95,7 @@ class Selection(FileOutput):
     within: tuple[Array, ...] = ()
     without: tuple[Array, ...] = ()
     unions: tuple[Array, ...] = ()
-    draw: Draw | None = None
-    figure: str | None = None
+    picture: Picture | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,6 +108,7 @@ class Selection(FileOutput):
         self._check_usage()
         counts = {array.name: len(array.values) for array in (self.scores, self.groups) if array}
         counts |= {self.clusters.name: len(self.clusters)} if self.clusters else {}
+        counts |= {self.picture.name: len(self.picture)} if self.picture else {}
         for name, count in list(counts.items())[1:]:
             first = next(iter(counts))
             if count != counts[first]:
@@ -131,7 +151,11 @@ class Selection(FileOutput):
     @functools.cached_property
     def fingerprint(self) -> str | None:
         """Fingerprint of the dataset that all inputs share."""
-        return check_same_dataset({value.name: value.fingerprint for value in self._inputs.values()})
+        known = {value.name: value.fingerprint for value in self._inputs.values()}
+        shared = check_same_dataset(known)
+        if self.picture is not None and shared is not None:
+            check_same_dataset({**known, self.picture.name: self.picture.fingerprint})
+        return shared
 
     @property
     def record(self) -> Record:
@@ -180,8 +204,8 @@ class Selection(FileOutput):
         return ids
 
     def complete(self, output: str) -> bool:
-        """Files are published whole; a figure that is asked for must be there too."""
-        return self.figure is None or Path(self.figure).exists()
+        """Files are published whole; a picture that is asked for must be there too."""
+        return self.picture is None or Path(self.picture.path).exists()
 
     def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
         """Choose, publish the ids (int64, sorted, unique) and count them by cluster and class."""
@@ -192,8 +216,8 @@ class Selection(FileOutput):
         for union in self.unions:
             kept = np.union1d(kept, union.values)
         write_array(output, kept, self.record)
-        if self.draw:
-            self.draw(ranking, kept)
+        if self.picture is not None:
+            self.picture.draw(ranking, kept)
         return self._summary(candidates, kept)
 
     def _summary(self, candidates: IntArray, kept: IntArray) -> dict[str, Any]:
@@ -221,8 +245,7 @@ def open_selection(
     within: Sequence[str] = (),
     without: Sequence[str] = (),
     unions: Sequence[str] = (),
-    draw: Draw | None = None,
-    figure: str | None = None,
+    picture: Picture | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> Selection:
     """Read the files of a selection; the arguments are those of `Selection`, as paths or `-`.
@@ -240,8 +263,7 @@ def open_selection(
         tuple(read_ids(path) for path in within),
         tuple(read_ids(path) for path in without),
         tuple(read_ids(path) for path in unions),
-        draw=draw,
-        figure=figure,
+        picture=picture,
         tags=tags or {},
     )
 

@@ -45,15 +45,26 @@ class ContactSheet:
         """
         return cls(open_dataset(shards), path)
 
+    @property
+    def name(self) -> str:
+        """What messages call the images."""
+        return self.dataset.title
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the images' dataset."""
+        return self.dataset.fingerprint
+
+    def __len__(self) -> int:
+        """Return the number of samples in the dataset."""
+        return len(self.dataset)
+
     def draw(self, ranking: Ranking, kept: IntArray) -> None:
         """Publish a PNG with a row for each group, at most 32 of them.
 
         Args:
             ranking: candidates by group, from the lowest to the highest.
             kept: sorted ids of the samples that are kept.
-
-        Raises:
-            InputError: an id is outside the dataset.
         """
         groups = range(min(len(ranking.names), MOST_GROUPS))
         rows = [_ends_and_middle(ranking.group(group)) for group in groups]
