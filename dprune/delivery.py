@@ -49,7 +49,9 @@ class Delivery:
     shares_work: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse to mix two kinds of data on stdout."""
+        """Refuse an output without a name, and two kinds of data on stdout."""
+        if not self.output:
+            raise UsageError("--output is empty: name a file or folder.")
         if self.output == STDOUT and self.json:
             raise UsageError("--json and the output cannot both go to stdout: give -o FILE.")
 
@@ -65,7 +67,7 @@ class Delivery:
         if ranks().world > 1 and not self.shares_work:
             raise UsageError("RANK and WORLD_SIZE are set, but this command does not share its work: unset both.")
         if self.dry_run:
-            console.emit(json.dumps({"output": self.output, "provenance": job.record}, indent=2, ensure_ascii=False))
+            console.emit(json.dumps({"output": self.output, "provenance": job.record}, indent=2))
             return
         if self.output == STDOUT and sys.stdout.isatty():
             raise UsageError("stdout is a terminal: give -o FILE, or pipe the array on.")
@@ -86,7 +88,7 @@ class Delivery:
             summary = job.run(self.output, monitor)
         self._tell(summary)
         if self.json:
-            console.emit(json.dumps({"output": self.output, "up_to_date": False, **summary}, ensure_ascii=False))
+            console.emit(json.dumps({"output": self.output, "up_to_date": False, **summary}))
 
     def _tell(self, summary: dict[str, Any]) -> None:
         """Say what was made in one line, and tables of counts in one more each."""

@@ -39,18 +39,19 @@ def ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
         UsageError: only one of RANK and WORLD_SIZE is set, they do not fit, or several tasks of one SLURM step
             run without them and would all do the same work.
     """
-    if ("RANK" in environ) != ("WORLD_SIZE" in environ):
+    given = {name: value for name, value in environ.items() if value}
+    if ("RANK" in given) != ("WORLD_SIZE" in given):
         raise UsageError("RANK and WORLD_SIZE go together: set both, or neither.")
-    if "RANK" not in environ:
-        if int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    if "RANK" not in given:
+        if given.get("SLURM_STEP_NUM_TASKS", "1") not in ("0", "1"):
             raise UsageError(
                 "this SLURM step runs several tasks without RANK and WORLD_SIZE, so all would do the same work: "
                 "export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS inside the step."
             )
         return Ranks()
     try:
-        rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
-        local = int(environ.get("LOCAL_RANK") or environ.get("SLURM_LOCALID") or 0)
+        rank, world = int(given["RANK"]), int(given["WORLD_SIZE"])
+        local = int(given.get("LOCAL_RANK") or given.get("SLURM_LOCALID") or 0)
     except ValueError:
         raise UsageError("RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers.") from None
     if not 0 <= rank < world:

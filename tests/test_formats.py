@@ -303,10 +303,10 @@ def test_scores_and_groups_are_checked(tmp_path: Path) -> None:
 
 def test_what_stands_where_an_output_goes(tmp_path: Path) -> None:
     assert existing_record(tmp_path / "x.npy") is None
-    assert existing_record(tmp_path) is None
+    assert existing_record(tmp_path, folder_of="shards") is None
     write_array(tmp_path / "x.npy", np.arange(2), RECORD)
     assert existing_record(tmp_path / "x.npy") == RECORD
-    assert existing_record(tmp_path) == {}
+    assert existing_record(tmp_path, folder_of="shards") == {}
     (tmp_path / "x.npy").write_text("precious")
     assert existing_record(tmp_path / "x.npy") == {}
 

@@ -218,8 +218,15 @@ def test_subsets_with_problems(ids: list[int], words: str, tmp_path: Path) -> No
 
 
 def test_a_subset_with_all_problems_lists_them_all(tmp_path: Path) -> None:
-    np.save(tmp_path / "keep.npy", np.array([9, 3, 3, 4, 5]))
+    write_array(tmp_path / "keep.npy", np.array([9, 3, 3, 4, 5]), make_record("select", {}))
     assert len(problems(tmp_path / "keep.npy")) == 2
+
+
+def test_whole_numbers_that_nobody_described_are_no_broken_subset(tmp_path: Path) -> None:
+    np.save(tmp_path / "scores.npy", np.array([9, 3, 3, 4, 5]))
+    (found,) = info(tmp_path / "scores.npy")
+    assert found["kind"] == "array"
+    assert not found["problems"]
 
 
 def test_labels_and_matrices(tmp_path: Path) -> None:

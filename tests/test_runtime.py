@@ -90,7 +90,7 @@ def test_ranks_of_an_array_job_and_of_torchrun() -> None:
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 is not below WORLD_SIZE=2"),
         ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK=-1"),
         ({"RANK": "one", "WORLD_SIZE": "2"}, "whole numbers"),
-        ({"RANK": "0", "WORLD_SIZE": ""}, "whole numbers"),
+        ({"RANK": "0", "WORLD_SIZE": ""}, "go together"),
         ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "x"}, "whole numbers"),
         ({"SLURM_STEP_NUM_TASKS": "4"}, r"export RANK=\$SLURM_PROCID"),
     ],

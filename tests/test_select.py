@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DATA, dprune, dprune_process, sample, write_tar
+from conftest import DATA, dprune, dprune_process, image_bytes, sample, write_tar
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -296,3 +296,54 @@ def test_figure_shows_rows_of_groups(shards: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "g.npy", np.zeros(18, np.int64))
     dprune(*args, "--figure", figure, "--shards", shards, "--overwrite").ok()
     assert height(figure) < tall
+
+
+def test_a_figure_replaces_nothing_else(shards: Path, tmp_path: Path) -> None:
+    dprune("score", "random", shards, "-o", tmp_path / "s.npy").ok()
+    (tmp_path / "photo.png").write_bytes(image_bytes(0))
+    args = ("select", tmp_path / "s.npy", "--keep", "5", "-o", tmp_path / "k.npy", "--shards", shards, "--figure")
+    dprune(*args, tmp_path / "photo.png").fails(3, "photo.png", "no picture that dprune drew")
+    dprune(*args, tmp_path / "s.npy").fails(3, "s.npy")
+    dprune(*args, tmp_path / "k.npy").fails(2, "same file")
+    assert not (tmp_path / "k.npy").exists()
+
+
+def test_a_figure_of_another_dataset_is_refused(shards: Path, tmp_path: Path) -> None:
+    dprune("score", "random", shards, "-o", tmp_path / "s.npy").ok()
+    other = write_tar(tmp_path / "other" / "000000.tar", [m for i in range(18) for m in sample(f"o{i}", i)])
+    args = ("select", tmp_path / "s.npy", "--keep", "5", "-o", tmp_path / "k.npy", "--figure", tmp_path / "f.png")
+    dprune(*args, "--shards", other).fails(3, "different datasets")
+    write_tar(other, sample("few", 1))
+    dprune(*args, "--shards", other).fails(3, "18", "1")
+    assert not (tmp_path / "k.npy").exists()
+
+
+def test_all_and_one_are_two_things(tmp_path: Path) -> None:
+    np.save(tmp_path / "s.npy", np.arange(10.0))
+    dprune("select", tmp_path / "s.npy", "--keep", "1.0", "-o", tmp_path / "k.npy").ok()
+    dprune("select", tmp_path / "s.npy", "--keep", "1", "-o", tmp_path / "k.npy").fails(3, "keep: 1.0, not 1")
+    dprune("select", tmp_path / "s.npy", "--prune", "11").fails(3, "--prune 11")
+
+
+def test_workers_cannot_share_a_selection(tmp_path: Path) -> None:
+    np.save(tmp_path / "s.npy", np.arange(10.0))
+    env = {"RANK": "0", "WORLD_SIZE": "2"}
+    dprune_process("select", tmp_path / "s.npy", "--keep", "1", env=env).fails(2, "does not share its work")
+
+
+def test_an_output_of_the_wrong_kind_is_refused(tmp_path: Path, shards: Path) -> None:
+    np.save(tmp_path / "s.npy", np.arange(10.0))
+    dprune("select", tmp_path / "s.npy", "--keep", "1", "-o", shards).fails(3, "is a folder, and the output is a file")
+    dprune("select", tmp_path / "s.npy", "--keep", "1", "-o", "").fails(2, "--output is empty")
+    dprune("pack", shards, "-o", tmp_path / "s.npy").fails(3, "is a file, and the output is a folder")
+
+
+def test_files_are_told_by_what_they_hold(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    scores, clusters = files
+    (tmp_path / "c").write_bytes(clusters.read_bytes())
+    (tmp_path / "s").write_bytes(scores.read_bytes())
+    assert len(ids(dprune("score", "random", tmp_path / "c").ok().out)) == 200
+    assert len(ids(dprune("score", "random", tmp_path / "s").ok().out)) == 200
+    dprune("select", tmp_path / "s", "--clusters", tmp_path / "c", "--keep", "9", "-o", tmp_path / "k").ok()
+    again = dprune("select", tmp_path / "s", "--clusters", tmp_path / "c", "--keep", "9", "-o", tmp_path / "k")
+    assert "up to date" in again.ok().err

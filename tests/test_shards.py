@@ -298,3 +298,28 @@ def test_the_fingerprint_follows_order_names_members_and_provenance(shards: Path
     write_tar(moved / "000003.tar", sample("other", 1))
     seen.add(fingerprint(moved))
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize("name", ["../victim", "/etc/hosts", "..", "", 3])
+@pytest.mark.parametrize("kind", ["shards", "features", "sweep"])
+def test_manifests_that_name_files_elsewhere_are_refused(kind: str, name: object, tmp_path: Path) -> None:
+    listed = {"shards": {"shards": [{"name": name}]}, "features": {"shards": [name], "datasets": []}}
+    content = {"kind": kind, "provenance": {}, **listed.get(kind, {"files": [name]})}
+    publish_json(tmp_path / "manifest.json", content)
+    with pytest.raises(InputError, match="outside its folder"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["shards", "features", "latents"])
+def test_manifests_without_what_their_kind_has_are_refused(kind: str, tmp_path: Path) -> None:
+    publish_json(tmp_path / "manifest.json", {"kind": kind, "provenance": {}})
+    with pytest.raises(InputError, match="damaged"):
+        read_manifest(tmp_path)
+
+
+def test_a_shard_that_shrinks_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [*sample("a", 1), *sample("b", 2)])
+    reader = ShardReader(open_dataset([str(path)]).shards[0], build_index(str(path)))
+    os.truncate(path, 1500)
+    with pytest.raises(InputError, match="while it was read"):
+        reader.image(1)

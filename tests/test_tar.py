@@ -229,3 +229,11 @@ def test_names_split_as_in_webdataset(tmp_path: Path) -> None:
 def test_a_hidden_file_in_a_folder_is_no_sample() -> None:
     # webdataset takes it as a member of the sample "d/"; macOS puts such files beside every image.
     assert split_name("d/.a.jpg") is None
+
+
+def test_what_follows_the_end_marker_is_no_padding() -> None:
+    data = tar_bytes(MEMBERS[:2], tarfile.PAX_FORMAT)
+    assert found(data + bytes(100_000)) == found(data)
+    for tail in (data, bytes(1 << 21)):
+        with pytest.raises(InputError, match="behind the tar end marker"):
+            found(data + tail)

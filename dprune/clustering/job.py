@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import read_array
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import open_features
+from dprune.formats.kinds import file_kind
 from dprune.formats.outputs import FileOutput
 from dprune.formats.provenance import make_record
 from dprune.runtime import process_group
@@ -169,7 +169,7 @@ def _spread(values: npt.NDArray[Any], kept: npt.NDArray[np.bool_], missing: floa
 def _read_centroids(path: str, k: int | None, features: Features) -> tuple[npt.NDArray[np.float32], Record]:
     if not os.path.exists(path):
         raise UsageError(f"--init {path}: is neither kmeans++ nor random, and there is no such file.")
-    if Path(path).suffix == ".safetensors":
+    if file_kind(path) == "tensors":
         clusters = read_clusters(path)
         values, parent = clusters.centroids, clusters.as_parent()
     else:

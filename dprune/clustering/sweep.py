@@ -74,7 +74,7 @@ class SweepJob:
 
     def existing(self, output: str) -> Record | None:
         """Return the provenance of the folder at `output`."""
-        return existing_record(output)
+        return existing_record(output, folder_of="sweep")
 
     def complete(self, output: str) -> bool:
         """Tell whether every clustering, the table and the plot are there."""

@@ -12,6 +12,7 @@ from dprune.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from PIL.Image import Image
     from torch import Tensor, nn
@@ -28,12 +29,14 @@ class Backbone:
         mean: subtracted from the channels, after division by 255.
         std: divides the channels then.
         module: maps such a batch [n, c, h, w] to features [n, d], or to features and logits.
+        file: that its weights were read from, None for a network without any.
     """
 
     transform: Callable[[Image], Tensor]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     module: nn.Module
+    file: Path | None = None
 
 
 def load_backbone(settings: Settings) -> Backbone:
@@ -92,15 +95,17 @@ class Forward:
         Returns:
             Features [n, d] and, if the network has them, logits, as float32 on the device.
         """
-        if self._pool is None:
+        if self._pool is not None:
+            return tuple(torch.cat(outputs) for outputs in zip(*self._pool.map(self._embed, pieces), strict=True))
+        # tf32 would keep ten bits of what was asked for as float32. The flag is the whole process's: threads that
+        # set it and set it back would get into each other's way.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return self._embed(torch.cat([piece.to(self.device, non_blocking=True) for piece in pieces]))
-        return tuple(torch.cat(outputs) for outputs in zip(*self._pool.map(self._embed, pieces), strict=True))
 
     def _embed(self, images: Tensor) -> tuple[Tensor, ...]:
         # Division, subtraction and division in this order are what ToTensor and Normalize do.
         images = images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
-        # tf32 would keep ten bits of what was asked for as float32.
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.inference_mode():
             found = self._module(images.to(self._precision, memory_format=self._layout))
         features, *logits = found if isinstance(found, tuple) else (found,)
         features = features.float()

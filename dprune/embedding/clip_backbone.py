@@ -54,7 +54,7 @@ def load_clip(name: str, weights: Path | None, image_size: int | None) -> Backbo
     path = weights or fetch(_hub_file(name, config))
     model = _create(arch, name, config, path, image_size)
     transform, normalize = _split(model.visual.preprocess_cfg)
-    return Backbone(transform, tuple(normalize.mean), tuple(normalize.std), ImageTower(model))
+    return Backbone(transform, tuple(normalize.mean), tuple(normalize.std), ImageTower(model), path)
 
 
 def _split(config: dict[str, Any]) -> tuple[Any, Any]:

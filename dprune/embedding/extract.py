@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from dprune.embedding.backbones import Forward, load_backbone, try_out
-from dprune.embedding.job import PCA_FILE, undecodable
+from dprune.embedding.digests import HUB, file_digest
 from dprune.embedding.loading import Decoded, Images, Piece, cut, decoding
+from dprune.embedding.settings import PCA_FILE
 from dprune.errors import DpruneError, InputError
+from dprune.formats.filling import undecodable
 from dprune.formats.provenance import digest
 from dprune.runtime import check_stop, pick_device, ranks
 from dprune.seeds import generator
@@ -38,6 +40,7 @@ def extract(job: EmbedJob, store: Store, shards: Sequence[Shard], monitor: Monit
 
     Raises:
         InputError: the weights or a shard are not sound, or features do not fit the dtype.
+        MismatchError: the hub's weights are no longer those of the parts that are there.
         UsageError: the device or the image size is impossible.
         Interrupted: a signal or --stop-after ended the work; published parts stay.
         DpruneError: out of memory on the device, or workers that died.
@@ -47,13 +50,15 @@ def extract(job: EmbedJob, store: Store, shards: Sequence[Shard], monitor: Monit
         torch.cuda.set_device(device)
     try:
         backbone = load_backbone(job.settings)
+        origin = _origin(job, store, shards, backbone)
         if job.settings.pca is not None:
             backbone = _with_pca(job, store, backbone, monitor)
         forward = Forward(backbone, device, getattr(torch, job.settings.precision), job.settings.normalize)
         widths = try_out(backbone, forward, job.settings)
         # Only now is it sure that these options make features, which a manifest would promise.
         store.publish_manifest()
-        _Extraction(job, store, shards, Images(shards, backbone.transform), forward, widths).run(monitor)
+        images = Images(shards, backbone.transform)
+        _Extraction(job, store, shards, images, forward, widths, origin).run(monitor)
     except torch.OutOfMemoryError as error:
         raise DpruneError(f"{device}: out of memory: give a --batch-size below {job.batch_size}.") from error
     except RuntimeError as error:
@@ -65,20 +70,37 @@ def extract(job: EmbedJob, store: Store, shards: Sequence[Shard], monitor: Monit
         ) from error
 
 
+def _origin(job: EmbedJob, store: Store, shards: Sequence[Shard], backbone: Backbone) -> Record:
+    """Return what a part must say about weights that the record calls the hub's, whose content may change.
+
+    Raises:
+        MismatchError: the parts that stay were made with others.
+    """
+    if job.settings.digest != HUB:
+        return {}
+    assert backbone.file is not None
+    origin = {"weights": file_digest(backbone.file)}
+    remade = {shard.name for shard in shards}
+    found = {shard: store.part(shard) for shard in store.shards if shard not in remade}
+    store.check_weights({shard: part for shard, part in found.items() if part} | {"this run": origin})
+    return origin
+
+
 class _Extraction:
     """The loop over pieces, which come in the order of shards and rows."""
 
     def __init__(self, job: EmbedJob, store: Store, shards: Sequence[Shard], images: Images, forward: Forward,
-                 widths: tuple[int, ...]) -> None:  # fmt: skip
+                 widths: tuple[int, ...], origin: Record) -> None:  # fmt: skip
         self._job = job
         self._store = store
         self._shards = shards
         self._images = images
         self._forward = forward
         self._widths = widths
+        self._origin = origin
 
     def run(self, monitor: Monitor) -> None:
-        counts = [self._job.sizes[shard.name][0] for shard in self._shards]
+        counts = [self._job.filling.sizes[shard.name][0] for shard in self._shards]
         pieces = [piece for number, count in enumerate(counts)
                   for piece in cut(number, range(count), self._job.batch_size)]  # fmt: skip
         pin = self._forward.device.type == "cuda"
@@ -116,8 +138,8 @@ class _Extraction:
             rows = torch.cat([batch[number] for batch in batches]).cpu().numpy() if batches else _none(width)
             rows[[entry["row"] for entry in bad]] = np.nan
             tensors[name] = _stored(rows, len(bad), shard, self._job.settings)
-        count, members = self._job.sizes[shard.name]
-        self._store.publish_part(shard.name, tensors, members, count, bad)
+        count, members = self._job.filling.sizes[shard.name]
+        self._store.publish_part(shard.name, tensors, members, count, bad, self._origin)
 
 
 def _none(width: int) -> npt.NDArray[np.float32]:

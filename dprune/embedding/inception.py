@@ -158,7 +158,7 @@ def load_inception(weights: Path | None) -> Backbone:
     except RuntimeError as error:
         raise misfit(path, "inception", error) from error
     # pytorch-fid's 2x - 1, in the form that every backbone's scaling has.
-    return Backbone(clean_resize, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), module)
+    return Backbone(clean_resize, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), module, path)
 
 
 def _folders() -> list[Path]:

@@ -1,4 +1,4 @@
-"""The job of `dprune embed`: which parts of a feature store are this worker's, and which are missing.
+"""The job of `dprune embed`: what its store is made of, and what is said when it is made.
 
 Nothing here imports torch, so that a store that is up to date is recognised at once.
 """
@@ -8,27 +8,23 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dprune.errors import InputError
-from dprune.formats.outputs import existing_record
+from dprune.embedding.settings import PCA_FILE
+from dprune.formats.filling import Filling
 from dprune.formats.provenance import digest, make_record, without_version
-from dprune.formats.shards import Dataset, Shard, read_manifest
-from dprune.formats.stores import Store
-from dprune.runtime import cpu_count, ranks
+from dprune.runtime import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dprune.embedding.settings import Settings
     from dprune.formats.provenance import Record
+    from dprune.formats.shards import Dataset
+    from dprune.formats.stores import Store
     from dprune.runtime import Monitor
 
-KIND = "features"
-PCA_FILE = "pca.safetensors"
 _log = logging.getLogger("dprune")
 
 
@@ -76,63 +72,23 @@ class EmbedJob:
         )
 
     @functools.cached_property
-    def mine(self) -> tuple[Shard, ...]:
-        """The shards that this worker embeds."""
-        here = ranks()
-        return self.dataset.shards[here.rank :: here.world]
-
-    @functools.cached_property
-    def sizes(self) -> dict[str, tuple[int, str]]:
-        """Samples and digest of the members of each of this worker's shards."""
-        found = {}
-        for shard in self.mine:
-            index = shard.index()
-            if not len(index):
-                _log.warning("%s holds no samples.", shard.location)
-            found[shard.name] = (len(index), index.digest)
-        return found
-
-    def store(self, output: str) -> Store:
-        """Return the store at `output`, whatever is there now."""
-        names = tuple(shard.name for shard in self.dataset.shards)
-        return Store(Path(output), KIND, names, self.dataset.records, self.record)
+    def filling(self) -> Filling:
+        """The store, as far as it is this worker's to make."""
+        return Filling(self.dataset, "features", self.record, self.strict, {PCA_FILE: self.settings.pca is not None})
 
     def existing(self, output: str) -> Mapping[str, Any] | None:
-        """Return the provenance of what stands at `output`.
-
-        Raises:
-            InputError: it is a folder of another kind, whose manifest --overwrite must not replace.
-        """
-        kind = read_manifest(output).get("kind", KIND)
-        if kind != KIND:
-            raise InputError(f"{output}: is a folder of {kind}, not of features: give another -o.")
-        return existing_record(output)
+        """Return the provenance of what stands at `output`; see `Filling.existing`."""
+        return self.filling.existing(output)
 
     def complete(self, output: str) -> bool:
         """Tell whether this worker's parts are all there and no killed run left anything behind."""
-        return not self.missing(self.store(output)) and not self._leftovers(Path(output))
-
-    def missing(self, store: Store) -> list[Shard]:
-        """Return this worker's shards without a part that was made from their members with these options.
-
-        Raises:
-            InputError: with --strict, a part has an image that could not be decoded.
-        """
-        # All shards are walked first: a damaged one had better be known before hours of work.
-        found, sizes = [], self.sizes
-        for shard in self.mine:
-            part = store.part(shard.name)
-            if part is None or part["members"] != sizes[shard.name][1]:
-                found.append(shard)
-            elif self.strict and part["bad"]:
-                raise undecodable(shard, part["bad"][0])
-        return found
+        return self.filling.complete(output)
 
     def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
         """Make the missing parts and return counts over all of this worker's parts."""
-        store = self.store(output)
-        missing = self.missing(store)
-        self._tidy(store)
+        store = self.filling.store(output)
+        missing = self.filling.missing(store)
+        self.filling.tidy(store)
         if missing:
             from dprune.embedding.extract import extract
 
@@ -142,51 +98,18 @@ class EmbedJob:
         return self._summary(store, len(missing))
 
     def _summary(self, store: Store, made: int) -> dict[str, Any]:
-        parts = [part for part in (store.part(shard.name) for shard in self.mine) if part]
-        bad = [(shard.name, entry) for shard, part in zip(self.mine, parts) for entry in part["bad"]]
+        found = {shard.name: store.part(shard.name) for shard in self.filling.mine}
+        parts = {name: part for name, part in found.items() if part}
+        bad = [(name, entry) for name, part in parts.items() for entry in part["bad"]]
         if bad:
             _log.warning(
                 "%d images could not be decoded (first: %s in %s, %s); their rows are NaN and the parts list them.",
                 len(bad), bad[0][1]["key"], bad[0][0], bad[0][1]["reason"],
             )  # fmt: skip
-        images = sum(part["count"] for part in parts)
+        images = sum(part["count"] for part in parts.values())
         return {"images": images, "undecodable": len(bad), "shards": len(parts), "shards_made": made}
-
-    def _leftovers(self, folder: Path) -> list[Path]:
-        """Temporary files of killed runs; what another worker may be writing now is left alone."""
-        here = ranks()
-        parts = {f"{shard.name.removesuffix('.tar')}.safetensors" for shard in self.mine}
-        found = []
-        for name in os.listdir(folder) if folder.is_dir() else ():
-            match = re.fullmatch(r"\.(.+)\.(\d+)\.tmp", name)
-            if match and (
-                match[1] in parts
-                or int(match[2]) == here.rank
-                or (here.rank == 0 and int(match[2]) >= here.world)
-            ):  # fmt: skip
-                found.append(folder / name)
-        return found
-
-    def _tidy(self, store: Store) -> None:
-        """Remove what killed runs left, and what belongs to the other options or shards of a store overwritten."""
-        for path in self._leftovers(store.folder):
-            path.unlink(missing_ok=True)
-        if ranks().rank > 0 or not read_manifest(store.folder):
-            return
-        wanted = {store.path(shard) for shard in store.shards}
-        wanted |= {store.folder / PCA_FILE} if self.settings.pca else set()
-        old = Store.open(store.folder, KIND)
-        for path in {*map(old.path, old.shards), store.folder / PCA_FILE} - wanted:
-            path.unlink(missing_ok=True)
 
 
 def default_workers() -> int:
     """Return this process's share of the cores: torchrun starts several processes on one machine."""
     return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def undecodable(shard: Shard, entry: Mapping[str, Any]) -> InputError:
-    """Describe an image that --strict does not forgive."""
-    return InputError(
-        f"{shard.location}: {entry['key']} {entry['reason']}: replace it, or leave --strict out to get a row of NaN."
-    )

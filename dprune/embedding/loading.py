@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from dprune.errors import DpruneError
-from dprune.formats.images import BadImage, decode_image
+from dprune.formats.images import BadImage, check_shape, decode_image
 from dprune.formats.shards import ShardReader
 
 if TYPE_CHECKING:
@@ -99,9 +99,8 @@ class Images(Dataset[Decoded]):
 
     def _shaped(self, image: Image.Image) -> Tensor:
         # Bringing the shorter side of a thread-like image to size would blow its longer side up.
-        ratio = max(image.size) / min(image.size)
-        if ratio * self.shape[1] * self.shape[2] > (Image.MAX_IMAGE_PIXELS or 2**27):
-            raise BadImage(f"too long and thin: {image.width} x {image.height} pixels")
+        side = min(image.size)
+        check_shape((round(image.width * self.shape[2] / side), round(image.height * self.shape[1] / side)))
         return self._transform(image)
 
 

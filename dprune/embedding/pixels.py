@@ -56,17 +56,15 @@ class Projection(nn.Module):
         return (x.flatten(1) - self.mean) @ self.components.T
 
 
-def load_pixels(size: int, grey: bool, pca: tuple[npt.NDArray[np.float32], ...] | None = None) -> Backbone:
-    """Make the backbone whose features are the pixels in 0 to 1, channel by channel, or their projection.
+def load_pixels(size: int, grey: bool) -> Backbone:
+    """Make the backbone whose features are the pixels in 0 to 1, channel by channel.
 
     Args:
         size: side in pixels.
         grey: whether to drop the colours.
-        pca: mean [d] and components [k, d].
     """
     channels = 1 if grey else 3
-    module = Projection(*pca) if pca else nn.Flatten()
-    return Backbone(Squash(size, grey), (0.0,) * channels, (1.0,) * channels, module)
+    return Backbone(Squash(size, grey), (0.0,) * channels, (1.0,) * channels, nn.Flatten())
 
 
 def fit_pca(pixels: npt.NDArray[np.float32], count: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dprune.embedding.digests import INCEPTION_SHA256, check_file, file_digest
+from dprune.embedding.digests import HUB, INCEPTION_SHA256, check_file, file_digest
 from dprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ TAKES = {
 DINOV2_SIZE = 224
 PIXELS_SIZE = 32
 PIXELS_LIMIT = 16_384
+PCA_FILE = "pca.safetensors"
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -157,7 +158,7 @@ def _digest(network: Network, weights: Path | None) -> str | None:
     if network.library == "pixels":
         return None
     if weights is None:
-        return INCEPTION_SHA256 if network.library == "inception" else "hub"
+        return INCEPTION_SHA256 if network.library == "inception" else HUB
     return file_digest(weights)
 
 

@@ -36,7 +36,7 @@ def load_timm(name: str, weights: Path | None, image_size: int | None, crop_pct:
     asked = {"input_size": (3, image_size, image_size) if image_size else None, "crop_pct": crop_pct}
     data = resolve_data_config(args=asked, model=model)
     transform = create_transform(**data, is_training=False, normalize=False)
-    return Backbone(transform, tuple(data["mean"]), tuple(data["std"]), model)
+    return Backbone(transform, tuple(data["mean"]), tuple(data["std"]), model, path)
 
 
 def _config(name: str) -> Any:

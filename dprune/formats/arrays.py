@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dprune.errors import InputError, UsageError
-from dprune.formats.provenance import canonical, parent_record
+from dprune.formats.provenance import canonical, is_record, parent_record
 from dprune.formats.publish import STDOUT, publish_bytes
 
 if TYPE_CHECKING:
@@ -124,9 +124,9 @@ def _trailing_record(name: str, line: bytes) -> Record | None:
         return None
     try:
         record = json.loads(line.decode("utf-8", "surrogateescape"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{name}: what follows the array is no provenance: make the file again.") from None
-    return record if isinstance(record, dict) else None
+    return record if is_record(record) else None
 
 
 def read_scores(path: str | Path) -> Array:

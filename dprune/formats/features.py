@@ -11,6 +11,7 @@ import numpy as np
 
 from dprune.errors import InputError
 from dprune.formats.arrays import NPY_ERRORS, digest_array
+from dprune.formats.kinds import file_kind
 from dprune.formats.provenance import digest, parent_record, without_version
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_tensors
@@ -147,7 +148,7 @@ def open_features(path: str | Path) -> Features:
             raise InputError(f"{path}: holds no features.")
         return features
     label = None
-    if path.suffix == ".safetensors":
+    if file_kind(path) == "tensors":
         name, tensors, _ = read_tensors(path)
         if "features" not in tensors:
             raise InputError(f"{name}: holds no tensor called 'features'.")

@@ -93,7 +93,14 @@ FORMATS: dict[str, dict[str, Any]] = {
 
 
 def encode_image(image: Image.Image, suffix: str) -> bytes:
-    """Encode an image as `png`, `jpg` (quality 95) or lossless `webp`."""
+    """Encode an image as `png`, `jpg` (quality 95) or lossless `webp`.
+
+    Raises:
+        BadImage: the format cannot hold an image of this shape.
+    """
     buffer = io.BytesIO()
-    image.save(buffer, **FORMATS[suffix])
+    try:
+        image.save(buffer, **FORMATS[suffix])
+    except (OSError, ValueError) as error:
+        raise BadImage(f"cannot be written as {suffix}: {error}") from error
     return buffer.getvalue()

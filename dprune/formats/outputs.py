@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dprune.errors import InputError
 from dprune.formats.arrays import read_array
+from dprune.formats.kinds import file_kind
 from dprune.formats.shards import read_manifest
 from dprune.formats.tensors import read_metadata
 
@@ -15,21 +16,34 @@ if TYPE_CHECKING:
     from dprune.formats.provenance import Record
 
 
-def existing_record(path: str | Path) -> Record | None:
+def existing_record(path: str | Path, folder_of: str | None = None) -> Record | None:
     """Return the provenance of the file or folder at `path`.
+
+    Args:
+        path: where the output is to go.
+        folder_of: kind of folder that it is to be (`shards`, `features` and so on), None for a file.
+
+    Raises:
+        InputError: a file stands where a folder is to go, or the reverse, or a folder of another kind.
 
     Returns:
         None where nothing stands (or an empty folder), an empty record for something without provenance.
     """
     path = Path(path)
+    if path.exists() and path.is_dir() != (folder_of is not None):
+        found, wanted = ("file", "folder") if folder_of else ("folder", "file")
+        raise InputError(f"{path}: is a {found}, and the output is a {wanted}: give another -o.")
     if path.is_dir():
+        kind = read_manifest(path).get("kind", folder_of)
+        if kind != folder_of:
+            raise InputError(f"{path}: is a folder of {kind}, not of {folder_of}: give another -o.")
         # Listed first: another task may publish the manifest at any moment, and it would look like a stray file.
         entries = [name for name in os.listdir(path) if not name.endswith(".tmp")]
         return read_manifest(path).get("provenance") or ({} if entries else None)
     if not path.exists():
         return None
     try:
-        if path.suffix == ".safetensors":
+        if file_kind(path) == "tensors":
             return read_metadata(path) or {}
         return read_array(path).record or {}
     except InputError:

@@ -46,6 +46,17 @@ def make_record(
     return {"dprune": __version__, "command": command, "options": dict(options), **kept}
 
 
+def is_record(content: Any) -> bool:
+    """Tell whether JSON that was read has the shape of a record, down to its oldest ancestor."""
+    if not isinstance(content, dict) or not isinstance(content.get("command"), str):
+        return False
+    tables = [content.get(name, {}) for name in ("options", "parents", "tags")]
+    if not all(isinstance(table, dict) for table in tables) or not isinstance(content.get("fingerprint", ""), str):
+        return False
+    parents = content.get("parents", {}).values()
+    return all(isinstance(p, dict) and ("provenance" not in p or is_record(p["provenance"])) for p in parents)
+
+
 def parent_record(record: Record | None, digest: str) -> Record:
     """Describe an input: its provenance, or that it came from elsewhere, and a digest of its content."""
     return {"digest": digest, "provenance": record} if record else {"digest": digest, "external": True}
@@ -53,7 +64,17 @@ def parent_record(record: Record | None, digest: str) -> Record:
 
 def canonical(content: Any) -> str:
     """Write JSON in the one form that digests are taken of."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json_text(content, sort_keys=True, separators=(",", ":"))
+
+
+def json_text(content: Any, **style: Any) -> str:
+    """Write JSON that is valid UTF-8; names of files that are not are escaped, and all else with them."""
+    text = json.dumps(content, ensure_ascii=False, **style)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(content, ensure_ascii=True, **style)
+    return text
 
 
 def digest(content: Any) -> str:

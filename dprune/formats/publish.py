@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dprune.errors import DpruneError
+from dprune.formats.provenance import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,5 +71,4 @@ def publish_bytes(path: str | Path, data: bytes) -> None:
 
 def publish_json(path: str | Path, content: Any) -> None:
     """Publish `content` as indented JSON with sorted keys."""
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-    publish_bytes(path, text.encode() + b"\n")
+    publish_bytes(path, json_text(content, indent=2, sort_keys=True).encode() + b"\n")

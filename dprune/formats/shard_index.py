@@ -180,6 +180,6 @@ _ARRAYS = ("names", "name_stop", "offset", "size", "start", "stop", "image", "la
 
 def cache_folder() -> Path:
     """Return $DPRUNE_CACHE, by default `dprune` in the user's cache folder."""
-    if "DPRUNE_CACHE" in os.environ:
+    if os.environ.get("DPRUNE_CACHE"):
         return Path(os.environ["DPRUNE_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dprune"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from dprune.errors import InputError
+from dprune.errors import InputError, MismatchError
 from dprune.formats.provenance import Record, digest, without_version
 from dprune.formats.publish import publish_json
 from dprune.formats.shards import MANIFEST, fingerprint, read_manifest
@@ -69,7 +69,13 @@ class Store:
         return digest(without_version(self.record))
 
     def publish_part(
-        self, shard: str, tensors: Mapping[str, npt.NDArray[Any]], members: str, count: int, bad: Sequence[Record]
+        self,
+        shard: str,
+        tensors: Mapping[str, npt.NDArray[Any]],
+        members: str,
+        count: int,
+        bad: Sequence[Record],
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         """Write the part of a shard.
 
@@ -79,8 +85,9 @@ class Store:
             members: digest of the shard's members.
             count: samples.
             bad: ledger of undecodable samples, each with `row`, `key` and `reason`.
+            more: further metadata, such as `weights` for `check_weights`.
         """
-        metadata = {"count": count, "members": members, "options": self._options, "bad": list(bad)}
+        metadata = {**(more or {}), "count": count, "members": members, "options": self._options, "bad": list(bad)}
         write_tensors(self.path(shard), tensors, metadata)
 
     def part(self, shard: str) -> Record | None:
@@ -97,20 +104,35 @@ class Store:
 
         Raises:
             InputError: parts are missing.
+            MismatchError: parts were made by different networks.
         """
-        found = {shard: self.part(shard) for shard in self.shards}
-        missing = [shard for shard, part in found.items() if part is None]
+        found = {shard: part for shard in self.shards if (part := self.part(shard)) is not None}
+        missing = [shard for shard in self.shards if shard not in found]
         if missing:
             shown = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
             raise InputError(
                 f"{self.folder}: lacks the parts of {len(missing)} of {len(self.shards)} shards ({shown}): "
                 f"run the dprune {self.record['command']} that makes it again."
             )
-        return tuple(part for part in found.values() if part is not None)
+        self.check_weights(found)
+        return tuple(found.values())
 
-    def is_complete(self) -> bool:
-        """Tell whether every part is there."""
-        return all(self.part(shard) is not None for shard in self.shards)
+    def check_weights(self, parts: Mapping[str, Record]) -> None:
+        """Refuse parts by different networks: the record may say no more than that the weights are the hub's.
+
+        Args:
+            parts: metadata by shard; where they hold `weights`, it is the digest of the file that was loaded.
+
+        Raises:
+            MismatchError: two of them differ.
+        """
+        known = [(shard, part["weights"]) for shard, part in parts.items() if "weights" in part]
+        for shard, weights in known[1:]:
+            if weights != known[0][1]:
+                raise MismatchError(
+                    f"{self.folder}: {known[0][0]} and {shard} were given different weights ({known[0][1][:12]} and "
+                    f"{weights[:12]}): remove the folder and make it again with one file of weights."
+                )
 
     @property
     def fingerprint(self) -> str:

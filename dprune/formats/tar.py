@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 BLOCK = 512
 END_MARKER = bytes(2 * BLOCK)
+MOST_PADDING = 1 << 20
 
 _REGULAR = b"0\0" + b"7"
 _PAX, _PAX_GLOBAL = b"x", b"g"
 _WITHOUT_CONTENT = b"123456"
 _GNU_LONG_NAME, _GNU_LONG_LINK, _GNU_SPARSE = b"L", b"K", b"S"
 
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _LONGEST_EXTENDED = 1 << 20
 
 
@@ -55,8 +56,9 @@ def walk(blocks: Blocks) -> Iterator[TarMember]:
     while True:
         header = blocks.read(position, BLOCK)
         if header.count(0) == BLOCK:
+            _check_rest(blocks, position)
             return
-        if position == 0 and header.startswith(_COMPRESSED):
+        if position == 0 and header.startswith(COMPRESSED_MAGIC):
             raise InputError(f"{blocks.name}: is compressed: unpack it, or run dprune pack on it.")
         if len(header) < BLOCK:
             raise _truncated(blocks, position)
@@ -81,6 +83,19 @@ def walk(blocks: Blocks) -> Iterator[TarMember]:
         position = content + padded(length)
         if position > blocks.size:
             raise _truncated(blocks, blocks.size)
+
+
+def _check_rest(blocks: Blocks, position: int) -> None:
+    """Refuse content behind the end marker: joined tars, or a download whose last part was never filled in.
+
+    Writers pad tars to records of a few KiB, so little and only zeros may follow.
+    """
+    rest = blocks.size - position
+    if rest > MOST_PADDING or any(blocks.read(position, rest)):
+        raise InputError(
+            f"{blocks.name}: goes on for {rest:,} bytes behind the tar end marker at byte {position:,}, so samples "
+            "are missing: copy or make the shard again."
+        )
 
 
 def _truncated(blocks: Blocks, position: int) -> InputError:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import read_file, read_ids, read_stdin
-from dprune.formats.provenance import digest, parent_record
+from dprune.formats.arrays import NPY_MAGIC, digest_array, read_file, read_ids, read_stdin
+from dprune.formats.provenance import parent_record
 from dprune.formats.publish import STDOUT
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.packing.sources import CLASSES, DigitsSource, FolderSource, ShardSource, Source, ZipSource
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from dprune.formats.provenance import Record
 
 DIGITS = "sklearn:digits"
-NUMPY_MAGIC = b"\x93NUMPY"
 
 
 def open_source(locations: Sequence[str], subset: str | None, *, convert: bool) -> Source | Streams:
@@ -86,9 +85,11 @@ def read_subset(path: str, dataset: Dataset) -> tuple[npt.NDArray[np.int64], Rec
         MismatchError: the ids were chosen from another dataset.
     """
     data = read_stdin() if path == STDOUT else read_file(path)
-    if not data.startswith(NUMPY_MAGIC):
+    if not data.startswith(NPY_MAGIC):
         keys = data.decode("utf-8", "surrogateescape").splitlines()
-        return _find_keys(path, [key for key in keys if key], dataset), parent_record(None, digest(keys))
+        ids = _find_keys(path, [key for key in keys if key], dataset)
+        # Of the ids and not of the text, so that one subset has one digest however it is written.
+        return ids, parent_record(None, digest_array(ids))
     array = read_ids(path, data)
     if array.fingerprint and array.fingerprint != dataset.fingerprint:
         raise MismatchError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dprune.errors import InputError
 from dprune.formats.images import BadImage, decode_image, encode_image, resize_image
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import canonical, make_record
+from dprune.formats.provenance import canonical, difference, make_record
 from dprune.formats.publish import publish, publish_bytes, publish_json
 from dprune.formats.shards import JOURNAL, MANIFEST, read_manifest
 from dprune.formats.tar import END_MARKER, member_bytes
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from dprune.runtime import Monitor
 
 BAD = "bad.jsonl"
+
+# A key with the number or the content of its sample, and what becomes of it.
+Task = tuple[str, "int | Sample"]
+Result = tuple[str, "Sample | Bad"]
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,11 @@ class Treatment:
 class Bad:
     """A sample whose image cannot be read, and why."""
 
-    number: int
     reason: str
 
 
 @dataclass(frozen=True)
-class Shard:
+class PackedShard:
     """What one finished shard holds."""
 
     name: str
@@ -123,28 +127,42 @@ class Pack:
 
     def existing(self, output: str) -> Record | None:
         """Return the record of a finished or an interrupted pack at `output`."""
-        found = existing_record(output)
+        found = existing_record(output, folder_of="shards")
         if found == {} and (Path(output) / JOURNAL / MANIFEST).exists():
-            journal: Record = read_manifest(Path(output) / JOURNAL)["provenance"]
+            journal: Record = read_manifest(Path(output) / JOURNAL).get("provenance", {})
             return journal
         return found
 
     def complete(self, output: str) -> bool:
-        """Tell whether the pack at `output` was finished."""
-        return not (Path(output) / JOURNAL).exists()
+        """Tell whether the pack at `output` was finished and has all its shards.
+
+        Raises:
+            InputError: it lacks unreadable images, with `strict`.
+        """
+        folder = Path(output)
+        names = _listed(folder)
+        if not names or not all((folder / name).is_file() for name in names):
+            return False
+        if self.strict and (folder / BAD).exists():
+            first = (folder / BAD).read_bytes().partition(b"\n")[0]
+            raise _unreadable(**json.loads(first.decode("utf-8", "surrogateescape")))
+        # The manifest is published last: a journal beside it is what a kill left while it was being removed.
+        shutil.rmtree(folder / JOURNAL, ignore_errors=True)
+        return True
 
     def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
         """Write the shards that are missing, then classes, ledger and manifest.
 
         Raises:
-            InputError: a key occurs twice, an image is unreadable with `strict`, or the folder holds other shards.
+            InputError: a key occurs twice, an image is unreadable with `strict`, or the folder holds other shards
+                or the source itself.
             Interrupted: the monitor asked to stop; finished shards stay.
         """
+        if os.path.realpath(output) in self.source.folders:
+            raise InputError(f"{output}: is the folder that is to be packed: give another -o.")
         keys = None if isinstance(self.source, Streams) else self._keys(self.source.keys())
         journal = Journal.begin(Path(output), self.record, resume=keys is not None)
-        count = cpu_count() if self.workers is None else self.workers
-        count = 0 if count < 2 and self.workers is None else count
-        with Workers(self._load, count) as workers:
+        with Workers(self._load, self._worker_count()) as workers:
             monitor.start("pack", None if keys is None else len(keys), "samples")
             shards = list(self._shards(journal, keys, workers, monitor))
         record = self.record
@@ -155,73 +173,85 @@ class Pack:
         samples, bad = sum(shard.count for shard in shards), sum(len(shard.bad) for shard in shards)
         return {"samples": samples, "unreadable": bad, "shards": len(shards), "classes": len(classes)}
 
-    def _keys(self, keys: Iterable[str]) -> list[str]:
-        """Tell repeated keys apart, or refuse them."""
-        seen: set[str] = set()
-        out = []
-        for key in keys:
-            if key in seen and not self.unique_keys:
-                raise InputError(f"the key {key!r} occurs twice: rename the files, or give --keys unique.")
-            key = next(name for name in _variants(key) if name not in seen)
-            seen.add(key)
-            out.append(key)
-        return out
+    def _worker_count(self) -> int:
+        if self.treatment.size is None and self.source.trusted:
+            # Bytes that are only copied would cost more on their way through a worker than they cost here.
+            return 0
+        count = cpu_count() if self.workers is None else self.workers
+        return 0 if count < 2 and self.workers is None else count
 
-    def _load(self, task: int | Sample) -> Sample | Bad:
+    def _keys(self, keys: Iterable[str]) -> list[str]:
+        seen: set[str] = set()
+        return [self._claim(key, seen) for key in keys]
+
+    def _claim(self, key: str, seen: set[str]) -> str:
+        """Tell a key apart from those that were seen, or refuse it, and add it to them."""
+        if key in seen and not self.unique_keys:
+            raise InputError(f"the key {key!r} occurs twice: rename one, or give --keys unique.")
+        key = next(name for name in _variants(key) if name not in seen)
+        seen.add(key)
+        return key
+
+    def _load(self, task: Task) -> Result:
         """Read and treat one sample; runs in a worker."""
-        number = task if isinstance(task, int) else -1
+        key, content = task
         try:
-            if isinstance(task, Sample):
-                return self.treatment.apply(task, trusted=True)
-            assert not isinstance(self.source, Streams)
-            return self.treatment.apply(self.source.load(task), trusted=self.source.trusted)
+            if isinstance(content, int):
+                assert not isinstance(self.source, Streams)
+                content = self.source.load(content)
+            return key, self.treatment.apply(content, trusted=self.source.trusted)
         except BadImage as error:
-            return Bad(number, str(error))
+            return key, Bad(str(error))
 
     def _shards(
         self,
         journal: Journal,
         keys: Sequence[str] | None,
-        workers: Workers[int | Sample, Sample | Bad],
+        workers: Workers[Task, Result],
         monitor: Monitor,
-    ) -> Iterator[Shard]:
-        for number, (names, tasks) in enumerate(self._portions(keys)):
+    ) -> Iterator[PackedShard]:
+        for number, tasks in enumerate(self._portions(keys)):
             check_stop(monitor)
             done = journal.shard(number)
             if done is None:
-                done = journal.write(number, self._accept(zip(names, workers.map(tasks), strict=True), monitor))
+                done = journal.write(number, self._accept(workers.map(tasks), monitor))
+            elif self.strict and done.bad:
+                raise _unreadable(**done.bad[0])
             else:
-                monitor.advance(len(names))
+                monitor.advance(done.count + len(done.bad))
             yield done
 
-    def _portions(self, keys: Sequence[str] | None) -> Iterator[tuple[Sequence[str], Sequence[int | Sample]]]:
-        """Cut the source into what each shard holds: the samples' keys, and the tasks that load them."""
+    def _portions(self, keys: Sequence[str] | None) -> Iterator[Iterable[Task]]:
+        """Cut the source into the tasks of each shard; those of a stream must be used up before the next shard's."""
         if keys is not None:
             for begin in range(0, len(keys), self.shard_size):
                 names = keys[begin : begin + self.shard_size]
-                yield names, range(begin, begin + len(names))
+                yield zip(names, itertools.count(begin), strict=False)
             return
         assert isinstance(self.source, Streams)
         seen: set[str] = set()
-        samples = iter(self.source)
-        while portion := list(itertools.islice(samples, self.shard_size)):
-            names = []
-            for sample in portion:
-                if sample.key in seen and not self.unique_keys:
-                    raise InputError(f"the key {sample.key!r} occurs twice: rename it, or give --keys unique.")
-                names.append(next(name for name in _variants(sample.key) if name not in seen))
-                seen.add(names[-1])
-            yield names, portion
+        samples = ((self._claim(sample.key, seen), sample) for sample in self.source)
+        for first in samples:
+            # Whether there is another shard shows with its first sample; the others are read when they are wanted.
+            yield itertools.chain([first], itertools.islice(samples, self.shard_size - 1))
 
-    def _accept(
-        self, samples: Iterable[tuple[str, Sample | Bad]], monitor: Monitor
-    ) -> Iterator[tuple[str, Sample | Bad]]:
+    def _accept(self, samples: Iterable[Result], monitor: Monitor) -> Iterator[Result]:
         for key, sample in samples:
             if isinstance(sample, Bad) and self.strict:
-                raise InputError(f"the image of {key!r} {sample.reason}: mend it, or leave out --strict.")
+                raise _unreadable(key, sample.reason)
             check_stop(monitor)
             monitor.advance()
             yield key, sample
+
+
+def _unreadable(key: str, reason: str) -> InputError:
+    return InputError(f"the image of {key!r} {reason}: mend it, or leave out --strict.")
+
+
+def _listed(folder: Path) -> list[str]:
+    """Return the names of the shards that a folder's manifest lists."""
+    manifest = read_manifest(folder)
+    return [shard["name"] for shard in manifest["shards"]] if manifest.get("kind") == "shards" else []
 
 
 def _variants(key: str) -> Iterator[str]:
@@ -248,7 +278,7 @@ class Journal:
             InputError: the folder holds tar files that dprune did not write.
         """
         journal = cls(folder)
-        if journal.path.exists() and resume and read_manifest(journal.path).get("provenance") == record:
+        if journal.path.exists() and resume and not difference(read_manifest(journal.path).get("provenance", {}), record):
             for leftover in folder.glob(".*.tmp"):
                 leftover.unlink()
             return journal
@@ -259,11 +289,16 @@ class Journal:
         return journal
 
     def _clear(self) -> None:
-        names = [shard["name"] for shard in read_manifest(self.folder).get("shards", [])]
+        if (self.folder / MANIFEST).exists():
+            # It must not outlive a shard. As the journal's it still tells, after a kill, what is to be removed.
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.path.mkdir()
+            (self.folder / MANIFEST).replace(self.path / MANIFEST)
+        names = _listed(self.path)
         # The journal's entry of a shard comes after the shard, which may thus be the only trace of itself.
         if self.path.exists():
             names += [path.name for path in self.folder.glob("[0-9]" * 6 + ".tar")]
-        for name in (*names, MANIFEST, CLASSES, BAD):
+        for name in (*names, CLASSES, BAD):
             (self.folder / name).unlink(missing_ok=True)
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink()
@@ -272,14 +307,15 @@ class Journal:
     def _entry(self, number: int) -> Path:
         return self.path / f"{number:06d}.json"
 
-    def shard(self, number: int) -> Shard | None:
-        """Return a shard that is finished, None for one that is not."""
+    def shard(self, number: int) -> PackedShard | None:
+        """Return a shard that is finished, None for one that is not or that was removed since."""
         try:
-            return Shard(**json.loads(self._entry(number).read_text()))
+            shard = PackedShard(**json.loads(self._entry(number).read_text()))
         except FileNotFoundError:
             return None
+        return shard if (self.folder / shard.name).is_file() else None
 
-    def write(self, number: int, samples: Iterable[tuple[str, Sample | Bad]]) -> Shard:
+    def write(self, number: int, samples: Iterable[Result]) -> PackedShard:
         """Publish one shard and note that it is finished."""
         name, sha, count = f"{number:06d}.tar", hashlib.sha256(), 0
         bad: list[dict[str, Any]] = []
@@ -294,11 +330,11 @@ class Journal:
                     sha.update(f"{member}\0{len(content)}\n".encode("utf-8", "surrogateescape"))
                     file.write(member_bytes(member, content))
             file.write(END_MARKER)
-        shard = Shard(name, count, sha.hexdigest(), bad)
+        shard = PackedShard(name, count, sha.hexdigest(), bad)
         publish_json(self._entry(number), vars(shard))
         return shard
 
-    def finish(self, record: Record, shards: Sequence[Shard], classes: Sequence[str]) -> None:
+    def finish(self, record: Record, shards: Sequence[PackedShard], classes: Sequence[str]) -> None:
         """Write classes, ledger and manifest, and remove the journal.
 
         Raises:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-CHUNK = 32
-AHEAD = 4
+# A chunk costs one exchange with a worker; photos of 10 MB make 16 results a worker as much as one should hold.
+CHUNK = 8
+AHEAD = 2
 
 
 class Workers(Generic[T, R]):

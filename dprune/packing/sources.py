@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from dprune.errors import InputError
+from dprune.formats.blocks import is_url
 from dprune.formats.images import BadImage, encode_image
 from dprune.formats.provenance import parent_record
 from dprune.formats.shard_index import IMAGE_SUFFIXES, LABEL_SUFFIX
@@ -51,6 +52,15 @@ class Sample:
     image: int = 0
 
 
+def local_folders(locations: Iterable[str]) -> set[str]:
+    """Return the real paths of the folders that files are in, and of those that links to them are in."""
+    paths = [location.removeprefix("file://") for location in locations]
+    local = [path for path in paths if path != "-" and not path.startswith("pipe:") and not is_url(path)]
+    return {os.path.realpath(os.path.dirname(path) or ".") for path in local} | {
+        os.path.dirname(os.path.realpath(path)) for path in local
+    }
+
+
 class Source(Protocol):
     """Samples in a fixed order that can be loaded one by one, in any process."""
 
@@ -65,6 +75,10 @@ class Source(Protocol):
     @property
     def trusted(self) -> bool:
         """Whether the images were packed before, so that copying need not decode them."""
+
+    @property
+    def folders(self) -> set[str]:
+        """Real paths of the folders that nothing must be removed from while the samples are read."""
 
     def keys(self) -> Iterable[str]:
         """Keys of all samples, before repeated ones are told apart."""
@@ -82,10 +96,11 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image in a folder or zip: its relative path and size in bytes."""
+    """An image in a folder or zip: its relative path, size in bytes, and checksum where the zip tells it."""
 
     path: str
     size: int
+    crc: int | None = None
 
     @property
     def suffix(self) -> str:
@@ -129,10 +144,11 @@ class ImageFiles(abc.ABC):
 
     @functools.cached_property
     def parents(self) -> dict[str, Record]:
-        """The names and sizes of the files, as a digest."""
+        """The names and sizes of the files, and their checksums if they are in a zip, as a digest."""
         listing = hashlib.sha256()
         for file in self._files:
-            listing.update(f"{file.path}\0{file.size}\n".encode("utf-8", "surrogateescape"))
+            checksum = "" if file.crc is None else f"\0{file.crc:08x}"
+            listing.update(f"{file.path}\0{file.size}{checksum}\n".encode("utf-8", "surrogateescape"))
         return {"images": parent_record(None, listing.hexdigest())}
 
     def __len__(self) -> int:
@@ -163,6 +179,7 @@ class FolderSource(ImageFiles):
 
     def __init__(self, location: str, *, convert: bool) -> None:
         super().__init__(location, self._walk(location), convert=convert)
+        self.folders = {os.path.realpath(location)}
 
     @staticmethod
     def _walk(location: str) -> Iterable[ImageFile]:
@@ -192,7 +209,7 @@ class ZipSource(ImageFiles):
     def __init__(self, location: str, *, convert: bool) -> None:
         try:
             with zipfile.ZipFile(location) as archive:
-                files = [ImageFile(i.filename, i.file_size) for i in archive.infolist() if not i.is_dir()]
+                files = [ImageFile(i.filename, i.file_size, i.CRC) for i in archive.infolist() if not i.is_dir()]
         except (zipfile.BadZipFile, OSError) as error:
             raise InputError(f"{location}: is not a whole zip archive: {error}.") from error
         super().__init__(location, files, convert=convert)
@@ -213,6 +230,7 @@ class DigitsSource:
 
     trusted = True
     classes = [str(digit) for digit in range(10)]
+    folders: set[str] = set()  # noqa: RUF012
 
     def __init__(self) -> None:
         from sklearn.datasets import load_digits
@@ -263,6 +281,11 @@ class ShardSource:
         """The dataset by its fingerprint, and the subset."""
         shards = self.dataset.parents()
         return shards if self.subset is None else {**shards, "subset": self.subset}
+
+    @property
+    def folders(self) -> set[str]:
+        """Folders of the shards."""
+        return local_folders(shard.location for shard in self.dataset.shards)
 
     def __len__(self) -> int:
         """Return the number of samples."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from dprune.errors import InputError
 from dprune.formats.blocks import is_url, remote
 from dprune.formats.shard_index import IMAGE_SUFFIXES
-from dprune.formats.tar import END_MARKER
-from dprune.packing.sources import Sample
+from dprune.formats.tar import COMPRESSED_MAGIC, END_MARKER
+from dprune.packing.sources import Sample, local_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class TailKeeper:
         """Read from the stream."""
         data = self._stream.read(size)
         if not self.tail:
-            self.compressed = data.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+            self.compressed = data.startswith(COMPRESSED_MAGIC)
         self.tail = (self.tail + data)[-len(END_MARKER) :]
         return data
 
@@ -54,6 +54,8 @@ class TailKeeper:
 class Streams:
     """The samples of streamed shards, once, with a running digest of their members."""
 
+    trusted = True
+
     def __init__(self, sources: Sequence[str]) -> None:
         self._sources = sources
         self._sha = hashlib.sha256()
@@ -62,6 +64,11 @@ class Streams:
     def digest(self) -> str:
         """SHA-256 over the names and sizes of the members read so far."""
         return self._sha.hexdigest()
+
+    @property
+    def folders(self) -> set[str]:
+        """Folders of the streams that are known to be local files."""
+        return local_folders(self._sources)
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield samples in order.

@@ -44,12 +44,12 @@ class Amount:
         return f"{decimal}.0" if decimal in ("0", "1") else decimal
 
     def count(self, candidates: int, order: str) -> int:
-        """Return how many of `candidates` samples to keep, possibly more than there are when a count was given.
+        """Return how many of `candidates` samples to keep; a count may be impossible (over `candidates`, negative).
 
         A share is rounded half up; for `highest` it is what the `lowest` of the other share leaves.
         """
         if isinstance(self.value, int):
-            return max(0, candidates - self.value) if self.pruned else self.value
+            return candidates - self.value if self.pruned else self.value
         share = 1 - self.value if self.pruned else self.value
         if order == "highest":
             return candidates - _round_half_up((1 - share) * candidates)

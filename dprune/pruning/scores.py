@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import safe_open
 
 from dprune.errors import InputError
 from dprune.formats.arrays import read_array, write_array
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import open_features
+from dprune.formats.kinds import file_kind
 from dprune.formats.outputs import FileOutput
 from dprune.formats.provenance import digest, make_record, parent_record, without_version
 from dprune.formats.shards import open_dataset, read_manifest
@@ -43,13 +45,13 @@ def open_population(sources: Sequence[str]) -> Population:
         InputError: the source is none of these.
     """
     source = Path(sources[0])
-    if len(sources) == 1 and source.suffix == ".safetensors":
+    kind = _kind(source) if len(sources) == 1 else ""
+    if kind == "clusters":
         clusters = read_clusters(source)
         return Population(len(clusters), clusters.fingerprint, {"clusters": clusters.as_parent()})
-    if len(sources) == 1 and source.suffix == ".npy":
+    if kind == "vector":
         array = read_array(source)
         return Population(len(array.values), array.fingerprint, {"array": array.as_parent()})
-    kind = read_manifest(source).get("kind") if len(sources) == 1 and source.is_dir() else None
     if kind == "features":
         features = open_features(source)
         return Population(features.shape[0], features.fingerprint, {"features": features.as_parent()})
@@ -59,6 +61,19 @@ def open_population(sources: Sequence[str]) -> Population:
         return Population(sum(store.counts), store.fingerprint, {"latents": parent_record(store.record, content)})
     dataset = open_dataset(sources)
     return Population(len(dataset), dataset.fingerprint, dataset.parents())
+
+
+def _kind(source: Path) -> str:
+    """Tell `features` and `latents`, `clusters` and a `vector` from shards, without reading a matrix."""
+    if source.is_dir():
+        return str(read_manifest(source).get("kind", ""))
+    kind = file_kind(source)
+    if kind == "tensors":
+        with safe_open(source, framework="np") as file:
+            return "clusters" if "assignment" in file.keys() else "features"  # noqa: SIM118 - safe_open is no mapping
+    if kind == "npy":
+        return "features" if np.load(source, mmap_mode="r").ndim > 1 else "vector"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,8 @@ def allot(sizes: IntArray, amount: Amount | None, order: str, quota: str, cap: i
         total = amount.count(available, order)
         if total > available:
             raise InputError(f"--keep {total:,} is more than the {available:,} candidates there are: keep fewer.")
+        if total < 0:
+            raise InputError(f"--prune {available - total:,} is more than the {available:,} candidates: prune fewer.")
     elif quota == "equal":
         bound = sizes if cap is None else np.minimum(sizes, cap)
         total = int(bound.min(initial=available)) * len(sizes)

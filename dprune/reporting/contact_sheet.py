@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
+from dprune.errors import InputError
 from dprune.formats.images import BadImage, decode_image
 from dprune.formats.publish import publish_bytes
 from dprune.formats.shards import Dataset, ShardReader, open_dataset
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     IntArray = npt.NDArray[np.int64]
 
+SOFTWARE = "dprune"
 MOST_GROUPS = 32
 COLUMNS = 7
 THUMB, GAP, FRAME, BLOCK_GAP, MARGIN, LABEL, HEADER = 64, 12, 3, 40, 28, 124, 78
@@ -41,8 +45,10 @@ class ContactSheet:
         """Find the shards.
 
         Raises:
-            InputError: there are none.
+            InputError: there are none, or a file that is no such picture stands where it is to go.
         """
+        if Path(path).exists() and not _is_ours(path):
+            raise InputError(f"{path}: exists and is no picture that dprune drew: give another --figure.")
         return cls(open_dataset(shards), path)
 
     @property
@@ -81,7 +87,9 @@ class ContactSheet:
                 for column, sample in enumerate(ids.tolist()):
                     sheet.place(number, block, column, thumbs[sample], framed=bool(np.isin(sample, kept)))
         buffer = io.BytesIO()
-        sheet.image.save(buffer, "PNG", optimize=True)
+        mark = PngInfo()
+        mark.add_text("Software", SOFTWARE)
+        sheet.image.save(buffer, "PNG", optimize=True, pnginfo=mark)
         publish_bytes(self.path, buffer.getvalue())
 
     def _thumbs(self, ids: IntArray) -> dict[int, Image.Image]:
@@ -93,6 +101,14 @@ class ContactSheet:
                 found[first + row] = _thumb(reader.image(row))
             first += count
         return found
+
+
+def _is_ours(path: str) -> bool:
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return image.info.get("Software") == SOFTWARE
+    except OSError:
+        return False
 
 
 def _ends_and_middle(ids: IntArray) -> tuple[IntArray, IntArray, IntArray]:

@@ -69,9 +69,10 @@ def _kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
         return "scores"
     if values.dtype.kind not in "iu":
         return "array"
-    # Of whole numbers that nobody described, ids are mostly different and labels mostly repeat.
-    some = len(np.unique(values))
-    return "subset" if some * 2 > len(values) and (not len(values) or values.min() >= 0) else "labels"
+    # Of whole numbers that nobody described, ids ascend and labels mostly repeat; others may be scores.
+    if (np.diff(values.astype(np.float64)) > 0).all() and (not len(values) or values[0] >= 0):
+        return "subset"
+    return "labels" if len(np.unique(values)) * 2 <= len(values) else "array"
 
 
 def _ignore(findings: Findings, values: npt.NDArray[Any]) -> None:

@@ -1,0 +1,143 @@
+"""Filling a store: which parts are this worker's, which of them are missing, and what does not belong there."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dprune.errors import InputError
+from dprune.formats.outputs import existing_record
+from dprune.formats.provenance import difference
+from dprune.formats.shards import Dataset, Shard, read_manifest
+from dprune.formats.stores import Store
+from dprune.runtime import ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dprune.formats.provenance import Record
+
+_log = logging.getLogger("dprune")
+
+
+@dataclass(frozen=True)
+class Filling:
+    """A store that is to be made from a dataset, as far as it is this worker's to make.
+
+    Attributes:
+        dataset: the shards.
+        kind: `features` or `latents`.
+        record: provenance of the store.
+        strict: whether an image that cannot be decoded ends the work.
+        extras: files that a store of this kind may hold beside its parts, each with whether this one does.
+    """
+
+    dataset: Dataset
+    kind: str
+    record: Record
+    strict: bool = False
+    extras: Mapping[str, bool] = field(default_factory=dict)
+
+    @functools.cached_property
+    def mine(self) -> tuple[Shard, ...]:
+        """The shards whose parts this worker makes."""
+        here = ranks()
+        return self.dataset.shards[here.rank :: here.world]
+
+    @functools.cached_property
+    def sizes(self) -> dict[str, tuple[int, str]]:
+        """Samples and digest of the members of each of this worker's shards."""
+        found = {}
+        for shard in self.mine:
+            index = shard.index()
+            if not len(index):
+                _log.warning("%s holds no samples.", shard.location)
+            found[shard.name] = (len(index), index.digest)
+        return found
+
+    def store(self, output: str) -> Store:
+        """Return the store at `output`, whatever is there now."""
+        names = tuple(shard.name for shard in self.dataset.shards)
+        return Store(Path(output), self.kind, names, self.dataset.records, self.record)
+
+    def existing(self, output: str) -> Mapping[str, Any] | None:
+        """Return the provenance of what stands at `output`, as `delivery.Job` asks for it.
+
+        The record names shards and not their members, which are other workers' to walk; so a part that was made
+        from a shard of the same name and other members is what tells another dataset's store.
+
+        Raises:
+            InputError: something else than such a store is there, which --overwrite must not replace.
+        """
+        found = existing_record(output, self.kind)
+        if not found or difference(found, self.record):
+            return found
+        store = self.store(output)
+        for shard in self.mine:
+            part = store.part(shard.name)
+            if part is not None and part["members"] != self.sizes[shard.name][1]:
+                return {**found, f"members of {shard.name}": "others"}
+        return found
+
+    def complete(self, output: str) -> bool:
+        """Tell whether this worker's parts are all there and no killed run left anything behind."""
+        return not self.missing(self.store(output)) and not self._leftovers(Path(output))
+
+    def missing(self, store: Store) -> list[Shard]:
+        """Return this worker's shards without a part that was made from their members with these options.
+
+        Raises:
+            InputError: with strict, a part has an image that could not be decoded.
+            MismatchError: two parts were made by different networks.
+        """
+        # All shards are walked first: a damaged one had better be known before hours of work.
+        found, kept, sizes = [], {}, self.sizes
+        for shard in self.mine:
+            part = store.part(shard.name)
+            if part is None or part["members"] != sizes[shard.name][1]:
+                found.append(shard)
+                continue
+            if self.strict and part["bad"]:
+                raise undecodable(shard, part["bad"][0])
+            kept[shard.name] = part
+        store.check_weights(kept)
+        return found
+
+    def tidy(self, store: Store) -> None:
+        """Remove what killed runs left, and what belongs to the other options or shards of a store overwritten."""
+        for path in self._leftovers(store.folder):
+            path.unlink(missing_ok=True)
+        if ranks().rank > 0 or not read_manifest(store.folder):
+            return
+        wanted = {store.path(shard) for shard in store.shards}
+        wanted |= {store.folder / name for name, here in self.extras.items() if here}
+        old = Store.open(store.folder, self.kind)
+        for path in {*map(old.path, old.shards), *(store.folder / name for name in self.extras)} - wanted:
+            path.unlink(missing_ok=True)
+
+    def _leftovers(self, folder: Path) -> list[Path]:
+        """Temporary files of killed runs; what another worker may be writing now is left alone."""
+        here = ranks()
+        parts = {f"{shard.name.removesuffix('.tar')}.safetensors" for shard in self.mine}
+        found = []
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            match = re.fullmatch(r"\.(.+)\.(\d+)\.tmp", name)
+            if match and (
+                match[1] in parts
+                or int(match[2]) == here.rank
+                or (here.rank == 0 and int(match[2]) >= here.world)
+            ):  # fmt: skip
+                found.append(folder / name)
+        return found
+
+
+def undecodable(shard: Shard, entry: Mapping[str, Any]) -> InputError:
+    """Describe an image that --strict does not forgive."""
+    return InputError(
+        f"{shard.location}: {entry['key']} {entry['reason']}: replace it, or leave --strict out to get a row of NaN."
+    )
