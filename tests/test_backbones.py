@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
 import socket
@@ -11,7 +13,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,10 @@ from safetensors.torch import save_file
 
 from dprune.embedding.weights import HubFile, answers, fetch
 from dprune.errors import InputError
+from dprune.formats.stores import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 RESNET = ("--model", "timm:resnet10t", "--image-size", "64")
 
@@ -298,20 +304,67 @@ def test_a_network_without_published_weights(hub: Path, photos: Any, tmp_path: P
     embed(photos[0], tmp_path / "f", "--model", "timm:vit_giant_patch14_224").fails(3, "no published weights")
 
 
+def cache_resnet(hub: Path, model: torch.nn.Module) -> Path:
+    """Put a network into the hub's cache as its published weights."""
+    repo = hub / "models--timm--resnet10t.c3_in1k"
+    for folder in (repo / "refs", repo / "snapshots" / "abc"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (repo / "refs" / "main").write_text("abc")
+    path = repo / "snapshots" / "abc" / "model.safetensors"
+    save_file(model.state_dict(), path)
+    return path
+
+
 def test_the_hub_s_cache_is_used(hub: Path, photos: Any, tmp_path: Path) -> None:
     import timm
 
-    repo = hub / "models--timm--resnet10t.c3_in1k"
-    (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text("abc")
-    (repo / "snapshots" / "abc").mkdir(parents=True)
     model = shaken(timm.create_model("resnet10t"))
-    save_file(model.state_dict(), repo / "snapshots" / "abc" / "model.safetensors")
+    cache_resnet(hub, model)
     embed(photos[0], tmp_path / "f", *RESNET, "--dtype", "float32").ok()
     expected = by_timm(model, photos[1], input_size=(3, 64, 64))
     np.testing.assert_allclose(features(tmp_path / "f"), expected, rtol=1e-4, atol=1e-5)
     record = json.loads((tmp_path / "f" / "manifest.json").read_text())["provenance"]
     assert record["options"]["weights"] == "hub"
+
+
+def test_weights_of_the_hub_that_change(hub: Path, resnet: Any, shards: Path, tmp_path: Path) -> None:
+    """The record only says that the weights are the hub's: the parts tell which these were."""
+    import timm
+
+    path = cache_resnet(hub, resnet)
+    embed(shards, tmp_path / "f", *RESNET).ok()
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [part["weights"] for part in Store.open(tmp_path / "f", "features").parts] == [before] * 3
+    cache_resnet(hub, timm.create_model("resnet10t"))
+    (tmp_path / "f" / "000001.safetensors").unlink()
+    embed(shards, tmp_path / "f", *RESNET).fails(3, "000000.tar and this run", before[:12], "remove the folder")
+    assert not (tmp_path / "f" / "000001.safetensors").exists()
+
+
+def test_weights_of_a_file_are_in_the_record_alone(photos: Any, resnet_file: Path, tmp_path: Path) -> None:
+    embed(photos[0], tmp_path / "f", *RESNET, "--weights", resnet_file).ok()
+    assert "weights" not in Store.open(tmp_path / "f", "features").parts[0]
+
+
+def test_only_a_gpu_s_batches_set_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flag is the process's, so the threads of the CPU must leave it alone; tensors of `meta` need no device."""
+    from dprune.embedding.backbones import Backbone, Forward
+
+    entered = []
+
+    @contextlib.contextmanager
+    def flags(**values: bool) -> Iterator[None]:
+        entered.append(values)
+        yield
+
+    monkeypatch.setattr(torch.backends.cudnn, "flags", flags)
+    backbone = Backbone(lambda _: torch.zeros(3, 4, 4), (0.0,) * 3, (1.0,) * 3, torch.nn.Flatten())
+    pieces = [torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4)]
+    Forward(backbone, torch.device("cpu"), torch.float32, normalize=False)(pieces)
+    assert entered == []
+    found = Forward(backbone, torch.device("meta"), torch.float32, normalize=False)(pieces)
+    assert found[0].shape == (3, 48)
+    assert entered == [{"enabled": True, "allow_tf32": False}]
 
 
 def test_download(tmp_path: Path) -> None:

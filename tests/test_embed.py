@@ -135,10 +135,34 @@ def test_resumes_by_shard(shards: Path, tmp_path: Path) -> None:
 
 def test_changed_shards_are_made_again(shards: Path, tmp_path: Path) -> None:
     embed(shards, tmp_path / "f").ok()
+    before = content(tmp_path / "f")
     write_tar(shards / "000001.tar", sample("new", 99, 2))
-    assert json.loads(embed(shards, tmp_path / "f", "--json").ok().out)["shards_made"] == 1
+    embed(shards, tmp_path / "f").fails(3, "made otherwise", "members of 000001.tar", "--overwrite")
+    assert content(tmp_path / "f") == before
+    assert json.loads(embed(shards, tmp_path / "f", "--json", "--overwrite").ok().out)["shards_made"] == 1
     np.testing.assert_allclose(open_features(tmp_path / "f").rows(7, 8)[0], squashed(image_bytes(99)), atol=1e-3)
     assert open_features(tmp_path / "f").fingerprint == open_dataset([str(shards)]).fingerprint
+
+
+def test_another_dataset_with_shards_of_the_same_names(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        write_tar(tmp_path / name / "000000.tar", sample(f"x{number}", number))
+    embed(tmp_path / "a", tmp_path / "f").ok()
+    embed(tmp_path / "b", tmp_path / "f").fails(3, "made otherwise", "members of 000000.tar", "--overwrite")
+    assert "is up to date" in embed(tmp_path / "a", tmp_path / "f").ok().err
+    embed(tmp_path / "b", tmp_path / "f", "--overwrite").ok()
+    np.testing.assert_allclose(open_features(tmp_path / "f").rows(0, 1)[0], squashed(image_bytes(1)), atol=1e-3)
+
+
+def test_each_worker_knows_its_own_shards(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker walks no shard of another's to find out whether the store is its dataset's."""
+    embed(shards, tmp_path / "f").ok()
+    write_tar(shards / "000001.tar", sample("new", 99, 2))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert "is up to date" in embed(shards, tmp_path / "f").ok().err
+    monkeypatch.setenv("RANK", "1")
+    embed(shards, tmp_path / "f").fails(3, "members of 000001.tar")
 
 
 def test_stopping_keeps_finished_parts(shards: Path, tmp_path: Path) -> None:
@@ -325,6 +349,27 @@ def test_undecodable_images(tmp_path: Path) -> None:
     features = open_features(tmp_path / "f").rows(0, 7)
     assert np.isnan(features).all(1).tolist() == [False, *[True] * 5, False]
     np.testing.assert_allclose(features[6], squashed(image_bytes(2)), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 1_000_000), (1_000_000, 1)])
+def test_thin_images_are_refused_before_they_grow(size: tuple[int, int], tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """The guard is the one that pack has."""
+    from dprune.formats.images import check_shape
+
+    asked = []
+
+    def spy(target: tuple[int, int]) -> None:
+        asked.append(target)
+        check_shape(target)
+
+    monkeypatch.setattr("dprune.embedding.loading.check_shape", spy)
+    write_tar(tmp_path / "a.tar", [("thin.png", blank(*size))])
+    embed(tmp_path / "a.tar", tmp_path / "f", "--image-size", "16").ok()
+    embed(tmp_path / "a.tar", tmp_path / "g", "--image-size", "8").ok()
+    assert asked == [tuple(16 * side for side in size), tuple(8 * side for side in size)]
+    assert "too long and thin" in Store.open(tmp_path / "f", "features").parts[0]["bad"][0]["reason"]
+    assert Store.open(tmp_path / "g", "features").parts[0]["bad"] == []
 
 
 def test_strict(tmp_path: Path) -> None:

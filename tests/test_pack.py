@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -17,11 +18,20 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from conftest import dprune, dprune_process, image_bytes, sample, write_tar
 from PIL import Image
+
+from dprune.formats.tar import member_bytes
+from dprune.packing.streams import Streams, TailKeeper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dprune.packing.sources import Sample
 
 
 def members(folder: Path) -> dict[str, bytes]:
@@ -88,7 +98,20 @@ def test_zip_is_packed_like_the_folder(photos: Path, tmp_path: Path) -> None:
             archive.write(path, path.relative_to(photos))
     dprune("pack", photos, "-o", tmp_path / "a", "--workers", 0).ok()
     dprune("pack", tmp_path / "photos.zip", "-o", tmp_path / "b", "--workers", 0).ok()
-    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert members(tmp_path / "a") == members(tmp_path / "b")
+    assert (tmp_path / "a" / "classes.txt").read_text() == (tmp_path / "b" / "classes.txt").read_text()
+
+
+def test_changed_images_of_equal_size_are_noticed_in_a_zip(tmp_path: Path) -> None:
+    def write(pixels: bytes) -> None:
+        with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+            archive.writestr("x.png", pixels)
+
+    image, out = image_bytes(0), tmp_path / "out"
+    write(image)
+    dprune("pack", tmp_path / "in.zip", "-o", out, "--workers", 0).ok()
+    write(image[:-1] + b"x")
+    dprune("pack", tmp_path / "in.zip", "-o", out, "--workers", 0).fails(3, "made otherwise", "images")
 
 
 def test_webdataset_reads_our_shards(photos: Path, tmp_path: Path) -> None:
@@ -179,7 +202,7 @@ def test_subset_copies_members_byte_for_byte_in_id_order(tmp_path: Path) -> None
     dprune("pack", tmp_path / "in", "--subset", tmp_path / "keys.txt", "-o", tmp_path / "by-key").ok()
     piped = (tmp_path / "keep.npy").read_bytes()
     dprune("pack", tmp_path / "in", "--subset", "-", "-o", tmp_path / "piped", stdin=piped).ok()
-    assert members(tmp_path / "by-key") == members(tmp_path / "piped") == members(tmp_path / "out")
+    assert tree(tmp_path / "by-key") == tree(tmp_path / "piped") == tree(tmp_path / "out")
 
 
 def test_a_tenth_of_the_samples_costs_a_tenth_of_the_reads(tmp_path: Path) -> None:
@@ -286,6 +309,45 @@ def test_streams_and_files_do_not_mix(shards: Path, tmp_path: Path) -> None:
     dprune("pack", "-", "--subset", tmp_path / "k.npy", "-o", tmp_path / "out").fails(2, "pack - first")
 
 
+def test_samples_of_a_stream_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    originals = [part for i in range(20) for part in sample(f"s{i}", i)]
+    tar = write_tar(tmp_path / "in.tar", originals)
+    events: list[str] = []
+    read, write = Streams.__iter__, member_bytes
+
+    def watched(self: Streams) -> Iterator[Sample]:
+        for item in read(self):
+            events.append("read")
+            yield item
+
+    monkeypatch.setattr(Streams, "__iter__", watched)
+    monkeypatch.setattr("dprune.packing.pack.member_bytes", lambda *args: events.append("write") or write(*args))
+    dprune("pack", f"file://{tar}", "-o", tmp_path / "out", "--workers", 2).ok()
+    assert events == ["read", "write"] * 20
+    events.clear()
+    dprune("pack", f"file://{tar}", "-o", tmp_path / "two", "--workers", 2, "--size", 8).ok()
+    assert events.index("write") <= 41, "two chunks of eight a worker and one more"
+
+
+def test_a_stream_ends_with_a_full_shard(shards: Path, tmp_path: Path) -> None:
+    dprune("pack", f"file://{shards}/000002.tar", "-o", tmp_path / "out", "--shard-size", 3).ok()
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 2
+    assert len(members(tmp_path / "out")) == 12
+
+
+def test_repeated_keys_of_streams(tmp_path: Path) -> None:
+    tar, out = write_tar(tmp_path / "in.tar", sample("same", 1)), tmp_path / "out"
+    dprune("pack", f"file://{tar}", f"file://{tar}", "-o", out).fails(3, "'same'", "twice", "--keys unique")
+    dprune("pack", f"file://{tar}", f"file://{tar}", "-o", out, "--keys", "unique", "--overwrite").ok()
+    assert list(members(out)) == ["same.png", "same-2.png"]
+
+
+@pytest.mark.parametrize("magic", [b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"])
+def test_compressed_streams_need_no_end_marker_of_their_own(magic: bytes) -> None:
+    assert TailKeeper(io.BytesIO(magic + b"content")).is_whole()
+    assert not TailKeeper(io.BytesIO(b"content")).is_whole()
+
+
 # Ledger
 
 
@@ -302,6 +364,23 @@ def test_unreadable_images_go_to_the_ledger(photos: Path, tmp_path: Path) -> Non
     dprune("pack", photos, "-o", tmp_path / "strict", "--strict", "--workers", 0).fails(
         3, "'cat/a'", "cannot be decoded"
     )
+
+
+def test_strict_holds_for_what_an_earlier_run_left(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cat/a.png", "dog/ä ö.png"):
+        (photos / name).write_bytes(b"junk")
+    command = ["pack", photos, "-o", tmp_path / "out", "--shard-size", 2, "--workers", 0]
+    asked = itertools.count()
+    with monkeypatch.context() as patch:
+        patch.setattr("dprune.console.TerminalMonitor.stop_requested", lambda self: next(asked) > 3)
+        dprune(*command).fails(75)
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 1
+    dprune(*command, "--strict").fails(3, "'cat/a'", "cannot be decoded", "--strict")
+    dprune(*command).ok()
+    dprune(*command, "--strict").fails(3, "'cat/a'", "cannot be decoded", "--strict")
+    assert "up to date" in dprune(*command).ok().err
 
 
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
@@ -364,6 +443,110 @@ def test_foreign_shards_are_never_removed(photos: Path, shards: Path) -> None:
     dprune("pack", photos, "-o", shards).fails(3, "exists")
     dprune("pack", photos, "-o", shards, "--overwrite", "--workers", 0).fails(3, "did not write")
     assert tree(shards) == before
+
+
+def test_the_source_is_never_overwritten(shards: Path, photos: Path, tmp_path: Path) -> None:
+    packed, link = tmp_path / "packed", tmp_path / "link"
+    dprune("pack", shards, "-o", packed).ok()
+    link.symlink_to(packed)
+    write_tar(tmp_path / "far" / "unused.tar", sample("x", 1))
+    (tmp_path / "far" / "000000.tar").symlink_to(packed / "000000.tar")
+    np.save(tmp_path / "keep.npy", np.array([1]))
+    before = tree(packed), tree(photos)
+    for source in (packed, link, packed / "000000.tar", tmp_path / "far", f"file://{packed}/000000.tar"):
+        dprune("pack", source, "-o", packed, "--overwrite").fails(3, "to be packed", "another -o")
+    dprune("pack", packed, "-o", link, "--subset", tmp_path / "keep.npy", "--overwrite").fails(3, "another -o")
+    dprune("pack", photos, "-o", photos, "--overwrite").fails(3, "to be packed", "another -o")
+    assert (tree(packed), tree(photos)) == before
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_missing_shard_is_made_again(photos: Path, tmp_path: Path, number: int) -> None:
+    command = ["pack", photos, "-o", tmp_path / "out", "--shard-size", 2, "--workers", 0]
+    dprune(*command).ok()
+    whole = tree(tmp_path / "out")
+    (tmp_path / "out" / f"{number:06d}.tar").unlink()
+    assert "up to date" not in dprune(*command).ok().err
+    assert tree(tmp_path / "out") == whole
+
+
+@pytest.fixture
+def interrupted(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The command of a pack of three shards at `out`, of which the first is finished; `whole` is undisturbed."""
+    command: list[object] = ["pack", photos, "-o", tmp_path / "out", "--shard-size", 2, "--workers", 0]
+    dprune("pack", photos, "-o", tmp_path / "whole", *command[4:]).ok()
+    asked = itertools.count()
+    with monkeypatch.context() as patch:
+        patch.setattr("dprune.console.TerminalMonitor.stop_requested", lambda self: next(asked) > 3)
+        dprune(*command).fails(75)
+    return command
+
+
+def test_a_missing_shard_of_an_interrupted_pack_is_made_again(interrupted: list[object], tmp_path: Path) -> None:
+    (tmp_path / "out" / "000000.tar").unlink()
+    dprune(*interrupted).ok()
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_an_upgrade_keeps_finished_shards(interrupted: list[object], tmp_path: Path) -> None:
+    journal = tmp_path / "out" / ".dprune" / "manifest.json"
+    content = json.loads(journal.read_text())
+    content["provenance"]["dprune"] = "0.0.1"
+    journal.write_text(json.dumps(content))
+    made = (tmp_path / "out" / "000000.tar").stat().st_mtime_ns
+    dprune(*interrupted).ok()
+    assert (tmp_path / "out" / "000000.tar").stat().st_mtime_ns == made
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, target: str, matches: Callable[[Path], bool], *command: object) -> None:
+    """Run a command that dies when it is about to remove a path that matches."""
+    owner, name = target.rsplit(".", 1)
+    original = getattr(Path if owner == "pathlib.Path" else shutil, name)
+
+    def dies(path: Path, *args: object, **options: object) -> object:
+        if matches(Path(path)):
+            raise Killed
+        return original(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, dies)
+        with pytest.raises(Killed):
+            dprune(*command)
+
+
+@pytest.mark.parametrize("first", ["000000.tar", "000002.tar", "classes.txt"])
+def test_killed_while_it_overwrites(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    out, old = tmp_path / "out", ["--shard-size", 2, "--workers", 0]
+    new = ["pack", photos, "-o", out, "--workers", 0, "--overwrite"]
+    dprune("pack", photos, "-o", out, *old).ok()
+    whole = tree(out)
+    killed_at(monkeypatch, "pathlib.Path.unlink", lambda path: path.name == first, *new)
+    assert not (out / "manifest.json").exists()
+    dprune("score", "random", out).fails(3, "not finished")
+    for _ in range(2):
+        dprune(*new).ok()
+        assert [path.name for path in out.glob("*.tar")] == ["000000.tar"]
+    dprune("pack", photos, "-o", out, *old, "--overwrite").ok()
+    killed_at(monkeypatch, "pathlib.Path.unlink", lambda path: path.name == first and path.exists(), *new)
+    dprune("pack", photos, "-o", out, *old).ok()
+    assert tree(out) == whole
+
+
+def test_killed_while_it_removes_the_journal(
+    interrupted: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    killed_at(monkeypatch, "shutil.rmtree", lambda path: path.name == ".dprune", *interrupted)
+    (out / ".dprune" / "manifest.json").unlink()
+    made = [path.stat().st_mtime_ns for path in sorted(out.glob("*.tar"))]
+    assert "up to date" in dprune(*interrupted).ok().err
+    assert [path.stat().st_mtime_ns for path in sorted(out.glob("*.tar"))] == made
+    assert tree(out) == tree(tmp_path / "whole")
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(photos: Path, tmp_path: Path) -> None:

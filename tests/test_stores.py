@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from dprune.errors import InputError
+from dprune.errors import InputError, MismatchError
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import StoreFeatures, open_features
+from dprune.formats.filling import Filling
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, make_record
+from dprune.formats.shards import open_dataset
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_metadata, read_tensors, write_tensors
 
@@ -131,8 +133,7 @@ def test_rows_of_a_store_cross_its_parts(tmp_path: Path) -> None:
 
 
 def test_the_consumer_of_a_store_says_which_parts_are_missing(tmp_path: Path) -> None:
-    store = make_store(tmp_path, missing=("a.tar", "c.tar"))
-    assert not store.is_complete()
+    make_store(tmp_path, missing=("a.tar", "c.tar"))
     with pytest.raises(InputError, match=r"lacks the parts of 2 of 3 shards \(a\.tar, c\.tar\): run the dprune score"):
         open_features(tmp_path)
 
@@ -145,9 +146,64 @@ def test_parts_of_other_options_are_missing(tmp_path: Path) -> None:
     assert older.part("a.tar") is not None
 
 
-def test_the_fingerprint_of_a_store_is_that_of_its_shards(shards: Path, tmp_path: Path) -> None:
-    from dprune.formats.shards import open_dataset
+def test_parts_by_different_networks(tmp_path: Path) -> None:
+    store = make_store(tmp_path, missing=("a.tar", "c.tar"))
+    tensors = {"features": np.zeros((1, 2), dtype=np.float16)}
+    for shard, weights in (("a.tar", "1" * 64), ("c.tar", "2" * 64)):
+        store.publish_part(shard, tensors, "members", 1, [], {"weights": weights})
+    with pytest.raises(MismatchError, match=r"a\.tar and c\.tar were given different weights \(1{12} and 2{12}\)"):
+        open_features(tmp_path)
+    store.publish_part("c.tar", tensors, "members", 1, [], {"weights": "1" * 64})
+    assert open_features(tmp_path).shape == (2, 2)
 
+
+def filling(shards: Path, **options: Any) -> Filling:
+    return Filling(open_dataset([str(shards)]), "latents", make_record("encode", {"vae": "x"}), **options)
+
+
+def fill(work: Filling, store: Store, *names: str, **more: Any) -> None:
+    store.publish_manifest()
+    for name in names:
+        count, members = work.sizes[name]
+        store.publish_part(name, {"label": np.zeros(count)}, members, count, [], more)
+
+
+def test_filling_a_store_of_any_kind(shards: Path, tmp_path: Path) -> None:
+    work = filling(shards)
+    store = work.store(str(tmp_path / "s"))
+    assert work.existing(str(store.folder)) is None
+    fill(work, store, "000000.tar", "000002.tar")
+    assert work.existing(str(store.folder)) == work.record
+    assert [shard.name for shard in work.missing(store)] == ["000001.tar"]
+    assert not work.complete(str(store.folder))
+    fill(work, store, "000001.tar")
+    assert work.complete(str(store.folder))
+    with pytest.raises(InputError, match="is a folder of latents, not of features"):
+        Filling(work.dataset, "features", work.record).existing(str(store.folder))
+
+
+def test_a_filling_keeps_only_the_files_beside_the_parts_that_it_has(shards: Path, tmp_path: Path) -> None:
+    for here in (True, False):
+        work = filling(shards, extras={"codebook.safetensors": here})
+        store = work.store(str(tmp_path / "s"))
+        fill(work, store, "000000.tar")
+        (store.folder / "codebook.safetensors").write_bytes(b"")
+        (store.folder / ".000001.safetensors.0.tmp").write_bytes(b"half")
+        work.tidy(store)
+        kept = {"manifest.json", "000000.safetensors"} | ({"codebook.safetensors"} if here else set())
+        assert {path.name for path in store.folder.iterdir()} == kept
+
+
+def test_a_filling_refuses_parts_by_different_networks(shards: Path, tmp_path: Path) -> None:
+    work = filling(shards)
+    store = work.store(str(tmp_path / "s"))
+    fill(work, store, "000000.tar", weights="1" * 64)
+    fill(work, store, "000002.tar", weights="2" * 64)
+    with pytest.raises(MismatchError, match=r"000000\.tar and 000002\.tar were given different weights"):
+        work.missing(store)
+
+
+def test_the_fingerprint_of_a_store_is_that_of_its_shards(shards: Path, tmp_path: Path) -> None:
     dataset = open_dataset([str(shards)])
     store = Store(tmp_path, "features", tuple(shard.name for shard in dataset.shards), dataset.records, RECORD)
     for shard in dataset.shards:

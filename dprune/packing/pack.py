@@ -278,26 +278,35 @@ class Journal:
             InputError: the folder holds tar files that dprune did not write.
         """
         journal = cls(folder)
-        if journal.path.exists() and resume and not difference(read_manifest(journal.path).get("provenance", {}), record):
+        if (
+            journal.path.exists()
+            and resume
+            and not difference(read_manifest(journal.path).get("provenance", {}), record)
+        ):
             for leftover in folder.glob(".*.tmp"):
                 leftover.unlink()
             return journal
-        journal._clear()
-        if any(folder.glob("*.tar")):
+        if {path.name for path in folder.glob("*.tar")} - journal._own():
             raise InputError(f"{folder}: holds .tar files that dprune pack did not write: give another -o.")
+        journal._clear()
         publish_json(journal.path / MANIFEST, {"kind": "journal", "provenance": record})
         return journal
 
+    def _own(self) -> set[str]:
+        """Return the names of the shards that dprune wrote here."""
+        names = {*_listed(self.folder), *_listed(self.path)}
+        # The journal's entry of a shard comes after the shard, which may thus be the only trace of itself.
+        if self.path.exists():
+            names |= {path.name for path in self.folder.glob("[0-9]" * 6 + ".tar")}
+        return names
+
     def _clear(self) -> None:
+        names = self._own()
         if (self.folder / MANIFEST).exists():
             # It must not outlive a shard. As the journal's it still tells, after a kill, what is to be removed.
             shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir()
             (self.folder / MANIFEST).replace(self.path / MANIFEST)
-        names = _listed(self.path)
-        # The journal's entry of a shard comes after the shard, which may thus be the only trace of itself.
-        if self.path.exists():
-            names += [path.name for path in self.folder.glob("[0-9]" * 6 + ".tar")]
         for name in (*names, CLASSES, BAD):
             (self.folder / name).unlink(missing_ok=True)
         for leftover in self.folder.glob(".*.tmp"):

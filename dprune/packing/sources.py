@@ -129,6 +129,7 @@ class ImageFiles(abc.ABC):
         Raises:
             InputError: there are no images.
         """
+        self.folders: set[str] = set()
         visible = [f for f in files if not any(part.startswith((".", "__MACOSX")) for part in f.path.split("/"))]
         wanted = (*IMAGE_SUFFIXES, *CONVERTIBLE_SUFFIXES) if convert else IMAGE_SUFFIXES
         self._location = location
@@ -230,7 +231,7 @@ class DigitsSource:
 
     trusted = True
     classes = [str(digit) for digit in range(10)]
-    folders: set[str] = set()  # noqa: RUF012
+    folders: set[str] = set()
 
     def __init__(self) -> None:
         from sklearn.datasets import load_digits
