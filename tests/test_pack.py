@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import itertools
@@ -26,7 +27,8 @@ from conftest import dprune, dprune_process, image_bytes, sample, write_tar
 from PIL import Image
 
 from dprune.formats.tar import member_bytes
-from dprune.packing.streams import Streams, TailKeeper
+from dprune.packing.streams import Stream, Streams
+from dprune.runtime import Monitor, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,6 +180,40 @@ def test_digits(tmp_path: Path) -> None:
     assert found["digit-0007.cls"] == b"7"
 
 
+def test_keys_that_loaders_would_ignore_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "in" / "__neg__").mkdir(parents=True)
+    (tmp_path / "in" / "__neg__" / "a.png").write_bytes(image_bytes(0))
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "out").fails(3, "__neg__/a", "ignored")
+
+
+def test_zip_members_of_one_name_keep_their_own_bytes(tmp_path: Path) -> None:
+    with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        warnings.simplefilter("ignore")
+        for seed in (1, 2):
+            archive.writestr("a.png", image_bytes(seed))
+    dprune("pack", tmp_path / "a.zip", "-o", tmp_path / "out", "--keys", "unique", "--workers", 0).ok()
+    assert list(members(tmp_path / "out").values()) == [image_bytes(1), image_bytes(2)]
+
+
+def test_odd_class_names_keep_their_numbers(tmp_path: Path) -> None:
+    for name in ("new\nline", "u\u2028v", "z"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "a.png").write_bytes(image_bytes(0))
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "a", "--workers", 0).ok()
+    dprune("pack", tmp_path / "a", "-o", tmp_path / "b").ok()
+    expected = "new\\nline\nu\u2028v\nz\n"
+    assert [(tmp_path / name / "classes.txt").read_text() for name in "ab"] == [expected, expected]
+
+
+def test_bad_images_with_names_that_are_no_unicode(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"junk")
+    (tmp_path / "in" / "good.png").write_bytes(image_bytes(0))
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "out", "--workers", 0).ok()
+    ledger = json.loads((tmp_path / "out" / "bad.jsonl").read_text())
+    assert os.fsencode(ledger["key"]) == b"caf\xe9"
+
+
 def test_links_are_followed_once(photos: Path, tmp_path: Path) -> None:
     (photos / "dog" / "up").symlink_to(photos)
     (photos / "broken.png").symlink_to(tmp_path / "nowhere.png")
@@ -313,15 +349,15 @@ def test_samples_of_a_stream_are_written_as_they_come(tmp_path: Path, monkeypatc
     originals = [part for i in range(20) for part in sample(f"s{i}", i)]
     tar = write_tar(tmp_path / "in.tar", originals)
     events: list[str] = []
-    read, write = Streams.__iter__, member_bytes
+    read, write = Streams.read, member_bytes
 
-    def watched(self: Streams) -> Iterator[Sample]:
-        for item in read(self):
+    def watched(self: Streams, monitor: Monitor) -> Iterator[Sample]:
+        for item in read(self, monitor):
             events.append("read")
             yield item
 
-    monkeypatch.setattr(Streams, "__iter__", watched)
-    monkeypatch.setattr("dprune.packing.pack.member_bytes", lambda *args: events.append("write") or write(*args))
+    monkeypatch.setattr(Streams, "read", watched)
+    monkeypatch.setattr("dprune.packing.journal.member_bytes", lambda *args: events.append("write") or write(*args))
     dprune("pack", f"file://{tar}", "-o", tmp_path / "out", "--workers", 2).ok()
     assert events == ["read", "write"] * 20
     events.clear()
@@ -343,9 +379,32 @@ def test_repeated_keys_of_streams(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("magic", [b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"])
-def test_compressed_streams_need_no_end_marker_of_their_own(magic: bytes) -> None:
-    assert TailKeeper(io.BytesIO(magic + b"content")).is_whole()
-    assert not TailKeeper(io.BytesIO(b"content")).is_whole()
+def test_compressed_streams_need_no_end_marker_of_their_own(tmp_path: Path, magic: bytes) -> None:
+    (tmp_path / "a").write_bytes(magic + b"content")
+    (tmp_path / "b").write_bytes(b"content")
+    with contextlib.closing(Stream(f"file://{tmp_path / 'a'}", Silent())) as stream:
+        stream.finish()
+    with contextlib.closing(Stream(f"file://{tmp_path / 'b'}", Silent())) as stream, pytest.raises(EOFError):
+        stream.finish()
+
+
+def test_a_stream_that_waits_can_be_stopped(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dprune", "pack", "-", "-o", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not (tmp_path / "out" / ".dprune" / "manifest.json").exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 75
+
+
+def test_a_stream_that_fails_says_why_and_leaves_nothing(tmp_path: Path, shards: Path) -> None:
+    out = tmp_path / "out"
+    dprune("pack", "pipe:exit 3", "-o", out).fails(3, "pipe:exit 3", "empty file")
+    dprune("pack", f"pipe:cat {shards}/000000.tar; exit 4", "-o", out).fails(3, "ended with exit code 4")
+    dprune("pack", "nosuch://x/y.tar", "-o", out).fails(3, "nosuch://x/y.tar")
+    assert not out.exists()
+    dprune("pack", "sklearn:digits", "-o", out, "--workers", 0).ok()
 
 
 # Ledger
@@ -547,6 +606,20 @@ def test_killed_while_it_removes_the_journal(
     assert "up to date" in dprune(*interrupted).ok().err
     assert [path.stat().st_mtime_ns for path in sorted(out.glob("*.tar"))] == made
     assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_files_of_others_are_never_removed(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / ".dprune").mkdir(parents=True)
+    for name in ("classes.txt", "bad.jsonl", "manifest.json", ".dprune/notes", ".editing.tmp"):
+        (out / name).write_text("[]")
+    before = tree(out)
+    dprune("pack", photos, "-o", out, "--overwrite", "--workers", 0).fails(3, "did not write")
+    assert tree(out) == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".secret.tmp").write_text("mine")
+    dprune("pack", photos, "-o", tmp_path / "other", "--workers", 0, "--overwrite").ok()
+    assert (tmp_path / "other" / ".secret.tmp").read_text() == "mine"
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(photos: Path, tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 JOURNAL = ".dprune"
+CLASSES = "classes.txt"
+BAD = "bad.jsonl"
 
 _log = logging.getLogger("dprune")
 

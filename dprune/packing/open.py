@@ -12,8 +12,8 @@ from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.arrays import NPY_MAGIC, digest_array, read_file, read_ids, read_stdin
 from dprune.formats.provenance import parent_record
 from dprune.formats.publish import STDOUT
-from dprune.formats.shards import Dataset, open_dataset
-from dprune.packing.sources import CLASSES, DigitsSource, FolderSource, ShardSource, Source, ZipSource
+from dprune.formats.shards import CLASSES, Dataset, open_dataset
+from dprune.packing.sources import DigitsSource, FolderSource, ShardSource, Source, ZipSource
 from dprune.packing.streams import Streams, is_stream
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def _classes(dataset: Dataset) -> list[str]:
     """Return the class names that lie beside the shards, if all folders agree on them."""
     found = {Path(shard.location).parent / CLASSES for shard in dataset.shards}
     texts = {path.read_text(encoding="utf-8", errors="surrogateescape") for path in found if path.exists()}
-    return texts.pop().splitlines() if len(texts) == 1 else []
+    # Names may hold what str.splitlines takes for the end of a line.
+    return texts.pop().rstrip("\n").split("\n") if len(texts) == 1 else []
 
 
 def read_subset(path: str, dataset: Dataset) -> tuple[npt.NDArray[np.int64], Record]:
@@ -86,7 +87,7 @@ def read_subset(path: str, dataset: Dataset) -> tuple[npt.NDArray[np.int64], Rec
     """
     data = read_stdin() if path == STDOUT else read_file(path)
     if not data.startswith(NPY_MAGIC):
-        keys = data.decode("utf-8", "surrogateescape").splitlines()
+        keys = data.decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
         ids = _find_keys(path, [key for key in keys if key], dataset)
         # Of the ids and not of the text, so that one subset has one digest however it is written.
         return ids, parent_record(None, digest_array(ids))

@@ -6,7 +6,6 @@ other, and a journal beside them lets a rerun go on where a killed run ended.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -18,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from dprune.errors import InputError
 from dprune.formats.images import BadImage, decode_image, encode_image, resize_image
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import canonical, difference, make_record
-from dprune.formats.publish import publish, publish_bytes, publish_json
-from dprune.formats.shards import JOURNAL, MANIFEST, read_manifest
-from dprune.formats.tar import END_MARKER, member_bytes
+from dprune.formats.provenance import make_record
+from dprune.formats.shard_index import split_name
+from dprune.formats.shards import BAD, JOURNAL, MANIFEST, read_manifest
+from dprune.packing.journal import Bad, Journal, PackedShard, Result, listed_shards
 from dprune.packing.pool import Workers
-from dprune.packing.sources import CLASSES, Sample, Source
+from dprune.packing.sources import Sample, Source
 from dprune.packing.streams import Streams
 from dprune.runtime import check_stop, cpu_count
 
@@ -33,11 +32,9 @@ if TYPE_CHECKING:
     from dprune.formats.provenance import Record
     from dprune.runtime import Monitor
 
-BAD = "bad.jsonl"
 
-# A key with the number or the content of its sample, and what becomes of it.
+# A key with the number or the content of its sample.
 Task = tuple[str, "int | Sample"]
-Result = tuple[str, "Sample | Bad"]
 
 
 @dataclass(frozen=True)
@@ -76,23 +73,6 @@ class Treatment:
 
 
 @dataclass(frozen=True)
-class Bad:
-    """A sample whose image cannot be read, and why."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class PackedShard:
-    """What one finished shard holds."""
-
-    name: str
-    count: int
-    digest: str
-    bad: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
 class Pack:
     """One pack.
 
@@ -119,7 +99,8 @@ class Pack:
         """Provenance of the shards."""
         # What a stream holds is known when it has ended, so an unfinished pack has no digest of it.
         streamed = isinstance(self.source, Streams)
-        parents = {"stream": {"external": True}} if isinstance(self.source, Streams) else self.source.parents
+        unread = {"stream": {"external": True, "digest": "unread"}}
+        parents = unread if isinstance(self.source, Streams) else self.source.parents
         options = {**self.treatment.options, "shard_size": self.shard_size}
         options |= {"keys": "unique"} if self.unique_keys else {}
         options |= {"streamed": True} if streamed else {}
@@ -140,7 +121,7 @@ class Pack:
             InputError: it lacks unreadable images, with `strict`.
         """
         folder = Path(output)
-        names = _listed(folder)
+        names = listed_shards(folder)
         if not names or not all((folder / name).is_file() for name in names):
             return False
         if self.strict and (folder / BAD).exists():
@@ -162,9 +143,13 @@ class Pack:
             raise InputError(f"{output}: is the folder that is to be packed: give another -o.")
         keys = None if isinstance(self.source, Streams) else self._keys(self.source.keys())
         journal = Journal.begin(Path(output), self.record, resume=keys is not None)
-        with Workers(self._load, self._worker_count()) as workers:
-            monitor.start("pack", None if keys is None else len(keys), "samples")
-            shards = list(self._shards(journal, keys, workers, monitor))
+        try:
+            with Workers(self._load, self._worker_count()) as workers:
+                monitor.start("pack", None if keys is None else len(keys), "samples")
+                shards = list(self._shards(journal, keys, workers, monitor))
+        except InputError:
+            journal.abandon()
+            raise
         record = self.record
         if isinstance(self.source, Streams):
             record["parents"]["stream"]["digest"] = self.source.digest
@@ -186,6 +171,8 @@ class Pack:
 
     def _claim(self, key: str, seen: set[str]) -> str:
         """Tell a key apart from those that were seen, or refuse it, and add it to them."""
+        if split_name(f"{key}.png") != (key, "png"):
+            raise InputError(f"the key {key!r} would be ignored by loaders, as names __like_this__ are: rename it.")
         if key in seen and not self.unique_keys:
             raise InputError(f"the key {key!r} occurs twice: rename one, or give --keys unique.")
         key = next(name for name in _variants(key) if name not in seen)
@@ -210,7 +197,7 @@ class Pack:
         workers: Workers[Task, Result],
         monitor: Monitor,
     ) -> Iterator[PackedShard]:
-        for number, tasks in enumerate(self._portions(keys)):
+        for number, tasks in enumerate(self._portions(keys, monitor)):
             check_stop(monitor)
             done = journal.shard(number)
             if done is None:
@@ -221,7 +208,7 @@ class Pack:
                 monitor.advance(done.count + len(done.bad))
             yield done
 
-    def _portions(self, keys: Sequence[str] | None) -> Iterator[Iterable[Task]]:
+    def _portions(self, keys: Sequence[str] | None, monitor: Monitor) -> Iterator[Iterable[Task]]:
         """Cut the source into the tasks of each shard; those of a stream must be used up before the next shard's."""
         if keys is not None:
             for begin in range(0, len(keys), self.shard_size):
@@ -230,7 +217,7 @@ class Pack:
             return
         assert isinstance(self.source, Streams)
         seen: set[str] = set()
-        samples = ((self._claim(sample.key, seen), sample) for sample in self.source)
+        samples = ((self._claim(sample.key, seen), sample) for sample in self.source.read(monitor))
         for first in samples:
             # Whether there is another shard shows with its first sample; the others are read when they are wanted.
             yield itertools.chain([first], itertools.islice(samples, self.shard_size - 1))
@@ -248,119 +235,6 @@ def _unreadable(key: str, reason: str) -> InputError:
     return InputError(f"the image of {key!r} {reason}: mend it, or leave out --strict.")
 
 
-def _listed(folder: Path) -> list[str]:
-    """Return the names of the shards that a folder's manifest lists."""
-    manifest = read_manifest(folder)
-    return [shard["name"] for shard in manifest["shards"]] if manifest.get("kind") == "shards" else []
-
-
 def _variants(key: str) -> Iterator[str]:
     yield key
     yield from (f"{key}-{number}" for number in itertools.count(2))
-
-
-@dataclass(frozen=True)
-class Journal:
-    """A pack in the making: which of its shards are finished, in a folder that is removed at the end."""
-
-    folder: Path
-
-    @property
-    def path(self) -> Path:
-        """Where the journal is."""
-        return self.folder / JOURNAL
-
-    @classmethod
-    def begin(cls, folder: Path, record: Record, *, resume: bool) -> Journal:
-        """Go on with the pack that `record` describes, or clear the folder of what dprune left there and begin.
-
-        Raises:
-            InputError: the folder holds tar files that dprune did not write.
-        """
-        journal = cls(folder)
-        if (
-            journal.path.exists()
-            and resume
-            and not difference(read_manifest(journal.path).get("provenance", {}), record)
-        ):
-            for leftover in folder.glob(".*.tmp"):
-                leftover.unlink()
-            return journal
-        if {path.name for path in folder.glob("*.tar")} - journal._own():
-            raise InputError(f"{folder}: holds .tar files that dprune pack did not write: give another -o.")
-        journal._clear()
-        publish_json(journal.path / MANIFEST, {"kind": "journal", "provenance": record})
-        return journal
-
-    def _own(self) -> set[str]:
-        """Return the names of the shards that dprune wrote here."""
-        names = {*_listed(self.folder), *_listed(self.path)}
-        # The journal's entry of a shard comes after the shard, which may thus be the only trace of itself.
-        if self.path.exists():
-            names |= {path.name for path in self.folder.glob("[0-9]" * 6 + ".tar")}
-        return names
-
-    def _clear(self) -> None:
-        names = self._own()
-        if (self.folder / MANIFEST).exists():
-            # It must not outlive a shard. As the journal's it still tells, after a kill, what is to be removed.
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.path.mkdir()
-            (self.folder / MANIFEST).replace(self.path / MANIFEST)
-        for name in (*names, CLASSES, BAD):
-            (self.folder / name).unlink(missing_ok=True)
-        for leftover in self.folder.glob(".*.tmp"):
-            leftover.unlink()
-        shutil.rmtree(self.path, ignore_errors=True)
-
-    def _entry(self, number: int) -> Path:
-        return self.path / f"{number:06d}.json"
-
-    def shard(self, number: int) -> PackedShard | None:
-        """Return a shard that is finished, None for one that is not or that was removed since."""
-        try:
-            shard = PackedShard(**json.loads(self._entry(number).read_text()))
-        except FileNotFoundError:
-            return None
-        return shard if (self.folder / shard.name).is_file() else None
-
-    def write(self, number: int, samples: Iterable[Result]) -> PackedShard:
-        """Publish one shard and note that it is finished."""
-        name, sha, count = f"{number:06d}.tar", hashlib.sha256(), 0
-        bad: list[dict[str, Any]] = []
-        with publish(self.folder / name) as file:
-            for key, sample in samples:
-                if isinstance(sample, Bad):
-                    bad.append({"key": key, "reason": sample.reason})
-                    continue
-                count += 1
-                for suffix, content in sample.members:
-                    member = f"{key}.{suffix}"
-                    sha.update(f"{member}\0{len(content)}\n".encode("utf-8", "surrogateescape"))
-                    file.write(member_bytes(member, content))
-            file.write(END_MARKER)
-        shard = PackedShard(name, count, sha.hexdigest(), bad)
-        publish_json(self._entry(number), vars(shard))
-        return shard
-
-    def finish(self, record: Record, shards: Sequence[PackedShard], classes: Sequence[str]) -> None:
-        """Write classes, ledger and manifest, and remove the journal.
-
-        Raises:
-            InputError: there is nothing in the pack.
-        """
-        if not any(shard.count for shard in shards):
-            self._clear()
-            raise InputError("no sample could be packed: every image is unreadable, or there is none.")
-        if classes:
-            publish_bytes(self.folder / CLASSES, _lines(classes))
-        ledger = [canonical(entry) for shard in shards for entry in shard.bad]
-        if ledger:
-            publish_bytes(self.folder / BAD, _lines(ledger))
-        listed = [{"name": shard.name, "count": shard.count, "digest": shard.digest} for shard in shards]
-        publish_json(self.folder / MANIFEST, {"kind": "shards", "shards": listed, "provenance": record})
-        shutil.rmtree(self.path)
-
-
-def _lines(texts: Iterable[str]) -> bytes:
-    return "".join(f"{text}\n" for text in texts).encode("utf-8", "surrogateescape")

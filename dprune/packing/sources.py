@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from dprune.formats.provenance import Record
 
-CLASSES = "classes.txt"
 CONVERTIBLE_SUFFIXES = ("bmp", "gif", "ppm", "tif", "tiff")
 MOST_BYTES = 1 << 30
 
@@ -101,6 +100,7 @@ class ImageFile:
     path: str
     size: int
     crc: int | None = None
+    entry: int = 0
 
     @property
     def suffix(self) -> str:
@@ -140,8 +140,10 @@ class ImageFiles(abc.ABC):
                          location, left)  # fmt: skip
         if not self._files:
             raise InputError(f"{location}: holds no images ({', '.join(IMAGE_SUFFIXES)}).")
-        self.classes = sorted({f.folder for f in self._files if f.folder})
-        self._labels = {name: number for number, name in enumerate(self.classes)}
+        folders = sorted({f.folder for f in self._files if f.folder})
+        self._labels = {name: number for number, name in enumerate(folders)}
+        # Their file has a line for each.
+        self.classes = [name.replace("\n", "\\n") for name in folders]
 
     @functools.cached_property
     def parents(self) -> dict[str, Record]:
@@ -210,7 +212,8 @@ class ZipSource(ImageFiles):
     def __init__(self, location: str, *, convert: bool) -> None:
         try:
             with zipfile.ZipFile(location) as archive:
-                files = [ImageFile(i.filename, i.file_size, i.CRC) for i in archive.infolist() if not i.is_dir()]
+                entries = enumerate(archive.infolist())
+                files = [ImageFile(i.filename, i.file_size, i.CRC, n) for n, i in entries if not i.is_dir()]
         except (zipfile.BadZipFile, OSError) as error:
             raise InputError(f"{location}: is not a whole zip archive: {error}.") from error
         super().__init__(location, files, convert=convert)
@@ -221,7 +224,8 @@ class ZipSource(ImageFiles):
         if self._open is None or self._open[0] != os.getpid():
             self._open = (os.getpid(), zipfile.ZipFile(self._location))
         try:
-            return self._open[1].read(file.path)
+            # By entry, since two may have one name.
+            return self._open[1].read(self._open[1].infolist()[file.entry])
         except Exception as error:  # damaged archives make the decompressors raise nearly anything
             raise BadImage(f"cannot be read from the archive: {error}") from error
 

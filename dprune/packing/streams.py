@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
+import select
+import subprocess
 import sys
 import tarfile
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from dprune.errors import InputError
+from dprune.errors import InputError, Interrupted
 from dprune.formats.blocks import is_url, remote
 from dprune.formats.shard_index import IMAGE_SUFFIXES
 from dprune.formats.tar import COMPRESSED_MAGIC, END_MARKER
 from dprune.packing.sources import Sample, local_folders
+from dprune.runtime import check_stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from dprune.runtime import Monitor
+
 PIPE = "pipe:"
+LOOK_AGAIN_S = 0.2
 
 
 def is_stream(source: str) -> bool:
@@ -24,31 +32,72 @@ def is_stream(source: str) -> bool:
     return source == "-" or source.startswith(PIPE) or is_url(source)
 
 
-class TailKeeper:
-    """Passes a stream on and remembers its last bytes, to tell a whole tar from one cut between two members."""
+class Stream:
+    """A stream that can be stopped while it waits, and that remembers its last bytes.
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.tail = b""
-        self.compressed = False
+    Those tell a whole tar from one that was cut between two members.
+    """
+
+    def __init__(self, source: str, monitor: Monitor) -> None:
+        self._command: subprocess.Popen[bytes] | None = None
+        self._monitor = monitor
+        self._file = self._open(source)
+        self._tail = b""
+        self._compressed = False
+
+    def _open(self, source: str) -> Any:
+        if source == "-":
+            return _unbuffered(sys.stdin.buffer)
+        if source.startswith(PIPE):
+            command = source.removeprefix(PIPE)
+            self._command = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, bufsize=0)
+            return self._command.stdout
+        system, path = remote(source)
+        return system.open(path, "rb")
 
     def read(self, size: int = -1) -> bytes:
-        """Read from the stream."""
-        data = self._stream.read(size)
-        if not self.tail:
-            self.compressed = data.startswith(COMPRESSED_MAGIC)
-        self.tail = (self.tail + data)[-len(END_MARKER) :]
+        """Read from the stream.
+
+        Raises:
+            Interrupted: the monitor asked to stop while nothing came.
+        """
+        if isinstance(self._file, io.FileIO):
+            while not select.select([self._file], [], [], LOOK_AGAIN_S)[0]:
+                check_stop(self._monitor)
+        data: bytes = self._file.read(size)
+        if not self._tail:
+            self._compressed = data.startswith(COMPRESSED_MAGIC)
+        self._tail = (self._tail + data)[-len(END_MARKER) :]
         return data
 
-    def close(self) -> None:
-        """Close the stream, which for a pipe tells how its command ended."""
-        self._stream.close()
+    def finish(self) -> None:
+        """Read what is left, and look how the stream ended.
 
-    def is_whole(self) -> bool:
-        """Read what is left and look for the end marker; compressed streams have checks of their own."""
+        Raises:
+            EOFError: the end marker is missing, or the command failed.
+        """
         while self.read(1 << 20):
             pass
-        return self.compressed or self.tail == END_MARKER
+        if self._command is not None and (code := self._command.wait()):
+            raise EOFError(f"the command ended with exit code {code}")
+        # Compressed streams have checks of their own.
+        if not self._compressed and self._tail != END_MARKER:
+            raise EOFError("it ends without a tar end marker, so samples are missing: send it again")
+
+    def close(self) -> None:
+        """Close the stream and end its command."""
+        self._file.close()
+        if self._command is not None and self._command.poll() is None:
+            self._command.kill()
+            self._command.wait()
+
+
+def _unbuffered(stream: Any) -> Any:
+    """Return stdin without Python's buffer, whose content nothing can wait for."""
+    try:
+        return io.FileIO(stream.fileno(), closefd=False)
+    except (OSError, AttributeError):
+        return stream
 
 
 class Streams:
@@ -70,29 +119,33 @@ class Streams:
         """Folders of the streams that are known to be local files."""
         return local_folders(self._sources)
 
-    def __iter__(self) -> Iterator[Sample]:
+    def read(self, monitor: Monitor) -> Iterator[Sample]:
         """Yield samples in order.
 
         Raises:
             InputError: a stream cannot be read, is cut short, or is no tar.
+            Interrupted: the monitor asked to stop.
         """
-        from webdataset.tariterators import group_by_keys, tar_file_expander
-
         for source in self._sources:
             name = "stdin" if source == "-" else source
             try:
-                stream = TailKeeper(_open(source))
-                files = tar_file_expander([{"url": name, "stream": stream}])
-                for found in group_by_keys(files):
-                    if (sample := self._sample(found)) is not None:
-                        yield sample
-                whole = stream.is_whole()
-                stream.close()
-            except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-                reason = str(error).split(" @ ")[0].strip("()'\"").split("\\n")[0]
+                with contextlib.closing(Stream(source, monitor)) as stream:
+                    yield from self._samples(name, stream)
+                    stream.finish()
+            except Interrupted:
+                # webdataset adds the stream to what it passes on.
+                check_stop(monitor)
+                raise
+            except (tarfile.TarError, EOFError, OSError, ValueError, ImportError) as error:
+                reason = str(error.args[0] if error.args else type(error).__name__).rstrip(".")
                 raise InputError(f"{name}: cannot be read as a stream of shards: {reason}.") from error
-            if not whole:
-                raise InputError(f"{name}: ends without a tar end marker, so samples are missing: send it again.")
+
+    def _samples(self, name: str, stream: Stream) -> Iterator[Sample]:
+        from webdataset.tariterators import group_by_keys, tar_file_expander
+
+        for found in group_by_keys(tar_file_expander([{"url": name, "stream": stream}])):
+            if (sample := self._sample(found)) is not None:
+                yield sample
 
     def _sample(self, found: dict[str, Any]) -> Sample | None:
         key = found["__key__"]
@@ -102,14 +155,3 @@ class Streams:
         names = [suffix for suffix, _ in members]
         images = [names.index(suffix) for suffix in IMAGE_SUFFIXES if suffix in names]
         return Sample(key, members, images[0]) if images else None
-
-
-def _open(source: str) -> Any:
-    if source == "-":
-        return sys.stdin.buffer
-    if source.startswith(PIPE):
-        from webdataset.gopen import gopen
-
-        return gopen(source, "rb")
-    system, path = remote(source)
-    return system.open(path, "rb")

@@ -13,7 +13,7 @@ import numpy as np
 from dprune.errors import InputError
 from dprune.formats.blocks import is_url
 from dprune.formats.shard_index import build_index
-from dprune.formats.shards import JOURNAL, MANIFEST, Shard, fingerprint, open_dataset, read_manifest
+from dprune.formats.shards import BAD, CLASSES, JOURNAL, MANIFEST, Shard, fingerprint, open_dataset, read_manifest
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_metadata
 from dprune.reporting.findings import Findings
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from dprune.formats.shard_index import ShardIndex
 
 MODEL = "model.safetensors"
-CLASSES = "classes.txt"
-BAD = "bad.jsonl"
 SWEEP_RESULTS = ("sweep.csv", "sweep.png")
 
 
@@ -150,9 +148,9 @@ def _beside(folders: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"unreadable": 0}
     for folder in map(Path, folders):
         if (folder / CLASSES).is_file():
-            found["classes"] = (folder / CLASSES).read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+            found["classes"] = _lines(folder / CLASSES)
         if (folder / BAD).is_file():
-            found["unreadable"] += len((folder / BAD).read_bytes().splitlines())
+            found["unreadable"] += len(_lines(folder / BAD))
     return found
 
 
@@ -239,3 +237,8 @@ def _run(folder: str) -> Findings:
     findings.name, findings.kind = folder, "run"
     findings.content["files"] = sorted(os.listdir(folder))
     return findings
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a text file; names may hold what str.splitlines takes for the end of one."""
+    return path.read_text(encoding="utf-8", errors="backslashreplace").rstrip("\n").split("\n")
