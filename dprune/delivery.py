@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dprune import console
 from dprune.errors import InputError, UsageError
+from dprune.formats.publish import STDOUT
 from dprune.runtime import ranks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dprune.runtime import Monitor
-
-STDOUT = "-"
 
 
 class Job(Protocol):

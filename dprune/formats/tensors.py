@@ -1,4 +1,4 @@
-"""safetensors files with provenance in their metadata, and features from wherever people keep them."""
+"""safetensors files with provenance in their metadata."""
 
 from __future__ import annotations
 
