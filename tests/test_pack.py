@@ -622,6 +622,16 @@ def test_files_of_others_are_never_removed(photos: Path, tmp_path: Path) -> None
     assert (tmp_path / "other" / ".secret.tmp").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", [".manifest.json.0.tmp", "000000.json", None])
+def test_a_journal_that_a_kill_cut_short_is_no_obstacle(photos: Path, tmp_path: Path, name: str | None) -> None:
+    (tmp_path / "out" / ".dprune").mkdir(parents=True)
+    if name:
+        (tmp_path / "out" / ".dprune" / name).write_text("{")
+    for folder in ("out", "whole"):
+        dprune("pack", photos, "-o", tmp_path / folder, "--workers", 0).ok()
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
 def test_a_full_disk_is_one_sentence_and_loses_nothing(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
 

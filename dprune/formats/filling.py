@@ -126,7 +126,7 @@ class Filling:
         parts = {f"{shard.name.removesuffix('.tar')}.safetensors" for shard in self.mine}
         found = []
         for name in os.listdir(folder) if folder.is_dir() else ():
-            match = re.fullmatch(r"\.(.+)\.(\d+)\.tmp", name)
+            match = re.fullmatch(r"\.(.+\.safetensors|manifest\.json)\.(\d+)\.tmp", name)
             if match and (
                 match[1] in parts
                 or int(match[2]) == here.rank

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from dprune.formats.provenance import Record
 
 _LEFTOVER = re.compile(r"\.(\d{6}\.tar|manifest\.json|classes\.txt|bad\.jsonl)\.\d+\.tmp")
+_JOURNALLED = re.compile(r"\d{6}\.json|\.(manifest|\d{6})\.json\.\d+\.tmp")
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,20 @@ class Journal:
     def _check_foreign(self) -> None:
         """Refuse a folder whose files would be replaced or taken for samples though dprune did not write them."""
         begun = read_manifest(self.path).get("kind") in ("journal", "shards") if self.path.exists() else False
-        ours = begun or read_manifest(self.folder).get("kind") == "shards"
+        ours = begun or self.is_remnant() or read_manifest(self.folder).get("kind") == "shards"
         named = {path.name for path in self.folder.glob("*.tar")} - self._own()
         if not ours:
             named |= {name for name in (MANIFEST, CLASSES, BAD, JOURNAL) if (self.folder / name).exists()}
         if named:
             raise InputError(f"{self.folder}: holds {min(named)}, which dprune pack did not write: give another -o.")
+
+    def is_remnant(self) -> bool:
+        """Tell whether the folder holds nothing but a journal that a kill cut short while it was begun or removed."""
+        if not self.path.is_dir():
+            return False
+        if any(name != JOURNAL and not name.endswith(".tmp") for name in os.listdir(self.folder)):
+            return False
+        return all(_JOURNALLED.fullmatch(path.name) for path in self.path.iterdir())
 
     def _own(self) -> set[str]:
         """Return the names of the shards that dprune wrote here."""

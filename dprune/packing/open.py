@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,8 @@ def open_source(locations: Sequence[str], subset: str | None, *, convert: bool) 
         raise UsageError("only shards can be packed together: give one folder or zip of images, or only streams.")
     if subset is not None and (images or streams):
         raise UsageError(f"--subset speaks of samples of shards: pack {locations[0]} first, then a subset of that.")
+    if STDOUT in streams and sys.stdin.isatty():
+        raise UsageError("stdin is a terminal: pipe shards in, or name files.")
     if streams:
         return Streams(streams)
     if images == [DIGITS]:

@@ -112,7 +112,7 @@ class Pack:
         if found == {} and (Path(output) / JOURNAL / MANIFEST).exists():
             journal: Record = read_manifest(Path(output) / JOURNAL).get("provenance", {})
             return journal
-        return found
+        return None if found == {} and Journal(Path(output)).is_remnant() else found
 
     def complete(self, output: str) -> bool:
         """Tell whether the pack at `output` was finished and has all its shards.
