@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from dprune.embedding.backbones import Backbone, check_patches, close_names
-from dprune.embedding.weights import HubFile, fetch, hushed, misfit, read_state
+from dprune.embedding.weights import HubFile, fetch, hushed
 from dprune.errors import InputError, UsageError
+from dprune.formats.weights import misfit, read_state
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from dprune.embedding.backbones import Forward, load_backbone, try_out
-from dprune.embedding.digests import HUB, file_digest
+from dprune.embedding.digests import HUB
 from dprune.embedding.loading import Decoded, Images, Piece, cut, decoding
 from dprune.embedding.settings import PCA_FILE
 from dprune.errors import DpruneError, InputError
 from dprune.formats.filling import undecodable
 from dprune.formats.provenance import digest
+from dprune.formats.weights import file_digest
 from dprune.runtime import check_stop, pick_device, ranks
 from dprune.seeds import generator
 

@@ -19,9 +19,10 @@ from torch import nn
 from torch.nn import functional
 
 from dprune.embedding.backbones import Backbone
-from dprune.embedding.digests import INCEPTION_FILE, INCEPTION_SHA256, INCEPTION_SIZE, file_digest
-from dprune.embedding.weights import hushed, misfit, read_state
+from dprune.embedding.digests import INCEPTION_FILE, INCEPTION_SHA256, INCEPTION_SIZE
+from dprune.embedding.weights import hushed
 from dprune.errors import InputError
+from dprune.formats.weights import file_digest, misfit, read_state
 
 with hushed():
     from torchvision.models.inception import BasicConv2d, InceptionA, InceptionB, InceptionC, InceptionD, InceptionE

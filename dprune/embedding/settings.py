@@ -8,8 +8,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dprune.embedding.digests import HUB, INCEPTION_SHA256, check_file, file_digest
+from dprune.embedding.digests import HUB, INCEPTION_SHA256
 from dprune.errors import UsageError
+from dprune.formats.weights import check_file, file_digest
 
 if TYPE_CHECKING:
     from dprune.formats.provenance import Record

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dprune.embedding.backbones import Backbone, check_patches, close_names
-from dprune.embedding.weights import HubFile, State, fetch, hushed, misfit, read_state
+from dprune.embedding.weights import HubFile, fetch, hushed
 from dprune.errors import InputError, UsageError
+from dprune.formats.weights import misfit, read_state
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from dprune.formats.weights import State
 
 
 def load_timm(name: str, weights: Path | None, image_size: int | None, crop_pct: float | None) -> Backbone:

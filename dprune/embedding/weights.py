@@ -1,4 +1,4 @@
-"""Weights from files that nobody vouches for, and from the hubs with their caches.
+"""Published weights from the hubs and their caches.
 
 The hub libraries retry for a minute when there is no network; here the cache is looked at first, and the hub is asked
 for a sign of life before anything is downloaded.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import threading
 import urllib.error
 import urllib.request
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,8 +22,6 @@ from dprune.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-State = dict[str, torch.Tensor]
 
 ANSWER_WITHIN_S = 4.0
 _log = logging.getLogger("dprune")
@@ -41,52 +38,6 @@ def hushed() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def read_state(path: Path) -> State:
-    """Read the tensors of a safetensors or torch file, floats as float32; no pickled code is run.
-
-    Raises:
-        InputError: the file is damaged, or holds anything else than tensors.
-    """
-    try:
-        content = _read(path)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
-        raise InputError(
-            f"{path}: is neither a whole safetensors file nor a torch file of plain tensors ({reason}): "
-            "copy it again, or convert it to safetensors."
-        ) from error
-    for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
-        if isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    state = {str(key).removeprefix("module."): value for key, value in content.items()}
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f"{path}: holds no table of tensors: give the network's state dict.")
-    # Half precision is a way to store weights; positions could not be resampled in it on a CPU.
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        head = file.read(9)
-    if head[8:] == b"{":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict):
-        raise TypeError(f"it holds a {type(content).__name__}")
-    return content
-
-
-def misfit(path: Path, network: str, error: Exception) -> InputError:
-    """Describe weights that are not this network's by the first key that torch complains of."""
-    text = str(error)
-    key = re.search(r"(size mismatch for [\w.]+)|((?:Missing|Unexpected) key\(s\) in state_dict: \"[^\"]+\")", text)
-    reason = key.group().replace("(s) in state_dict", "") if key else f"{type(error).__name__} {text.splitlines()[0]}"
-    return InputError(f"{path}: does not fit {network} ({reason}): give the file of this very network.")
 
 
 @dataclass(frozen=True)

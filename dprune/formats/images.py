@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from dprune.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 # Pillow opens more than images: PostScript, for one, by running Ghostscript.
 DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
@@ -104,3 +108,20 @@ def encode_image(image: Image.Image, suffix: str) -> bytes:
     except (OSError, ValueError) as error:
         raise BadImage(f"cannot be written as {suffix}: {error}") from error
     return buffer.getvalue()
+
+
+def tile(images: npt.NDArray[np.uint8], columns: int, gap: int = 2) -> Image.Image:
+    """Lay images of one size out in rows.
+
+    Args:
+        images: [n, h, w, 3].
+        columns: images in a row.
+        gap: white pixels between them.
+    """
+    count, height, width, _ = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, dtype=np.uint8)
+    for number, image in enumerate(images):
+        top, left = gap + number // columns * (height + gap), gap + number % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return Image.fromarray(sheet)

@@ -1,0 +1,119 @@
+"""Files of weights: safetensors whose metadata says what network they are of and what made them.
+
+Tensors are written straight from where they lie, since checkpoints of large models take gigabytes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from dprune.errors import DpruneError, InputError
+from dprune.formats.provenance import METADATA_KEY, canonical, is_record, parent_record
+from dprune.formats.publish import publish, sync
+from dprune.formats.tensors import damaged
+from dprune.formats.weights import file_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from dprune.formats.provenance import Record
+
+NETWORK_KEY = "network"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file of weights whose header was read.
+
+    Attributes:
+        path: where it is.
+        network: what kind of network it is and what determines its parameters, with the key `kind`
+            (`dit`, `vae`); empty for a file made elsewhere.
+        record: its provenance, None for a file made elsewhere.
+    """
+
+    path: Path
+    network: dict[str, Any]
+    record: Record | None
+
+    @classmethod
+    def open(cls, path: str | Path) -> ModelFile:
+        """Read the header; a torch file has none.
+
+        Raises:
+            InputError: the file does not exist, or is a damaged safetensors file.
+        """
+        path = Path(path)
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder: name the model.safetensors in it, which is there when it is done.")
+        try:
+            with path.open("rb") as file:
+                head = file.read(9)
+            if head[8:] != b"{":
+                return cls(path, {}, None)
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+            network, record = (json.loads(metadata.get(key, "null")) for key in (NETWORK_KEY, METADATA_KEY))
+        except (OSError, ValueError, SafetensorError) as error:
+            raise damaged(str(path), error) from error
+        ours = isinstance(network, dict) and is_record(record)
+        return cls(path, network, record) if ours else cls(path, {}, None)
+
+    def as_parent(self) -> Record:
+        """Describe it as the input of another file."""
+        return parent_record(self.record, file_digest(self.path))
+
+    def state(self, prefix: str = "") -> dict[str, Tensor]:
+        """Read the tensors whose names begin with `prefix`, which is taken off.
+
+        Raises:
+            InputError: the file is not whole.
+        """
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
+                return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        except (OSError, SafetensorError) as error:
+            raise damaged(str(self.path), error) from error
+
+
+def publish_model(path: str | Path, state: Mapping[str, Tensor], network: Mapping[str, Any], record: Record) -> None:
+    """Publish weights.
+
+    Args:
+        path: of the file.
+        state: tensors by name, on any device.
+        network: see `ModelFile`.
+        record: provenance.
+
+    Raises:
+        DpruneError: the disk is full, or the folder cannot be written.
+    """
+    metadata = {METADATA_KEY: canonical(record), NETWORK_KEY: canonical(dict(network))}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    with publish(path) as file:
+        try:
+            save_file(tensors, file.name, metadata)
+        except SafetensorError as error:
+            raise DpruneError(f"cannot write {path}: {error}.") from error
+        # safetensors puts a file of its own in the place of the one that is open here.
+        sync(file.name)
+
+
+def fits(network: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Say what first keeps a state dict from fitting a network, or return an empty string."""
+    expected = network.state_dict()
+    for name, value in expected.items():
+        if name not in state:
+            return f"{name} is missing"
+        if state[name].shape != value.shape:
+            return f"{name} is {list(state[name].shape)}, not {list(value.shape)}"
+    return next((f"{name} is not expected" for name in state if name not in expected), "")

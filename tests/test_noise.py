@@ -1,0 +1,45 @@
+"""Counter-based noise."""
+
+import pytest
+import torch
+
+from dprune import noise
+
+
+def test_philox_gives_the_published_numbers():
+    # Random123's known answers for philox4x32-10.
+    zero = torch.zeros(1, dtype=torch.int64)
+    found = noise._philox((zero, zero, zero, zero), 0, 0)
+    assert [int(word) for word in found] == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    ones = zero + 0xFFFFFFFF
+    found = noise._philox((ones, ones, ones, ones), 0xFFFFFFFF, 0xFFFFFFFF)
+    assert [int(word) for word in found] == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
+    pi = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
+    found = noise._philox(tuple(zero + word for word in pi), 0xA4093822, 0x299F31D0)
+    assert [int(word) for word in found] == [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]
+
+
+def test_a_samples_numbers_do_not_depend_on_its_batch():
+    ids = torch.tensor([7, 0, 2**40 + 3])
+    together = noise.normal(1, "test", ids, 5, (3, 2))
+    for row, one in enumerate(ids):
+        assert torch.equal(noise.normal(1, "test", one[None], 5, (3, 2))[0], together[row])
+
+
+@pytest.mark.parametrize("other", [(2, "test", 5), (1, "other", 5), (1, "test", 6)])
+def test_seed_purpose_and_draw_each_change_the_numbers(other):
+    ids = torch.arange(4)
+    seed, purpose, draw = other
+    assert not torch.equal(noise.normal(1, "test", ids, 5, (8,)), noise.normal(seed, purpose, ids, draw, (8,)))
+
+
+def test_numbers_are_normal_and_uniform():
+    drawn = noise.normal(0, "test", torch.arange(2000), 0, (501,))
+    for power, moment, spread in ((1, 0, 1), (2, 1, 2**0.5), (3, 0, 15**0.5), (4, 3, 96**0.5)):
+        assert abs(drawn.double().pow(power).mean() - moment) < 4 * spread / drawn.numel() ** 0.5
+    neighbours = (drawn[:, 1:] * drawn[:, :-1]).mean(), (drawn[1:] * drawn[:-1]).mean()
+    assert all(abs(value) < 4e-3 for value in neighbours)
+    uniform = noise.uniform(0, "test", torch.arange(100_000))
+    assert uniform.min() > 0
+    assert uniform.max() < 1
+    assert abs(uniform.mean() - 0.5) < 4 * (1 / 12 / 1e5) ** 0.5
