@@ -20,6 +20,12 @@ STAGES: dict[str, dict[str, str]] = {
         "score": "Give every sample a score to prune by.",
         "select": "Choose the samples to keep, by scores, clusters and set algebra.",
     },
+    "Generate": {
+        "train-vae": "Train an autoencoder on images.",
+        "encode": "Turn the images of shards into a store of latents.",
+        "train-dit": "Train a diffusion transformer on latents by flow matching.",
+        "sample": "Generate images, one a seed, as WebDataset shards.",
+    },
     "Inspect": {
         "info": "Tell what files hold, where they come from and whether they are sound.",
     },

@@ -5,6 +5,7 @@ Every option can also be set by an environment variable, DPRUNE_<COMMAND>_<OPTIO
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,52 @@ def delivers(kind: str, *, default: str | None = None, can_stop: bool = False, s
                 click.option("--stop-after", type=Duration(), help="Stop after e.g. 3h50m with exit code 75.")
             )
         return apply(*shared, *verbosity)(command)
+
+    return decorate
+
+
+def trains(*, defaults: str) -> Decorator:
+    """Add the options of the training loop; they reach the command as one `training`.
+
+    Args:
+        defaults: what the help says of the batch size, the rate and the steps that hold when they are not given.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def command(**kwargs: Any) -> None:
+            from dprune.training.plan import TrainingOptions
+
+            said = {field.name: kwargs.pop(field.name) for field in dataclasses.fields(TrainingOptions)}
+            function(training=TrainingOptions(**said), **kwargs)
+
+        count, share = click.IntRange(min=1), click.FloatRange(0, 1, max_open=True)
+        return apply(
+            click.option("--steps", type=count, metavar="N", help=f"Optimizer steps.  [default: {defaults}]"),
+            click.option("--epochs", type=click.FloatRange(0, min_open=True), metavar="X",
+                         help="Passes over the training set, instead of --steps."),
+            click.option("--batch-size", type=count, metavar="N", help="Samples in a step, over all GPUs."),
+            click.option("--micro-batch", default="auto", show_default=True, metavar="N",
+                         help="Samples in one pass of a GPU; auto is the most that fit."),
+            click.option("--lr", type=click.FloatRange(0, min_open=True), metavar="X", help="Learning rate of AdamW."),
+            click.option("--warmup", type=click.IntRange(min=0), metavar="N",
+                         help="Steps over which the rate rises.  [default: 0]"),
+            click.option("--schedule", type=click.Choice(["constant", "cosine"]),
+                         help="The rate after the warm-up.  [default: constant]"),
+            click.option("--ema", type=share, metavar="X", help="Decay of the averaged weights.  [default: 0.9999]"),
+            click.option("--clip", type=click.FloatRange(0, min_open=True), metavar="X",
+                         help="Largest norm of the gradient."),
+            click.option("--precision", type=click.Choice(["auto", "bf16", "tf32", "fp32"]), default="auto",
+                         show_default=True, help="Arithmetic; auto is bf16 on a GPU. Weights are float32."),
+            click.option("--log-every", type=count, metavar="N", help="Steps between lines of the log."),
+            click.option("--save-every", metavar="N", help="Steps between checkpoints that are kept, or epoch."),
+            click.option("--evaluate-every", type=count, metavar="N",
+                         help="Steps between pictures and measures in the run's folder."),
+            click.option("--autosave", type=Duration(), default="30m", show_default=True,
+                         help="Time between saved states; a signal saves one as well."),
+            seed,
+            device,
+        )(command)  # fmt: skip
 
     return decorate
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from dprune.errors import Interrupted, UsageError
@@ -92,6 +94,18 @@ def check_stop(monitor: Monitor) -> None:
         raise Interrupted("stopped; run the same command again to go on.")
 
 
+def is_gpu(device: str) -> bool:
+    """Tell whether `device` means a GPU, importing torch (three seconds) only where there might be one."""
+    if device != "auto":
+        return device.startswith("cuda")
+    nodes = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+    if sys.platform == "linux" and not any(Path(node).exists() for node in nodes):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device; each local rank gets a GPU of its own.
 
@@ -157,6 +171,23 @@ def _stdout_on_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def single_threads() -> ThreadPoolExecutor:
+    """Return threads that each run torch alone.
+
+    Sums inside an operation depend on how many threads share it; networks that see a piece of a batch in each of
+    these give results that do not, so that torchrun, which allows each process one thread, gives the bytes of a
+    single process. It is also no slower.
+    """
+    import torch
+
+    return ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
+
+
+def default_workers() -> int:
+    """Return this process's share of the cores: torchrun starts several processes on one machine."""
+    return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def cpu_count() -> int:

@@ -363,7 +363,7 @@ def test_thin_images_are_refused_before_they_grow(size: tuple[int, int], tmp_pat
         asked.append(target)
         check_shape(target)
 
-    monkeypatch.setattr("dprune.embedding.loading.check_shape", spy)
+    monkeypatch.setattr("dprune.decoding.check_shape", spy)
     write_tar(tmp_path / "a.tar", [("thin.png", blank(*size))])
     embed(tmp_path / "a.tar", tmp_path / "f", "--image-size", "16").ok()
     embed(tmp_path / "a.tar", tmp_path / "g", "--image-size", "8").ok()

@@ -16,10 +16,12 @@ import pytest
 from conftest import dprune, sample, write_tar
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
+from test_latents import make_latents
 
 from dprune.formats.arrays import write_array
 from dprune.formats.clusters import Clusters
+from dprune.formats.latents import open_latents
 from dprune.formats.provenance import make_record, parent_record
 from dprune.formats.shards import open_dataset
 from dprune.formats.stores import Store
@@ -150,8 +152,33 @@ def test_a_store(store: Path, shards: Path) -> None:
     assert content["bad_keys"] == ["s000"]
 
 
-def test_a_store_of_latents(shards: Path, tmp_path: Path) -> None:
-    assert info(make_store(shards, tmp_path / "latents", "latents"))[0]["kind"] == "latents"
+def test_a_store_of_latents(tmp_path: Path) -> None:
+    make_latents(tmp_path / "vq", "vq")
+    (file,) = info(tmp_path / "vq")
+    content = file["content"]
+    assert (file["kind"], content["samples"], content["valid"], content["labelled"]) == ("latents", 7, 6, 7)
+    assert content["network"] == {"kind": "vq", "channels": 3, "size": 2, "codes": 5, "image_size": 8}
+    assert content["tensors"] == {"code_counts": "I64 [5] a part", "codes": "U16 [4]", "label": "I64 []",
+                                  "valid": "BOOL []"}  # fmt: skip
+    latents = open_latents(tmp_path / "vq")
+    codes = np.concatenate(latents.mapped("codes"))[latents.valid()]
+    share = np.unique(codes, return_counts=True)[1] / codes.size
+    assert content["codes_used"] == len(share)
+    assert content["perplexity"] == pytest.approx(np.prod(share**-share))
+    assert content["std"] == latents.std.tolist()
+
+
+def test_a_store_of_latents_that_its_reader_refuses(tmp_path: Path) -> None:
+    store = make_latents(tmp_path / "kl", "kl")
+    part = load_file(store.path("c.tar"))
+    short = {**part, "mean": part["mean"][:-1]}
+    store.publish_part("c.tar", short, "digest of c.tar", 4, [])
+    assert "c.safetensors: its tensor 'mean' has 3 rows for 4 samples" in problems(tmp_path / "kl")[0]
+    store.publish_part("c.tar", {**part, "channel_sums": np.zeros(3)}, "digest of c.tar", 4, [])
+    assert any("other tensors than the first part" in problem for problem in problems(tmp_path / "kl"))
+    make_latents(tmp_path / "vq", "vq")
+    (tmp_path / "vq" / "codebook.safetensors").unlink()
+    assert "codebook.safetensors: no such file" in problems(tmp_path / "vq")[0]
 
 
 def test_a_store_with_missing_damaged_and_foreign_parts(store: Path) -> None:

@@ -357,7 +357,9 @@ def test_samples_of_a_stream_are_written_as_they_come(tmp_path: Path, monkeypatc
             yield item
 
     monkeypatch.setattr(Streams, "read", watched)
-    monkeypatch.setattr("dprune.packing.journal.member_bytes", lambda *args: events.append("write") or write(*args))
+    monkeypatch.setattr(
+        "dprune.formats.shard_journal.member_bytes", lambda *args: events.append("write") or write(*args)
+    )
     dprune("pack", f"file://{tar}", "-o", tmp_path / "out", "--workers", 2).ok()
     assert events == ["read", "write"] * 20
     events.clear()

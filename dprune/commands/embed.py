@@ -68,9 +68,10 @@ def command(
       dprune embed shards --model pixels --image-size 16 --color grey --pca 64 -o pixels
       torchrun --nproc-per-node 8 -m dprune embed shards --stop-after 3h50m -o features
     """
-    from dprune.embedding.job import EmbedJob, default_workers
+    from dprune.embedding.job import EmbedJob
     from dprune.embedding.settings import resolve
     from dprune.formats.shards import open_dataset
+    from dprune.runtime import default_workers
 
     settings = resolve(
         model, weights=weights, image_size=image_size, crop_pct=crop_pct, color=color, pca=pca,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from dprune.errors import UsageError
+from dprune.runtime import single_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +84,7 @@ class Forward:
         self._layout = torch.channels_last if len(backbone.mean) == 3 else torch.contiguous_format
         module = backbone.module.eval().requires_grad_(False)
         self._module = module.to(device, precision).to(memory_format=self._layout)
-        self._pool = _single_threads() if device.type == "cpu" else None
+        self._pool = single_threads() if device.type == "cpu" else None
 
     def __call__(self, pieces: list[Tensor]) -> tuple[Tensor, ...]:
         """Embed one batch, given in pieces.
@@ -112,15 +112,6 @@ class Forward:
         if self._normalize:
             features = torch.nn.functional.normalize(features, dim=1)
         return features, *(more.float() for more in logits)
-
-
-def _single_threads() -> ThreadPoolExecutor:
-    """Threads that each embed a piece alone.
-
-    Sums inside an operation depend on how many threads share it; this way the features do not, so that torchrun,
-    which allows each process one thread, gives the bytes of a single process. It is also no slower.
-    """
-    return ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,))
 
 
 def try_out(backbone: Backbone, forward: Forward, settings: Settings) -> tuple[int, ...]:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from dprune.decoding import Images, Work, check, cut, decoding, explained
 from dprune.embedding.backbones import Forward, load_backbone, try_out
 from dprune.embedding.digests import HUB
-from dprune.embedding.loading import Decoded, Images, Piece, cut, decoding
 from dprune.embedding.settings import PCA_FILE
-from dprune.errors import DpruneError, InputError
-from dprune.formats.filling import undecodable
+from dprune.errors import InputError
 from dprune.formats.provenance import digest
 from dprune.formats.weights import file_digest
 from dprune.runtime import check_stop, pick_device, ranks
 from dprune.seeds import generator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
-    from torch import Tensor
 
+    from dprune.decoding import Part, Piece
     from dprune.embedding.backbones import Backbone
     from dprune.embedding.job import EmbedJob
     from dprune.embedding.settings import Settings
@@ -49,7 +49,7 @@ def extract(job: EmbedJob, store: Store, shards: Sequence[Shard], monitor: Monit
     device = pick_device(job.device, ranks().local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    try:
+    with explained(device, job.batch_size, job.workers):
         backbone = load_backbone(job.settings)
         origin = _origin(job, store, shards, backbone)
         if job.settings.pca is not None:
@@ -59,16 +59,10 @@ def extract(job: EmbedJob, store: Store, shards: Sequence[Shard], monitor: Monit
         # Only now is it sure that these options make features, which a manifest would promise.
         store.publish_manifest()
         images = Images(shards, backbone.transform)
-        _Extraction(job, store, shards, images, forward, widths, origin).run(monitor)
-    except torch.OutOfMemoryError as error:
-        raise DpruneError(f"{device}: out of memory: give a --batch-size below {job.batch_size}.") from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DpruneError(
-            "a process that decodes images died, for want of memory or of shared memory (/dev/shm): "
-            f"give fewer --workers than {job.workers}."
-        ) from error
+        work = Work(job.filling, images, forward, job.batch_size, job.workers, device.type == "cuda")
+        with closing(work.parts(shards, "embedding", monitor)) as parts:
+            for part in parts:
+                _publish(job, store, part, widths, origin)
 
 
 def _origin(job: EmbedJob, store: Store, shards: Sequence[Shard], backbone: Backbone) -> Record:
@@ -87,71 +81,15 @@ def _origin(job: EmbedJob, store: Store, shards: Sequence[Shard], backbone: Back
     return origin
 
 
-class _Extraction:
-    """The loop over pieces, which come in the order of shards and rows."""
-
-    def __init__(self, job: EmbedJob, store: Store, shards: Sequence[Shard], images: Images, forward: Forward,
-                 widths: tuple[int, ...], origin: Record) -> None:  # fmt: skip
-        self._job = job
-        self._store = store
-        self._shards = shards
-        self._images = images
-        self._forward = forward
-        self._widths = widths
-        self._origin = origin
-
-    def run(self, monitor: Monitor) -> None:
-        counts = [self._job.filling.sizes[shard.name][0] for shard in self._shards]
-        pieces = [piece for number, count in enumerate(counts)
-                  for piece in cut(number, range(count), self._job.batch_size)]  # fmt: skip
-        pin = self._forward.device.type == "cuda"
-        with decoding(self._images, pieces, self._job.workers, pin=pin) as decoded:
-            monitor.start("embedding", sum(counts), "images")
-            for number, shard in enumerate(self._shards):
-                self._publish(shard, *self._part(shard, counts[number], decoded, monitor))
-
-    def _part(self, shard: Shard, count: int, decoded: Iterator[Decoded], monitor: Monitor
-              ) -> tuple[list[tuple[Tensor, ...]], npt.NDArray[np.int64], list[Record]]:  # fmt: skip
-        """Embed one shard; its features stay on the device until all are there."""
-        batches: list[tuple[Tensor, ...]] = []
-        labels: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
-        bad: list[Record] = []
-        done = 0
-        while done < count:
-            check_stop(monitor)
-            batch: list[Tensor] = []
-            stop = min(done + self._job.batch_size, count)
-            while done < stop:
-                piece = next(decoded)
-                _check(piece, shard, self._job.strict)
-                batch.append(piece.images)
-                labels.append(piece.labels)
-                bad += piece.bad
-                done += len(piece.images)
-                monitor.advance(len(piece.images))
-            batches.append(self._forward(batch))
-        return batches, torch.cat(labels).numpy(), bad
-
-    def _publish(self, shard: Shard, batches: Sequence[tuple[Tensor, ...]], labels: npt.NDArray[np.int64],
-                 bad: Sequence[Record]) -> None:  # fmt: skip
-        tensors: dict[str, npt.NDArray[np.generic]] = {"label": labels}
-        for number, (name, width) in enumerate(zip(NAMES, self._widths, strict=False)):
-            rows = torch.cat([batch[number] for batch in batches]).cpu().numpy() if batches else _none(width)
-            rows[[entry["row"] for entry in bad]] = np.nan
-            tensors[name] = _stored(rows, len(bad), shard, self._job.settings)
-        count, members = self._job.filling.sizes[shard.name]
-        self._store.publish_part(shard.name, tensors, members, count, bad, self._origin)
-
-
-def _none(width: int) -> npt.NDArray[np.float32]:
-    return np.empty((0, width), dtype=np.float32)
-
-
-def _check(piece: Decoded, shard: Shard, strict: bool) -> None:
-    if piece.error:
-        raise InputError(piece.error)
-    if strict and piece.bad:
-        raise undecodable(shard, piece.bad[0])
+def _publish(job: EmbedJob, store: Store, part: Part, widths: tuple[int, ...], origin: Record) -> None:
+    tensors: dict[str, npt.NDArray[np.generic]] = {"label": part.labels.numpy()}
+    for number, (name, width) in enumerate(zip(NAMES, widths, strict=False)):
+        output = part.output(number)
+        rows = np.empty((0, width), dtype=np.float32) if output is None else output.numpy()
+        rows[[entry["row"] for entry in part.bad]] = np.nan
+        tensors[name] = _stored(rows, len(part.bad), part.shard, job.settings)
+    count, members = job.filling.sizes[part.shard.name]
+    store.publish_part(part.shard.name, tensors, members, count, part.bad, origin)
 
 
 def _stored(rows: npt.NDArray[np.float32], bad: int, shard: Shard, settings: Settings) -> npt.NDArray[np.floating]:
@@ -177,8 +115,6 @@ def _with_pca(job: EmbedJob, store: Store, backbone: Backbone, monitor: Monitor)
     from dprune.embedding.pixels import Projection, fit_pca, publish_pca, read_pca
 
     path, options = store.folder / PCA_FILE, digest(job.settings.options() | {"fingerprint": job.dataset.fingerprint})
-    if path in {store.path(shard) for shard in store.shards}:
-        raise InputError(f"{job.dataset.title}: a shard is called pca, as is a file of the store: rename the shard.")
     pca = read_pca(path, options)
     if pca is None:
         assert job.settings.pca is not None
@@ -205,7 +141,7 @@ def _drawn_pixels(job: EmbedJob, backbone: Backbone, monitor: Monitor) -> npt.ND
     with decoding(images, pieces, job.workers, pin=False) as all_decoded:
         for piece, decoded in zip(pieces, all_decoded, strict=True):
             check_stop(monitor)
-            _check(decoded, job.dataset.shards[piece.shard], job.strict)
+            check(decoded, job.dataset.shards[piece.shard], job.filling)
             bad = {entry["row"] for entry in decoded.bad}
             sound = decoded.images.numpy()[[row not in bad for row in piece.rows]]
             found.append(np.divide(sound, 255, dtype=np.float32))

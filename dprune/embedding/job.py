@@ -6,15 +6,12 @@ Nothing here imports torch, so that a store that is up to date is recognised at 
 from __future__ import annotations
 
 import functools
-import logging
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dprune.embedding.settings import PCA_FILE
-from dprune.formats.filling import Filling
-from dprune.formats.provenance import digest, make_record, without_version
-from dprune.runtime import cpu_count
+from dprune.formats.filling import Filling, parents_by_name
+from dprune.formats.provenance import make_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,10 +19,7 @@ if TYPE_CHECKING:
     from dprune.embedding.settings import Settings
     from dprune.formats.provenance import Record
     from dprune.formats.shards import Dataset
-    from dprune.formats.stores import Store
     from dprune.runtime import Monitor
-
-_log = logging.getLogger("dprune")
 
 
 @dataclass(frozen=True)
@@ -56,18 +50,15 @@ class EmbedJob:
     def record(self) -> Record:
         """Provenance of the store.
 
-        It names the dataset by its shards and their provenance, since a worker walks only the shards that it
-        embeds; principal components depend on every image, so with them it holds the fingerprint.
+        Principal components depend on every image, so with them it holds the fingerprint.
         """
         fitted = self.settings.pca is not None
-        records = [without_version(record) for record in self.dataset.records]
-        content = digest({"shards": [shard.name for shard in self.dataset.shards], "provenance": records})
         return make_record(
             "embed",
             self.settings.options(),
             seed=self.seed if fitted else None,
             fingerprint=self.dataset.fingerprint if fitted else None,
-            parents=self.dataset.parents(content),
+            parents=parents_by_name(self.dataset),
             tags=self.tags,
         )
 
@@ -95,21 +86,4 @@ class EmbedJob:
             extract(self, store, missing, monitor)
         else:
             store.publish_manifest()
-        return self._summary(store, len(missing))
-
-    def _summary(self, store: Store, made: int) -> dict[str, Any]:
-        found = {shard.name: store.part(shard.name) for shard in self.filling.mine}
-        parts = {name: part for name, part in found.items() if part}
-        bad = [(name, entry) for name, part in parts.items() for entry in part["bad"]]
-        if bad:
-            _log.warning(
-                "%d images could not be decoded (first: %s in %s, %s); their rows are NaN and the parts list them.",
-                len(bad), bad[0][1]["key"], bad[0][0], bad[0][1]["reason"],
-            )  # fmt: skip
-        images = sum(part["count"] for part in parts.values())
-        return {"images": images, "undecodable": len(bad), "shards": len(parts), "shards_made": made}
-
-
-def default_workers() -> int:
-    """Return this process's share of the cores: torchrun starts several processes on one machine."""
-    return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return self.filling.summary(store, len(missing))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dprune.embedding.digests import HUB, INCEPTION_SHA256
 from dprune.errors import UsageError
 from dprune.formats.weights import check_file, file_digest
+from dprune.runtime import is_gpu
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dprune.formats.provenance import Record
 
 # OpenAI's CLIP was trained with the QuickGELU activation, which in open_clip is part of the architecture's name.
@@ -167,17 +168,5 @@ def _precision(network: Network, precision: str, device: str) -> str:
     if "precision" not in TAKES[network.library]:
         return "float32"
     if precision == "auto":
-        precision = "bf16" if _is_gpu(device) else "fp32"
+        precision = "bf16" if is_gpu(device) else "fp32"
     return PRECISIONS[precision]
-
-
-def _is_gpu(device: str) -> bool:
-    """Tell whether `device` means a GPU, importing torch (three seconds) only where there might be one."""
-    if device != "auto":
-        return device.startswith("cuda")
-    nodes = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
-    if sys.platform == "linux" and not any(Path(node).exists() for node in nodes):
-        return False
-    import torch
-
-    return torch.cuda.is_available()

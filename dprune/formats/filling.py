@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from dprune.errors import InputError
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import difference
+from dprune.formats.provenance import difference, digest, without_version
 from dprune.formats.shards import Dataset, Shard, read_manifest
 from dprune.formats.stores import Store
 from dprune.runtime import ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dprune.formats.provenance import Record
 
@@ -35,6 +35,7 @@ class Filling:
         record: provenance of the store.
         strict: whether an image that cannot be decoded ends the work.
         extras: files that a store of this kind may hold beside its parts, each with whether this one does.
+        blank: what the rows of images that cannot be decoded hold.
     """
 
     dataset: Dataset
@@ -42,6 +43,7 @@ class Filling:
     record: Record
     strict: bool = False
     extras: Mapping[str, bool] = field(default_factory=dict)
+    blank: str = "NaN"
 
     @functools.cached_property
     def mine(self) -> tuple[Shard, ...]:
@@ -61,9 +63,20 @@ class Filling:
         return found
 
     def store(self, output: str) -> Store:
-        """Return the store at `output`, whatever is there now."""
+        """Return the store at `output`, whatever is there now.
+
+        Raises:
+            InputError: the part of a shard would have the name of another file of the store.
+        """
         names = tuple(shard.name for shard in self.dataset.shards)
-        return Store(Path(output), self.kind, names, self.dataset.records, self.record)
+        store = Store(Path(output), self.kind, names, self.dataset.records, self.record)
+        taken = {name for name, here in self.extras.items() if here} & {store.path(name).name for name in names}
+        if taken:
+            stem = Path(min(taken)).stem
+            raise InputError(
+                f"{self.dataset.title}: a shard is called {stem}, as is a file of the store: rename the shard."
+            )
+        return store
 
     def existing(self, output: str) -> Mapping[str, Any] | None:
         """Return the provenance of what stands at `output`, as `delivery.Job` asks for it.
@@ -102,8 +115,7 @@ class Filling:
             if part is None or part["members"] != sizes[shard.name][1]:
                 found.append(shard)
                 continue
-            if self.strict and part["bad"]:
-                raise undecodable(shard, part["bad"][0])
+            self.forgive(shard, part["bad"])
             kept[shard.name] = part
         store.check_weights(kept)
         return found
@@ -119,6 +131,36 @@ class Filling:
         old = Store.open(store.folder, self.kind)
         for path in {*map(old.path, old.shards), *(store.folder / name for name in self.extras)} - wanted:
             path.unlink(missing_ok=True)
+
+    def forgive(self, shard: Shard, bad: Sequence[Record]) -> None:
+        """Refuse images that cannot be decoded, with strict.
+
+        Raises:
+            InputError: there is one.
+        """
+        if self.strict and bad:
+            raise InputError(
+                f"{shard.location}: {bad[0]['key']} {bad[0]['reason']}: replace it, or leave --strict out to get a row "
+                f"of {self.blank}."
+            )
+
+    def summary(self, store: Store, made: int) -> dict[str, Any]:
+        """Return counts over all of this worker's parts, and warn of images that could not be decoded.
+
+        Args:
+            store: the store.
+            made: parts that this run made.
+        """
+        found = {shard.name: store.part(shard.name) for shard in self.mine}
+        parts = {name: part for name, part in found.items() if part}
+        bad = [(name, entry) for name, part in parts.items() for entry in part["bad"]]
+        if bad:
+            _log.warning(
+                "%d images could not be decoded (first: %s in %s, %s); their rows are %s and the parts list them.",
+                len(bad), bad[0][1]["key"], bad[0][0], bad[0][1]["reason"], self.blank,
+            )  # fmt: skip
+        images = sum(part["count"] for part in parts.values())
+        return {"images": images, "undecodable": len(bad), "shards": len(parts), "shards_made": made}
 
     def _leftovers(self, folder: Path) -> list[Path]:
         """Temporary files of killed runs; what another worker may be writing now is left alone."""
@@ -136,8 +178,10 @@ class Filling:
         return found
 
 
-def undecodable(shard: Shard, entry: Mapping[str, Any]) -> InputError:
-    """Describe an image that --strict does not forgive."""
-    return InputError(
-        f"{shard.location}: {entry['key']} {entry['reason']}: replace it, or leave --strict out to get a row of NaN."
-    )
+def parents_by_name(dataset: Dataset) -> dict[str, Record]:
+    """Describe a dataset as the parent of a store by its shards' names and provenance.
+
+    A worker walks only the shards that it takes, so the fingerprint has to wait until all parts are there.
+    """
+    records = [without_version(record) for record in dataset.records]
+    return dataset.parents(digest({"shards": [shard.name for shard in dataset.shards], "provenance": records}))

@@ -17,7 +17,7 @@ from dprune.errors import InputError, MismatchError
 from dprune.formats.provenance import Record, digest, without_version
 from dprune.formats.publish import publish_json
 from dprune.formats.shards import MANIFEST, fingerprint, read_manifest
-from dprune.formats.tensors import damaged, read_metadata, write_tensors
+from dprune.formats.tensors import damaged, read_metadata, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,7 +81,7 @@ class Store:
 
         Args:
             shard: basename.
-            tensors: arrays with one row a sample.
+            tensors: arrays with one row a sample, and sums over the samples.
             members: digest of the shard's members.
             count: samples.
             bad: ledger of undecodable samples, each with `row`, `key` and `reason`.
@@ -89,6 +89,33 @@ class Store:
         """
         metadata = {**(more or {}), "count": count, "members": members, "options": self._options, "bad": list(bad)}
         write_tensors(self.path(shard), tensors, metadata)
+
+    def publish_beside(self, name: str, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Write tensors that all parts share to a file beside the manifest, the same bytes whichever worker does."""
+        write_tensors(self.folder / name, tensors, {"options": self._options})
+
+    def has_beside(self, name: str) -> bool:
+        """Tell whether such a file is there and was made with the store's options."""
+        try:
+            return (read_metadata(self.folder / name) or {}).get("options") == self._options
+        except InputError:
+            return False
+
+    def read_beside(self, name: str) -> dict[str, npt.NDArray[Any]]:
+        """Read such a file.
+
+        Raises:
+            InputError: it is missing, damaged, or was made with other options.
+        """
+        _, tensors, metadata = read_tensors(self.folder / name)
+        if (metadata or {}).get("options") != self._options:
+            raise InputError(f"{self.folder / name}: was made with other options than the store: {self.again}.")
+        return tensors
+
+    @property
+    def again(self) -> str:
+        """What messages tell people to do about a part that is not as it should be."""
+        return f"run the dprune {self.record.get('command')} that makes it again"
 
     def part(self, shard: str) -> Record | None:
         """Return the metadata of a shard's part, None if it is missing or was made with other options."""
@@ -112,7 +139,7 @@ class Store:
             shown = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
             raise InputError(
                 f"{self.folder}: lacks the parts of {len(missing)} of {len(self.shards)} shards ({shown}): "
-                f"run the dprune {self.record['command']} that makes it again."
+                f"{self.again}."
             )
         self.check_weights(found)
         return tuple(found.values())

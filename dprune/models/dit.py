@@ -155,8 +155,8 @@ class Block(nn.Module):
         """Map tokens [B, T, D], given the condition [B, D], to [B, T, D]."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c_BD).chunk(6, dim=1)
         x_BTD = x_BTD + gate1[:, None] * self.attn(modulate(self.norm1(x_BTD), shift1, scale1))
-        x_BTD = x_BTD + gate2[:, None] * self.mlp(modulate(self.norm2(x_BTD), shift2, scale2))
-        return x_BTD
+        out: Tensor = x_BTD + gate2[:, None] * self.mlp(modulate(self.norm2(x_BTD), shift2, scale2))
+        return out
 
 
 class FinalLayer(nn.Module):

@@ -1,6 +1,7 @@
 """Files of weights: safetensors whose metadata says what network they are of and what made them.
 
-Tensors are written straight from where they lie, since checkpoints of large models take gigabytes.
+Tensors are written straight from where they lie, since checkpoints of large models take gigabytes. Headers are read
+without torch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from dprune.errors import DpruneError, InputError
 from dprune.formats.provenance import METADATA_KEY, canonical, is_record, parent_record
@@ -59,13 +59,15 @@ class ModelFile:
                 head = file.read(9)
             if head[8:] != b"{":
                 return cls(path, {}, None)
-            with safe_open(path, framework="pt") as file:
+            with safe_open(path, framework="np") as file:
                 metadata = file.metadata() or {}
-            network, record = (json.loads(metadata.get(key, "null")) for key in (NETWORK_KEY, METADATA_KEY))
+            content = json.loads(metadata.get(METADATA_KEY, "{}"))
         except (OSError, ValueError, SafetensorError) as error:
             raise damaged(str(path), error) from error
-        ours = isinstance(network, dict) and is_record(record)
-        return cls(path, network, record) if ours else cls(path, {}, None)
+        network = content.pop(NETWORK_KEY, None) if isinstance(content, dict) else None
+        if isinstance(network, dict) and is_record(content):
+            return cls(path, network, content)
+        return cls(path, {}, None)
 
     def as_parent(self) -> Record:
         """Describe it as the input of another file."""
@@ -97,7 +99,10 @@ def publish_model(path: str | Path, state: Mapping[str, Tensor], network: Mappin
     Raises:
         DpruneError: the disk is full, or the folder cannot be written.
     """
-    metadata = {METADATA_KEY: canonical(record), NETWORK_KEY: canonical(dict(network))}
+    from safetensors.torch import save_file
+
+    # All in one entry: safetensors writes several in random order.
+    metadata = {METADATA_KEY: canonical({**record, NETWORK_KEY: dict(network)})}
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     with publish(path) as file:
         try:

@@ -9,18 +9,23 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dprune.errors import InputError
 from dprune.formats.images import BadImage, decode_image, encode_image, resize_image
-from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import make_record
 from dprune.formats.shard_index import split_name
-from dprune.formats.shards import BAD, JOURNAL, MANIFEST, read_manifest
-from dprune.packing.journal import Bad, Journal, PackedShard, Result, listed_shards
+from dprune.formats.shard_journal import (
+    Bad,
+    Entry,
+    FinishedShard,
+    Journal,
+    complete_shards,
+    existing_shards,
+)
+from dprune.formats.shards import BAD
 from dprune.packing.pool import Workers
 from dprune.packing.sources import Sample, Source
 from dprune.packing.streams import Streams
@@ -33,8 +38,9 @@ if TYPE_CHECKING:
     from dprune.runtime import Monitor
 
 
-# A key with the number or the content of its sample.
+# A key with the number or the content of its sample, and what becomes of it.
 Task = tuple[str, "int | Sample"]
+Result = tuple[str, "Sample | Bad"]
 
 
 @dataclass(frozen=True)
@@ -108,11 +114,7 @@ class Pack:
 
     def existing(self, output: str) -> Record | None:
         """Return the record of a finished or an interrupted pack at `output`."""
-        found = existing_record(output, folder_of="shards")
-        if found == {} and (Path(output) / JOURNAL / MANIFEST).exists():
-            journal: Record = read_manifest(Path(output) / JOURNAL).get("provenance", {})
-            return journal
-        return None if found == {} and Journal(Path(output)).is_remnant() else found
+        return existing_shards(output)
 
     def complete(self, output: str) -> bool:
         """Tell whether the pack at `output` was finished and has all its shards.
@@ -120,15 +122,12 @@ class Pack:
         Raises:
             InputError: it lacks unreadable images, with `strict`.
         """
-        folder = Path(output)
-        names = listed_shards(folder)
-        if not names or not all((folder / name).is_file() for name in names):
+        if not complete_shards(output):
             return False
-        if self.strict and (folder / BAD).exists():
-            first = (folder / BAD).read_bytes().partition(b"\n")[0]
+        ledger = Path(output) / BAD
+        if self.strict and ledger.exists():
+            first = ledger.read_bytes().partition(b"\n")[0]
             raise _unreadable(**json.loads(first.decode("utf-8", "surrogateescape")))
-        # The manifest is published last: a journal beside it is what a kill left while it was being removed.
-        shutil.rmtree(folder / JOURNAL, ignore_errors=True)
         return True
 
     def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
@@ -142,7 +141,7 @@ class Pack:
         if os.path.realpath(output) in self.source.folders:
             raise InputError(f"{output}: is the folder that is to be packed: give another -o.")
         keys = None if isinstance(self.source, Streams) else self._keys(self.source.keys())
-        journal = Journal.begin(Path(output), self.record, resume=keys is not None)
+        journal = Journal.begin(Path(output), self.record, monitor, resume=keys is not None)
         try:
             with Workers(self._load, self._worker_count()) as workers:
                 monitor.start("pack", None if keys is None else len(keys), "samples")
@@ -196,7 +195,7 @@ class Pack:
         keys: Sequence[str] | None,
         workers: Workers[Task, Result],
         monitor: Monitor,
-    ) -> Iterator[PackedShard]:
+    ) -> Iterator[FinishedShard]:
         for number, tasks in enumerate(self._portions(keys, monitor)):
             check_stop(monitor)
             done = journal.shard(number)
@@ -222,13 +221,13 @@ class Pack:
             # Whether there is another shard shows with its first sample; the others are read when they are wanted.
             yield itertools.chain([first], itertools.islice(samples, self.shard_size - 1))
 
-    def _accept(self, samples: Iterable[Result], monitor: Monitor) -> Iterator[Result]:
+    def _accept(self, samples: Iterable[Result], monitor: Monitor) -> Iterator[Entry]:
         for key, sample in samples:
             if isinstance(sample, Bad) and self.strict:
                 raise _unreadable(key, sample.reason)
             check_stop(monitor)
             monitor.advance()
-            yield key, sample
+            yield key, sample if isinstance(sample, Bad) else sample.members
 
 
 def _unreadable(key: str, reason: str) -> InputError:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 MOST_EXAMPLES = 3
 PART_KEYS = {"count", "members", "options", "bad"}
 """Metadata of a part of a store."""
-BY_SAMPLE = {"features", "label", "logits", "valid", "codes", "mean", "logvar", "assignment", "distance"}
+BY_SAMPLE = {"features", "label", "logits", "valid", "codes", "mean", "logvar", "assignment", "distance",
+             "codes_flipped", "mean_flipped", "logvar_flipped"}  # fmt: skip
 """Tensors with one row a sample."""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from dprune.errors import InputError
 from dprune.formats.blocks import is_url
+from dprune.formats.latents import SUMS, open_latents
 from dprune.formats.shard_index import build_index
 from dprune.formats.shards import BAD, CLASSES, JOURNAL, MANIFEST, Shard, fingerprint, open_dataset, read_manifest
 from dprune.formats.stores import Store
@@ -172,7 +173,23 @@ def _store(folder: str, kind: str) -> Findings:
         "bad": len(bad),
         "bad_keys": [str(entry.get("key")) for entry in bad[:MOST_EXAMPLES]],
     }
+    if kind == "latents" and not findings.problems:
+        _latents(findings)
     return findings
+
+
+def _latents(findings: Findings) -> None:
+    """Tell what the sums of a latent store say of the whole, and note what its reader would refuse."""
+    try:
+        latents = open_latents(findings.name)
+    except InputError as error:
+        findings.problems.append(str(error))
+        return
+    findings.content |= {"valid": int(latents.valid().sum()), "flips": latents.flips, "network": latents.network}
+    if latents.codebook is not None:
+        share = latents.sums[latents.sums > 0] / latents.sums.sum()
+        findings.content |= {"codes_used": len(share), "perplexity": float(np.exp(-(share * np.log(share)).sum()))}
+    findings.content |= {"mean": latents.mean.tolist(), "std": latents.std.tolist()}
 
 
 def _part(findings: Findings, store: Store, shard: str) -> Record | None:
@@ -201,7 +218,10 @@ def _tensors(findings: Findings, store: Store, shards: Sequence[str]) -> dict[st
     described: dict[str, str] = {}
     for shard in shards:
         shapes = tensor_shapes(store.path(shard))
-        rows = {name: f"{dtype} {shape[1:]}" for name, (dtype, shape) in shapes.items()}
+        rows = {
+            name: f"{dtype} {shape} a part" if name in SUMS.values() else f"{dtype} {shape[1:]}"
+            for name, (dtype, shape) in shapes.items()
+        }
         if described and rows != described:
             findings.problems.append(f"{store.path(shard)}: holds other tensors than the first part: make it again.")
         described = described or rows

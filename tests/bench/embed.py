@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
+from dprune.decoding import Images, cut, decoding
 from dprune.embedding.backbones import Backbone, Forward, load_backbone
 from dprune.embedding.job import EmbedJob
-from dprune.embedding.loading import Images, cut, decoding
 from dprune.embedding.settings import Settings, resolve
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.runtime import Silent, cpu_count

@@ -1,4 +1,7 @@
-"""The journal of a pack: which shards are finished, so that a rerun goes on where a killed run ended."""
+"""Folders of numbered shards in the making: a journal tells which are finished, so that a rerun goes on from there.
+
+Workers with RANK and WORLD_SIZE may fill one folder: only the first of them removes what stood there before.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,28 @@ import json
 import os
 import re
 import shutil
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dprune.errors import InputError
+from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import canonical, difference
 from dprune.formats.publish import publish, publish_bytes, publish_json
 from dprune.formats.shards import BAD, CLASSES, JOURNAL, MANIFEST, read_manifest
 from dprune.formats.tar import END_MARKER, member_bytes
-from dprune.packing.sources import Sample
+from dprune.runtime import check_stop, ranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from dprune.formats.provenance import Record
+    from dprune.runtime import Monitor
 
-_LEFTOVER = re.compile(r"\.(\d{6}\.tar|manifest\.json|classes\.txt|bad\.jsonl)\.\d+\.tmp")
+POLL_S = 0.2
+
+_LEFTOVER = re.compile(r"\.(?:\d{6}\.tar|manifest\.json|classes\.txt|bad\.jsonl)\.(\d+)\.tmp")
 _JOURNALLED = re.compile(r"\d{6}\.json|\.(manifest|\d{6})\.json\.\d+\.tmp")
 
 
@@ -35,12 +43,12 @@ class Bad:
     reason: str
 
 
-# A key, and what became of its sample.
-Result = tuple[str, Sample | Bad]
+# A key with the suffixes and contents of its sample's members, in the order in which they are written.
+Entry = tuple[str, list[tuple[str, bytes]] | Bad]
 
 
 @dataclass(frozen=True)
-class PackedShard:
+class FinishedShard:
     """What one finished shard holds."""
 
     name: str
@@ -51,7 +59,7 @@ class PackedShard:
 
 @dataclass(frozen=True)
 class Journal:
-    """A pack in the making: which of its shards are finished, in a folder that is removed at the end."""
+    """Which shards of a folder are finished; itself a folder in it that is removed at the end."""
 
     folder: Path
 
@@ -61,24 +69,42 @@ class Journal:
         return self.folder / JOURNAL
 
     @classmethod
-    def begin(cls, folder: Path, record: Record, *, resume: bool) -> Journal:
-        """Go on with the pack that `record` describes, or clear the folder of what dprune left there and begin.
+    def begin(cls, folder: Path, record: Record, monitor: Monitor, *, resume: bool = True) -> Journal:
+        """Go on with the shards that `record` describes, or clear the folder of what dprune left there and begin.
+
+        Of several workers the first clears and the others wait for it; where nothing stands, none waits.
 
         Raises:
             InputError: the folder holds tar files that dprune did not write.
+            Interrupted: the monitor asked to stop while this worker waited.
         """
         journal = cls(folder)
-        if (
-            journal.path.exists()
-            and resume
-            and not difference(read_manifest(journal.path).get("provenance", {}), record)
-        ):
-            journal._remove_leftovers()
-            return journal
-        journal._check_foreign()
-        journal._clear()
-        publish_json(journal.path / MANIFEST, {"kind": "journal", "provenance": record})
-        return journal
+        while True:
+            # Looked at in this order, what another worker begins in between is never taken for something to clear.
+            untouched = journal._is_untouched()
+            if resume and journal.is_of(record):
+                journal._remove_leftovers()
+                return journal
+            if untouched or ranks().rank == 0:
+                if not untouched:
+                    journal._check_foreign()
+                    journal._clear()
+                publish_json(journal.path / MANIFEST, {"kind": "journal", "provenance": record})
+                return journal
+            check_stop(monitor)
+            time.sleep(POLL_S)
+
+    def is_of(self, record: Record) -> bool:
+        """Tell whether the journal was begun for what `record` describes."""
+        manifest = read_manifest(self.path) if self.path.exists() else {}
+        return manifest.get("kind") == "journal" and not difference(manifest["provenance"], record)
+
+    def _is_untouched(self) -> bool:
+        """Tell whether nothing is in the folder that a journal would speak of, or be taken to speak of."""
+        begun = os.listdir(self.path) if self.path.is_dir() else [JOURNAL] if self.path.exists() else []
+        there = os.listdir(self.folder) if self.folder.is_dir() else []
+        spoken_of = [name for name in there if name in (MANIFEST, CLASSES, BAD) or name.endswith((".tar", ".tmp"))]
+        return not spoken_of and all(name.endswith(".tmp") for name in begun)
 
     def _check_foreign(self) -> None:
         """Refuse a folder whose files would be replaced or taken for samples though dprune did not write them."""
@@ -88,7 +114,7 @@ class Journal:
         if not ours:
             named |= {name for name in (MANIFEST, CLASSES, BAD, JOURNAL) if (self.folder / name).exists()}
         if named:
-            raise InputError(f"{self.folder}: holds {min(named)}, which dprune pack did not write: give another -o.")
+            raise InputError(f"{self.folder}: holds {min(named)}, which dprune did not write: give another -o.")
 
     def is_remnant(self) -> bool:
         """Tell whether the folder holds nothing but a journal that a kill cut short while it was begun or removed."""
@@ -119,12 +145,15 @@ class Journal:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _remove_leftovers(self) -> None:
+        """Remove what killed runs left; what another worker may be writing now is left alone."""
+        here = ranks()
         for path in self.folder.glob(".*.tmp"):
-            if _LEFTOVER.fullmatch(path.name):
+            match = _LEFTOVER.fullmatch(path.name)
+            if match and (int(match[1]) == here.rank or (here.rank == 0 and int(match[1]) >= here.world)):
                 path.unlink()
 
     def abandon(self) -> None:
-        """Leave nothing behind of a pack that failed before its first shard was finished."""
+        """Leave nothing behind of work that failed before its first shard was finished."""
         if not any(self.path.glob("[0-9]*.json")):
             self._clear()
             with contextlib.suppress(OSError):
@@ -133,38 +162,43 @@ class Journal:
     def _entry(self, number: int) -> Path:
         return self.path / f"{number:06d}.json"
 
-    def shard(self, number: int) -> PackedShard | None:
+    def shard(self, number: int) -> FinishedShard | None:
         """Return a shard that is finished, None for one that is not or that was removed since."""
         try:
-            shard = PackedShard(**json.loads(self._entry(number).read_text()))
+            shard = FinishedShard(**json.loads(self._entry(number).read_text()))
         except FileNotFoundError:
             return None
         return shard if (self.folder / shard.name).is_file() else None
 
-    def write(self, number: int, samples: Iterable[Result]) -> PackedShard:
-        """Publish one shard and note that it is finished."""
+    def write(self, number: int, samples: Iterable[Entry]) -> FinishedShard:
+        """Publish one shard and note that it is finished.
+
+        Args:
+            number: of the shard.
+            samples: what goes into it; drawn one at a time.
+        """
         name, sha, count = f"{number:06d}.tar", hashlib.sha256(), 0
         bad: list[dict[str, Any]] = []
         with publish(self.folder / name) as file:
-            for key, sample in samples:
-                if isinstance(sample, Bad):
-                    bad.append({"key": key, "reason": sample.reason})
+            for key, members in samples:
+                if isinstance(members, Bad):
+                    bad.append({"key": key, "reason": members.reason})
                     continue
                 count += 1
-                for suffix, content in sample.members:
+                for suffix, content in members:
                     member = f"{key}.{suffix}"
                     sha.update(f"{member}\0{len(content)}\n".encode("utf-8", "surrogateescape"))
                     file.write(member_bytes(member, content))
             file.write(END_MARKER)
-        shard = PackedShard(name, count, sha.hexdigest(), bad)
+        shard = FinishedShard(name, count, sha.hexdigest(), bad)
         publish_json(self._entry(number), vars(shard))
         return shard
 
-    def finish(self, record: Record, shards: Sequence[PackedShard], classes: Sequence[str]) -> None:
+    def finish(self, record: Record, shards: Sequence[FinishedShard], classes: Sequence[str]) -> None:
         """Write classes, ledger and manifest, and remove the journal.
 
         Raises:
-            InputError: there is nothing in the pack.
+            InputError: there is nothing in the shards.
         """
         if not any(shard.count for shard in shards):
             self._clear()
@@ -176,7 +210,8 @@ class Journal:
             publish_bytes(self.folder / BAD, _lines(ledger))
         listed = [{"name": shard.name, "count": shard.count, "digest": shard.digest} for shard in shards]
         publish_json(self.folder / MANIFEST, {"kind": "shards", "shards": listed, "provenance": record})
-        shutil.rmtree(self.path)
+        # Two workers may both see that nothing is missing any more.
+        shutil.rmtree(self.path, ignore_errors=ranks().world > 1)
 
 
 def _lines(texts: Iterable[str]) -> bytes:
@@ -187,3 +222,26 @@ def listed_shards(folder: Path) -> list[str]:
     """Return the names of the shards that a folder's manifest lists."""
     manifest = read_manifest(folder)
     return [shard["name"] for shard in manifest["shards"]] if manifest.get("kind") == "shards" else []
+
+
+def existing_shards(output: str) -> Record | None:
+    """Return the record of finished or interrupted shards at `output`, as `delivery.Job` asks for it."""
+    found = existing_record(output, folder_of="shards")
+    if found != {}:
+        return found
+    journal: Record | None = read_manifest(Path(output) / JOURNAL).get("provenance")
+    if journal is not None:
+        return journal
+    # Another worker may have published the manifest and removed the journal since the first look.
+    return None if Journal(Path(output)).is_remnant() else read_manifest(output).get("provenance", {})
+
+
+def complete_shards(output: str) -> bool:
+    """Tell whether the shards at `output` were finished and are all there."""
+    folder = Path(output)
+    names = listed_shards(folder)
+    if not names or not all((folder / name).is_file() for name in names):
+        return False
+    # The manifest is published last: a journal beside it is what a kill left while it was being removed.
+    shutil.rmtree(folder / JOURNAL, ignore_errors=True)
+    return True

@@ -1,0 +1,74 @@
+"""`dprune train-dit`: a diffusion transformer, trained by flow matching."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from dprune import options
+from dprune.delivery import Delivery  # noqa: TC001 - click's callback is called with one
+
+if TYPE_CHECKING:
+    from dprune.training.plan import TrainingOptions
+
+
+@click.command()
+@options.apply(
+    click.argument("store", metavar="STORE", help="Latent store, as dprune encode makes it."),
+    click.option("--subset", metavar="FILE", help="Ids to train on (.npy), as dprune select makes them."),
+    click.option("--fold", metavar="I/N", help="Train on one of N disjoint folds, I from 0 to N-1."),
+    click.option("--arch", metavar="NAME/PATCH",
+                 help="nano, tiny, S, B, L or XL, with patch 1, 2, 4 or 8.  [default: XL/2, or that of --init]"),
+    click.option("--unconditional", is_flag=True, help="Leave labels out."),
+    click.option("--label-dropout", type=click.FloatRange(0, 1), default=0.1, show_default=True, metavar="X",
+                 help="Share of labels left out, so that samples can be guided."),
+    click.option("--time", type=click.Choice(["uniform", "logit-normal"]), default="uniform", show_default=True,
+                 help="How times are drawn."),
+    click.option("--init", metavar="FILE", help="Weights to begin with: a model of dprune, or a DiT or SiT."),
+    click.option("--vae", metavar="FILE", help="Autoencoder that decodes pictures at --evaluate-every."),
+    click.option("--latents-on", "place", type=click.Choice(["auto", "device", "host", "disk"]), default="auto",
+                 show_default=True, help="Where latents are held."),
+    click.option("--compile/--no-compile", "compiles", default=None,
+                 help="Compile the blocks.  [default: on a GPU]"),
+    options.trains(defaults="120000; batch 256, rate 1e-4"),
+    options.delivers("Run folder; model.safetensors appears in it when training is complete.", can_stop=True,
+                     shares_work=True),
+)  # fmt: skip
+def command(
+    *,
+    delivery: Delivery,
+    training: TrainingOptions,
+    store: str,
+    subset: str | None,
+    fold: str | None,
+    arch: str | None,
+    unconditional: bool,
+    label_dropout: float,
+    time: str,
+    init: str | None,
+    vae: str | None,
+    place: str,
+    compiles: bool | None,
+) -> None:
+    """Train a diffusion transformer on latents by flow matching.
+
+    The folder gets a log (log.jsonl), checkpoints at --save-every, and model.safetensors with averaged weights when
+    training is complete. A run that was stopped goes on with the same command; one that is finished goes on with a
+    larger --steps. Under torchrun all GPUs share each batch, and their number changes nothing but rounding.
+
+    \b
+    Examples:
+      dprune train-dit latents --arch XL/2 -o run
+      dprune train-dit latents --subset keep.npy --arch B/2 --epochs 200 -o run-kept
+      dprune train-dit latents --arch tiny/1 --batch-size 64 --steps 2000 --vae vae/model.safetensors -o run
+      dprune train-dit latents --subset keep.npy --init run/model.safetensors --lr 1e-5 --steps 20000 -o tuned
+      torchrun --nproc-per-node 8 -m dprune train-dit latents --stop-after 3h50m -o run
+    """
+    from dprune.training.dit_job import prepare
+
+    job = prepare(
+        store, training, subset=subset, fold=fold, arch=arch, unconditional=unconditional,
+        label_dropout=label_dropout, time=time, init=init, vae=vae, place=place, compiles=compiles, tags=delivery.tags,
+    )  # fmt: skip
+    delivery.deliver(job)

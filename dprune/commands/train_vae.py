@@ -1,0 +1,112 @@
+"""`dprune train-vae`: the autoencoder whose latents the diffusion model works in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dprune import options
+from dprune.delivery import Delivery  # noqa: TC001 - click's callback is called with one
+
+if TYPE_CHECKING:
+    from dprune.training.plan import TrainingOptions
+
+
+class Multipliers(click.ParamType[tuple[int, ...]]):
+    """Whole numbers such as 1,2,2,4."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse `value`."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+            self.fail(f"{value!r} is no list of whole numbers from 1, such as 1,2,2,4.", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+count, weight = click.IntRange(min=1), click.FloatRange(min=0)
+
+
+@click.command()
+@options.apply(
+    click.argument("shards", nargs=-1, required=True, metavar="SHARDS...",
+                   help="Folders, .tar files, globs, brace ranges, @lists or URLs."),
+    click.option("--subset", metavar="FILE", help="Ids to train on (.npy), or keys as text."),
+    click.option("--held-out", multiple=True, metavar="SHARDS",
+                 help="Shards to measure on; else some of those trained on are. Repeatable."),
+    click.option("--preset", type=click.Choice(["base", "tiny"]), default="base", show_default=True,
+                 help="base: 256 pixels, for a GPU; tiny: 32 pixels, for a CPU. Fills what is not given."),
+    click.option("--kind", type=click.Choice(["vq", "kl"]), default="vq", show_default=True,
+                 help="Quantised latents, or Gaussian ones."),
+    click.option("--image-size", type=count, metavar="N", help="Side of the images.  [default: base 256, tiny 32]"),
+    click.option("--width", type=count, metavar="N",
+                 help="Channels at full resolution.  [default: base 128, tiny 16]"),
+    click.option("--downsample", type=click.Choice([4, 8, 16]),
+                 help="Pixels a latent's side stands for.  [default: base 8, tiny 4]"),
+    click.option("--multipliers", type=Multipliers(), metavar="N,N,...",
+                 help="Of the width, one a resolution.  [default: 1,2,4 for 4; 1,2,2,4 for 8; 1,1,2,2,4 for 16]"),
+    click.option("--blocks", type=count, metavar="N",
+                 help="Residual blocks a resolution.  [default: base 2, tiny 1]"),
+    click.option("--latent-channels", type=count, metavar="N",
+                 help="Channels of a latent.  [default: base 8 (vq) or 4 (kl), tiny 4]"),
+    click.option("--codes", type=count, metavar="N", help="Size of the codebook.  [default: base 16384, tiny 512]"),
+    click.option("--l2-codes", is_flag=True, help="Give codes unit length."),
+    click.option("--commitment", type=weight, metavar="X",
+                 help="Weight of what pulls the encoder to its codes.  [default: 0.25]"),
+    click.option("--kl-weight", type=weight, metavar="X",
+                 help="Weight of the divergence of Gaussian latents.  [default: 1e-6]"),
+    click.option("--loss", type=click.Choice(["mse", "l1"]), default="mse", show_default=True,
+                 help="Of the pixels."),
+    click.option("--perceptual", metavar="none|lpips|timm:NAME",
+                 help="Network whose features count too.  [default: lpips if it has weights, else none]"),
+    click.option("--lpips-weights", metavar="FILE", help="State dict of lpips.LPIPS(net='vgg')."),
+    click.option("--perceptual-weights", metavar="FILE", help="Weights of timm:NAME."),
+    click.option("--perceptual-weight", type=weight, metavar="X", help="Of that term.  [default: 1]"),
+    click.option("--gan-weight", type=weight, default=0.0, show_default=True, metavar="X",
+                 help="Of the adversarial term, relative to the others; 0 for no critic."),
+    click.option("--gan-start", type=click.IntRange(min=0), metavar="N", help="First step with it.  [default: 0]"),
+    click.option("--flip", is_flag=True, help="Mirror images at random."),
+    click.option("--strict", is_flag=True, help="Fail on an image that cannot be decoded."),
+    options.workers,
+    options.trains(defaults="base 100000, batch 64, rate 1e-4; tiny 300, batch 16, rate 2e-3"),
+    options.delivers("Run folder; model.safetensors appears in it when training is complete.", can_stop=True,
+                     shares_work=True),
+)  # fmt: skip
+def command(
+    *,
+    delivery: Delivery,
+    training: TrainingOptions,
+    shards: tuple[str, ...],
+    subset: str | None,
+    held_out: tuple[str, ...],
+    strict: bool,
+    workers: int | None,
+    **autoencoder: Any,
+) -> None:
+    """Train an autoencoder on images.
+
+    The folder gets a log (log.jsonl), pictures of reconstructions below their originals' rows, checkpoints at
+    --save-every, and model.safetensors with averaged weights when training is complete. Images are cut to squares.
+    One that cannot be decoded is named and the next takes its place. A run that was stopped goes on with the same
+    command; under torchrun all GPUs share each batch, and their number changes nothing but rounding.
+
+    \b
+    Examples:
+      dprune train-vae shards --lpips-weights lpips.pt --gan-weight 0.5 --gan-start 20000 --flip -o vae
+      dprune train-vae shards --held-out more-shards --evaluate-every 5000 --codes 4096 --downsample 16 -o vae
+      dprune train-vae digits --preset tiny -o vae
+      dprune train-vae shards --subset keep.npy --kind kl --perceptual timm:resnet50 --perceptual-weights r50.pt -o vae
+      torchrun --nproc-per-node 8 -m dprune train-vae shards --batch-size 256 --stop-after 3h50m -o vae
+    """
+    from dprune.training.vae_job import prepare
+    from dprune.training.vae_settings import VAEOptions
+
+    job = prepare(
+        shards, VAEOptions(**autoencoder), training, subset=subset, held_out=held_out, workers=workers, strict=strict,
+        tags=delivery.tags,
+    )  # fmt: skip
+    delivery.deliver(job)

@@ -1,0 +1,283 @@
+"""Images of shards through a network: decoded in worker processes, gathered into batches, shard by shard."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import warnings
+from collections.abc import Callable, Sized
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dprune.errors import DpruneError, InputError
+from dprune.formats.images import BadImage, check_shape, decode_image, resize_image
+from dprune.formats.shards import ShardReader
+from dprune.runtime import check_stop
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Sequence
+
+    from dprune.formats.filling import Filling
+    from dprune.formats.provenance import Record
+    from dprune.formats.shards import Shard
+    from dprune.runtime import Monitor
+
+PIECE = 16
+T = TypeVar("T")
+Network = Callable[[list[Tensor]], tuple[Tensor, ...]]
+"""Takes a batch in pieces [n_i, c, h, w], as `Decoded` has them, and returns one row an image of each output."""
+
+
+class Piece(NamedTuple):
+    """A few samples of one shard, by the shard's position and the samples' rows."""
+
+    shard: int
+    rows: Sequence[int]
+
+
+class Decoded(NamedTuple):
+    """A piece after decoding.
+
+    Attributes:
+        images: [n, c, h, w], uint8 or float32 in 0 to 255; black where an image is bad.
+        labels: int64 [n], -1 for none.
+        bad: ledger, each entry with `row`, `key` and `reason`.
+        error: why the shard cannot be read, empty if it can.
+    """
+
+    images: Tensor
+    labels: Tensor
+    bad: list[Record]
+    error: str = ""
+
+
+class Images(Dataset[Decoded]):
+    """Decodes pieces; each worker process opens the shards anew.
+
+    Args:
+        shards: that pieces speak of.
+        transform: brings an RGB image to a tensor [c, h, w].
+    """
+
+    def __init__(self, shards: Sequence[Shard], transform: Callable[[Image.Image], Tensor]) -> None:
+        self._shards = shards
+        self._transform = transform
+        self._black = transform(Image.new("RGB", (32, 32)))
+        self.shape: tuple[int, ...] = tuple(self._black.shape)
+        self._position = -1
+        self._reader: ShardReader | None = None
+
+    def _open(self, position: int) -> ShardReader:
+        if self._reader is None or position != self._position:
+            shard = self._shards[position]
+            self._reader, self._position = ShardReader(shard, shard.index()), position
+        return self._reader
+
+    def __getitem__(self, piece: Piece) -> Decoded:
+        """Decode a piece; what goes wrong is returned, since exceptions of workers come with their tracebacks."""
+        try:
+            reader = self._open(piece.shard)
+            labels = torch.tensor([reader.label(row) for row in piece.rows], dtype=torch.int64)
+            images, bad = self._decode(reader, piece.rows)
+        except DpruneError as error:
+            return Decoded(self._black[None], torch.empty(0, dtype=torch.int64), [], str(error))
+        except OSError as error:
+            place = self._shards[piece.shard].location
+            return Decoded(
+                self._black[None], torch.empty(0, dtype=torch.int64), [], f"{place}: cannot be read: {error}."
+            )
+        return Decoded(images, labels, bad)
+
+    def _decode(self, reader: ShardReader, rows: Sequence[int]) -> tuple[Tensor, list[Record]]:
+        images = torch.empty((len(rows), *self.shape), dtype=self._black.dtype)
+        bad: list[Record] = []
+        for place, row in enumerate(rows):
+            try:
+                images[place] = self._shaped(decode_image(reader.image(row)))
+            except BadImage as error:
+                images[place] = 0
+                bad.append({"row": int(row), "key": reader.index.key(row), "reason": str(error)})
+        return images, bad
+
+    def _shaped(self, image: Image.Image) -> Tensor:
+        # Bringing the shorter side of a thread-like image to size would blow its longer side up.
+        side = min(image.size)
+        check_shape((round(image.width * self.shape[2] / side), round(image.height * self.shape[1] / side)))
+        return self._transform(image)
+
+
+def centred(images: Tensor) -> Tensor:
+    """Bring decoded images from 0 to 255 to [-1, 1], float32, as networks that make images see them."""
+    return images.to(torch.float32).div_(127.5).sub_(1)
+
+
+class CentreCrop:
+    """Brings an image to a square: the shorter side to size, the middle cut out.
+
+    Args:
+        size: of the square's side in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return uint8 [3, size, size]."""
+        pixels = np.asarray(resize_image(image, self._size, "center"))
+        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+def cut(shard: int, rows: Sequence[int], batch_size: int) -> Iterator[Piece]:
+    """Cut rows of a shard into pieces of batches; small pieces keep every worker busy to the end."""
+    for batch in (rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size)):
+        for begin in range(0, len(batch), PIECE):
+            yield Piece(shard, batch[begin : begin + PIECE])
+
+
+@contextlib.contextmanager
+def decoding(images: Dataset[T], pieces: Iterable[Any], workers: int, *, pin: bool) -> Iterator[Iterator[T]]:
+    """Decode pieces in order, ahead of their use, and end the workers with the block however it ends.
+
+    Args:
+        images: what decodes them.
+        pieces: in the order in which they will come; taken one by one if they are no sequence.
+        workers: processes, 0 for this one; never more than pieces of a sequence.
+        pin: whether to put them into memory that a GPU can copy from by itself.
+
+    Yields:
+        An iterator over the decoded pieces.
+    """
+    workers = min(workers, len(pieces)) if isinstance(pieces, Sized) else workers
+    ahead: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": _deaf} if workers else {}
+    with warnings.catch_warnings():
+        # Whoever asks for more workers than cores means it.
+        warnings.simplefilter("ignore")
+        loader = DataLoader(images, sampler=pieces, batch_size=None, num_workers=workers, pin_memory=pin, **ahead)
+    decoded = iter(loader)
+    try:
+        yield decoded
+    finally:
+        # Workers are deaf to the signal by which Python ends those that an exception left behind, and would be
+        # waited for without end.
+        if workers:
+            decoded._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _deaf(worker: int) -> None:
+    """Leave signals to the main process, which lets its workers finish; batch systems signal all processes at once."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class Part(NamedTuple):
+    """A shard whose images have been through a network.
+
+    Attributes:
+        shard: which one.
+        batches: the network's outputs, on its device.
+        labels: int64 [n], -1 for none.
+        bad: ledger of the images that could not be decoded.
+    """
+
+    shard: Shard
+    batches: list[tuple[Tensor, ...]]
+    labels: Tensor
+    bad: list[Record]
+
+    def output(self, number: int) -> Tensor | None:
+        """Return one output of all batches on the CPU, None for a shard without samples."""
+        return torch.cat([batch[number] for batch in self.batches]).cpu() if self.batches else None
+
+
+class Work(NamedTuple):
+    """How the images of shards are to go through a network.
+
+    Attributes:
+        filling: counts of the shards, and whether bad images are forgiven.
+        images: what decodes them.
+        network: what each batch goes through.
+        batch_size: images in a batch; none crosses the end of a shard.
+        workers: processes that decode.
+        pin: whether the network is on a GPU.
+    """
+
+    filling: Filling
+    images: Images
+    network: Network
+    batch_size: int
+    workers: int
+    pin: bool
+
+    def parts(self, shards: Sequence[Shard], label: str, monitor: Monitor) -> Generator[Part]:
+        """Send all images of `shards` through the network and yield what came out, a shard at a time.
+
+        Args:
+            shards: in the order in which `images` counts them.
+            label: what progress calls the work.
+            monitor: progress and requests to stop.
+
+        Raises:
+            InputError: a shard cannot be read, or holds an image that is not forgiven.
+            Interrupted: a signal or a deadline came.
+        """
+        counts = [self.filling.sizes[shard.name][0] for shard in shards]
+        pieces = [piece for number, count in enumerate(counts) for piece in cut(number, range(count), self.batch_size)]
+        with decoding(self.images, pieces, self.workers, pin=self.pin) as decoded:
+            monitor.start(label, sum(counts), "images")
+            for shard, count in zip(shards, counts, strict=True):
+                yield self._part(shard, count, decoded, monitor)
+
+    def _part(self, shard: Shard, count: int, decoded: Iterator[Decoded], monitor: Monitor) -> Part:
+        """Outputs stay on the device until the whole shard is through, so that nothing waits for it."""
+        part = Part(shard, [], torch.empty(count, dtype=torch.int64), [])
+        done = 0
+        while done < count:
+            check_stop(monitor)
+            batch: list[Tensor] = []
+            stop = min(done + self.batch_size, count)
+            while done < stop:
+                piece = next(decoded)
+                check(piece, shard, self.filling)
+                batch.append(piece.images)
+                part.labels[done : done + len(piece.labels)] = piece.labels
+                part.bad.extend(piece.bad)
+                done += len(piece.images)
+                monitor.advance(len(piece.images))
+            part.batches.append(self.network(batch))
+        return part
+
+
+def check(piece: Decoded, shard: Shard, filling: Filling) -> None:
+    """Raise what went wrong in the worker that decoded a piece.
+
+    Raises:
+        InputError: the shard cannot be read, or holds an image that is not forgiven.
+    """
+    if piece.error:
+        raise InputError(piece.error)
+    filling.forgive(shard, piece.bad)
+
+
+@contextlib.contextmanager
+def explained(device: torch.device, batch_size: int, workers: int) -> Iterator[None]:
+    """Turn what torch raises for want of memory into a sentence.
+
+    Raises:
+        DpruneError: the device is out of memory, or a worker died.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DpruneError(f"{device}: out of memory: give a --batch-size below {batch_size}.") from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DpruneError(
+            "a process that decodes images died, for want of memory or of shared memory (/dev/shm): "
+            f"give fewer --workers than {workers}."
+        ) from error

@@ -1,0 +1,1 @@
+"""Encoding: the images of shards into a store of latents."""

@@ -1,0 +1,277 @@
+"""Latent stores: what an autoencoder makes of a dataset's images, as codes (`vq`) or as moments (`kl`).
+
+Sums over a part's samples are tensors of the part beside its rows: in the metadata, which every rerun reads of every
+part, the counts of 16,384 codes would take more room than some parts' samples.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from dprune.errors import InputError
+from dprune.formats.provenance import digest, parent_record, without_version
+from dprune.formats.stores import Store
+from dprune.formats.tensors import map_tensor, tensor_places
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from dprune.formats.provenance import Record
+    from dprune.formats.tensors import Place
+
+KIND = "latents"
+CODEBOOK_FILE = "codebook.safetensors"
+MOST_CODES = 1 << 16
+"""Codes that uint16 can tell apart."""
+SUMS = {"vq": "code_counts", "kl": "channel_sums"}
+FLIPPED = "_flipped"
+# A channel that varies less than this, relative to its mean, does so by rounding alone.
+_CONSTANT = 1e-6
+_ROWS_AT_ONCE = 256
+
+
+class Row(NamedTuple):
+    """What one sample has in a tensor of every part."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+def row_tensors(network: Record, flips: bool) -> dict[str, Row]:
+    """Return the tensors with one row a sample that a part holds.
+
+    Args:
+        network: with `kind`, `channels` and `size`.
+        flips: whether the mirrored images' latents are there too.
+    """
+    size = network["size"]
+    names = ("codes",) if network["kind"] == "vq" else ("mean", "logvar")
+    row = Row(np.dtype("<f2"), (network["channels"], size, size))
+    if network["kind"] == "vq":
+        row = Row(np.dtype("<u2"), (size * size,))
+    latents = {name + suffix: row for suffix in ("", FLIPPED)[: 1 + flips] for name in names}
+    return {"label": Row(np.dtype("<i8"), ()), "valid": Row(np.dtype("?"), ()), **latents}
+
+
+def sums_shape(network: Record) -> tuple[int, ...]:
+    """Return the shape of a part's sums: [K] uses of each code, or [c, 2] sums of a channel's values and squares."""
+    return (network["codes"],) if network["kind"] == "vq" else (network["channels"], 2)
+
+
+def part_sums(network: Record, tensors: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Sum up a part's valid samples, flipped ones included.
+
+    Args:
+        network: with `kind`, `channels` and `codes`.
+        tensors: rows of the part by name.
+
+    Returns:
+        `vq`: how often each code occurs, int64 [K]. `kl`: float64 [c, 2], of each channel the sum of the means and the
+        sum of the posterior's second moment, mean^2 + exp(logvar). It depends on nothing but the rows.
+    """
+    valid = tensors["valid"]
+    if network["kind"] == "vq":
+        found = [tensors[name][valid].ravel() for name in tensors if name.startswith("codes")]
+        return np.bincount(np.concatenate(found), minlength=network["codes"]).astype(np.int64)
+    # One sample's sums at a time, then over the samples: the order is the same however many rows are read at once.
+    total = np.zeros((network["channels"], 2))
+    for suffix in ("", FLIPPED):
+        if f"mean{suffix}" in tensors:
+            total += _moment_sums(tensors[f"mean{suffix}"][valid], tensors[f"logvar{suffix}"][valid])
+    return total
+
+
+def _moment_sums(means: npt.NDArray[np.float16], logvars: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
+    by_sample = np.empty((len(means), means.shape[1], 2))
+    for begin in range(0, len(means), _ROWS_AT_ONCE):
+        rows = slice(begin, begin + _ROWS_AT_ONCE)
+        mean, logvar = means[rows].astype(np.float64), logvars[rows].astype(np.float64)
+        by_sample[rows, :, 0] = mean.sum((2, 3))
+        by_sample[rows, :, 1] = (mean**2 + np.exp(logvar)).sum((2, 3))
+    total: npt.NDArray[np.float64] = by_sample.sum(0)
+    return total
+
+
+@dataclass(frozen=True)
+class Latents:
+    """A latent store whose parts are all there and of the right shapes.
+
+    Attributes:
+        store: its folder, shards and counts.
+        network: `kind` (`vq` or `kl`), `channels` of a latent, `size` of its side, `codes` in the codebook (0 for
+            `kl`) and `image_size` in pixels.
+        flips: whether it holds the mirrored images' latents too.
+        codebook: float32 [K, c], None for `kl`.
+    """
+
+    store: Store
+    network: dict[str, Any]
+    flips: bool
+    codebook: npt.NDArray[np.float32] | None
+    _places: tuple[dict[str, Place], ...]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return sum(self.store.counts)
+
+    @property
+    def record(self) -> Record:
+        """Provenance of the store."""
+        return self.store.record
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of the dataset."""
+        return self.store.fingerprint
+
+    @property
+    def tensors(self) -> dict[str, Row]:
+        """What one sample has in each tensor."""
+        return row_tensors(self.network, self.flips)
+
+    def mapped(self, name: str) -> list[npt.NDArray[Any]]:
+        """Map a tensor without reading it.
+
+        Args:
+            name: one of `tensors`, or of the sums.
+
+        Returns:
+            A read-only array for each part, in order; [n, ...] with n of the part.
+        """
+        paths = map(self.store.path, self.store.shards)
+        return [map_tensor(path, places[name]) for path, places in zip(paths, self._places, strict=True)]
+
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Return the labels, int64 [N], -1 for none."""
+        return np.concatenate(self.mapped("label"))
+
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """Return which samples' images could be decoded, bool [N]; the others' rows are zero."""
+        return np.concatenate(self.mapped("valid"))
+
+    @functools.cached_property
+    def classes(self) -> int:
+        """The largest label and one, 0 where no sample has one."""
+        return int(self.labels().max(initial=-1)) + 1
+
+    @functools.cached_property
+    def sums(self) -> npt.NDArray[Any]:
+        """The sums of all parts, see `part_sums`, added in their order."""
+        parts = self.mapped(SUMS[self.network["kind"]])
+        return functools.reduce(np.add, parts, np.zeros(sums_shape(self.network), parts[0].dtype))
+
+    @functools.cached_property
+    def _moments(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Mean and deviation of each channel, float64 [c], over all places of all valid samples."""
+        if self.codebook is not None:
+            share = (self.sums / max(int(self.sums.sum()), 1))[:, None]
+            codebook = self.codebook.astype(np.float64)
+            mean = (share * codebook).sum(0)
+            variance = (share * (codebook - mean) ** 2).sum(0)
+        else:
+            values = int(self.valid().sum()) * (1 + self.flips) * self.network["size"] ** 2
+            mean, square = (self.sums / max(values, 1)).T
+            variance = np.maximum(square - mean**2, 0)
+        std = np.sqrt(variance)
+        # A constant channel becomes zero by subtracting its mean; dividing by its deviation would give no number.
+        return mean, np.where(std > _CONSTANT * np.abs(mean), std, 1.0)
+
+    @property
+    def mean(self) -> npt.NDArray[np.float32]:
+        """Mean of each channel over the whole store, float32 [c]."""
+        return self._moments[0].astype(np.float32)
+
+    @property
+    def std(self) -> npt.NDArray[np.float32]:
+        """Deviation of each channel over the whole store, the posterior's variance included, float32 [c]; never 0."""
+        return self._moments[1].astype(np.float32)
+
+    def as_parent(self) -> Record:
+        """Describe it as the input of another file."""
+        return parent_record(self.record, digest([self.fingerprint, without_version(self.record)]))
+
+
+def open_latents(path: str | Path) -> Latents:
+    """Open a latent store for reading.
+
+    Raises:
+        InputError: it is none, parts of it are missing or damaged, or it holds no sample that could be decoded.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        problem = "is a file" if path.exists() else "no such folder"
+        raise InputError(f"{path}: {problem}: name the folder that dprune encode made.")
+    store = Store.open(path, KIND)
+    network, flips = _network(store)
+    # Reading all parts' metadata first tells those that are missing.
+    places = tuple(checked_part(store, shard, part["count"], network, flips)
+                   for shard, part in zip(store.shards, store.parts, strict=True))  # fmt: skip
+    latents = Latents(store, network, flips, _codebook(store, network), places)
+    if not any(part.any() for part in latents.mapped("valid")):
+        raise InputError(f"{path}: holds no image that could be decoded: encode other shards.")
+    _check_sums(latents)
+    return latents
+
+
+def _network(store: Store) -> tuple[dict[str, Any], bool]:
+    """Return what the manifest says of the network and of flips."""
+    options = store.record.get("options", {})
+    network, flips = options.get("network"), options.get("flips")
+    numbers = ("channels", "size", "codes", "image_size")
+    if (
+        not isinstance(network, dict)
+        or network.get("kind") not in SUMS
+        or not all(type(network.get(name)) is int and network[name] >= 0 for name in numbers)
+        or not isinstance(flips, bool)
+    ):
+        raise InputError(f"{store.folder}: its manifest does not say what made the latents: {store.again}.")
+    return network, flips
+
+
+def checked_part(store: Store, shard: str, count: int, network: Record, flips: bool) -> dict[str, Place]:
+    """Return where a part's tensors lie.
+
+    Raises:
+        InputError: one is missing or of another shape.
+    """
+    expected = {name: (row.dtype, (count, *row.shape)) for name, row in row_tensors(network, flips).items()}
+    sums = np.dtype("<i8" if network["kind"] == "vq" else "<f8")
+    expected[SUMS[network["kind"]]] = sums, sums_shape(network)
+    path = store.path(shard)
+    places = tensor_places(path)
+    for name, (dtype, shape) in expected.items():
+        found = places.get(name)
+        if found is None or (found.dtype, found.shape) != (dtype, shape):
+            is_ = f"is {found.dtype} {list(found.shape)}" if found else "is missing"
+            raise InputError(f"{path}: its tensor {name!r} {is_}, not {dtype} {list(shape)}: "
+                             f"remove the file and {store.again}.")  # fmt: skip
+    return places
+
+
+def _codebook(store: Store, network: Record) -> npt.NDArray[np.float32] | None:
+    if network["kind"] == "kl":
+        return None
+    codebook = store.read_beside(CODEBOOK_FILE).get("codebook")
+    shape = (network["codes"], network["channels"])
+    if codebook is None or codebook.shape != shape or codebook.dtype != np.float32 or not np.isfinite(codebook).all():
+        raise InputError(
+            f"{store.folder / CODEBOOK_FILE}: holds no codebook of float32 {list(shape)}: "
+            f"remove the file and {store.again}."
+        )
+    return codebook
+
+
+def _check_sums(latents: Latents) -> None:
+    """Refuse a store whose codes were counted otherwise than its samples: no channel would be normalised right."""
+    values = int(latents.valid().sum()) * (1 + latents.flips) * latents.network["size"] ** 2
+    sound = np.isfinite(latents.sums).all() and (latents.codebook is None or int(latents.sums.sum()) == values)
+    if not sound or not np.isfinite(latents.std).all():
+        raise InputError(
+            f"{latents.store.folder}: the sums of its parts are not those of its {len(latents):,} samples: "
+            f"remove the parts and {latents.store.again}."
+        )

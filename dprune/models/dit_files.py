@@ -1,0 +1,145 @@
+"""Loading diffusion transformers: dprune's own files, and state dicts of facebookresearch/DiT and willisma/SiT."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dprune.errors import InputError
+from dprune.formats.weights import read_state
+from dprune.models.architectures import ARCHITECTURES
+from dprune.models.dit import DiT, DiTConfig
+from dprune.models.files import ModelFile, fits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+# What DiT and SiT multiply the latents of Stable Diffusion's autoencoder with.
+LATENT_SCALE = 0.18215
+_HEADS = {width: heads for name, (width, _, heads) in ARCHITECTURES.items() if name in ("S", "B", "L", "XL")}
+
+
+@dataclass(frozen=True)
+class LoadedDiT:
+    """A diffusion transformer ready for use, and what its latents are.
+
+    Attributes:
+        model: in eval mode, float32, without gradients.
+        file: where it comes from.
+        mean: of the latents, float32 [C]; latents are normalised * std + mean.
+        std: of the latents, float32 [C].
+    """
+
+    model: DiT
+    file: ModelFile
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def null(self) -> int:
+        """The label that stands for none."""
+        return self.model.config.classes
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model knows labels."""
+        return self.model.config.classes > 0
+
+    @property
+    def label_count(self) -> int:
+        """Labels that it was trained on; its table may have more, which a larger model that it began with had."""
+        count = self.file.network.get("label_count")
+        return count if isinstance(count, int) and 0 < count <= self.null else self.null
+
+    def denormalised(self, latents: Tensor) -> Tensor:
+        """Bring normalised latents [B, C, H, W] to the scale that the autoencoder decodes."""
+        return latents * self.std[:, None, None] + self.mean[:, None, None]
+
+
+def load_dit(path: str | Path, device: torch.device) -> LoadedDiT:
+    """Load a diffusion transformer.
+
+    Files made elsewhere tell their configuration by the shapes of their tensors, except for the number of heads, which
+    is that of DiT's architecture of the same width; their latents are those of Stable Diffusion's autoencoder as SiT
+    scales them.
+
+    Args:
+        path: a `model.safetensors` of dprune, or a safetensors or torch file of a state dict.
+        device: where the weights go.
+
+    Raises:
+        InputError: the file is missing, damaged, or no such network.
+    """
+    file = ModelFile.open(path)
+    kind = file.network.get("kind")
+    if kind not in (None, "dit"):
+        raise InputError(f"{path}: holds a network of kind {kind}, not a DiT: give what dprune train-dit made.")
+    state = file.state() if kind else read_state(file.path)
+    config, mean, std = _described(file) if kind else _inferred(file.path, state)
+    try:
+        with torch.device("meta"):
+            model = DiT(config)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise InputError(f"{path}: describes no possible DiT ({error}): make it again.") from error
+    if unlike := fits(model, state):
+        raise InputError(f"{path}: does not fit the DiT that it is said to be ({unlike}): copy or make it again.")
+    model.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+    scale = (torch.tensor(values, dtype=torch.float32, device=device) for values in (mean, std))
+    return LoadedDiT(model.to(device).eval().requires_grad_(False), file, *scale)
+
+
+def _described(file: ModelFile) -> tuple[DiTConfig, list[float], list[float]]:
+    """Read what dprune wrote beside its weights."""
+    try:
+        config = DiTConfig(**{field.name: file.network[field.name] for field in fields(DiTConfig)})
+        mean, std = ([float(value) for value in file.network[name]] for name in ("mean", "std"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file.path}: its description is damaged ({error}): make it again.") from error
+    if not len(mean) == len(std) == config.channels:
+        raise InputError(
+            f"{file.path}: its description is damaged (it does not normalise every channel): make it again."
+        )
+    return config, mean, std
+
+
+def _inferred(path: Path, state: dict[str, Tensor]) -> tuple[DiTConfig, list[float], list[float]]:
+    """Tell the configuration by the shapes of a state dict."""
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    try:
+        width, channels, patch, _ = shapes["x_embedder.proj.weight"]
+        _, tokens, _ = shapes["pos_embed"]
+        rows, _ = shapes["y_embedder.embedding_table.weight"]
+        outputs, _ = shapes["final_layer.linear.weight"]
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{path}: is no DiT or SiT ({error}): give what dprune train-dit made, or such a network's state dict."
+        ) from error
+    if width not in _HEADS:
+        raise InputError(
+            f"{path}: does not say how many heads it has, and DiT has no architecture of width {width} "
+            f"(it has {', '.join(map(str, _HEADS))}): give such a one, or what dprune train-dit made."
+        )
+    numbers = [name.split(".")[1] for name in shapes if name.startswith("blocks.")]
+    depth = len({number for number in numbers if number.isdecimal()})
+    learn_sigma = outputs == 2 * patch**2 * channels
+    size = math.isqrt(tokens) * patch
+    config = DiTConfig(size, channels, patch, width, depth, _HEADS[width], rows - 1, learn_sigma)
+    return config, [0.0] * channels, [1 / LATENT_SCALE] * channels
+
+
+def network_metadata(config: DiTConfig, mean: Tensor, std: Tensor, label_count: int) -> dict[str, Any]:
+    """Describe a DiT for the metadata of its file, as `load_dit` reads it.
+
+    Args:
+        config: of the model.
+        mean: of the latents, [C].
+        std: of the latents, [C].
+        label_count: largest label of the store that it was trained on, and one.
+    """
+    latents = {"mean": mean.tolist(), "std": std.tolist(), "label_count": label_count}
+    return {"kind": "dit", **config.as_json(), **latents}

@@ -1,0 +1,129 @@
+"""How different two images look to a network that was trained for something else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dprune.errors import InputError
+from dprune.formats.weights import read_state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+# Layers of torchvision's VGG16 after which LPIPS looks: the last activation before each of its poolings.
+VGG_STAGES = (range(4), range(4, 9), range(9, 16), range(16, 23), range(23, 30))
+VGG_CHANNELS = (64, 128, 256, 512, 512)
+# ImageNet's mean and deviation for images in [-1, 1], rounded as in the authors' code.
+LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+MOST_DEPTHS = 5
+
+
+def _unit(features_BCHW: Tensor) -> Tensor:
+    """Give the feature vector of every place unit length."""
+    features = features_BCHW.float()
+    return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
+
+
+class _Distance(nn.Module):
+    """What the distances share: the normalisation of images, and no training."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, shift: Sequence[float], scale: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.tensor(shift)[:, None, None])
+        self.register_buffer("scale", torch.tensor(scale)[:, None, None])
+
+    def train(self, mode: bool = True) -> _Distance:
+        """Stay in evaluation mode, whatever the rest of the training does."""
+        return super().train(False)
+
+    def _normalised(self, images_BCHW: Tensor) -> Tensor:
+        return (images_BCHW - self.shift) / self.scale
+
+
+class LPIPS(_Distance):
+    """Learned perceptual distance (Zhang et al., "The unreasonable effectiveness of deep features", 2018), VGG16.
+
+    Args:
+        weights: a file of `lpips.LPIPS(net="vgg").state_dict()`, with the features and the five linear heads.
+
+    Raises:
+        InputError: the file is missing, damaged or holds something else.
+    """
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__(LPIPS_SHIFT, LPIPS_SCALE)
+        from torchvision.models import vgg16
+
+        with torch.device("meta"):
+            layers = vgg16(weights=None).features
+            self.stages = nn.ModuleList(layers[stage.start : stage.stop] for stage in VGG_STAGES)
+            self.heads = nn.ModuleList(nn.Conv2d(channels, 1, 1, bias=False) for channels in VGG_CHANNELS)
+        self._load(weights)
+        self.requires_grad_(False).eval()
+
+    def _load(self, path: Path) -> None:
+        own = [(name, value) for name, value in self.named_parameters()]
+        state, published = read_state(path), {_published(name): name for name, _ in own}
+        # The package's state dict names its heads twice and holds constants.
+        strange = sorted(name for name in state.keys() - published if not name.startswith(("lins.", "scaling_layer.")))
+        missing = sorted(published.keys() - state.keys())
+        problem = f"{missing[0]} is missing" if missing else f"{strange[0]} is not expected" if strange else ""
+        found = {published[name]: value for name, value in state.items() if name in published}
+        for name, value in own if not problem else ():
+            if found[name].shape != value.shape:
+                problem = f"{_published(name)} is {list(found[name].shape)}, not {list(value.shape)}"
+        if problem:
+            raise InputError(
+                f"--lpips-weights {path}: {problem}: give the state dict of lpips.LPIPS(net='vgg'), saved to a file."
+            )
+        self.load_state_dict({"shift": self.shift, "scale": self.scale, **found}, assign=True)
+
+    def forward(self, a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
+        """Return the distances between images [B, 3, H, W] in [-1, 1], float32 [B]."""
+        x, total = self._normalised(torch.cat((a_BCHW, b_BCHW))), torch.zeros((), device=a_BCHW.device)
+        for stage, head in zip(self.stages, self.heads, strict=True):
+            x = stage(x)
+            a, b = _unit(x).chunk(2)
+            total = total + head((a - b).square()).float().flatten(1).mean(1)
+        return total
+
+
+def _published(name: str) -> str:
+    """Return what the package calls a parameter."""
+    part, number, rest = name.split(".", 2)
+    return f"net.slice{int(number) + 1}.{rest}" if part == "stages" else f"lin{number}.model.1.{rest}"
+
+
+class FeatureDistance(_Distance):
+    """Distance between the features of any network of timm at several depths, all of one weight.
+
+    It is LPIPS without learned heads.
+
+    Args:
+        module: the network, whose `forward_intermediates` gives maps of features.
+        mean: what the network subtracts from images in [0, 1].
+        std: what it divides them by then.
+    """
+
+    def __init__(self, module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__([2 * value - 1 for value in mean], [2 * value for value in std])
+        self.module: Any = module
+        self.requires_grad_(False).eval()
+
+    def forward(self, a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
+        """Return the distances between images [B, 3, H, W] in [-1, 1], float32 [B]."""
+        images = self._normalised(torch.cat((a_BCHW, b_BCHW)))
+        maps = self.module.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
+        every = max(1, round(len(maps) / MOST_DEPTHS))
+        # From the end, so that the deepest is among them.
+        chosen = maps[::-every][:MOST_DEPTHS]
+        found = [torch.sub(*_unit(x).chunk(2)).square().sum(1).flatten(1).mean(1) for x in chosen]
+        return torch.stack(found).mean(0)

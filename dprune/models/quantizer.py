@@ -1,0 +1,144 @@
+"""Vector quantisation: latents become the nearest of a table of codes (van den Oord et al., 2017)."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Distances that exist at once: 32,768 tokens against 16,384 codes would take 2 GiB.
+MOST_DISTANCES = 1 << 25
+USAGE_DECAY = 0.99
+DEAD_BELOW = 0.03
+
+
+class Quantized(NamedTuple):
+    """Latents after quantisation.
+
+    Attributes:
+        latents: the codes' vectors, whose gradient passes to the encoder unchanged; float32 [B, c, h, w].
+        codes: int64 [B, h * w], row by row.
+        tokens: what was quantised, of unit length where codes are; float32 [B * h * w, c], without gradient.
+        codebook: squared distance that pulls the codes to the latents, a mean a sample; [B].
+        commitment: the same that pulls the latents to the codes; [B].
+    """
+
+    latents: Tensor
+    codes: Tensor
+    tokens: Tensor
+    codebook: Tensor
+    commitment: Tensor
+
+
+def nearest(latents_NC: Tensor, codebook_KC: Tensor) -> Tensor:
+    """Find the nearest code of each vector in float32, whatever precision matrix products have around it.
+
+    Args:
+        latents_NC: float32 [N, c].
+        codebook_KC: float32 [K, c].
+
+    Returns:
+        int64 [N]; the first of several that are equally near.
+    """
+    squares_K = codebook_KC.square().sum(1)
+    rows = max(1, MOST_DISTANCES // len(codebook_KC))
+    with _full_precision(latents_NC.device.type):
+        # The vector's own square is the same for all codes.
+        found = [torch.addmm(squares_K, chunk, codebook_KC.T, alpha=-2).argmin(1) for chunk in latents_NC.split(rows)]
+    return torch.cat(found)
+
+
+@contextlib.contextmanager
+def _full_precision(device: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class Quantizer(nn.Module):
+    """A table of codes and how often each is used.
+
+    Usage is relative: 1 where a code takes as many tokens as the mean code. It begins at 0, so that the first
+    revival replaces every code by an output of the encoder: codes drawn without looking at the data would mostly lie
+    where the encoder's outputs are not, and a few of them would take all tokens.
+
+    Args:
+        codes: K.
+        channels: of a code.
+        normalized: whether codes and latents are brought to unit length, so that the nearest is the most similar
+            (Yu et al., "Vector-quantized image modeling with improved VQGAN", 2022).
+    """
+
+    usage: Tensor
+
+    def __init__(self, codes: int, channels: int, normalized: bool) -> None:
+        super().__init__()
+        self.normalized = normalized
+        self.embedding = nn.Parameter(torch.empty(codes, channels))
+        nn.init.uniform_(self.embedding, -1 / codes, 1 / codes)
+        self.register_buffer("usage", torch.zeros(codes))
+
+    @property
+    def codebook(self) -> Tensor:
+        """The vectors that decoding uses, float32 [K, c]."""
+        return F.normalize(self.embedding, dim=1) if self.normalized else self.embedding
+
+    def forward(self, latents_BCHW: Tensor) -> Quantized:
+        """Quantise latents, float32 [B, c, h, w]."""
+        z_BCHW = F.normalize(latents_BCHW, dim=1) if self.normalized else latents_BCHW
+        tokens_NC = z_BCHW.detach().permute(0, 2, 3, 1).flatten(0, 2)
+        codes_BT = nearest(tokens_NC, self.codebook.detach()).view(len(z_BCHW), -1)
+        e_BCHW = self.look_up(codes_BT, z_BCHW.shape[2])
+        codebook = (z_BCHW.detach() - e_BCHW).square().flatten(1).mean(1)
+        commitment = (z_BCHW - e_BCHW.detach()).square().flatten(1).mean(1)
+        return Quantized(z_BCHW + (e_BCHW - z_BCHW).detach(), codes_BT, tokens_NC, codebook, commitment)
+
+    def codes(self, latents_BCHW: Tensor) -> Tensor:
+        """Return the code of each place, int64 [B, h * w]; length does not matter where codes are normalised."""
+        tokens_NC = latents_BCHW.detach().permute(0, 2, 3, 1).flatten(0, 2).float()
+        return nearest(tokens_NC, self.codebook.detach()).view(len(latents_BCHW), -1)
+
+    def look_up(self, codes_BT: Tensor, height: int) -> Tensor:
+        """Return the vectors of codes as latents [B, c, h, w]."""
+        found_BTC: Tensor = F.embedding(codes_BT, self.codebook)
+        latents: Tensor = found_BTC.unflatten(1, (height, -1)).permute(0, 3, 1, 2)
+        return latents
+
+    def counts(self, codes: Tensor) -> Tensor:
+        """Count how often each code occurs, float32 [K]."""
+        return torch.zeros_like(self.usage).index_add_(
+            0, codes.flatten(), torch.ones_like(codes, dtype=torch.float32).flatten()
+        )
+
+    def observe(self, counts_K: Tensor) -> None:
+        """Move usage towards that of one global batch, given how often it took each code."""
+        relative = counts_K * (len(counts_K) / counts_K.sum())
+        self.usage.lerp_(relative, 1 - USAGE_DECAY)
+
+    def revive(self, candidates_KC: Tensor) -> Tensor:
+        """Replace codes that are hardly used, each by its candidate, and count them as used evenly from now on.
+
+        Returns:
+            Which codes those are, bool [K]. Whoever keeps moments or averages of the codes has to reset these rows.
+        """
+        dead_K = self.usage < DEAD_BELOW
+        with torch.no_grad():
+            self.embedding.copy_(torch.where(dead_K[:, None], candidates_KC, self.embedding))
+        self.usage.masked_fill_(dead_K, 1.0)
+        return dead_K
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Return the share of the codes that are in use, and the perplexity of their distribution."""
+        p = self.usage / self.usage.sum().clamp(min=1e-12)
+        perplexity: Tensor = torch.special.entr(p).sum().exp()
+        return (self.usage >= DEAD_BELOW).float().mean(), perplexity

@@ -1,0 +1,257 @@
+"""The autoencoder whose latents the diffusion model works in.
+
+Encoder and decoder follow VQGAN (Esser et al., 2021) and latent diffusion (Rombach et al., 2022): residual blocks, one
+attention where the resolution is lowest, and a 1x1 convolution on either side of the latents, which are quantised
+(`vq`) or Gaussian (`kl`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dprune.errors import InputError
+from dprune.models.files import ModelFile, fits
+from dprune.models.quantizer import Quantizer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+MOST_GROUPS, LEAST_CHANNELS = 32, 4
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """What determines an autoencoder's parameters.
+
+    Attributes:
+        kind: `vq` or `kl`.
+        image_size: side of the images that it was trained on, in pixels.
+        width: channels at full resolution, a multiple of 4.
+        multipliers: of the width at each resolution; each but the first has half the side of the one before.
+        blocks: residual blocks at each resolution.
+        latent_channels: channels of a latent.
+        codes: in the codebook, 0 for `kl`.
+        l2_codes: whether codes have unit length.
+    """
+
+    kind: str
+    image_size: int
+    width: int
+    multipliers: tuple[int, ...]
+    blocks: int
+    latent_channels: int
+    codes: int
+    l2_codes: bool
+
+    @property
+    def downsample(self) -> int:
+        """How many pixels a side of a latent stands for."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+    @property
+    def latent_size(self) -> int:
+        """Side of an image's latents."""
+        return self.image_size // self.downsample
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the configuration as the header of a file holds it, where `kind` says that it is an autoencoder."""
+        values = {**asdict(self), "latents": self.kind, "multipliers": list(self.multipliers)}
+        return {name: value for name, value in values.items() if name != "kind"}
+
+    @classmethod
+    def from_json(cls, header: Mapping[str, Any]) -> VAEConfig:
+        """Read what `as_json` wrote, among other things.
+
+        Raises:
+            KeyError: something is missing.
+        """
+        values = {field.name: header[field.name] for field in fields(cls) if field.name != "kind"}
+        return cls(**{**values, "kind": header["latents"], "multipliers": tuple(values["multipliers"])})
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Normalise over groups of at least four channels; in narrower ones little but the sign would be left."""
+    return nn.GroupNorm(math.gcd(MOST_GROUPS, channels // LEAST_CHANNELS), channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm1 = group_norm(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2 = group_norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map [B, inputs, H, W] to [B, outputs, H, W]."""
+        h = self.conv1(F.silu(self.norm1(x_BCHW)))
+        out: Tensor = self.shortcut(x_BCHW) + self.conv2(F.silu(self.norm2(h)))
+        return out
+
+
+class Attention(nn.Module):
+    """Every place looks at every other, with one head."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map [B, C, H, W] to the same shape."""
+        q, k, v = (part.flatten(2).mT[:, None] for part in self.qkv(self.norm(x_BCHW)).chunk(3, dim=1))
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = x_BCHW + self.proj(mixed[:, 0].mT.unflatten(2, x_BCHW.shape[2:]))
+        return out
+
+
+class Downsample(nn.Conv2d):
+    """Halves the resolution; padded at the right and the bottom only, so that an output lies over its own pixels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, stride=2)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, C, H/2, W/2]."""
+        return super().forward(F.pad(x_BCHW, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Conv2d):
+    """Doubles the resolution, then smooths."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, C, 2H, 2W]."""
+        return super().forward(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
+
+
+def _middle(channels: int) -> list[nn.Module]:
+    return [ResidualBlock(channels, channels), Attention(channels), ResidualBlock(channels, channels)]
+
+
+def encoder(config: VAEConfig, outputs: int) -> nn.Sequential:
+    """Return the layers from images [B, 3, H, W] to [B, outputs, h, w]."""
+    channels = config.width
+    layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1)]
+    for level, multiplier in enumerate(config.multipliers):
+        if level:
+            layers.append(Downsample(channels))
+        for _ in range(config.blocks):
+            layers.append(ResidualBlock(channels, config.width * multiplier))
+            channels = config.width * multiplier
+    layers += [*_middle(channels), group_norm(channels), nn.SiLU(), nn.Conv2d(channels, outputs, 3, padding=1)]
+    return nn.Sequential(*layers)
+
+
+def decoder(config: VAEConfig) -> nn.Sequential:
+    """Return the layers from latents [B, c, h, w] to images [B, 3, H, W]; one block a level more than the encoder."""
+    channels = config.width * config.multipliers[-1]
+    layers: list[nn.Module] = [nn.Conv2d(config.latent_channels, channels, 3, padding=1), *_middle(channels)]
+    for level, multiplier in reversed(list(enumerate(config.multipliers))):
+        for _ in range(config.blocks + 1):
+            layers.append(ResidualBlock(channels, config.width * multiplier))
+            channels = config.width * multiplier
+        if level:
+            layers.append(Upsample(channels))
+    layers += [group_norm(channels), nn.SiLU(), nn.Conv2d(channels, 3, 3, padding=1)]
+    return nn.Sequential(*layers)
+
+
+class VAE(nn.Module):
+    """Turns images into latents and back."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        outputs = config.latent_channels * (2 if config.kind == "kl" else 1)
+        self.encoder = encoder(config, outputs)
+        self.before_latent = nn.Conv2d(outputs, outputs, 1)
+        self.after_latent = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+        self.decoder = decoder(config)
+        if config.kind == "vq":
+            self.quantizer = Quantizer(config.codes, config.latent_channels, config.l2_codes)
+
+    @property
+    def codebook(self) -> Tensor:
+        """The vectors that decoding uses, float32 [K, c]; `vq` only."""
+        return self.quantizer.codebook
+
+    @property
+    def last_weight(self) -> Tensor:
+        """The weight of the decoder's last layer."""
+        weight = self.decoder[-1].weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    def encode(self, images_BCHW: Tensor) -> Tensor:
+        """Return what the encoder says of images, float32: latents before quantisation, or mean and log-variance."""
+        out: Tensor = self.before_latent(self.encoder(images_BCHW))
+        return out.float()
+
+    def codes(self, images_BCHW: Tensor) -> Tensor:
+        """Return the codes of images [B, 3, H, W] in [-1, 1], int64 [B, h * w], row by row; `vq` only."""
+        return self.quantizer.codes(self.encode(images_BCHW))
+
+    def moments(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of the latents of images, float32 [B, c, h, w] each; `kl` only."""
+        mean, logvar = self.encode(images_BCHW).chunk(2, dim=1)
+        return mean, logvar.clamp(-30, 20)
+
+    def decode(self, latents_BCHW: Tensor) -> Tensor:
+        """Turn latents [B, c, h, w] into images [B, 3, H, W], which may go a little beyond [-1, 1]."""
+        images: Tensor = self.decoder(self.after_latent(latents_BCHW))
+        return images
+
+    def snap(self, latents_BCHW: Tensor) -> Tensor:
+        """Replace each place of latents [B, c, h, w] by the nearest code; Gaussian latents stay as they are."""
+        if self.config.kind == "kl":
+            return latents_BCHW
+        return self.quantizer.look_up(self.quantizer.codes(latents_BCHW), latents_BCHW.shape[2])
+
+    def reconstruct(self, images_BCHW: Tensor) -> Tensor:
+        """Encode and decode images; Gaussian latents are taken at their mean."""
+        latents = self.moments(images_BCHW)[0] if self.config.kind == "kl" else self.snap(self.encode(images_BCHW))
+        return self.decode(latents)
+
+
+def load_vae(path: str | Path, device: torch.device) -> tuple[VAE, ModelFile]:
+    """Load an autoencoder.
+
+    Args:
+        path: a `model.safetensors` of `train-vae`.
+        device: where the weights go.
+
+    Returns:
+        The network in evaluation mode, float32, without gradients; and its file.
+
+    Raises:
+        InputError: the file is missing, damaged, or no autoencoder of dprune.
+    """
+    file = ModelFile.open(path)
+    kind = file.network.get("kind")
+    if kind != "vae":
+        holds = f"holds a network of kind {kind}" if kind else "was not made by dprune"
+        raise InputError(f"{path}: {holds}, not an autoencoder: give the model.safetensors of dprune train-vae.")
+    try:
+        with torch.device("meta"):
+            vae = VAE(VAEConfig.from_json(file.network))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: its description is damaged ({error}): make it again.") from error
+    state = file.state()
+    if unlike := fits(vae, state):
+        raise InputError(f"{path}: does not fit the autoencoder that it is said to be ({unlike}): make it again.")
+    vae.load_state_dict(state, assign=True)
+    return vae.to(device).eval().requires_grad_(False), file

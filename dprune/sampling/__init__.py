@@ -1,0 +1,1 @@
+"""Sampling: images from noise, one a seed, as shards."""

@@ -1,0 +1,180 @@
+"""What is made of generated images beside their shards: a picture of the first, and the evaluator's array of all."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import zipfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from dprune.errors import InputError
+from dprune.formats.images import decode_image, tile
+from dprune.formats.publish import publish, publish_bytes
+from dprune.formats.shard_index import build_index
+from dprune.formats.shards import Shard, ShardReader
+from dprune.runtime import default_workers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]
+
+SOFTWARE = "dprune"
+# Images that are decoded at once: 200 MB at 256 pixels.
+CHUNK = 1024
+
+
+def _readers(shards: Iterable[Path]) -> Iterator[ShardReader]:
+    for path in shards:
+        yield ShardReader(Shard(str(path)), build_index(str(path)))
+
+
+def _rows(shards: Iterable[Path]) -> Iterator[tuple[ShardReader, int]]:
+    return ((reader, row) for reader in _readers(shards) for row in range(len(reader.index)))
+
+
+def _pixels(sample: tuple[ShardReader, int]) -> Pixels:
+    reader, row = sample
+    return np.asarray(decode_image(reader.image(row)))
+
+
+def _label(sample: tuple[ShardReader, int]) -> int:
+    reader, row = sample
+    return reader.label(row)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A PNG of the first images; of labelled ones, a row for each class where that fills rows.
+
+    Attributes:
+        path: where it goes.
+        count: most images in it.
+    """
+
+    path: Path
+    count: int
+
+    def check(self) -> None:
+        """Refuse to replace a file that is no such picture.
+
+        Raises:
+            InputError: one stands where it is to go.
+        """
+        if self.path.exists() and self._mark() is None:
+            raise InputError(f"{self.path}: exists and is no picture that dprune drew: give another --grid.")
+
+    def is_of(self, mark: str) -> bool:
+        """Tell whether the picture is there and shows the images that `mark` stands for."""
+        return self._mark() == f"{mark}/{self.count}"
+
+    def _mark(self) -> str | None:
+        try:
+            with Image.open(self.path, formats=("PNG",)) as image:
+                return str(image.info.get("Source", "")) if image.info.get("Software") == SOFTWARE else None
+        except OSError:
+            return None
+
+    def publish(self, shards: Sequence[Path], total: int, mark: str) -> None:
+        """Draw the first of `total` images."""
+        samples = list(itertools.islice(_rows(shards), min(self.count, total)))
+        order, columns = arranged([_label(sample) for sample in samples])
+        drawn = tile(np.stack([_pixels(samples[place]) for place in order]), columns)
+        text, buffer = PngInfo(), io.BytesIO()
+        text.add_text("Software", SOFTWARE)
+        text.add_text("Source", f"{mark}/{self.count}")
+        drawn.save(buffer, "PNG", pnginfo=text)
+        publish_bytes(self.path, buffer.getvalue())
+
+
+def arranged(labels: Sequence[int]) -> tuple[list[int], int]:
+    """Order images for a grid.
+
+    Args:
+        labels: of the images, -1 for none.
+
+    Returns:
+        Positions of the images that are shown, in order, and how many are in a row: of two and more labels that have
+        two and more images each, a row for each label, all as long as the shortest; else all images in a square.
+    """
+    counts = Counter(labels)
+    columns = min(counts.values())
+    if len(counts) < 2 or columns < 2:
+        return list(range(len(labels))), math.ceil(math.sqrt(len(labels)))
+    rows = {label: [place for place, found in enumerate(labels) if found == label] for label in sorted(counts)}
+    return [place for places in rows.values() for place in places[:columns]], columns
+
+
+@dataclass(frozen=True)
+class Npz:
+    """All images in the layout of guided-diffusion's evaluator: `arr_0` uint8 [n, h, w, 3], `arr_1` int64 labels [n].
+
+    Attributes:
+        path: where it goes.
+    """
+
+    path: Path
+
+    def check(self) -> None:
+        """Refuse to replace a file that was not made so.
+
+        Raises:
+            InputError: one stands where it is to go.
+        """
+        if self.path.exists() and self._mark() is None:
+            raise InputError(f"{self.path}: exists and is no array that dprune wrote: give another --npz.")
+
+    def is_of(self, mark: str) -> bool:
+        """Tell whether the file is there and holds the images that `mark` stands for."""
+        return self._mark() == mark
+
+    def _mark(self) -> str | None:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                software, _, mark = archive.comment.decode("ascii", "replace").partition(" ")
+        except (OSError, zipfile.BadZipFile):
+            return None
+        return mark if software == SOFTWARE else None
+
+    def publish(self, shards: Sequence[Path], total: int, mark: str) -> None:
+        """Write the images one chunk at a time: 50,000 of 256 pixels are 9.8 GB."""
+        labels: list[int] = []
+        with publish(self.path) as file, zipfile.ZipFile(file, "w") as archive:
+            archive.comment = f"{SOFTWARE} {mark}".encode()
+            with archive.open(_member("arr_0"), "w", force_zip64=True) as member:
+                for number, chunk in enumerate(_chunks(_rows(shards), labels)):
+                    if number == 0:
+                        _write_header(member, (total, *chunk.shape[1:]), np.dtype(np.uint8))
+                    member.write(chunk.data)
+            if max(labels) >= 0:
+                with archive.open(_member("arr_1"), "w") as member:
+                    np.lib.format.write_array(member, np.array(labels, dtype=np.int64))
+
+
+def _chunks(samples: Iterator[tuple[ShardReader, int]], labels: list[int]) -> Iterator[Pixels]:
+    """Decode images in threads, and append their labels to `labels`."""
+    with ThreadPoolExecutor(default_workers()) as pool:
+        while some := list(itertools.islice(samples, CHUNK)):
+            labels += map(_label, some)
+            yield np.stack(list(pool.map(_pixels, some)))
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    # A time of day would make the same images give other bytes.
+    return zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[np.uint8]) -> None:
+    layout = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, layout)

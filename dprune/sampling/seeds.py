@@ -1,0 +1,117 @@
+"""The seeds that images are asked for, and the classes that they get; nothing here imports torch."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dprune.errors import UsageError
+from dprune.seeds import hash_ids
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    IntArray = npt.NDArray[np.int64]
+
+MOST_IMAGES = 1_000_000_000
+# A key is its seed with so many digits at least, so that runs with other seeds give the same seed the same key.
+KEY_DIGITS = 8
+BALANCED, RANDOM = "balanced", "random"
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Distinct seeds in the order in which their images are written."""
+
+    parts: tuple[range, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Seeds:
+        """Read numbers and ranges such as `3,5,9-12`; a range includes both its ends.
+
+        Raises:
+            UsageError: it is something else, or names a seed twice.
+        """
+        parts: list[range] = []
+        for token in text.split(","):
+            match = re.fullmatch(r"([0-9]{1,19})(?:-([0-9]{1,19}))?", token.strip())
+            first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+            if first > last or last >= 1 << 63:
+                raise UsageError(
+                    f"--seeds {text}: {token.strip()!r} is no seed or range: write it as 0-49999 or 3,5,9-12."
+                )
+            if parts and parts[-1].stop == first:
+                parts[-1] = range(parts[-1].start, last + 1)
+            else:
+                parts.append(range(first, last + 1))
+        for one, other in itertools.pairwise(sorted(parts, key=lambda part: part.start)):
+            if other.start < one.stop:
+                raise UsageError(f"--seeds {text}: names {other.start} twice: give each seed once.")
+        if sum(part.stop - part.start for part in parts) > MOST_IMAGES:
+            raise UsageError(f"--seeds {text}: asks for more than {MOST_IMAGES:,} images: give fewer.")
+        return cls(tuple(parts))
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return sum(map(len, self.parts))
+
+    def __str__(self) -> str:
+        """Return the shortest text that `parse` reads as these seeds."""
+        return ",".join(f"{part.start}" if len(part) == 1 else f"{part.start}-{part.stop - 1}" for part in self.parts)
+
+    def between(self, begin: int, end: int) -> IntArray:
+        """Return the seeds at positions `begin` to `end`, int64; positions past the last are left out."""
+        found, first = [np.empty(0, dtype=np.int64)], 0
+        for part in self.parts:
+            some = part[max(0, begin - first) : max(0, end - first)]
+            found.append(np.arange(some.start, some.start + len(some), dtype=np.int64))
+            first += len(part)
+        return np.concatenate(found)
+
+
+def key_of(seed: int) -> str:
+    """Return the key of a seed's image."""
+    return f"{seed:0{KEY_DIGITS}d}"
+
+
+@dataclass(frozen=True)
+class Classes:
+    """How images get their classes.
+
+    Attributes:
+        policy: `balanced` (seed modulo classes), `random` (by a hash of the seed), or empty for a list.
+        listed: classes that take turns by the seed.
+    """
+
+    policy: str
+    listed: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Classes:
+        """Read `balanced`, `random` or numbers such as `3,17`.
+
+        Raises:
+            UsageError: it is something else.
+        """
+        if text in (BALANCED, RANDOM):
+            return cls(text)
+        tokens = [token.strip() for token in text.split(",")]
+        if not all(re.fullmatch("[0-9]{1,9}", token) for token in tokens):
+            raise UsageError(f"--classes {text}: give balanced, random, or numbers such as 3,17.")
+        return cls("", tuple(map(int, tokens)))
+
+    def __str__(self) -> str:
+        """Return what `parse` reads as this."""
+        return self.policy or ",".join(map(str, self.listed))
+
+    def labels(self, seeds: IntArray, count: int) -> IntArray:
+        """Return each seed's class, of `count` classes."""
+        if self.policy == RANDOM:
+            return (hash_ids(0, "classes of samples", seeds) % np.uint64(count)).astype(np.int64)
+        if self.policy == BALANCED:
+            return seeds % count
+        return np.array(self.listed, dtype=np.int64)[seeds % len(self.listed)]

@@ -1,0 +1,322 @@
+"""The training loop: every model's, on one process or a group of them.
+
+The batch of a step, its order and its noise depend on the seed and the step alone; ranks share the batch. So a run
+that was stopped goes on exactly, and the number of ranks changes nothing but the rounding of sums.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.optim import AdamW
+
+from dprune.collectives import all_gather, all_sum, in_group, is_root
+from dprune.errors import DpruneError, Interrupted, MismatchError, UsageError
+from dprune.runtime import ranks
+from dprune.training.averages import Averages
+from dprune.training.order import Order, micro_batches, share
+from dprune.training.plan import is_due
+from dprune.training.state import load_state, save_checkpoint, save_model, save_state
+from dprune.training.throughput import Stopwatch, product_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+    from dprune.formats.provenance import Record
+    from dprune.runtime import Monitor
+    from dprune.training.order import Positions
+    from dprune.training.plan import Plan
+    from dprune.training.run import Run
+    from dprune.training.task import Task
+
+_log = logging.getLogger("dprune")
+
+
+class Loop:
+    """One run of training.
+
+    Args:
+        task: what is trained, its networks on the device.
+        plan: how.
+        run: where the results go.
+        record: provenance of the model.
+        device: of this rank.
+    """
+
+    def __init__(self, task: Task, plan: Plan, run: Run, record: Record, device: torch.device) -> None:
+        self.task, self.plan, self.run, self.record, self.device = task, plan, run, record, device
+        self.here = ranks()
+        self.order = Order(task.samples, plan.batch_size, plan.seed)
+        self.optimizers = {name: _adamw(network, plan) for name, network in task.networks.items()}
+        self.averages = Averages(next(iter(task.networks.values())))
+        self.objectives = {name: _shared(objective, device) for name, objective in task.objectives.items()}
+        self.sums: dict[str, Tensor] = {}
+        self.step = 0
+        self.reported = 0
+        _check_ranks_agree(task, plan)
+
+    def train(self, monitor: Monitor) -> dict[str, Any]:
+        """Train from where the folder's state is to the last step, and publish the model.
+
+        Returns:
+            A summary.
+
+        Raises:
+            Interrupted: the monitor asked to stop; the state is saved.
+            DpruneError: the loss is no longer finite, or a sample does not fit into memory.
+        """
+        if is_root():
+            self.run.begin(self.record)
+        _wait()
+        micro_batch = self.plan.micro_batch or self._largest_micro_batch()
+        load_state(self)
+        if is_root():
+            self.run.rewind_log(self.step)
+            self._log_start(micro_batch)
+        with _arithmetic(self.plan.precision):
+            last = self._steps(micro_batch, monitor)
+            self._evaluate()
+        if is_root():
+            save_state(self)
+            save_model(self)
+        _wait()
+        return {"steps": self.step, "epochs": self.order.epochs(self.step), **last}
+
+    def _steps(self, micro_batch: int, monitor: Monitor) -> dict[str, float]:
+        """Take the steps that are left; return the last line of the log."""
+        last: dict[str, float] = {}
+        saved = time.monotonic()
+        ceiling = product_rate(self.device, _product_dtype(self.plan.precision)) if self.task.flop else 0.0
+        watch = Stopwatch(self.device, self.task.flop, ceiling)
+        monitor.start("training", self.plan.steps - self.step, "steps")
+        schedule = ((step, self._positions(step, micro_batch)) for step in range(self.step, self.plan.steps))
+        with contextlib.closing(_iterator(self.task.batches(schedule))) as batches:
+            for batch in batches:
+                reports = is_due(self.step + 1, self.plan.log_every) or self.step + 1 == self.plan.steps
+                norm = self._take(batch, wants_norm=reports)
+                monitor.advance()
+                watch.count(self.plan.batch_size)
+                if reports:
+                    last = self._report(norm, watch)
+                if self._keep():
+                    watch.restart()
+                stops, saves = self._agree(monitor.stop_requested(), time.monotonic() - saved > self.plan.autosave)
+                if self.step < self.plan.steps and (stops or saves):
+                    self._save()
+                    saved = time.monotonic()
+                    watch.restart()
+                if self.step < self.plan.steps and stops:
+                    raise Interrupted(f"stopped after step {self.step:,}; run the same command again to go on.")
+        return last
+
+    def _positions(self, step: int, micro_batch: int) -> list[Positions]:
+        return micro_batches(share(self.order.positions(step), self.here.rank, self.here.world), micro_batch)
+
+    def _take(self, batch: list[Any], *, wants_norm: bool) -> dict[str, Tensor]:
+        """Take one step; return the norms of the gradients if they are known or wanted."""
+        norms: dict[str, Tensor] = {}
+        for name, objective in self.objectives.items():
+            if not self.task.active(name, self.step):
+                continue
+            self._backward(objective, batch)
+            optimizer, parameters = self.optimizers[name], _trainable(self.task.networks[name])
+            if self.plan.clip is not None:
+                norms[name] = clip_grad_norm_(parameters, self.plan.clip, foreach=True)
+            elif wants_norm:
+                norms[name] = get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+            optimizer.param_groups[0]["lr"] = self.plan.rate(self.step)
+            optimizer.step()
+            optimizer.zero_grad()
+        self.averages.update(self.plan.ema_decay(self.step))
+        self.task.after_step(self.step, self.optimizers, self.averages.tensors)
+        self.step += 1
+        return norms
+
+    def _backward(self, objective: nn.Module, batch: list[Any]) -> None:
+        """Add the gradients of the mean loss over the global batch."""
+        # DDP takes the mean over the ranks of what each of them has summed.
+        scale = self.here.world / self.plan.batch_size
+        for number, micro in enumerate(batch):
+            alone = number < len(batch) - 1 and isinstance(objective, DistributedDataParallel)
+            with objective.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
+                with self._autocast():
+                    loss, sums = objective(micro, self.step)
+                (loss * scale).backward()
+            for name, value in sums.items():
+                self.sums[name] = self.sums[name].add_(value) if name in self.sums else value.clone()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16")
+
+    def _report(self, norms: dict[str, Tensor], watch: Stopwatch) -> dict[str, float]:
+        """Write a line of the log: means since the line before. The device is waited for here and nowhere else."""
+        samples = (self.step - self.reported) * self.plan.batch_size
+        self.reported = self.step
+        names = sorted(self.sums)
+        totals = all_sum(torch.stack([self.sums[name].float() for name in names])).tolist()
+        self.sums.clear()
+        line = {name: total / samples for name, total in zip(names, totals, strict=True)}
+        for name, norm in norms.items():
+            line["grad_norm" if len(self.optimizers) == 1 else f"{name}_grad_norm"] = norm.item()
+        line |= self.task.statistics() | {"lr": self.plan.rate(self.step - 1)} | watch.read(self.here.world)
+        if is_root():
+            self.run.log({"step": self.step, "epoch": self.order.epochs(self.step), **line})
+        if not all(map(math.isfinite, totals)):
+            raise DpruneError(
+                f"the loss is not finite at step {self.step:,}: give a lower --lr, a --warmup or --precision fp32; "
+                f"what was saved before stays in {self.run.folder}."
+            )
+        return line
+
+    def _keep(self) -> bool:
+        """Keep a checkpoint and evaluate, where they are due; tell whether that took time."""
+        saves = is_due(self.step, self.plan.save_every)
+        if saves and is_root():
+            save_checkpoint(self)
+        evaluates = is_due(self.step, self.plan.evaluate_every) and self.step < self.plan.steps
+        if evaluates:
+            self._evaluate()
+        if saves:
+            _wait()
+        return saves or evaluates
+
+    def _evaluate(self) -> None:
+        with self.averages.applied(), self._autocast(), torch.no_grad():
+            found = self.task.evaluate(self.step, self.run.pictures)
+        if found and is_root():
+            self.run.log({"step": self.step, "epoch": self.order.epochs(self.step), **found})
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+            _log.info("step %s: %s", f"{self.step:,}", figures)
+
+    def _agree(self, stops: bool, saves: bool) -> tuple[bool, bool]:
+        """Tell whether any rank was asked to stop or finds it time to save; all must do so after the same step."""
+        if not in_group():
+            return stops, saves
+        any_stops, any_saves = all_sum(torch.tensor([int(stops), int(saves)])).tolist()
+        return any_stops > 0, any_saves > 0
+
+    def _save(self) -> None:
+        if is_root():
+            save_state(self)
+        _wait()
+
+    def _largest_micro_batch(self) -> int:
+        """Find the most samples that a pass takes, by halving this rank's share of a batch until it fits."""
+        size = -(-self.plan.batch_size // self.here.world)
+        if self.device.type != "cuda":
+            return size
+        while not self._fits(size):
+            if size == 1:
+                raise DpruneError(f"{self.device}: out of memory with one sample: give a smaller model.")
+            size = -(-size // 2)
+        return size
+
+    def _fits(self, size: int) -> bool:
+        fits = torch.ones((), dtype=torch.int64)
+        kept = [_kept(network) for network in self.task.networks.values()]
+        try:
+            for objective in self.task.objectives.values():
+                with self._autocast():
+                    loss, _ = objective(self.task.trial(size), 0)
+                loss.backward()
+        except torch.OutOfMemoryError:
+            fits.zero_()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        for network, state in zip(self.task.networks.values(), kept, strict=True):
+            network.load_state_dict(state, strict=False)
+        torch.cuda.empty_cache()
+        return bool(all_sum(fits) == self.here.world)
+
+    def _log_start(self, micro_batch: int) -> None:
+        parameters = sum(p.numel() for p in self.averages.network.parameters())
+        start = {
+            "step": self.step, "event": "start", "device": _device_name(self.device), "ranks": self.here.world,
+            "samples": self.order.size, "steps": self.plan.steps, "epochs": self.order.epochs(self.plan.steps),
+            "batch_size": self.plan.batch_size, "micro_batch": micro_batch, "parameters": parameters,
+            "flop_per_sample": self.task.flop,
+        }  # fmt: skip
+        self.run.log(start)
+
+
+def _iterator(batches: Iterator[list[Any]]) -> Any:
+    # Only generators can be closed early.
+    return (batch for batch in batches)
+
+
+def _trainable(network: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def _kept(network: nn.Module) -> dict[str, Tensor]:
+    """Copy the state of a network that holds more than parameters, which passes may change."""
+    more = any(True for _ in network.buffers())
+    return {name: value.cpu() for name, value in network.state_dict().items()} if more else {}
+
+
+def _adamw(network: nn.Module, plan: Plan) -> AdamW:
+    """Return the optimizer with its moments made at once, so that memory is known and a state can be copied in."""
+    parameters = _trainable(network)
+    optimizer = AdamW(parameters, plan.lr, plan.betas, weight_decay=plan.weight_decay, fused=True)
+    for parameter in parameters:
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
+
+
+def _shared(objective: nn.Module, device: torch.device) -> nn.Module:
+    if not in_group():
+        return objective
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(objective, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def _check_ranks_agree(task: Task, plan: Plan) -> None:
+    """Refuse ranks that would train on different subsets, or have nothing to do.
+
+    Raises:
+        UsageError: there are fewer samples in a batch than ranks.
+        MismatchError: ranks were given different data.
+    """
+    if plan.batch_size < ranks().world:
+        raise UsageError(f"--batch-size {plan.batch_size}: is less than one sample for each of {ranks().world} ranks.")
+    mine = torch.tensor([int(task.fingerprint[:15], 16)])
+    if len(set(all_gather(mine).tolist())) > 1:
+        raise MismatchError("the ranks were given different training sets: start all of them with the same files.")
+
+
+def _wait() -> None:
+    """Wait for rank 0 to have written: torchrun kills all ranks soon after one has ended."""
+    all_sum(torch.zeros(()))
+
+
+@contextlib.contextmanager
+def _arithmetic(precision: str) -> Iterator[None]:
+    """Let matrix products of float32 use tf32 if it was asked for, and not otherwise."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=precision != "fp32"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _product_dtype(precision: str) -> torch.dtype:
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,145 @@
+"""How a model is trained, whatever it is: steps, batches, rates. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from dprune.errors import UsageError
+from dprune.runtime import is_gpu
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EMA_WARMUP = (1, 10)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the loop is told.
+
+    Attributes:
+        steps: optimizer steps in all.
+        batch_size: samples in a step, over all ranks.
+        lr: learning rate of AdamW.
+        betas: of AdamW.
+        weight_decay: of AdamW.
+        warmup: steps over which the rate rises from zero.
+        schedule: `constant`, or `cosine` down to zero at the last step.
+        ema: decay of the average of the weights, which begins lower; see `ema_decay`.
+        clip: largest norm of the gradient, None for no limit.
+        precision: `bf16` (autocast, float32 weights), `tf32` or `fp32`.
+        seed: of the order, the noise and the initial weights.
+        micro_batch: samples in one pass of a rank, None for the largest that fits.
+        log_every: steps between two lines of the log.
+        save_every: steps between two checkpoints that are kept, None for none.
+        evaluate_every: steps between two evaluations, None for none before the end.
+        autosave: seconds between two states to resume from; a signal saves one as well.
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    warmup: int = 0
+    schedule: str = "constant"
+    ema: float = 0.9999
+    clip: float | None = None
+    precision: str = "fp32"
+    seed: int = 0
+    micro_batch: int | None = None
+    log_every: int = 100
+    save_every: Fraction | None = None
+    evaluate_every: int | None = None
+    autosave: float = 1800.0
+
+    def options(self) -> dict[str, Any]:
+        """Return what changes the weights, as provenance holds it."""
+        silent = {"seed", "micro_batch", "log_every", "save_every", "evaluate_every", "autosave"}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in silent} | {
+            "betas": list(self.betas)
+        }
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        if self.schedule == "constant":
+            return self.lr * rise
+        return self.lr * rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+    def ema_decay(self, step: int) -> float:
+        """Decay of the average at a step; small at first, or short runs would end near their initial weights."""
+        return min(self.ema, (EMA_WARMUP[0] + step) / (EMA_WARMUP[1] + step))
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What the user said of the training; None where nothing was said. See `Plan`."""
+
+    steps: int | None
+    epochs: float | None
+    batch_size: int | None
+    micro_batch: str
+    lr: float | None
+    warmup: int | None
+    schedule: str | None
+    ema: float | None
+    clip: float | None
+    precision: str
+    seed: int
+    log_every: int | None
+    save_every: str | None
+    evaluate_every: int | None
+    autosave: float
+    device: str
+
+    def plan(self, samples: int, defaults: Mapping[str, Any]) -> Plan:
+        """Fill in what was not said.
+
+        Args:
+            samples: size of the training set.
+            defaults: of a kind of model or a preset, with at least `steps`, `batch_size` and `lr`.
+
+        Raises:
+            UsageError: options contradict each other.
+        """
+        said = {name: getattr(self, name) for name in
+                ("batch_size", "lr", "warmup", "schedule", "ema", "clip", "log_every", "evaluate_every")}  # fmt: skip
+        filled = {**defaults, **{name: value for name, value in said.items() if value is not None}}
+        batch_size = filled["batch_size"]
+        filled |= {
+            "steps": self._steps(samples, batch_size, defaults["steps"]),
+            "precision": ("bf16" if is_gpu(self.device) else "fp32") if self.precision == "auto" else self.precision,
+            "micro_batch": self._micro_batch(),
+            "save_every": self._save_every(samples, batch_size),
+        }
+        return Plan(**filled, seed=self.seed, autosave=self.autosave)
+
+    def _steps(self, samples: int, batch_size: int, default: int) -> int:
+        if self.steps is not None and self.epochs is not None:
+            raise UsageError("--steps and --epochs exclude each other: give one.")
+        if self.epochs is not None:
+            return max(1, math.ceil(Fraction(self.epochs) * samples / batch_size))
+        return default if self.steps is None else self.steps
+
+    def _micro_batch(self) -> int | None:
+        return None if self.micro_batch == "auto" else int(_positive("--micro-batch", self.micro_batch, "auto"))
+
+    def _save_every(self, samples: int, batch_size: int) -> Fraction | None:
+        if self.save_every == "epoch":
+            return Fraction(samples, batch_size)
+        return None if self.save_every is None else _positive("--save-every", self.save_every, "epoch")
+
+
+def _positive(option: str, text: str, word: str) -> Fraction:
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise UsageError(f"{option} {text}: give a whole number from 1, or {word}.")
+    return Fraction(text)
+
+
+def is_due(step: int, every: Fraction | int | None) -> bool:
+    """Tell whether `step` steps are the first that reach another multiple of `every`."""
+    return every is not None and step // every > (step - 1) // every

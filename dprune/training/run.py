@@ -1,0 +1,128 @@
+"""The folder of a run.
+
+- manifest.json: provenance; written first
+- log.jsonl: one JSON object a line
+- state.safetensors: all that is needed to go on
+- checkpoints/step-N.safetensors: raw and averaged weights of some steps
+- pictures/step-N.png: what the model makes
+- model.safetensors: averaged weights; there only when training is complete
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dprune.formats.outputs import existing_record
+from dprune.formats.provenance import difference, without_version
+from dprune.formats.publish import publish_bytes, publish_json
+from dprune.formats.shards import MANIFEST, read_manifest
+from dprune.models.files import ModelFile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from dprune.formats.provenance import Record
+
+KIND = "run"
+MODEL = "model.safetensors"
+STATE = "state.safetensors"
+LOG = "log.jsonl"
+CHECKPOINTS = "checkpoints"
+PICTURES = "pictures"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, whatever of it is there."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """Where the finished model is."""
+        return self.folder / MODEL
+
+    @property
+    def state(self) -> Path:
+        """Where the state to resume from is."""
+        return self.folder / STATE
+
+    @property
+    def pictures(self) -> Path:
+        """Where pictures of some steps are."""
+        return self.folder / PICTURES
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the weights of a step are kept."""
+        return self.folder / CHECKPOINTS / f"step-{step:08d}.safetensors"
+
+    def existing(self, record: Record) -> Record | None:
+        """Return the provenance of the run that is here, for `delivery.Job`.
+
+        A run that differs from `record` in nothing but having fewer steps can be extended, and counts as the same.
+        """
+        found = existing_record(self.folder, KIND)
+        return record if found and extends(found, record) else found
+
+    def complete(self, record: Record) -> bool:
+        """Tell whether the model is there and was trained as `record` says."""
+        found = ModelFile.open(self.model).record if self.model.is_file() else None
+        return found is not None and not difference(found, record)
+
+    def begin(self, record: Record) -> None:
+        """Write the manifest; the model of a run that is extended stays under another name, others are removed."""
+        found = read_manifest(self.folder).get("provenance") or {}
+        if found and extends(found, record):
+            if self.model.is_file():
+                self.model.replace(self.folder / f"model-step-{found['options']['steps']:08d}.safetensors")
+        elif difference(found, record):
+            self._clear()
+        self._remove_leftovers()
+        publish_json(self.folder / MANIFEST, {"kind": KIND, "provenance": record})
+
+    def _clear(self) -> None:
+        """Remove what an overwritten run left, and nothing else."""
+        ours = [MODEL, STATE, LOG, "model-step-*.safetensors", f"{CHECKPOINTS}/step-*.safetensors", f"{PICTURES}/*.png"]
+        for pattern in ours:
+            for path in self.folder.glob(pattern):
+                path.unlink()
+
+    def _remove_leftovers(self) -> None:
+        # Those of safetensors, which writes under a random name first, are as large as the state.
+        for pattern in (".*.tmp", ".tmp??????"):
+            for path in (*self.folder.glob(pattern), *(self.folder / CHECKPOINTS).glob(pattern)):
+                path.unlink(missing_ok=True)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Append a line to the log."""
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def rewind_log(self, step: int) -> None:
+        """Drop the lines of steps that will be done again."""
+        path = self.folder / LOG
+        if not path.exists():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _step(line) <= step]
+        publish_bytes(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        # The end of a line that a full disk or a kill cut off.
+        return float("inf")
+
+
+def extends(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Tell whether `wanted` goes on from where the run of `found` ends."""
+    before, after = found.get("options", {}).get("steps"), wanted["options"]["steps"]
+    if not isinstance(before, int) or before >= after or wanted["options"]["schedule"] != "constant":
+        return False
+    longer = {**found, "options": {**found["options"], "steps": after}}
+    return bool(without_version(longer) == without_version(dict(wanted)))

@@ -1,0 +1,56 @@
+"""How fast training is, beside what the device could do."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+_PRODUCTS = 8
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the floating-point operations a second of a large matrix product, which the log's `mfu` is a share of."""
+    side = 8192 if device.type == "cuda" else 512
+    generator = torch.Generator(device).manual_seed(0)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype, generator=generator) for _ in range(2))
+    out = torch.mm(a, b)
+    synchronize(device)
+    begin = time.perf_counter()
+    for _ in range(_PRODUCTS):
+        torch.mm(a, b, out=out)
+    synchronize(device)
+    return _PRODUCTS * 2 * side**3 / (time.perf_counter() - begin)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what was asked of the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Stopwatch:
+    """Rates since it was last asked."""
+
+    def __init__(self, device: torch.device, flop: int, ceiling: float) -> None:
+        self._device, self._flop, self._ceiling = device, flop, ceiling
+        self._samples, self._began = 0, time.perf_counter()
+
+    def count(self, samples: int) -> None:
+        """Note that so many samples, over all ranks, were trained on."""
+        self._samples += samples
+
+    def restart(self) -> None:
+        """Forget what was counted, after work that is no training."""
+        self._samples, self._began = 0, time.perf_counter()
+
+    def read(self, world: int) -> dict[str, float]:
+        """Return samples a second, memory and the share of the ceiling, and begin again; the device must be idle."""
+        rate = self._samples / (time.perf_counter() - self._began)
+        self.restart()
+        found = {"img_per_s": rate}
+        if self._device.type == "cuda":
+            found["memory_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
+        if self._flop:
+            found["mfu"] = rate * self._flop / (self._ceiling * world)
+        return found

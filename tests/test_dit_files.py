@@ -1,0 +1,118 @@
+"""Files of diffusion transformers: dprune's own and those of DiT and SiT."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dprune.errors import InputError, UsageError
+from dprune.formats.provenance import make_record
+from dprune.models.architectures import ARCHITECTURES, parse_architecture
+from dprune.models.dit import DiT, DiTConfig
+from dprune.models.dit_files import load_dit, network_metadata
+from dprune.models.files import publish_model
+
+DATA = Path(__file__).parent / "data"
+CPU = torch.device("cpu")
+SMALL = DiTConfig(input_size=8, channels=4, patch=2, width=384, depth=2, heads=6, classes=10)
+
+
+def filled(config):
+    torch.manual_seed(0)
+    model = DiT(config)
+    for name, parameter in model.named_parameters():
+        if name != "pos_embed":
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model.eval().requires_grad_(False)
+
+
+def velocity(model):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(3, 4, 8, 8, generator=generator)
+    return model(x, torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0, 3, 10]))
+
+
+def publish(path, config=SMALL, model=None, **more):
+    network = network_metadata(config, torch.arange(4.0), torch.full((4,), 2.0), 7) | more
+    publish_model(path, (model or filled(config)).state_dict(), network, make_record("train-dit", {}))
+    return path
+
+
+def test_own_files_come_back_as_they_were(tmp_path):
+    model = filled(SMALL)
+    loaded = load_dit(publish(tmp_path / "model.safetensors", model=model), CPU)
+    assert loaded.model.config == SMALL
+    assert torch.equal(velocity(loaded.model), velocity(model))
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert (loaded.null, loaded.conditional, loaded.label_count) == (10, True, 7)
+    assert loaded.file.record["command"] == "train-dit"
+    found = loaded.denormalised(torch.ones(1, 4, 8, 8))
+    assert found[0, :, 0, 0].tolist() == [2.0, 3.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize("wrap", ["safetensors", "plain", "ema"])
+@pytest.mark.parametrize("learn_sigma", [False, True])
+def test_state_dicts_of_dit_and_sit_tell_their_configuration(tmp_path, wrap, learn_sigma):
+    config = DiTConfig(8, 4, 2, 384, 2, 6, 10, learn_sigma)
+    model, path = filled(config), tmp_path / "sit.pt"
+    if wrap == "safetensors":
+        save_file(model.state_dict(), path)
+    else:
+        state = model.state_dict()
+        torch.save(state if wrap == "plain" else {"ema": state, "args": argparse.Namespace(lr=1)}, path)
+    loaded = load_dit(path, CPU)
+    assert loaded.model.config == config
+    assert torch.equal(velocity(loaded.model), velocity(model))
+    assert loaded.mean.tolist() == [0.0] * 4
+    assert torch.allclose(loaded.std, torch.full((4,), 1 / 0.18215))
+    assert (loaded.null, loaded.label_count, loaded.file.record) == (10, 10, None)
+
+
+def test_a_width_that_dit_does_not_have_is_refused(tmp_path):
+    oracle = load_file(DATA / "flow.safetensors")
+    weights = {name.removeprefix("weights."): value for name, value in oracle.items() if name.startswith("weights.")}
+    save_file(weights, tmp_path / "sit.safetensors")
+    with pytest.raises(InputError, match=r"sit\.safetensors: does not say how many heads .* width 64"):
+        load_dit(tmp_path / "sit.safetensors", CPU)
+
+
+def test_what_is_no_dit_is_refused(tmp_path):
+    save_file({"x": torch.ones(3)}, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=r"is no DiT or SiT \('x_embedder"):
+        load_dit(tmp_path / "x.safetensors", CPU)
+    publish_model(tmp_path / "vae.safetensors", {"x": torch.ones(3)}, {"kind": "vae"}, make_record("train-vae", {}))
+    with pytest.raises(InputError, match="holds a network of kind vae, not a DiT"):
+        load_dit(tmp_path / "vae.safetensors", CPU)
+    with pytest.raises(InputError, match="no such file"):
+        load_dit(tmp_path / "missing", CPU)
+
+
+def test_misfits_are_refused(tmp_path):
+    state = filled(SMALL).state_dict()
+    removed = {name: value for name, value in state.items() if name != "blocks.1.attn.qkv.bias"}
+    save_file(removed, tmp_path / "sit.safetensors")
+    with pytest.raises(InputError, match=r"sit\.safetensors: does not fit .*blocks\.1\.attn\.qkv\.bias is missing"):
+        load_dit(tmp_path / "sit.safetensors", CPU)
+    with pytest.raises(InputError, match=r"does not fit .*blocks\.2\.\S+ is missing"):
+        load_dit(publish(tmp_path / "deeper", depth=3), CPU)
+    with pytest.raises(InputError, match="description is damaged"):
+        load_dit(publish(tmp_path / "few", mean=[0.0]), CPU)
+    with pytest.raises(InputError, match="describes no possible DiT"):
+        load_dit(publish(tmp_path / "no", width="wide"), CPU)
+
+
+def test_architectures_are_those_of_dit():
+    assert parse_architecture("XL/2") == (1152, 28, 16, 2)
+    assert parse_architecture("nano/1") == (128, 4, 4, 1)
+    assert all(width % heads == 0 for width, _, heads in ARCHITECTURES.values())
+
+
+@pytest.mark.parametrize("text", ["XL", "XL/3", "xl/2", "", "/2", "XL/2/2", "XL/02"])
+def test_other_architectures_are_usage_errors(text):
+    with pytest.raises(UsageError, match="--arch"):
+        parse_architecture(text)

@@ -1,0 +1,449 @@
+"""dprune sample: seeds, classes, solvers, shards, ranks, interruptions, exports and what does not fit."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import dprune, image_bytes
+from PIL import Image
+from safetensors.torch import save_file
+
+from dprune import noise
+from dprune.errors import UsageError
+from dprune.flow import Guidance, guided, solve
+from dprune.formats.provenance import make_record, parent_record
+from dprune.formats.weights import file_digest
+from dprune.models.dit import DiT, DiTConfig
+from dprune.models.dit_files import load_dit, network_metadata
+from dprune.models.files import publish_model
+from dprune.models.vae import VAE, VAEConfig, load_vae
+from dprune.sampling.exports import arranged
+from dprune.sampling.seeds import Classes, Seeds
+
+SIDE, CHANNELS, CLASSES = 4, 3, 5
+CPU = torch.device("cpu")
+MEAN, STD = torch.tensor([0.5, -0.5, 0.0]), torch.tensor([1.0, 2.0, 3.0])
+
+
+def filled(network):
+    torch.manual_seed(0)
+    for name, parameter in network.named_parameters():
+        if name != "pos_embed":
+            gain = 3.0 if "y_embedder" in name or "final_layer.linear" in name else 1.0
+            torch.nn.init.normal_(parameter, std=gain / (parameter[0].numel() if parameter.ndim > 1 else 16) ** 0.5)
+    return network.eval().requires_grad_(False)
+
+
+def make_vae(path, kind="vq", channels=CHANNELS, image_size=4 * SIDE):
+    config = VAEConfig(kind, image_size, 8, (1, 1, 2), 1, channels, 2048 if kind == "vq" else 0, False)
+    vae = VAE(config)
+    torch.manual_seed(0)
+    for parameter in vae.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
+    publish_model(path, vae.state_dict(), {"kind": "vae", **config.as_json()}, make_record("train-vae", {}))
+    return path
+
+
+def make_dit(path, vae, classes=CLASSES, labels=CLASSES):
+    config = DiTConfig(SIDE, CHANNELS, 1, 32, 2, 2, classes)
+    encode = make_record("encode", {}, parents={"vae": {"digest": file_digest(vae)}})
+    subset = parent_record(make_record("select", {"keep": "0.25"}), "beef")
+    parents = {"latents": parent_record(encode, "cafe"), "subset": subset}
+    record = make_record("train-dit", {"arch": "other"}, parents=parents)
+    publish_model(path, filled(DiT(config)).state_dict(), network_metadata(config, MEAN, STD, labels), record)
+    return path
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    vae = make_vae(folder / "vae.safetensors")
+    return make_dit(folder / "dit.safetensors", vae), vae
+
+
+@pytest.fixture
+def sample(models, tmp_path):
+    def run(output, *args, model=models[0], vae=models[1]):
+        return dprune("sample", model, "--vae", vae, "-o", tmp_path / output, "--device", "cpu", "--steps", "3", *args)
+
+    return run
+
+
+def members(folder):
+    found = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            found |= {info.name: tar.extractfile(info).read() for info in tar}
+    return found
+
+
+def pixels(folder):
+    return {name[:-4]: np.asarray(Image.open(io.BytesIO(content)))
+            for name, content in members(folder).items() if name.endswith(".png")}  # fmt: skip
+
+
+def labels(folder):
+    return {int(name[:-4]): int(content) for name, content in members(folder).items() if name.endswith(".cls")}
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def record(folder):
+    return json.loads((folder / "manifest.json").read_text())["provenance"]
+
+
+def test_shards_hold_the_images_that_the_networks_give(sample, models, tmp_path):
+    sample("out", "--seeds", "7,3-5", "--shard-size", 3, "--cfg", "2", "--cfg-interval", "0.2,0.7").ok()
+    assert list(members(tmp_path / "out")) == [
+        f"{seed:08d}.{suffix}" for seed in (7, 3, 4, 5) for suffix in ("png", "cls")
+    ]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == ["000000.tar", "000001.tar"]
+    assert labels(tmp_path / "out") == {7: 2, 3: 3, 4: 4, 5: 0}
+    dit, (vae, _) = load_dit(models[0], CPU), load_vae(models[1], CPU)
+    seeds = torch.tensor([7, 3, 4, 5])
+    start = noise.normal(0, "sample", seeds, 0, (CHANNELS, SIDE, SIDE))
+    # Three steps are at the noise levels 1, 2/3 and 1/3.
+    velocity = guided(dit.model, seeds % CLASSES, CLASSES, Guidance(2.0, (0.3, 0.8)))
+    latents = solve(velocity, start, "euler", 3) * STD[:, None, None] + MEAN[:, None, None]
+    expected = ((vae.decode(vae.snap(latents)) + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
+    found = np.stack(list(pixels(tmp_path / "out").values()))
+    assert np.abs(found - expected).max() <= 1
+    assert (found == expected).mean() > 0.99
+    assert found.std() > 10, "images that the test could tell apart"
+    assert found.std(0).mean() > 10
+
+
+def test_an_image_depends_on_its_seed_alone(sample, tmp_path):
+    sample("all", "--seeds", "0-39", "--batch-size", 64).ok()
+    every = pixels(tmp_path / "all")
+    for batch in (1, 7, 32):
+        sample(f"batch{batch}", "--seeds", "0-39", "--batch-size", batch).ok()
+        assert tree(tmp_path / f"batch{batch}") == tree(tmp_path / "all")
+    sample("some", "--seeds", "30,2-4,39").ok()
+    for key, image in pixels(tmp_path / "some").items():
+        assert np.abs(image.astype(int) - every[key].astype(int)).max() <= 1
+        assert (image == every[key]).mean() > 0.99
+
+
+def test_two_models_with_the_same_seeds_begin_with_the_same_noise(sample, models, tmp_path):
+    """A network whose velocity is 0 leaves the noise as it is, so its images differ by nothing but the seed."""
+    still, record = tmp_path / "still.safetensors", make_record("train-dit", {})
+    config = DiTConfig(SIDE, CHANNELS, 2, 16, 1, 1, CLASSES)
+    state = {name: torch.zeros_like(value) for name, value in DiT(config).state_dict().items()}
+    publish_model(still, state, network_metadata(config, MEAN, STD, CLASSES), record)
+    sample("still", "--seeds", "0-3", "--classes", "1", model=still).ok()
+    sample("again", "--seeds", "0-3", "--classes", "2", "--solver", "heun", model=still).ok()
+    assert list(pixels(tmp_path / "still")) == list(pixels(tmp_path / "again"))
+    for one, other in zip(pixels(tmp_path / "still").values(), pixels(tmp_path / "again").values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_ranks_share_the_shards(sample, tmp_path, monkeypatch):
+    options = ["--seeds", "0-49", "--shard-size", 7]
+    sample("one", *options, "--grid", tmp_path / "one.png").ok()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        said = json.loads(sample("two", *options, "--json", "--grid", tmp_path / "two.png").ok().out)
+        assert (said["complete"], said["shards"], said["shards_made"]) == (rank == "0", 4, 4)
+        assert (tmp_path / "two" / "manifest.json").exists() == (rank == "0")
+        assert (tmp_path / "two.png").exists() == (rank == "0")
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["nothing", "others", "remnant"])
+def test_ranks_that_start_together(sample, models, tmp_path, before):
+    options = ["--seeds", "0-29", "--shard-size", "4", "--steps", "2", "--device", "cpu"]
+    dprune("sample", models[0], "--vae", models[1], *options, "-o", tmp_path / "one").ok()
+    if before == "others":
+        sample("two", "--seeds", "5-50", "--shard-size", 3).ok()
+    elif before == "remnant":
+        (tmp_path / "two" / ".dprune").mkdir(parents=True)
+        (tmp_path / "two" / ".dprune" / "000000.json").write_text("{}")
+    command = [sys.executable, "-m", "dprune", "sample", models[0], "--vae", models[1], *options, "--overwrite"]
+    started = [
+        subprocess.Popen([*map(str, command), "-o", str(tmp_path / "two")], stderr=subprocess.PIPE, text=True,
+                         env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"})
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in started:
+        assert process.communicate()[1] is not None
+        assert process.returncode == 0
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+
+
+def test_stopped_runs_keep_finished_shards(sample, tmp_path, monkeypatch):
+    options = ["--seeds", "0-19", "--shard-size", 5]
+    sample("whole", *options).ok()
+    asked = iter([False, False, *[True] * 99])
+    with monkeypatch.context() as patch:
+        patch.setattr("dprune.console.TerminalMonitor.stop_requested", lambda self: next(asked))
+        sample("out", *options).fails(75, "run the same command again")
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == ["000000.tar", "000001.tar"]
+    dprune("embed", tmp_path / "out", "--model", "pixels", "-o", tmp_path / "f").fails(3, "not finished")
+    times = [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").glob("*.tar"))]
+    assert json.loads(sample("out", *options, "--json").ok().out)["shards_made"] == 2
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").glob("*.tar"))][:2] == times
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert "up to date" in sample("out", *options).ok().err
+
+
+@pytest.mark.slow
+def test_sigterm_stops_between_batches(models, tmp_path):
+    command = [sys.executable, "-m", "dprune", "sample", *map(str, models[:1]), "--vae", str(models[1]), "--device",
+               "cpu", "--seeds", "0-99999", "--shard-size", "16", "-o", str(tmp_path / "out")]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "out").glob("*.tar")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, error
+    assert not list((tmp_path / "out").glob(".*.tmp"))
+    made = len(list((tmp_path / "out").glob("*.tar")))
+    assert made == len(list((tmp_path / "out" / ".dprune").glob("[0-9]*.json"))) > 0
+
+
+def test_other_options_need_overwrite(sample, tmp_path):
+    sample("out", "--seeds", "0-5").ok()
+    sample("out", "--seeds", "0-5", "--cfg", "2").fails(3, "made otherwise", "--overwrite")
+    before = pixels(tmp_path / "out")
+    sample("out", "--seeds", "0-5", "--cfg", "2", "--overwrite").ok()
+    assert record(tmp_path / "out")["options"]["cfg"] == 2
+    assert any((image != before[key]).any() for key, image in pixels(tmp_path / "out").items())
+
+
+@pytest.mark.parametrize("option", [
+    ("--solver", "heun"), ("--steps", "12"), ("--cfg", "3"), ("--cfg", "3", "--cfg-channels", "1"),
+    ("--cfg", "3", "--cfg-interval", "0.6,1"), ("--classes", "3,1"), ("--classes", "random"), ("--no-quantize",),
+])  # fmt: skip
+def test_options_change_the_images(sample, tmp_path, option):
+    plain = ("--cfg", "3") if len(option) > 2 else ()
+    sample("plain", "--seeds", "0-9", *plain).ok()
+    sample("other", "--seeds", "0-9", *option).ok()
+    pairs = zip(pixels(tmp_path / "plain").values(), pixels(tmp_path / "other").values(), strict=True)
+    assert sum((one != other).any() for one, other in pairs) > 4
+    assert record(tmp_path / "plain")["options"] != record(tmp_path / "other")["options"]
+
+
+def test_dopri5_ends_where_many_steps_end(models, tmp_path):
+    args = ["sample", models[0], "--vae", models[1], "--device", "cpu", "--seeds", "0-5", "--no-quantize"]
+    dprune(*args, "--solver", "dopri5", "-o", tmp_path / "dopri5").ok()
+    dprune(*args, "--solver", "heun", "--steps", 100, "-o", tmp_path / "heun").ok()
+    pairs = zip(pixels(tmp_path / "dopri5").values(), pixels(tmp_path / "heun").values(), strict=True)
+    assert all(np.abs(one.astype(int) - other.astype(int)).max() <= 2 for one, other in pairs)
+    assert record(tmp_path / "dopri5")["options"]["batch_size"] == 64
+    assert "steps" not in record(tmp_path / "dopri5")["options"]
+
+
+def test_bfloat16_is_near(sample, tmp_path):
+    for precision in ("fp32", "bf16"):
+        sample(precision, "--seeds", "0-9", "--no-quantize", "--precision", precision).ok()
+    pairs = zip(pixels(tmp_path / "fp32").values(), pixels(tmp_path / "bf16").values(), strict=True)
+    errors = [np.abs(one.astype(int) - other.astype(int)).mean() for one, other in pairs]
+    assert 0 < np.mean(errors) < 8
+    assert record(tmp_path / "bf16")["options"]["precision"] == "bfloat16"
+
+
+def test_classes(sample, models, tmp_path):
+    sample("balanced", "--seeds", "0-11").ok()
+    assert labels(tmp_path / "balanced") == {seed: seed % CLASSES for seed in range(12)}
+    sample("listed", "--seeds", "4-9", "--classes", "3,1").ok()
+    assert labels(tmp_path / "listed") == {4: 3, 5: 1, 6: 3, 7: 1, 8: 3, 9: 1}
+    sample("random", "--seeds", "0-199", "--classes", "random").ok()
+    found = labels(tmp_path / "random")
+    assert set(found.values()) == set(range(CLASSES))
+    assert found != labels(tmp_path / "balanced")
+    sample("again", "--seeds", "150-160", "--classes", "random").ok()
+    assert labels(tmp_path / "again") == {seed: found[seed] for seed in range(150, 161)}
+    few = make_dit(tmp_path / "few.safetensors", models[1], labels=2)
+    sample("few", "--seeds", "0-3", model=few).ok()
+    assert labels(tmp_path / "few") == {0: 0, 1: 1, 2: 0, 3: 1}
+
+
+def test_unconditional_models_know_no_classes(sample, models, tmp_path):
+    free = make_dit(tmp_path / "free.safetensors", models[1], classes=0)
+    sample("out", "--seeds", "0-3", "--npz", tmp_path / "all.npz", model=free).ok()
+    assert all(name.endswith(".png") for name in members(tmp_path / "out"))
+    assert "classes" not in record(tmp_path / "out")["options"]
+    assert list(np.load(tmp_path / "all.npz")) == ["arr_0"]
+    sample("b", "--seeds", "0", "--cfg", "2", model=free).fails(2, "--cfg", "knows no classes")
+    sample("b", "--seeds", "0", "--classes", "balanced", model=free).fails(2, "--classes", "knows no classes")
+
+
+def test_provenance_leads_back_to_the_subset(sample, models, tmp_path):
+    sample("out", "--seeds", "0-3,4,9", "--tag", "who=me").ok()
+    found = record(tmp_path / "out")
+    assert found["options"] == {"seeds": "0-4,9", "solver": "euler", "steps": 3, "cfg": 1.0, "classes": "balanced",
+                                "quantize": True, "precision": "float32", "shard_size": 1000}  # fmt: skip
+    assert found["parents"]["vae"]["digest"] == file_digest(models[1])
+    model = found["parents"]["model"]
+    assert model["digest"] == file_digest(models[0])
+    assert model["provenance"]["parents"]["subset"]["provenance"]["options"] == {"keep": "0.25"}
+
+
+def test_other_commands_take_the_shards(sample, tmp_path):
+    sample("out", "--seeds", "0-8", "--shard-size", 4).ok()
+    told = json.loads(dprune("info", tmp_path / "out", "--json").ok().out)
+    assert "select" in json.dumps(told)
+    dprune("embed", tmp_path / "out", "--model", "pixels", "--image-size", 4, "-o", tmp_path / "features").ok()
+    assert b"9 samples" in dprune("info", tmp_path / "features").ok().out or "9" in str(told)
+
+
+def test_another_autoencoder_is_refused(sample, models, tmp_path):
+    other = make_vae(tmp_path / "other.safetensors", kind="kl")
+    digests = [file_digest(path)[:12] for path in (other, models[1])]
+    sample("out", "--seeds", "0", vae=other).fails(3, *digests, "give that one")
+    wide = make_vae(tmp_path / "wide.safetensors", channels=7)
+    sample("out", "--seeds", "0", vae=wide).fails(3, "3 x 4 x 4", "7 x 4 x 4")
+    large = make_vae(tmp_path / "large.safetensors", image_size=32)
+    sample("out", "--seeds", "0", vae=large).fails(3, "3 x 8 x 8")
+    sample("out", "--seeds", "0", vae=models[0]).fails(3, "kind dit, not an autoencoder")
+    sample("out", "--seeds", "0", model=models[1]).fails(3, "kind vae, not a DiT")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_state_dict_of_sit_samples(sample, tmp_path):
+    vae = make_vae(tmp_path / "vae.safetensors", kind="kl")
+    state = filled(DiT(DiTConfig(SIDE, CHANNELS, 2, 384, 1, 6, 10, learn_sigma=True))).state_dict()
+    torch.save({"ema": state}, tmp_path / "sit.pt")
+    sample("out", "--seeds", "0-11", model=tmp_path / "sit.pt", vae=vae).ok()
+    assert labels(tmp_path / "out")[11] == 1
+    assert record(tmp_path / "out")["parents"]["model"] == {
+        "digest": file_digest(tmp_path / "sit.pt"),
+        "external": True,
+    }
+    sample("b", "--seeds", "0", "--classes", "10", model=tmp_path / "sit.pt", vae=vae).fails(2, "classes 0 to 9")
+    sample("b", "--seeds", "0", "--no-quantize", model=tmp_path / "sit.pt", vae=vae).fails(2, "has no codes")
+    wide = make_vae(tmp_path / "wide.safetensors", channels=7)
+    sample("b", "--seeds", "0", model=tmp_path / "sit.pt", vae=wide).fails(3, "7 x 4 x 4")
+    save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
+    sample("b", "--seeds", "0", model=tmp_path / "x.safetensors", vae=vae).fails(3, "no DiT or SiT")
+    assert not (tmp_path / "b").exists()
+
+
+def test_numbers_that_are_not_finite_are_refused(sample, models, tmp_path):
+    broken = load_dit(models[0], CPU)
+    broken.model.final_layer.linear.bias.fill_(torch.inf)
+    network = network_metadata(broken.model.config, MEAN, STD, CLASSES)
+    publish_model(tmp_path / "inf.safetensors", broken.model.state_dict(), network, make_record("train-dit", {}))
+    sample("out", "--seeds", "0", model=tmp_path / "inf.safetensors").fails(3, "inf.safetensors", "not finite")
+
+
+def test_the_grid_has_a_row_for_each_class(sample, tmp_path):
+    sample("out", "--seeds", "0-39", "--grid", tmp_path / "g.png", "--grid-count", 17).ok()
+    image = np.asarray(Image.open(tmp_path / "g.png"))
+    side = 4 * SIDE
+    assert image.shape == (CLASSES * (side + 2) + 2, 3 * (side + 2) + 2, 3)
+    found = pixels(tmp_path / "out")
+    for row, column in ((0, 0), (3, 1), (4, 2)):
+        top, left = 2 + row * (side + 2), 2 + column * (side + 2)
+        np.testing.assert_array_equal(image[top : top + side, left : left + side], found[f"{column * 5 + row:08d}"])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([0, 1, 0, 1, 0], ([0, 2, 1, 3], 2)),
+        ([5, 5, 5], ([0, 1, 2], 2)),
+        ([-1] * 5, ([0, 1, 2, 3, 4], 3)),
+        ([0, 1, 2, 3], ([0, 1, 2, 3], 2)),
+        ([0, 0, 1], ([0, 1, 2], 2)),
+    ],
+)
+def test_arranged(given, expected):
+    assert arranged(given) == expected
+
+
+def test_npz_is_what_the_evaluator_reads(sample, tmp_path):
+    options = ["--seeds", "0-10", "--shard-size", 4]
+    sample("out", *options, "--npz", tmp_path / "all.npz").ok()
+    with np.load(tmp_path / "all.npz") as found:
+        assert list(found) == ["arr_0", "arr_1"]
+        np.testing.assert_array_equal(found["arr_0"], np.stack(list(pixels(tmp_path / "out").values())))
+        assert found["arr_0"].dtype == np.uint8
+        assert found["arr_1"].tolist() == [seed % CLASSES for seed in range(11)]
+    with zipfile.ZipFile(tmp_path / "all.npz") as archive:
+        assert archive.testzip() is None
+    first = (tmp_path / "all.npz").read_bytes()
+    assert "up to date" in sample("out", *options, "--npz", tmp_path / "all.npz").ok().err
+    (tmp_path / "all.npz").unlink()
+    assert json.loads(sample("out", *options, "--npz", tmp_path / "all.npz", "--json").ok().out)["shards_made"] == 0
+    assert (tmp_path / "all.npz").read_bytes() == first
+    sample("out2", "--seeds", "0-3", "--npz", tmp_path / "all.npz").ok()
+    assert len(np.load(tmp_path / "all.npz")["arr_0"]) == 4
+
+
+def test_files_of_others_are_not_replaced_by_exports(sample, tmp_path):
+    (tmp_path / "mine.png").write_bytes(image_bytes(0))
+    np.savez(tmp_path / "mine.npz", np.ones(3))
+    for option, name in (("--grid", "mine.png"), ("--npz", "mine.npz")):
+        before = (tmp_path / name).read_bytes()
+        sample("out", "--seeds", "0", option, tmp_path / name).fails(3, name, f"another {option}")
+        assert (tmp_path / name).read_bytes() == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_of_others_are_not_replaced(sample, shards, tmp_path):
+    before = tree(shards)
+    sample("shards", "--seeds", "0").fails(3, "--overwrite")
+    sample("shards", "--seeds", "0", "--overwrite").fails(3, "did not write")
+    assert tree(shards) == before
+
+
+@pytest.mark.parametrize("text", ["0-9,5", "3,3", "5-3", "", "a", "-1", "1-", "0-9999999999", "1.5", "0,,1",
+                                  "99999999999999999999", "9223372036854775808"])  # fmt: skip
+def test_nonsense_in_seeds(sample, text):
+    sample("out", f"--seeds={text}").fails(2, "--seeds")
+
+
+@pytest.mark.parametrize("args", [
+    ("--cfg-interval", "0.2,0.8"), ("--cfg-channels", "1"), ("--cfg", "2", "--cfg-interval", "0.8,0.2"),
+    ("--cfg", "2", "--cfg-interval", "x"), ("--cfg", "2", "--cfg-channels", "4"), ("--classes", "a"),
+    ("--classes", "5"), ("--classes", ""), ("--solver", "dopri5", "--steps", "3"), ("--compile",), ("--cfg", "-1"),
+    ("--device", "gpu"),
+])  # fmt: skip
+def test_options_that_contradict(sample, tmp_path, args):
+    sample("out", "--seeds", "0-3", *args).fails(2, args[-2] if len(args) % 2 == 0 else args[0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_seeds_are_kept_in_order():
+    seeds = Seeds.parse("7, 3-5,6,100-102")
+    assert str(seeds) == "7,3-6,100-102"
+    assert len(seeds) == 8
+    everything = [7, 3, 4, 5, 6, 100, 101, 102]
+    assert seeds.between(0, 8).tolist() == everything
+    for begin in range(9):
+        for end in range(begin, 10):
+            assert seeds.between(begin, end).tolist() == everything[begin:end]
+    assert Seeds.parse(str(seeds)) == seeds
+    assert Seeds.parse("9223372036854775807").between(0, 1).tolist() == [2**63 - 1]
+
+
+def test_classes_are_read_back():
+    for text in ("balanced", "random", "3,17"):
+        assert str(Classes.parse(text)) == text
+    with pytest.raises(UsageError):
+        Classes.parse("3,,17")
+
+
+def test_a_dry_run_touches_nothing(sample, tmp_path):
+    plan = json.loads(sample("out", "--seeds", "0-3", "--dry-run").ok().out)
+    assert plan["provenance"]["options"]["seeds"] == "0-3"
+    assert not (tmp_path / "out").exists()

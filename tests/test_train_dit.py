@@ -1,0 +1,368 @@
+"""`dprune train-dit` on small latent stores: what is trained on, resuming, ranks, initial weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA, Result, dprune, dprune_process
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch
+
+from dprune.formats.arrays import write_array
+from dprune.formats.latents import CODEBOOK_FILE, KIND, SUMS, open_latents, part_sums
+from dprune.formats.provenance import make_record
+from dprune.formats.stores import Store
+from dprune.models.files import ModelFile
+from dprune.training.dit_settings import Fold
+from dprune.training.latents import TrainingLatents
+
+CPU = torch.device("cpu")
+COUNTS = (20, 0, 13)
+SMALL = ("--arch", "nano/2", "--batch-size", "6", "--steps", "8", "--log-every", "1", "--lr", "1e-3")
+
+
+def latent_store(folder: Path, kind: str = "vq", *, flips: bool = False, labels: bool = True, vae: str = "") -> Path:
+    """A store of 33 random samples in three parts, one of them empty; the last sample could not be decoded."""
+    draw = np.random.default_rng(0)
+    network = {"kind": kind, "channels": 3, "size": 4, "codes": 50 if kind == "vq" else 0, "image_size": 16}
+    parents = {"vae": {"digest": vae, "external": True}} if vae else None
+    record = make_record("encode", {"network": network, "flips": flips}, parents=parents)
+    shards = tuple(f"{number:06d}.tar" for number in range(len(COUNTS)))
+    store = Store(folder, KIND, shards, (), record)
+    store.publish_manifest()
+    if kind == "vq":
+        store.publish_beside(CODEBOOK_FILE, {"codebook": draw.normal(2, 3, (50, 3)).astype(np.float32)})
+    for number, (shard, count) in enumerate(zip(shards, COUNTS, strict=True)):
+        tensors = {
+            "label": draw.integers(0, 5, count) if labels else np.full(count, -1),
+            "valid": np.ones(count, dtype=bool),
+        }
+        if number == 2:
+            tensors["valid"][-1] = False
+        for flip in ("", "_flipped")[: 1 + flips]:
+            if kind == "vq":
+                tensors[f"codes{flip}"] = draw.integers(0, 50, (count, 16)).astype(np.uint16)
+            else:
+                tensors[f"mean{flip}"] = draw.normal(1, 2, (count, 3, 4, 4)).astype(np.float16)
+                tensors[f"logvar{flip}"] = draw.normal(-1, 0.1, (count, 3, 4, 4)).astype(np.float16)
+        tensors[SUMS[kind]] = part_sums(network, tensors)
+        store.publish_part(shard, tensors, f"members{number}", count, [])
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return latent_store(tmp_path / "latents")
+
+
+def train(store: object, run: object, *args: object) -> Result:
+    return dprune("train-dit", store, *SMALL, "-o", run, *args)
+
+
+def log(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in log(run) if "loss" in line]
+
+
+def model(run: Path) -> dict[str, np.ndarray]:
+    return load_file(run / "model.safetensors")
+
+
+@pytest.mark.parametrize("place", ["device", "host", "disk"])
+@pytest.mark.parametrize("kind", ["vq", "kl"])
+def test_latents_are_those_of_the_store_wherever_they_are_held(tmp_path: Path, kind: str, place: str):
+    latents = open_latents(latent_store(tmp_path / "store", kind))
+    ids = np.array([0, 3, 19, 20, 31])
+    held = TrainingLatents(latents, ids, CPU, place, seed=0)
+    found_ids, labels, values = held.batch(np.array([4, 0, 2, 0]), step=1)
+    assert found_ids.tolist() == [31, 0, 19, 0]
+    assert labels.tolist() == latents.labels()[[31, 0, 19, 0]].tolist()
+    if kind == "vq":
+        codes = np.concatenate(latents.mapped("codes"))[[31, 0, 19, 0]]
+        expected = (latents.codebook[codes] - latents.mean) / latents.std
+        np.testing.assert_allclose(values, expected.transpose(0, 2, 1).reshape(4, 3, 4, 4), rtol=1e-5, atol=1e-6)
+        return
+    mean = np.concatenate(latents.mapped("mean")).astype(np.float32)[[31, 0, 19, 0]]
+    logvar = np.concatenate(latents.mapped("logvar")).astype(np.float32)[[31, 0, 19, 0]]
+    drawn = (values.numpy() * latents.std[:, None, None] + latents.mean[:, None, None] - mean) / np.exp(logvar / 2)
+    assert abs(drawn.mean()) < 0.3
+    assert 0.8 < drawn.std() < 1.2
+    assert np.array_equal(values[1], values[3])
+    assert not np.array_equal(values, held.batch(np.array([4, 0, 2, 0]), step=2)[2])
+
+
+def test_normalised_latents_of_the_whole_store_have_mean_0_and_deviation_1(tmp_path: Path):
+    for kind in ("vq", "kl"):
+        latents = open_latents(latent_store(tmp_path / kind, kind))
+        valid = np.flatnonzero(latents.valid())
+        held = TrainingLatents(latents, valid, CPU, "device", seed=0)
+        values = torch.cat([held.batch(np.arange(len(valid)), step)[2] for step in range(20)])
+        assert values.mean((0, 2, 3)).abs().max() < (1e-5 if kind == "vq" else 0.02)
+        assert (values.std((0, 2, 3)) - 1).abs().max() < 0.02
+
+
+def test_half_of_the_latents_are_flipped(tmp_path: Path):
+    latents = open_latents(latent_store(tmp_path / "store", flips=True))
+    held = TrainingLatents(latents, np.arange(32), CPU, "device", seed=0)
+    plain = TrainingLatents(open_latents(latent_store(tmp_path / "plain")), np.arange(32), CPU, "device", seed=0)
+    assert held.batch(np.arange(4), 0)[2].shape == plain.batch(np.arange(4), 0)[2].shape
+    codes, flipped = (np.concatenate(latents.mapped(name))[:32] for name in ("codes", "codes_flipped"))
+    table = torch.from_numpy((latents.codebook - latents.mean) / latents.std)
+    share = 0.0
+    for step in range(40):
+        values = held.batch(np.arange(32), step)[2].flatten(2).transpose(1, 2)
+        is_flipped = torch.isclose(values, table[torch.from_numpy(flipped.astype(np.int64))], atol=1e-5).all(2).all(1)
+        is_plain = torch.isclose(values, table[torch.from_numpy(codes.astype(np.int64))], atol=1e-5).all(2).all(1)
+        assert torch.equal(is_flipped, ~is_plain)
+        share += is_flipped.float().mean().item() / 40
+    assert 0.45 < share < 0.55
+
+
+def test_a_run_leaves_a_model_that_says_what_it_is(store: Path, tmp_path: Path):
+    done = train(store, tmp_path / "run", "--json").ok()
+    summary = json.loads(done.out)
+    assert summary["steps"] == 8
+    file = ModelFile.open(tmp_path / "run" / "model.safetensors")
+    assert (file.network["kind"], file.network["classes"], file.network["channels"]) == ("dit", 5, 3)
+    latents = open_latents(store)
+    np.testing.assert_allclose(file.network["mean"], latents.mean, rtol=1e-6)
+    np.testing.assert_allclose(file.network["std"], latents.std, rtol=1e-6)
+    assert file.record["options"]["arch"] == "nano/2"
+    assert file.record["fingerprint"] == latents.fingerprint
+    assert file.record["parents"]["latents"]["provenance"]["command"] == "encode"
+    start, *lines = log(tmp_path / "run")
+    assert (start["samples"], start["batch_size"]) == (32, 6)
+    assert start["parameters"] == sum(value.size for value in model(tmp_path / "run").values())
+    assert all({"step", "epoch", "loss", "grad_norm", "img_per_s", "mfu", "lr"} <= line.keys() for line in lines)
+    assert "up to date" in train(store, tmp_path / "run").ok().err
+    assert "nano/2" in dprune("info", tmp_path / "run").ok().out.decode()
+
+
+def test_the_image_that_could_not_be_decoded_is_not_trained_on(store: Path, tmp_path: Path):
+    done = train(store, tmp_path / "run").ok()
+    assert "1 of the samples could not be decoded" in done.err
+
+
+def test_a_subset_changes_the_model_and_stays_traceable(store: Path, tmp_path: Path):
+    write_array(tmp_path / "keep.npy", np.array([1, 5, 9]), make_record("select", {"keep": 3}))
+    train(store, tmp_path / "all").ok()
+    train(store, tmp_path / "kept", "--subset", tmp_path / "keep.npy").ok()
+    assert log(tmp_path / "kept")[0]["samples"] == 3
+    assert losses(tmp_path / "all") != losses(tmp_path / "kept")
+    file = ModelFile.open(tmp_path / "kept" / "model.safetensors")
+    assert file.record["parents"]["subset"]["provenance"]["options"] == {"keep": 3}
+    # The latents are normalised by the whole store, whatever the subset.
+    assert file.network["mean"] == ModelFile.open(tmp_path / "all" / "model.safetensors").network["mean"]
+
+
+def test_folds_are_disjoint_cover_everything_and_ignore_the_seed(store: Path, tmp_path: Path):
+    ids = np.arange(10_000)
+    folds = [Fold(number, 3).holds(ids) for number in range(3)]
+    assert (np.sum(folds, axis=0) == 1).all()
+    assert all(abs(fold.mean() - 1 / 3) < 0.02 for fold in folds)
+    sizes = []
+    for number in range(3):
+        train(store, tmp_path / f"run{number}", "--fold", f"{number}/3", "--steps", "1").ok()
+        sizes.append(log(tmp_path / f"run{number}")[0]["samples"])
+    assert sum(sizes) == 32
+    train(store, tmp_path / "seed", "--fold", "1/3", "--steps", "1", "--seed", "7").ok()
+    assert log(tmp_path / "seed")[0]["samples"] == sizes[1]
+    record = ModelFile.open(tmp_path / "run1" / "model.safetensors").record
+    assert record["options"]["fold"] == "1/3"
+
+
+def test_epochs_count_the_subset(store: Path, tmp_path: Path):
+    write_array(tmp_path / "keep.npy", np.arange(9), make_record("select", {}))
+    done = dprune("train-dit", store, "--arch", "nano/2", "--batch-size", "6", "--epochs", "2", "--subset",
+                  tmp_path / "keep.npy", "-o", tmp_path / "run", "--save-every", "epoch", "--json").ok()  # fmt: skip
+    assert json.loads(done.out)["steps"] == 3
+    assert json.loads(done.out)["epochs"] == 2
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-00000002.safetensors", "step-00000003.safetensors"]
+
+
+def test_a_larger_steps_extends_a_finished_run(store: Path, tmp_path: Path):
+    train(store, tmp_path / "whole").ok()
+    train(store, tmp_path / "grown", "--steps", "5").ok()
+    train(store, tmp_path / "grown").ok()
+    for name, value in model(tmp_path / "whole").items():
+        assert np.array_equal(value, model(tmp_path / "grown")[name]), name
+    train(store, tmp_path / "grown", "--steps", "5").fails(3, "steps", "--overwrite")
+
+
+def test_other_options_need_overwrite_and_then_begin_anew(store: Path, tmp_path: Path):
+    train(store, tmp_path / "run", "--save-every", "4").ok()
+    train(store, tmp_path / "run", "--lr", "2e-3").fails(3, "lr", "--overwrite")
+    train(store, tmp_path / "run", "--lr", "2e-3", "--overwrite").ok()
+    train(store, tmp_path / "fresh", "--lr", "2e-3").ok()
+    again, fresh = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "fresh"))
+    assert again == fresh
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_three_sigterms_change_not_a_byte(store: Path, tmp_path: Path):
+    args = ("train-dit", store, *SMALL, "--steps", "60", "-o")
+    assert dprune_process(*args, tmp_path / "whole").code == 0
+    stops, draw = 0, random.Random(0)
+    while stops < 3:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dprune", *map(str, args), str(tmp_path / "cut")], stderr=subprocess.PIPE
+        )
+        wait_for = len(losses(tmp_path / "cut")) if (tmp_path / "cut" / "log.jsonl").exists() else 0
+        wait_for += draw.randint(3, 12)
+        while process.poll() is None:
+            if (tmp_path / "cut" / "log.jsonl").exists() and len(losses(tmp_path / "cut")) >= wait_for:
+                process.send_signal(signal.SIGTERM)
+                break
+            time.sleep(0.002)
+        _, err = process.communicate()
+        assert process.returncode == 75, err
+        assert b"run the same command again" in err
+        assert not (tmp_path / "cut" / "model.safetensors").exists()
+        stops += 1
+    assert dprune_process(*args, tmp_path / "cut").code == 0
+    for name in ("model.safetensors", "state.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_ranks_follow_the_loss_of_one(store: Path, tmp_path: Path):
+    args = ["train-dit", store, *SMALL, "--batch-size", "7", "--steps", "50", "-o"]
+    dprune(*args, tmp_path / "one").ok()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dprune"]
+    done = subprocess.run([*launch, *map(str, args), str(tmp_path / "two")], capture_output=True, check=False,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
+    assert log(tmp_path / "two")[0]["ranks"] == 2
+    for name, value in model(tmp_path / "one").items():
+        np.testing.assert_allclose(model(tmp_path / "two")[name], value, atol=1e-4)
+
+
+def test_ranks_without_torchrun_are_refused(store: Path, tmp_path: Path):
+    done = dprune_process("train-dit", store, *SMALL, "-o", tmp_path / "run", env={"RANK": "0", "WORLD_SIZE": "2"})
+    done.fails(2, "torchrun")
+
+
+def test_times_are_drawn_as_asked(store: Path, tmp_path: Path):
+    train(store, tmp_path / "uniform").ok()
+    train(store, tmp_path / "normal", "--time", "logit-normal").ok()
+    # The first step has the loss of a model that says zero, whatever the time.
+    uniform, normal = losses(tmp_path / "uniform"), losses(tmp_path / "normal")
+    assert uniform[0] == normal[0]
+    assert uniform[3:] != normal[3:]
+
+
+def test_labels_that_are_all_dropped_train_no_row_of_the_table_but_the_last(store: Path, tmp_path: Path):
+    for name, dropout in (("short", 2), ("long", 8)):
+        train(store, tmp_path / name, "--label-dropout", "1", "--steps", dropout).ok()
+    short, long = (model(tmp_path / name)["y_embedder.embedding_table.weight"] for name in ("short", "long"))
+    assert np.abs(short - long)[:5].max() < 1e-6 < np.abs(short - long)[5].max()
+
+
+def test_stores_without_labels_want_unconditional(tmp_path: Path):
+    store = latent_store(tmp_path / "latents", labels=False)
+    train(store, tmp_path / "run").fails(3, "--unconditional")
+    train(store, tmp_path / "run", "--unconditional").ok()
+    assert ModelFile.open(tmp_path / "run" / "model.safetensors").network["classes"] == 0
+    assert model(tmp_path / "run")["y_embedder.embedding_table.weight"].shape[0] == 1
+
+
+def test_training_goes_on_from_another_runs_weights(store: Path, tmp_path: Path):
+    train(store, tmp_path / "first").ok()
+    first = tmp_path / "first" / "model.safetensors"
+    done = dprune("train-dit", store, "--init", first, "--batch-size", "6", "--steps", "1", "--lr", "1e-12", "-o",
+                  tmp_path / "tuned").ok()  # fmt: skip
+    assert done.code == 0
+    for name, value in model(tmp_path / "first").items():
+        np.testing.assert_allclose(model(tmp_path / "tuned")[name], value, atol=1e-6)
+    assert "init" in ModelFile.open(tmp_path / "tuned" / "model.safetensors").record["parents"]
+    train(store, tmp_path / "other", "--init", first, "--arch", "nano/1").fails(3, "--init", "patch 2", "patch 1")
+
+
+def test_published_weights_with_learned_sigma_initialise(store: Path, tmp_path: Path):
+    # A state dict as facebookresearch/DiT saves it: no description, twice the outputs, 1,000 classes.
+    from dprune.models.dit import DiT, DiTConfig
+
+    network = DiT(DiTConfig(4, 3, 2, 384, 12, 6, 1000, learn_sigma=True))
+    torch.save({"ema": network.state_dict()}, tmp_path / "dit.pt")
+    args = ("--init", tmp_path / "dit.pt", "--arch", "S/2", "--steps", "1")
+    train(store, tmp_path / "run", *args).ok()
+    file = ModelFile.open(tmp_path / "run" / "model.safetensors")
+    assert (file.network["learn_sigma"], file.network["classes"]) == (True, 1000)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("--arch", "XXL/2"), 2, ("XXL/2",)),
+        (("--arch", "nano/8"), 2, ("nano/8", "4 x 4")),
+        (("--fold", "3/3"), 2, ("--fold 3/3",)),
+        (("--subset", "missing.npy"), 3, ("missing.npy",)),
+        (("--init", "missing.pt"), 3, ("--init missing.pt",)),
+        (("--vae", "missing.pt"), 3, ("--vae missing.pt",)),
+        (("--steps", "3", "--epochs", "2"), 2, ("--steps", "--epochs")),
+        (("--micro-batch", "some"), 2, ("--micro-batch some",)),
+        (("--save-every", "0"), 2, ("--save-every 0",)),
+        (("--device", "cuda:9"), 2, ("cuda:9",)),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_said_in_one_sentence(store: Path, tmp_path: Path, args, code, words):
+    train(store, tmp_path / "run", *args).fails(code, *words)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_subsets_of_other_data_are_refused(store: Path, tmp_path: Path):
+    write_array(tmp_path / "far.npy", np.array([99]), make_record("select", {}))
+    train(store, tmp_path / "run", "--subset", tmp_path / "far.npy").fails(3, "far.npy", "99")
+    write_array(tmp_path / "other.npy", np.array([1]), make_record("select", {}, fingerprint="f" * 64))
+    train(store, tmp_path / "run", "--subset", tmp_path / "other.npy").fails(3, "other.npy", "different datasets")
+    write_array(tmp_path / "none.npy", np.array([32]), make_record("select", {}))
+    train(store, tmp_path / "run", "--subset", tmp_path / "none.npy").fails(3, "no sample is left")
+
+
+def test_a_store_with_a_part_missing_is_refused(store: Path, tmp_path: Path):
+    (store / "000002.safetensors").unlink()
+    train(store, tmp_path / "run").fails(3, "000002.tar")
+
+
+def test_the_wrong_autoencoder_is_refused(tmp_path: Path):
+    store = latent_store(tmp_path / "latents", vae="a" * 64)
+    save_file({"x": np.zeros(1, np.float32)}, tmp_path / "vae.safetensors")
+    train(store, tmp_path / "run", "--vae", tmp_path / "vae.safetensors").fails(3, "vae.safetensors", "aaaaaaaaaaaa")
+
+
+def test_a_state_of_other_data_is_not_gone_on_from(store: Path, tmp_path: Path):
+    train(store, tmp_path / "run", "--stop-after", "0s").fails(75, "again")
+    other = latent_store(tmp_path / "other", "kl")
+    train(other, tmp_path / "run").fails(3, "--overwrite")
+
+
+def test_the_plan_is_shown_and_nothing_made(store: Path, tmp_path: Path):
+    done = train(store, tmp_path / "run", "--dry-run").ok()
+    options = json.loads(done.out)["provenance"]["options"]
+    assert (options["steps"], options["batch_size"], options["arch"], options["precision"]) == (8, 6, "nano/2", "fp32")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_oracles_weights_load_by_their_own_names():
+    from dprune.models.dit import DiT, DiTConfig
+
+    oracle = load_torch(DATA / "flow.safetensors")
+    names = {name.removeprefix("weights.") for name in oracle if name.startswith("weights.")}
+    assert DiT(DiTConfig(8, 4, 2, 64, 3, 4, 10)).state_dict().keys() == names

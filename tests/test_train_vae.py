@@ -1,0 +1,274 @@
+"""`dprune train-vae` on a few small images: what is learnt, resuming, micro-batches, ranks, data that is bad."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Result, dprune, image_bytes, sample, write_tar
+from PIL import Image
+from safetensors.torch import load_file
+
+from dprune.formats.arrays import write_array
+from dprune.formats.provenance import make_record
+from dprune.formats.shards import open_dataset
+from dprune.models.vae import load_vae
+from dprune.training.images import TrainingImages
+from dprune.training.vae_settings import PRESETS
+
+CPU = torch.device("cpu")
+SMALL = ("--preset", "tiny", "--image-size", "16", "--width", "8", "--codes", "16", "--batch-size", "6",
+         "--workers", "0", "--log-every", "1", "--device", "cpu")  # fmt: skip
+ALL_AT_ONCE = ("--gan-weight", "0.5", "--gan-start", "1", "--flip", "--steps", "4")
+
+
+def train(shards: object, run: object, *args: object, steps: int = 3) -> Result:
+    return dprune("train-vae", shards, *SMALL, *(() if "--steps" in args else ("--steps", steps)), "-o", run, *args)
+
+
+def log(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    return [line for line in log(run) if "loss" in line]
+
+
+@pytest.mark.slow
+def test_learns_digits(tmp_path: Path) -> None:
+    dprune("pack", "sklearn:digits", "--size", 16, "-o", tmp_path / "digits").ok()
+    run = tmp_path / "run"
+    options = ("--preset", "tiny", "--image-size", 16, "--downsample", 4, "--width", 8, "--codes", 64, "--workers", 0)
+    dprune("train-vae", tmp_path / "digits", *options, "--steps", 150, "--device", "cpu", "-o", run).ok()
+    assert log(run)[-1]["train_psnr"] > 18
+    assert log(run)[-1]["train_ssim"] > 0.75
+    assert losses(run)[-1]["perplexity"] > 20
+    assert losses(run)[-1]["codes_used"] > 0.7
+    vae, _ = load_vae(run / "model.safetensors", CPU)
+    assert len(vae.codes(torch.zeros(1, 3, 16, 16)).unique()) < 16
+
+
+def test_run_folder(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(shards, run, "--held-out", shards / "000001.tar", "--evaluate-every", 2).ok()
+    found = [line for line in log(run) if "held_out_psnr" in line]
+    assert [line["step"] for line in found] == [2, 3]
+    assert found[0]["held_out_ssim"] != found[1]["held_out_ssim"]
+    assert [line["codes_used"] for line in losses(run)] == [1.0, 1.0, 1.0]
+    picture = Image.open(run / "pictures" / "step-00000003.png")
+    assert picture.size == (8 * 18 + 2, 2 * 18 + 2)
+    pixels = np.asarray(picture)
+    expected = TrainingImages(open_dataset([str(shards)]), np.arange(7, 12), 16, CPU, 0).load(np.arange(5))
+    np.testing.assert_array_equal(pixels[2:18, 20:36], expected[1].permute(1, 2, 0))
+    vae, file = load_vae(run / "model.safetensors", CPU)
+    made = ((vae.reconstruct(expected / 127.5 - 1) + 1) * 127.5).round().clamp(0, 255)
+    np.testing.assert_allclose(pixels[20:36, 20:36], made[1].permute(1, 2, 0), atol=1.01)
+    assert file.record is not None
+    assert file.record["fingerprint"] == open_dataset([str(shards)]).fingerprint
+    assert file.record["options"]["codes"] == 16
+    assert "kl_weight" not in file.record["options"]
+    assert "up to date" in train(shards, run).ok().err
+    train(shards, run, "--commitment", 0.5).fails(3, "commitment")
+
+
+def test_dry_run_resolves_the_preset(shards: Path, tmp_path: Path) -> None:
+    plan = json.loads(dprune("train-vae", shards, "--width", 64, "-o", tmp_path / "run", "--dry-run").ok().out)
+    options = plan["provenance"]["options"]
+    base = PRESETS["base"]
+    assert options["width"] == 64
+    assert options["multipliers"] == [1, 2, 2, 4]
+    assert (options["codes"], options["image_size"]) == (base["codes"], base["image_size"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_stopped_at_every_step_ends_the_same(shards: Path, tmp_path: Path) -> None:
+    train(shards, tmp_path / "whole", *ALL_AT_ONCE).ok()
+    for _ in range(3):
+        train(shards, tmp_path / "parts", *ALL_AT_ONCE, "--stop-after", "0s").fails(75, "same command")
+    train(shards, tmp_path / "parts", *ALL_AT_ONCE).ok()
+    for name in ("model", "state"):
+        whole, parts = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "parts"))
+        assert whole.keys() == parts.keys()
+        assert all(torch.equal(whole[key], parts[key]) for key in whole), name
+    assert whole["critic.scale"] > 0
+    last = losses(tmp_path / "whole")
+    assert "adversarial" not in last[0]
+    assert last[3]["gan_scale"] > 0
+    assert last[3]["critic"] > 0
+    assert [line["loss"] for line in losses(tmp_path / "parts")] == [line["loss"] for line in last]
+
+
+@pytest.mark.parametrize("kind", ["vq", "kl"])
+def test_micro_batches_change_nothing(kind: str, shards: Path, tmp_path: Path) -> None:
+    own = () if kind == "vq" else ("--kind", "kl", "--kl-weight", "0.01")
+    small = [value for value in SMALL if kind == "vq" or value not in ("--codes", "16")]
+    small = small if kind == "vq" else [*small[:2], "--image-size", "16", *small[3:]]
+    for name, size in (("whole", "6"), ("cut", "2")):
+        options = ("--micro-batch", size, "-o", tmp_path / name)
+        dprune("train-vae", shards, *small, *own, *ALL_AT_ONCE, *options).ok()
+    assert_same_curves(tmp_path / "whole", tmp_path / "cut")
+    if kind == "kl":
+        assert losses(tmp_path / "cut")[0]["kl"] > 0
+
+
+def assert_same_curves(one: Path, other: Path) -> None:
+    for a, b in zip(losses(one), losses(other), strict=True):
+        for name in a.keys() & {"loss", "grad_norm", "perplexity", "gan_scale", "critic", "kl", "adversarial"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-5), (name, a["step"])
+
+
+@pytest.mark.slow
+def test_ranks_change_nothing(shards: Path, tmp_path: Path) -> None:
+    train(shards, tmp_path / "one", *ALL_AT_ONCE, "--batch-size", 7).ok()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dprune",
+               "train-vae", shards, *SMALL, *ALL_AT_ONCE, "--batch-size", 7, "-o", tmp_path / "two"]  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([str(part) for part in command], check=True, env=env, capture_output=True)
+    assert_same_curves(tmp_path / "one", tmp_path / "two")
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_adversarial_gradient_is_that_of_the_sum() -> None:
+    from dprune.models.discriminator import PatchGAN, generator_loss
+    from dprune.models.vae import VAE, VAEConfig
+    from dprune.training.vae_loss import AutoencoderObjective, ImageBatch
+    from dprune.training.vae_settings import VAEOptions
+
+    said = dict.fromkeys(VAEOptions.__dataclass_fields__)
+    said |= {"preset": "tiny", "kind": "vq", "l2_codes": False, "loss": "l1", "gan_weight": 0.7, "flip": False}
+    settings = VAEOptions(**said).resolve()
+    torch.manual_seed(0)
+    vae, critic = VAE(VAEConfig("vq", 32, 8, (1, 2, 2), 1, 3, 20, False)), PatchGAN(32)
+    critic.scale.fill_(2.0)
+    micro = ImageBatch(torch.arange(2), torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
+    loss, sums = AutoencoderObjective(vae, settings, 0, None, critic)(micro, 0)
+    loss.backward()
+    assert all(p.grad is None for p in critic.parameters())
+    found = vae.quantizer(vae.encode(micro.images()))
+    made = vae.decode(found.latents)
+    plain = (made - micro.images()).abs().flatten(1).mean(1).sum()
+    against = generator_loss(critic(made)).sum()
+    total = plain + 0.7 * 2 * against + (found.codebook + 0.25 * found.commitment).sum()
+    torch.testing.assert_close(sums["loss"], total.detach())
+    expected = torch.autograd.grad(total, list(vae.parameters()), retain_graph=True)
+    for (name, parameter), gradient in zip(vae.named_parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6, msg=name)
+    assert micro.pulls is not None
+    for pull, own in zip(micro.pulls, (plain, against), strict=True):
+        torch.testing.assert_close(pull, torch.autograd.grad(own, vae.last_weight, retain_graph=True)[0])
+
+
+def test_subset(shards: Path, tmp_path: Path) -> None:
+    ids = np.array([1, 8, 15])
+    write_array(
+        tmp_path / "keep.npy", ids, make_record("select", {}, fingerprint=open_dataset([str(shards)]).fingerprint)
+    )
+    run = tmp_path / "run"
+    train(shards, run, "--subset", tmp_path / "keep.npy").ok()
+    assert log(run)[0]["samples"] == 3
+    assert losses(run)[-1]["epoch"] == 6
+    members = [part for number, i in enumerate(ids) for part in sample(f"t{number}", int(i))]
+    write_tar(tmp_path / "only" / "a.tar", members)
+    train(tmp_path / "only", tmp_path / "same").ok()
+    assert [line["loss"] for line in losses(tmp_path / "same")] == [line["loss"] for line in losses(run)]
+    record = load_vae(run / "model.safetensors", CPU)[1].record
+    assert record is not None
+    assert set(record["parents"]) == {"shards", "subset"}
+    write_array(tmp_path / "other.npy", ids, make_record("select", {}, fingerprint="0" * 64))
+    train(shards, tmp_path / "x", "--subset", tmp_path / "other.npy").fails(3, "another dataset")
+    np.save(tmp_path / "far.npy", [18])
+    train(shards, tmp_path / "x", "--subset", tmp_path / "far.npy").fails(3, "id 18 is outside")
+    np.save(tmp_path / "none.npy", np.array([], dtype=np.int64))
+    train(shards, tmp_path / "x", "--subset", tmp_path / "none.npy").fails(3, "no sample")
+
+
+def test_bad_images_are_stood_in_for(shards: Path, tmp_path: Path) -> None:
+    members = [*sample("good", 1), ("bad.png", b"no image"), *sample("next", 2)]
+    write_tar(tmp_path / "a.tar", members)
+    images = TrainingImages(open_dataset([str(tmp_path / "a.tar")]), np.arange(3), 16, CPU, 0)
+    loaded = images.load(np.array([1, 2, 0]))
+    assert torch.equal(loaded[0], loaded[1])
+    assert not torch.equal(loaded[0], loaded[2])
+    told = train(tmp_path / "a.tar", tmp_path / "run", steps=1).ok().err
+    assert told.count("warning: ") == 1
+    assert "bad cannot be decoded" in told
+    train(tmp_path / "a.tar", tmp_path / "x", "--strict").fails(3, "bad cannot be decoded", "--strict")
+    write_tar(tmp_path / "b.tar", [("bad.png", b"no image"), ("worse.png", b"nor this")])
+    train(tmp_path / "b.tar", tmp_path / "x").fails(3, "b.tar", "2 images in a row")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streams_what_it_could_hold(shards: Path, workers: int) -> None:
+    dataset, ids = open_dataset([str(shards)]), np.array([0, 3, 6, 7, 9, 12, 17])
+    held = TrainingImages(dataset, ids, 16, CPU, 0)
+    streamed = TrainingImages(dataset, ids, 16, CPU, workers, held_bytes=0)
+    assert held.held
+    assert not streamed.held
+    draw = np.random.default_rng(0)
+    steps = [(step, [draw.integers(0, 7, 20), draw.integers(0, 7, 3)]) for step in range(5)]
+    for a, b in zip(held.batches(iter(steps)), streamed.batches(iter(steps)), strict=True):
+        assert a[0] == b[0]
+        assert all(np.array_equal(x, y) for x, y in zip(a[1], b[1], strict=True))
+        assert all(torch.equal(x, y) for x, y in zip(a[2], b[2], strict=True))
+    expected = Image.open(io.BytesIO(image_bytes(9))).crop((2, 0, 18, 16))
+    np.testing.assert_array_equal(held.load(np.array([4]))[0].permute(1, 2, 0), np.asarray(expected))
+    endless = streamed.batches((step, [np.arange(3)]) for step in iter(int, 1))
+    assert len(next(endless)[2][0]) == 3
+    endless.close()
+
+
+def test_perceptual_terms(shards: Path, tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    torch.save(timm.create_model("resnet10t", num_classes=10).state_dict(), tmp_path / "r.pt")
+    options = ("--perceptual", "timm:resnet10t", "--perceptual-weights", tmp_path / "r.pt")
+    train(shards, tmp_path / "run", *options, "--perceptual-weight", 2, steps=1).ok()
+    line = losses(tmp_path / "run")[0]
+    assert line["loss"] == pytest.approx(
+        line["reconstruction"] + 2 * line["perceptual"] + 1.25 * line["commitment"], rel=1e-5
+    )
+    assert log(tmp_path / "run")[-1]["train_perceptual"] > 0
+    record = load_vae(tmp_path / "run" / "model.safetensors", CPU)[1].record
+    assert record is not None
+    assert len(record["options"]["perceptual_weights"]) == 64
+    torch.save({"conv1.weight": torch.ones(1)}, tmp_path / "w.pt")
+    train(shards, tmp_path / "x", *options[:3], tmp_path / "w.pt").fails(3, "w.pt", "resnet10t")
+    train(shards, tmp_path / "x", "--lpips-weights", tmp_path / "w.pt").fails(3, "lin0.model.1.weight is missing")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--perceptual", "lpips"), 2, ["--lpips-weights"]),
+        (("--perceptual", "timm:resnet10t"), 2, ["--perceptual-weights", "never downloaded"]),
+        (("--perceptual", "vgg"), 2, ["--perceptual vgg", "timm:NAME"]),
+        (("--perceptual-weights", "x.pt"), 2, ["--perceptual-weights", "does nothing"]),
+        (("--perceptual-weight", "2"), 2, ["--perceptual-weight", "does nothing"]),
+        (("--lpips-weights", "missing.pt"), 3, ["--lpips-weights missing.pt"]),
+        (("--gan-start", "5"), 2, ["--gan-start", "--gan-weight"]),
+        (("--kind", "kl"), 2, ["--codes", "--kind kl"]),
+        (("--kl-weight", "1"), 2, ["--kl-weight", "--kind vq"]),
+        (("--multipliers", "1,2"), 2, ["--multipliers"]),
+        (("--multipliers", "1,x,2"), 2, ["--multipliers"]),
+        (("--multipliers", "1,2,2", "--downsample", "8"), 2, ["--multipliers", "--downsample 4"]),
+        (("--image-size", "18"), 2, ["--image-size 18"]),
+        (("--image-size", "8"), 2, ["--image-size 8"]),
+        (("--width", "42"), 2, ["--width 42"]),
+        (("--codes", "100000"), 2, ["--codes 100000", "65,536"]),
+        (("--steps", "5", "--epochs", "2"), 2, ["--steps", "--epochs"]),
+    ],
+)
+def test_usage(options: tuple[str, ...], code: int, words: list[str], shards: Path, tmp_path: Path) -> None:
+    train(shards, tmp_path / "run", *options).fails(code, *words)
+    assert not (tmp_path / "run").exists()

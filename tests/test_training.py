@@ -1,0 +1,328 @@
+"""The training loop and its parts, on a model small enough to check by hand."""
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from dprune.errors import DpruneError, InputError, Interrupted, UsageError
+from dprune.formats.provenance import make_record
+from dprune.runtime import Silent
+from dprune.training.averages import Averages
+from dprune.training.loop import Loop
+from dprune.training.order import Order, micro_batches, share
+from dprune.training.plan import Plan, TrainingOptions, is_due
+from dprune.training.run import Run, extends
+
+SAMPLES = 23
+
+
+class Micro:
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+
+class Objective(nn.Module):
+    def __init__(self, network, data):
+        super().__init__()
+        self.network, self.data = network, data
+
+    def forward(self, micro, step):
+        x, y = (part[micro.rows] for part in self.data)
+        loss = (self.network(x) - y).square().sum()
+        return loss, {"loss": loss.detach()}
+
+
+class Regression:
+    """Least squares by two networks, the second of which begins later."""
+
+    flop = 0
+    samples = SAMPLES
+    fingerprint = "0123456789abcdef"
+    network_header = {"kind": "toy"}
+
+    def __init__(self, scale=1.0):
+        torch.manual_seed(0)
+        self.networks = {"first": nn.Linear(3, 2), "second": nn.Linear(3, 2)}
+        x = torch.randn(SAMPLES, 3) * scale
+        data = x, x @ torch.randn(3, 2)
+        self.objectives = {name: Objective(network, data) for name, network in self.networks.items()}
+        self.evaluated = []
+
+    def active(self, name, step):
+        return name == "first" or step >= 10
+
+    def batches(self, steps):
+        for _, pieces in steps:
+            yield [Micro(torch.from_numpy(piece)) for piece in pieces]
+
+    def after_step(self, step, optimizers, averages):
+        assert optimizers.keys() == self.networks.keys()
+        assert averages.keys() == {"weight", "bias"}
+
+    def statistics(self):
+        return {"constant": 1.0}
+
+    def evaluate(self, step, folder):
+        self.evaluated.append((step, next(iter(self.networks.values())).weight.detach().clone()))
+        return {"measure": float(step)}
+
+
+PLAN = Plan(steps=40, batch_size=5, lr=0.05, log_every=10, evaluate_every=20)
+
+
+class Stops(Silent):
+    def __init__(self, after):
+        self.left = after
+
+    def stop_requested(self):
+        self.left -= 1
+        return self.left <= 0
+
+
+def record_of(plan):
+    return make_record("train-toy", plan.options(), seed=plan.seed)
+
+
+def train(folder, plan=PLAN, monitor=None, task=None):
+    loop = Loop(task or Regression(), plan, Run(Path(folder)), record_of(plan), torch.device("cpu"))
+    loop.train(monitor or Silent())
+    return loop
+
+
+def lines(folder):
+    return [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+
+
+def losses(folder):
+    return {line["step"]: line["loss"] for line in lines(folder) if "loss" in line}
+
+
+def test_a_batch_may_span_epochs_and_no_sample_is_dropped():
+    order = Order(7, 3, seed=1)
+    taken = np.concatenate([order.positions(step) for step in range(14)])
+    assert len(taken) == 42
+    for epoch in range(6):
+        assert sorted(taken[epoch * 7 : epoch * 7 + 7]) == list(range(7))
+    assert not np.array_equal(taken[:7], taken[7:14])
+    assert np.array_equal(order.positions(5), Order(7, 3, seed=1).positions(5))
+    assert not np.array_equal(order.positions(5), Order(7, 3, seed=2).positions(5))
+
+
+def test_a_set_smaller_than_the_batch_fills_it_several_times():
+    positions = Order(3, 8, seed=0).positions(0)
+    assert np.bincount(positions).tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_ranks_and_micro_batches_share_a_batch_completely(world):
+    batch = np.arange(20)
+    pieces = [piece for rank in range(world) for piece in micro_batches(share(batch, rank, world), 4)]
+    assert np.concatenate(pieces).tolist() == batch.tolist()
+    assert max(map(len, pieces)) <= 4
+
+
+def test_the_average_begins_low_and_follows_the_definition():
+    plan = Plan(steps=1, batch_size=1, lr=1.0, ema=0.9)
+    assert [plan.ema_decay(step) for step in (0, 1, 8)] == [0.1, 2 / 11, 0.5]
+    assert plan.ema_decay(10_000) == 0.9
+    network = nn.Linear(1, 1, bias=False)
+    averages = Averages(network)
+    first = network.weight.item()
+    with torch.no_grad():
+        network.weight.fill_(2.0)
+    averages.update(0.75)
+    assert averages.tensors["weight"].item() == pytest.approx(0.75 * first + 0.25 * 2)
+    with averages.applied():
+        assert network.weight.item() == pytest.approx(0.75 * first + 0.25 * 2)
+        assert not network.training
+    assert network.weight.item() == 2
+    assert network.training
+
+
+def test_the_rate_warms_up_and_falls():
+    plan = Plan(steps=100, batch_size=1, lr=1.0, warmup=4, schedule="cosine")
+    assert [round(plan.rate(step), 3) for step in range(5)] == [0.2, 0.4, 0.599, 0.798, 0.996]
+    assert plan.rate(99) < 0.001
+    assert replace(plan, schedule="constant").rate(99) == 1
+
+
+def test_checkpoints_are_due_when_an_epoch_is_full_though_it_is_no_whole_number_of_steps():
+    every = Fraction(10, 3)
+    assert [step for step in range(1, 21) if is_due(step, every)] == [4, 7, 10, 14, 17, 20]
+    assert not any(is_due(step, None) for step in range(1, 9))
+
+
+def said(**given):
+    nothing = dict.fromkeys(("steps", "epochs", "batch_size", "lr", "warmup", "schedule", "ema", "clip", "log_every",
+                             "save_every", "evaluate_every"))  # fmt: skip
+    fixed = {"micro_batch": "auto", "precision": "auto", "seed": 0, "autosave": 60.0, "device": "cpu"}
+    return TrainingOptions(**{**nothing, **fixed, **given})
+
+
+def test_what_was_not_said_is_filled_in():
+    defaults = {"steps": 7, "batch_size": 4, "lr": 0.1, "clip": 1.0}
+    plan = said(epochs=2.5, lr=0.2, save_every="epoch").plan(10, defaults)
+    assert (plan.steps, plan.batch_size, plan.lr, plan.clip, plan.precision) == (7, 4, 0.2, 1.0, "fp32")
+    assert plan.save_every == Fraction(10, 4)
+    assert said(steps=9).plan(10, defaults).steps == 9
+    assert said(epochs=0.1).plan(10, defaults).steps == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"steps": 1, "epochs": 1.0}, {"micro_batch": "0"}, {"micro_batch": "many"}, {"save_every": "-1"}],
+)
+def test_options_that_make_no_sense_are_refused(given):
+    with pytest.raises(UsageError, match="--"):
+        said(**given).plan(10, {"steps": 7, "batch_size": 4, "lr": 0.1})
+
+
+def test_training_fits_and_publishes_the_average(tmp_path):
+    loop = train(tmp_path)
+    found = losses(tmp_path)
+    assert list(found) == [10, 20, 30, 40]
+    assert found[40] < found[10]
+    model = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(model["weight"], loop.averages.tensors["weight"])
+    raw = loop.task.networks["first"].weight
+    assert not torch.equal(model["weight"], raw)
+    step, evaluated = loop.task.evaluated[-1]
+    assert step == 40
+    assert torch.equal(evaluated, model["weight"])
+    assert [line["measure"] for line in lines(tmp_path) if "measure" in line] == [20.0, 40.0]
+
+
+def test_a_network_that_is_not_active_keeps_its_weights(tmp_path):
+    before = Regression().networks["second"].weight.clone()
+    loop = train(tmp_path / "short", replace(PLAN, steps=10))
+    assert torch.equal(loop.task.networks["second"].weight, before)
+    loop = train(tmp_path / "long", replace(PLAN, steps=11))
+    assert not torch.equal(loop.task.networks["second"].weight, before)
+
+
+def test_micro_batches_change_nothing_but_rounding(tmp_path):
+    whole, cut = train(tmp_path / "a"), train(tmp_path / "b", replace(PLAN, micro_batch=2))
+    torch.testing.assert_close(cut.averages.tensors, whole.averages.tensors)
+    assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"))
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path):
+    train(tmp_path / "whole")
+    for after in (3, 11, 1):
+        with pytest.raises(Interrupted):
+            train(tmp_path / "cut", monitor=Stops(after))
+        assert not (tmp_path / "cut" / "model.safetensors").exists()
+    train(tmp_path / "cut")
+    for name in ("model.safetensors", "state.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def test_lines_of_steps_that_are_done_again_are_dropped(tmp_path):
+    with pytest.raises(Interrupted):
+        train(tmp_path, monitor=Stops(15))
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 20, "loss": -1}\n{"step": 2')
+    train(tmp_path)
+    assert losses(tmp_path)[20] > 0
+    assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [10, 20, 30, 40]
+
+
+def test_a_finished_run_is_extended(tmp_path):
+    train(tmp_path / "whole")
+    train(tmp_path / "grown", replace(PLAN, steps=24))
+    short = (tmp_path / "grown" / "model.safetensors").read_bytes()
+    train(tmp_path / "grown")
+    assert (tmp_path / "grown" / "model-step-00000024.safetensors").read_bytes() == short
+    model = (tmp_path / "grown" / "model.safetensors").read_bytes()
+    assert model == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    # The step that ended the short run was reported, and the next line is the mean of what came after it.
+    assert losses(tmp_path / "grown")[40] == losses(tmp_path / "whole")[40]
+    assert list(losses(tmp_path / "grown")) == [10, 20, 24, 30, 40]
+
+
+def test_only_more_steps_at_a_constant_rate_extend_a_run():
+    short = record_of(replace(PLAN, steps=10))
+    assert extends(short, record_of(PLAN))
+    assert not extends(record_of(PLAN), short)
+    assert not extends(short, record_of(replace(PLAN, lr=0.1)))
+    cosine = replace(PLAN, schedule="cosine")
+    assert not extends(record_of(replace(cosine, steps=10)), record_of(cosine))
+
+
+def test_checkpoints_hold_raw_and_averaged_weights(tmp_path):
+    loop = train(tmp_path, replace(PLAN, save_every=Fraction(15)))
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000015.safetensors", "step-00000030.safetensors"]
+    found = load_file(tmp_path / "checkpoints" / names[1])
+    assert found.keys() == {"raw.weight", "raw.bias", "ema.weight", "ema.bias"}
+    assert not torch.equal(found["raw.weight"], loop.task.networks["first"].weight)
+    assert not torch.equal(found["raw.weight"], found["ema.weight"])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_saved(tmp_path):
+    with pytest.raises(Interrupted):
+        train(tmp_path, monitor=Stops(12))
+    saved = (tmp_path / "state.safetensors").read_bytes()
+    with pytest.raises(DpruneError, match=r"not finite at step 20.*lower --lr"):
+        train(tmp_path, task=Regression(scale=1e30))
+    assert (tmp_path / "state.safetensors").read_bytes() == saved
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_damaged_or_foreign_state_is_named(tmp_path):
+    with pytest.raises(Interrupted):
+        train(tmp_path / "a", monitor=Stops(3))
+    state = tmp_path / "a" / "state.safetensors"
+    whole = state.read_bytes()
+    state.write_bytes(whole[:200])
+    with pytest.raises(InputError, match="not a whole safetensors"):
+        train(tmp_path / "a")
+    with pytest.raises(Interrupted):
+        train(tmp_path / "b", replace(PLAN, lr=0.5), Stops(3))
+    state.write_bytes((tmp_path / "b" / "state.safetensors").read_bytes())
+    with pytest.raises(InputError, match=r"not the state of this run.*remove it"):
+        train(tmp_path / "a")
+
+
+def test_leftovers_of_a_kill_are_removed(tmp_path):
+    left = [tmp_path / ".tmpAb12Cd", tmp_path / ".state.safetensors.0.tmp", tmp_path / "checkpoints" / ".tmpXXXXXX"]
+    left[2].parent.mkdir()
+    for path in left:
+        path.write_bytes(b"x")
+    train(tmp_path)
+    assert not any(path.exists() for path in left)
+
+
+def test_autosave_keeps_a_state_that_goes_on_exactly(tmp_path):
+    train(tmp_path / "whole")
+    eager = replace(PLAN, autosave=-1.0)
+    loop = Loop(Regression(), eager, Run(tmp_path / "cut"), record_of(eager), torch.device("cpu"))
+
+    def fail(step, folder):
+        raise RuntimeError("killed")
+
+    loop.task.evaluate = fail
+    with pytest.raises(RuntimeError):
+        loop.train(Silent())
+    train(tmp_path / "cut")
+    assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_more_ranks_than_samples_in_a_batch_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    with pytest.raises(UsageError, match="--batch-size 5"):
+        train(tmp_path)
