@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Result, dprune, image_bytes, write_tar
+from stores import latent_store
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "slurm" / "embed.sbatch"
+EXAMPLES = Path(__file__).parents[1] / "examples" / "slurm"
+SCRIPT = EXAMPLES / "embed.sbatch"
 
 # Runs the tasks of an array one after another, and a task again when it was requeued.
 SBATCH = """#!/bin/bash
@@ -121,3 +123,35 @@ def test_usage(cluster: dict[str, str]) -> None:
     done = subprocess.run(["bash", str(SCRIPT)], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode
     assert "usage: sbatch embed.sbatch SHARDS STORE" in done.stderr
+
+
+# torchrun with one worker, whose exit code it hides.
+TORCHRUN = """#!/bin/bash
+[ "$1 $2 $3 $4" = "--standalone --nproc-per-node=4 -m dprune" ] || exit 9
+shift 4
+"$PYTHON" -m dprune "$@" || exit 1
+"""
+
+
+@pytest.mark.slow
+def test_training_is_requeued_until_its_model_is_there(cluster: dict[str, str], tmp_path: Path) -> None:
+    torchrun = tmp_path / "bin" / "torchrun"
+    torchrun.write_text(TORCHRUN)
+    torchrun.chmod(0o755)
+    latents, run = latent_store(tmp_path / "latents"), tmp_path / "run"
+    environment = {**cluster, "SLURM_JOB_ID": "77", "SLURM_GPUS_ON_NODE": "4"}
+
+    def job(*more: str) -> int:
+        options = ("--arch", "nano/4", "--batch-size", "4", "--steps", "2", *more)
+        command = ["bash", EXAMPLES / "train.sbatch", latents, run, *options]
+        return subprocess.run(command, env=environment, check=False).returncode
+
+    requeued = tmp_path / "spool" / "requeued"
+    assert job("--stop-after", "0s") == 1
+    assert requeued.read_text() == "77\n"
+    assert job() == 0
+    assert (run / "model.safetensors").exists()
+    assert requeued.read_text() == "77\n"
+    # A failure that saved nothing is not tried again and again.
+    assert job("--lr", "0.5") == 1
+    assert requeued.read_text() == "77\n"

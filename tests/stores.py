@@ -1,0 +1,42 @@
+"""Stores for tests, made without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dprune.formats.latents import CODEBOOK_FILE, KIND, SUMS, part_sums
+from dprune.formats.provenance import make_record
+from dprune.formats.stores import Store
+
+COUNTS = (20, 0, 13)
+
+
+def latent_store(folder: Path, kind: str = "vq", *, flips: bool = False, labels: bool = True, vae: str = "") -> Path:
+    """A store of 33 random samples in three parts, one of them empty; the last sample could not be decoded."""
+    draw = np.random.default_rng(0)
+    network = {"kind": kind, "channels": 3, "size": 4, "codes": 50 if kind == "vq" else 0, "image_size": 16}
+    parents = {"vae": {"digest": vae, "external": True}} if vae else None
+    record = make_record("encode", {"network": network, "flips": flips}, parents=parents)
+    shards = tuple(f"{number:06d}.tar" for number in range(len(COUNTS)))
+    store = Store(folder, KIND, shards, (), record)
+    store.publish_manifest()
+    if kind == "vq":
+        store.publish_beside(CODEBOOK_FILE, {"codebook": draw.normal(2, 3, (50, 3)).astype(np.float32)})
+    for number, (shard, count) in enumerate(zip(shards, COUNTS, strict=True)):
+        tensors = {
+            "label": draw.integers(0, 5, count) if labels else np.full(count, -1),
+            "valid": np.ones(count, dtype=bool),
+        }
+        if number == 2:
+            tensors["valid"][-1] = False
+        for flip in ("", "_flipped")[: 1 + flips]:
+            if kind == "vq":
+                tensors[f"codes{flip}"] = draw.integers(0, 50, (count, 16)).astype(np.uint16)
+            else:
+                tensors[f"mean{flip}"] = draw.normal(1, 2, (count, 3, 4, 4)).astype(np.float16)
+                tensors[f"logvar{flip}"] = draw.normal(-1, 0.1, (count, 3, 4, 4)).astype(np.float16)
+        tensors[SUMS[kind]] = part_sums(network, tensors)
+        store.publish_part(shard, tensors, f"members{number}", count, [])
+    return folder
