@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 
 # One thread a process, since the tests themselves run in parallel.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup $(TESTS)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

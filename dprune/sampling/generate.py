@@ -60,6 +60,8 @@ def ready(model: DiT, precision: torch.dtype, *, compiles: bool) -> DiT:
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.to(precision)
+        # What passes between the blocks takes the wider type of tokens and positions, and is most of what they move.
+        model.pos_embed.data = model.pos_embed.data.to(precision)
     if compiles:
         model.compile_blocks()
     return model
