@@ -111,11 +111,6 @@ class Images(Dataset[Decoded]):
         return self._transform(image)
 
 
-def centred(images: Tensor) -> Tensor:
-    """Bring decoded images from 0 to 255 to [-1, 1], float32, as networks that make images see them."""
-    return images.to(torch.float32).div_(127.5).sub_(1)
-
-
 class CentreCrop:
     """Brings an image to a square: the shorter side to size, the middle cut out.
 
@@ -264,8 +259,12 @@ def check(piece: Decoded, shard: Shard, filling: Filling) -> None:
 
 
 @contextlib.contextmanager
-def explained(device: torch.device, batch_size: int, workers: int) -> Iterator[None]:
+def explained(device: torch.device, remedy: str) -> Iterator[None]:
     """Turn what torch raises for want of memory into a sentence.
+
+    Args:
+        device: that may be too small.
+        remedy: what to give then, such as `a smaller --batch-size`.
 
     Raises:
         DpruneError: the device is out of memory, or a worker died.
@@ -273,11 +272,11 @@ def explained(device: torch.device, batch_size: int, workers: int) -> Iterator[N
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise DpruneError(f"{device}: out of memory: give a --batch-size below {batch_size}.") from error
+        raise DpruneError(f"{device}: out of memory: give {remedy}.") from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise DpruneError(
             "a process that decodes images died, for want of memory or of shared memory (/dev/shm): "
-            f"give fewer --workers than {workers}."
+            "give fewer --workers."
         ) from error

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from dprune.noise import normal
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     # Maps latents [B, ...] at one time (a float) to their velocity.
     Velocity = Callable[[Tensor, float], Tensor]
-
-SOLVERS = ("euler", "heun", "dopri5")
 
 
 class Network(Protocol):
@@ -95,6 +95,19 @@ def guided(network: Network, y: Tensor, null: int, guidance: Guidance) -> Veloci
         return result
 
     return velocity
+
+
+def start(seeds: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the noise that images are made of, the same for every model, so that models can be compared.
+
+    Args:
+        seeds: of the images, int64 [B].
+        shape: of one image's latents.
+
+    Returns:
+        float32 [B, *shape].
+    """
+    return normal(0, "sample", seeds, 0, shape)
 
 
 def solve(velocity: Velocity, noise: Tensor, solver: str, steps: int, tolerance: float = 1e-5) -> Tensor:

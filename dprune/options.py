@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,17 @@ class Duration(click.ParamType[float]):
             self.fail(f"{value!r} is no duration: write it as 90s, 45m or 3h50m.", param, ctx)
         days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
         return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+class Number(click.FloatRange):
+    """A number within bounds; nan and inf are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse `value`."""
+        found: float = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{found} is no number to compute with.", param, ctx)
+        return found
 
 
 class Tag(click.ParamType[tuple[str, str]]):
@@ -99,12 +111,17 @@ def delivers(kind: str, *, default: str | None = None, can_stop: bool = False, s
     return decorate
 
 
-def trains(*, defaults: str) -> Decorator:
+def trains(**defaults: str) -> Decorator:
     """Add the options of the training loop; they reach the command as one `training`.
 
     Args:
-        defaults: what the help says of the batch size, the rate and the steps that hold when they are not given.
+        defaults: what the help says of options that are not given, where that is not what it says below.
     """
+    loop = {"warmup": "0", "schedule": "constant", "ema": "0.9999", "clip": "no limit", "log_every": "100"}
+    defaults = loop | defaults
+
+    def said(text: str, name: str) -> str:
+        return f"{text}  [default: {defaults[name]}]"
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -114,25 +131,28 @@ def trains(*, defaults: str) -> Decorator:
             said = {field.name: kwargs.pop(field.name) for field in dataclasses.fields(TrainingOptions)}
             function(training=TrainingOptions(**said), **kwargs)
 
-        count, share = click.IntRange(min=1), click.FloatRange(0, 1, max_open=True)
+        count, share = click.IntRange(min=1), Number(0, 1, max_open=True)
         return apply(
-            click.option("--steps", type=count, metavar="N", help=f"Optimizer steps.  [default: {defaults}]"),
-            click.option("--epochs", type=click.FloatRange(0, min_open=True), metavar="X",
+            click.option("--steps", type=count, metavar="N", help=said("Optimizer steps.", "steps")),
+            click.option("--epochs", type=Number(0, min_open=True), metavar="X",
                          help="Passes over the training set, instead of --steps."),
-            click.option("--batch-size", type=count, metavar="N", help="Samples in a step, over all GPUs."),
+            click.option("--batch-size", type=count, metavar="N",
+                         help=said("Samples in a step, over all GPUs.", "batch_size")),
             click.option("--micro-batch", default="auto", show_default=True, metavar="N",
                          help="Samples in one pass of a GPU; auto is the most that fit."),
-            click.option("--lr", type=click.FloatRange(0, min_open=True), metavar="X", help="Learning rate of AdamW."),
+            click.option("--lr", type=Number(0, min_open=True), metavar="X",
+                         help=said("Learning rate of AdamW.", "lr")),
             click.option("--warmup", type=click.IntRange(min=0), metavar="N",
-                         help="Steps over which the rate rises.  [default: 0]"),
+                         help=said("Steps over which the rate rises.", "warmup")),
             click.option("--schedule", type=click.Choice(["constant", "cosine"]),
-                         help="The rate after the warm-up.  [default: constant]"),
-            click.option("--ema", type=share, metavar="X", help="Decay of the averaged weights.  [default: 0.9999]"),
-            click.option("--clip", type=click.FloatRange(0, min_open=True), metavar="X",
-                         help="Largest norm of the gradient."),
+                         help=said("The rate after the warm-up.", "schedule")),
+            click.option("--ema", type=share, metavar="X", help=said("Decay of the averaged weights.", "ema")),
+            click.option("--clip", type=Number(0, min_open=True), metavar="X",
+                         help=said("Largest norm of the gradient.", "clip")),
             click.option("--precision", type=click.Choice(["auto", "bf16", "tf32", "fp32"]), default="auto",
                          show_default=True, help="Arithmetic; auto is bf16 on a GPU. Weights are float32."),
-            click.option("--log-every", type=count, metavar="N", help="Steps between lines of the log."),
+            click.option("--log-every", type=count, metavar="N",
+                         help=said("Steps between lines of the log.", "log_every")),
             click.option("--save-every", metavar="N", help="Steps between checkpoints that are kept, or epoch."),
             click.option("--evaluate-every", type=count, metavar="N",
                          help="Steps between pictures and measures in the run's folder."),
@@ -156,6 +176,9 @@ def apply(*decorators: Decorator) -> Decorator:
     return decorate
 
 
+shards = click.argument("shards", nargs=-1, required=True, metavar="SHARDS...",
+                        help="Folders, .tar files, globs, brace ranges, @lists or URLs.")  # fmt: skip
+strict = click.option("--strict", is_flag=True, help="Fail on an image that cannot be decoded.")
 seed = click.option(
     "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed of all randomness."
 )

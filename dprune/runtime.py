@@ -106,6 +106,11 @@ def is_gpu(device: str) -> bool:
     return torch.cuda.is_available()
 
 
+def pick_precision(name: str, device: str) -> str:
+    """Turn `auto` into `bf16` on a GPU and `fp32` elsewhere; other names stay."""
+    return ("bf16" if is_gpu(device) else "fp32") if name == "auto" else name
+
+
 def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device; each local rank gets a GPU of its own.
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from dprune.errors import InputError
 from dprune.formats.arrays import read_array
-from dprune.formats.latents import CODEBOOK_FILE, SUMS, open_latents, part_sums, row_tensors
+from dprune.formats.latents import CODEBOOK_FILE, SUMS, latent_tensors, open_latents, part_sums
 from dprune.formats.provenance import make_record
 from dprune.formats.stores import Store
 from dprune.formats.tensors import map_tensor, tensor_places, write_tensors
@@ -34,7 +34,7 @@ def make_latents(folder: Path, kind: str, *, flips: bool = False, seed: int = 0,
         store.publish_beside(CODEBOOK_FILE, {"codebook": random.normal(size=(5, 3)).astype(np.float32)})
     for shard, count in COUNTS.items():
         tensors: dict[str, Any] = {"label": np.arange(count), "valid": np.ones(count, dtype=np.bool_)}
-        for name, row in list(row_tensors(network, flips).items())[2:]:
+        for name, row in latent_tensors(network, flips).items():
             values = (
                 random.integers(0, 5, (count, *row.shape)) if kind == "vq" else random.normal(2, 3, (count, *row.shape))
             )
@@ -56,7 +56,7 @@ def test_codes(flips: bool, tmp_path: Path) -> None:
     assert latents.labels().tolist() == [0, 1, 2, 0, 1, 2, 3]
     assert np.flatnonzero(~latents.valid()).tolist() == [BAD]
     names = ["codes", "codes_flipped"][: 1 + flips]
-    assert list(latents.tensors) == ["label", "valid", *names]
+    assert list(latents.tensors) == names
     used = np.concatenate([np.concatenate(latents.mapped(name))[latents.valid()] for name in names])
     assert latents.codebook is not None
     values = latents.codebook.astype(np.float64)[used].reshape(-1, 3)
@@ -70,7 +70,7 @@ def test_moments(flips: bool, tmp_path: Path) -> None:
     latents = open_latents(tmp_path)
     assert latents.codebook is None
     stacked = {name: np.concatenate(latents.mapped(name))[latents.valid()].astype(np.float64)
-               for name in latents.tensors if name not in ("label", "valid")}  # fmt: skip
+               for name in latents.tensors}  # fmt: skip
     means = np.concatenate([stacked[name] for name in stacked if name.startswith("mean")])
     variances = np.exp(np.concatenate([stacked[name] for name in stacked if name.startswith("logvar")]))
     assert len(means) == 6 * (1 + flips)

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DATA, Result, dprune, dprune_process
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch
 from stores import latent_store
@@ -22,7 +24,10 @@ from stores import latent_store
 from dprune.formats.arrays import write_array
 from dprune.formats.latents import open_latents
 from dprune.formats.provenance import make_record
-from dprune.models.files import ModelFile
+from dprune.formats.weights import file_digest
+from dprune.models.files import ModelFile, publish_model
+from dprune.models.vae import VAE
+from dprune.models.vae_files import VAEConfig
 from dprune.training.dit_settings import Fold
 from dprune.training.latents import TrainingLatents
 
@@ -210,13 +215,29 @@ def test_three_sigterms_change_not_a_byte(store: Path, tmp_path: Path):
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
+def two_ranks(*args: object) -> subprocess.CompletedProcess[bytes]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dprune"]
+    return subprocess.run([*launch, *map(str, args)], capture_output=True, check=False,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_line_of_the_log_outlives_a_stop_of_two_ranks(store: Path, tmp_path: Path):
+    """One rank saves, and what the other has summed up since the last line must not be lost, nor counted twice."""
+    args = ["train-dit", store, *SMALL, "--steps", "4", "--log-every", "4", "-o"]
+    dprune(*args, tmp_path / "one").ok()
+    assert two_ranks(*args, tmp_path / "two", "--stop-after", "0s").returncode != 0
+    state = ModelFile.open(tmp_path / "two" / "state.safetensors")
+    assert state.network["step"] == 1
+    assert two_ranks(*args, tmp_path / "two", "--autosave", "0s").returncode == 0
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_two_ranks_follow_the_loss_of_one(store: Path, tmp_path: Path):
     args = ["train-dit", store, *SMALL, "--batch-size", "7", "--steps", "50", "-o"]
     dprune(*args, tmp_path / "one").ok()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dprune"]
-    done = subprocess.run([*launch, *map(str, args), str(tmp_path / "two")], capture_output=True, check=False,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    done = two_ranks(*args, tmp_path / "two")
     assert done.returncode == 0, done.stderr.decode()
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
     assert log(tmp_path / "two")[0]["ranks"] == 2
@@ -265,6 +286,39 @@ def test_training_goes_on_from_another_runs_weights(store: Path, tmp_path: Path)
     train(store, tmp_path / "other", "--init", first, "--arch", "nano/1").fails(3, "--init", "patch 2", "patch 1")
 
 
+def test_pictures_show_what_sample_draws(tmp_path: Path):
+    vae, run = tmp_path / "vae.safetensors", tmp_path / "run"
+    torch.manual_seed(0)
+    config = VAEConfig("vq", 16, 8, (1, 1, 2), 1, 3, 50, False)
+    publish_model(vae, VAE(config).state_dict(), {"kind": "vae", **config.as_json()}, make_record("train-vae", {}))
+    store = latent_store(tmp_path / "latents", vae=file_digest(vae))
+    train(store, run, "--vae", vae, "--evaluate-every", "5").ok()
+    assert sorted(path.name for path in (run / "pictures").iterdir()) == ["step-00000005.png", "step-00000008.png"]
+    dprune("sample", run / "model.safetensors", "--vae", vae, "--seeds", "0-63", "--steps", "30", "-o",
+           tmp_path / "drawn").ok()  # fmt: skip
+    sheet = np.asarray(Image.open(run / "pictures" / "step-00000008.png")).astype(int)
+    with tarfile.open(tmp_path / "drawn" / "000000.tar") as tar:
+        for seed in (0, 9, 63):
+            drawn = np.asarray(Image.open(tar.extractfile(f"{seed:08d}.png"))).astype(int)
+            top, left = 2 + seed // 8 * 18, 2 + seed % 8 * 18
+            shown = sheet[top : top + 16, left : left + 16]
+            assert drawn.std() > 1
+            assert np.abs(shown - drawn).max() <= 1
+            assert (shown == drawn).mean() > 0.99
+
+
+def test_a_model_that_knew_labels_goes_on_without_them(store: Path, tmp_path: Path):
+    train(store, tmp_path / "first").ok()
+    args = ("--init", tmp_path / "first" / "model.safetensors", "--unconditional", "--lr", "1e-12")
+    train(store, tmp_path / "free", *args).ok()
+    assert ModelFile.open(tmp_path / "free" / "model.safetensors").network["classes"] == 0
+    name = "y_embedder.embedding_table.weight"
+    first, free = model(tmp_path / "first"), model(tmp_path / "free")
+    np.testing.assert_allclose(free.pop(name), first.pop(name)[-1:], atol=1e-6)
+    for name, value in first.items():
+        np.testing.assert_allclose(free[name], value, atol=1e-6)
+
+
 def test_published_weights_with_learned_sigma_initialise(store: Path, tmp_path: Path):
     # A state dict as facebookresearch/DiT saves it: no description, twice the outputs, 1,000 classes.
     from dprune.models.dit import DiT, DiTConfig
@@ -288,6 +342,8 @@ def test_published_weights_with_learned_sigma_initialise(store: Path, tmp_path: 
         (("--vae", "missing.pt"), 3, ("--vae missing.pt",)),
         (("--steps", "3", "--epochs", "2"), 2, ("--steps", "--epochs")),
         (("--micro-batch", "some"), 2, ("--micro-batch some",)),
+        (("--unconditional", "--label-dropout", "0.2"), 2, ("--label-dropout", "--unconditional")),
+        (("--evaluate-every", "2"), 2, ("--evaluate-every", "--vae")),
         (("--save-every", "0"), 2, ("--save-every 0",)),
         (("--device", "cuda:9"), 2, ("cuda:9",)),
     ],
@@ -336,3 +392,36 @@ def test_the_oracles_weights_load_by_their_own_names():
     oracle = load_torch(DATA / "flow.safetensors")
     names = {name.removeprefix("weights.") for name in oracle if name.startswith("weights.")}
     assert DiT(DiTConfig(8, 4, 2, 64, 3, 4, 10)).state_dict().keys() == names
+
+
+def test_a_checkpoint_loads_as_the_averaged_model(store: Path, tmp_path: Path):
+    from dprune.models.dit_files import load_dit
+
+    train(store, tmp_path / "run", "--save-every", "8").ok()
+    finished = load_dit(tmp_path / "run" / "model.safetensors", CPU).model.state_dict()
+    for name in ("checkpoints/step-00000008.safetensors", "state.safetensors"):
+        kept = load_dit(tmp_path / "run" / name, CPU).model.state_dict()
+        assert all(torch.equal(kept[key], value) for key, value in finished.items())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--lr", "nan"), ("--epochs", "inf"), ("--clip", "nan"), ("--ema", "nan")]
+)
+def test_nan_and_inf_are_no_numbers(store: Path, tmp_path: Path, option: str, value: str):
+    train(store, tmp_path / "run", option, value).fails(2, option, "no number")
+
+
+def test_a_code_beyond_the_codebook_is_named(store: Path, tmp_path: Path):
+    part = store / "000000.safetensors"
+    header = part.read_bytes()
+    place = next(iter(open_latents(store).mapped("codes"))).offset
+    part.write_bytes(header[:place] + b"\xff\xff" + header[place + 2 :])
+    train(store, tmp_path / "run").fails(3, "000000.safetensors", "65535")
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_info_tells_an_unfinished_run(store: Path, tmp_path: Path):
+    train(store, tmp_path / "run", "--stop-after", "0s").fails(75, "again")
+    told = dprune("info", tmp_path / "run")
+    assert told.code == 3
+    assert "is not finished" in told.out.decode() + told.err

@@ -22,6 +22,7 @@ from dprune.formats.provenance import make_record
 from dprune.formats.shards import open_dataset
 from dprune.models.vae import load_vae
 from dprune.training.images import TrainingImages
+from dprune.training.run import Run
 from dprune.training.vae_settings import PRESETS
 
 CPU = torch.device("cpu")
@@ -104,6 +105,50 @@ def test_stopped_at_every_step_ends_the_same(shards: Path, tmp_path: Path) -> No
     assert last[3]["gan_scale"] > 0
     assert last[3]["critic"] > 0
     assert [line["loss"] for line in losses(tmp_path / "parts")] == [line["loss"] for line in last]
+
+
+def test_damaged_files_of_a_run_are_made_again_or_named(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(shards, run, steps=2).ok()
+    model, state = run / "model.safetensors", run / "state.safetensors"
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-100])
+    train(shards, run, steps=2).ok()
+    assert model.read_bytes() == whole
+    model.unlink()
+    state.write_bytes(state.read_bytes()[:-100])
+    train(shards, run, steps=2).fails(3, "state.safetensors", "remove it to train from the beginning")
+
+
+def test_overwriting_a_folder_spares_what_is_not_of_a_run(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "pictures").mkdir(parents=True)
+    for name in ("notes.txt", "pictures/holiday.png", "pictures/step-00000009.png"):
+        (run / name).write_text("x")
+    train(shards, run, steps=1).fails(3, "--overwrite")
+    train(shards, run, "--overwrite", steps=1).ok()
+    assert (run / "pictures" / "holiday.png").exists()
+    assert (run / "notes.txt").exists()
+    assert not (run / "pictures" / "step-00000009.png").exists()
+
+
+def test_one_process_at_a_time_trains_in_a_folder(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dprune.training.run.PATIENCE", 0)
+    with Run(tmp_path / "run").claimed():
+        train(shards, tmp_path / "run", steps=1).fails(1, "another process trains here", "another -o")
+    train(shards, tmp_path / "run", steps=1).ok()
+    (tmp_path / "file").touch()
+    train(shards, tmp_path / "file" / "run", steps=1).fails(1, "cannot write", "give another -o")
+    train(shards, "-", steps=1).fails(2, "-o -", "is a folder")
+
+
+def test_the_log_is_json_whatever_the_numbers(tmp_path: Path) -> None:
+    Run(tmp_path).log({"step": 1, "grad_norm": float("inf"), "loss": 0.5})
+    assert json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=pytest.fail) == {
+        "step": 1, "grad_norm": None, "loss": 0.5,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["vq", "kl"])
@@ -204,7 +249,7 @@ def test_bad_images_are_stood_in_for(shards: Path, tmp_path: Path) -> None:
     assert "bad cannot be decoded" in told
     train(tmp_path / "a.tar", tmp_path / "x", "--strict").fails(3, "bad cannot be decoded", "--strict")
     write_tar(tmp_path / "b.tar", [("bad.png", b"no image"), ("worse.png", b"nor this")])
-    train(tmp_path / "b.tar", tmp_path / "x").fails(3, "b.tar", "2 images in a row")
+    train(tmp_path / "b.tar", tmp_path / "x").fails(3, "b.tar", "2 images in a row", "make the shards again")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

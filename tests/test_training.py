@@ -1,6 +1,7 @@
 """The training loop and its parts, on a model small enough to check by hand."""
 
 import json
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,16 +12,20 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from dprune.cli import cli
 from dprune.errors import DpruneError, InputError, Interrupted, UsageError
 from dprune.formats.provenance import make_record
 from dprune.runtime import Silent
 from dprune.training.averages import Averages
+from dprune.training.dit_settings import DEFAULTS
 from dprune.training.loop import Loop
 from dprune.training.order import Order, micro_batches, share
 from dprune.training.plan import Plan, TrainingOptions, is_due
 from dprune.training.run import Run, extends
+from dprune.training.vae_settings import PLANS
 
 SAMPLES = 23
+SAID = ("steps", "batch_size", "lr", "warmup", "schedule", "ema", "clip", "log_every")
 
 
 class Micro:
@@ -176,6 +181,20 @@ def test_what_was_not_said_is_filled_in():
     assert plan.save_every == Fraction(10, 4)
     assert said(steps=9).plan(10, defaults).steps == 9
     assert said(epochs=0.1).plan(10, defaults).steps == 1
+    assert said(epochs=0.1).plan(1000, defaults | {"batch_size": 100}).steps == 1
+
+
+@pytest.mark.parametrize(("command", "plans"), [("train-dit", [DEFAULTS]), ("train-vae", list(PLANS.values()))])
+def test_the_help_says_what_is_filled_in(command, plans):
+    options = {option.name: option.help for option in cli.get_command(None, command).params}
+    filled = [Plan(**plan) for plan in plans]
+    for name in SAID:
+        parts = re.search(r"\[default: (.+)\]", options[name])[1].split(", ")
+        said = [part.removeprefix("base ").removeprefix("tiny ") for part in parts]
+        expected = [getattr(plan, name) for plan in filled]
+        for text, value in zip(said * (len(filled) // len(said)), expected, strict=True):
+            is_same = text == "no limit" if value is None else text == value or float(text) == value
+            assert is_same, (name, text, value)
 
 
 @pytest.mark.parametrize(
@@ -270,12 +289,13 @@ def test_checkpoints_hold_raw_and_averaged_weights(tmp_path):
     assert not torch.equal(found["raw.weight"], found["ema.weight"])
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_saved(tmp_path):
+@pytest.mark.parametrize(("autosave", "noticed"), [(1800.0, 20), (-1.0, 13)])
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_saved(tmp_path, autosave, noticed):
     with pytest.raises(Interrupted):
         train(tmp_path, monitor=Stops(12))
     saved = (tmp_path / "state.safetensors").read_bytes()
-    with pytest.raises(DpruneError, match=r"not finite at step 20.*lower --lr"):
-        train(tmp_path, task=Regression(scale=1e30))
+    with pytest.raises(DpruneError, match=f"not finite at step {noticed}: .*lower --lr"):
+        train(tmp_path, replace(PLAN, autosave=autosave), task=Regression(scale=1e30))
     assert (tmp_path / "state.safetensors").read_bytes() == saved
     assert not (tmp_path / "model.safetensors").exists()
 

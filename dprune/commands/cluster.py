@@ -46,7 +46,7 @@ class Sweep(click.ParamType[tuple[int, ...]]):
 @click.option(
     "--iterations", type=click.IntRange(min=1), metavar="N", default=100, show_default=True, help="Most iterations."
 )
-@click.option("--tolerance", type=click.FloatRange(min=0), metavar="X", default=1e-4, show_default=True,
+@click.option("--tolerance", type=options.Number(min=0), metavar="X", default=1e-4, show_default=True,
               help="Stop when the centroids' shift is less than this share of the variance.")  # fmt: skip
 @click.option("--engine", type=click.Choice(["auto", "faiss", "torch", "sklearn"]), default="auto", show_default=True,
               help="What finds the nearest centroids.")  # fmt: skip

@@ -10,13 +10,12 @@ from dprune.delivery import Delivery  # noqa: TC001 - click's callback is called
 
 @click.command()
 @options.apply(
-    click.argument("shards", nargs=-1, required=True, metavar="SHARDS...",
-                   help="Folders, .tar files, globs, brace ranges, @lists or URLs."),
+    options.shards,
     click.option("--vae", required=True, metavar="FILE", help="Autoencoder, the model.safetensors of train-vae."),
     click.option("--flips", is_flag=True, help="Store the latents of the mirrored images too."),
     click.option("--verify", type=click.IntRange(min=0), metavar="N", default=0, show_default=True,
                  help="Samples to encode again and to decode once the store is made."),
-    click.option("--strict", is_flag=True, help="Fail on an image that cannot be decoded."),
+    options.strict,
     click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
                  help="Arithmetic of the encoder; auto is fp32 without tf32."),
     options.device,
@@ -54,8 +53,9 @@ def command(
       dprune encode shards --vae vae/model.safetensors --verify 64 -o latents
       torchrun --nproc-per-node 8 -m dprune encode shards --vae vae/model.safetensors --stop-after 3h50m -o latents
     """
-    from dprune.encoding.job import EncodeJob, Verification, open_vae
+    from dprune.encoding.job import EncodeJob, Verification
     from dprune.formats.shards import open_dataset
+    from dprune.models.vae_files import open_vae
     from dprune.runtime import default_workers
 
     job = EncodeJob(

@@ -18,7 +18,7 @@ from dprune.delivery import Delivery  # noqa: TC001 - click's callback is called
     click.option("--solver", type=click.Choice(["euler", "heun", "dopri5"]), default="euler", show_default=True,
                  help="How the flow is integrated; dopri5 couples the images of a batch."),
     click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Of euler or heun.  [default: 60]"),
-    click.option("--cfg", type=click.FloatRange(min=0), metavar="X", default=1.0, show_default=True,
+    click.option("--cfg", type=options.Number(min=0), metavar="X", default=1.0, show_default=True,
                  help="Classifier-free guidance; 1 is none."),
     click.option("--cfg-interval", metavar="LO,HI", help="Guide between these noise levels, 0 clean and 1 noise."),
     click.option("--cfg-channels", type=click.IntRange(min=1), metavar="N",
@@ -78,21 +78,16 @@ def command(
       torchrun --nproc-per-node 8 -m dprune sample run/model.safetensors --vae vae/model.safetensors \\
         --seeds 0-49999 --stop-after 3h50m -o generated
     """
-    from dprune.errors import UsageError
-    from dprune.runtime import is_gpu
     from dprune.sampling.job import prepare
     from dprune.sampling.settings import resolve
 
-    on_gpu = is_gpu(device)
-    if compiles and not on_gpu:
-        raise UsageError("--compile: blocks are compiled for a GPU only: leave it out.")
     settings = resolve(
         seeds, classes=classes, solver=solver, steps=steps, cfg=cfg, cfg_interval=cfg_interval,
         cfg_channels=cfg_channels, quantize=quantize, precision=precision, device=device, batch_size=batch_size,
         shard_size=shard_size,
     )  # fmt: skip
     job = prepare(
-        model, vae, settings, grid=grid, grid_count=grid_count, npz=npz, device=device,
-        compiles=on_gpu if compiles is None else compiles, tags=delivery.tags,
+        model, vae, settings, grid=grid, grid_count=grid_count, npz=npz, device=device, compiles=compiles,
+        tags=delivery.tags,
     )  # fmt: skip
     delivery.deliver(job)

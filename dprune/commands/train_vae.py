@@ -28,13 +28,12 @@ class Multipliers(click.ParamType[tuple[int, ...]]):
         return tuple(int(part) for part in parts)
 
 
-count, weight = click.IntRange(min=1), click.FloatRange(min=0)
+count, weight = click.IntRange(min=1), options.Number(min=0)
 
 
 @click.command()
 @options.apply(
-    click.argument("shards", nargs=-1, required=True, metavar="SHARDS...",
-                   help="Folders, .tar files, globs, brace ranges, @lists or URLs."),
+    options.shards,
     click.option("--subset", metavar="FILE", help="Ids to train on (.npy), or keys as text."),
     click.option("--held-out", multiple=True, metavar="SHARDS",
                  help="Shards to measure on; else some of those trained on are. Repeatable."),
@@ -70,9 +69,12 @@ count, weight = click.IntRange(min=1), click.FloatRange(min=0)
                  help="Of the adversarial term, relative to the others; 0 for no critic."),
     click.option("--gan-start", type=click.IntRange(min=0), metavar="N", help="First step with it.  [default: 0]"),
     click.option("--flip", is_flag=True, help="Mirror images at random."),
-    click.option("--strict", is_flag=True, help="Fail on an image that cannot be decoded."),
+    options.strict,
     options.workers,
-    options.trains(defaults="base 100000, batch 64, rate 1e-4; tiny 300, batch 16, rate 2e-3"),
+    options.trains(
+        steps="base 100000, tiny 300", batch_size="base 64, tiny 16", lr="base 1e-4, tiny 2e-3",
+        warmup="base 1000, tiny 20", schedule="base constant, tiny cosine", ema="base 0.9999, tiny 0.99", clip="1",
+    ),
     options.delivers("Run folder; model.safetensors appears in it when training is complete.", can_stop=True,
                      shares_work=True),
 )  # fmt: skip

@@ -49,7 +49,7 @@ def extract(job: EmbedJob, store: Store, shards: Sequence[Shard], monitor: Monit
     device = pick_device(job.device, ranks().local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with explained(device, job.batch_size, job.workers):
+    with explained(device, f"a --batch-size below {job.batch_size}"):
         backbone = load_backbone(job.settings)
         origin = _origin(job, store, shards, backbone)
         if job.settings.pca is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dprune.embedding.digests import HUB, INCEPTION_SHA256
 from dprune.errors import UsageError
 from dprune.formats.weights import check_file, file_digest
-from dprune.runtime import is_gpu
+from dprune.runtime import pick_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,6 +167,4 @@ def _digest(network: Network, weights: Path | None) -> str | None:
 def _precision(network: Network, precision: str, device: str) -> str:
     if "precision" not in TAKES[network.library]:
         return "float32"
-    if precision == "auto":
-        precision = "bf16" if is_gpu(device) else "fp32"
-    return PRECISIONS[precision]
+    return PRECISIONS[pick_precision(precision, device)]

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from dprune.formats.weights import State
 
 
-def load_timm(name: str, weights: Path | None, image_size: int | None, crop_pct: float | None) -> Backbone:
+def load_timm(
+    name: str, weights: Path | None, image_size: int | None, crop_pct: float | None, option: str = "--model"
+) -> Backbone:
     """Load a network of timm without its classifier.
 
     Args:
@@ -26,6 +28,7 @@ def load_timm(name: str, weights: Path | None, image_size: int | None, crop_pct:
         weights: file, None for the hub's.
         image_size: side in pixels, None for the one that the weights were published for.
         crop_pct: share of the resized image that the centre crop keeps, None for the published one.
+        option: that named the network, for messages.
 
     Raises:
         InputError: no such network, or its weights are missing, damaged or another network's.
@@ -33,7 +36,7 @@ def load_timm(name: str, weights: Path | None, image_size: int | None, crop_pct:
     """
     with hushed():
         from timm.data import create_transform, resolve_data_config
-    config = _config(name)
+    config = _config(name, option)
     path = weights or fetch(_hub_file(name, config))
     model = _create(name, config, path, image_size)
     asked = {"input_size": (3, image_size, image_size) if image_size else None, "crop_pct": crop_pct}
@@ -42,7 +45,7 @@ def load_timm(name: str, weights: Path | None, image_size: int | None, crop_pct:
     return Backbone(transform, tuple(data["mean"]), tuple(data["std"]), model, path)
 
 
-def _config(name: str) -> Any:
+def _config(name: str, option: str) -> Any:
     """Return timm's record of a network's published weights."""
     import timm
     from timm.models import get_pretrained_cfg
@@ -50,13 +53,13 @@ def _config(name: str) -> Any:
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
         known = [*timm.list_models(), *timm.list_models(pretrained=True)]
-        raise InputError(f"--model timm:{name}: timm has no such network: {close_names(name, known)}")
+        raise InputError(f"{option} timm:{name}: timm has no such network: {close_names(name, known)}")
     try:
         return get_pretrained_cfg(name)
     except RuntimeError as error:
         tags = list(timm.list_models(f"{base}.*", pretrained=True))
         close = close_names(name, tags) if not tags else f"use {' or '.join(tags)}."
-        raise InputError(f"--model timm:{name}: timm knows no weights called {tag}: {close}") from error
+        raise InputError(f"{option} timm:{name}: timm knows no weights called {tag}: {close}") from error
 
 
 def _hub_file(name: str, config: Any) -> HubFile:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dprune.decoding import PIECE, CentreCrop, Images, Work, centred, explained
+from dprune.decoding import PIECE, CentreCrop, Images, Work, explained
 from dprune.encoding.job import PRECISIONS
 from dprune.errors import InputError
-from dprune.formats.latents import CODEBOOK_FILE, SUMS, part_sums, row_tensors
+from dprune.formats.latents import CODEBOOK_FILE, SUMS, latent_tensors, part_sums
+from dprune.models.pixels import centred
 from dprune.models.vae import load_vae
 from dprune.runtime import pick_device, ranks, single_threads
 
@@ -56,7 +57,7 @@ class Encoder:
             pieces: images uint8 [n_i, 3, h, w].
 
         Returns:
-            Latents in the order of `row_tensors`: codes int32 [n, h * w], or moments float16 [n, c, h, w].
+            Latents in the order of `latent_tensors`: codes int32 [n, h * w], or moments float16 [n, c, h, w].
         """
         if self._pool is not None:
             return tuple(torch.cat(outputs) for outputs in zip(*self._pool.map(self._encode, pieces), strict=True))
@@ -109,7 +110,7 @@ def encode(job: EncodeJob, store: Store, shards: Sequence[Shard], monitor: Monit
     batch_size = job.batch_size - job.batch_size % PIECE or job.batch_size
     work = Work(job.filling, images, encoder, batch_size, job.workers, encoder.device.type == "cuda")
     with (
-        explained(encoder.device, job.batch_size, job.workers),
+        explained(encoder.device, f"a --batch-size below {job.batch_size}"),
         closing(work.parts(shards, "encoding", monitor)) as parts,
     ):
         for part in parts:
@@ -122,20 +123,13 @@ def codebook(vae: VAE) -> npt.NDArray[np.float32]:
     return found
 
 
-def latent_names(job: EncodeJob) -> list[str]:
-    """Return the names of what `Encoder` returns, in that order."""
-    return [name for name in row_tensors(job.network, job.flips) if name not in ("label", "valid")]
-
-
 def _publish(job: EncodeJob, store: Store, part: Part) -> None:
     count, members = job.filling.sizes[part.shard.name]
     valid = np.ones(count, dtype=np.bool_)
     valid[[entry["row"] for entry in part.bad]] = False
     tensors: dict[str, npt.NDArray[Any]] = {"label": part.labels.numpy(), "valid": valid}
-    rows = row_tensors(job.network, job.flips)
-    for number, name in enumerate(latent_names(job)):
+    for number, (name, row) in enumerate(latent_tensors(job.network, job.flips).items()):
         output = part.output(number)
-        row = rows[name]
         values = np.empty((0, *row.shape)) if output is None else output.numpy()
         # Sums are added up in this order, however convolutions left the values.
         tensors[name] = values.astype(row.dtype, order="C")

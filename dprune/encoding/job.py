@@ -9,19 +9,18 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dprune.errors import InputError
 from dprune.formats.filling import Filling, parents_by_name
-from dprune.formats.latents import CODEBOOK_FILE, KIND, MOST_CODES, SUMS
+from dprune.formats.latents import CODEBOOK_FILE, KIND
 from dprune.formats.provenance import make_record
-from dprune.models.files import ModelFile
+from dprune.models.vae_files import latent_network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from dprune.formats.provenance import Record
     from dprune.formats.shards import Dataset
     from dprune.formats.stores import Store
+    from dprune.models.files import ModelFile
     from dprune.runtime import Monitor
 
 # float32 on a GPU too: with a codebook of thousands, bfloat16 makes another code the nearest at about every sixth
@@ -126,37 +125,3 @@ class EncodeJob:
 
             summary |= verify(self, store, monitor)
         return summary
-
-
-def open_vae(path: str | Path) -> ModelFile:
-    """Open an autoencoder's file without loading it.
-
-    Raises:
-        InputError: it is no autoencoder of dprune, or has more codes than a store can hold.
-    """
-    file = ModelFile.open(path)
-    kind = file.network.get("kind")
-    if kind != "vae":
-        holds = f"holds a network of kind {kind}" if kind else "was not made by dprune"
-        raise InputError(f"{path}: {holds}, not an autoencoder: give the model.safetensors of dprune train-vae.")
-    codes = latent_network(file)["codes"]
-    if codes > MOST_CODES:
-        raise InputError(f"{path}: has {codes:,} codes, and a store tells {MOST_CODES:,} apart: train one with fewer.")
-    return file
-
-
-def latent_network(file: ModelFile) -> Record:
-    """Return what the header of an autoencoder's file says of its latents.
-
-    Raises:
-        InputError: it says too little.
-    """
-    try:
-        side, halvings = file.network["image_size"], len(file.network["multipliers"]) - 1
-        found = {"kind": file.network["latents"], "channels": file.network["latent_channels"]}
-        network = {**found, "size": side // 2**halvings, "codes": file.network["codes"], "image_size": side}
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{file.path}: its description is damaged ({error}): make it again.") from error
-    if network["kind"] not in SUMS:
-        raise InputError(f"{file.path}: makes latents of kind {network['kind']!r}: use the dprune that made it.")
-    return network

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dprune.decoding import CentreCrop, Images, centred, check, cut, decoding, explained
-from dprune.encoding.encode import codebook, latent_names, prepare
+from dprune.decoding import CentreCrop, Images, check, cut, decoding, explained
+from dprune.encoding.encode import codebook, prepare
 from dprune.encoding.job import PRECISIONS
 from dprune.errors import InputError
-from dprune.formats.latents import CODEBOOK_FILE, SUMS, checked_part, part_sums
+from dprune.formats.latents import CODEBOOK_FILE, SUMS, checked_part, latent_tensors, part_sums
 from dprune.formats.tensors import map_tensor
+from dprune.models.pixels import centred
 from dprune.runtime import check_stop
 from dprune.seeds import generator
 
@@ -62,7 +63,7 @@ def verify(job: EncodeJob, store: Store, monitor: Monitor) -> dict[str, Any]:
             f"{store.folder / CODEBOOK_FILE}: is not the codebook of {job.vae.path}: remove the file and {store.again}."
         )
     comparison = _Comparison(job, store, vae, encoder)
-    with explained(encoder.device, job.batch_size, job.workers):
+    with explained(encoder.device, f"a --batch-size below {job.batch_size}"):
         comparison.run(monitor)
     return comparison.summary()
 
@@ -86,7 +87,7 @@ class _Comparison:
         self._store = store
         self._vae = vae
         self._encoder = encoder
-        self._names = latent_names(job)
+        self._names = list(latent_tensors(job.network, job.flips))
         self._psnr: list[Tensor] = []
         # Of each shard, values that are equal and values compared.
         self._equal: dict[int, list[int]] = defaultdict(lambda: [0, 0])

@@ -29,6 +29,7 @@ CODEBOOK_FILE = "codebook.safetensors"
 MOST_CODES = 1 << 16
 """Codes that uint16 can tell apart."""
 SUMS = {"vq": "code_counts", "kl": "channel_sums"}
+NAMES = {"vq": ("codes",), "kl": ("mean", "logvar")}
 FLIPPED = "_flipped"
 # A channel that varies less than this, relative to its mean, does so by rounding alone.
 _CONSTANT = 1e-6
@@ -42,20 +43,24 @@ class Row(NamedTuple):
     shape: tuple[int, ...]
 
 
-def row_tensors(network: Record, flips: bool) -> dict[str, Row]:
-    """Return the tensors with one row a sample that a part holds.
+def latent_tensors(network: Record, flips: bool) -> dict[str, Row]:
+    """Return the tensors that hold a part's latents, each with one row a sample.
 
     Args:
         network: with `kind`, `channels` and `size`.
         flips: whether the mirrored images' latents are there too.
     """
     size = network["size"]
-    names = ("codes",) if network["kind"] == "vq" else ("mean", "logvar")
-    row = Row(np.dtype("<f2"), (network["channels"], size, size))
     if network["kind"] == "vq":
-        row = Row(np.dtype("<u2"), (size * size,))
-    latents = {name + suffix: row for suffix in ("", FLIPPED)[: 1 + flips] for name in names}
-    return {"label": Row(np.dtype("<i8"), ()), "valid": Row(np.dtype("?"), ()), **latents}
+        names, row = NAMES["vq"], Row(np.dtype("<u2"), (size * size,))
+    else:
+        names, row = NAMES["kl"], Row(np.dtype("<f2"), (network["channels"], size, size))
+    return {name + suffix: row for suffix in ("", FLIPPED)[: 1 + flips] for name in names}
+
+
+def row_tensors(network: Record, flips: bool) -> dict[str, Row]:
+    """Return all tensors with one row a sample that a part holds; see `latent_tensors`."""
+    return {"label": Row(np.dtype("<i8"), ()), "valid": Row(np.dtype("?"), ()), **latent_tensors(network, flips)}
 
 
 def sums_shape(network: Record) -> tuple[int, ...]:
@@ -131,14 +136,14 @@ class Latents:
 
     @property
     def tensors(self) -> dict[str, Row]:
-        """What one sample has in each tensor."""
-        return row_tensors(self.network, self.flips)
+        """What one sample has in each tensor of latents."""
+        return latent_tensors(self.network, self.flips)
 
     def mapped(self, name: str) -> list[npt.NDArray[Any]]:
         """Map a tensor without reading it.
 
         Args:
-            name: one of `tensors`, or of the sums.
+            name: one of `row_tensors`, or of the sums.
 
         Returns:
             A read-only array for each part, in order; [n, ...] with n of the part.

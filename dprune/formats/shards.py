@@ -154,9 +154,14 @@ class Dataset:
         if len(ids) and (ids[0] < 0 or ids[-1] >= len(self)):
             wrong = int(ids[0]) if ids[0] < 0 else int(ids[-1])
             raise InputError(f"id {wrong} is outside {self.title}, which has {len(self):,} samples.")
-        stops = np.cumsum(self.counts)
-        pieces = np.split(ids, np.searchsorted(ids, stops)[:-1])
-        return [piece - (stop - count) for piece, stop, count in zip(pieces, stops, self.counts, strict=True)]
+        return split_ids(ids, self.counts)
+
+
+def split_ids(ids: npt.NDArray[np.int64], counts: Sequence[int]) -> list[npt.NDArray[np.int64]]:
+    """Split sorted ids into row numbers of shards that hold so many samples each."""
+    stops = np.cumsum(counts)
+    pieces = np.split(ids, np.searchsorted(ids, stops)[:-1])
+    return [piece - (stop - count) for piece, stop, count in zip(pieces, stops, counts, strict=True)]
 
 
 def fingerprint(shards: Iterable[tuple[str, str]], records: Sequence[Record]) -> str:

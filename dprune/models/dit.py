@@ -6,7 +6,7 @@ Shapes in suffixes: B batch, T tokens, D width, C channels of the latents, H and
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -211,6 +211,13 @@ class DiT(nn.Module):
         for layer in (*modulations, self.final_layer.linear):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    def forget_labels(self) -> None:
+        """Become unconditional: of the table of labels only the row for none stays."""
+        none = self.y_embedder.embedding_table.weight[-1:]
+        self.config = replace(self.config, classes=0)
+        self.y_embedder = LabelEmbedder(0, self.config.width).to(none.device)
+        self.y_embedder.embedding_table.weight.data.copy_(none)
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor) -> Tensor:
         """Predict the velocity.

@@ -76,11 +76,9 @@ def load_dit(path: str | Path, device: torch.device) -> LoadedDiT:
         InputError: the file is missing, damaged, or no such network.
     """
     file = ModelFile.open(path)
-    kind = file.network.get("kind")
-    if kind not in (None, "dit"):
-        raise InputError(f"{path}: holds a network of kind {kind}, not a DiT: give what dprune train-dit made.")
-    state = file.state() if kind else read_state(file.path)
-    config, mean, std = _described(file) if kind else _inferred(file.path, state)
+    file.check_kind("dit", "a DiT", "train-dit")
+    state = file.weights() if file.network else read_state(file.path)
+    config, mean, std = _described(file) if file.network else _inferred(file.path, state)
     try:
         with torch.device("meta"):
             model = DiT(config)

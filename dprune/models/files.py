@@ -6,6 +6,7 @@ without torch.
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +70,40 @@ class ModelFile:
             return cls(path, network, content)
         return cls(path, {}, None)
 
+    def check_kind(self, kind: str, title: str, command: str) -> None:
+        """Refuse a file of another kind of network; one made elsewhere does not say what it is.
+
+        Args:
+            kind: that is wanted, see `network`.
+            title: what messages call such a network.
+            command: what makes it.
+
+        Raises:
+            InputError: dprune made it of another kind.
+        """
+        found = self.network.get("kind", kind)
+        if found != kind:
+            raise InputError(
+                f"{self.path}: holds a network of kind {found}, not {title}: "
+                f"give the model.safetensors of dprune {command}."
+            )
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file, in hex."""
+        return file_digest(self.path)
+
     def as_parent(self) -> Record:
         """Describe it as the input of another file."""
-        return parent_record(self.record, file_digest(self.path))
+        return parent_record(self.record, self.digest)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Read the weights: the averaged ones of a checkpoint, which holds more, and all of any other file.
+
+        Raises:
+            InputError: the file is not whole.
+        """
+        return self.state("raw.") | self.state("ema.") if "step" in self.network else self.state()
 
     def state(self, prefix: str = "") -> dict[str, Tensor]:
         """Read the tensors whose names begin with `prefix`, which is taken off.

@@ -8,72 +8,23 @@ attention where the resolution is lowest, and a 1x1 convolution on either side o
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dprune.errors import InputError
-from dprune.models.files import ModelFile, fits
+from dprune.models.files import fits
 from dprune.models.quantizer import Quantizer
+from dprune.models.vae_files import VAEConfig, open_vae
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
+    from dprune.models.files import ModelFile
+
 MOST_GROUPS, LEAST_CHANNELS = 32, 4
-
-
-@dataclass(frozen=True)
-class VAEConfig:
-    """What determines an autoencoder's parameters.
-
-    Attributes:
-        kind: `vq` or `kl`.
-        image_size: side of the images that it was trained on, in pixels.
-        width: channels at full resolution, a multiple of 4.
-        multipliers: of the width at each resolution; each but the first has half the side of the one before.
-        blocks: residual blocks at each resolution.
-        latent_channels: channels of a latent.
-        codes: in the codebook, 0 for `kl`.
-        l2_codes: whether codes have unit length.
-    """
-
-    kind: str
-    image_size: int
-    width: int
-    multipliers: tuple[int, ...]
-    blocks: int
-    latent_channels: int
-    codes: int
-    l2_codes: bool
-
-    @property
-    def downsample(self) -> int:
-        """How many pixels a side of a latent stands for."""
-        return int(2 ** (len(self.multipliers) - 1))
-
-    @property
-    def latent_size(self) -> int:
-        """Side of an image's latents."""
-        return self.image_size // self.downsample
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the configuration as the header of a file holds it, where `kind` says that it is an autoencoder."""
-        values = {**asdict(self), "latents": self.kind, "multipliers": list(self.multipliers)}
-        return {name: value for name, value in values.items() if name != "kind"}
-
-    @classmethod
-    def from_json(cls, header: Mapping[str, Any]) -> VAEConfig:
-        """Read what `as_json` wrote, among other things.
-
-        Raises:
-            KeyError: something is missing.
-        """
-        values = {field.name: header[field.name] for field in fields(cls) if field.name != "kind"}
-        return cls(**{**values, "kind": header["latents"], "multipliers": tuple(values["multipliers"])})
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -240,17 +191,13 @@ def load_vae(path: str | Path, device: torch.device) -> tuple[VAE, ModelFile]:
     Raises:
         InputError: the file is missing, damaged, or no autoencoder of dprune.
     """
-    file = ModelFile.open(path)
-    kind = file.network.get("kind")
-    if kind != "vae":
-        holds = f"holds a network of kind {kind}" if kind else "was not made by dprune"
-        raise InputError(f"{path}: {holds}, not an autoencoder: give the model.safetensors of dprune train-vae.")
+    file = open_vae(path)
     try:
         with torch.device("meta"):
             vae = VAE(VAEConfig.from_json(file.network))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: its description is damaged ({error}): make it again.") from error
-    state = file.state()
+    state = file.weights()
     if unlike := fits(vae, state):
         raise InputError(f"{path}: does not fit the autoencoder that it is said to be ({unlike}): make it again.")
     vae.load_state_dict(state, assign=True)

@@ -7,22 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import NPY_MAGIC, digest_array, read_file, read_ids, read_stdin
-from dprune.formats.provenance import parent_record
+from dprune.errors import InputError, UsageError
 from dprune.formats.publish import STDOUT
 from dprune.formats.shards import CLASSES, Dataset, open_dataset
+from dprune.formats.subsets import read_subset
 from dprune.packing.sources import DigitsSource, FolderSource, ShardSource, Source, ZipSource
 from dprune.packing.streams import Streams, is_stream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
 
 DIGITS = "sklearn:digits"
 
@@ -76,43 +69,3 @@ def _classes(dataset: Dataset) -> list[str]:
     texts = {path.read_text(encoding="utf-8", errors="surrogateescape") for path in found if path.exists()}
     # Names may hold what str.splitlines takes for the end of a line.
     return texts.pop().rstrip("\n").split("\n") if len(texts) == 1 else []
-
-
-def read_subset(path: str, dataset: Dataset) -> tuple[npt.NDArray[np.int64], Record]:
-    """Read which samples of a dataset are wanted.
-
-    Returns:
-        Sorted ids, int64, and the subset's description as an input.
-
-    Raises:
-        InputError: a key does not exist or names two samples.
-        MismatchError: the ids were chosen from another dataset.
-    """
-    data = read_stdin() if path == STDOUT else read_file(path)
-    if not data.startswith(NPY_MAGIC):
-        keys = data.decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
-        ids = _find_keys(path, [key for key in keys if key], dataset)
-        # Of the ids and not of the text, so that one subset has one digest however it is written.
-        return ids, parent_record(None, digest_array(ids))
-    array = read_ids(path, data)
-    if array.fingerprint and array.fingerprint != dataset.fingerprint:
-        raise MismatchError(
-            f"{array.name} was chosen from another dataset than {dataset.title} (fingerprints "
-            f"{array.fingerprint[:12]} and {dataset.fingerprint[:12]}): give the shards that it was chosen from."
-        )
-    return array.values, array.as_parent()
-
-
-def _find_keys(path: str, keys: Sequence[str], dataset: Dataset) -> npt.NDArray[np.int64]:
-    wanted, found, first = set(keys), {}, 0
-    for shard in dataset.shards:
-        index = shard.index()
-        for row in range(len(index)):
-            if (key := index.key(row)) in wanted:
-                if key in found:
-                    raise InputError(f"{path}: the key {key!r} names two samples: choose by ids instead.")
-                found[key] = first + row
-        first += len(index)
-    if missing := sorted(wanted - found.keys()):
-        raise InputError(f"{path}: there is no sample with the key {missing[0]!r} in {dataset.title}.")
-    return np.array(sorted(found.values()), dtype=np.int64)

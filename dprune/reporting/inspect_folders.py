@@ -46,8 +46,8 @@ def inspect_folder(folder: str) -> Findings:
         findings = _inspect_tars(folder, tars, [folder])
     elif kind == "sweep":
         findings = _sweep(folder, manifest)
-    elif os.path.isfile(os.path.join(folder, MODEL)):
-        findings = _run(folder)
+    elif kind == "run" or os.path.isfile(os.path.join(folder, MODEL)):
+        findings = _run(folder, manifest)
     else:
         raise InputError(f"{folder}: is a folder without anything that dprune makes: name a file in it.")
     if unfinished:
@@ -252,8 +252,13 @@ def _sweep(folder: str, manifest: Record) -> Findings:
     return findings
 
 
-def _run(folder: str) -> Findings:
-    findings = inspect_tensors(os.path.join(folder, MODEL))
+def _run(folder: str, manifest: Record) -> Findings:
+    if os.path.isfile(os.path.join(folder, MODEL)):
+        findings = inspect_tensors(os.path.join(folder, MODEL))
+    else:
+        findings = Findings(folder, "run", records=[manifest["provenance"]])
+        findings.fingerprint = manifest["provenance"].get("fingerprint")
+        findings.problems.append(f"{folder}: is not finished: run the command that makes it again.")
     findings.name, findings.kind = folder, "run"
     findings.content["files"] = sorted(os.listdir(folder))
     return findings

@@ -6,10 +6,11 @@ import io
 import itertools
 import math
 import zipfile
+from abc import ABC, abstractmethod
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -55,29 +56,58 @@ def _label(sample: tuple[ShardReader, int]) -> int:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A PNG of the first images; of labelled ones, a row for each class where that fills rows.
+class Export(ABC):
+    """A file of images; it carries a mark that tells which.
 
     Attributes:
         path: where it goes.
-        count: most images in it.
     """
 
+    option: ClassVar[str]
     path: Path
-    count: int
 
     def check(self) -> None:
-        """Refuse to replace a file that is no such picture.
+        """Refuse to replace a file that was not made so.
 
         Raises:
             InputError: one stands where it is to go.
         """
         if self.path.exists() and self._mark() is None:
-            raise InputError(f"{self.path}: exists and is no picture that dprune drew: give another --grid.")
+            raise InputError(f"{self.path}: exists and is none of dprune's: give another {self.option}.")
 
     def is_of(self, mark: str) -> bool:
-        """Tell whether the picture is there and shows the images that `mark` stands for."""
-        return self._mark() == f"{mark}/{self.count}"
+        """Tell whether the file is there and holds the images that `mark` stands for."""
+        return self._mark() == mark
+
+    @abstractmethod
+    def _mark(self) -> str | None:
+        """Return the mark of what is there, None for nothing of dprune's."""
+
+    @abstractmethod
+    def publish(self, shards: Sequence[Path], total: int, mark: str) -> None:
+        """Make the file.
+
+        Args:
+            shards: that hold the images, in order.
+            total: images in them.
+            mark: stands for the images.
+        """
+
+
+@dataclass(frozen=True)
+class Grid(Export):
+    """A PNG of the first images; of labelled ones, a row for each class where that fills rows.
+
+    Attributes:
+        count: most images in it.
+    """
+
+    option = "--grid"
+    count: int
+
+    def is_of(self, mark: str) -> bool:
+        """Tell whether the picture is there and shows as many of the images as are asked for."""
+        return super().is_of(f"{mark}/{self.count}")
 
     def _mark(self) -> str | None:
         try:
@@ -116,28 +146,10 @@ def arranged(labels: Sequence[int]) -> tuple[list[int], int]:
     return [place for places in rows.values() for place in places[:columns]], columns
 
 
-@dataclass(frozen=True)
-class Npz:
-    """All images in the layout of guided-diffusion's evaluator: `arr_0` uint8 [n, h, w, 3], `arr_1` int64 labels [n].
+class Npz(Export):
+    """All images as guided-diffusion's evaluator reads them: `arr_0` uint8 [n, h, w, 3], `arr_1` int64 labels [n]."""
 
-    Attributes:
-        path: where it goes.
-    """
-
-    path: Path
-
-    def check(self) -> None:
-        """Refuse to replace a file that was not made so.
-
-        Raises:
-            InputError: one stands where it is to go.
-        """
-        if self.path.exists() and self._mark() is None:
-            raise InputError(f"{self.path}: exists and is no array that dprune wrote: give another --npz.")
-
-    def is_of(self, mark: str) -> bool:
-        """Tell whether the file is there and holds the images that `mark` stands for."""
-        return self._mark() == mark
+    option = "--npz"
 
     def _mark(self) -> str | None:
         try:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dprune.encoding.job import latent_network, open_vae
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.provenance import difference, digest, make_record, without_version
 from dprune.formats.shard_journal import Journal, complete_shards, existing_shards, listed_shards
 from dprune.formats.shards import read_manifest
 from dprune.models.files import ModelFile
-from dprune.runtime import ranks
+from dprune.models.vae_files import check_made, latent_network, open_vae
+from dprune.runtime import is_gpu, ranks
 from dprune.sampling.exports import Grid, Npz
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from dprune.formats.provenance import Record
     from dprune.runtime import Monitor
+    from dprune.sampling.exports import Export
     from dprune.sampling.settings import Settings
 
 _log = logging.getLogger("dprune")
@@ -47,7 +48,7 @@ class SampleJob:
     model: ModelFile
     vae: ModelFile
     settings: Settings
-    exports: tuple[Grid | Npz, ...]
+    exports: tuple[Export, ...]
     device: str
     compiles: bool
     tags: Mapping[str, str]
@@ -55,23 +56,12 @@ class SampleJob:
     @functools.cached_property
     def record(self) -> Record:
         """Provenance of the shards."""
-        vae = self.vae.as_parent()
-        self._check_vae(vae["digest"])
         # A file made elsewhere does not say whether its model knows classes; those of DiT and SiT do.
         conditional = self.model.network.get("classes") != 0
         quantized = latent_network(self.vae)["kind"] == "vq"
         options = self.settings.options(conditional=conditional, quantized=quantized)
-        return make_record("sample", options, parents={"model": self.model.as_parent(), "vae": vae}, tags=self.tags)
-
-    def _check_vae(self, given: str) -> None:
-        """Hold the autoencoder to the one whose latents the transformer was trained on."""
-        latents = (self.model.record or {}).get("parents", {}).get("latents", {}).get("provenance", {})
-        made_by = latents.get("parents", {}).get("vae", {}).get("digest", given)
-        if given != made_by:
-            raise MismatchError(
-                f"--vae {self.vae.path} ({given[:12]}) is not the autoencoder whose latents {self.model.path} was "
-                f"trained on ({made_by[:12]}): give that one."
-            )
+        parents = {"model": self.model.as_parent(), "vae": self.vae.as_parent()}
+        return make_record("sample", options, parents=parents, tags=self.tags)
 
     @functools.cached_property
     def mark(self) -> str:
@@ -153,7 +143,7 @@ def prepare(
     grid_count: int = 64,
     npz: str | None = None,
     device: str = "auto",
-    compiles: bool = False,
+    compiles: bool | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> SampleJob:
     """Open what `dprune sample` was given.
@@ -163,13 +153,18 @@ def prepare(
         MismatchError: the networks do not fit each other.
         UsageError: an option is not for such networks.
     """
-    exports = ((Grid(Path(grid), grid_count),) if grid else ()) + ((Npz(Path(npz)),) if npz else ())
-    job = SampleJob(ModelFile.open(model), open_vae(vae), settings, exports, device, compiles, tags or {})
+    on_gpu = is_gpu(device)
+    if compiles and not on_gpu:
+        raise UsageError("--compile: blocks are compiled for a GPU only: leave it out.")
+    compiles = on_gpu if compiles is None else compiles
+    exports: list[Export] = [Grid(Path(grid), grid_count)] if grid else []
+    exports += [Npz(Path(npz))] if npz else []
+    job = SampleJob(ModelFile.open(model), open_vae(vae), settings, tuple(exports), device, compiles, tags or {})
+    job.model.check_kind("dit", "a DiT", "train-dit")
     if job.model.network:
-        if job.model.network.get("kind") != "dit":
-            kind = job.model.network.get("kind")
-            raise InputError(f"{model}: holds a network of kind {kind}, not a DiT: give what dprune train-dit made.")
         check_fit(job, job.model.network)
+    latents = (job.model.record or {}).get("parents", {}).get("latents", {}).get("provenance", {})
+    check_made(job.vae, latents, f"the latents that {model} was trained on")
     return job
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dprune.errors import UsageError
-from dprune.runtime import is_gpu
+from dprune.runtime import pick_precision
 from dprune.sampling.seeds import BALANCED, Classes, Seeds
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
@@ -15,7 +15,7 @@ MOST_SHARDS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Guided:
+class GuidanceOptions:
     """Classifier-free guidance as the options speak of it.
 
     Attributes:
@@ -66,7 +66,7 @@ class Settings:
     Attributes:
         seeds: one for each image.
         classes: which class each image gets; None leaves it to the model: balanced, or none.
-        solver: of `dprune.flow.SOLVERS`.
+        solver: see `dprune.flow.solve`.
         steps: of the solver, None for dopri5.
         guidance: towards the classes.
         quantize: whether latents of a vq autoencoder become codes.
@@ -79,7 +79,7 @@ class Settings:
     classes: Classes | None = None
     solver: str = "euler"
     steps: int | None = DEFAULT_STEPS
-    guidance: Guided = Guided()
+    guidance: GuidanceOptions = GuidanceOptions()
     quantize: bool = True
     precision: str = "float32"
     batch_size: int = 64
@@ -128,16 +128,14 @@ def resolve(
     if solver == "dopri5" and steps is not None:
         raise UsageError(f"--steps {steps}: dopri5 chooses its steps itself: leave it out.")
     interval = parse_interval(cfg_interval) if cfg_interval is not None else None
-    if precision == "auto":
-        precision = "bf16" if is_gpu(device) else "fp32"
     settings = Settings(
         Seeds.parse(seeds),
         Classes.parse(classes) if classes is not None else None,
         solver,
         None if solver == "dopri5" else steps or DEFAULT_STEPS,
-        Guided(cfg, interval, cfg_channels),
+        GuidanceOptions(cfg, interval, cfg_channels),
         quantize,
-        PRECISIONS[precision],
+        PRECISIONS[pick_precision(precision, device)],
         batch_size,
         shard_size,
     )

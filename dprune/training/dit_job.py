@@ -7,15 +7,16 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dprune.errors import InputError, MismatchError, UsageError
+from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import digest_array, read_ids
 from dprune.formats.latents import open_latents
 from dprune.formats.provenance import digest, make_record
-from dprune.formats.weights import check_file, file_digest
+from dprune.formats.weights import check_file
 from dprune.models.architectures import ARCHITECTURES, parse_architecture
 from dprune.models.files import ModelFile
+from dprune.models.vae_files import check_made
 from dprune.runtime import is_gpu
-from dprune.training.dit_settings import ARCH, DEFAULTS, DiTSettings, Fold, TrainingSet
+from dprune.training.dit_settings import ARCH, DEFAULTS, LABEL_DROPOUT, DiTSettings, Fold, TrainingSet
 from dprune.training.job import TrainingJob
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ class DiTJob(TrainingJob):
     @functools.cached_property
     def record(self) -> Record:
         """Provenance of the model."""
-        self._check()
         fold = {} if self.data.fold is None else {"fold": str(self.data.fold)}
         init = {} if self.init is None else {"init": ModelFile.open(self.init).as_parent()}
         return make_record(
@@ -70,7 +70,14 @@ class DiTJob(TrainingJob):
             tags=self.tags,
         )
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Hold the settings and the autoencoder to the latents.
+
+        Raises:
+            UsageError: the latents have no patches of the size that is asked for.
+            InputError: the latents have no labels.
+            MismatchError: another autoencoder made the latents.
+        """
         latents = self.data.latents
         *_, patch = parse_architecture(self.settings.arch)
         if latents.network["size"] % patch:
@@ -79,7 +86,7 @@ class DiTJob(TrainingJob):
         if not self.settings.unconditional and not latents.classes:
             raise InputError(f"{latents.store.folder}: its samples have no labels: give --unconditional.")
         if self.vae is not None:
-            check_vae(self.vae, latents.record, str(latents.store.folder))
+            check_made(ModelFile.open(self.vae), latents.record, str(latents.store.folder))
 
     def task(self, device: torch.device) -> DiTTask:
         """Make the model and hold the latents."""
@@ -123,6 +130,8 @@ class DiTJob(TrainingJob):
         found = replace(network.config, learn_sigma=False)
         if replace(found, classes=config.classes) != config or found.classes < config.classes:
             raise InputError(f"--init {self.init}: holds {_described(found)}, and this is to be {_described(config)}.")
+        if not config.classes:
+            network.forget_labels()
         network.requires_grad_(True)
         network.pos_embed.requires_grad_(False)
         return network.train()
@@ -151,7 +160,7 @@ def prepare(
     fold: str | None = None,
     arch: str | None = None,
     unconditional: bool = False,
-    label_dropout: float = 0.1,
+    label_dropout: float | None = None,
     time: str = "uniform",
     init: str | None = None,
     vae: str | None = None,
@@ -162,17 +171,26 @@ def prepare(
     """Open what `dprune train-dit` was given and fill in what was left out.
 
     Raises:
-        UsageError: options contradict each other.
+        UsageError: options contradict each other, or do nothing.
         InputError: an input is missing, damaged, or does not fit the others.
+        MismatchError: inputs speak of different data.
     """
+    if unconditional and label_dropout is not None:
+        raise UsageError("--label-dropout does nothing with --unconditional: leave it out.")
+    if training.evaluate_every is not None and vae is None:
+        raise UsageError("--evaluate-every does nothing without an autoencoder that decodes pictures: give --vae FILE.")
     chosen = Fold.parse(fold) if fold else None
     data = TrainingSet(open_latents(store), read_ids(subset) if subset else None, chosen)
     plan = training.plan(len(data.ids), DEFAULTS)
     compiles = is_gpu(training.device) if compiles is None else compiles
     first = check_file(init, "--init") if init else None
     arch = arch or (architecture_of(first) if first else None) or ARCH
-    settings = DiTSettings(arch, unconditional, label_dropout, time, compiles, place)
-    return DiTJob(data, settings, plan, training.device, first, check_file(vae, "--vae") if vae else None, tags or {})
+    dropout = LABEL_DROPOUT if label_dropout is None else label_dropout
+    settings = DiTSettings(arch, unconditional, dropout, time, compiles, place)
+    decoder = check_file(vae, "--vae") if vae else None
+    job = DiTJob(data, settings, plan, training.device, first, decoder, tags or {})
+    job.check()
+    return job
 
 
 def architecture_of(path: Path) -> str | None:
@@ -181,22 +199,3 @@ def architecture_of(path: Path) -> str | None:
     size = tuple(network.get(key) for key in ("width", "depth", "heads"))
     name = next((name for name, known in ARCHITECTURES.items() if known == size), None)
     return f"{name}/{network['patch']}" if name else None
-
-
-def check_vae(path: Path, record: Record, latents: str) -> None:
-    """Refuse an autoencoder that did not make the latents.
-
-    Args:
-        path: of its file.
-        record: provenance of the latents.
-        latents: what messages call them.
-
-    Raises:
-        MismatchError: the latents were made by another one.
-    """
-    made_by = record.get("parents", {}).get("vae", {}).get("digest", "")
-    given = file_digest(path)
-    if made_by and given != made_by:
-        raise MismatchError(
-            f"{path} ({given[:12]}) is not the autoencoder that made {latents} ({made_by[:12]}): give that one."
-        )

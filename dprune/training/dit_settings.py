@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULTS = {"steps": 120_000, "batch_size": 256, "lr": 1e-4}
 ARCH = "XL/2"
+LABEL_DROPOUT = 0.1
 
 _log = logging.getLogger("dprune")
 

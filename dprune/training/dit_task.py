@@ -11,13 +11,14 @@ from torch import nn
 
 from dprune import noise
 from dprune.collectives import is_root
-from dprune.flow import Guidance, flow_loss, guided, solve
+from dprune.flow import Guidance, flow_loss, guided, solve, start
 from dprune.formats.images import encode_image, tile
 from dprune.formats.publish import publish_bytes
 from dprune.models.dit_files import network_metadata
+from dprune.models.pixels import to_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -124,7 +125,7 @@ class DiTTask:
         """Always: there is one network."""
         return True
 
-    def batches(self, steps: Iterator[tuple[int, list[Positions]]]) -> Iterator[list[LatentBatch]]:
+    def batches(self, steps: Iterator[tuple[int, list[Positions]]]) -> Generator[list[LatentBatch]]:
         """Gather each step's micro-batches."""
         for step, positions in steps:
             yield [LatentBatch(*self._data.batch(piece, step)) for piece in positions]
@@ -143,13 +144,14 @@ class DiTTask:
     def evaluate(self, step: int, folder: Path) -> dict[str, float]:
         """Draw a grid of samples from the noise that `dprune sample` gives the first seeds, unguided."""
         if self._preview is not None and is_root():
-            seeds = torch.arange(PREVIEW_COLUMNS**2, device=self._device)
-            null, side = self._network.config.classes, self._network.config.input_size
-            start = noise.normal(0, "sample", seeds, 0, (self._network.config.channels, side, side))
-            labels = seeds % self._latents.classes if null else seeds * 0
-            velocity = guided(self._network, labels, null, Guidance())
-            found = solve(velocity, start, "euler", PREVIEW_STEPS) * self._data.std + self._data.mean
-            found = self._preview.decode(self._preview.snap(found))
-            images = ((found.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+            images = to_pixels(self._samples(self._preview)).permute(0, 2, 3, 1).cpu().numpy()
             publish_bytes(folder / f"step-{step:08d}.png", encode_image(tile(images, PREVIEW_COLUMNS), "png"))
         return {}
+
+    def _samples(self, vae: VAE) -> Tensor:
+        seeds = torch.arange(PREVIEW_COLUMNS**2, device=self._device)
+        null, side = self._network.config.classes, self._network.config.input_size
+        labels = seeds % self._latents.classes if null else torch.zeros_like(seeds)
+        velocity = guided(self._network, labels, null, Guidance())
+        found = solve(velocity, start(seeds, (self._network.config.channels, side, side)), "euler", PREVIEW_STEPS)
+        return vae.decode(vae.snap(self._data.denormalised(found)))

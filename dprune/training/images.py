@@ -90,7 +90,8 @@ class _Source(TorchDataset[Piece]):
                 return self._decode(tried)
             except BadImage as error:
                 bad.append((tried, str(error)))
-        raise InputError(f"{self._locations[self.shard[position]]}: {len(bad)} images in a row cannot be decoded.")
+        location = self._locations[self.shard[position]]
+        raise InputError(f"{location}: {len(bad)} images in a row cannot be decoded: make the shards again.")
 
     def _decode(self, position: int) -> Tensor:
         location, size = self._locations[self.shard[position]], int(self._size[position])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dprune.errors import DpruneError, UsageError
+from dprune.errors import UsageError
+from dprune.formats.publish import STDOUT
 from dprune.runtime import pick_device, process_group, ranks
 from dprune.training.run import Run
 
@@ -51,20 +53,22 @@ class TrainingJob(ABC):
         """Train, from the state that is at `output` if there is one, and publish the model.
 
         Raises:
-            UsageError: several processes that torchrun did not start.
+            UsageError: several processes that torchrun did not start, or the output is to go to stdout.
             Interrupted: the monitor asked to stop; the state is saved.
-            DpruneError: out of memory, or the loss is no longer finite.
+            DpruneError: out of memory, workers that died, another process that trains in the folder, or a loss that is
+                no longer finite.
         """
-        import torch
-
+        from dprune.collectives import is_root
+        from dprune.decoding import explained
         from dprune.training.loop import Loop
 
-        here = ranks()
+        if output == STDOUT:
+            raise UsageError(f"-o {output}: a run is a folder, which cannot go to stdout: name one.")
+        here, run = ranks(), Run(Path(output))
         if here.world > 1 and not here.group:
             raise UsageError("RANK and WORLD_SIZE are set without torchrun: start the ranks of a training with it.")
         device = pick_device(self.device, here.local_rank)
-        try:
-            with process_group(device):
-                return Loop(self.task(device), self.plan, Run(Path(output)), self.record, device).train(monitor)
-        except torch.OutOfMemoryError as error:
-            raise DpruneError(f"{device}: out of memory: give a smaller --micro-batch.") from error
+        with explained(device, "a smaller --micro-batch"), process_group(device):
+            loop = Loop(self.task(device), self.plan, run, self.record, device)
+            with run.claimed() if is_root() else nullcontext():
+                return loop.train(monitor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everyone knows it by
 
 from dprune import noise
+from dprune.errors import InputError
+from dprune.formats.latents import FLIPPED, NAMES
+from dprune.formats.shards import split_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,16 +27,13 @@ if TYPE_CHECKING:
 # Shares of what is free that latents may take: the rest is the model's, or other programs'.
 GPU_SHARE = 0.25
 HOST_SHARE = 0.5
-PLACES = ("auto", "device", "host", "disk")
 
 
 class TrainingLatents:
     """The latents of a subset, normalised by the mean and deviation of the whole store.
 
     Attributes:
-        place: where they are held.
-        mean: of each channel of the store, float32 [c, 1, 1].
-        std: of each channel of the store, float32 [c, 1, 1].
+        place: where they are held: `device`, `host` or `disk`.
 
     Args:
         latents: the store.
@@ -47,20 +48,18 @@ class TrainingLatents:
     ) -> None:
         self._device, self._seed = device, seed
         self._network = latents.network
-        self._names = ("codes",) if latents.codebook is not None else ("mean", "logvar")
-        rows = _rows_of_parts(latents, ids)
-        names = [name + flip for flip in ("", "_flipped")[: 1 + latents.flips] for name in self._names]
-        size = sum(part[found[:1]].nbytes * len(found) for name in names
-                   for part, found in zip(latents.mapped(name), rows, strict=True))  # fmt: skip
+        size = len(ids) * sum(row.dtype.itemsize * math.prod(row.shape) for row in latents.tensors.values())
         self.place = _fitting(size, device) if place == "auto" else place
-        self._tensors = {name: _Rows(latents.mapped(name), rows, device, self.place) for name in names}
-        self._ids = torch.from_numpy(ids).to(device)
-        labels = latents.labels()[ids]
-        self._labels = torch.from_numpy(labels).to(device)
-        self.mean = torch.from_numpy(latents.mean).to(device)[:, None, None]
-        self.std = torch.from_numpy(latents.std).to(device)[:, None, None]
+        rows = split_ids(ids, latents.store.counts)
         if latents.codebook is not None:
-            self._table = (torch.from_numpy(latents.codebook).to(device) - self.mean[:, 0, 0]) / self.std[:, 0, 0]
+            _check_codes(latents)
+        self._tensors = {name: _Rows(latents.mapped(name), rows, device, self.place) for name in latents.tensors}
+        self._ids = torch.from_numpy(ids).to(device)
+        self._labels = torch.from_numpy(latents.labels()[ids]).to(device)
+        self._mean = torch.from_numpy(latents.mean).to(device)[:, None, None]
+        self._std = torch.from_numpy(latents.std).to(device)[:, None, None]
+        if latents.codebook is not None:
+            self._table = (torch.from_numpy(latents.codebook).to(device) - self._mean[:, 0, 0]) / self._std[:, 0, 0]
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -78,15 +77,20 @@ class TrainingLatents:
         """
         where = _sent(torch.from_numpy(positions), self._device)
         ids = self._ids[where]
-        rows = [self._tensors[name].take(positions, where) for name in self._names]
-        if len(self._tensors) > len(self._names):
+        names = NAMES[self._network["kind"]]
+        rows = [self._tensors[name].take(positions, where) for name in names]
+        if len(self._tensors) > len(names):
             flip = noise.uniform(self._seed, "flip of a latent", ids, step) < 0.5
-            flipped = [self._tensors[f"{name}_flipped"].take(positions, where) for name in self._names]
+            flipped = [self._tensors[name + FLIPPED].take(positions, where) for name in names]
             rows = [torch.where(flip.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(rows, flipped, strict=True)]
-        return ids, self._labels[where], self._decoded(rows, ids, step)
+        return ids, self._labels[where], self._normalised(rows, ids, step)
 
-    def _decoded(self, rows: Sequence[Tensor], ids: Tensor, step: int) -> Tensor:
-        if len(rows) == 1:
+    def denormalised(self, latents: Tensor) -> Tensor:
+        """Bring normalised latents [B, c, h, w] to the scale that the autoencoder decodes."""
+        return latents * self._std + self._mean
+
+    def _normalised(self, rows: Sequence[Tensor], ids: Tensor, step: int) -> Tensor:
+        if self._network["kind"] == "vq":
             # The bits are uint16, which torch does not index with.
             codes = rows[0].to(torch.int64) & 0xFFFF
             side = self._network["size"]
@@ -94,7 +98,7 @@ class TrainingLatents:
             return found.contiguous()
         mean, logvar = (row.float() for row in rows)
         drawn = noise.normal(self._seed, "posterior of a latent", ids, step, mean.shape[1:])
-        return (mean + (0.5 * logvar).exp() * drawn - self.mean) / self.std
+        return (mean + (0.5 * logvar).exp() * drawn - self._mean) / self._std
 
 
 class _Rows:
@@ -104,37 +108,45 @@ class _Rows:
         self, parts: Sequence[npt.NDArray[np.generic]], rows: Sequence[Positions], device: torch.device, place: str
     ) -> None:
         self._device = device
+        self._held: Tensor | None = None
         # torch gathers int16 on every device, and the bits stay the same.
         views = [part.view(np.int16) if part.dtype == np.uint16 else part for part in parts]
         if place == "disk":
             self._views = views
-            part = np.concatenate([np.full(len(found), number) for number, found in enumerate(rows)])
-            self._place = np.stack((part, np.concatenate(rows)), axis=1)
+            part = np.repeat(np.arange(len(rows)), [len(found) for found in rows])
+            self._places = np.stack((part, np.concatenate(rows)), axis=1)
             return
         held = torch.from_numpy(np.concatenate([view[found] for view, found in zip(views, rows, strict=True)]))
         self._held = held.to(device) if place == "device" else held.pin_memory() if device.type == "cuda" else held
 
     def take(self, positions: Positions, where: Tensor) -> Tensor:
         """Gather rows by position, which is given on the host and on the device."""
-        if not hasattr(self, "_held"):
-            found = np.stack([self._views[part][row] for part, row in self._place[positions]])
+        if self._held is None:
+            found = np.stack([self._views[part][row] for part, row in self._places[positions]])
             return _sent(torch.from_numpy(found), self._device)
         if self._held.device == where.device:
             return self._held[where]
         return _sent(self._held[torch.from_numpy(positions)], self._device)
 
 
+def _check_codes(latents: Latents) -> None:
+    """Refuse codes beyond the codebook, which a GPU would end the process for.
+
+    Raises:
+        InputError: a part was changed.
+    """
+    for name in latents.tensors:
+        for part, codes in zip(latents.store.shards, latents.mapped(name), strict=True):
+            if codes.size and (largest := int(codes.max())) >= latents.network["codes"]:
+                raise InputError(
+                    f"{latents.store.path(part)}: holds the code {largest}, and there are {latents.network['codes']}: "
+                    f"remove the file and {latents.store.again}."
+                )
+
+
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to the device without waiting."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def _rows_of_parts(latents: Latents, ids: npt.NDArray[np.int64]) -> list[Positions]:
-    """Split sorted ids into row numbers of each part."""
-    counts = latents.store.counts
-    stops = np.cumsum(counts)
-    pieces = np.split(ids, np.searchsorted(ids, stops)[:-1])
-    return [piece - (stop - count) for piece, stop, count in zip(pieces, stops, counts, strict=True)]
 
 
 def _fitting(size: int, device: torch.device) -> str:

@@ -82,6 +82,7 @@ class Loop:
         if is_root():
             self.run.rewind_log(self.step)
             self._log_start(micro_batch)
+        self._leave_sums_to_root()
         with _arithmetic(self.plan.precision):
             last = self._steps(micro_batch, monitor)
             self._evaluate()
@@ -99,7 +100,7 @@ class Loop:
         watch = Stopwatch(self.device, self.task.flop, ceiling)
         monitor.start("training", self.plan.steps - self.step, "steps")
         schedule = ((step, self._positions(step, micro_batch)) for step in range(self.step, self.plan.steps))
-        with contextlib.closing(_iterator(self.task.batches(schedule))) as batches:
+        with contextlib.closing(self.task.batches(schedule)) as batches:
             for batch in batches:
                 reports = is_due(self.step + 1, self.plan.log_every) or self.step + 1 == self.plan.steps
                 norm = self._take(batch, wants_norm=reports)
@@ -158,23 +159,23 @@ class Loop:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16")
 
     def _report(self, norms: dict[str, Tensor], watch: Stopwatch) -> dict[str, float]:
-        """Write a line of the log: means since the line before. The device is waited for here and nowhere else."""
+        """Write a line of the log: means since the line before. The device is waited for here and nowhere else.
+
+        Raises:
+            DpruneError: the loss is no longer finite.
+        """
         samples = (self.step - self.reported) * self.plan.batch_size
         self.reported = self.step
         names = sorted(self.sums)
         totals = all_sum(torch.stack([self.sums[name].float() for name in names])).tolist()
         self.sums.clear()
+        self._check_finite(totals)
         line = {name: total / samples for name, total in zip(names, totals, strict=True)}
         for name, norm in norms.items():
             line["grad_norm" if len(self.optimizers) == 1 else f"{name}_grad_norm"] = norm.item()
         line |= self.task.statistics() | {"lr": self.plan.rate(self.step - 1)} | watch.read(self.here.world)
         if is_root():
             self.run.log({"step": self.step, "epoch": self.order.epochs(self.step), **line})
-        if not all(map(math.isfinite, totals)):
-            raise DpruneError(
-                f"the loss is not finite at step {self.step:,}: give a lower --lr, a --warmup or --precision fp32; "
-                f"what was saved before stays in {self.run.folder}."
-            )
         return line
 
     def _keep(self) -> bool:
@@ -204,10 +205,30 @@ class Loop:
         any_stops, any_saves = all_sum(torch.tensor([int(stops), int(saves)])).tolist()
         return any_stops > 0, any_saves > 0
 
+    def _check_finite(self, totals: list[float]) -> None:
+        if not all(map(math.isfinite, totals)):
+            raise DpruneError(
+                f"the loss is not finite at step {self.step:,}: give a lower --lr, a --warmup or --precision fp32; "
+                f"what was saved before stays in {self.run.folder}."
+            )
+
     def _save(self) -> None:
+        """Save the state, with the sums of all ranks, whose number may be another next time.
+
+        Raises:
+            DpruneError: the loss is no longer finite, and the state before was.
+        """
+        self._check_finite([all_sum(self.sums[name]).item() for name in sorted(self.sums)])
+        self._leave_sums_to_root()
         if is_root():
             save_state(self)
         _wait()
+
+    def _leave_sums_to_root(self) -> None:
+        """Let what all ranks have summed up together count once."""
+        if not is_root():
+            for value in self.sums.values():
+                value.zero_()
 
     def _largest_micro_batch(self) -> int:
         """Find the most samples that a pass takes, by halving this rank's share of a batch until it fits."""
@@ -248,11 +269,6 @@ class Loop:
         self.run.log(start)
 
 
-def _iterator(batches: Iterator[list[Any]]) -> Any:
-    # Only generators can be closed early.
-    return (batch for batch in batches)
-
-
 def _trainable(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
@@ -280,7 +296,7 @@ def _shared(objective: nn.Module, device: torch.device) -> nn.Module:
     if not in_group():
         return objective
     devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(objective, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(objective, devices, gradient_as_bucket_view=True)
 
 
 def _check_ranks_agree(task: Task, plan: Plan) -> None:

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from dprune.errors import UsageError
-from dprune.runtime import is_gpu
+from dprune.runtime import pick_precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,7 +112,7 @@ class TrainingOptions:
         batch_size = filled["batch_size"]
         filled |= {
             "steps": self._steps(samples, batch_size, defaults["steps"]),
-            "precision": ("bf16" if is_gpu(self.device) else "fp32") if self.precision == "auto" else self.precision,
+            "precision": pick_precision(self.precision, self.device),
             "micro_batch": self._micro_batch(),
             "save_every": self._save_every(samples, batch_size),
         }
@@ -122,7 +122,8 @@ class TrainingOptions:
         if self.steps is not None and self.epochs is not None:
             raise UsageError("--steps and --epochs exclude each other: give one.")
         if self.epochs is not None:
-            return max(1, math.ceil(Fraction(self.epochs) * samples / batch_size))
+            # As it was written: the float 0.1 is a little more than a tenth, and would cost a step more.
+            return max(1, math.ceil(Fraction(str(self.epochs)) * samples / batch_size))
         return default if self.steps is None else self.steps
 
     def _micro_batch(self) -> int | None:

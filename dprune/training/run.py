@@ -10,10 +10,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import math
+import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dprune.errors import DpruneError, InputError
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import difference, without_version
 from dprune.formats.publish import publish_bytes, publish_json
@@ -21,7 +27,7 @@ from dprune.formats.shards import MANIFEST, read_manifest
 from dprune.models.files import ModelFile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from dprune.formats.provenance import Record
@@ -32,6 +38,8 @@ STATE = "state.safetensors"
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
 PICTURES = "pictures"
+PATIENCE = 10.0
+"""Seconds to wait for a process that trains in the same folder."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,47 @@ class Run:
 
     def complete(self, record: Record) -> bool:
         """Tell whether the model is there and was trained as `record` says."""
-        found = ModelFile.open(self.model).record if self.model.is_file() else None
+        try:
+            found = ModelFile.open(self.model).record if self.model.is_file() else None
+        except InputError:
+            # A damaged one is made again, from the state if that is whole.
+            return False
         return found is not None and not difference(found, record)
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes from training in this folder until the block ends, where the file system can.
+
+        Raises:
+            DpruneError: another one trains here, or the folder cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder, os.O_RDONLY)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise DpruneError(f"cannot write {self.folder}: {reason}: give another -o.") from error
+        try:
+            self._lock(descriptor)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        # Workers that decode outlive a main process that was killed for a few seconds, and hold its lock.
+        patience = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > patience:
+                    raise DpruneError(
+                        f"{self.folder}: another process trains here: wait for it to end, or give another -o."
+                    ) from error
+                time.sleep(0.2)
+            except OSError:
+                # Some network file systems lock no folders.
+                return None
 
     def begin(self, record: Record) -> None:
         """Write the manifest; the model of a run that is extended stays under another name, others are removed."""
@@ -85,7 +132,8 @@ class Run:
 
     def _clear(self) -> None:
         """Remove what an overwritten run left, and nothing else."""
-        ours = [MODEL, STATE, LOG, "model-step-*.safetensors", f"{CHECKPOINTS}/step-*.safetensors", f"{PICTURES}/*.png"]
+        ours = [MODEL, STATE, LOG, "model-step-*.safetensors", f"{CHECKPOINTS}/step-*.safetensors",
+                f"{PICTURES}/step-*.png"]  # fmt: skip
         for pattern in ours:
             for path in self.folder.glob(pattern):
                 path.unlink()
@@ -99,7 +147,7 @@ class Run:
     def log(self, line: Mapping[str, Any]) -> None:
         """Append a line to the log."""
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps({name: _finite(value) for name, value in line.items()}) + "\n")
 
     def rewind_log(self, step: int) -> None:
         """Drop the lines of steps that will be done again."""
@@ -109,6 +157,11 @@ class Run:
         lines = path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if _step(line) <= step]
         publish_bytes(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _finite(value: Any) -> Any:
+    """Return None for what JSON has no number for."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _step(line: str) -> float:

@@ -49,11 +49,14 @@ def load_state(loop: Loop) -> None:
     """
     if not loop.run.state.is_file():
         return
-    file = ModelFile.open(loop.run.state)
+    try:
+        file = ModelFile.open(loop.run.state)
+        stored = file.state()
+    except InputError as error:
+        raise InputError(f"{str(error).rstrip('.')}: remove it to train from the beginning.") from error
     step = file.network.get("step")
     if not isinstance(step, int) or difference(_without_steps(file.record), _without_steps(loop.record)):
         raise InputError(f"{file.path}: is not the state of this run: remove it to train from the beginning.")
-    stored = file.state()
     targets = dict(_tensors(loop))
     sums = {name: stored.pop(name) for name in list(stored) if name.startswith("sum.")}
     if stored.keys() != targets.keys():

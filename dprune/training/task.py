@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -58,11 +58,14 @@ class Task(Protocol):
     def active(self, name: str, step: int) -> bool:
         """Tell whether a network is trained at a step."""
 
-    def batches(self, steps: Iterator[tuple[int, list[Positions]]]) -> Iterator[list[Any]]:
+    def batches(self, steps: Iterator[tuple[int, list[Positions]]]) -> Generator[list[Any]]:
         """Turn each step's micro-batches of this rank from positions in the training set into `MicroBatch`es.
 
         Args:
             steps: the number of each step to come, and its positions, a piece for each micro-batch.
+
+        Yields:
+            The micro-batches of a step; closed early, it lets go of what it holds.
         """
 
     def trial(self, size: int) -> Any:

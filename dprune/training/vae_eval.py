@@ -11,6 +11,7 @@ from torch.nn.functional import conv2d, pad
 from dprune.collectives import all_sum, is_root
 from dprune.formats.images import encode_image, tile
 from dprune.formats.publish import publish_bytes
+from dprune.models.pixels import to_pixels
 from dprune.runtime import ranks
 from dprune.training.vae_loss import to_unit
 
@@ -26,11 +27,6 @@ MOST_SAMPLES = 1024
 BATCH = 32
 SHOWN, COLUMNS = 32, 8
 WINDOW, DEVIATION = 11, 1.5
-
-
-def to_pixels(images: Tensor) -> Tensor:
-    """Bring images in [-1, 1] to uint8 of the same shape."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).byte()
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import digest_array
 from dprune.formats.provenance import digest, make_record
 from dprune.formats.shards import open_dataset
-from dprune.packing.open import read_subset
+from dprune.formats.subsets import read_subset
 from dprune.training.job import TrainingJob
 from dprune.training.vae_settings import PLANS
 
@@ -103,7 +103,8 @@ class VAEJob(TrainingJob):
     def _network(self) -> VAE:
         from dataclasses import fields
 
-        from dprune.models.vae import VAE, VAEConfig
+        from dprune.models.vae import VAE
+        from dprune.models.vae_files import VAEConfig
 
         return VAE(VAEConfig(**{field.name: getattr(self.settings, field.name) for field in fields(VAEConfig)}))
 
@@ -119,7 +120,7 @@ class VAEJob(TrainingJob):
             return LPIPS(self.settings.perceptual_file).to(device)
         from dprune.embedding.timm_backbone import load_timm
 
-        found = load_timm(name, self.settings.perceptual_file, self.settings.image_size, None)
+        found = load_timm(name, self.settings.perceptual_file, self.settings.image_size, None, "--perceptual")
         if not hasattr(found.module, "forward_intermediates"):
             raise UsageError(f"--perceptual timm:{name}: gives no features at several depths: choose another network.")
         return FeatureDistance(found.module, found.mean, found.std).to(device)

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from dprune import noise
 from dprune.models.discriminator import PatchGAN, critic_loss, generator_loss
+from dprune.models.pixels import centred
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +58,7 @@ class ImageBatch:
 def to_unit(pixels: Tensor) -> Tensor:
     """Bring uint8 [n, 3, H, W] to float32 in [-1, 1], channels last on a GPU, where convolutions want that."""
     layout = torch.channels_last if pixels.is_cuda else torch.contiguous_format
-    return pixels.to(torch.float32, memory_format=layout) / 127.5 - 1
+    return centred(pixels.contiguous(memory_format=layout))
 
 
 class AutoencoderObjective(nn.Module):

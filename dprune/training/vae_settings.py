@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dprune.errors import UsageError
+from dprune.formats.latents import MOST_CODES
 from dprune.formats.weights import check_file, file_digest
 
 if TYPE_CHECKING:
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MULTIPLIERS = {4: (1, 2, 4), 8: (1, 2, 2, 4), 16: (1, 1, 2, 2, 4)}
-MOST_CODES = 1 << 16
-"""More would not fit the uint16 that a latent store holds."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {"image_size": 256, "width": 128, "downsample": 8, "blocks": 2, "codes": 16_384},

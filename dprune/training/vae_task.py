@@ -14,7 +14,7 @@ from dprune.runtime import ranks
 from dprune.training.vae_loss import AutoencoderObjective, CriticObjective, ImageBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -76,7 +76,7 @@ class VAETask:
         """The critic begins late."""
         return name == "vae" or step >= self._settings.gan_start
 
-    def batches(self, steps: Iterator[tuple[int, list[Positions]]]) -> Iterator[list[ImageBatch]]:
+    def batches(self, steps: Iterator[tuple[int, list[Positions]]]) -> Generator[list[ImageBatch]]:
         """Gather each step's micro-batches, mirrored as chance will have it."""
         with contextlib.closing(self._images.batches(steps)) as found:
             for step, parts, pixels in found:

@@ -1,0 +1,60 @@
+"""Subsets of shards, by ids as arrays hold them or by keys as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dprune.errors import InputError, MismatchError
+from dprune.formats.arrays import NPY_MAGIC, digest_array, read_file, read_ids, read_stdin
+from dprune.formats.provenance import parent_record
+from dprune.formats.publish import STDOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from dprune.formats.provenance import Record
+    from dprune.formats.shards import Dataset
+
+
+def read_subset(path: str, dataset: Dataset) -> tuple[npt.NDArray[np.int64], Record]:
+    """Read which samples of a dataset are wanted.
+
+    Returns:
+        Sorted ids, int64, and the subset's description as an input.
+
+    Raises:
+        InputError: a key does not exist or names two samples.
+        MismatchError: the ids were chosen from another dataset.
+    """
+    data = read_stdin() if path == STDOUT else read_file(path)
+    if not data.startswith(NPY_MAGIC):
+        keys = data.decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
+        ids = _find_keys(path, [key for key in keys if key], dataset)
+        # Of the ids and not of the text, so that one subset has one digest however it is written.
+        return ids, parent_record(None, digest_array(ids))
+    array = read_ids(path, data)
+    if array.fingerprint and array.fingerprint != dataset.fingerprint:
+        raise MismatchError(
+            f"{array.name} was chosen from another dataset than {dataset.title} (fingerprints "
+            f"{array.fingerprint[:12]} and {dataset.fingerprint[:12]}): give the shards that it was chosen from."
+        )
+    return array.values, array.as_parent()
+
+
+def _find_keys(path: str, keys: Sequence[str], dataset: Dataset) -> npt.NDArray[np.int64]:
+    wanted, found, first = set(keys), {}, 0
+    for shard in dataset.shards:
+        index = shard.index()
+        for row in range(len(index)):
+            if (key := index.key(row)) in wanted:
+                if key in found:
+                    raise InputError(f"{path}: the key {key!r} names two samples: choose by ids instead.")
+                found[key] = first + row
+        first += len(index)
+    if missing := sorted(wanted - found.keys()):
+        raise InputError(f"{path}: there is no sample with the key {missing[0]!r} in {dataset.title}.")
+    return np.array(sorted(found.values()), dtype=np.int64)
