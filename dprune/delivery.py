@@ -46,11 +46,14 @@ class Delivery:
     tags: dict[str, str] = field(default_factory=dict)
     stop_after: float | None = None
     shares_work: bool = False
+    folder: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an output without a name, and two kinds of data on stdout."""
         if not self.output:
             raise UsageError("--output is empty: name a file or folder.")
+        if self.folder and self.output == STDOUT:
+            raise UsageError("--output -: the output is a folder, which stdout cannot be: name one.")
         if self.output == STDOUT and self.json:
             raise UsageError("--json and the output cannot both go to stdout: give -o FILE.")
 

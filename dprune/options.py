@@ -76,7 +76,9 @@ verbosity = (
 )  # fmt: skip
 
 
-def delivers(kind: str, *, default: str | None = None, can_stop: bool = False, shares_work: bool = False) -> Decorator:
+def delivers(
+    kind: str, *, default: str | None = None, can_stop: bool = False, shares_work: bool = False, folder: bool = False
+) -> Decorator:
     """Add -o and the options about the output; they reach the command as one `delivery`.
 
     Args:
@@ -84,13 +86,14 @@ def delivers(kind: str, *, default: str | None = None, can_stop: bool = False, s
         default: output when -o is left out; None makes -o required.
         can_stop: whether the work can be interrupted and resumed, which adds --stop-after.
         shares_work: whether workers with RANK and WORLD_SIZE do parts of it.
+        folder: whether the output is a folder.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def command(*, output: str, overwrite: bool, dry_run: bool, json_: bool, tags: tuple[tuple[str, str], ...],
                     stop_after: float | None = None, **kwargs: Any) -> None:  # fmt: skip
-            delivery = Delivery(output, overwrite, dry_run, json_, dict(tags), stop_after, shares_work)
+            delivery = Delivery(output, overwrite, dry_run, json_, dict(tags), stop_after, shares_work, folder)
             function(delivery=delivery, **kwargs)
 
         shared = [

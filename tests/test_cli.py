@@ -231,3 +231,13 @@ def test_what_is_no_duration(text: str) -> None:
 def test_text_that_the_terminal_cannot_show_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     console.emit("bad name \udcff")
     assert capsys.readouterr().out == "bad name \\udcff\n"
+
+
+@pytest.mark.parametrize(
+    "args", [("pack", "x"), ("embed", "x"), ("encode", "x", "--vae", "v"), ("train-vae", "x"), ("train-dit", "x"),
+             ("sample", "x", "--vae", "v", "--seeds", "0")]
+)  # fmt: skip
+def test_folders_do_not_go_to_stdout(args: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dprune(*args, "-o", "-").fails(2, "--output -", "folder")
+    assert not any(tmp_path.iterdir())

@@ -141,7 +141,7 @@ def test_one_process_at_a_time_trains_in_a_folder(
     train(shards, tmp_path / "run", steps=1).ok()
     (tmp_path / "file").touch()
     train(shards, tmp_path / "file" / "run", steps=1).fails(1, "cannot write", "give another -o")
-    train(shards, "-", steps=1).fails(2, "-o -", "is a folder")
+    train(shards, "-", steps=1).fails(2, "--output -", "is a folder")
 
 
 def test_the_log_is_json_whatever_the_numbers(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from dprune.delivery import Delivery  # noqa: TC001 - click's callback is called
     options.workers,
     click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True,
                  help="Chooses the samples of --verify."),
-    options.delivers("Latent store, a folder with one file a shard.", can_stop=True, shares_work=True),
+    options.delivers("Latent store, a folder with one file a shard.", can_stop=True, shares_work=True, folder=True),
 )  # fmt: skip
 def command(
     *,

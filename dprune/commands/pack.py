@@ -31,7 +31,7 @@ if TYPE_CHECKING:
               help="Samples in a shard.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="End at the first unreadable image instead of listing it in bad.jsonl.")
 @options.workers
-@options.delivers("Folder that the shards go to.", can_stop=True)
+@options.delivers("Folder that the shards go to.", can_stop=True, folder=True)
 def command(delivery: Delivery, sources: tuple[str, ...], size: int | None, crop: str, format_: str,
             subset: str | None, keys: str, shard_size: int, strict: bool, workers: int | None) -> None:  # fmt: skip
     """Pack images or shards, or a subset of them, into WebDataset shards.

@@ -38,7 +38,7 @@ from dprune.delivery import Delivery  # noqa: TC001 - click's callback is called
     click.option("--batch-size", type=click.IntRange(min=1), metavar="N", default=64, show_default=True,
                  help="Images in one pass through the device."),
     options.device,
-    options.delivers("Folder that the shards go to.", can_stop=True, shares_work=True),
+    options.delivers("Folder that the shards go to.", can_stop=True, shares_work=True, folder=True),
 )  # fmt: skip
 def command(
     *,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
                  help="Compile the blocks.  [default: on a GPU]"),
     options.trains(steps="120000", batch_size="256", lr="1e-4"),
     options.delivers("Run folder; model.safetensors appears in it when training is complete.", can_stop=True,
-                     shares_work=True),
+                     shares_work=True, folder=True),
 )  # fmt: skip
 def command(
     *,

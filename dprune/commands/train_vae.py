@@ -76,7 +76,7 @@ count, weight = click.IntRange(min=1), options.Number(min=0)
         warmup="base 1000, tiny 20", schedule="base constant, tiny cosine", ema="base 0.9999, tiny 0.99", clip="1",
     ),
     options.delivers("Run folder; model.safetensors appears in it when training is complete.", can_stop=True,
-                     shares_work=True),
+                     shares_work=True, folder=True),
 )  # fmt: skip
 def command(
     *,

@@ -150,6 +150,8 @@ def generate(job: SampleJob, folder: Path, shards: Sequence[int], monitor: Monit
     if device.type == "cuda":
         torch.cuda.set_device(device)
     remedy = f"a --batch-size below {job.settings.batch_size}"
-    with explained(device, remedy), closing(Generation(job, device)) as generation:
+    # tf32, which convolutions use unless told otherwise, would keep ten bits of what was asked for as float32.
+    exactly = torch.backends.cudnn.flags(enabled=True, allow_tf32=job.settings.precision != "float32")
+    with explained(device, remedy), exactly, closing(Generation(job, device)) as generation:
         generation.write(folder, shards, monitor)
         return generation.times.rates()

@@ -115,7 +115,8 @@ class TrainingSet:
         if self.fold is not None:
             ids = ids[self.fold.holds(ids)]
         if not len(ids):
-            raise InputError(f"{self.latents.store.folder}: no sample is left to train on: give a larger subset.")
+            remedy = "fewer folds" if self.fold is not None else "a larger subset"
+            raise InputError(f"{self.latents.store.folder}: no sample is left to train on: give {remedy}.")
         return ids
 
     def _check(self, subset: Array) -> None:

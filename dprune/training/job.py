@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dprune.errors import UsageError
-from dprune.formats.publish import STDOUT
 from dprune.runtime import pick_device, process_group, ranks
 from dprune.training.run import Run
 
@@ -53,7 +52,7 @@ class TrainingJob(ABC):
         """Train, from the state that is at `output` if there is one, and publish the model.
 
         Raises:
-            UsageError: several processes that torchrun did not start, or the output is to go to stdout.
+            UsageError: several processes that torchrun did not start.
             Interrupted: the monitor asked to stop; the state is saved.
             DpruneError: out of memory, workers that died, another process that trains in the folder, or a loss that is
                 no longer finite.
@@ -62,8 +61,6 @@ class TrainingJob(ABC):
         from dprune.decoding import explained
         from dprune.training.loop import Loop
 
-        if output == STDOUT:
-            raise UsageError(f"-o {output}: a run is a folder, which cannot go to stdout: name one.")
         here, run = ranks(), Run(Path(output))
         if here.world > 1 and not here.group:
             raise UsageError("RANK and WORLD_SIZE are set without torchrun: start the ranks of a training with it.")
