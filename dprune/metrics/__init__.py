@@ -1,0 +1,1 @@
+"""Metrics: functions of feature arrays, exact, each held to a public implementation."""

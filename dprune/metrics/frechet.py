@@ -1,0 +1,257 @@
+"""The Fréchet distance between two sets of features: FID with Inception, FD-DINOv2 or FD-CLIP with other models.
+
+Heusel et al. (2017): |mean difference|² + tr S1 + tr S2 - 2 tr (S1 S2)^½. With S = FᵀF the last trace is the sum of
+the singular values of F1 F2ᵀ, so no square root of a matrix is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dprune.errors import InputError
+from dprune.metrics.jackknife import Estimate
+from dprune.metrics.rows import check_dimensions, check_rows, spans
+from dprune.seeds import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from torch import Tensor
+
+    from dprune.metrics.jackknife import Blocks
+
+EPSILON = torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and scatter of a set of rows.
+
+    Attributes:
+        count: rows.
+        mean: float64 [d].
+        scatter: sum of the outer products of the centred rows, float64 [d, d].
+        root: a matrix with rootᵀ root = scatter, float64 [r, d], kept while there are at most d rows: digits of
+            a singular scatter are lost, those of its root are not.
+    """
+
+    count: int
+    mean: Tensor
+    scatter: Tensor
+    root: Tensor | None = None
+
+    @classmethod
+    def of(cls, x: Tensor) -> Moments:
+        """Take the moments of rows [n, d] of any float type, in float64, chunk by chunk."""
+        parts = (cls._of_chunk(x[low:high].double()) for low, high in spans(len(x), x.shape[1]))
+        return cls.total(parts)
+
+    @classmethod
+    def _of_chunk(cls, rows: Tensor) -> Moments:
+        mean = rows.mean(0)
+        centred = rows - mean
+        return cls(len(rows), mean, centred.T @ centred, centred if len(rows) <= rows.shape[1] else None)
+
+    @classmethod
+    def of_covariance(cls, count: int, mean: Tensor, covariance: Tensor) -> Moments:
+        """Take moments from a statistics file: mean [d] and covariance [d, d] with divisor count - 1."""
+        return cls(count, mean.double(), covariance.double() * (count - 1))
+
+    @classmethod
+    def total(cls, parts: Iterable[Moments]) -> Moments:
+        """Combine the moments of disjoint sets of rows."""
+        return functools.reduce(cls.merge, parts)
+
+    @property
+    def dimension(self) -> int:
+        """Length of a row."""
+        return len(self.mean)
+
+    @property
+    def undersampled(self) -> bool:
+        """Whether there are fewer rows than dimensions, where the distance is mostly bias."""
+        return self.count < self.dimension
+
+    def covariance(self) -> Tensor:
+        """Return the covariance with divisor n - 1, float64 [d, d]."""
+        return self.scatter / (self.count - 1)
+
+    def merge(self, other: Moments) -> Moments:
+        """Combine with the moments of other rows (Chan, Golub and LeVeque, 1983)."""
+        count = self.count + other.count
+        step = other.mean - self.mean
+        weight = self.count * other.count / count
+        root = None
+        if self.root is not None and other.root is not None and count <= self.dimension:
+            root = torch.cat([self.root, other.root, step.unsqueeze(0) * weight**0.5])
+        scatter = torch.addr(self.scatter, step, step, alpha=weight).add_(other.scatter)
+        return Moments(count, self.mean + step * (other.count / count), scatter, root)
+
+    def without(self, part: Moments) -> Moments:
+        """Take away the moments of some of the rows: Chan's update backwards."""
+        count = self.count - part.count
+        step = (self.mean - part.mean) * (self.count / count)
+        mean = part.mean + step
+        scatter = torch.addr(self.scatter - part.scatter, step, step, alpha=-part.count * count / self.count)
+        return Moments(count, mean, scatter)
+
+    @functools.cached_property
+    def cholesky(self) -> Tensor | None:
+        """L with L Lᵀ = covariance, lower triangular [d, d]; None where that is not positive definite for sure."""
+        if self.count <= self.dimension:
+            return None
+        covariance = self.covariance()
+        lower: Tensor
+        lower, info = torch.linalg.cholesky_ex(covariance)
+        # A pivot this much smaller than its variance is a rest of rounding.
+        sound = lower.diagonal().square() > 100 * self.dimension * EPSILON * covariance.diagonal()
+        return lower if bool((info == 0) & sound.all()) else None
+
+    @functools.cached_property
+    def factor(self) -> Tensor:
+        """F with Fᵀ F = covariance, float64 [r, d]."""
+        if self.root is not None:
+            return self.root / math.sqrt(self.count - 1)
+        if self.cholesky is not None:
+            return self.cholesky.T
+        values: Tensor
+        vectors: Tensor
+        values, vectors = torch.linalg.eigh(self.covariance())
+        real = values > self.dimension * EPSILON * values[-1]
+        return values[real].sqrt().unsqueeze(1) * vectors[:, real].T
+
+
+@dataclass(frozen=True)
+class Frechet:
+    """A Fréchet distance and what it is made of.
+
+    Attributes:
+        distance: the squared distance that the literature calls FID or FD.
+        mean_term: the part that the means cause.
+        covariance_term: the part that the covariances cause.
+        undersampled: roles, of `generated` and `reference`, with fewer samples than dimensions: the caller warns.
+    """
+
+    distance: Estimate
+    mean_term: float
+    covariance_term: float
+    undersampled: tuple[str, ...]
+
+
+def frechet_distance(
+    generated: Moments, reference: Moments, replicates: Iterable[Moments] = (), blocks: Blocks | None = None
+) -> Frechet:
+    """Compute the Fréchet distance of Heusel et al. (2017) in float64.
+
+    Args:
+        generated: moments of the generated features.
+        reference: moments of the reference features.
+        replicates: moments of the generated features without each block, see `replicate_moments`.
+        blocks: the blocks; without them there is no standard error.
+
+    Raises:
+        InputError: a side has fewer than two samples, or its moments are not finite.
+        MismatchError: the dimensions differ.
+    """
+    roles = {"generated": generated, "reference": reference}
+    for role, moments in roles.items():
+        if moments.count < 2:
+            raise InputError(f"{moments.count} {role} samples have no covariance: a Fréchet distance takes two.")
+        if not torch.isfinite(moments.scatter.sum() + moments.mean.sum()):
+            raise InputError(f"the statistics of the {role} features hold NaN or infinity: leave such samples out.")
+    check_dimensions(generated.dimension, reference.dimension)
+    mean_term, covariance_term = _terms(generated, reference)
+    distance = Estimate(mean_term + covariance_term)
+    if blocks is not None:
+        distance = blocks.estimate(distance.value, [sum(_terms(moments, reference)) for moments in replicates])
+    undersampled = tuple(role for role, moments in roles.items() if moments.undersampled)
+    return Frechet(distance, mean_term, covariance_term, undersampled)
+
+
+def _terms(generated: Moments, reference: Moments) -> tuple[float, float]:
+    mean_term = (generated.mean - reference.mean).square().sum()
+    traces = generated.scatter.trace() / (generated.count - 1) + reference.scatter.trace() / (reference.count - 1)
+    return float(mean_term), max(0.0, float(traces - 2 * _cross_trace(generated, reference)))
+
+
+def _cross_trace(generated: Moments, reference: Moments) -> Tensor:
+    """Return tr (S1 S2)^½.
+
+    With both covariances definite it is the sum of the roots of the eigenvalues of Lᵀ S L; with a singular one,
+    whose zeros would come out as roots of rounding errors, singular values keep all digits.
+    """
+    if generated.cholesky is not None and reference.cholesky is not None:
+        lower = reference.cholesky
+        values: Tensor = torch.linalg.eigvalsh(lower.T @ generated.covariance() @ lower)
+        return values.clamp_(min=0).sqrt_().sum()
+    singular: Tensor = torch.linalg.svdvals(generated.factor @ reference.factor.T)
+    return singular.sum()
+
+
+def replicate_moments(x: Tensor, blocks: Blocks) -> tuple[Moments, Iterator[Moments]]:
+    """Take the moments of all rows, and those without each block by taking the block's away again.
+
+    Every row is read once, and one [d, d] matrix a block is held. Of at most d rows, whose scatter is singular, the
+    remaining ones are read again.
+
+    Args:
+        x: features [n, d] of any float type.
+        blocks: which rows to leave out together.
+    """
+    if len(x) <= x.shape[1]:
+        return Moments.of(x), (Moments.of(x[blocks.labels != block]) for block in range(len(blocks)))
+    parts = [Moments.of(rows) for rows in blocks.rows(x)]
+    whole = Moments.total(parts)
+    return whole, (whole.without(part) for part in parts)
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """A straight line through Fréchet distances over 1/N.
+
+    Attributes:
+        value: its height at 1/N = 0, FID-infinity.
+        counts: numbers of generated samples.
+        distances: distance with each.
+    """
+
+    value: float
+    counts: tuple[int, ...]
+    distances: tuple[float, ...]
+
+
+def frechet_infinity(x: Tensor, reference: Moments, seed: int = 0, points: int = 15) -> Extrapolation:
+    """Extrapolate the Fréchet distance to infinitely many generated samples (Chong and Forsyth, 2020).
+
+    The subsets are the beginnings of one random order, from a tenth of the samples on, though from twice the
+    dimension where half of the samples are as many: below, the distance is no straight line over 1/N.
+
+    Args:
+        x: generated features [n, d] of any float type.
+        reference: moments of the reference.
+        seed: seed of the order.
+        points: subset sizes, evenly spaced.
+
+    Raises:
+        InputError: there are too few samples for a line, or they are not finite.
+    """
+    check_rows(x, "generated", 2 * points)
+    check_dimensions(x.shape[1], reference.dimension)
+    least = max(len(x) // 10, min(2 * x.shape[1], len(x) // 2), 2)
+    counts = [round(count) for count in np.linspace(least, len(x), points)]
+    order = torch.from_numpy(generator(seed, "FID-infinity").permutation(len(x))).to(x.device)
+    pieces = order.tensor_split(counts[:-1])
+    grown: Moments | None = None
+    distances = []
+    for ids in pieces:
+        part = Moments.of(x.index_select(0, ids))
+        grown = part if grown is None else grown.merge(part)
+        distances.append(sum(_terms(grown, reference)))
+    _, height = np.polyfit(1 / np.asarray(counts, dtype=np.float64), np.asarray(distances), 1)
+    return Extrapolation(float(height), tuple(counts), tuple(distances))

@@ -1,0 +1,146 @@
+"""Precision and recall of distributions, by Sajjadi et al. (2018)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dprune.clustering.engines import TorchEngine
+from dprune.clustering.kmeans import Settings, fit
+from dprune.clustering.points import Points
+from dprune.metrics.jackknife import Estimate
+from dprune.metrics.rows import check_pair, spans
+from dprune.runtime import Silent
+from dprune.seeds import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dprune.metrics.jackknife import Blocks
+
+CLUSTERS = 20
+RUNS = 10
+ANGLES = 1001
+BETA = 8.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A precision-recall curve of distributions.
+
+    Attributes:
+        precision: float64 [angles], from the slope of nearly no weight on precision to nearly all.
+        recall: float64 [angles].
+        f_8: largest F score on the curve that weights recall 8 times as much as precision.
+        f_1_8: the same with precision and recall exchanged.
+        clusters: clusters of the shared histogram.
+        runs: clusterings averaged over.
+    """
+
+    precision: Tensor
+    recall: Tensor
+    f_8: Estimate
+    f_1_8: Estimate
+    clusters: int
+    runs: int
+
+
+def prd(
+    generated: Tensor,
+    reference: Tensor,
+    seed: int = 0,
+    clusters: int = CLUSTERS,
+    runs: int = RUNS,
+    blocks: Blocks | None = None,
+) -> Curve:
+    """Compute the PRD curve of Sajjadi et al. (2018), averaged over several seeded clusterings of both sets.
+
+    The larger set is thinned to the size of the smaller one for k-means, so that both shape the clusters alike, and
+    counted in full. Standard errors are given the clusterings.
+
+    Args:
+        generated: features [n, d] of any float type.
+        reference: features [m, d] on the same device.
+        seed: seed of the clusterings.
+        clusters: k of k-means, lowered to the number of samples clustered.
+        runs: clusterings.
+        blocks: of the generated samples, for the standard errors.
+
+    Raises:
+        InputError: a side is empty or not finite.
+        MismatchError: the dimensions differ.
+    """
+    check_pair(generated, reference)
+    x, balanced = _union(generated, reference, seed)
+    clusters = min(clusters, len(balanced))
+    histograms = [_histograms(x, balanced, len(generated), clusters, seed, run, blocks) for run in range(runs)]
+    ours, theirs = (torch.stack(parts) for parts in zip(*histograms, strict=True))
+    precision, recall = prd_curve(ours.sum(1, keepdim=True), theirs.unsqueeze(1))
+    precision, recall = precision.mean(0), recall.mean(0)
+    f_8, f_1_8 = (Estimate(float(f_beta(precision, recall, beta)[0])) for beta in (BETA, 1 / BETA))
+    if blocks is not None:
+        left_out = ours.sum(1, keepdim=True) - ours
+        p, r = (part.mean(0) for part in prd_curve(left_out, theirs.unsqueeze(1)))
+        f_8 = blocks.estimate(f_8.value, f_beta(p, r, BETA))
+        f_1_8 = blocks.estimate(f_1_8.value, f_beta(p, r, 1 / BETA))
+    return Curve(precision[0], recall[0], f_8, f_1_8, clusters, runs)
+
+
+def prd_curve(generated: Tensor, reference: Tensor, angles: int = ANGLES) -> tuple[Tensor, Tensor]:
+    """Return precision = sum min(slope · reference, generated) and recall = precision / slope.
+
+    Args:
+        generated: counts in the bins of a histogram, float64 [..., k].
+        reference: counts in the same bins, float64 [..., k], broadcast against `generated`.
+        angles: number of slopes, the tangents of evenly spaced angles.
+
+    Returns:
+        Precision and recall, float64 [..., angles].
+    """
+    slopes = torch.tan(torch.linspace(1e-10, math.pi / 2 - 1e-10, angles, dtype=torch.float64, device=generated.device))
+    p = (generated / generated.sum(-1, keepdim=True)).unsqueeze(-2)
+    q = (reference / reference.sum(-1, keepdim=True)).unsqueeze(-2)
+    precision = torch.minimum(slopes.unsqueeze(1) * q, p).sum(-1)
+    return precision.clamp(max=1), (precision / slopes).clamp(max=1)
+
+
+def f_beta(precision: Tensor, recall: Tensor, beta: float) -> Tensor:
+    """Return the largest (1 + beta²) P R / (beta² P + R) along the last dimension."""
+    weighted = beta**2 * precision + recall
+    scores = torch.where(weighted > 0, (1 + beta**2) * precision * recall / weighted, 0)
+    return scores.amax(-1)
+
+
+def _union(generated: Tensor, reference: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Return all rows, float32 and centred, and the ids of as many of either side."""
+    x = torch.cat([generated.float(), reference.float()])
+    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    for low, high in spans(len(x), x.shape[1]):
+        total += x[low:high].sum(0, dtype=torch.float64)
+    x -= (total / len(x)).float()
+    fewer, ids = min(len(generated), len(reference)), []
+    for first, count, role in ((0, len(generated), "generated"), (len(generated), len(reference), "reference")):
+        chosen = np.sort(generator(seed, f"PRD {role}").choice(count, fewer, replace=False, shuffle=False))
+        ids.append(first + torch.from_numpy(chosen))
+    return x, torch.cat(ids).to(x.device)
+
+
+def _histograms(
+    x: Tensor, balanced: Tensor, generated: int, clusters: int, seed: int, run: int, blocks: Blocks | None
+) -> tuple[Tensor, Tensor]:
+    """Cluster, and count the generated rows by block and cluster, [blocks, k], and the others by cluster, [k]."""
+    rows = x if len(balanced) == len(x) else x.index_select(0, balanced)
+    square = float(torch.linalg.vector_norm(rows, dim=1).double().square().mean())
+    valid = np.ones(len(rows), dtype=np.bool_)
+    points = Points(rows, valid, (len(rows),), "l2", x.new_zeros(x.shape[1]), square)
+    solution = fit(points, Settings(clusters), seed * RUNS + run, Silent())
+    cluster = TorchEngine(x).assign(solution.centroids).long()
+    count = 1 if blocks is None else len(blocks)
+    block = torch.zeros_like(cluster[:generated]) if blocks is None else blocks.labels
+    ours = torch.bincount(block * clusters + cluster[:generated], minlength=count * clusters)
+    theirs = torch.bincount(cluster[generated:], minlength=clusters)
+    return ours.view(count, clusters).double(), theirs.double()

@@ -1,0 +1,81 @@
+"""What all metrics ask of their rows, and how they walk over them without filling the memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from dprune.errors import InputError, MismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+CHUNK_BYTES = 64 << 20
+
+
+def finite_rows(x: Tensor) -> Tensor:
+    """Tell which rows [n, d] hold only finite numbers, bool [n]; samples that could not be decoded are NaN rows."""
+    kept = torch.empty(len(x), dtype=torch.bool, device=x.device)
+    for low, high in spans(len(x), x.shape[1]):
+        kept[low:high] = torch.isfinite(x[low:high]).all(1)
+    return kept
+
+
+def check_rows(x: Tensor, role: str, least: int = 1) -> None:
+    """Refuse rows that no metric can take.
+
+    Args:
+        x: floats [n, d].
+        role: what a message calls them, such as `generated`.
+        least: fewest rows that will do.
+
+    Raises:
+        InputError: they are no matrix of floats, too few, or some are not finite.
+    """
+    if x.ndim != 2 or not x.is_floating_point() or not x.shape[1]:
+        raise InputError(f"the {role} features are {x.dtype} of {list(x.shape)}: give floats of shape [n, d].")
+    if len(x) < least:
+        raise InputError(f"{len(x)} {role} samples are too few for this metric: give at least {least}.")
+    bad = len(x) - int(finite_rows(x).sum())
+    if bad:
+        raise InputError(f"{bad} rows of the {role} features hold NaN or infinity: leave those samples out.")
+
+
+def check_pair(generated: Tensor, reference: Tensor, least: int = 1) -> None:
+    """Refuse two sets of rows that cannot be compared.
+
+    Raises:
+        InputError: one of them is unusable, see `check_rows`.
+        MismatchError: their dimensions differ.
+    """
+    check_rows(generated, "generated", least)
+    check_rows(reference, "reference", least)
+    check_dimensions(generated.shape[1], reference.shape[1])
+
+
+def check_dimensions(generated: int, reference: int) -> None:
+    """Refuse features of different dimensions.
+
+    Raises:
+        MismatchError: the two differ.
+    """
+    if generated != reference:
+        raise MismatchError(
+            f"the generated features have {generated} dimensions and the reference {reference}: "
+            "make both with the same model."
+        )
+
+
+def spans(count: int, width: int) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of chunks of `count` rows that take 64 MiB as float64 [rows, width]."""
+    step = max(1, CHUNK_BYTES // (8 * max(1, width)))
+    for low in range(0, count, step):
+        yield low, min(low + step, count)
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Scale rows [n, d] to unit length, as float64; zero rows stay zero."""
+    return torch.nn.functional.normalize(x.double(), dim=1, eps=torch.finfo(torch.float64).tiny)

@@ -1,0 +1,92 @@
+"""How generated samples spread over clusters or classes, beside how the reference does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from dprune.errors import InputError
+from dprune.metrics.jackknife import Estimate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dprune.metrics.jackknife import Blocks
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of k groups.
+
+    Attributes:
+        generated: share of each group, float64 [k].
+        reference: the same of the reference.
+        total_variation: half the sum of the absolute differences, 0 for equal shares, 1 for disjoint ones.
+        entropy: of the generated shares, in nats; log k when they are equal.
+        reference_entropy: of the reference's shares.
+        smallest: smallest generated share among the groups that the reference has.
+        smallest_group: whose share that is, the first of several.
+        unlabelled: generated samples that belong to no group.
+    """
+
+    generated: Tensor
+    reference: Tensor
+    total_variation: Estimate
+    entropy: Estimate
+    reference_entropy: float
+    smallest: Estimate
+    smallest_group: int
+    unlabelled: int
+
+
+def shares(generated: Tensor, reference: Tensor, groups: int, blocks: Blocks | None = None) -> Shares:
+    """Compare the shares of groups.
+
+    Args:
+        generated: group of each generated sample, integers [n], -1 for none.
+        reference: group of each reference sample, integers [m], -1 for none.
+        groups: number of groups k.
+        blocks: of the generated samples, for the standard errors.
+
+    Raises:
+        InputError: a label is out of range, or a side has no labelled sample.
+    """
+    theirs = _histogram(reference, groups, "reference", None).sum(0)
+    counts = _histogram(generated, groups, "generated", blocks)
+    expected = theirs / theirs.sum()
+    whole = counts.sum(0, keepdim=True)
+    statistics = _statistics(whole, expected)
+    if blocks is None:
+        estimates = [Estimate(float(value)) for value in statistics]
+    else:
+        pairs = zip(statistics, _statistics(blocks.without_each(counts), expected), strict=True)
+        estimates = [blocks.estimate(float(value), left_out) for value, left_out in pairs]
+    share = (whole / whole.sum())[0]
+    return Shares(
+        generated=share, reference=expected, total_variation=estimates[0], entropy=estimates[1],
+        reference_entropy=float(torch.special.entr(expected).sum()), smallest=estimates[2],
+        smallest_group=int(share.masked_fill(expected == 0, torch.inf).argmin()),
+        unlabelled=len(generated) - int(whole.sum()),
+    )  # fmt: skip
+
+
+def _histogram(labels: Tensor, groups: int, role: str, blocks: Blocks | None) -> Tensor:
+    """Count samples by block and group, float64 [blocks, k]."""
+    known = labels >= 0
+    if not known.any():
+        raise InputError(f"no {role} sample belongs to a group: shares need labels or clusters.")
+    if int(labels.max()) >= groups or int(labels.min()) < -1:
+        raise InputError(f"labels of the {role} samples are outside -1 to {groups - 1}, the groups there are.")
+    block = torch.zeros_like(labels, dtype=torch.int64) if blocks is None else blocks.labels
+    count = 1 if blocks is None else len(blocks)
+    cells = (block * groups + labels)[known]
+    return torch.bincount(cells, minlength=count * groups).view(count, groups).double()
+
+
+def _statistics(counts: Tensor, expected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return total variation, entropy and smallest share for counts [r, k], float64 [r] each."""
+    share = counts / counts.sum(1, keepdim=True)
+    smallest = share.masked_fill(expected == 0, torch.inf).amin(1)
+    return (share - expected).abs().sum(1) / 2, torch.special.entr(share).sum(1), smallest

@@ -1,0 +1,104 @@
+"""The Vendi score: how many different samples there effectively are."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from dprune.metrics.jackknife import Estimate
+from dprune.metrics.rows import check_rows, spans, unit_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from dprune.metrics.jackknife import Blocks
+
+ORDERS = (0.5, 1.0, 2.0, math.inf)
+
+
+@dataclass(frozen=True)
+class Vendi:
+    """Vendi scores of one set of samples.
+
+    Attributes:
+        scores: score of each order q; q = 1 is the Vendi score proper.
+        count: samples.
+    """
+
+    scores: dict[float, Estimate]
+    count: int
+
+
+def vendi(x: Tensor, orders: Sequence[float] = ORDERS, blocks: Blocks | None = None) -> Vendi:
+    """Compute exp of the Rényi entropy of order q of the eigenvalues of K / n, K the cosine similarities, in float64.
+
+    Friedman and Dieng (2022), for the orders Pasarkar and Dieng (2023). K = X Xᵀ has the eigenvalues of Xᵀ X besides
+    zeros, so a [d, d] matrix will do where there are more samples than dimensions.
+
+    Args:
+        x: features [n, d] of any float type; rows are scaled to unit length, zero rows add nothing.
+        orders: values of q, from 0 to infinity.
+        blocks: for the standard errors.
+
+    Raises:
+        InputError: there are no samples, or some are not finite.
+    """
+    check_rows(x, "generated")
+    if blocks is None:
+        scores = _scores(_gram_eigenvalues(x), orders)
+        return Vendi({q: Estimate(value) for q, value in zip(orders, scores, strict=True)}, len(x))
+    whole, replicates = _eigenvalues(x, blocks)
+    values, left_out = _scores(whole, orders), [_scores(values, orders) for values in replicates]
+    estimates = [blocks.estimate(value, column) for value, *column in zip(values, *left_out, strict=True)]
+    return Vendi(dict(zip(orders, estimates, strict=True)), len(x))
+
+
+def _gram(x: Tensor) -> Tensor:
+    """Return the sum of the outer products of the unit rows, float64 [d, d]."""
+    total = torch.zeros((x.shape[1], x.shape[1]), dtype=torch.float64, device=x.device)
+    for low, high in spans(len(x), x.shape[1]):
+        rows = unit_rows(x[low:high])
+        total.addmm_(rows.T, rows)
+    return total
+
+
+def _gram_eigenvalues(x: Tensor) -> Tensor:
+    rows = unit_rows(x) if len(x) < x.shape[1] else None
+    values: Tensor = torch.linalg.eigvalsh(_gram(x) if rows is None else rows @ rows.T)
+    return values
+
+
+def _eigenvalues(x: Tensor, blocks: Blocks) -> tuple[Tensor, list[Tensor]]:
+    """Return the eigenvalues of all samples and of those outside each block; the products are computed once."""
+    if len(x) >= x.shape[1]:
+        grams = [_gram(rows) for rows in blocks.rows(x)]
+        whole = functools.reduce(torch.add, grams)
+        return torch.linalg.eigvalsh(whole), [torch.linalg.eigvalsh(whole - gram) for gram in grams]
+    rows = unit_rows(x)
+    similarity = rows @ rows.T
+    kept = [torch.nonzero(blocks.labels != block).squeeze(1) for block in range(len(blocks))]
+    return torch.linalg.eigvalsh(similarity), [torch.linalg.eigvalsh(similarity[ids][:, ids]) for ids in kept]
+
+
+def _scores(eigenvalues: Tensor, orders: Sequence[float]) -> list[float]:
+    total = eigenvalues.sum()
+    # What rounding leaves of a zero would count in full at order 0, and twice too much at small ones.
+    noise = len(eigenvalues) * torch.finfo(torch.float64).eps * eigenvalues.max()
+    shares = eigenvalues[eigenvalues > noise] / total
+    return [_score(shares, q) for q in orders]
+
+
+def _score(shares: Tensor, q: float) -> float:
+    if not len(shares):
+        return math.nan
+    if q == 1:
+        return float(torch.special.entr(shares).sum().exp())
+    if math.isinf(q):
+        return float(1 / shares.max())
+    return float(shares.pow(q).sum().pow(1 / (1 - q)))

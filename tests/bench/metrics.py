@@ -1,0 +1,193 @@
+"""How fast the metrics are against public implementations, as JSON on stdout; values are compared too.
+
+On a CPU the baselines are scipy's sqrtm formula for the Fréchet distance, and the packages vendi-score and prdc where
+they are installed (`pip install vendi-score prdc`); without them their formulas, written out, on scikit-learn's
+distances. On a GPU (`--device cuda`) only our own times are taken.
+
+    python tests/bench/metrics.py
+    PYTHONPATH=. python tests/bench/metrics.py --device cuda --samples 50000 --dimension 2048
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from dprune.metrics.frechet import Moments, frechet_distance, replicate_moments
+from dprune.metrics.jackknife import Blocks
+from dprune.metrics.kernel import cmmd, kid
+from dprune.metrics.manifold import manifold
+from dprune.metrics.prd import prd
+from dprune.metrics.vendi import vendi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    Runs = dict[str, Callable[[], Any]]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--dimension", type=int, default=768)
+    parser.add_argument("--frechet-dimension", type=int, default=2048)
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args()
+
+
+def correlated(samples: int, dimension: int, seed: int, device: str) -> Tensor:
+    """Rows whose variances fall off like those of network features, on a mean that is not zero."""
+    generator = torch.Generator(device).manual_seed(seed)
+    x = torch.randn((samples, dimension), generator=generator, device=device)
+    mixing = torch.randn((dimension, dimension), generator=torch.Generator(device).manual_seed(99), device=device)
+    scales = torch.arange(1, dimension + 1, device=device).float() ** -0.5
+    return (x * scales) @ mixing / dimension**0.5 + 0.5
+
+
+def compare(runs: Runs, repeats: int) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    """Best CPU and wall seconds of each, run in turns so that a busy machine slows all of them alike."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    values = {}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            values[name] = run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times[name].append((time.process_time() - cpu, time.perf_counter() - wall))
+    best = {name: [min(column) for column in zip(*rows)] for name, rows in times.items()}
+    return {name: {"cpu_s": round(cpu, 3), "wall_s": round(wall, 3)} for name, (cpu, wall) in best.items()}, values
+
+
+def versus(times: dict[str, dict[str, float]], baseline: str, ours: str) -> dict[str, Any]:
+    return {**times, "speedup_cpu": round(times[baseline]["cpu_s"] / times[ours]["cpu_s"], 2)}
+
+
+def bench_frechet(dimension: int, repeats: int) -> dict[str, Any]:
+    """From statistics alone: means and covariances of more samples than dimensions."""
+    x, y = (correlated(3 * dimension, dimension, seed, "cpu").double() for seed in (0, 1))
+    sides = [(len(rows), rows.mean(0), torch.cov(rows.T)) for rows in (x, y)]
+    (_, mean, cov), (_, other_mean, other_cov) = sides
+    runs: Runs = {
+        # Moments are made anew each time, so that nothing is remembered from one run to the next.
+        "dprune": lambda: frechet_distance(*(Moments.of_covariance(*side) for side in sides)).distance.value,
+        "scipy sqrtm": lambda: by_sqrtm(mean.numpy(), cov.numpy(), other_mean.numpy(), other_cov.numpy()),
+    }
+    times, values = compare(runs, repeats)
+    return {"dimension": dimension, **versus(times, "scipy sqrtm", "dprune"), "values": values,
+            "relative_difference": abs(values["dprune"] / values["scipy sqrtm"] - 1)}  # fmt: skip
+
+
+def by_sqrtm(mean: np.ndarray, cov: np.ndarray, other_mean: np.ndarray, other_cov: np.ndarray) -> float:
+    from scipy.linalg import sqrtm
+
+    trace = np.trace(sqrtm(cov @ other_cov).real)
+    return float(((mean - other_mean) ** 2).sum() + np.trace(cov) + np.trace(other_cov) - 2 * trace)
+
+
+def bench_vendi(x: Tensor, repeats: int) -> dict[str, Any]:
+    rows = torch.nn.functional.normalize(x.double(), dim=1).numpy()
+    runs: Runs = {"dprune": lambda: vendi(x, (1.0,)).scores[1.0].value}
+    if importlib.util.find_spec("vendi_score"):
+        from vendi_score.vendi import score_K
+
+        baseline = "vendi-score"
+        runs[baseline] = lambda: float(score_K(rows @ rows.T))
+    else:
+        baseline = "eigenvalues of the N x N kernel"
+        runs[baseline] = lambda: vendi_by_kernel(rows)
+    times, values = compare(runs, min(repeats, 2))
+    blocks = Blocks.draw(len(x))
+    with_errors, _ = compare({"with errors": lambda: vendi(x, blocks=blocks)}, 1)
+    return {**versus({**times, **with_errors}, baseline, "dprune"), "values": values}
+
+
+def vendi_by_kernel(rows: np.ndarray) -> float:
+    import scipy.linalg
+
+    values = scipy.linalg.eigvalsh(rows @ rows.T / len(rows))
+    values = values[values > 0]
+    return float(np.exp(-(values * np.log(values)).sum()))
+
+
+def bench_manifold(x: Tensor, y: Tensor, repeats: int) -> dict[str, Any]:
+    runs: Runs = {
+        "dprune": lambda: summary(manifold(x, y, 5, 5)),
+        "dprune with errors": lambda: summary(manifold(x, y, 5, 5, Blocks.draw(len(x)))),
+    }
+    if importlib.util.find_spec("prdc"):
+        from prdc import compute_prdc
+
+        baseline = "prdc"
+        runs[baseline] = lambda: {k: float(v) for k, v in compute_prdc(y.numpy(), x.numpy(), nearest_k=5).items()}
+    else:
+        baseline = "prdc's formula"
+        runs[baseline] = lambda: prdc_formula(y.numpy(), x.numpy(), 5)
+    times, values = compare(runs, repeats)
+    return {**versus(times, baseline, "dprune"), "values": values}
+
+
+def summary(found: Any) -> dict[str, float]:
+    return {name: getattr(found, name).value for name in ("precision", "recall", "density", "coverage")}
+
+
+def prdc_formula(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:
+    """Three full matrices of distances, their k-th smallest by partition, and comparisons, as prdc has it."""
+    from sklearn.metrics import pairwise_distances
+
+    def radii(rows: np.ndarray) -> np.ndarray:
+        return np.partition(pairwise_distances(rows, rows), k, axis=-1)[:, k]
+
+    ours, theirs, cross = radii(fake), radii(real), pairwise_distances(real, fake)
+    inside = cross < theirs[:, None]
+    return {"precision": float(inside.any(0).mean()), "recall": float((cross < ours).any(1).mean()),
+            "density": float(inside.sum(0).mean() / k), "coverage": float((cross.min(1) < theirs).mean())}  # fmt: skip
+
+
+def own_times(x: Tensor, y: Tensor, repeats: int) -> dict[str, Any]:
+    """Every metric with its standard errors."""
+    blocks = Blocks.draw(len(x), device=x.device)
+
+    def distance() -> float:
+        whole, replicates = replicate_moments(x, blocks)
+        return frechet_distance(whole, Moments.of(y), replicates, blocks).distance.value
+
+    runs: Runs = {
+        "frechet": distance,
+        "frechet without errors": lambda: frechet_distance(Moments.of(x), Moments.of(y)).distance.value,
+        "kid": lambda: kid(x, y, blocks).value,
+        "cmmd": lambda: cmmd(x, y, blocks).value,
+        "manifold": lambda: summary(manifold(x, y, blocks=blocks)),
+        "manifold without errors": lambda: summary(manifold(x, y)),
+        "vendi": lambda: vendi(x, blocks=blocks).scores[1.0].value,
+        "prd": lambda: prd(x, y, blocks=blocks).f_8.value,
+    }
+    times, values = compare(runs, repeats)
+    return {"times": times, "values": values}
+
+
+def main() -> None:
+    args = arguments()
+    x, y = (correlated(args.samples, args.dimension, seed, args.device) for seed in (0, 1))
+    found = {"torch": torch.__version__, "threads": torch.get_num_threads(), "samples": args.samples,
+             "dimension": args.dimension}  # fmt: skip
+    if args.device == "cuda":
+        found |= {"device": torch.cuda.get_device_name(), **own_times(x, y, args.repeats),
+                  "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}  # fmt: skip
+    else:
+        found |= {"frechet": bench_frechet(args.frechet_dimension, args.repeats), "vendi": bench_vendi(x, args.repeats),
+                  "manifold": bench_manifold(x, y, args.repeats)}  # fmt: skip
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,403 @@
+"""Metrics of generated samples: other people's numbers, plain definitions, and what each metric must do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dprune.errors import InputError, MismatchError
+from dprune.metrics import distances, kernel
+from dprune.metrics.frechet import Frechet, Moments, frechet_distance, frechet_infinity, replicate_moments
+from dprune.metrics.inception_score import inception_score
+from dprune.metrics.jackknife import Blocks
+from dprune.metrics.kernel import cmmd, kid
+from dprune.metrics.manifold import Manifold, manifold
+from dprune.metrics.prd import f_beta, prd, prd_curve
+from dprune.metrics.shares import shares
+from dprune.metrics.vendi import vendi
+
+ORACLE = load_file(Path(__file__).parent / "data" / "metrics.safetensors")
+GENERATED, TRAIN, LOGITS = ORACLE["generated"], ORACLE["train"], ORACLE["generated_logits"]
+NAMES = ("precision", "recall", "f_score", "density", "coverage")
+
+
+def value(name: str) -> float:
+    return float(ORACLE[f"value.{name}"])
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape)).to(dtype)
+
+
+def rotation(dimension: int) -> Tensor:
+    return torch.linalg.qr(normal(dimension, dimension, seed=9, dtype=torch.float64)).Q
+
+
+def frechet(x: Tensor, y: Tensor, blocks: Blocks | None = None) -> Frechet:
+    if blocks is None:
+        return frechet_distance(Moments.of(x), Moments.of(y))
+    whole, replicates = replicate_moments(x, blocks)
+    return frechet_distance(whole, Moments.of(y), replicates, blocks)
+
+
+def loop(statistic: Callable[[Tensor], float], x: Tensor, blocks: Blocks) -> float:
+    """Jackknife error by computing everything anew without each block."""
+    replicates = [statistic(x[blocks.labels != block]) for block in range(len(blocks))]
+    return blocks.estimate(statistic(x), replicates).error
+
+
+# Other people's numbers.
+
+
+def test_frechet_distance_is_that_of_pytorch_fid() -> None:
+    assert frechet(GENERATED, TRAIN).distance.value == pytest.approx(value("frechet_distance"), rel=1e-9)
+
+
+def test_inception_score_is_that_of_torch_fidelity() -> None:
+    found = inception_score(LOGITS, seed=None)
+    assert found.score.value == pytest.approx(value("inception_score_mean_10_splits_in_order"), rel=1e-9)
+    assert found.deviation == pytest.approx(value("inception_score_std_10_splits_in_order"), rel=1e-9)
+
+
+@pytest.mark.parametrize("k", [3, 5])
+def test_precision_recall_density_and_coverage_are_those_of_prdc(k: int) -> None:
+    found = manifold(GENERATED, TRAIN, k, k)
+    assert round(found.precision.value * 1200) == round(value(f"prdc_precision_k{k}") * 1200)
+    assert round(found.recall.value * 1500) == round(value(f"prdc_recall_k{k}") * 1500)
+    assert round(found.coverage.value * 1500) == round(value(f"prdc_coverage_k{k}") * 1500)
+    assert found.density.value == pytest.approx(value(f"prdc_density_k{k}"), rel=1e-12)
+
+
+def test_precision_and_recall_are_those_of_torch_fidelity() -> None:
+    found = manifold(GENERATED, TRAIN)
+    assert round(found.precision.value * 1200) == round(value("precision_k3") * 1200)
+    assert round(found.recall.value * 1500) == round(value("recall_k3") * 1500)
+    assert found.f_score.value == pytest.approx(value("f_score_k3"), rel=1e-7)
+
+
+def test_kid_is_that_over_all_pairs() -> None:
+    assert kid(GENERATED, TRAIN).value == pytest.approx(value("kid_all_pairs_unbiased"), rel=1e-9)
+
+
+def test_vendi_scores_are_those_of_the_package() -> None:
+    scores = vendi(GENERATED, (1.0, 2.0)).scores
+    assert scores[1.0].value == pytest.approx(value("vendi_q1_cosine"), rel=1e-10)
+    assert scores[2.0].value == pytest.approx(value("vendi_q2_cosine"), rel=1e-10)
+    assert scores[1.0].value == pytest.approx(value("vendi_q1_from_kernel_matrix"), rel=1e-8)
+
+
+# The jackknife reuses what it has and still gives what recomputing gives.
+
+
+def test_errors_equal_those_of_computing_all_anew() -> None:
+    x, y, blocks = GENERATED[:403], TRAIN[:501], Blocks.draw(403, seed=4)
+    assert frechet(x, y, blocks).distance.error == pytest.approx(
+        loop(lambda rows: frechet(rows, y).distance.value, x, blocks), rel=1e-6
+    )
+    assert kid(x, y, blocks).error == pytest.approx(loop(lambda rows: kid(rows, y).value, x, blocks), rel=1e-9)
+    assert cmmd(x, y, blocks).error == pytest.approx(loop(lambda rows: cmmd(rows, y).value, x, blocks), rel=1e-7)
+    found = manifold(x, y, blocks=blocks)
+    for name in NAMES:
+        expected = loop(lambda rows, name=name: getattr(manifold(rows, y), name).value, x, blocks)
+        assert expected > 0
+        assert getattr(found, name).error == pytest.approx(expected, rel=1e-9), name
+    for q, estimate in vendi(x, blocks=blocks).scores.items():
+        assert estimate.error == pytest.approx(
+            loop(lambda rows, q=q: vendi(rows, (q,)).scores[q].value, x, blocks), rel=1e-7
+        )
+
+
+def test_errors_of_the_inception_score_and_shares_equal_those_of_computing_all_anew() -> None:
+    blocks = Blocks.draw(len(LOGITS))
+    one_split = inception_score(LOGITS, 1, blocks=blocks).score
+    assert one_split.error == pytest.approx(loop(lambda x: inception_score(x, 1).score.value, LOGITS, blocks), rel=1e-9)
+    labels, theirs = ORACLE["cells_generated"], ORACLE["cells_train"]
+    groups, blocks = int(theirs.max()) + 1, Blocks.draw(len(labels))
+    found = shares(labels, theirs, groups, blocks)
+    for name in ("total_variation", "entropy", "smallest"):
+        expected = loop(lambda x, name=name: getattr(shares(x, theirs, groups), name).value, labels, blocks)
+        assert getattr(found, name).error == pytest.approx(expected, rel=1e-9), name
+
+
+@pytest.mark.parametrize("samples", [12, 30])
+def test_errors_below_the_dimension_equal_those_of_computing_all_anew(samples: int) -> None:
+    x, blocks = GENERATED[:samples], Blocks.draw(samples)
+    assert len(blocks) == min(20, samples)
+    expected = loop(lambda rows: frechet(rows, TRAIN).distance.value, x, blocks)
+    assert frechet(x, TRAIN, blocks).distance.error == pytest.approx(expected, rel=1e-9)
+    expected = loop(lambda rows: vendi(rows, (1.0,)).scores[1.0].value, x, blocks)
+    assert vendi(x, (1.0,), blocks).scores[1.0].error == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+    x = np.random.default_rng(0).normal(size=1000)
+    blocks = Blocks.draw(1000, count=1000)
+    found = blocks.estimate(x.mean(), [(x.sum() - x[row]) / 999 for row in np.argsort(blocks.labels.numpy())])
+    assert found.error == pytest.approx(x.std(ddof=1) / math.sqrt(1000), rel=1e-9)
+    uneven = Blocks.draw(1003)
+    assert set(uneven.sizes) == {50, 51}
+    assert not np.array_equal(uneven.labels, np.sort(uneven.labels))
+
+
+# The Fréchet distance.
+
+
+def test_moments_by_any_road_are_the_same() -> None:
+    x = normal(700, 9, dtype=torch.float64) + 1e4
+    blocks = Blocks.draw(700)
+    whole, replicates = replicate_moments(x, blocks)
+    assert whole.count == 700
+    np.testing.assert_allclose(whole.covariance(), np.cov(x.numpy().T), rtol=1e-9, atol=1e-11)
+    for block, part in enumerate(replicates):
+        rest = x[blocks.labels != block]
+        assert part.count == len(rest)
+        np.testing.assert_allclose(part.mean, rest.mean(0), rtol=1e-13)
+        np.testing.assert_allclose(part.covariance(), np.cov(rest.numpy().T), rtol=1e-9, atol=1e-10)
+
+
+def test_moments_in_chunks_and_their_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dprune.metrics.rows.CHUNK_BYTES", 8 * 9 * 2)
+    few, many = normal(7, 9), normal(100, 9)
+    root = Moments.of(few).root
+    assert root is not None
+    np.testing.assert_allclose(root.T @ root, Moments.of(few).scatter, atol=1e-12)
+    np.testing.assert_allclose(Moments.of(many).covariance(), np.cov(many.double().numpy().T), rtol=1e-10, atol=1e-12)
+    assert Moments.of(many).root is None
+
+
+def test_frechet_distance_of_gaussians_by_the_closed_form() -> None:
+    scales, other = torch.linspace(0.1, 3, 20, dtype=torch.float64), torch.linspace(2, 0.5, 20, dtype=torch.float64)
+    turn = rotation(20)
+    first = Moments.of_covariance(1000, torch.zeros(20), turn @ torch.diag(scales**2) @ turn.T)
+    second = Moments.of_covariance(1000, torch.full((20,), 0.5), turn @ torch.diag(other**2) @ turn.T)
+    found = frechet_distance(first, second)
+    assert found.mean_term == pytest.approx(5)
+    assert found.covariance_term == pytest.approx(float((scales - other).square().sum()), rel=1e-12)
+
+
+def test_singular_covariances_keep_their_digits() -> None:
+    few, others = normal(30, 200, seed=1, dtype=torch.float64), normal(50, 200, seed=2, dtype=torch.float64)
+    centred = [rows - rows.mean(0) for rows in (few, others)]
+    cross = torch.linalg.svdvals(centred[0] @ centred[1].T).sum() / math.sqrt(29 * 49)
+    traces = sum(float(torch.cov(rows.T).trace()) for rows in (few, others))
+    found = frechet(few, others)
+    assert found.covariance_term == pytest.approx(traces - 2 * float(cross), rel=1e-12)
+    assert found.undersampled == ("generated", "reference")
+    # Constant and repeated columns: what the others give, doubled for the repeated ones.
+    x, y = normal(500, 6, seed=3), normal(400, 6, seed=4)
+    plain = frechet(x, y).distance.value
+    for widen in (lambda rows: torch.cat([rows, torch.full((len(rows), 2), 3.0)], 1), lambda rows: rows.repeat(1, 2)):
+        copies = 2 if widen(x).shape[1] == 12 else 1
+        assert frechet(widen(x), widen(y)).distance.value == pytest.approx(copies * plain, rel=1e-7)
+    assert frechet(x, y).undersampled == ()
+    statistics = Moments.of_covariance(30, few.mean(0), torch.cov(few.T))
+    assert frechet_distance(statistics, Moments.of(others)).distance.value == pytest.approx(
+        found.distance.value, rel=1e-9
+    )
+
+
+def test_frechet_infinity_takes_the_bias_away() -> None:
+    x, y = normal(3000, 64, seed=1), normal(200_000, 64, seed=2)
+    reference = Moments.of(y)
+    plain, line = frechet_distance(Moments.of(x), reference).distance.value, frechet_infinity(x, reference)
+    assert abs(line.value) < plain / 5
+    assert line.counts[0] == 300
+    assert line.counts[-1] == 3000
+    assert line.distances[-1] == pytest.approx(plain, rel=1e-9)
+    assert line == frechet_infinity(x, reference)
+
+
+# Kernels.
+
+
+def test_kernel_distances_are_their_definitions_whatever_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = normal(53, 8, seed=1), normal(41, 8, seed=2) * 2
+    blocks = Blocks.draw(53)
+    before = kid(x, y, blocks), cmmd(x, y, blocks)
+    a, b = (torch.nn.functional.normalize(rows.double(), dim=1) for rows in (x, y))
+    means = [torch.exp(-torch.cdist(*pair).square() / 200).mean() for pair in ((a, a), (b, b), (a, b))]
+    assert before[1].value == pytest.approx(1000 * float(means[0] + means[1] - 2 * means[2]), rel=1e-9)
+    monkeypatch.setattr(kernel, "CPU_TILE", 7)
+    after = kid(x, y, blocks), cmmd(x, y, blocks)
+    for one, other in zip(before, after, strict=True):
+        assert (one.value, one.error) == pytest.approx((other.value, other.error), rel=1e-9)
+    assert cmmd(x, x).value == pytest.approx(0, abs=1e-9)
+    assert kid(x, x).value < 0
+
+
+# Balls.
+
+
+def brute(x: Tensor, y: Tensor, k: int, density_k: int) -> list[float]:
+    """The definitions, by differences in float64."""
+    a, b = x.double(), y.double()
+    square = lambda p, q: (p[:, None] - q[None]).square().sum(2)  # noqa: E731
+    ours, theirs, cross = square(a, a), square(b, b), square(a, b)
+    radius = lambda table, k: table.sort(1).values[:, k]  # noqa: E731
+    tie = 1e-12
+    precision = (cross <= radius(theirs, k) * (1 + tie)).any(1).double().mean()
+    recall = (cross <= radius(ours, k)[:, None] * (1 + tie)).any(0).double().mean()
+    dense = cross < radius(theirs, density_k) * (1 - tie)
+    f_score = 2 * precision * recall / (precision + recall) if precision + recall else precision
+    density, coverage = dense.sum().double() / (density_k * len(a)), dense.any(0).double().mean()
+    return [float(number) for number in (precision, recall, f_score, density, coverage)]
+
+
+def numbers(found: Manifold) -> list[float]:
+    return [getattr(found, name).value for name in NAMES]
+
+
+@pytest.mark.parametrize("kind", ["normal", "whole numbers", "binary", "far from zero", "tight clusters"])
+def test_balls_are_exact_where_points_lie_on_boundaries(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(3)
+    tables = {
+        "normal": lambda n: generator.normal(size=(n, 12)),
+        "whole numbers": lambda n: generator.integers(0, 4, (n, 6)),
+        "binary": lambda n: generator.integers(0, 2, (n, 16)),
+        "far from zero": lambda n: generator.normal(size=(n, 12)) + 1000,
+        "tight clusters": lambda n: generator.integers(0, 5, (n, 1)) * 100 + 1e-3 * generator.normal(size=(n, 12)),
+    }
+    x, y = (torch.from_numpy(tables[kind](n).astype(np.float32)) for n in (150, 170))
+    expected = brute(x, y, 3, 5)
+    assert numbers(manifold(x, y)) == pytest.approx(expected, rel=1e-12)
+    for name, size in (("ROWS", 16), ("COLUMNS", {"cpu": 23})):
+        monkeypatch.setattr(distances, name, size)
+    assert numbers(manifold(x, y)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_identical_sets() -> None:
+    x = normal(300, 10)
+    assert numbers(manifold(x, x)) == [1, 1, 1, pytest.approx(1, rel=1e-12), 1]
+    assert frechet(x, x).distance.value == pytest.approx(0, abs=1e-10)
+    curve = prd(x, x, runs=2)
+    assert curve.f_8.value == pytest.approx(1)
+    assert curve.f_1_8.value == pytest.approx(1)
+
+
+def test_disjoint_sets() -> None:
+    x, y = normal(300, 10), normal(280, 10, seed=1) + 100
+    blocks = Blocks.draw(300)
+    found = manifold(x, y, blocks=blocks)
+    assert numbers(found) == [0, 0, 0, 0, 0]
+    assert found.f_score.error == 0
+    curve = prd(x, y, runs=2, blocks=blocks)
+    assert curve.f_8.value == pytest.approx(0, abs=1e-6)
+    assert frechet(x, y).mean_term == pytest.approx(10 * 100**2, rel=0.01)
+
+
+def test_shuffles_and_rotations_change_nothing() -> None:
+    order = torch.from_numpy(np.random.default_rng(0).permutation(1200))
+    turn = rotation(48)
+    x, y = GENERATED.double(), TRAIN.double()
+    for ours, theirs in ((x[order], y.flip(0)), (x @ turn, y @ turn)):
+        assert frechet(ours, theirs).distance.value == pytest.approx(value("frechet_distance"), rel=1e-9)
+        assert numbers(manifold(ours, theirs)) == pytest.approx(numbers(manifold(x, y)), rel=1e-12)
+        assert kid(ours, theirs).value == pytest.approx(value("kid_all_pairs_unbiased"), rel=1e-9)
+        assert cmmd(ours, theirs).value == pytest.approx(cmmd(x, y).value, rel=1e-8)
+        assert vendi(ours).scores[1].value == pytest.approx(value("vendi_q1_cosine"), rel=1e-9)
+
+
+def test_float16_features_move_little() -> None:
+    half = GENERATED.half()
+    assert frechet(half, TRAIN.half()).distance.value == pytest.approx(value("frechet_distance"), rel=1e-4)
+    assert numbers(manifold(half, TRAIN.half()))[:2] == pytest.approx([0.9825, 0.5113], abs=0.01)
+    assert numbers(manifold(half, TRAIN.half())) == numbers(manifold(half.double(), TRAIN.half().double()))
+
+
+# Inception score, Vendi score, curve, shares.
+
+
+def test_inception_score_shuffles_by_the_seed() -> None:
+    classes = torch.arange(1000) // 100
+    logits = 20 * torch.nn.functional.one_hot(classes, 10).float()
+    assert inception_score(logits, seed=None).score.value == pytest.approx(1, abs=1e-4)
+    found = inception_score(logits, blocks=Blocks.draw(1000))
+    assert found.score.value == pytest.approx(9.5, abs=0.4)
+    assert found.score.error > 0
+    assert found.score.value == pytest.approx(inception_score(logits).score.value, rel=1e-12)
+    assert found.score.value != pytest.approx(inception_score(logits, seed=1).score.value, rel=1e-6)
+
+
+def test_vendi_counts_distinct_directions() -> None:
+    basis = torch.eye(30)[:8].repeat(5, 1) * torch.arange(1, 41).unsqueeze(1)
+    for x in (basis, basis[:16]):
+        for q, estimate in vendi(x, (0.0, 0.1, 1.0, 2.0, math.inf)).scores.items():
+            assert estimate.value == pytest.approx(8, rel=1e-9), q
+    scores = [estimate.value for estimate in vendi(GENERATED).scores.values()]
+    assert scores == sorted(scores, reverse=True)
+    assert vendi(torch.ones(9, 4)).scores[1.0].value == pytest.approx(1)
+
+
+def test_prd_of_histograms() -> None:
+    p, q = torch.tensor([0.5, 0.5, 0.0]).double(), torch.tensor([0.0, 0.5, 0.5]).double()
+    precision, recall = prd_curve(p, q)
+    assert precision.max() == pytest.approx(0.5)
+    assert recall.max() == pytest.approx(0.5)
+    # Half of the mass is common: at slope 1 both are a half.
+    assert (float(precision[500]), float(recall[500])) == pytest.approx((0.5, 0.5))
+    assert float(f_beta(precision, recall, 8.0)) == pytest.approx(0.5)
+
+
+def test_prd_tells_lost_modes_from_invented_ones() -> None:
+    modes = 30 * normal(10, 6, seed=5)
+    all_modes, half = (modes.repeat(60, 1) + normal(600, 6, seed=6)), (modes[:5].repeat(80, 1) + normal(400, 6, seed=7))
+    lost, invented = prd(half, all_modes, runs=3), prd(all_modes, half, runs=3)
+    assert lost.f_1_8.value > 0.8 > 0.7 > lost.f_8.value
+    assert invented.f_8.value > 0.8 > 0.7 > invented.f_1_8.value
+    again = prd(half, all_modes, runs=3, blocks=Blocks.draw(400))
+    assert again.f_8.value == pytest.approx(lost.f_8.value, rel=1e-12)
+    assert again.f_8.error > 0
+
+
+def test_shares_of_groups() -> None:
+    found = shares(torch.tensor([0, 0, 0, 1, -1]), torch.tensor([0, 1, 2, 2, -1, -1]), 4)
+    assert found.generated.tolist() == [0.75, 0.25, 0, 0]
+    assert found.reference.tolist() == [0.25, 0.25, 0.5, 0]
+    assert found.total_variation.value == 0.5
+    assert found.entropy.value == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert (found.smallest.value, found.smallest_group, found.unlabelled) == (0, 2, 1)
+    with pytest.raises(InputError, match="outside -1 to 2"):
+        shares(torch.tensor([3]), torch.tensor([0]), 3)
+    with pytest.raises(InputError, match="no generated sample"):
+        shares(torch.tensor([-1]), torch.tensor([0]), 3)
+
+
+# What cannot be right says so.
+
+
+@pytest.mark.parametrize("metric", [kid, cmmd, manifold, prd])
+def test_unusable_rows_are_one_clear_error(metric: Callable[[Tensor, Tensor], object]) -> None:
+    x, bad = normal(20, 4), normal(20, 4)
+    bad[3, 1] = torch.nan
+    with pytest.raises(InputError, match="1 rows of the generated"):
+        metric(bad, x)
+    with pytest.raises(InputError, match="1 rows of the reference"):
+        metric(x, bad)
+    with pytest.raises(MismatchError, match="4 dimensions and the reference 5"):
+        metric(x, normal(20, 5))
+    with pytest.raises(InputError, match="generated"):
+        metric(x[:0], x)
+
+
+def test_unusable_statistics_are_one_clear_error() -> None:
+    x, bad = normal(20, 4), normal(20, 4)
+    bad[3, 1] = torch.nan
+    with pytest.raises(InputError, match="reference features hold NaN"):
+        frechet(x, bad)
+    with pytest.raises(MismatchError):
+        frechet(x, normal(20, 5))
+    with pytest.raises(InputError, match="1 generated"):
+        frechet(x[:1], x)
+    with pytest.raises(InputError, match="at least 4"):
+        manifold(x[:3], x)
+    with pytest.raises(InputError, match="at least 10"):
+        inception_score(x[:9])
+    with pytest.raises(InputError, match="at least 30"):
+        frechet_infinity(x, Moments.of(x))
