@@ -14,9 +14,9 @@ RUN_INSTALLED := PATH="$(abspath $(BIN)):$$PATH"
 demo: $(VENV)/.installed
 	$(RUN_INSTALLED) examples/quickstart.sh demo
 
-# One thread a process, since the tests themselves run in parallel.
+# One thread a process, since the tests themselves run in parallel; one process a file, since some share a long setup.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

@@ -17,9 +17,6 @@ from sklearn.neighbors import KNeighborsClassifier
 
 ROOT = Path(__file__).parents[1]
 
-# One worker runs the demo, and all tests that look at what it leaves.
-pytestmark = pytest.mark.xdist_group("demo")
-
 
 def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a script with `dprune` on the PATH, as in an environment where it is installed."""
