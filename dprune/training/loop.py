@@ -256,6 +256,8 @@ class Loop:
         for network, state in zip(self.task.networks.values(), kept, strict=True):
             network.load_state_dict(state, strict=False)
         torch.cuda.empty_cache()
+        # The log's memory is the training's, not that of attempts which did not fit.
+        torch.cuda.reset_peak_memory_stats(self.device)
         return bool(all_sum(fits) == self.here.world)
 
     def _log_start(self, micro_batch: int) -> None:
