@@ -9,10 +9,13 @@ EXTRA ?= cpu
 BIN := $(VENV)/bin
 RUN_INSTALLED := PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: demo test lint man clean
+.PHONY: demo demo-grid test lint man clean
 
 demo: $(VENV)/.installed
 	$(RUN_INSTALLED) examples/quickstart.sh demo
+
+demo-grid: $(VENV)/.installed
+	$(RUN_INSTALLED) examples/study/digits.sh study
 
 # One thread a process, since the tests themselves run in parallel; one process a file, since some share a long setup.
 test: $(VENV)/.installed-test
@@ -38,4 +41,4 @@ $(VENV)/.installed-%: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo study .mypy_cache .pytest_cache .ruff_cache

@@ -26,6 +26,11 @@ STAGES: dict[str, dict[str, str]] = {
         "train-dit": "Train a diffusion transformer on latents by flow matching.",
         "sample": "Generate images, one a seed, as WebDataset shards.",
     },
+    "Measure": {
+        "eval": "Compare generated samples with a reference by Fréchet distance and other metrics.",
+        "memorization": "Find generated samples that repeat training samples.",
+        "report": "Put results together as tables, curves and one HTML page.",
+    },
     "Inspect": {
         "info": "Tell what files hold, where they come from and whether they are sound.",
     },

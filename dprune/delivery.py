@@ -97,6 +97,7 @@ class Delivery:
         lines = {key: f"{key.replace('_', ' ')}: {console.readable(value)}" for key, value in summary.items()}
         tables = [key for key, value in summary.items() if isinstance(value, dict)]
         target = "to stdout" if self.output == STDOUT else self.output
-        console.say(f"wrote {target} ({', '.join(line for key, line in lines.items() if key not in tables)})")
+        did = "did a share of" if summary.get("complete") is False else "wrote"
+        console.say(f"{did} {target} ({', '.join(line for key, line in lines.items() if key not in tables)})")
         for key in tables:
             console.say(lines[key])

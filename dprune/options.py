@@ -97,8 +97,7 @@ def delivers(
             function(delivery=delivery, **kwargs)
 
         shared = [
-            click.option("-o", "--output", required=default is None, default=default, show_default=default is not None,
-                         metavar="PATH", help=kind),
+            click.option("-o", "--output", metavar="PATH", help=kind, **_required_unless(default)),
             click.option("--overwrite", is_flag=True, help="Replace an output that was made otherwise."),
             click.option("--dry-run", is_flag=True, help="Print the resolved plan as JSON and touch nothing."),
             click.option("--json", "json_", is_flag=True, help="Print a summary as JSON on stdout."),
@@ -112,6 +111,11 @@ def delivers(
         return apply(*shared, *verbosity)(command)
 
     return decorate
+
+
+def _required_unless(default: str | None) -> dict[str, Any]:
+    # A default of None that is stated would satisfy click, required or not.
+    return {"required": True} if default is None else {"default": default, "show_default": True}
 
 
 def trains(**defaults: str) -> Decorator:
@@ -162,6 +166,42 @@ def trains(**defaults: str) -> Decorator:
             click.option("--autosave", type=Duration(), default="30m", show_default=True,
                          help="Time between saved states; a signal saves one as well."),
             seed,
+            device,
+        )(command)  # fmt: skip
+
+    return decorate
+
+
+def embeds(default: str) -> Decorator:
+    """Add the options of making features from shards; they reach the command as one `embedding`.
+
+    Args:
+        default: network where neither the options nor the other side name one.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def command(**kwargs: Any) -> None:
+            from dprune.measuring.sources import Embedding
+            from dprune.runtime import default_workers
+
+            names = {field.name for field in dataclasses.fields(Embedding)} - {"default"}
+            said = {name: kwargs.pop(name) for name in names}
+            if said["workers"] is None:
+                said["workers"] = default_workers()
+            function(embedding=Embedding(default=default, **said), **kwargs)
+
+        return apply(
+            click.option("--model", metavar="MODEL",
+                         help=f"Network for shards, as embed takes it.  [default: the other side's, or {default}]"),
+            click.option("--weights", metavar="FILE", help="Its weights instead of the hub's."),
+            click.option("--image-size", type=click.IntRange(min=1), metavar="N",
+                         help="Side in pixels of what the network sees."),
+            click.option("--color", type=click.Choice(["rgb", "grey"]), help="Colours of pixels.  [default: rgb]"),
+            click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto",
+                         show_default=True, help="Arithmetic of the network; auto is bf16 on a GPU."),
+            batch_size,
+            workers,
             device,
         )(command)  # fmt: skip
 

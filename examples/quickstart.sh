@@ -1,5 +1,5 @@
 #!/bin/sh
-# From images to a pruned subset, and from there to generated images: 1,797 handwritten digits, no network and no GPU.
+# What does training on a quarter of the data do? From 1,797 handwritten digits to a report, no network and no GPU.
 # Usage: examples/quickstart.sh [FOLDER]
 set -eu
 out=${1:-demo}
@@ -28,11 +28,33 @@ choose --quota equal -o "$out/equal.npy"
 step dprune pack "$out/digits" --subset "$out/nearest.npy" -o "$out/pruned"
 step dprune info "$out/pruned"
 
-# Autoencoder and diffusion transformer see nothing but the pruned digits.
-step dprune train-vae "$out/pruned" --held-out "$out/held-out" --preset tiny -o "$out/vae"
+# What the pruned set is compared with: all that is not held out.
+step dprune select --order random --keep 1.0 --clusters "$out/clusters.safetensors" --without "$out/held-out.npy" \
+    -o "$out/unpruned.npy"
+
+# One autoencoder for both, which has seen no held-out digit either.
+step dprune pack "$out/digits" --subset "$out/unpruned.npy" -o "$out/training"
+step dprune train-vae "$out/training" --held-out "$out/held-out" --preset tiny -o "$out/vae"
 step dprune encode "$out/digits" --vae "$out/vae/model.safetensors" -o "$out/latents"
-step dprune train-dit "$out/latents" --subset "$out/nearest.npy" --arch nano/2 --batch-size 64 --steps 600 \
-    --lr 2e-3 --warmup 50 --schedule cosine --ema 0.99 -o "$out/dit"
-step dprune sample "$out/dit/model.safetensors" --vae "$out/vae/model.safetensors" --seeds 0-499 --cfg 2 --steps 20 \
-    --grid "$out/generated.png" -o "$out/generated"
-step dprune info "$out/generated"
+
+# The same training, the same seeds: what differs between the two is the subset alone.
+measure() {
+    run=$out/$1
+    step dprune train-dit "$out/latents" --subset "$out/$1.npy" --arch nano/2 --batch-size 64 --steps 600 --lr 2e-3 \
+        --warmup 50 --schedule cosine --ema 0.99 -o "$run/dit"
+    step dprune sample "$run/dit/model.safetensors" --vae "$out/vae/model.safetensors" --seeds 0-499 --cfg 2 \
+        --steps 20 --grid "$run/generated.png" -o "$run/generated"
+    step dprune embed "$run/generated" --model pixels --image-size 8 --color grey -o "$run/features"
+    step dprune eval "$run/features" "$out/features" --clusters "$out/clusters.safetensors" -o "$run/metrics.json"
+    step dprune memorization "$run/features" "$out/features" --subset "$out/$1.npy" --held-out "$out/held-out.npy" \
+        --figure "$run/pairs.png" --generated-shards "$run/generated" --train-shards "$out/digits" \
+        --pairs "$run/pairs.npy" -o "$run/memorization.json"
+}
+measure nearest
+measure unpruned
+
+step dprune report "$out/nearest/metrics.json" "$out/nearest/memorization.json" \
+    "$out/unpruned/metrics.json" "$out/unpruned/memorization.json" \
+    --images "$out/nearest/generated" --images "$out/unpruned/generated" \
+    --train "$out/features" --generated "$out/nearest/features" --generated "$out/unpruned/features" \
+    --clusters "$out/clusters.safetensors" -o "$out/report"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -57,10 +58,17 @@ def dprune(*args: object, stdin: bytes = b"") -> Result:
 
 def dprune_process(*args: object, stdin: bytes = b"", env: dict[str, str] | None = None) -> Result:
     """Run a subcommand in a process of its own."""
-    import os
-
     command = [sys.executable, "-m", "dprune", *(str(arg) for arg in args)]
     done = subprocess.run(command, input=stdin, capture_output=True, env={**os.environ, **(env or {})}, check=False)
+    return Result(done.returncode, done.stdout, done.stderr.decode())
+
+
+def torchrun(*args: object) -> Result:
+    """Run a subcommand as two ranks on this machine, whatever its host's name resolves to."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+    command = [sys.executable, *launch, "-m", "dprune", *(str(arg) for arg in args)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, capture_output=True, env=env, check=False, timeout=300)
     return Result(done.returncode, done.stdout, done.stderr.decode())
 
 

@@ -7,8 +7,6 @@ import hashlib
 import io
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from conftest import Result, dprune, dprune_process, sample, write_tar
+from conftest import Result, dprune, dprune_process, sample, torchrun, write_tar
 from PIL import Image
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
@@ -492,11 +490,8 @@ def test_ways_to_share_the_work(resnet_file: Path, tmp_path: Path, monkeypatch: 
         environment.setenv("RANK", "0")
         environment.setenv("WORLD_SIZE", "2")
         embed(shards, tmp_path / "tasks", *options).ok()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dprune"]
-    command = [*torchrun, *map(str, task), "-o", str(tmp_path / "group")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("shards made") == 1
+    done = torchrun(*task, "-o", tmp_path / "group").ok()
+    assert done.err.count("shards made") == 1
     one, tasks, group = (
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "tasks", "group")
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import dprune, dprune_process
 
-import dprune.reporting.inspect as inspect_module
+import dprune.inspecting.inspect as inspect_module
 from dprune import __version__, console
 from dprune.cli import STAGES, cli
 from dprune.errors import DpruneError, InputError, Interrupted, MismatchError, UsageError
@@ -241,3 +241,8 @@ def test_folders_do_not_go_to_stdout(args: tuple[str, ...], tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     dprune(*args, "-o", "-").fails(2, "--output -", "folder")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("args", [("cluster", "x"), ("eval", "x", "y"), ("train-dit", "x")])
+def test_an_output_that_is_required(args: tuple[str, ...]) -> None:
+    dprune(*args).fails(2, "Missing option '-o' / '--output'")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Result, dprune, dprune_process
+from conftest import dprune, dprune_process, torchrun
 from safetensors.numpy import load, load_file, save_file
 
 from dprune.clustering.engines import import_faiss
@@ -401,14 +401,6 @@ def test_signals_stop_it_between_iterations(tmp_path: Path, number: int, code: i
         process.stderr.read()
         assert process.wait(30) == code
     assert os.listdir(tmp_path) == ["x.npy"]
-
-
-def torchrun(*args: object) -> Result:
-    """Run a subcommand as two ranks on this machine."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-               "-m", "dprune", *(str(arg) for arg in args)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, check=False, timeout=60)
-    return Result(done.returncode, done.stdout, done.stderr.decode())
 
 
 @pytest.mark.slow

@@ -66,7 +66,9 @@ def test_samples_are_sits(model, dtype, name, solver, guidance):
     velocity = guided(model, ORACLE["y_sample"], 10, guidance)
     tight = dtype == torch.float64
     found = solve(velocity, reference("z", dtype), solver, 10, 1e-9 if tight else 1e-5)
-    assert error(found, name) < (1e-9 if tight else 1e-4)
+    # With tolerances of 1e-9, dopri5 ends 3e-9 from where tolerances of 1e-11 do, and so does the reference.
+    exact = 3e-9 if solver == "dopri5" else 1e-9
+    assert error(found, name) < (exact if tight else 1e-4)
 
 
 def test_guidance_acts_only_inside_its_interval(model, dtype):

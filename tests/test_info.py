@@ -436,3 +436,32 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
     assert "\x1b[" in shown
     assert "scores" in shown
     assert "[bold]missing" in shown
+
+
+def test_results_of_measurements(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for name, count in (("ours", 40), ("theirs", 60)):
+        np.save(tmp_path / f"{name}.npy", draw.standard_normal((count, 4)))
+    sides = (tmp_path / "ours.npy", tmp_path / "theirs.npy")
+    dprune(
+        "eval", *sides, "--metrics", "fid", "--save-stats", tmp_path / "s.safetensors", "-o", tmp_path / "e.json"
+    ).ok()
+    dprune("memorization", *sides, "--pairs", tmp_path / "pairs.npy", "-o", tmp_path / "m.json").ok()
+    evaluated, memorized, pairs, statistics = info(
+        *(tmp_path / name for name in ("e.json", "m.json", "pairs.npy", "s.safetensors"))
+    )
+    assert evaluated["kind"] == "metrics"
+    assert evaluated["content"]["samples"] == {"generated": 40, "reference": 60}
+    assert evaluated["content"]["frechet_distance"] > 0
+    assert evaluated["provenance"]["command"] == "eval"
+    assert memorized["kind"] == "memorization"
+    assert memorized["content"]["zero_count"] == 0
+    assert pairs["kind"] == "pairs"
+    assert pairs["content"]["pairs"] == 40
+    assert pairs["content"]["copies"] == 0
+    assert statistics["kind"] == "statistics"
+
+
+def test_json_that_is_no_result(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"kind": "metrics"}')
+    assert "a.json: is no result" in problems(tmp_path / "a.json")[0]

@@ -208,6 +208,11 @@ def test_rows_without_features_are_never_found(small, precision):
     found = nearest(queries, train, 1, precision=precision)
     assert torch.equal(found.id, ids)
     assert torch.equal(found.distance, distances)
+    # A single query far beyond float32 must not take the centre with it.
+    queries[3] = 1e25
+    far = nearest(queries, train, 1, precision=precision)
+    assert far.id[3, 0] == -1
+    assert torch.equal(far.id[torch.arange(40) != 3], ids[torch.arange(40) != 3])
     queries[3] = math.nan
     again = nearest(queries, train, 1, precision=precision)
     assert again.id[3, 0] == -1

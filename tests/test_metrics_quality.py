@@ -401,3 +401,9 @@ def test_unusable_statistics_are_one_clear_error() -> None:
         inception_score(x[:9])
     with pytest.raises(InputError, match="at least 30"):
         frechet_infinity(x, Moments.of(x))
+
+
+def test_features_too_large_to_compute_with() -> None:
+    x = torch.full((8, 4), 1e30)
+    with pytest.raises(InputError, match="reach 1e\\+30"):
+        manifold(x, x)

@@ -111,7 +111,7 @@ def test_generated_digits_are_recognisable(demo: Path) -> None:
     log = [json.loads(line) for line in (demo / "vae" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["held_out_psnr"] > 28
     real, real_labels = images(demo / "digits")
-    drawn, labels = images(demo / "generated")
+    drawn, labels = images(demo / "nearest" / "generated")
     assert np.bincount(labels).tolist() == [50] * 10
     # Each class by itself: a model that had forgotten one would still get nine tenths.
     seen = KNeighborsClassifier(5).fit(real, real_labels).predict(drawn)
@@ -124,6 +124,27 @@ def test_generated_digits_are_recognisable(demo: Path) -> None:
 
 @pytest.mark.slow
 def test_generated_digits_remember_the_subset(demo: Path) -> None:
-    record = json.loads((demo / "generated" / "manifest.json").read_text())["provenance"]
+    record = json.loads((demo / "nearest" / "generated" / "manifest.json").read_text())["provenance"]
     model = record["parents"]["model"]["provenance"]
     assert model["parents"]["subset"]["provenance"]["options"]["order"] == "lowest"
+
+
+@pytest.mark.slow
+def test_the_demo_tells_pruned_from_unpruned(demo: Path) -> None:
+    pruned, unpruned = (
+        {
+            key: value
+            for name in ("metrics", "memorization")
+            for key, value in json.loads((demo / run / f"{name}.json").read_text())["metrics"].items()
+        }
+        for run in ("nearest", "unpruned")
+    )
+    # A quarter near the centres gives cleaner digits of fewer kinds, nearer to what was trained on.
+    assert pruned["precision"] > unpruned["precision"]
+    assert pruned["recall"] < unpruned["recall"]
+    assert pruned["nearest_distance_ratio"] < unpruned["nearest_distance_ratio"]
+    page = (demo / "report" / "report.html").read_text()
+    assert "cluster-distance lowest" in page
+    assert "data:image/png;base64," in page
+    rows = (demo / "report" / "quality.csv").read_text().splitlines()
+    assert len(rows) == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, Result, dprune, dprune_process
+from conftest import DATA, Result, dprune, dprune_process, torchrun
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch
@@ -215,21 +214,15 @@ def test_three_sigterms_change_not_a_byte(store: Path, tmp_path: Path):
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
-def two_ranks(*args: object) -> subprocess.CompletedProcess[bytes]:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dprune"]
-    return subprocess.run([*launch, *map(str, args)], capture_output=True, check=False,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-
-
 @pytest.mark.slow
-def test_a_line_of_the_log_outlives_a_stop_of_two_ranks(store: Path, tmp_path: Path):
+def test_a_line_of_the_log_outlives_a_stop_of_torchrun(store: Path, tmp_path: Path):
     """One rank saves, and what the other has summed up since the last line must not be lost, nor counted twice."""
     args = ["train-dit", store, *SMALL, "--steps", "4", "--log-every", "4", "-o"]
     dprune(*args, tmp_path / "one").ok()
-    assert two_ranks(*args, tmp_path / "two", "--stop-after", "0s").returncode != 0
+    assert torchrun(*args, tmp_path / "two", "--stop-after", "0s").code != 0
     state = ModelFile.open(tmp_path / "two" / "state.safetensors")
     assert state.network["step"] == 1
-    assert two_ranks(*args, tmp_path / "two", "--autosave", "0s").returncode == 0
+    torchrun(*args, tmp_path / "two", "--autosave", "0s").ok()
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
 
 
@@ -237,8 +230,7 @@ def test_a_line_of_the_log_outlives_a_stop_of_two_ranks(store: Path, tmp_path: P
 def test_two_ranks_follow_the_loss_of_one(store: Path, tmp_path: Path):
     args = ["train-dit", store, *SMALL, "--batch-size", "7", "--steps", "50", "-o"]
     dprune(*args, tmp_path / "one").ok()
-    done = two_ranks(*args, tmp_path / "two")
-    assert done.returncode == 0, done.stderr.decode()
+    torchrun(*args, tmp_path / "two").ok()
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
     assert log(tmp_path / "two")[0]["ranks"] == 2
     for name, value in model(tmp_path / "one").items():

@@ -14,7 +14,7 @@ from dprune.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dprune.reporting.findings import Findings
+    from dprune.inspecting.findings import Findings
 
 
 @click.command()
@@ -37,7 +37,7 @@ def command(files: tuple[str, ...], json_: bool) -> None:
       dprune select distance.npy --keep 10% | dprune info -
       dprune info keep.npy --json | jq .files[0].provenance
     """
-    from dprune.reporting.inspect import inspect_all
+    from dprune.inspecting.inspect import inspect_all
 
     found = inspect_all(files)
     if json_:
@@ -52,7 +52,7 @@ def command(files: tuple[str, ...], json_: bool) -> None:
 
 
 def _rows(findings: Findings) -> list[tuple[str, str]]:
-    from dprune.reporting.findings import DIGITS
+    from dprune.inspecting.findings import DIGITS
 
     hashes = {"digest": findings.content.get("digest"), "fingerprint": findings.fingerprint}
     stated = {**findings.content, **{name: value and value[:DIGITS] for name, value in hashes.items()}}
@@ -68,7 +68,7 @@ def _words(value: Any) -> str:
 
 
 def _chain(findings: Findings) -> list[tuple[int, str]]:
-    from dprune.reporting.findings import describe_chain
+    from dprune.inspecting.findings import describe_chain
 
     if findings.kind == "part":
         return [(0, "in the manifest of the store")]

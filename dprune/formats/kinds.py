@@ -10,7 +10,7 @@ HEAD = 512
 
 
 def file_kind(path: str | Path) -> str:
-    """Return `npy`, `tensors` (safetensors), `tar`, or an empty string for anything else, missing files included."""
+    """Return `npy`, `tensors` (safetensors), `zip`, `json` or `tar`; an empty string for all else and missing files."""
     try:
         with Path(path).open("rb") as file:
             head = file.read(HEAD)
@@ -18,6 +18,10 @@ def file_kind(path: str | Path) -> str:
         return ""
     if head.startswith(NPY_MAGIC):
         return "npy"
-    if head[8:9] == b"{":
+    if head[8:9] == b"{" and not head.lstrip().startswith(b"{"):
         return "tensors"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if head.lstrip().startswith(b"{"):
+        return "json"
     return "tar" if head[257:262] == b"ustar" else ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dprune.errors import InputError
 from dprune.formats.arrays import read_array
 from dprune.formats.kinds import file_kind
+from dprune.formats.results import read_result
 from dprune.formats.shards import read_manifest
 from dprune.formats.tensors import read_metadata
 
@@ -43,8 +44,11 @@ def existing_record(path: str | Path, folder_of: str | None = None) -> Record | 
     if not path.exists():
         return None
     try:
-        if file_kind(path) == "tensors":
+        kind = file_kind(path)
+        if kind == "tensors":
             return read_metadata(path) or {}
+        if kind == "json":
+            return read_result(path).record
         return read_array(path).record or {}
     except InputError:
         # A file that cannot be read is something that the user may want to keep: only --overwrite replaces it.

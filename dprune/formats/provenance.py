@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 METADATA_KEY = "dprune"
+FINDINGS_KEY = "findings"
+_NO_DIFFERENCE = ("dprune", FINDINGS_KEY)
 
 
 def make_record(
@@ -44,6 +46,14 @@ def make_record(
     optional = {"seed": seed, "fingerprint": fingerprint, "parents": dict(parents or {}), "tags": dict(tags or {})}
     kept = {key: value for key, value in optional.items() if value not in (None, {})}
     return {"dprune": __version__, "command": command, "options": dict(options), **kept}
+
+
+def with_findings(record: Record, findings: Mapping[str, Any]) -> Record:
+    """Add to a record what became known when its output was made, such as how reliable that is.
+
+    It follows from all else that the record says, and so makes no difference between two records.
+    """
+    return {**record, FINDINGS_KEY: dict(findings)} if findings else record
 
 
 def is_record(content: Any) -> bool:
@@ -83,10 +93,10 @@ def digest(content: Any) -> str:
 
 
 def without_version(content: Any) -> Any:
-    """Drop the versions of dprune, at every depth: they do not make two results different."""
+    """Drop versions of dprune and findings, at every depth: they do not make two results different."""
     if isinstance(content, dict):
         is_record = "command" in content and "options" in content
-        return {k: without_version(v) for k, v in content.items() if not (is_record and k == "dprune")}
+        return {k: without_version(v) for k, v in content.items() if not (is_record and k in _NO_DIFFERENCE)}
     return [without_version(item) for item in content] if isinstance(content, list) else content
 
 

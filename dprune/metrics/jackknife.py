@@ -91,6 +91,8 @@ class Blocks:
         if len(left_out) < 2:
             return Estimate(value)
         times = sizes.sum() / sizes
-        pseudo = times * value - (times - 1) * left_out
-        centre = len(left_out) * value - ((1 - 1 / times) * left_out).sum()
-        return Estimate(value, math.sqrt(float(np.mean((pseudo - centre) ** 2 / (times - 1)))))
+        # Of values beyond all reason the error is infinite, or NaN.
+        with np.errstate(over="ignore", invalid="ignore"):
+            pseudo = times * value - (times - 1) * left_out
+            centre = len(left_out) * value - ((1 - 1 / times) * left_out).sum()
+            return Estimate(value, math.sqrt(float(np.mean((pseudo - centre) ** 2 / (times - 1)))))

@@ -277,10 +277,13 @@ class _Search:
 
 
 def _mean(queries: Tensor) -> Tensor:
-    """Return the mean of the finite queries, float64 [d]; any centre is right, a central one leaves few doubts."""
+    """Return a mean of the queries, float64 [d]; any centre is right, a central one leaves few doubts.
+
+    Queries that float32 cannot hold the squares of are left out, or the centre would be as far away as they are.
+    """
     total, count = queries.new_zeros(queries.shape[1], dtype=torch.float64), 0
     for low, high in spans(*queries.shape):
         rows = queries[low:high].double()
-        rows = rows[torch.isfinite(rows.square().sum(1))]
+        rows = rows[rows.square().sum(1) < torch.finfo(torch.float32).max / 256]
         total, count = total + rows.sum(0), count + len(rows)
     return total / max(1, count)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK_BYTES = 64 << 20
+# Sums of squares of larger numbers leave float32.
+LARGEST = 1e15
 
 
 def finite_rows(x: Tensor) -> Tensor:
@@ -33,7 +35,7 @@ def check_rows(x: Tensor, role: str, least: int = 1) -> None:
         least: fewest rows that will do.
 
     Raises:
-        InputError: they are no matrix of floats, too few, or some are not finite.
+        InputError: they are no matrix of floats, too few, too large to compute with, or some are not finite.
     """
     if x.ndim != 2 or not x.is_floating_point() or not x.shape[1]:
         raise InputError(f"the {role} features are {x.dtype} of {list(x.shape)}: give floats of shape [n, d].")
@@ -42,6 +44,9 @@ def check_rows(x: Tensor, role: str, least: int = 1) -> None:
     bad = len(x) - int(finite_rows(x).sum())
     if bad:
         raise InputError(f"{bad} rows of the {role} features hold NaN or infinity: leave those samples out.")
+    largest = max(abs(float(bound)) for bound in torch.aminmax(x)) if len(x) else 0.0
+    if largest > LARGEST:
+        raise InputError(f"the {role} features reach {largest:.3g}, too much to compute with: divide them all.")
 
 
 def check_pair(generated: Tensor, reference: Tensor, least: int = 1) -> None:

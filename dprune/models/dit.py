@@ -77,7 +77,9 @@ class TimestepEmbedder(nn.Module):
     def forward(self, t_B: Tensor) -> Tensor:
         """Embed times [B] as [B, D]; the waves are float32 whatever the weights are, as SiT's are."""
         half = FREQUENCIES // 2
-        rates = torch.exp(torch.arange(half, device=t_B.device, dtype=torch.float32) * (-math.log(10_000) / half))
+        powers = torch.arange(half, device=t_B.device, dtype=torch.float32) * (-math.log(10_000) / half)
+        # Exponentials in float32 differ from one processor to the next; these are rounded alike on all.
+        rates = powers.double().exp().float()
         angles = t_B.float()[:, None] * rates
         waves = torch.cat((angles.cos(), angles.sin()), dim=1)
         embedded: Tensor = self.mlp(waves.to(self.mlp.get_parameter("0.weight").dtype))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
 from dprune.errors import InputError
-from dprune.formats.images import BadImage, decode_image
-from dprune.formats.publish import publish_bytes
-from dprune.formats.shards import Dataset, ShardReader, open_dataset
+from dprune.formats.shards import Dataset, open_dataset
+from dprune.reporting.thumbnails import SOFTWARE, png_text, publish_png, thumbnails
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
 
     IntArray = npt.NDArray[np.int64]
 
-SOFTWARE = "dprune"
 MOST_GROUPS = 32
 COLUMNS = 7
 THUMB, GAP, FRAME, BLOCK_GAP, MARGIN, LABEL, HEADER = 64, 12, 3, 40, 28, 124, 78
@@ -47,7 +43,7 @@ class ContactSheet:
         Raises:
             InputError: there are none, or a file that is no such picture stands where it is to go.
         """
-        if Path(path).exists() and not _is_ours(path):
+        if Path(path).exists() and png_text(path).get("Software") != SOFTWARE:
             raise InputError(f"{path}: exists and is no picture that dprune drew: give another --figure.")
         return cls(open_dataset(shards), path)
 
@@ -74,7 +70,7 @@ class ContactSheet:
         """
         groups = range(min(len(ranking.names), MOST_GROUPS))
         rows = [_ends_and_middle(ranking.group(group)) for group in groups]
-        thumbs = self._thumbs(np.unique(np.concatenate([ids for blocks in rows for ids in blocks])))
+        thumbs = thumbnails(self.dataset, np.unique(np.concatenate([ids for blocks in rows for ids in blocks])), THUMB)
         sheet = _Sheet(len(rows))
         shown = f"{len(kept):,} of {len(ranking.ids):,} candidates kept (framed)"
         more = len(ranking.names) - len(rows)
@@ -86,46 +82,12 @@ class ContactSheet:
             for block, ids in enumerate(blocks):
                 for column, sample in enumerate(ids.tolist()):
                     sheet.place(number, block, column, thumbs[sample], framed=bool(np.isin(sample, kept)))
-        buffer = io.BytesIO()
-        mark = PngInfo()
-        mark.add_text("Software", SOFTWARE)
-        sheet.image.save(buffer, "PNG", optimize=True, pnginfo=mark)
-        publish_bytes(self.path, buffer.getvalue())
-
-    def _thumbs(self, ids: IntArray) -> dict[int, Image.Image]:
-        found, first = {}, 0
-        for shard, rows, count in zip(self.dataset.shards, self.dataset.split(ids), self.dataset.counts, strict=True):
-            reader = ShardReader(shard, shard.index()) if len(rows) else None
-            for row in rows.tolist():
-                assert reader is not None
-                found[first + row] = _thumb(reader.image(row))
-            first += count
-        return found
-
-
-def _is_ours(path: str) -> bool:
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            return image.info.get("Software") == SOFTWARE
-    except OSError:
-        return False
+        publish_png(sheet.image, self.path)
 
 
 def _ends_and_middle(ids: IntArray) -> tuple[IntArray, IntArray, IntArray]:
     middle = max(0, (len(ids) - COLUMNS) // 2)
     return ids[:COLUMNS], ids[middle : middle + COLUMNS], ids[-COLUMNS:]
-
-
-def _thumb(data: bytes) -> Image.Image:
-    try:
-        image = decode_image(data)
-    except BadImage:
-        return Image.new("RGB", (THUMB, THUMB), "#d9dee4")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Enlarging tiny images smoothly would show detail that they do not have.
-    smooth = Image.Resampling.LANCZOS if side > THUMB else Image.Resampling.NEAREST
-    return image.resize((THUMB, THUMB), smooth, (left, top, left + side, top + side))
 
 
 class _Sheet:

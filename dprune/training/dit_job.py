@@ -60,10 +60,11 @@ class DiTJob(TrainingJob):
     def record(self) -> Record:
         """Provenance of the model."""
         fold = {} if self.data.fold is None else {"fold": str(self.data.fold)}
+        counts = {"samples": len(self.data.ids), "of": len(self.data.latents)}
         init = {} if self.init is None else {"init": ModelFile.open(self.init).as_parent()}
         return make_record(
             "train-dit",
-            self.settings.options() | fold | self.plan.options(),
+            self.settings.options() | fold | counts | self.plan.options(),
             seed=self.plan.seed,
             fingerprint=self.data.latents.fingerprint,
             parents=self.data.parents() | init,

@@ -17,8 +17,8 @@ from dprune.formats.shard_index import build_index
 from dprune.formats.shards import BAD, CLASSES, JOURNAL, MANIFEST, Shard, fingerprint, open_dataset, read_manifest
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_metadata
-from dprune.reporting.findings import Findings
-from dprune.reporting.inspect_files import MOST_EXAMPLES, inspect_tensors, row_problems, tensor_shapes
+from dprune.inspecting.findings import Findings
+from dprune.inspecting.inspect_files import MOST_EXAMPLES, inspect_tensors, row_problems, tensor_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +46,8 @@ def inspect_folder(folder: str) -> Findings:
         findings = _inspect_tars(folder, tars, [folder])
     elif kind == "sweep":
         findings = _sweep(folder, manifest)
+    elif kind == "report":
+        findings = _report(folder, manifest)
     elif kind == "run" or os.path.isfile(os.path.join(folder, MODEL)):
         findings = _run(folder, manifest)
     else:
@@ -231,6 +233,15 @@ def _tensors(findings: Findings, store: Store, shards: Sequence[str]) -> dict[st
 def _labelled(store: Store, shards: Sequence[str]) -> int:
     labels = [store.read(shard, "label") for shard in shards]
     return sum(int(np.count_nonzero(part >= 0)) for part in labels if part is not None)
+
+
+def _report(folder: str, manifest: Record) -> Findings:
+    """Inspect a report by the list of its files."""
+    findings = Findings(folder, "report", records=[manifest["provenance"]])
+    missing = [name for name in manifest["contents"] if not os.path.isfile(os.path.join(folder, name))]
+    findings.problems += [f"{folder}: lacks {name}: run the dprune report that makes it again." for name in missing]
+    findings.content = {"files": len(manifest["contents"])}
+    return findings
 
 
 def _sweep(folder: str, manifest: Record) -> Findings:

@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from dprune.formats.arrays import NPY_ERRORS, digest_array, read_array
 from dprune.formats.clusters import read_clusters
 from dprune.formats.publish import STDOUT
+from dprune.formats.results import read_result
 from dprune.formats.tensors import damaged, read_metadata
-from dprune.reporting.findings import Findings
+from dprune.inspecting.findings import Findings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from dprune.formats.provenance import Record
 
 MOST_EXAMPLES = 3
+PAIR_FIELDS = ("generated", "train", "distance")
 PART_KEYS = {"count", "members", "options", "bad"}
 """Metadata of a part of a store."""
 BY_SAMPLE = {"features", "label", "logits", "valid", "codes", "mean", "logvar", "assignment", "distance",
@@ -44,7 +46,8 @@ def inspect_array(path: str) -> Findings:
     findings.fingerprint = array.fingerprint
     findings.content = {"shape": list(values.shape), "dtype": str(values.dtype), "digest": digest_array(values)}
     findings.kind = _kind_of_array(values, array.record)
-    {"scores": _scores, "subset": _subset, "labels": _labels}.get(findings.kind, _ignore)(findings, values)
+    describe = {"scores": _scores, "subset": _subset, "labels": _labels, "pairs": _pairs}.get(findings.kind, _ignore)
+    describe(findings, values)
     return findings
 
 
@@ -66,6 +69,8 @@ def _kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
         return "subset"
     if values.ndim != 1:
         return "array"
+    if values.dtype.names:
+        return "pairs" if values.dtype.names == PAIR_FIELDS else "array"
     if command.startswith("score") or values.dtype.kind == "f":
         return "scores"
     if values.dtype.kind not in "iu":
@@ -129,6 +134,26 @@ def _labels(findings: Findings, values: npt.NDArray[Any]) -> None:
         findings.content["samples_a_label"] = _spread(counts)
 
 
+def _pairs(findings: Findings, values: npt.NDArray[Any]) -> None:
+    distance = values["distance"]
+    findings.content |= {"pairs": len(values), "copies": int((distance == 0).sum())}
+    if len(values):
+        findings.content["closest"] = float(distance.min())
+
+
+def inspect_result(path: str) -> Findings:
+    """Inspect what `eval` or `memorization` measured."""
+    result = read_result(path)
+    known = {key: value for key, value in result.metrics.items() if isinstance(value, int | float)}
+    findings = Findings(path, result.kind, records=[result.record])
+    findings.content = {
+        "samples": {side["role"]: side.get("count") for side in result.inputs},
+        "models": sorted({str(side["model"]) for side in result.inputs if side.get("model")}),
+        **{key: value for key, value in known.items() if not key.endswith("_se")},
+    }
+    return findings
+
+
 def inspect_tensors(path: str) -> Findings:
     """Inspect a safetensors file by its header; the tensors of a clustering are read."""
     findings = Findings(path, "tensors")
@@ -188,6 +213,8 @@ def _tensors(findings: Findings, shapes: dict[str, tuple[str, list[int]]]) -> No
         findings.problems.append(f"{findings.name}: holds no tensors: make it again.")
     if "features" in shapes and findings.kind == "tensors":
         findings.kind, findings.samples = "features", shapes["features"][1][0] if shapes["features"][1] else None
+    if "covariance" in shapes and findings.kind == "tensors":
+        findings.kind = "statistics"
 
 
 def _clusters(findings: Findings) -> None:

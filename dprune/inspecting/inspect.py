@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from dprune.errors import InputError
-from dprune.reporting.findings import DIGITS, Findings
-from dprune.reporting.inspect_files import inspect_array, inspect_tensors
-from dprune.reporting.inspect_folders import inspect_folder, inspect_shards
+from dprune.inspecting.findings import DIGITS, Findings
+from dprune.inspecting.inspect_files import inspect_array, inspect_result, inspect_tensors
+from dprune.inspecting.inspect_folders import inspect_folder, inspect_shards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,9 +87,11 @@ def _by_content(path: str) -> Findings:
         return inspect_array(path)
     if head[257:262] == b"ustar" or path.endswith(".tar"):
         return inspect_shards(path, [path])
+    if head.lstrip().startswith(b"{"):
+        return inspect_result(path)
     if head[8:9] == b"{" or path.endswith(".safetensors"):
         return inspect_tensors(path)
-    raise InputError(f"{path}: is nothing that dprune makes: name shards, a store, .npy or .safetensors.")
+    raise InputError(f"{path}: is nothing that dprune makes: name shards, a store, .npy, .safetensors or .json.")
 
 
 def _hold_fingerprints_together(found: Sequence[Findings]) -> None:

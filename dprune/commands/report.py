@@ -1,0 +1,59 @@
+"""`dprune report`: tables, curves, images and one page of any number of results."""
+
+from __future__ import annotations
+
+import click
+
+from dprune import options
+from dprune.delivery import Delivery  # noqa: TC001 - click's callback is called with one
+
+
+@click.command()
+@options.apply(
+    click.argument("results", nargs=-1, required=True, metavar="RESULTS..."),
+    click.option("--title", default="What pruning did", show_default=True, metavar="TEXT", help="Title of the page."),
+    click.option("--images", multiple=True, metavar="DIR",
+                 help="Images of dprune sample for the grid of methods and ratios. Repeatable."),
+    click.option("--image-seeds", type=click.IntRange(min=1, max=64), metavar="N",
+                 help="Images in a cell of the grid.  [default: 4]"),
+    click.option("--train", metavar="FEATURES", help="Features of the training set, for a map."),
+    click.option("--generated", multiple=True, metavar="FEATURES",
+                 help="Features of generated samples, for a map each. Repeatable."),
+    click.option("--clusters", metavar="FILE", help="Clusters of the training set, which colour the map."),
+    click.option("--projection", type=click.Choice(["pca", "tsne"]),
+                 help="How the map is made.  [default: pca]"),
+    options.delivers("Folder that the report goes to.", folder=True),
+)  # fmt: skip
+def command(
+    *,
+    delivery: Delivery,
+    results: tuple[str, ...],
+    title: str,
+    images: tuple[str, ...],
+    image_seeds: int | None,
+    train: str | None,
+    generated: tuple[str, ...],
+    clusters: str | None,
+    projection: str | None,
+) -> None:
+    """Put results together as tables, curves and one HTML page.
+
+    RESULTS are files of dprune eval and dprune memorization, in any mix. They are grouped by the provenance that
+    they carry, never by their names: each recorded option that differs makes a line of its own over the pruning
+    ratio, and only seeds are averaged. For results of other tools, --tag method=mine --tag keep=0.25 --tag
+    order=lowest --tag seed=3 at any step says where they belong. The folder holds report.html, which needs no
+    other file, and the tables and curves as Markdown, CSV and SVG.
+
+    \b
+    Examples:
+      dprune report runs/*/metrics.json runs/*/memorization.json -o report
+      dprune report metrics.json --images pruned/generated --images unpruned/generated -o report
+      dprune report metrics.json --train features --generated run/features --clusters clusters.safetensors -o report
+    """
+    from dprune.reporting.job import open_report
+
+    job = open_report(
+        results, title=title, images=images, image_seeds=image_seeds, train=train, generated=generated,
+        clusters=clusters, projection=projection, tags=delivery.tags,
+    )  # fmt: skip
+    delivery.deliver(job)

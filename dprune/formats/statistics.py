@@ -1,0 +1,130 @@
+"""Statistics files: count, mean and covariance of a set of features, which is all that a Fréchet distance needs."""
+
+from __future__ import annotations
+
+import functools
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dprune.errors import InputError
+from dprune.formats.arrays import NPY_ERRORS, digest_array
+from dprune.formats.kinds import file_kind
+from dprune.formats.provenance import digest, parent_record
+from dprune.formats.tensors import read_tensors, tensor_places, write_tensors
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from dprune.formats.provenance import Record
+
+NAMES = ("count", "mean", "covariance")
+NPZ_NAMES = ("mu", "sigma")
+# Damaged archives raise these besides what damaged arrays do; the last is for compressions that Python lacks.
+NPZ_ERRORS = (*NPY_ERRORS, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments of a set of features.
+
+    Attributes:
+        name: what messages call them.
+        count: samples, None in files of other programs, which do not say.
+        mean: float64 [d].
+        covariance: with divisor count - 1, float64 [d, d].
+        record: provenance, None for a file made elsewhere.
+    """
+
+    name: str
+    count: int | None
+    mean: npt.NDArray[np.float64]
+    covariance: npt.NDArray[np.float64]
+    record: Record | None = None
+
+    @functools.cached_property
+    def parent(self) -> Record:
+        """How a record describes them as an input."""
+        return parent_record(self.record, digest([self.count, digest_array(self.mean), digest_array(self.covariance)]))
+
+    @property
+    def features(self) -> Record | None:
+        """Provenance of the features that they are of, None if that is not known."""
+        parent = (self.record or {}).get("parents", {}).get("features", {})
+        if self.record is None or "provenance" not in parent:
+            return None
+        known: Record = parent["provenance"]
+        return {**known, "fingerprint": self.record.get("fingerprint")}
+
+    @property
+    def model(self) -> str | None:
+        """Network that made the features, None if that is not known."""
+        return self.features["options"].get("model") if self.features else None
+
+    def write(self, path: str | Path) -> None:
+        """Publish them with their record."""
+        assert self.count is not None
+        values = (np.array(self.count, dtype=np.int64), self.mean, self.covariance)
+        write_tensors(path, dict(zip(NAMES, values, strict=True)), self.record or {})
+
+
+def is_statistics(path: str | Path) -> bool:
+    """Tell a statistics file from other files by its content: a safetensors with `covariance`, or any .npz archive."""
+    kind = file_kind(path)
+    if kind == "tensors":
+        return "covariance" in tensor_places(path)
+    return kind == "zip"
+
+
+def read_statistics(path: str | Path) -> Statistics:
+    """Read dprune's statistics, or the .npz with `mu` and `sigma` that pytorch-fid, clean-fid and ADM use.
+
+    Raises:
+        InputError: the file is not whole, or holds no such statistics.
+    """
+    if file_kind(path) == "tensors":
+        name, tensors, record = read_tensors(path)
+        count, mean, covariance = (tensors.get(key) for key in NAMES)
+    else:
+        name, count, record = str(path), None, None
+        mean, covariance = _read_npz(path)
+    if not _is_matrix_of(mean, covariance):
+        raise InputError(f"{name}: holds no mean [d] and covariance [d, d]: give features, or what --save-stats wrote.")
+    assert mean is not None
+    assert covariance is not None
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise InputError(f"{name}: holds NaN or infinity: make the statistics again, without the samples that have it.")
+    return Statistics(name, _count(name, count), mean.astype(np.float64), covariance.astype(np.float64), record)
+
+
+def _is_matrix_of(mean: npt.NDArray[Any] | None, covariance: npt.NDArray[Any] | None) -> bool:
+    return (
+        mean is not None
+        and covariance is not None
+        and mean.ndim == 1
+        and len(mean) > 0
+        and covariance.shape == (len(mean), len(mean))
+        and mean.dtype.kind == covariance.dtype.kind == "f"
+    )
+
+
+def _count(name: str, count: npt.NDArray[Any] | None) -> int | None:
+    if count is None:
+        return None
+    if count.size != 1 or count.dtype.kind not in "iu" or count.item() < 2:
+        raise InputError(f"{name}: 'count' is not the number of samples, two or more: make the statistics again.")
+    return int(count.item())
+
+
+def _read_npz(path: str | Path) -> tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
+    try:
+        # Opened here, because numpy leaves files open that are no whole archives.
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            mean, covariance = (archive[name] if name in archive.files else None for name in NPZ_NAMES)
+            return mean, covariance
+    except NPZ_ERRORS as error:
+        raise InputError(f"{path}: is no whole .npz archive: {error}.") from error

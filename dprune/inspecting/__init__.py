@@ -1,0 +1,1 @@
+"""What files hold, where they come from, and whether they are sound."""

@@ -1,0 +1,267 @@
+"""The job of `dprune eval`: its inputs opened and held together, its output recognised or made.
+
+Nothing here imports torch, so that a result that is up to date is recognised at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dprune.errors import InputError, MismatchError, UsageError
+from dprune.formats.arrays import read_array, read_ids
+from dprune.formats.clusters import read_clusters
+from dprune.formats.kinds import file_kind
+from dprune.formats.outputs import FileOutput
+from dprune.formats.provenance import check_same_dataset, difference, make_record
+from dprune.formats.publish import STDOUT
+from dprune.formats.results import write_result
+from dprune.formats.statistics import Statistics, is_statistics, read_statistics
+from dprune.formats.tensors import read_metadata
+from dprune.measuring.sources import Source, check_space, open_sources
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dprune.formats.arrays import Array
+    from dprune.formats.clusters import Clusters
+    from dprune.formats.provenance import Record
+    from dprune.measuring.eval_settings import Settings
+    from dprune.measuring.sources import Embedding
+    from dprune.runtime import Monitor
+
+
+@dataclass(frozen=True)
+class StatisticsFile:
+    """Where --save-stats writes the reference's statistics.
+
+    Attributes:
+        path: of the file.
+        record: provenance that it will carry.
+        overwrite: whether other statistics may be replaced.
+    """
+
+    path: Path
+    record: Record
+    overwrite: bool
+
+    def check(self) -> None:
+        """Refuse to replace another file.
+
+        Raises:
+            InputError: one stands there.
+        """
+        if not self.path.exists() or self.is_made():
+            return
+        if self.path.is_dir() or not is_statistics(self.path) or file_kind(self.path) != "tensors":
+            raise InputError(f"{self.path}: exists and is none of dprune's statistics: give another --save-stats.")
+        if not self.overwrite:
+            raise InputError(
+                f"{self.path} exists and holds other statistics: give --overwrite to replace it, or another "
+                "--save-stats."
+            )
+
+    def is_made(self) -> bool:
+        """Tell whether the file is there and holds these statistics."""
+        if file_kind(self.path) != "tensors":
+            return False
+        return not difference(read_metadata(self.path) or {}, self.record)
+
+
+@dataclass(frozen=True)
+class EvalJob(FileOutput):
+    """One evaluation.
+
+    Attributes:
+        generated: features of generated samples, or statistics of such.
+        reference: the same of what they are compared with.
+        settings: what to compute.
+        device: name of the device.
+        clusters: whose shares are compared, or None.
+        subset: ids of the reference that take part, None for all.
+        logits: of the generated samples [n, classes], None for those that their features came with.
+        statistics: where those of the reference go, or None.
+        seed: of blocks, splits, clusterings and orders.
+        tags: what the user wants to be remembered.
+    """
+
+    generated: Source | Statistics
+    reference: Source | Statistics
+    settings: Settings
+    device: str
+    clusters: Clusters | None = None
+    subset: Array | None = None
+    logits: Array | None = None
+    statistics: StatisticsFile | None = None
+    seed: int = 0
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be computed whatever the features hold.
+
+        Raises:
+            InputError: a metric that was asked for is impossible with these inputs.
+            MismatchError: the inputs speak of different datasets or features.
+            UsageError: an option has nothing to work on.
+        """
+        self._check_usage()
+        self._check_statistics()
+        self._check_logits()
+        if self.subset is not None and isinstance(self.reference, Source):
+            check_same_dataset(
+                {self.subset.name: self.subset.fingerprint, self.reference.name: self.reference.fingerprint}
+            )
+        if self.clusters is not None:
+            self._check_clusters(self.clusters)
+
+    def _check_usage(self) -> None:
+        asked = self.settings.metrics
+        for given, metric, option in ((self.clusters, "shares", "clusters"), (self.logits, "is", "logits")):
+            if given is not None and metric not in asked:
+                raise UsageError(
+                    f"--{option} is for the metric {metric!r}: add it to --metrics, or leave the option out."
+                )
+
+    def _check_statistics(self) -> None:
+        given = [side for side in (self.generated, self.reference) if isinstance(side, Statistics)]
+        if not given:
+            return
+        name = given[0].name
+        others = [metric for metric in self.settings.metrics if metric != "fid"] if self.settings.stated else []
+        if others:
+            raise InputError(f"--metrics {others[0]}: {name} holds statistics, which allow fid alone: give features.")
+        no_reference = isinstance(self.reference, Statistics)
+        options = {
+            "--clusters": self.clusters is not None,
+            "--logits": self.logits is not None,
+            "--subset": no_reference and self.subset is not None,
+            "--save-stats": no_reference and self.statistics is not None,
+            "--fid-infinity": isinstance(self.generated, Statistics) and self.settings.infinity,
+        }
+        if useless := [option for option, is_given in options.items() if is_given]:
+            raise UsageError(f"{useless[0]} takes features, and {name} holds statistics: leave it out.")
+
+    def _check_logits(self) -> None:
+        asked = self.settings.stated and "is" in self.settings.metrics
+        if asked and self.logits is None and self.generated.model not in (None, "inception"):
+            raise InputError(
+                f"--metrics is: features of {self.generated.model} come without class logits: give --logits, or "
+                "features of --model inception."
+            )
+
+    def _check_clusters(self, clusters: Clusters) -> None:
+        if not len(clusters.centroids):
+            raise InputError(f"{clusters.name}: holds no centroids, by which generated samples get their clusters.")
+        assert isinstance(self.generated, Source)
+        assert isinstance(self.reference, Source)
+        made_of = (clusters.record or {}).get("parents", {}).get("features", {}).get("provenance")
+        if made_of is None:
+            return
+        made_of = {**made_of, "fingerprint": clusters.fingerprint}
+        for side in (self.generated, self.reference):
+            try:
+                check_space({side.name: side.record, clusters.name: made_of})
+            except MismatchError as error:
+                raise MismatchError(
+                    f"{clusters.name} was made from features of another space than {side.name}: take the shares by an "
+                    f"eval of their own, with features of {made_of['options'].get('model')} and --metrics shares."
+                ) from error
+
+    @functools.cached_property
+    def record(self) -> Record:
+        """Provenance of the result."""
+        parents = {"generated": self.generated.parent, "reference": self.reference.parent}
+        given = {"clusters": self.clusters, "subset": self.subset, "logits": self.logits}
+        parents |= {role: value.as_parent() for role, value in given.items() if value is not None}
+        return make_record("eval", self.settings.options(), seed=self.seed, parents=parents, tags=self.tags)
+
+    def complete(self, output: str) -> bool:
+        """Files are published whole; statistics that are asked for must be there too."""
+        return self.statistics is None or self.statistics.is_made()
+
+    def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
+        """Compute the metrics, publish them and return the headline numbers.
+
+        Raises:
+            InputError: features cannot be used, or a metric that was asked for cannot be computed from them.
+            MismatchError: the features have different dimensions.
+            UsageError: the device is impossible.
+            Interrupted: a signal or --stop-after ended the work; features that were made stay in the cache.
+            DpruneError: out of memory on the device.
+        """
+        if self.statistics is not None:
+            self.statistics.check()
+        from dprune.measuring.evaluate import evaluate
+
+        found = evaluate(self, monitor)
+        if self.statistics is not None and found.statistics is not None:
+            found.statistics.write(self.statistics.path)
+        write_result(output, "metrics", found.metrics, found.details, found.inputs, self.record)
+        return found.summary()
+
+
+def open_eval(
+    generated: str,
+    reference: str,
+    settings: Settings,
+    embedding: Embedding,
+    *,
+    subset: str | None = None,
+    clusters: str | None = None,
+    logits: str | None = None,
+    save_stats: str | None = None,
+    output: str = STDOUT,
+    overwrite: bool = False,
+    seed: int = 0,
+    tags: Mapping[str, str] | None = None,
+) -> EvalJob:
+    """Open what `dprune eval` was given.
+
+    Raises:
+        InputError: a file is missing or not what it should be, or a metric that was asked for is impossible.
+        MismatchError: the inputs do not belong together.
+        UsageError: options contradict each other or have nothing to work on.
+    """
+    paths = {"generated": generated, "reference": reference}
+    statistics = {role: read_statistics(path) for role, path in paths.items() if is_statistics(path)}
+    known = {side.name: side.features for side in statistics.values()}
+    features = {role: path for role, path in paths.items() if role not in statistics}
+    sides: dict[str, Source | Statistics] = {**statistics, **open_sources(features, embedding, known)}
+    chosen = read_ids(subset) if subset else None
+    return EvalJob(
+        sides["generated"],
+        sides["reference"],
+        settings,
+        embedding.device,
+        read_clusters(clusters) if clusters else None,
+        chosen,
+        _read_logits(logits) if logits else None,
+        _statistics_file(save_stats, output, overwrite, sides["reference"], chosen) if save_stats else None,
+        seed,
+        tags or {},
+    )
+
+
+def _read_logits(path: str) -> Array:
+    array = read_array(path)
+    if array.values.ndim != 2 or array.values.dtype.kind != "f" or not array.values.size:
+        raise InputError(
+            f"{array.name}: logits are floats of shape [n, classes], not {array.values.dtype} of "
+            f"{list(array.values.shape)}."
+        )
+    return array
+
+
+def _statistics_file(
+    path: str, output: str, overwrite: bool, reference: Source | Statistics, subset: Array | None
+) -> StatisticsFile:
+    if path == STDOUT:
+        raise UsageError("--save-stats -: statistics go to a file beside the result: name one.")
+    if Path(path).resolve() == Path(output).resolve():
+        raise UsageError("--save-stats and -o name the same file.")
+    fingerprint = reference.fingerprint if isinstance(reference, Source) else None
+    parents = {"features": reference.parent} | ({"subset": subset.as_parent()} if subset else {})
+    record = make_record("eval statistics", {}, fingerprint=fingerprint, parents=parents)
+    return StatisticsFile(Path(path), record, overwrite)

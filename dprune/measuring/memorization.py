@@ -1,0 +1,206 @@
+"""How near generated samples come to training samples, beside yardsticks that say what is near.
+
+The yardsticks are samples that the model did not see, and as many training samples as there are generated ones, each
+compared with the rest of the training set.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dprune.errors import InputError
+from dprune.measuring.cells import Cells, default_cells
+from dprune.metrics.copying import (
+    authenticity,
+    calibrated_copies,
+    copying_test_in_cells,
+    histogram_edges,
+    mann_whitney_z,
+    summarize,
+)
+from dprune.metrics.jackknife import Blocks
+from dprune.metrics.nearest import nearest
+from dprune.metrics.rows import finite_rows
+from dprune.seeds import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from dprune.formats.provenance import Record
+    from dprune.measuring.memorization_job import Settings
+    from dprune.measuring.sides import Side
+    from dprune.measuring.training_rows import TrainingRows
+    from dprune.metrics.copying import DistanceSummary
+    from dprune.metrics.nearest import Neighbours
+    from dprune.runtime import Monitor
+
+_log = logging.getLogger("dprune")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was found.
+
+    Attributes:
+        metrics: headline numbers as a result file holds them, None for what could not be computed.
+        details: histograms, and how the tests were made.
+        found: the nearest training rows of each generated sample.
+    """
+
+    metrics: Record
+    details: Record
+    found: Neighbours
+
+
+@dataclass(frozen=True)
+class Memorization:
+    """A measurement, ready to run.
+
+    Attributes:
+        generated: generated samples.
+        train: the training samples of the model.
+        held_out: samples that the model did not see, or None.
+        settings: neighbours, cells and the like.
+        monitor: told of the progress, and asked whether to stop.
+    """
+
+    generated: Side
+    train: TrainingRows
+    held_out: Side | None
+    settings: Settings
+    monitor: Monitor
+
+    def measure(self) -> Measurement:
+        """Search, summarize and test.
+
+        Raises:
+            InputError: no training sample has finite features, or there are fewer of them than cells asked for.
+            Interrupted: the monitor asks to stop.
+        """
+        found = self._search()
+        distances = {"generated": found.distance[:, 0]}
+        if self.held_out is not None:
+            distances["held_out"] = self._to_training(self.held_out.x, "comparing held-out samples")
+        distances["train"] = self._yardstick()
+        edges = histogram_edges(list(distances.values()))
+        known = {role: summarize(values, edges) for role, values in distances.items()}
+        copying, test = self._copying_test(distances)
+        calibrated, neighbourhood = self._calibrated(found)
+        near = self._distances(known) | {"nearest_distance_mean_se": self._error(distances["generated"])}
+        metrics = {**near, **copying, "authpct": self._authpct(found), **calibrated}
+        histograms = {"edges": edges, **{role: summary.histogram for role, summary in known.items()}}
+        details = {"histograms": histograms, "copying": test, "calibrated": neighbourhood}
+        return Measurement({key: _number(value) for key, value in metrics.items()}, details, found)
+
+    def _search(self) -> Neighbours:
+        """Find the nearest training samples of each generated one."""
+        settings, train = self.settings, self.train
+        if settings.cells is not None and settings.cells > train.shape[0]:
+            raise InputError(f"--cells {settings.cells}: there are {train.shape[0]:,} training samples: lower it.")
+        neighbours = min(settings.neighbours, train.shape[0])
+        found = nearest(self.generated.x, train.stage("comparing generated samples"), neighbours)
+        train.check()
+        _check_found(found)
+        return found
+
+    def _to_training(self, x: Tensor, label: str, exclude: Tensor | None = None) -> Tensor:
+        return nearest(x, self.train.stage(label), exclude=exclude).distance[:, 0]
+
+    def _yardstick(self) -> Tensor:
+        """Return the nearest distance of random training samples to the rest of the training set."""
+        samples, device = self.train.shape[0], self.generated.x.device
+        draw = generator(self.settings.seed, "training samples as a yardstick")
+        chosen = draw.choice(samples, min(samples, len(self.generated.x)), replace=False, shuffle=False)
+        chosen.sort()
+        rows, places = torch.from_numpy(self.train.take(chosen)).to(device), torch.from_numpy(chosen).to(device)
+        kept = finite_rows(rows)
+        return self._to_training(rows[kept], "comparing training samples", places[kept])
+
+    def _copying_test(self, distances: Mapping[str, Tensor]) -> tuple[Record, Record | None]:
+        """Return the metrics of Meehan's test, None without held-out samples, and how it was made."""
+        if self.held_out is None:
+            return dict.fromkeys(("copying_c_t", "copying_z", "copying_p")), None
+        train, generated, held_out = self.train, self.generated.x, self.held_out.x
+        wanted = self.settings.cells or default_cells(len(generated), len(held_out), train.finite)
+        count = min(wanted, train.finite)
+        cells = Cells.fit(train, count, self.settings.seed, generated.device, self.monitor)
+        labels = cells.of(generated), cells.of(held_out), cells.of_training(train)
+        test = copying_test_in_cells(generated, held_out, train.stage("testing for copies"), labels)
+        if not test.cells:
+            _log.warning(
+                "the copying test says nothing: no cell has more than 20 generated and any held-out samples: "
+                "give more samples, or fewer --cells."
+            )
+        z_u = mann_whitney_z(distances["generated"], distances["held_out"])
+        made = {"cells": test.cells, "of_cells": count, "weight": test.weight, "z_u": z_u}
+        return {"copying_c_t": test.c_t, "copying_z": test.z, "copying_p": test.p}, made
+
+    def _authpct(self, found: Neighbours) -> float | None:
+        # A single training sample has no rest to be nearer to.
+        return authenticity(found, self.train.stage("authenticity")).authpct if self.train.finite > 1 else None
+
+    def _calibrated(self, found: Neighbours) -> tuple[Record, Record]:
+        """Return Carlini's count of copies, and how it was made."""
+        width, alpha = min(found.distance.shape[1], self.train.finite), self.settings.alpha
+        if width < self.settings.neighbours:
+            _log.warning("the calibrated ratio looks at %d neighbours: there are no more training samples.", width)
+        copies = calibrated_copies(found.distance[:, :width], alpha).copies if width > 1 else None
+        return {"calibrated_copies": copies}, {"neighbours": width, "alpha": alpha}
+
+    @staticmethod
+    def _distances(known: Mapping[str, DistanceSummary]) -> Record:
+        """Return the metrics that are made of nearest distances."""
+        generated, train, held_out = known["generated"], known["train"], known.get("held_out")
+        # A yardstick of copies measures nothing.
+        ratio = generated.mean / held_out.mean if held_out and held_out.mean else None
+        if held_out and held_out.zero_count:
+            _log.warning(
+                "%d held-out samples are exact copies of training samples, and are no yardstick: give samples that "
+                "the model did not see.", held_out.zero_count
+            )  # fmt: skip
+        return {
+            "nearest_distance_mean": generated.mean,
+            "nearest_distance_median": generated.median,
+            "nearest_distance_quantiles": {str(level): value for level, value in generated.quantiles.items()},
+            "zero_count": generated.zero_count,
+            "held_out_nearest_distance_mean": held_out and held_out.mean,
+            "held_out_nearest_distance_median": held_out and held_out.median,
+            "nearest_distance_ratio": ratio,
+            "train_nearest_distance_mean": train.mean,
+        }
+
+    def _error(self, distances: Tensor) -> float:
+        """Return the standard error of the mean of distances [n], those that are not finite left out."""
+        values = distances.cpu()
+        values = values[torch.isfinite(values)]
+        blocks = Blocks.draw(len(values), self.settings.seed, count=self.settings.jackknife)
+        sums = values.new_zeros(len(blocks)).index_add_(0, blocks.labels, values)
+        means = blocks.without_each(sums) / torch.tensor(blocks.remaining)
+        return blocks.estimate(float(values.mean()), means).error
+
+
+def _check_found(found: Neighbours) -> None:
+    """Warn of finite samples that no distance can be told of.
+
+    Raises:
+        InputError: these are all.
+    """
+    lost = int((found.id[:, 0] < 0).sum())
+    if lost == len(found.id):
+        raise InputError("the features are too large for distances in float32: scale all sides down by one factor.")
+    if lost:
+        _log.warning("%d generated samples have features too large for distances, and are left out.", lost)
+
+
+def _number(value: Any) -> Any:
+    """Replace what JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _number(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,216 @@
+"""Where one side of a measurement comes from: a store or an array of features, or shards whose features are made.
+
+Features that are made go to a store in the cache, named after the dataset and the options, so that no image is
+embedded twice; an interrupted one goes on. Nothing here imports torch before features are made.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dprune.embedding.job import EmbedJob
+from dprune.embedding.settings import PRECISIONS, resolve
+from dprune.errors import InputError, MismatchError, UsageError
+from dprune.formats.features import open_features
+from dprune.formats.kinds import file_kind
+from dprune.formats.provenance import digest, parent_record, without_version
+from dprune.formats.shard_index import cache_folder
+from dprune.formats.shards import open_dataset, read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dprune.embedding.settings import Settings
+    from dprune.formats.features import Features
+    from dprune.formats.provenance import Record
+    from dprune.runtime import Monitor
+
+_log = logging.getLogger("dprune")
+
+# What two sets of features must have in common to be comparable. Precision and storage change digits alone.
+SPACE = ("model", "weights", "image_size", "crop_pct", "color", "pca", "normalize")
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """How the features of shards are made, as it was asked for.
+
+    Attributes:
+        model: see `embedding.settings.parse_model`; None for that of the other side, or else `default`.
+        default: model where no side names one.
+        weights: file of the network's weights, None for the hub's.
+        image_size: side in pixels of what the network sees.
+        color: `rgb` or `grey`, for pixels.
+        precision: of the network's arithmetic.
+        device: name of the device.
+        batch_size: images in one forward pass.
+        workers: processes that decode.
+    """
+
+    model: str | None
+    default: str
+    weights: str | None = None
+    image_size: int | None = None
+    color: str | None = None
+    precision: str = "auto"
+    device: str = "auto"
+    batch_size: int = 256
+    workers: int = 0
+
+    @property
+    def stated(self) -> bool:
+        """Whether any option says how features are to be made."""
+        given = (self.model, self.weights, self.image_size, self.color)
+        return any(value is not None for value in given) or self.precision != "auto"
+
+    def settings(self, like: Record | None) -> Settings:
+        """Resolve the options.
+
+        Args:
+            like: record of the features to be compared with, whose options hold where none is stated.
+
+        Raises:
+            UsageError: the options contradict each other.
+            MismatchError: features like those cannot be made.
+        """
+        if like is None or self.model is not None:
+            return resolve(
+                self.model or self.default, weights=self.weights, image_size=self.image_size, color=self.color,
+                precision=self.precision, device=self.device,
+            )  # fmt: skip
+        known = like["options"]
+        if "pca" in known:
+            raise MismatchError(
+                "features with --pca are of a space of their own, in which no other images can be embedded: "
+                "embed both sides without --pca."
+            )
+        precision = {dtype: name for name, dtype in PRECISIONS.items()}[known["precision"]]
+        settings = resolve(
+            known["model"], weights=self.weights, image_size=self.image_size or known.get("image_size"),
+            crop_pct=known.get("crop_pct"), color=self.color or known.get("color"), normalize=known["normalize"],
+            dtype=known["dtype"], precision=precision if self.precision == "auto" else self.precision,
+            device=self.device,
+        )  # fmt: skip
+        if settings.options().get("weights") != known.get("weights"):
+            raise MismatchError(
+                f"the other side was embedded with {known['model']} and weights of SHA-256 "
+                f"{str(known.get('weights'))[:12]}: give that file by --weights."
+            )
+        return settings
+
+
+@dataclass(frozen=True)
+class Source:
+    """Features that are there, or will be.
+
+    Attributes:
+        name: what messages call it.
+        record: provenance of the features, None for those made elsewhere.
+        parent: how a record describes them as an input.
+        open: makes what is missing, and opens them.
+    """
+
+    name: str
+    record: Record | None
+    parent: Record
+    open: Callable[[Monitor], Features]
+
+    @property
+    def model(self) -> str | None:
+        """Network that made the features, None if that is not known."""
+        return self.record["options"].get("model") if self.record else None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Fingerprint of the dataset, None if that is not known."""
+        return self.record.get("fingerprint") if self.record else None
+
+
+def holds_shards(path: str) -> bool:
+    """Tell whether a path names shards, which have no features yet."""
+    if Path(path).is_dir():
+        return bool(read_manifest(path).get("kind", "shards") == "shards")
+    return file_kind(path) not in ("npy", "tensors", "zip", "json") and not path.endswith((".npy", ".safetensors"))
+
+
+def open_sources(
+    paths: Mapping[str, str], embedding: Embedding, known: Mapping[str, Record | None] | None = None
+) -> dict[str, Source]:
+    """Open the sides of a measurement and hold them together.
+
+    Args:
+        paths: by role, such as `generated`: a feature store, a .npy or .safetensors of features, or shards.
+        embedding: how the features of shards are made.
+        known: provenance by name of features that are no longer at hand, such as those behind statistics.
+
+    Raises:
+        InputError: one of them is missing or not sound.
+        MismatchError: their features are of different spaces.
+        UsageError: options about making features that make none.
+    """
+    made = {role: holds_shards(path) for role, path in paths.items()}
+    if embedding.stated and not any(made.values()):
+        raise UsageError("--model and its options are for shards, and all sides are features: leave them out.")
+    found = {role: _ready(paths[role]) for role, shards in made.items() if not shards}
+    known = dict(known or {})
+    like = next((record for record in (*(source.record for source in found.values()), *known.values()) if record), None)
+    if any(made.values()):
+        settings = embedding.settings(like)
+        found |= {role: _to_make(paths[role], settings, embedding) for role, shards in made.items() if shards}
+    sources = {role: found[role] for role in paths}
+    check_space({source.name: source.record for source in sources.values()} | known)
+    return sources
+
+
+def check_space(records: dict[str, Record | None]) -> None:
+    """Refuse features that different networks made.
+
+    Args:
+        records: provenance by name; None for features made elsewhere, which are taken as they are.
+
+    Raises:
+        MismatchError: two differ in the network, or in what it was given.
+    """
+    known = [(name, record) for name, record in records.items() if record and record.get("command") == "embed"]
+    for name, record in known[1:]:
+        first, options = known[0][1]["options"], record["options"]
+        unlike = next((key for key in SPACE if first.get(key) != options.get(key)), None)
+        if unlike is None and "pca" in options and record.get("fingerprint") != known[0][1].get("fingerprint"):
+            unlike = "pca"
+        if unlike:
+            remedy = "embed both without --pca" if unlike == "pca" else "embed both with the same options"
+            raise MismatchError(
+                f"{known[0][0]} and {name} are features of different spaces ({unlike}: {first.get(unlike)}, and "
+                f"{options.get(unlike)}): {remedy}."
+            )
+
+
+def _ready(path: str) -> Source:
+    features = open_features(path)
+    record = features.record
+    if record is not None:
+        # A store's manifest is written before all its parts are known, and cannot hold the fingerprint.
+        record = {**record, "fingerprint": features.fingerprint}
+    return Source(features.name, record, features.as_parent(), lambda monitor: features)
+
+
+def _to_make(path: str, settings: Settings, embedding: Embedding) -> Source:
+    dataset = open_dataset([path])
+    if not len(dataset):
+        raise InputError(f"{path}: holds no samples: give shards with images.")
+    job = EmbedJob(dataset, settings, 0, False, embedding.device, embedding.batch_size, embedding.workers, {})
+    content = digest([dataset.fingerprint, without_version(job.record)])
+    folder = cache_folder() / "features" / content[:32]
+
+    def open_made(monitor: Monitor) -> Features:
+        if not job.complete(str(folder)):
+            _log.info("embedding %s with %s.", dataset.title, settings.network)
+            made: dict[str, Any] = job.run(str(folder), monitor)
+            _log.debug("made %s of %s shards in %s.", made["shards_made"], made["shards"], folder)
+        return open_features(folder)
+
+    record = {**job.record, "fingerprint": dataset.fingerprint}
+    return Source(dataset.title, record, parent_record(job.record, content), open_made)

@@ -1,0 +1,120 @@
+"""Everything that a report shows, drawn once for the page and for the files beside it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dprune.reporting.curves import Colours, curve, legend
+from dprune.reporting.distributions import GROUPS, histogram_charts, prd_charts, share_charts, shares_csv
+from dprune.reporting.grouping import compare
+from dprune.reporting.measures import MEASURES, MEMORIZATION, QUALITY, SHARES
+from dprune.reporting.tables import Table, csv_table, markdown_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dprune.reporting.experiments import Point
+    from dprune.reporting.grouping import Comparison
+    from dprune.reporting.image_grid import Grid
+    from dprune.reporting.measures import Measure
+    from dprune.reporting.svg import Chart
+
+TABLES: dict[str, tuple[str, tuple[Measure, ...]]] = {
+    "quality": ("metrics", QUALITY),
+    "shares": ("metrics", SHARES),
+    "memorization": ("memorization", MEMORIZATION),
+}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the results say.
+
+    Attributes:
+        title: of the page.
+        points: one for each result.
+        grid: images, or None.
+        maps: of features.
+        clustered: whether the maps are coloured by cluster.
+        projection: of the maps.
+    """
+
+    title: str
+    points: Sequence[Point]
+    grid: Grid | None = None
+    maps: Sequence[Chart] = ()
+    clustered: bool = False
+    projection: str = "pca"
+    _charts: dict[str, list[Chart]] = field(default_factory=dict)
+
+    @functools.cached_property
+    def comparisons(self) -> dict[str, list[Comparison]]:
+        """Results that were measured alike, by kind."""
+        by_kind: dict[str, list[Point]] = {kind: [] for kind in MEASURES}
+        for point in self.points:
+            assert point.result is not None
+            by_kind[point.result.kind].append(point)
+        return {kind: compare(points) for kind, points in by_kind.items() if points}
+
+    @functools.cached_property
+    def colours(self) -> Colours:
+        """Colours of all lines."""
+        images = [self.grid.comparison] if self.grid else []
+        return Colours([*(c for found in self.comparisons.values() for c in found), *images])
+
+    def tables(self, name: str) -> list[Table]:
+        """Return the tables of one name, one for each comparison that has any of the metrics."""
+        kind, measures = TABLES[name]
+        tables = [Table.of(comparison, measures) for comparison in self.comparisons.get(kind, [])]
+        return [table for table in tables if table.measures]
+
+    def curves(self, comparison: Comparison, name: str) -> dict[str, Chart]:
+        """Return curves over the pruning ratio by metric."""
+        drawn = {measure.key: curve(comparison, measure, self.colours) for measure in TABLES[name][1]}
+        return {key: chart for key, chart in drawn.items() if chart is not None}
+
+    def distributions(self, comparison: Comparison) -> dict[str, list[Chart]]:
+        """Return charts of single cells by what they show."""
+        found = {kind: share_charts(comparison, kind, self.colours) for kind in GROUPS}
+        found["prd"] = prd_charts(comparison, self.colours)
+        found["distances"] = histogram_charts(comparison, self.colours)
+        return {name: charts for name, charts in found.items() if charts}
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files beside the page, by their path in the report's folder."""
+        found: dict[str, str] = {}
+        for name in TABLES:
+            if tables := self.tables(name):
+                found[f"{name}.md"] = "\n".join(markdown_table(table) for table in tables)
+                found[f"{name}.csv"] = csv_table(tables)
+        if shares := shares_csv(self.comparisons.get("metrics", [])):
+            found["shares-by-group.csv"] = shares
+        for kind, comparisons in self.comparisons.items():
+            for number, comparison in enumerate(comparisons, 1):
+                found |= self._drawings(kind, comparison, f"-{number}" if len(comparisons) > 1 else "")
+        for number, chart in enumerate(self.maps, 1):
+            found[f"map-{number}.svg" if len(self.maps) > 1 else "map.svg"] = chart.standalone()
+        return {path: text.encode() for path, text in found.items()} | self._pictures()
+
+    def _drawings(self, kind: str, comparison: Comparison, suffix: str) -> dict[str, str]:
+        samples = legend(comparison, self.colours)
+        found = {
+            f"curves/{key}{suffix}.svg": chart.standalone(samples)
+            for name, (of_kind, _) in TABLES.items()
+            if of_kind == kind
+            for key, chart in self.curves(comparison, name).items()
+        }
+        for name, charts in self.distributions(comparison).items():
+            for number, chart in enumerate(charts, 1):
+                shown = samples if name == "prd" else ()
+                found[f"distributions/{name}{suffix}-{number:02d}.svg"] = chart.standalone(shown)
+        return found
+
+    def _pictures(self) -> dict[str, bytes]:
+        if self.grid is None:
+            return {}
+        from dprune.reporting.image_grid import draw_grid, png
+
+        return {"images/grid.png": png(draw_grid(self.grid))}

@@ -1,0 +1,138 @@
+"""Curves of metrics over the pruning ratio: a method and its inverse in one colour, the unpruned as a level."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dprune.reporting.grouping import ratio_text
+from dprune.reporting.svg import (
+    DASHES,
+    MARKERS,
+    PALETTE,
+    Chart,
+    padded,
+    reference_sample,
+    sample,
+    tick_text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dprune.reporting.grouping import Cell, Comparison, Estimate, Line
+    from dprune.reporting.measures import Measure
+
+    Known = list[tuple[float, Estimate, Cell]]
+
+_SHAPES = ("circle", "square", "triangle", "diamond")
+_CLOSEST = 0.055
+
+
+class Colours:
+    """One colour for each family of lines, the same all over a report."""
+
+    def __init__(self, comparisons: Iterable[Comparison]) -> None:
+        """Give the families their colours in the order of the lines."""
+        families = dict.fromkeys(line.family for c in comparisons for line in c.pruned)
+        self._numbers = {family: number for number, family in enumerate(families)}
+
+    def of(self, line: Line) -> str:
+        """Return the colour's name in the style sheet."""
+        return "k" if line.is_unpruned else str(self._numbers[line.family] % PALETTE)
+
+    def shape(self, line: Line) -> str:
+        """Return the marker: by the order, and another for families whose colour was used before."""
+        turn = self._numbers.get(line.family, 0) // PALETTE
+        usual = MARKERS.get(line.order, "circle" if line.order else "diamond")
+        return _SHAPES[(_SHAPES.index(usual) + turn) % len(_SHAPES)]
+
+    @staticmethod
+    def dash(line: Line) -> str:
+        """Return the dashes of a line."""
+        return DASHES.get(line.order, "")
+
+
+def legend(comparison: Comparison, colours: Colours) -> list[tuple[str, str]]:
+    """Return a sample of each line with its label."""
+    pruned = [(sample(colours.of(x), colours.shape(x), colours.dash(x)), x.label) for x in comparison.pruned]
+    return [(reference_sample(n), line.label) for n, line in enumerate(comparison.unpruned)] + pruned
+
+
+def curve(comparison: Comparison, measure: Measure, colours: Colours) -> Chart | None:
+    """Draw one metric over the pruning ratio, None where no pruned result has it, or nothing to compare with.
+
+    Bands and bars are standard deviations over seeds; where there is one seed, bars are standard errors.
+    """
+    known = [(line, _known(line, measure.key)) for line in comparison.pruned]
+    levels = [(line, estimate) for line in comparison.unpruned if (estimate := line.cells[0].estimate(measure.key))]
+    if not any(cells for _, cells in known) or sum(len(cells) for _, cells in known) + len(levels) < 2:
+        return None
+    ratios = sorted({ratio for _, cells in known for ratio, _, _ in cells})
+    x = (ratios[0] - 0.06, ratios[-1] + 0.06) if len(ratios) > 1 else (ratios[0] - 0.3, ratios[0] + 0.3)
+    estimates = [estimate for _, cells in known for _, estimate, _ in cells] + [estimate for _, estimate in levels]
+    bounds = [e.mean + sign * (e.spread or 0) for e in estimates for sign in (-1, 1)]
+    chart = Chart(f"{measure.name} {measure.arrow}".strip(), x, padded(bounds), label=_said(measure, known))
+    chart.grid(_ratio_ticks(ratios, x), "pruning ratio")
+    if measure.baseline is not None and chart.y[0] < measure.baseline < chart.y[1]:
+        chart.level(measure.baseline, "base")
+    for number, (line, estimate) in enumerate(levels):
+        _draw_level(chart, estimate, "ref ref2" if _place(comparison, line, number) % 2 else "ref")
+    for line, cells in known:
+        if cells:
+            _draw_line(chart, line, cells, colours)
+    return chart
+
+
+def _place(comparison: Comparison, line: Line, otherwise: int) -> int:
+    labels = [other.label for other in comparison.unpruned]
+    return labels.index(line.label) if line.label in labels else otherwise
+
+
+def _known(line: Line, key: str) -> Known:
+    return [(c.ratio, e, c) for c in line.cells if c.ratio is not None and (e := c.estimate(key)) is not None]
+
+
+def _said(measure: Measure, known: Sequence[tuple[Line, Known]]) -> str:
+    lines = [
+        f"{line.label}: {', '.join(f'{tick_text(e.mean)} at {ratio_text(ratio)}' for ratio, e, _ in cells)}"
+        for line, cells in known
+        if cells
+    ]
+    return f"{measure.name} over the pruning ratio. {'; '.join(lines)}."
+
+
+def _ratio_ticks(ratios: Sequence[float], x: tuple[float, float]) -> list[tuple[float, str]]:
+    """Name every ratio that there is room for."""
+    shown: list[float] = []
+    for ratio in ratios:
+        if not shown or (ratio - shown[-1]) / (x[1] - x[0]) > _CLOSEST * 1.6:
+            shown.append(ratio)
+    return [(ratio, ratio_text(ratio)) for ratio in shown]
+
+
+def _draw_level(chart: Chart, estimate: Estimate, css: str) -> None:
+    spread = estimate.spread
+    if spread:
+        ends = chart.x
+        upper, lower = ([(end, estimate.mean + sign * spread) for end in ends] for sign in (1, -1))
+        chart.band(upper, lower, "k")
+    chart.level(estimate.mean, css)
+
+
+def _draw_line(chart: Chart, line: Line, cells: Known, colours: Colours) -> None:
+    colour = colours.of(line)
+    if len(cells) > 1 and any(e.deviation for _, e, _ in cells):
+        upper, lower = ([(ratio, e.mean + sign * (e.deviation or 0)) for ratio, e, _ in cells] for sign in (1, -1))
+        chart.band(upper, lower, colour)
+    chart.line([(ratio, e.mean) for ratio, e, _ in cells], colour, colours.dash(line))
+    for ratio, estimate, _ in cells:
+        barred = estimate.spread if len(cells) == 1 or estimate.deviation is None else None
+        if barred:
+            chart.error(ratio, estimate.mean - barred, estimate.mean + barred, colour)
+        chart.mark(ratio, estimate.mean, colour, colours.shape(line), _tip(line, ratio, estimate))
+
+
+def _tip(line: Line, ratio: float, estimate: Estimate) -> str:
+    spread = f" ± {estimate.spread:.2g}" if estimate.spread else ""
+    seeds = f", {estimate.seeds} seeds" if estimate.seeds > 1 else ""
+    return f"{line.label}, pruned {ratio_text(ratio)}: {estimate.mean:.5g}{spread}{seeds}"

@@ -1,0 +1,195 @@
+"""A map of features in two dimensions: training samples light, generated ones marked, coloured by cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dprune.errors import InputError, MismatchError
+from dprune.formats.clusters import read_clusters
+from dprune.formats.features import open_features
+from dprune.formats.provenance import check_same_dataset
+from dprune.measuring.sources import check_space
+from dprune.reporting.experiments import point_of_images
+from dprune.reporting.svg import PALETTE, Chart, padded
+from dprune.seeds import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from dprune.formats.clusters import Clusters
+    from dprune.formats.features import Features
+
+    FloatArray = npt.NDArray[np.float64]
+    IntArray = npt.NDArray[np.int64]
+
+MOST_TRAIN, MOST_GENERATED = 2000, 500
+# t-SNE looks at distances alone, which hardly change when directions of no variance go.
+_FIRST = 50
+
+
+@dataclass(frozen=True)
+class MapInputs:
+    """What a map shows.
+
+    Attributes:
+        train: features of the training set.
+        generated: features of generated samples, each a map of its own.
+        clusters: of the training set, or None.
+        projection: `pca` or `tsne`.
+    """
+
+    train: Features
+    generated: tuple[Features, ...]
+    clusters: Clusters | None
+    projection: str
+
+    @classmethod
+    def open(cls, train: str, generated: Sequence[str], clusters: str | None, projection: str) -> MapInputs:
+        """Open features and clusters and hold them together.
+
+        Raises:
+            InputError: one of them is not what it should be.
+            MismatchError: they do not belong together.
+        """
+        features = open_features(train)
+        others = tuple(open_features(path) for path in generated)
+        check_space({other.name: other.record for other in (features, *others)})
+        for other in others:
+            if other.shape[1] != features.shape[1]:
+                raise MismatchError(
+                    f"{features.name} has {features.shape[1]:,} dimensions and {other.name} {other.shape[1]:,}: "
+                    "embed both with the same options."
+                )
+        if features.shape[1] < 2 or features.shape[0] < 3:
+            raise InputError(f"{features.name}: a map takes three samples or more of two dimensions or more.")
+        found = read_clusters(clusters) if clusters else None
+        if found is not None:
+            _check_clusters(found, features)
+        return cls(features, others, found, projection)
+
+
+def _check_clusters(clusters: Clusters, train: Features) -> None:
+    check_same_dataset({train.name: train.fingerprint, clusters.name: clusters.fingerprint})
+    if len(clusters) != train.shape[0]:
+        raise MismatchError(
+            f"{clusters.name} is of {len(clusters):,} samples and {train.name} of {train.shape[0]:,}: "
+            "give the clusters of these features."
+        )
+    if not len(clusters.centroids):
+        raise InputError(f"{clusters.name}: holds no centroids, by which generated samples get their colours.")
+    if clusters.centroids.shape[1] != train.shape[1]:
+        raise MismatchError(
+            f"{clusters.name} has centroids of {clusters.centroids.shape[1]:,} dimensions and {train.name} features of "
+            f"{train.shape[1]:,}: give the clusters of these features."
+        )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Samples that are shown: features [n, d] and clusters [n], -1 for none."""
+
+    x: FloatArray
+    group: IntArray
+
+
+def draw_maps(inputs: MapInputs) -> list[Chart]:
+    """Draw a map for each set of generated features, all with the same bounds.
+
+    Raises:
+        InputError: too few samples have features that are numbers.
+    """
+    train = _training(inputs)
+    others = [_generated(features, inputs.clusters) for features in inputs.generated]
+    placed = _project([train.x, *(other.x for other in others)], inputs.projection)
+    every = np.concatenate(placed)
+    across, up = (padded(every[:, axis].tolist(), 0.03) for axis in (0, 1))
+    titles = _titles(inputs.generated)
+    charts = []
+    for title, other, points in zip(titles, others, placed[1:], strict=True):
+        chart = Chart(title, across, up, width=360, height=340, margin=(30, 6, 8, 6),
+                      label=f"Map of training samples and {title}")  # fmt: skip
+        _dots(chart, placed[0], train.group, generated=False)
+        _dots(chart, points, other.group, generated=True)
+        charts.append(chart)
+    return charts
+
+
+def _shown(features: Features, most: int) -> tuple[FloatArray, IntArray]:
+    """Return the features of at most so many samples that have any, and their ids."""
+    count = features.shape[0]
+    draw = generator(0, "samples on a map")
+    ids = np.sort(draw.choice(count, min(most, count), replace=False)).astype(np.int64)
+    x = features.take(ids).astype(np.float64)
+    kept = np.isfinite(x).all(1)
+    if kept.sum() < 1:
+        raise InputError(f"{features.name}: no sample has features that are numbers: embed the images again.")
+    return x[kept], ids[kept]
+
+
+def _training(inputs: MapInputs) -> _Sample:
+    x, ids = _shown(inputs.train, MOST_TRAIN)
+    if len(x) < 3:
+        raise InputError(f"{inputs.train.name}: fewer than three samples have features that are numbers: embed again.")
+    group = inputs.clusters.assignment[ids].astype(np.int64) if inputs.clusters else np.full(len(ids), -1)
+    return _Sample(x, group)
+
+
+def _generated(features: Features, clusters: Clusters | None) -> _Sample:
+    x, _ = _shown(features, MOST_GENERATED)
+    if clusters is None:
+        return _Sample(x, np.zeros(len(x), dtype=np.int64))
+    import torch
+
+    from dprune.measuring.groups import nearest_centroids
+
+    return _Sample(x, nearest_centroids(torch.from_numpy(x.astype(np.float32)), clusters).numpy())
+
+
+def _project(parts: Sequence[FloatArray], projection: str) -> list[FloatArray]:
+    """Project all samples at once; the axes of PCA are those of the training set, which comes first."""
+    from sklearn.decomposition import PCA
+
+    every = np.concatenate(parts)
+    stops = np.cumsum([len(part) for part in parts])[:-1]
+    if projection == "pca":
+        placed = PCA(2, svd_solver="full").fit(parts[0]).transform(every)
+    else:
+        from sklearn.manifold import TSNE
+
+        if every.shape[1] > _FIRST and len(every) > _FIRST:
+            every = PCA(_FIRST, svd_solver="full").fit_transform(every)
+        perplexity = min(30.0, (len(every) - 1) / 3)
+        placed = TSNE(2, init="pca", random_state=0, perplexity=perplexity).fit_transform(every)
+    return np.split(placed.astype(np.float64), stops)
+
+
+def _titles(generated: Sequence[Features]) -> list[str]:
+    """Name each map by how its samples were made."""
+    from dprune.reporting.grouping import compare, ratio_text
+
+    points = [
+        point_of_images(features.name, features.record, features.as_parent()["digest"]) if features.record else None
+        for features in generated
+    ]
+    known = [point for point in points if point is not None]
+    names = {
+        point.mark: line.label if line.is_unpruned else f"{line.label}, {ratio_text(cell.ratio)}"
+        for comparison in compare(known)
+        for line, cell in comparison.cells()
+        for point in cell.points
+    }
+    return [names[point.mark] if point else f"generated {n}" for n, point in enumerate(points, 1)]
+
+
+def _dots(chart: Chart, points: FloatArray, group: IntArray, *, generated: bool) -> None:
+    if generated:
+        chart.dots(points.tolist(), "k", 6.4)
+    for number in np.unique(group).tolist():
+        colour = "f" if number < 0 else str(number % PALETTE)
+        some = points[group == number].tolist()
+        chart.dots(some, colour, 4.4 if generated else 3.0, 1.0 if generated else 0.34)

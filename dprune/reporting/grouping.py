@@ -1,0 +1,307 @@
+"""Points put together: seeds to cells, cells to lines over the pruning ratio, lines to comparisons."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from dprune.reporting.factors import ANY, OWN, Factor, Factors, agree
+from dprune.reporting.labels import Labeller
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Sequence
+
+    from dprune.reporting.experiments import Point
+
+MISSING = "\N{EN DASH}"
+_STEPS = ("train-dit", "steps")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric of one cell.
+
+    Attributes:
+        mean: over the seeds.
+        deviation: over the seeds, None for a single one.
+        error: standard error that the results state, root mean square over the seeds, None without one.
+        seeds: sets of generated samples that it is over.
+    """
+
+    mean: float
+    deviation: float | None
+    error: float | None
+    seeds: int
+
+    @property
+    def spread(self) -> float | None:
+        """What error bars show: over seeds where there are several, of the estimate otherwise."""
+        return self.error if self.deviation is None else self.deviation
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Results that differ in seeds alone.
+
+    Attributes:
+        ratio: share that was pruned, mean over the seeds, None where nothing tells.
+        points: sorted by digest.
+    """
+
+    ratio: float | None
+    points: tuple[Point, ...]
+
+    @property
+    def seeds(self) -> int:
+        """Sets of generated samples."""
+        return len({point.samples for point in self.points})
+
+    def measured(self, key: str) -> bool:
+        """Tell whether any result speaks of a metric, if only to say that it could not be computed."""
+        return any(point.result is not None and key in point.result.metrics for point in self.points)
+
+    def estimate(self, key: str) -> Estimate | None:
+        """Return the mean of a metric over the seeds, None where no result has it."""
+        values, errors = self._by_samples(key), self._by_samples(f"{key}_se")
+        if not values:
+            return None
+        error = math.sqrt(fmean(error**2 for error in errors)) if errors else None
+        return Estimate(fmean(values), stdev(values) if len(values) > 1 else None, error, len(values))
+
+    def details(self, *names: str) -> Any:
+        """Return the first of the results' details of that name, None where none has it."""
+        for point in self.points:
+            found: Any = point.result.details if point.result is not None else None
+            for name in names:
+                found = found.get(name) if isinstance(found, dict) else None
+            if found:
+                return found
+        return None
+
+    def _by_samples(self, key: str) -> list[float]:
+        """Return a value for each set of samples: measuring one twice is no second seed."""
+        found = defaultdict(list)
+        for point in self.points:
+            value = point.result.metrics.get(key) if point.result is not None else None
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                found[point.samples].append(float(value))
+        return [fmean(values) for _, values in sorted(found.items())]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method with one set of options over all pruning ratios.
+
+    Attributes:
+        label: method, order and what sets it apart from the other lines.
+        family: the label without the order, which shares a colour.
+        order: which scores were kept.
+        cells: by rising ratio.
+        unpruned: labels of the unpruned lines that were made alike.
+    """
+
+    label: str
+    family: str
+    order: str
+    cells: tuple[Cell, ...]
+    unpruned: tuple[str, ...] = ()
+
+    @property
+    def is_unpruned(self) -> bool:
+        """Whether nothing was pruned."""
+        return not self.cells[0].points[0].subset.pruned
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Lines that were measured alike.
+
+    Attributes:
+        title: what sets the measurement apart from others, empty for a single one.
+        lines: those of the unpruned first.
+        common: factors that all results share.
+    """
+
+    title: str
+    lines: tuple[Line, ...]
+    common: Factors
+
+    @property
+    def unpruned(self) -> tuple[Line, ...]:
+        """Lines of the unpruned, each of a single cell."""
+        return tuple(line for line in self.lines if line.is_unpruned)
+
+    @property
+    def pruned(self) -> tuple[Line, ...]:
+        """All other lines."""
+        return tuple(line for line in self.lines if not line.is_unpruned)
+
+    def cells(self) -> list[tuple[Line, Cell]]:
+        """Every cell with its line."""
+        return [(line, cell) for line in self.lines for cell in line.cells]
+
+
+def compare(points: Iterable[Point]) -> list[Comparison]:
+    """Group points of one kind.
+
+    Results that differ in how they were measured are never in one comparison, nor in one line or cell if any other
+    factor differs; what is left are seeds.
+    """
+    views = _views(sorted(points, key=lambda point: point.mark))
+    naming = Labeller([factors for factors, _ in views])
+    titles = [naming.name(factors) or "default" for factors, _ in views]
+    made = [_comparison(title if len(views) > 1 else "", view) for title, (_, view) in zip(titles, views, strict=True)]
+    return sorted(made, key=lambda comparison: comparison.title)
+
+
+def _views(points: Sequence[Point]) -> list[tuple[Factors, list[Point]]]:
+    """Group points by how they were measured."""
+    contradicted = _contradicted(points)
+
+    def measured(point: Point) -> Factors:
+        return point.measure | {f: v for f, v in point.optional.items() if f in contradicted}
+
+    found = _grouped([point for point in points if point.subset.given], measured)
+    for point in points:
+        if point.subset.given:
+            continue
+        # Without a subset, measuring against the training subset and against everything are the same.
+        fitting = [view for key, view in found if agree(_regardless(key), _regardless(measured(point)))]
+        if not fitting:
+            fitting = [[]]
+            found.append((measured(point), fitting[0]))
+        for view in fitting:
+            view.append(point)
+    return found
+
+
+def _contradicted(points: Sequence[Point]) -> set[Factor]:
+    """Return the options of single metrics of which results have different values, not only one or none."""
+    values = defaultdict(set)
+    for point in points:
+        for factor, value in point.optional.items():
+            values[factor].add(value)
+    return {factor for factor, known in values.items() if len(known) > 1}
+
+
+def _regardless(measured: Factors) -> Factors:
+    return {f: v for f, v in measured.items() if f.name not in (OWN, "full")}
+
+
+def _grouped(points: Sequence[Point], key: Callable[[Point], Factors]) -> list[tuple[Factors, list[Point]]]:
+    found: dict[Hashable, tuple[Factors, list[Point]]] = {}
+    for point in points:
+        factors = key(point)
+        found.setdefault(frozenset(factors.items()), (factors, []))[1].append(point)
+    return list(found.values())
+
+
+def _comparison(title: str, points: Sequence[Point]) -> Comparison:
+    points = _by_epochs(points)
+    groups = defaultdict(list)
+    for point in points:
+        groups[_line_key(point)].append(point)
+    own = {factor for point in points for factor in point.experiment if factor.name == OWN}
+    naming = Labeller([_experiment(group[0], own) for group in groups.values()])
+    methods: dict[str, list[Factors]] = defaultdict(list)
+    for group in groups.values():
+        methods[group[0].subset.method].append(group[0].selection)
+    choosing = {method: Labeller(selections) for method, selections in methods.items()}
+    lines = []
+    for group in groups.values():
+        first = group[0]
+        extras = [choosing[first.subset.method].name(first.selection), naming.name(first.experiment)]
+        lines.append(_line(group, ", ".join(extra for extra in extras if extra)))
+    lines = _distinct(lines)
+    pruned = [_with_unpruned(line, lines) for line in lines if not line.is_unpruned]
+    order = sorted([line for line in lines if line.is_unpruned], key=lambda line: line.label)
+    order += sorted(pruned, key=lambda line: (line.family.startswith("random"), line.family, line.label))
+    return Comparison(title, tuple(order), _common(points))
+
+
+def _experiment(point: Point, own: set[Factor]) -> Factors:
+    """Return how samples were made; where there is no subset, nothing can be of it."""
+    return point.experiment if point.subset.pruned else point.experiment | dict.fromkeys(own, ANY)
+
+
+def _distinct(lines: Sequence[Line]) -> list[Line]:
+    """Number the lines whose labels would be the same: what sets them apart has no name."""
+    seen: dict[str, int] = defaultdict(int)
+    found = []
+    for line in lines:
+        seen[line.label] += 1
+        mark = f" ({seen[line.label]})" if seen[line.label] > 1 else ""
+        found.append(replace(line, label=line.label + mark, family=line.family + mark))
+    return found
+
+
+def _line_key(point: Point) -> Hashable:
+    subset = point.subset
+    return subset.method, subset.order, *(frozenset(f.items()) for f in (point.experiment, point.selection))
+
+
+def _line(points: Sequence[Point], extra: str) -> Line:
+    first = points[0].subset
+    amounts: dict[Hashable, list[Point]] = defaultdict(list)
+    for point in points:
+        amounts[point.subset.axis or point.subset.ratio].append(point)
+    cells = [_cell(group) for group in amounts.values()]
+    cells.sort(key=lambda cell: (cell.ratio is None, cell.ratio or 0, cell.points[0].subset.axis))
+    name = f"{first.method} {first.order}".strip()
+    return Line(", ".join(filter(None, (name, extra))), ", ".join(filter(None, (first.method, extra))), first.order,
+                tuple(cells))  # fmt: skip
+
+
+def _cell(points: Sequence[Point]) -> Cell:
+    ratios = [point.subset.ratio for point in points]
+    known = [ratio for ratio in ratios if ratio is not None]
+    mean = float(sum(known, Fraction(0)) / len(known)) if len(known) == len(ratios) else None
+    return Cell(mean, tuple(sorted(points, key=lambda point: point.mark)))
+
+
+def _with_unpruned(line: Line, lines: Sequence[Line]) -> Line:
+    """Name the unpruned lines that were trained and sampled alike, those with the same candidates before others."""
+    first = line.cells[0].points[0]
+    alike = [other for other in lines if other.is_unpruned and _alike(first, other.cells[0].points[0])]
+    closest = [other for other in alike if agree(_candidates(first), _candidates(other.cells[0].points[0]))]
+    return replace(line, unpruned=tuple(other.label for other in closest or alike))
+
+
+def _alike(pruned: Point, unpruned: Point) -> bool:
+    return agree(pruned.experiment, unpruned.experiment, pruned.own)
+
+
+def _candidates(point: Point) -> Factors:
+    """Return what narrowed the choice before it was made."""
+    roles = ("without", "within")
+    return {f: v for f, v in point.selection.items() if len(f.path) > 1 and f.path[1].startswith(roles)}
+
+
+def _by_epochs(points: Sequence[Point]) -> list[Point]:
+    """Leave out the number of steps where all trainings made as many passes over their own training sets."""
+    known = [point.training for point in points]
+    steps = {training[0] for training in known if training}
+    if len(steps) < 2 or not all(known):
+        return list(points)
+    bounds = [((n - 1) * batch / size, n * batch / size) for n, batch, size in filter(None, known)]
+    if max(low for low, _ in bounds) >= min(high for _, high in bounds):
+        return list(points)
+    return [
+        replace(point, experiment={f: v for f, v in point.experiment.items() if (f.command, f.name) != _STEPS})
+        for point in points
+    ]
+
+
+def _common(points: Sequence[Point]) -> Factors:
+    tables = [point.measure | point.optional | point.experiment for point in points]
+    shared = {f: v for f, v in tables[0].items() if v != ANY and all(table.get(f) == v for table in tables)}
+    return dict(sorted(shared.items()))
+
+
+def ratio_text(ratio: float | None) -> str:
+    """Write a pruning ratio; a dash where it is not known."""
+    return MISSING if ratio is None else f"{ratio:.3g}"

@@ -1,0 +1,178 @@
+"""The job of `dprune report`: results read and placed, pages and files made."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from dprune.errors import UsageError
+from dprune.formats.outputs import existing_record
+from dprune.formats.provenance import make_record, parent_record
+from dprune.formats.publish import publish_bytes, publish_json
+from dprune.formats.results import read_result
+from dprune.formats.shards import MANIFEST, read_manifest
+from dprune.reporting.content import Content
+from dprune.reporting.experiments import point_of_result
+from dprune.runtime import check_stop
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dprune.formats.provenance import Record
+    from dprune.reporting.experiments import Point
+    from dprune.reporting.feature_map import MapInputs
+    from dprune.reporting.image_grid import Folder
+    from dprune.runtime import Monitor
+
+_log = logging.getLogger("dprune")
+
+PAGE = "report.html"
+TITLE, IMAGE_SEEDS, PROJECTION = "What pruning did", 4, "pca"
+
+
+@dataclass(frozen=True)
+class ReportJob:
+    """One report, its inputs read.
+
+    Attributes:
+        points: one for each result, sorted by digest.
+        title: of the page.
+        folders: of generated images.
+        image_seeds: images in a cell of the grid.
+        map_inputs: what is drawn as a map, or None.
+        tags: what the user wants to be remembered.
+    """
+
+    points: tuple[Point, ...]
+    title: str
+    folders: tuple[Folder, ...] = ()
+    image_seeds: int = IMAGE_SEEDS
+    map_inputs: MapInputs | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def record(self) -> Record:
+        """Provenance of the report."""
+        results = [parent_record(point.result.record, point.mark) for point in self.points if point.result]
+        parents = _numbered("result", results) | _numbered("images", [folder.parent for folder in self.folders])
+        options: dict[str, Any] = {"title": self.title}
+        options |= {"image_seeds": self.image_seeds} if self.folders else {}
+        if self.map_inputs is not None:
+            inputs = self.map_inputs
+            options["projection"] = inputs.projection
+            parents |= {"train": inputs.train.as_parent()}
+            parents |= _numbered("generated", [features.as_parent() for features in inputs.generated])
+            parents |= {"clusters": inputs.clusters.as_parent()} if inputs.clusters else {}
+        return make_record("report", options, parents=parents, tags=self.tags)
+
+    def existing(self, output: str) -> Record | None:
+        """Return the provenance of the report at `output`."""
+        return existing_record(output, "report")
+
+    def complete(self, output: str) -> bool:
+        """Tell whether all files that the manifest lists are there."""
+        return all((Path(output) / name).is_file() for name in _listed(output))
+
+    def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
+        """Make the whole report, publish its manifest and its files, and count what is in it.
+
+        Raises:
+            InputError: an image cannot be decoded, or details of a result are damaged.
+            Interrupted: a signal or --stop-after ended the work; nothing is written then.
+        """
+        from dprune.reporting.page import render
+
+        content = self._content(monitor)
+        found = {PAGE: render(content).encode(), **content.files()}
+        check_stop(monitor)
+        folder = Path(output)
+        for name in _listed(output):
+            (folder / name).unlink(missing_ok=True)
+        # First, so that a run that is cut off leaves a report with files missing, which the same command completes.
+        publish_json(folder / MANIFEST, {"kind": "report", "contents": sorted(found), "provenance": self.record})
+        for name, data in found.items():
+            publish_bytes(folder / name, data)
+        comparisons = [c for of_kind in content.comparisons.values() for c in of_kind]
+        lines = {line.label for comparison in comparisons for line in comparison.lines}
+        return {"results": len(self.points), "lines": len(lines), "files": len(found), "page": str(folder / PAGE)}
+
+    def _content(self, monitor: Monitor) -> Content:
+        grid, maps = None, []
+        if self.folders:
+            from dprune.reporting.image_grid import make_grid
+
+            grid = make_grid(self.folders, self.image_seeds)
+        check_stop(monitor)
+        if self.map_inputs is not None:
+            from dprune.reporting.feature_map import draw_maps
+
+            maps = draw_maps(self.map_inputs)
+        clustered = self.map_inputs is not None and self.map_inputs.clusters is not None
+        projection = self.map_inputs.projection if self.map_inputs else PROJECTION
+        return Content(self.title, self.points, grid, maps, clustered, projection)
+
+
+def open_report(
+    results: Sequence[str],
+    *,
+    title: str = TITLE,
+    images: Sequence[str] = (),
+    image_seeds: int | None = None,
+    train: str | None = None,
+    generated: Sequence[str] = (),
+    clusters: str | None = None,
+    projection: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> ReportJob:
+    """Read what `dprune report` was given; the order of results makes no difference.
+
+    Raises:
+        InputError: a file or folder is not what it should be.
+        MismatchError: features and clusters do not belong together.
+        UsageError: options lack those that they belong to.
+    """
+    if image_seeds is not None and not images:
+        raise UsageError("--image-seeds says how many images a cell shows: give --images, or leave it out.")
+    if bool(train) != bool(generated):
+        raise UsageError("--train and --generated make the map together: give both.")
+    for name, value in (("--clusters", clusters), ("--projection", projection)):
+        if value is not None and not train:
+            raise UsageError(f"{name} is for the map: give --train and --generated, too.")
+    points = _read_points(results)
+    map_inputs: MapInputs | None = None
+    folders: tuple[Folder, ...] = ()
+    if images:
+        from dprune.reporting.image_grid import open_folders
+
+        folders = open_folders(images)
+    if train:
+        from dprune.reporting.feature_map import MapInputs as Inputs
+
+        map_inputs = Inputs.open(train, generated, clusters, projection or PROJECTION)
+    return ReportJob(points, title, folders, image_seeds or IMAGE_SEEDS, map_inputs, tags or {})
+
+
+def _read_points(paths: Sequence[str]) -> tuple[Point, ...]:
+    found: dict[str, Point] = {}
+    for path in paths:
+        point = point_of_result(read_result(path))
+        if (known := found.get(point.mark)) is not None and known.result is not None:
+            _log.warning("%s says the same as %s and counts once.", path, known.result.name)
+        found.setdefault(point.mark, point)
+    return tuple(found[mark] for mark in sorted(found))
+
+
+def _numbered(role: str, parents: Sequence[Record]) -> dict[str, Record]:
+    return {f"{role} {n}" if n > 1 else role: parent for n, parent in enumerate(parents, 1)}
+
+
+def _listed(output: str) -> list[str]:
+    """Return the files that the manifest at `output` lists, those inside its folder only."""
+    if not Path(output).is_dir():
+        return []
+    names = read_manifest(output).get("contents", [])
+    paths = [PurePosixPath(name) for name in names if isinstance(name, str)]
+    return [str(path) for path in paths if not path.is_absolute() and ".." not in path.parts]

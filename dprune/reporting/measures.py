@@ -1,0 +1,80 @@
+"""The metrics that a report knows: names, which way is better, and what a reader should know of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One metric.
+
+    Attributes:
+        key: in the result file.
+        name: in tables and above curves.
+        better: `lower`, `higher`, or empty where neither is.
+        note: what it says, in one sentence.
+        baseline: value that means nothing happened, None without one.
+    """
+
+    key: str
+    name: str
+    better: str
+    note: str
+    baseline: float | None = None
+
+    @property
+    def arrow(self) -> str:
+        """An arrow that points to the better end."""
+        return {"lower": "↓", "higher": "↑"}.get(self.better, "")
+
+
+QUALITY = (
+    Measure("frechet_distance", "Fréchet distance", "lower",
+            "Distance of two Gaussians fitted to the features; biased upwards by few samples."),
+    Measure("frechet_infinity", "Fréchet distance, N→∞", "lower", "Extrapolated to infinitely many samples."),
+    Measure("inception_score", "Inception score", "higher", "Exp of the mean divergence of class predictions."),
+    Measure("precision", "Precision", "higher", "Share of generated samples inside the reference's manifold."),
+    Measure("recall", "Recall", "higher", "Share of reference samples inside the generated manifold."),
+    Measure("f_score", "F-score", "higher", "Harmonic mean of precision and recall."),
+    Measure("density", "Density", "higher", "How densely the reference surrounds generated samples."),
+    Measure("coverage", "Coverage", "higher", "Share of reference samples that have a generated one near."),
+    Measure("kid", "KID", "lower", "Unbiased squared MMD with a cubic kernel; may be below zero.", 0.0),
+    Measure("cmmd", "CMMD", "lower", "Squared MMD with a Gaussian kernel, times 1000."),
+    Measure("prd_f_8", "PRD F8", "higher", "Weighs recall over precision."),
+    Measure("prd_f_1_8", "PRD F1/8", "higher", "Weighs precision over recall."),
+    Measure("vendi", "Vendi score", "higher", "Effective number of distinct samples."),
+)  # fmt: skip
+
+MEMORIZATION = (
+    Measure("nearest_distance_mean", "Generated to training", "",
+            "Mean distance of a generated sample to its nearest training sample."),
+    Measure("held_out_nearest_distance_mean", "Held-out to training", "",
+            "The same for samples that the model did not see: the yardstick."),
+    Measure("train_nearest_distance_mean", "Training to rest", "",
+            "The same for training samples, each to the rest of the training set."),
+    Measure("nearest_distance_ratio", "Generated / held-out", "", "Below 1, generated samples are nearer than unseen.",
+            1.0),
+    Measure("nearest_distance_median", "Median distance", "", "Median of the distances of generated samples."),
+    Measure("zero_count", "Exact copies", "lower", "Generated samples at distance zero from a training sample."),
+    Measure("authpct", "AuthPct", "higher", "Percentage of generated samples that are not nearer to a training sample "
+            "than that is to the others."),
+    Measure("copying_c_t", "C_T", "", "Meehan's statistic: far below 0 is copying, far above underfitting.", 0.0),
+    Measure("copying_z", "z of C_T", "", "C_T over its deviation without copying.", 0.0),
+    Measure("calibrated_copies", "Calibrated copies", "lower",
+            "Generated samples far nearer to one training sample than to its neighbours."),
+)  # fmt: skip
+
+
+def _shares(kind: str) -> tuple[Measure, ...]:
+    name = kind.capitalize()
+    return (
+        Measure(f"{kind}_total_variation", f"{name} total variation", "lower",
+                f"Half the summed differences of {kind} shares to the reference's."),
+        Measure(f"{kind}_entropy", f"{name} entropy", "", f"Entropy of the generated {kind} shares, in nats."),
+        Measure(f"{kind}_smallest_share", f"Smallest {kind} share", "", f"Share of the {kind} that gets the least."),
+    )  # fmt: skip
+
+
+SHARES = _shares("cluster") + _shares("class")
+MEASURES = {"metrics": QUALITY + SHARES, "memorization": MEMORIZATION}

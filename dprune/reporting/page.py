@@ -1,0 +1,187 @@
+"""The report as one HTML page: no outside requests, no scripts, legible in light and dark and on a phone."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from dprune.reporting.curves import legend
+from dprune.reporting.image_grid import digest_of_seeds, png
+from dprune.reporting.measured import describe
+from dprune.reporting.svg import SHAPES, STYLE
+from dprune.reporting.tables import html_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+    from dprune.reporting.content import Content
+    from dprune.reporting.grouping import Comparison
+    from dprune.reporting.image_grid import Grid
+    from dprune.reporting.svg import Chart
+
+_HEADINGS = {
+    "quality": "Quality",
+    "shares": "Balance",
+    "memorization": "Memorization",
+}
+_CAPTIONS = {
+    "quality": "Quality of generated samples by method and pruning ratio",
+    "shares": "Shares of clusters and classes by method and pruning ratio",
+    "memorization": "Distance of generated samples to the training set by method and pruning ratio",
+}
+_NOTES = {
+    "quality": "Arrows point to the better end. Behind ± stands the standard deviation over seeds, or the standard "
+    "error where there is one seed. The best of each column at a ratio is in colour.",
+    "shares": "How generated samples spread over the clusters and classes, beside the reference.",
+    "memorization": "A generated sample that repeats a training sample is nearer to it than unseen samples are. "
+    "Compare with the held-out yardstick of the same row: pruning alone moves all distances.",
+}
+_FOLDED = 12
+# Charts in <details> are not needed to read the page.
+_OF_CELLS = {
+    "cluster": ("shares", "Share of each cluster"),
+    "class": ("shares", "Share of each class"),
+    "prd": ("quality", "Precision over recall"),
+    "distances": ("memorization", "Distances to the nearest training sample"),
+}
+
+
+def render(content: Content) -> str:
+    """Write the page."""
+    sections = [
+        (name, heading, _measures(content, name)) for name, heading in _HEADINGS.items() if content.tables(name)
+    ]
+    if content.grid is not None:
+        sections.append(("images", "Images", _images(content.grid)))
+    if content.maps:
+        sections.append(("map", "Map of features", _maps(content)))
+    sections.append(("measured", "What was measured", describe(content.comparisons)))
+    links = "".join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in sections)
+    body = "".join(f'<section id="{name}"><h2>{heading}</h2>{html}</section>' for name, heading, html in sections)
+    style = files("dprune.reporting").joinpath("page.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(content.title)}</title>'
+        f"<style>\n{style}{STYLE}\n{SHAPES}\n</style></head>\n"
+        f"<body><header><h1>{escape(content.title)}</h1>{_lead(content)}<nav><ul>{links}</ul></nav></header>\n"
+        f"<main>{body}</main>\n<footer>Made by dprune report from the provenance that the results carry. The tables "
+        "and curves are beside this page as Markdown, CSV and SVG.</footer></body></html>\n"
+    )
+
+
+def _lead(content: Content) -> str:
+    every = [comparison for found in content.comparisons.values() for comparison in found]
+    methods = len({line.label for comparison in every for line in comparison.pruned})
+    ratios = len({cell.ratio for comparison in every for line in comparison.pruned for cell in line.cells})
+    seeds = max((cell.seeds for comparison in every for _, cell in comparison.cells()), default=1)
+    parts = [_count(len(content.points), "result"), _count(methods, "pruned line"), _count(ratios, "pruning ratio")]
+    parts.append(f"up to {seeds} seeds each" if seeds > 1 else "one seed each")
+    return f'<p class="lead">{", ".join(parts)}.</p>'
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
+def _measures(content: Content, name: str) -> str:
+    parts = [f'<p class="note">{_NOTES[name]}</p>']
+    for table in content.tables(name):
+        comparison = table.comparison
+        if comparison.title:
+            parts.append(f"<h3>Measured with {escape(comparison.title)}</h3>")
+        parts.append(html_table(table, _CAPTIONS[name]))
+        curves = content.curves(comparison, name)
+        if curves:
+            parts += [_legend(comparison, content), _charts(list(curves.values()))]
+        elif all(cell.ratio is None for _, cell in comparison.cells()):
+            parts.append('<p class="note">No curves: the results do not say how much was pruned.</p>')
+        parts += [
+            _cell_charts(_OF_CELLS[kind][1], kind, charts, comparison, content)
+            for kind, charts in content.distributions(comparison).items()
+            if _OF_CELLS[kind][0] == name
+        ]
+    return "".join(parts)
+
+
+def _legend(comparison: Comparison, content: Content) -> str:
+    items = "".join(
+        f'<li><svg viewBox="0 0 34 12" aria-hidden="true">{sample}</svg>{escape(label)}</li>'
+        for sample, label in legend(comparison, content.colours)
+    )
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _charts(charts: Sequence[Chart], css: str = "") -> str:
+    figures = "".join(f"<figure>{chart.inline()}</figure>" for chart in charts)
+    return f'<div class="charts{f" {css}" if css else ""}">{figures}</div>'
+
+
+def _cell_charts(heading: str, kind: str, charts: Sequence[Chart], comparison: Comparison, content: Content) -> str:
+    keys = {
+        "prd": _legend(comparison, content),
+        "distances": _key(("generated", '<span class="swatch"></span>'), ("held-out", _stroke("line sk")),
+                          ("training, to the rest", _stroke("line sf", "2 2"))),
+    }  # fmt: skip
+    shares = _key(("generated", '<span class="swatch"></span>'), ("reference", _stroke("line sk")))
+    inside = keys.get(kind, shares) + _charts(charts, "small")
+    if len(charts) <= _FOLDED:
+        return f"<h3>{heading}</h3>{inside}"
+    return f"<details><summary>{heading} ({len(charts)} charts)</summary>{inside}</details>"
+
+
+def _key(*entries: tuple[str, str]) -> str:
+    return f'<ul class="legend">{"".join(f"<li>{swatch}{name}</li>" for name, swatch in entries)}</ul>'
+
+
+def _stroke(css: str, dash: str = "") -> str:
+    dashed = f' stroke-dasharray="{dash}"' if dash else ""
+    return f'<svg viewBox="0 0 34 12" aria-hidden="true"><path class="{css}"{dashed} d="M0 6H34"/></svg>'
+
+
+def _picture(image: Image, said: str) -> str:
+    data = base64.b64encode(png(image)).decode()
+    return (
+        f'<img src="data:image/png;base64,{data}" width="{image.width}" height="{image.height}" alt="{escape(said)}">'
+    )
+
+
+def _images(grid: Grid) -> str:
+    references = grid.unpruned()
+    heads = [
+        "<th></th>",
+        *(["<th>unpruned</th>"] if references else []),
+        *(f"<th>pruned {r}</th>" for r in grid.ratios),
+    ]
+    width, height = grid.side
+    absent = f'<div class="absent" style="width:{width}px;height:{height}px">missing</div>'
+    unpruned = "".join(_picture(image, line.label) + _caption(line.label, references) for line, image in references)
+    rows = []
+    for number, line in enumerate(grid.comparison.pruned):
+        shown = ((f"{line.label}, pruned {ratio}", grid.picture(line, ratio)) for ratio in grid.ratios)
+        cells = [f"<td>{_picture(image, said) if image else absent}</td>" for said, image in shown]
+        if references and number == 0:
+            cells.insert(0, f'<td rowspan="{len(grid.comparison.pruned)}">{unpruned}</td>')
+        rows.append(f'<tr><th scope="row">{escape(line.label)}</th>{"".join(cells)}</tr>')
+    rows = rows or [f"<tr><th></th><td>{unpruned}</td></tr>"]
+    return (
+        f'<p class="note">Every cell shows the images of the seeds {digest_of_seeds(grid.seeds)}: what differs is the '
+        f'training set.</p><div class="scroll images" tabindex="0"><table><caption>Generated images by method and '
+        f"pruning ratio</caption><thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _caption(label: str, references: Sequence[object]) -> str:
+    return f'<p class="note">{escape(label)}</p>' if len(references) > 1 else ""
+
+
+def _maps(content: Content) -> str:
+    how = "the first two principal components of the training features" if content.projection == "pca" else "t-SNE"
+    colours = "Colours are clusters, of generated samples that of the nearest centroid." if content.clustered else ""
+    return f'<p class="note">By {how}. Training samples are light, generated ones framed. {colours}</p>' + _charts(
+        content.maps
+    )

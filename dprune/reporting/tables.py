@@ -1,0 +1,190 @@
+"""Tables of a comparison: as HTML, Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from dprune.reporting.grouping import MISSING, ratio_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dprune.reporting.grouping import Cell, Comparison, Estimate, Line
+    from dprune.reporting.measures import Measure
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell of the study as a row of the table."""
+
+    line: Line
+    cell: Cell
+    estimates: tuple[Estimate | None, ...]
+
+    def count(self, role: str) -> int | None:
+        """Return the samples of one side, None where results do not agree."""
+        sides = [side for point in self.cell.points if point.result for side in point.result.inputs]
+        counts = {side.get("count") for side in sides if side["role"] == role}
+        found = counts.pop() if len(counts) == 1 else None
+        return found if isinstance(found, int) else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells, columns of metrics.
+
+    Attributes:
+        comparison: what is shown.
+        measures: columns, those that any result has.
+        rows: unpruned first, then by ratio and method.
+        best: (row, column) of the best values at their ratio.
+    """
+
+    comparison: Comparison
+    measures: tuple[Measure, ...]
+    rows: tuple[Row, ...]
+    best: frozenset[tuple[int, int]]
+
+    @classmethod
+    def of(cls, comparison: Comparison, measures: Sequence[Measure]) -> Table:
+        """Make the table of those measures that any result speaks of."""
+        cells = comparison.cells()
+        shown = tuple(measure for measure in measures if any(cell.measured(measure.key) for _, cell in cells))
+        cells.sort(key=lambda pair: (not pair[0].is_unpruned, pair[1].ratio is None, pair[1].ratio or 0))
+        rows = tuple(Row(line, cell, tuple(cell.estimate(m.key) for m in shown)) for line, cell in cells)
+        return cls(comparison, shown, rows, _best(rows, shown))
+
+
+def _best(rows: Sequence[Row], measures: Sequence[Measure]) -> frozenset[tuple[int, int]]:
+    """Mark the best of the pruned at each ratio that several have; over all ratios where none has."""
+    pruned = [number for number, row in enumerate(rows) if not row.line.is_unpruned]
+    ratios = [ratio_text(rows[number].cell.ratio) for number in pruned]
+    repeated = len(set(ratios)) < len(ratios)
+    found = set()
+    for column, measure in enumerate(measures):
+        groups: dict[str, list[tuple[float, str, int]]] = {}
+        for number, ratio in zip(pruned, ratios, strict=True):
+            estimate = rows[number].estimates[column]
+            if estimate is not None and measure.better:
+                sign = 1 if measure.better == "lower" else -1
+                entry = (sign * estimate.mean, number_text(estimate.mean), number)
+                groups.setdefault(ratio if repeated else "", []).append(entry)
+        for values in groups.values():
+            # What looks the same is equally good.
+            winner = min(values)[1]
+            if any(shown != winner for _, shown, _ in values):
+                found |= {(number, column) for _, shown, number in values if shown == winner}
+    return frozenset(found)
+
+
+def number_text(value: float) -> str:
+    """Write a number with four digits, whole ones as they are."""
+    if value == int(value) and abs(value) < 1e6:
+        return f"{int(value):,}"
+    decimals = 3 - math.floor(math.log10(abs(value)))
+    return f"{value:,.{max(0, decimals)}f}" if -5 < decimals < 8 else f"{value:.3e}"
+
+
+def _spread_text(estimate: Estimate) -> str:
+    spread = estimate.spread
+    return "" if not spread else f"±{spread:.2g}" if spread < 1e4 else f"±{spread:,.0f}"
+
+
+def _estimate_html(estimate: Estimate | None, *, best: bool) -> str:
+    if estimate is None:
+        return f'<td class="missing" title="not measured, or not computable from these samples">{MISSING}</td>'
+    mean = number_text(estimate.mean)
+    value = f"<strong>{mean}</strong>" if best else mean
+    spread = _spread_text(estimate)
+    if not spread:
+        return f"<td>{value}</td>"
+    kind = f"standard deviation over {estimate.seeds} seeds" if estimate.deviation is not None else "standard error"
+    return f'<td>{value} <span class="spread" title="{kind}">{spread}</span></td>'
+
+
+def _names(row: Row) -> tuple[str, str]:
+    return row.line.label, "0" if row.line.is_unpruned else ratio_text(row.cell.ratio)
+
+
+def html_table(table: Table, caption: str) -> str:
+    """Write a table that scrolls inside its own frame."""
+    heads = "".join(
+        f'<th scope="col" title="{escape(m.note)}">{escape(m.name)}{f" {m.arrow}" if m.arrow else ""}</th>'
+        for m in table.measures
+    )
+    lines = []
+    previous = None
+    for number, row in enumerate(table.rows):
+        label, ratio = _names(row)
+        begins = f"{'unpruned' if row.line.is_unpruned else ratio}"
+        style = ' class="first"' if previous not in (None, begins) else ""
+        previous = begins
+        values = "".join(_estimate_html(e, best=(number, c) in table.best) for c, e in enumerate(row.estimates))
+        count = row.count("generated")
+        lines.append(
+            f'<tr{style}><th scope="row">{escape(label)}</th><td>{ratio}</td><td>{row.cell.seeds}</td>'
+            f"<td>{MISSING if count is None else f'{count:,}'}</td>{values}</tr>"
+        )
+    return (
+        f'<div class="scroll" tabindex="0"><table><caption>{escape(caption)}</caption><thead><tr>'
+        '<th scope="col">Method</th><th scope="col">Pruned</th><th scope="col" title="sets of generated samples">'
+        f'Seeds</th><th scope="col" title="generated samples">N</th>{heads}</tr></thead><tbody>{"".join(lines)}'
+        "</tbody></table></div>"
+    )
+
+
+def markdown_table(table: Table) -> str:
+    """Write a table as GitHub's Markdown; best values are bold."""
+    heads = ["Method", "Pruned", "Seeds", "N", *(f"{m.name} {m.arrow}".strip() for m in table.measures)]
+    lines = [_markdown_row(heads), _markdown_row(["---", *["---:"] * (len(heads) - 1)])]
+    for number, row in enumerate(table.rows):
+        count = row.count("generated")
+        cells = [*_names(row), str(row.cell.seeds), MISSING if count is None else f"{count:,}"]
+        for column, estimate in enumerate(row.estimates):
+            mean = MISSING if estimate is None else number_text(estimate.mean)
+            shown = f"**{mean}**" if (number, column) in table.best else mean
+            cells.append(f"{shown} {_spread_text(estimate)}".strip() if estimate else shown)
+        lines.append(_markdown_row([*cells[:1], *cells[1:]]))
+    title = f"### {_markdown(table.comparison.title)}\n\n" if table.comparison.title else ""
+    return title + "\n".join(lines) + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(_markdown(cell) if n == 0 else cell for n, cell in enumerate(cells))} |"
+
+
+def _markdown(text: str) -> str:
+    """Escape what Markdown and the HTML in it would take for marks."""
+    return escape(re.sub(r"([\\`*_|\[\]])", r"\\\1", " ".join(text.split())), quote=False)
+
+
+def csv_table(tables: Sequence[Table]) -> str:
+    """Write all tables of a kind as one CSV, a row for each cell, every digit kept."""
+    measures = list(dict.fromkeys(m for table in tables for m in table.measures))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = [name for m in measures for name in (m.key, f"{m.key}_sd", f"{m.key}_se")]
+    writer.writerow(["measurement", "line", "method", "order", "pruned", "seeds", "generated", "reference", *names])
+    for table in tables:
+        for row in table.rows:
+            first = row.cell.points[0].subset
+            reference = row.count("reference" if row.count("train") is None else "train")
+            cells = [table.comparison.title, row.line.label, first.method, first.order]
+            cells = [_formula_free(cell) for cell in cells]
+            values = [row.cell.ratio, row.cell.seeds, row.count("generated"), reference]
+            for measure in measures:
+                estimate = row.cell.estimate(measure.key)
+                values += [estimate.mean, estimate.deviation, estimate.error] if estimate else [None] * 3
+            writer.writerow([*cells, *("" if value is None else value for value in values)])
+    return out.getvalue()
+
+
+def _formula_free(text: str) -> str:
+    """Keep spreadsheets from running what somebody named a method."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

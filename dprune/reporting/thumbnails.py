@@ -1,0 +1,71 @@
+"""Small pictures of samples, and the PNG files that dprune draws with them and may therefore replace."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from dprune.formats.images import BadImage, decode_image
+from dprune.formats.publish import publish_bytes
+from dprune.formats.shards import ShardReader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from dprune.formats.shards import Dataset
+
+SOFTWARE = "dprune"
+MISSING = "#d9dee4"
+
+
+def thumbnail(data: bytes, side: int) -> Image.Image:
+    """Decode an image and bring its middle square to `side` pixels; one that cannot be decoded becomes grey."""
+    try:
+        image = decode_image(data)
+    except BadImage:
+        return Image.new("RGB", (side, side), MISSING)
+    square = min(image.size)
+    left, top = (image.width - square) // 2, (image.height - square) // 2
+    # Enlarging tiny images smoothly would show detail that they do not have.
+    smooth = Image.Resampling.LANCZOS if square > side else Image.Resampling.NEAREST
+    return image.resize((side, side), smooth, (left, top, left + square, top + square))
+
+
+def thumbnails(dataset: Dataset, ids: npt.NDArray[np.int64], side: int) -> dict[int, Image.Image]:
+    """Make a thumbnail of each sample that sorted ids name.
+
+    Raises:
+        InputError: an id is outside the dataset.
+    """
+    found, first = {}, 0
+    for shard, rows, count in zip(dataset.shards, dataset.split(ids), dataset.counts, strict=True):
+        reader = ShardReader(shard, shard.index()) if len(rows) else None
+        for row in rows.tolist():
+            assert reader is not None
+            found[first + row] = thumbnail(reader.image(row), side)
+        first += count
+    return found
+
+
+def png_text(path: str) -> dict[str, str]:
+    """Return the text that a PNG carries, empty for all else."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+    except OSError:
+        return {}
+
+
+def publish_png(image: Image.Image, path: str, text: Mapping[str, str] | None = None) -> None:
+    """Publish a picture as a PNG that says that dprune drew it, and what else it is to carry."""
+    buffer, mark = io.BytesIO(), PngInfo()
+    for key, value in {"Software": SOFTWARE, **(text or {})}.items():
+        mark.add_text(key, value)
+    image.save(buffer, "PNG", optimize=True, pnginfo=mark)
+    publish_bytes(path, buffer.getvalue())

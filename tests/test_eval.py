@@ -1,0 +1,555 @@
+"""`dprune eval`, through the real command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA, Result, dprune, dprune_process, sample, write_tar
+from safetensors.numpy import load_file, save_file
+
+from dprune.formats.results import read_result
+from dprune.formats.tensors import read_metadata, write_tensors
+from dprune.measuring.eval_settings import KEYS
+from dprune.metrics import blocks as block_reader
+from dprune.metrics.inception_score import inception_score
+from dprune.metrics.jackknife import Blocks
+from dprune.metrics.manifold import manifold
+from dprune.metrics.prd import prd
+
+ORACLE = load_file(DATA / "metrics.safetensors")
+PIXELS = ("--model", "pixels", "--image-size", 4, "--workers", 0)
+
+
+def value(name: str) -> float:
+    return float(ORACLE[f"value.{name}"].item())
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Any:
+    """Write an array and return where."""
+
+    def write(name: str, values: np.ndarray) -> Path:
+        np.save(tmp_path / f"{name}.npy", values)
+        return tmp_path / f"{name}.npy"
+
+    return write
+
+
+@pytest.fixture
+def pair(save: Any) -> tuple[Path, Path]:
+    """Features of 120 generated and 90 reference samples in 6 dimensions."""
+    return save("x", normal(120, 6)), save("y", normal(90, 6, seed=1) + 0.3)
+
+
+def evaluate(*args: object) -> dict[str, Any]:
+    """The result of an eval that succeeds."""
+    found: dict[str, Any] = json.loads(dprune("eval", *args, "-o", "-").ok().out)
+    return found
+
+
+def embed(shards: Path, output: Path, *args: object) -> Path:
+    dprune("embed", shards, *PIXELS, *args, "-o", output).ok()
+    return output
+
+
+def cached(folder: Path) -> list[Path]:
+    return sorted(folder.glob("features/*/*.safetensors"))
+
+
+# Other people's numbers, through the command.
+
+
+@pytest.fixture(scope="module")
+def oracle_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("oracle")
+    for name in ("generated", "train"):
+        np.save(folder / f"{name}.npy", ORACLE[name].astype(np.float64))
+    np.save(folder / "logits.npy", ORACLE["generated_logits"])
+    np.save(folder / "first.npy", ORACLE["generated"][:240].astype(np.float64))
+    return folder
+
+
+@pytest.mark.parametrize("k", [3, 5])
+def test_numbers_are_those_of_public_implementations(oracle_files: Path, k: int) -> None:
+    files = oracle_files / "generated.npy", oracle_files / "train.npy"
+    found = evaluate(*files, "--metrics", "fid,prdc,kid,vendi", "--k", k, "--density-k", k, "--jackknife", 0)
+    metrics, vendi = found["metrics"], found["details"]["vendi"]
+    assert metrics["frechet_distance"] == pytest.approx(value("frechet_distance"), rel=1e-9)
+    assert metrics["kid"] == pytest.approx(value("kid_all_pairs_unbiased"), rel=1e-9)
+    assert metrics["vendi"] == pytest.approx(value("vendi_q1_cosine"), rel=1e-10)
+    assert metrics["vendi"] == pytest.approx(value("vendi_q1_from_kernel_matrix"), rel=1e-8)
+    assert vendi["2"]["value"] == pytest.approx(value("vendi_q2_cosine"), rel=1e-10)
+    assert round(metrics["precision"] * 1200) == round(value(f"prdc_precision_k{k}") * 1200)
+    assert round(metrics["recall"] * 1500) == round(value(f"prdc_recall_k{k}") * 1500)
+    assert round(metrics["coverage"] * 1500) == round(value(f"prdc_coverage_k{k}") * 1500)
+    assert metrics["density"] == pytest.approx(value(f"prdc_density_k{k}"), rel=1e-12)
+    if k == 3:
+        assert metrics["precision"] == pytest.approx(value("precision_k3"), rel=1e-7)
+        assert metrics["f_score"] == pytest.approx(value("f_score_k3"), rel=1e-7)
+
+
+def test_the_inception_score_takes_logits_shuffled_by_the_seed(oracle_files: Path) -> None:
+    files = oracle_files / "first.npy", oracle_files / "train.npy"
+    args = (*files, "--metrics", "is", "--logits", oracle_files / "logits.npy", "--splits", 7, "--seed", 3)
+    found, logits = evaluate(*args), torch.from_numpy(ORACLE["generated_logits"])
+    expected = inception_score(logits, 7, 3, Blocks.draw(240, 3))
+    assert found["metrics"]["inception_score"] == pytest.approx(expected.score.value, rel=1e-12)
+    assert found["metrics"]["inception_score_se"] == pytest.approx(expected.score.error, rel=1e-12)
+    assert found["details"]["inception_score"] == {"splits": 7, "deviation": pytest.approx(expected.deviation)}
+    assert inception_score(logits, 7, None).score.value != found["metrics"]["inception_score"]
+
+
+def test_every_metric_gets_the_same_blocks(pair: tuple[Path, Path]) -> None:
+    found = evaluate(*pair, "--metrics", "prdc,prd", "--seed", 5, "--jackknife", 8)["metrics"]
+    x, y = (torch.from_numpy(np.load(path)) for path in pair)
+    blocks = Blocks.draw(120, 5, count=8)
+    balls, curve = manifold(x, y, blocks=blocks), prd(x, y, 5, blocks=blocks)
+    assert found["recall_se"] == pytest.approx(balls.recall.error, rel=1e-12)
+    assert found["density_se"] == pytest.approx(balls.density.error, rel=1e-12)
+    assert found["prd_f_8"] == pytest.approx(curve.f_8.value, rel=1e-12)
+    assert found["prd_f_8_se"] == pytest.approx(curve.f_8.error, rel=1e-12)
+
+
+# What the result holds.
+
+
+def test_the_result_says_what_was_compared(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    args = ("--tag", "method=mine", "--metrics", "kid,fid", "--seed", 2, "--splits", 3)
+    dprune("eval", *pair, *args, "-o", tmp_path / "m.json").ok()
+    result = read_result(tmp_path / "m.json")
+    assert result.kind == "metrics"
+    assert list(result.metrics) == ["frechet_distance", "frechet_distance_se", "kid", "kid_se"]
+    assert [(side["role"], side["count"], side["dimension"], side["model"]) for side in result.inputs] == [
+        ("generated", 120, 6, None), ("reference", 90, 6, None)]  # fmt: skip
+    record = result.record
+    assert record["command"] == "eval"
+    assert record["options"] == {"metrics": ["fid", "kid"], "jackknife": 20, "fid_infinity": False}
+    assert (record["seed"], record["tags"]) == (2, {"method": "mine"})
+    assert {role: parent["external"] for role, parent in record["parents"].items()} == {
+        "generated": True, "reference": True}  # fmt: skip
+    assert record["parents"]["generated"]["digest"] == result.inputs[0]["digest"]
+    terms = result.details["frechet"]
+    assert terms["mean_term"] + terms["covariance_term"] == pytest.approx(result.metrics["frechet_distance"])
+
+
+def test_by_default_all_that_the_inputs_allow_is_computed(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    said = dprune("eval", *pair, "-o", tmp_path / "m.json").ok().err
+    metrics = json.loads((tmp_path / "m.json").read_text())["metrics"]
+    assert list(metrics) == [f"{key}{suffix}" for keys in KEYS.values() for key in keys for suffix in ("", "_se")]
+    assert [key for key, number in metrics.items() if number is None] == ["inception_score", "inception_score_se"]
+    assert said.count("no Inception score: ") == 1
+    assert said.count("no shares: ") == 1
+    assert "frechet distance: " in said
+
+
+def test_without_a_jackknife_there_are_no_errors(pair: tuple[Path, Path]) -> None:
+    metrics = evaluate(*pair, "--metrics", "fid,prdc,kid,cmmd,prd,vendi", "--jackknife", 0)["metrics"]
+    assert all((number is None) == key.endswith("_se") for key, number in metrics.items())
+
+
+def test_orders_of_the_vendi_score(pair: tuple[Path, Path]) -> None:
+    found = evaluate(*pair, "--metrics", "vendi", "--orders", "3,inf")
+    scores = found["details"]["vendi"]
+    assert list(scores) == ["1", "3", "inf"]
+    assert found["metrics"]["vendi"] == scores["1"]["value"] > scores["3"]["value"] > scores["inf"]["value"]
+    assert found["provenance"]["options"]["orders"] == ["1", "3", "inf"]
+
+
+def test_the_extrapolation_stands_beside_the_distance(pair: tuple[Path, Path]) -> None:
+    found = evaluate(*pair, "--metrics", "fid", "--fid-infinity")
+    metrics, line = found["metrics"], found["details"]["frechet"]["infinity"]
+    assert metrics["frechet_infinity"] < metrics["frechet_distance"] == pytest.approx(line["distances"][-1], rel=1e-9)
+    assert line["counts"][-1] == 120
+
+
+def test_json_summary_holds_the_headline_numbers(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    summary = json.loads(dprune("eval", *pair, "--json", "-o", tmp_path / "m.json").ok().out)
+    assert (summary["generated"], summary["reference"]) == (120, 90)
+    assert summary["frechet_distance"] == json.loads((tmp_path / "m.json").read_text())["metrics"]["frechet_distance"]
+
+
+# Samples that take part.
+
+
+@pytest.mark.parametrize("count", [120, 30], ids=["N above d", "N below d"])
+def test_reading_in_passing_gives_what_holding_gives(save: Any, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    # On different scales, so that a loss of digits would show.
+    scales = 10.0 ** np.linspace(-1, 1, 40)
+    x, y = normal(count, 40) * scales, normal(150, 40, seed=1) * scales
+    x[[3, 17]], y[[0, 149, 70]] = np.nan, np.inf
+    files = save("x", x), save("y", y)
+    sizes = block_reader.SIZES["cpu"]
+    monkeypatch.setitem(block_reader.SIZES, "cpu", type(sizes)(40 * 4 * 32, *list(vars(sizes).values())[1:]))
+    streamed, held = evaluate(*files, "--metrics", "fid"), evaluate(*files, "--metrics", "fid,kid")
+    for key in ("frechet_distance", "frechet_distance_se"):
+        assert streamed["metrics"][key] == pytest.approx(held["metrics"][key], rel=1e-9)
+    assert streamed["inputs"] == held["inputs"]
+    assert [(side["count"], side["dropped"]) for side in streamed["inputs"]] == [(count - 2, 2), (147, 3)]
+
+
+def test_samples_that_are_not_finite_are_left_out(save: Any, tmp_path: Path) -> None:
+    x, y = normal(60, 5), normal(50, 5, seed=1)
+    broken = x.copy()
+    broken[7], broken[20, 2] = np.nan, np.inf
+    files = save("broken", broken), save("y", y)
+    result = dprune("eval", *files, "-o", tmp_path / "m.json").ok()
+    assert result.err.count("2 of the generated samples") == 1
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert found["metrics"] == evaluate(save("kept", np.delete(x, [7, 20], 0)), files[1])["metrics"]
+
+
+def test_a_subset_narrows_the_reference(pair: tuple[Path, Path], save: Any) -> None:
+    ids = np.array([80, 3, 5, 9, 22, 23, 24, 60])
+    found = evaluate(*pair, "--metrics", "fid,kid", "--subset", save("keep", ids))
+    narrowed = evaluate(pair[0], save("narrow", np.load(pair[1])[np.sort(ids)]), "--metrics", "fid,kid")
+    assert found["metrics"] == narrowed["metrics"]
+    assert found["inputs"][1]["count"] == 8
+    assert "subset" in found["provenance"]["parents"]
+
+
+def test_float16_features_are_taken_as_they_are(save: Any) -> None:
+    x, y = normal(50, 4).astype(np.float16), normal(40, 4, seed=1).astype(np.float16)
+    half = evaluate(save("x", x), save("y", y), "--metrics", "fid,prdc,vendi")
+    wide = evaluate(save("x", x.astype(np.float64)), save("y", y.astype(np.float64)), "--metrics", "fid,prdc,vendi")
+    assert half["metrics"] == pytest.approx(wide["metrics"], rel=1e-9)
+
+
+def test_fewer_samples_than_dimensions_is_said_once_for_each_side(save: Any, tmp_path: Path) -> None:
+    files = save("x", normal(20, 30)), save("y", normal(25, 30, seed=1))
+    said = dprune("eval", *files, "--metrics", "fid,kid", "-o", tmp_path / "m.json").ok().err
+    assert said.count("20 generated samples are fewer than the 30 dimensions") == 1
+    assert said.count("25 reference samples are fewer than the 30 dimensions") == 1
+
+
+def test_constant_features(save: Any) -> None:
+    y = normal(80, 3)
+    found = evaluate(save("x", np.ones((30, 3))), save("y", y), "--metrics", "fid,prdc,kid,cmmd,prd,vendi")["metrics"]
+    expected = np.square(1 - y.mean(0)).sum() + np.trace(np.cov(y.T))
+    assert found["frechet_distance"] == pytest.approx(expected, rel=1e-9)
+    assert found["recall"] == 0
+    assert found["vendi"] == pytest.approx(1)
+
+
+def test_a_set_held_against_itself(pair: tuple[Path, Path]) -> None:
+    found = evaluate(pair[0], pair[0])["metrics"]
+    assert found["frechet_distance"] == pytest.approx(0, abs=1e-12)
+    assert [found[key] for key in ("precision", "recall", "coverage", "prd_f_8")] == [1, 1, 1, pytest.approx(1)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_handful_of_samples(save: Any, count: int) -> None:
+    found = evaluate(save("x", normal(count, 5)), save("y", normal(40, 5, seed=1)))["metrics"]
+    assert found["frechet_distance"] > 0
+    assert (found["precision"] is None) == (count < 4)
+
+
+# Statistics.
+
+
+def test_statistics_stand_for_the_reference(pair: tuple[Path, Path], save: Any, tmp_path: Path) -> None:
+    stats, keep = tmp_path / "stats.safetensors", save("keep", np.arange(10, 80))
+    args = (*pair, "--subset", keep, "--save-stats", stats)
+    whole = evaluate(*args)
+    y = np.load(pair[1])[10:80]
+    found = load_file(stats)
+    np.testing.assert_allclose(found["covariance"], np.cov(y.T), rtol=1e-12)
+    np.testing.assert_allclose(found["mean"], y.mean(0), rtol=1e-12)
+    np.savez(tmp_path / "stats.npz", mu=y.mean(0), sigma=np.cov(y.T))
+    for path, count in ((stats, 70), (tmp_path / "stats.npz", None)):
+        again = evaluate(pair[0], path)
+        for key in ("frechet_distance", "frechet_distance_se"):
+            assert again["metrics"][key] == pytest.approx(whole["metrics"][key], rel=1e-9)
+        assert again["metrics"]["kid"] is None
+        assert again["inputs"][1]["count"] == count
+    said = dprune("eval", pair[0], tmp_path / "stats.npz", "-o", tmp_path / "m.json").ok().err
+    assert "statistics allow the Fréchet distance alone" in said
+    assert "fewer" not in said
+    turned = evaluate(stats, pair[0])["metrics"]
+    assert turned["frechet_distance"] == pytest.approx(whole["metrics"]["frechet_distance"], rel=1e-9)
+    assert turned["frechet_distance_se"] is None
+
+
+def test_statistics_are_made_again_when_missing_and_replaced_only_when_told(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    output, stats = tmp_path / "m.json", tmp_path / "s.safetensors"
+    args = ("--metrics", "kid", "--save-stats", stats)
+    dprune("eval", *pair, *args, "-o", output).ok()
+    assert "up to date" in dprune("eval", *pair, *args, "-o", output).ok().err
+    stats.unlink()
+    assert "wrote" in dprune("eval", *pair, *args, "-o", output).ok().err
+    before = stats.read_bytes()
+    other = (pair[1], pair[0], *args, "-o", tmp_path / "other.json")
+    dprune("eval", *other).fails(3, str(stats), "--overwrite")
+    assert stats.read_bytes() == before
+    dprune("eval", *other, "--overwrite").ok()
+    assert stats.read_bytes() != before
+    dprune("eval", *pair, "--save-stats", pair[0], "-o", tmp_path / "new.json").fails(3, "none of dprune's statistics")
+    assert not (tmp_path / "new.json").exists()
+
+
+def test_statistics_remember_the_network(shards: Path, tmp_path: Path) -> None:
+    store, stats = embed(shards, tmp_path / "store"), tmp_path / "s.safetensors"
+    one = evaluate(shards, store, "--save-stats", stats, "--workers", 0)
+    again = evaluate(shards, stats, "--workers", 0)
+    assert again["inputs"][1]["model"] == "pixels"
+    assert again["metrics"]["frechet_distance"] == pytest.approx(one["metrics"]["frechet_distance"], abs=1e-9)
+    other = embed(shards, tmp_path / "other", "--color", "grey", "--overwrite")
+    dprune("eval", other, stats, "-o", tmp_path / "m.json").fails(3, "different spaces", "color")
+
+
+# Shares.
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_generated_samples_get_the_nearest_centroid(save: Any, tmp_path: Path, metric: str) -> None:
+    x, y = normal(200, 3) + 5, normal(300, 3, seed=1) * 2 + 5
+    files = save("x", x), save("y", y)
+    dprune("cluster", files[1], "-k", 7, "--metric", metric, "-o", tmp_path / "c.safetensors").ok()
+    found = evaluate(*files, "--metrics", "shares", "--clusters", tmp_path / "c.safetensors")
+    centroids = load_file(tmp_path / "c.safetensors")["centroids"].astype(np.float64)
+    shares = found["details"]["shares"]["cluster"]
+    for side, rows in (("generated", x), ("reference", y)):
+        if metric == "cosine":
+            rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        nearest = np.linalg.norm(rows[:, None] - centroids, axis=2).argmin(1)
+        assert shares[side] == pytest.approx((np.bincount(nearest, minlength=7) / len(rows)).tolist())
+    difference = np.abs(np.subtract(shares["generated"], shares["reference"])).sum() / 2
+    assert found["metrics"]["cluster_total_variation"] == pytest.approx(difference)
+    assert "class_entropy" not in found["metrics"]
+
+
+def test_the_reference_keeps_the_clusters_that_it_was_given(shards: Path, tmp_path: Path) -> None:
+    store, path = embed(shards, tmp_path / "store"), tmp_path / "c.safetensors"
+    dprune("cluster", store, "-k", 3, "-o", path).ok()
+    tensors, nearest = load_file(path), load_file(path)["assignment"]
+    # Another assignment than that by the centroids tells which one is used.
+    write_tensors(path, {**tensors, "assignment": (nearest + 1) % 3}, read_metadata(path) or {})
+    np.save(tmp_path / "keep.npy", np.arange(3, 15))
+    args = (store, store, "--clusters", path, "--subset", tmp_path / "keep.npy", "--metrics", "shares")
+    shares = evaluate(*args)["details"]["shares"]
+    given = np.bincount((nearest[3:15] + 1) % 3, minlength=3) / 12
+    assert shares["cluster"]["reference"] == pytest.approx(given.tolist())
+    assert shares["cluster"]["generated"] == pytest.approx((np.bincount(nearest, minlength=3) / 18).tolist())
+    assert shares["class"]["names"] == [0, 1, 2]
+    assert shares["class"]["reference"] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+
+
+def test_class_shares_need_labels_on_both_sides(tmp_path: Path) -> None:
+    x, label = normal(40, 4).astype(np.float32), np.array([7, 7, 10**12, -1] * 10)
+    save_file({"features": x, "label": label}, tmp_path / "x.safetensors")
+    save_file({"features": x, "label": np.full(40, 7)}, tmp_path / "y.safetensors")
+    found = evaluate(tmp_path / "x.safetensors", tmp_path / "y.safetensors", "--metrics", "shares")
+    shares = found["details"]["shares"]["class"]
+    assert shares["names"] == [7, 10**12]
+    assert shares["generated"] == pytest.approx([2 / 3, 1 / 3])
+    assert shares["unlabelled"] == 10
+    assert found["metrics"]["class_total_variation"] == pytest.approx(1 / 3)
+    np.save(tmp_path / "z.npy", x)
+    args = (tmp_path / "x.safetensors", tmp_path / "z.npy", "-o", tmp_path / "m.json")
+    dprune("eval", *args, "--metrics", "shares").fails(3, "--metrics shares", "labels on both sides")
+    assert "class_entropy" not in evaluate(*args[:2])["metrics"]
+
+
+def test_clusters_of_another_space_are_refused(shards: Path, tmp_path: Path) -> None:
+    store, grey = embed(shards, tmp_path / "store"), embed(shards, tmp_path / "grey", "--color", "grey")
+    dprune("cluster", grey, "-k", 2, "-o", tmp_path / "c.safetensors").ok()
+    args = ("--clusters", tmp_path / "c.safetensors", "-o", tmp_path / "m.json")
+    dprune("eval", store, store, *args).fails(3, "c.safetensors", "another space", "an eval of their own", "pixels")
+    np.save(tmp_path / "x.npy", normal(30, 5))
+    dprune("eval", tmp_path / "x.npy", tmp_path / "x.npy", *args).fails(3, "16 dimensions", "5")
+
+
+# Shards.
+
+
+def generated_shards(folder: Path, count: int = 14) -> Path:
+    for number in range(2):
+        rows = range(number * count // 2, (number + 1) * count // 2)
+        members = [part for row in rows for part in sample(f"g{row:03d}", 100 + row, row % 3)]
+        write_tar(folder / f"{number:06d}.tar", members)
+    return folder
+
+
+def test_features_of_shards_are_made_once(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("DPRUNE_CACHE", str(cache))
+    made = generated_shards(tmp_path / "generated")
+    first = dprune("eval", made, shards, *PIXELS, "-o", tmp_path / "a.json").ok()
+    assert first.err.count("embedding ") == 2
+    times = {path: path.stat().st_mtime_ns for path in cached(cache)}
+    assert len(times) == 5
+    again = dprune("eval", made, shards, *PIXELS, "--metrics", "kid", "-o", tmp_path / "b.json").ok()
+    assert "embedding " not in again.err
+    lost = next(iter(times))
+    lost.unlink()
+    dprune("eval", made, shards, *PIXELS, "--metrics", "fid", "-o", tmp_path / "c.json").ok()
+    assert {path for path in cached(cache) if path.stat().st_mtime_ns != times[path]} == {lost}
+    stores = [embed(folder, tmp_path / f"store {folder.name}") for folder in (made, shards)]
+    result, of_stores = read_result(tmp_path / "a.json"), evaluate(*stores)
+    assert result.metrics == of_stores["metrics"]
+    assert result.inputs == of_stores["inputs"]
+    assert "class_entropy" in result.metrics
+
+
+def test_shards_follow_the_model_of_the_other_side(shards: Path, tmp_path: Path) -> None:
+    store = embed(shards, tmp_path / "store", "--color", "grey")
+    found = evaluate(generated_shards(tmp_path / "generated"), store, "--workers", 0, "--metrics", "fid,kid")
+    assert [side["dimension"] for side in found["inputs"]] == [16, 16]
+    assert found["inputs"][0]["provenance"]["options"]["color"] == "grey"
+    args = ("--image-size", 5, "-o", tmp_path / "m.json")
+    dprune("eval", shards, store, *args).fails(3, "different spaces", "image_size")
+
+
+def test_missing_weights_are_named_with_the_places_searched(shards: Path, tmp_path: Path) -> None:
+    env = {"DPRUNE_WEIGHTS_DIR": str(tmp_path / "none"), "TORCH_HOME": str(tmp_path / "hub")}
+    result = dprune_process("eval", shards, shards, "--workers", 0, "-o", tmp_path / "m.json", env=env)
+    result.fails(3, "inception", "pt_inception-2015-12-05", "DPRUNE_WEIGHTS_DIR", "--weights")
+
+
+def test_a_dry_run_touches_nothing(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPRUNE_CACHE", str(tmp_path / "cache"))
+    args = (shards, shards, *PIXELS, "--save-stats", tmp_path / "s", "-o", tmp_path / "m.json")
+    plan = json.loads(dprune("eval", *args, "--dry-run").ok().out)
+    assert plan["provenance"]["parents"]["generated"]["provenance"]["command"] == "embed"
+    assert not cached(tmp_path / "cache")
+    assert not (tmp_path / "m.json").exists()
+    assert not (tmp_path / "s").exists()
+    dprune("eval", *args).ok()
+    assert json.loads((tmp_path / "m.json").read_text())["provenance"] == plan["provenance"]
+
+
+def test_a_stopped_run_writes_nothing_and_goes_on(shards: Path, tmp_path: Path) -> None:
+    args = ("eval", shards, shards, *PIXELS, "-o", tmp_path / "m.json")
+    dprune(*args, "--stop-after", "0s").fails(75, "run the same command again")
+    assert not (tmp_path / "m.json").exists()
+    dprune(*args).ok()
+
+
+# The output.
+
+
+def test_the_same_command_gives_the_same_bytes_and_is_recognised(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    dprune("eval", *pair, "-o", first).ok()
+    dprune("eval", *pair, "-o", second).ok()
+    assert first.read_bytes() == second.read_bytes()
+    assert "up to date" in dprune("eval", *pair, "-o", first).ok().err
+    dprune("eval", *pair, "--k", 4, "-o", first).fails(3, "options k: 3, not 4", "--overwrite")
+    dprune("eval", *pair, "--k", 4, "-o", first, "--overwrite").ok()
+    assert first.read_bytes() != second.read_bytes()
+
+
+def test_the_seed_moves_the_errors_and_not_the_distances(pair: tuple[Path, Path]) -> None:
+    one, other = (evaluate(*pair, "--metrics", "fid,kid", "--seed", seed)["metrics"] for seed in (0, 1))
+    for key in ("frechet_distance", "kid"):
+        assert one[key] == pytest.approx(other[key], rel=1e-12)
+        assert one[f"{key}_se"] != pytest.approx(other[f"{key}_se"], rel=1e-6)
+
+
+# What cannot be done.
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("--metrics", "fid,bogus"), 2, ("'bogus'", "vendi")),
+        (("--orders", "1,x"), 2, ("--orders", "0.5,1,2,inf")),
+        (("--orders=-1",), 2, ("--orders", "0 or more")),
+        (("--jackknife", 1), 2, ("--jackknife 1",)),
+        (("--metrics", "kid", "--fid-infinity"), 2, ("--fid-infinity", "fid")),
+        (("--metrics", "is"), 3, ("--metrics is", "--logits")),
+        (("--metrics", "shares"), 3, ("--metrics shares", "--clusters")),
+        (("--metrics", "prdc", "--k", 120), 3, ("120 generated samples", "--k")),
+        (("--metrics", "prdc", "--density-k", 90), 3, ("90 reference samples", "--density-k")),
+        (("--model", "pixels"), 2, ("--model", "all sides are features")),
+        (("--save-stats", "-"), 2, ("--save-stats",)),
+        (("--device", "cuda:99"), 2, ("--device",)),
+        (("--metrics", "fid", "--logits", "{x}"), 2, ("--logits", "'is'")),
+        (("--metrics", "is", "--logits", "{y}"), 3, ("90 rows", "120 samples")),
+        (("--metrics", "is", "--logits", "{ids}"), 3, ("logits are floats",)),
+        (("--metrics", "fid", "--clusters", "{c}"), 2, ("--clusters", "'shares'")),
+        (("--clusters", "{bare}"), 3, ("no centroids",)),
+        (("--subset", "{none}"), 3, ("no ids",)),
+        (("--subset", "{ids}"), 3, ("the id 200", "90 samples")),
+        (("--subset", "{one}", "--metrics", "fid"), 3, ("1 usable reference samples",)),
+    ],
+)
+def test_bad_options_are_one_sentence(
+    pair: tuple[Path, Path], save: Any, tmp_path: Path, args: tuple[object, ...], code: int, words: tuple[str, ...]
+) -> None:
+    files = {"x": pair[0], "y": pair[1], "none": save("none", np.arange(0)), "one": save("one", np.arange(1))}
+    files |= {"ids": save("ids", np.arange(201)), "c": tmp_path / "c", "bare": tmp_path / "bare"}
+    assignment = np.zeros(90, dtype=np.int32)
+    save_file({"assignment": assignment}, files["bare"])
+    save_file({"assignment": assignment, "centroids": normal(2, 6)}, files["c"])
+    given = (arg.format(**files) if isinstance(arg, str) else arg for arg in args)
+    dprune("eval", *pair, *given, "-o", tmp_path / "m.json").fails(code, *words)
+    assert not (tmp_path / "m.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (normal(1, 6), ("1 usable generated samples are too few",)),
+        (np.full((4, 6), np.nan), ("no generated sample has features that are numbers",)),
+        (normal(20, 7), ("7 dimensions", "the reference 6")),
+        (np.ones((20, 6), dtype=int), ("floats of shape [n, d]",)),
+    ],
+)
+def test_features_that_will_not_do(
+    pair: tuple[Path, Path], save: Any, tmp_path: Path, values: np.ndarray, words: tuple[str, ...]
+) -> None:
+    dprune("eval", save("bad", values), pair[1], "-o", tmp_path / "m.json").fails(3, *words)
+
+
+def test_statistics_allow_the_frechet_distance_alone(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", mu=np.zeros(6), sigma=np.eye(6))
+
+    def refused(code: int, *args: object) -> Result:
+        return dprune("eval", *args, "-o", tmp_path / "m.json").fails(code, "s.npz", "statistics")
+
+    refused(3, pair[0], tmp_path / "s.npz", "--metrics", "fid,kid")
+    refused(2, tmp_path / "s.npz", pair[0], "--fid-infinity")
+    refused(2, pair[0], tmp_path / "s.npz", "--save-stats", tmp_path / "t")
+    np.save(tmp_path / "ids.npy", np.arange(5))
+    refused(2, pair[0], tmp_path / "s.npz", "--subset", tmp_path / "ids.npy")
+
+
+def test_logits_of_samples_without_features_do_not_matter(pair: tuple[Path, Path], save: Any, tmp_path: Path) -> None:
+    logits, x = normal(120, 9), np.load(pair[0])
+    logits[4] = np.nan
+    args = ("--metrics", "is", "--logits", save("l", logits), "-o", tmp_path / "m.json")
+    dprune("eval", *pair, *args).fails(3, "l.npy", "logits of 1 samples")
+    x[4] = np.nan
+    dprune("eval", save("x4", x), pair[1], *args).ok()
+
+
+def test_models_that_give_no_logits_are_known_before_anything_is_made(shards: Path, tmp_path: Path) -> None:
+    args = (shards, shards, *PIXELS, "--metrics", "is", "-o", tmp_path / "m.json")
+    dprune("eval", *args, "--dry-run").fails(3, "pixels", "--logits")
+
+
+def test_a_result_that_is_up_to_date_needs_no_torch(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    dprune("eval", *pair, "--metrics", "fid", "-o", tmp_path / "m.json").ok()
+    code = (
+        "import sys\nfrom dprune.cli import cli\n"
+        f"sys.argv = ['dprune', 'eval', {str(pair[0])!r}, {str(pair[1])!r}, '--metrics', 'fid', '-o', "
+        f"{str(tmp_path / 'm.json')!r}]\n"
+        "try:\n    cli()\nfinally:\n    print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "up to date" in done.stderr
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,360 @@
+"""How results are grouped by the provenance that they carry: what makes a line, a cell, a comparison, an unpruned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from studies import TOTAL, Run, made, mark, write_memorization, write_metrics
+
+from dprune.errors import InputError
+from dprune.formats.provenance import make_record, parent_record
+from dprune.formats.results import read_result
+from dprune.reporting.experiments import point_of_result
+from dprune.reporting.grouping import compare
+
+PRUNED = Run(scores="cluster-distance")
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """Compare runs, each a Run or a Run with arguments of `write_metrics`."""
+
+    def go(*runs, write=write_metrics):
+        points = []
+        for number, run in enumerate(runs):
+            run, more = run if isinstance(run, tuple) else (run, {})
+            path = write(tmp_path / f"{number}.json", run, **more)
+            points.append(point_of_result(read_result(path)))
+        return compare(points)
+
+    return go
+
+
+def shape(comparison):
+    """Ratios by label."""
+    return {line.label: [cell.ratio for cell in line.cells] for line in comparison.lines}
+
+
+def test_ratios_make_a_line_and_orders_lines_of_one_family(compared) -> None:
+    runs = [replace(PRUNED, order=order, keep=keep) for order in ("lowest", "highest") for keep in ("0.1", "0.5")]
+    (found,) = compared(*runs, replace(PRUNED, scores="random", order="random", keep="0.5"), Run())
+    assert shape(found) == {
+        "unpruned": [0.0],
+        "cluster-distance highest": [0.5, 0.9],
+        "cluster-distance lowest": [0.5, 0.9],
+        "random": [0.5],
+    }
+    assert [line.family for line in found.pruned] == ["cluster-distance", "cluster-distance", "random"]
+    assert all(line.unpruned == ("unpruned",) for line in found.pruned)
+
+
+def test_seeds_alone_are_averaged(compared) -> None:
+    values = (10.0, 12.0, 17.0)
+    runs = [
+        (
+            replace(PRUNED, seed=n, score={"seed": n}, sample={"seeds": f"{500 * n}-{500 * n + 499}"}),
+            {"metrics": {"frechet_distance": v}},
+        )
+        for n, v in enumerate(values)
+    ]
+    (found,) = compared(*runs)
+    (cell,) = found.lines[0].cells
+    estimate = cell.estimate("frechet_distance")
+    assert cell.seeds == estimate.seeds == 3
+    assert estimate.mean == pytest.approx(13)
+    assert estimate.deviation == pytest.approx(np.std(values, ddof=1))
+
+
+def test_the_standard_error_is_stated_where_there_is_one_seed(compared) -> None:
+    (found,) = compared((PRUNED, {"metrics": {"kid": 2.0, "kid_se": 0.5, "cmmd": None, "cmmd_se": None}}))
+    cell = found.lines[0].cells[0]
+    estimate = cell.estimate("kid")
+    assert (estimate.deviation, estimate.error, estimate.spread) == (None, 0.5, 0.5)
+    assert cell.estimate("cmmd") is None
+    assert cell.measured("cmmd")
+    assert not cell.measured("vendi")
+
+
+def test_the_same_samples_measured_twice_are_no_second_seed(compared) -> None:
+    first, second = {"frechet_distance": 1.0}, {"frechet_distance": 3.0, "kid": 5.0}
+    (found,) = compared((PRUNED, {"metrics": first}), (PRUNED, {"metrics": second, "seed": 1}))
+    (cell,) = found.lines[0].cells
+    estimate = cell.estimate("frechet_distance")
+    assert (estimate.mean, estimate.deviation, estimate.seeds) == (2.0, None, 1)
+    assert cell.estimate("kid").mean == 5.0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"k": 10}, ("cluster k=24", "cluster k=10")),
+        ({"select": {"quota": "equal"}}, ("quota=equal",)),
+        ({"score": {"sigma": "0.06"}}, ("sigma=0.06",)),
+        ({"sample": {"cfg": 4.0}}, ("cfg=2.0", "cfg=4.0")),
+        ({"sample": {"seeds": "0-99"}}, ("images=500", "images=100")),
+        ({"train": {"arch": "small/2"}}, ("arch=nano/2", "arch=small/2")),
+        ({"tags": {"train-dit": {"note": "warm"}}}, ("note=warm",)),
+    ],
+)
+def test_every_other_option_makes_a_line_of_its_own(compared, change, words) -> None:
+    (found,) = compared(PRUNED, replace(PRUNED, keep="0.5"), replace(PRUNED, **change))
+    assert len(found.lines) == 2
+    assert sorted(len(line.cells) for line in found.lines) == [1, 2]
+    labels = " | ".join(line.label for line in found.lines)
+    assert all(word in labels for word in words), labels
+
+
+def test_options_are_named_with_their_command_only_where_that_is_needed(compared) -> None:
+    (found,) = compared(PRUNED, replace(PRUNED, train={"steps": 900}), replace(PRUNED, train={"lr": 1e-3}))
+    labels = [line.label for line in found.lines]
+    # `steps` is an option of three commands, `lr` of one.
+    assert "cluster-distance lowest, train-dit steps=900" in labels
+    assert "cluster-distance lowest, lr=0.001, train-dit steps=500" in labels
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "title"),
+    [
+        ({"embed": {"model": "dinov2"}}, {}, "dinov2"),
+        ({"data": "faces"}, {}, mark("faces")[:12]),
+        ({}, {"reference": parent_record(None, "cafe" * 16)}, "cafecafecafe"),
+    ],
+)
+def test_what_was_measured_otherwise_is_another_comparison(compared, change, more, title) -> None:
+    found = compared(PRUNED, (replace(PRUNED, keep="0.5", **change), more))
+    assert len(found) == 2
+    assert all(len(line.cells) == 1 for comparison in found for line in comparison.lines)
+    assert any(title in comparison.title for comparison in found)
+
+
+def test_tags_never_make_one_of_two_references(compared) -> None:
+    """Tags of a result speak for generated samples without provenance, not for what they are compared with."""
+    given = [
+        (PRUNED, {"generated": parent_record(None, g * 64), "reference": parent_record(None, r * 64),
+                  "tags": {"method": "mine", "keep": "0.25"}})
+        for g, r in (("a", "c"), ("b", "c"), ("a", "d"))
+    ]  # fmt: skip
+    found = compared(*given)
+    assert sorted(comparison.lines[0].cells[0].seeds for comparison in found) == [1, 2]
+
+
+def test_which_metrics_were_computed_sets_nothing_apart(compared) -> None:
+    few = (PRUNED, {"metrics": {"precision": 0.5}, "options": {"metrics": ["prdc"], "k": 3}})
+    (found,) = compared((PRUNED, {"metrics": {"frechet_distance": 1.0}}), few)
+    (cell,) = found.lines[0].cells
+    assert cell.estimate("precision").mean == 0.5
+    assert cell.estimate("frechet_distance").mean == 1.0
+
+
+def test_options_of_a_metric_that_contradict_are_two_comparisons(compared) -> None:
+    found = compared((PRUNED, {"options": {"k": 3}}), (PRUNED, {"options": {"k": 5}}))
+    assert sorted(comparison.title for comparison in found) == ["eval k=3", "eval k=5"]
+
+
+def test_each_unpruned_belongs_to_the_lines_that_were_made_alike(compared) -> None:
+    strong = {"sample": {"cfg": 4.0}}
+    (found,) = compared(PRUNED, replace(PRUNED, **strong), Run(), Run(**strong))
+    assert {line.label: line.unpruned for line in found.pruned} == {
+        "cluster-distance lowest, cfg=2.0": ("unpruned, cfg=2.0",),
+        "cluster-distance lowest, cfg=4.0": ("unpruned, cfg=4.0",),
+    }
+
+
+def test_keeping_everything_is_unpruned(compared) -> None:
+    """A selection of all that is not held out is the yardstick, whatever its order and groups."""
+    everything = Run(scores="random", order="random", keep="1.0", without=True)
+    (found,) = compared(everything, replace(PRUNED, without=True), replace(everything, k=10, scores="el2n"))
+    assert shape(found) == {"unpruned": [0.0], "cluster-distance lowest": [0.75]}
+    assert found.pruned[0].unpruned == ("unpruned",)
+
+
+def test_one_autoencoder_of_everything_serves_the_pruned_and_the_unpruned(compared) -> None:
+    """To the unpruned it is one of its own training set, which must not set the two apart."""
+    everything = Run(scores="random", order="random", keep="1.0", without=True)
+    shared = {"own_vae": True, "vae_of": everything}
+    (found,) = compared(replace(everything, **shared), replace(PRUNED, without=True, **shared))
+    assert found.pruned[0].unpruned == ("unpruned",)
+    (found,) = compared(replace(everything, **shared), replace(PRUNED, without=True))
+    assert found.pruned[0].unpruned == ()
+
+
+def test_the_unpruned_with_the_same_candidates_comes_first(compared) -> None:
+    everything = Run(scores="random", order="random", keep="1.0", without=True)
+    (found,) = compared(everything, Run(), replace(PRUNED, without=True), PRUNED)
+    by_label = {line.label: line for line in found.lines}
+    (without,) = [line for line in found.pruned if any("without" in f.path for f in line.cells[0].points[0].selection)]
+    assert {line.label for line in found.lines} == {
+        "unpruned", "unpruned, without select", "cluster-distance lowest", "cluster-distance lowest, without select"
+    }  # fmt: skip
+    (named,) = without.unpruned
+    assert by_label[named].cells[0].points[0].subset.given
+    (other,) = [line for line in found.pruned if line is not without]
+    assert not by_label[other.unpruned[0]].cells[0].points[0].subset.given
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_autoencoder_of_the_subset_makes_no_factor(compared, packed) -> None:
+    """The pruned shards occur again in its ancestry, at every ratio another; the unpruned still belongs to it."""
+    runs = [replace(PRUNED, keep=keep, own_vae=True, packed=packed) for keep in ("0.1", "0.5")]
+    (found,) = compared(*runs, Run())
+    assert shape(found) == {"unpruned": [0.0], "cluster-distance lowest": [0.5, 0.9]}
+    assert found.pruned[0].unpruned == ("unpruned",)
+    (found,) = compared(*runs, replace(PRUNED, keep="0.75", packed=packed), Run())
+    # An autoencoder of all data is another experiment.
+    assert shape(found)["cluster-distance lowest, vae of the training subset"] == [0.5, 0.9]
+    assert len(found.pruned) == 2
+
+
+def test_counts_are_ratios_by_what_the_model_was_trained_on(compared) -> None:
+    runs = [replace(PRUNED, keep=str(count), samples=count) for count in (200, 1000)]
+    assert shape(compared(*runs)[0]) == {"cluster-distance lowest": [0.5, 0.9]}
+    capped = [replace(PRUNED, keep=None, select={"cap": cap}, samples=cap * 10) for cap in (20, 100)]
+    assert shape(compared(*capped)[0]) == {"cluster-distance lowest": [0.5, 0.9]}
+    even = replace(PRUNED, keep=None, select={"quota": "equal"}, samples=500)
+    assert shape(compared(even)[0]) == {"cluster-distance lowest": [0.75]}
+
+
+def test_seeds_that_keep_other_counts_are_averaged(compared) -> None:
+    runs = [replace(PRUNED, keep=None, select={"quota": "equal"}, samples=n, seed=n) for n in (480, 520)]
+    (found,) = compared(*runs)
+    assert shape(found) == {"cluster-distance lowest": [pytest.approx(0.75)]}
+    assert found.lines[0].cells[0].seeds == 2
+
+
+def test_a_ratio_that_nothing_tells_is_none(compared) -> None:
+    """A packed count says neither of how many."""
+    (found,) = compared(replace(PRUNED, keep="200", samples=200, packed=True))
+    assert shape(found) == {"cluster-distance lowest": [None]}
+
+
+def test_set_algebra_over_a_choice_is_that_choice(compared) -> None:
+    chosen = PRUNED.chosen()
+    assert chosen is not None
+    outer = make_record("select", {"order": "lowest"}, parents={"within": chosen, "without": made(Run().held_out())})
+    (found,) = compared(Run(subset=made(outer), samples=450))
+    assert shape(found) == {"cluster-distance lowest": [1 - 450 / TOTAL]}
+
+
+def test_a_subset_made_elsewhere_is_a_line_by_its_digest(compared) -> None:
+    runs = [Run(subset=parent_record(None, digit * 64), samples=500) for digit in "ab"]
+    (found,) = compared(*runs)
+    assert shape(found) == {"external, subset aaaaaaaaaaaa": [0.75], "external, subset bbbbbbbbbbbb": [0.75]}
+
+
+@pytest.mark.parametrize("where", ["train-dit", "sample", "embed"])
+def test_tags_say_where_results_of_others_belong(compared, where) -> None:
+    runs = [
+        Run(subset=parent_record(None, mark(seed, keep)), seed=seed,
+            tags={where: {"method": "mine", "keep": keep, "order": "lowest", "seed": str(seed)}})
+        for seed in (1, 2) for keep in ("0.25", "0.5")
+    ]  # fmt: skip
+    (found,) = compared(*runs, Run())
+    assert shape(found) == {"unpruned": [0.0], "mine lowest": [0.5, 0.75]}
+    assert [cell.seeds for cell in found.pruned[0].cells] == [2, 2]
+    assert found.pruned[0].unpruned == ("unpruned",)
+
+
+def test_tags_at_the_selection_and_at_the_scores(compared) -> None:
+    at_select = replace(PRUNED, tags={"select": {"method": "mine"}})
+    at_score = replace(PRUNED, tags={"score": {"method": "theirs"}})
+    (found,) = compared(at_select, at_score)
+    assert shape(found) == {"mine lowest": [0.75], "theirs lowest": [0.75]}
+
+
+def test_tags_at_the_result_speak_for_plain_arrays(compared) -> None:
+    runs = [
+        (PRUNED, {"generated": parent_record(None, mark(n)), "tags": {"method": method, "keep": keep, "seed": str(n)}})
+        for n, (method, keep) in enumerate([("mine", "0.25"), ("mine", "0.25"), ("mine", "0.5"), ("unpruned", "1.0")])
+    ]
+    (found,) = compared(*runs)
+    assert shape(found) == {"unpruned": [0.0], "mine": [0.5, 0.75]}
+    assert found.pruned[0].unpruned == ("unpruned",)
+    assert found.pruned[0].cells[1].seeds == 2
+
+
+def test_tags_at_the_features_speak_for_images_of_other_tools(compared) -> None:
+    def features(n):
+        images = {"shards": parent_record(None, mark("images", n))}
+        tags = {"method": "mine", "keep": "0.25", "seed": str(n)}
+        return made(make_record("embed", {"model": "inception", "dtype": "float16"}, parents=images, tags=tags))
+
+    (found,) = compared(*((PRUNED, {"generated": features(n)}) for n in range(3)))
+    assert shape(found) == {"mine": [0.75]}
+    assert found.lines[0].cells[0].seeds == 3
+
+
+def test_a_subset_without_a_digest_is_read(compared) -> None:
+    chosen = PRUNED.chosen()
+    del chosen["digest"]
+    (found,) = compared(Run(subset=chosen))
+    assert shape(found) == {"cluster-distance lowest": [0.75]}
+
+
+def test_plain_arrays_without_tags_are_lines_by_their_digest(compared) -> None:
+    runs = [(PRUNED, {"generated": parent_record(None, digit * 64)}) for digit in "ab"]
+    (found,) = compared(*runs)
+    assert [line.label for line in found.lines] == [
+        "external, generated aaaaaaaaaaaa",
+        "external, generated bbbbbbbbbbbb",
+    ]
+    assert [line.cells[0].ratio for line in found.lines] == [None, None]
+
+
+def test_tags_of_the_autoencoder_and_the_held_out_samples_name_no_method(tmp_path: Path) -> None:
+    result = read_result(write_memorization(tmp_path / "m.json", PRUNED))
+    held_out = result.record["parents"]["held_out"]["provenance"]
+    held_out["tags"] = {"method": "held", "keep": "0.1"}
+    point = point_of_result(result)
+    assert (point.subset.method, float(point.subset.ratio)) == ("cluster-distance", 0.75)
+
+
+def test_a_tag_that_is_no_amount_is_an_error(tmp_path: Path) -> None:
+    path = write_metrics(tmp_path / "m.json", PRUNED, tags={"keep": "most"})
+    with pytest.raises(InputError, match="keep=most"):
+        point_of_result(read_result(path))
+
+
+def test_a_result_without_generated_samples_is_an_error(tmp_path: Path) -> None:
+    result = read_result(write_metrics(tmp_path / "m.json", PRUNED))
+    del result.record["parents"]["generated"]
+    with pytest.raises(InputError, match="generated"):
+        point_of_result(result)
+
+
+def test_trainings_of_equal_epochs_make_one_line(compared) -> None:
+    """--epochs is recorded as steps, of which a smaller training set has fewer."""
+    runs = [replace(PRUNED, keep=keep, train={"steps": steps}) for keep, steps in (("0.25", 79), ("0.5", 157))]
+    unpruned = Run(train={"steps": 313})
+    (found,) = compared(*runs, unpruned)
+    assert shape(found) == {"unpruned": [0.0], "cluster-distance lowest": [0.5, 0.75]}
+    assert found.pruned[0].unpruned == ("unpruned",)
+    (found,) = compared(*runs, replace(unpruned, train={"steps": 999}))
+    assert len(found.pruned) == 2
+
+
+def test_memorization_of_the_subset_and_of_everything_are_apart(compared) -> None:
+    full = {"options": {"full": True}}
+    found = compared(PRUNED, (PRUNED, full), Run(), write=write_memorization)
+    assert [[line.label for line in comparison.lines] for comparison in found] == [
+        ["unpruned", "cluster-distance lowest"]
+    ] * 2
+    assert sorted(comparison.title for comparison in found) == ["default", "full=yes"]
+
+
+def test_eval_against_the_training_subset_is_apart(compared) -> None:
+    own = [(run, {"subset": run.chosen()}) for run in (PRUNED, replace(PRUNED, keep="0.5"))]
+    found = compared(*own, PRUNED, Run())
+    assert sorted(shape(comparison)["cluster-distance lowest"] for comparison in found) == [[0.5, 0.75], [0.75]]
+    assert all(comparison.unpruned for comparison in found)
+
+
+def test_the_order_of_results_makes_no_difference(compared) -> None:
+    def marks(*runs):
+        (found,) = compared(*runs)
+        return [(line.label, [point.mark for cell in line.cells for point in cell.points]) for line in found.lines]
+
+    runs = [replace(PRUNED, keep=keep, seed=seed) for keep in ("0.25", "0.5") for seed in (0, 1)]
+    assert marks(*runs, Run()) == marks(Run(), *reversed(runs)) != marks(*runs)
