@@ -2,16 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dprune import options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dprune.delivery import Delivery
+    from dprune.scoring.settings import Settings
 
 OUTPUT = "The scores: a .npy file, or - for stdout."
+FILE = "The scores: a .npy file; standard errors go to X.se.npy beside X.npy."
+
+
+def at_noise(weights: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options of scores by models; they reach the command as one `settings`, `device` as it is.
+
+    Args:
+        weights: which of a checkpoint's are the default.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def command(*, sigma: str, draws: int, seed: int, precision: str, device: str, **kwargs: Any) -> None:
+            from dprune.scoring.settings import resolve
+
+            function(settings=resolve(sigma, draws, seed, precision, device), device=device, **kwargs)
+
+        return options.apply(
+            click.option("--sigma", default=".06", show_default=True, metavar="X,...",
+                         help="Noise levels, from above 0 (clean) to 1 (noise)."),
+            click.option("--draws", type=click.IntRange(min=1), metavar="N", default=8, show_default=True,
+                         help="Noises at each level, shared by all samples: 1, or an even number, in pairs."),
+            click.option("--weights", type=click.Choice(["ema", "raw"]), default=weights, show_default=True,
+                         help="Which weights of a checkpoint."),
+            click.option("--precision", type=click.Choice(["auto", "bf16", "tf32", "fp32"]), default="auto",
+                         show_default=True, help="Arithmetic; auto is bf16 on a GPU."),
+            click.option("--compile/--no-compile", "compiles", default=None,
+                         help="Compile the model's blocks.  [default: on a GPU]"),
+            click.option("--batch-size", type=click.IntRange(min=1), metavar="N", default=128, show_default=True,
+                         help="Samples in one pass through the device."),
+            options.seed,
+            options.device,
+        )(command)  # fmt: skip
+
+    return decorate
+
+
+latents = click.argument("latents", metavar="LATENTS")
+subset = click.option("--subset", metavar="FILE", help="Score these ids (.npy) alone; the others get NaN.")
+per_sigma = click.option("--per-sigma", is_flag=True, help="Write the scores at each noise level, too: X.s0.06.npy.")
+checkpoints = click.option("--checkpoints", metavar="WHICH", default="all", show_default=True,
+                           help="all, the last N, or those of epochs A:B.")  # fmt: skip
+model = click.option("--model", required=True, metavar="FILE",
+                     help="The model.safetensors or a checkpoint of train-dit, or a DiT or SiT.")  # fmt: skip
 
 
 @click.group()
@@ -25,6 +73,12 @@ def command() -> None:
     Examples:
       dprune score cluster-distance clusters.safetensors -o distance.npy
       dprune score random features --seed 1 -o random.npy
+      dprune score el2n latents --model run/model.safetensors -o el2n.npy
+      dprune score grand latents --model run/model.safetensors --el2n el2n.npy -o grand.npy
+      dprune score grand latents --model run/model.safetensors --sigma .06,.29 --draws 16 --per-sigma -o grand.npy
+      dprune score monotonicity latents run --losses losses.npy -o monotonicity.npy
+      dprune score moso latents folds/* --checkpoints 3 -o moso.npy
+      torchrun --nproc-per-node 8 -m dprune score grand latents --model run/model.safetensors -o grand.npy
     """
 
 
@@ -53,3 +107,89 @@ def cluster_distance(delivery: Delivery, clusters: str) -> None:
     from dprune.pruning.scores import DistanceScores
 
     delivery.deliver(DistanceScores.open(clusters, delivery.tags))
+
+
+@command.command("el2n")
+@latents
+@model
+@subset
+@per_sigma
+@at_noise("ema")
+@options.delivers(FILE, can_stop=True, shares_work=True)
+def el2n(delivery: Delivery, *, latents: str, model: str, settings: Settings, **kwargs: Any) -> None:
+    """Score by the loss of a diffusion transformer: the mean over the draws.
+
+    LATENTS is the latent store of the samples. Where there are several noise levels, each one's losses are divided by
+    their standard deviation over the samples. A rerun goes on where the last one ended; processes with RANK and
+    WORLD_SIZE set share the samples, and the last one to end writes the scores.
+    """
+    from dprune.scoring.job import prepare
+
+    job = prepare("el2n", latents, model, settings, overwrite=delivery.overwrite, tags=delivery.tags, **kwargs)
+    delivery.deliver(job)
+
+
+@command.command("grand")
+@latents
+@model
+@click.option("--el2n", metavar="FILE", help="Write EL2N, which the same passes give, too.")
+@subset
+@per_sigma
+@at_noise("ema")
+@options.delivers(FILE, can_stop=True, shares_work=True)
+def grand(delivery: Delivery, *, latents: str, model: str, settings: Settings, **kwargs: Any) -> None:
+    """Score by the norm of the gradient of the loss over all weights: the mean over the draws.
+
+    LATENTS is the latent store of the samples. Otherwise as el2n, which takes about half the time.
+    """
+    from dprune.scoring.job import prepare
+
+    job = prepare("grand", latents, model, settings, overwrite=delivery.overwrite, tags=delivery.tags, **kwargs)
+    delivery.deliver(job)
+
+
+@command.command("monotonicity")
+@latents
+@click.argument("run", metavar="RUN")
+@click.option("--losses", metavar="FILE", help="Write the losses by each checkpoint, too: a .npy file [N, K].")
+@checkpoints
+@subset
+@at_noise("raw")
+@options.delivers(FILE, can_stop=True, shares_work=True)
+def monotonicity(delivery: Delivery, *, latents: str, run: str, settings: Settings, **kwargs: Any) -> None:
+    """Score by how often the loss rose from one checkpoint to the next: a share, from 0 to 1.
+
+    LATENTS is the latent store of the samples, RUN the folder of a training with --save-every. The loss is the mean
+    over the draws at one noise level, by the raw weights, since averages hide the rises. Shares are often equal:
+    dprune select breaks ties by chance. The losses themselves serve other rules, such as their variance.
+    """
+    from dprune.scoring.monotonicity_job import prepare
+
+    delivery.deliver(prepare(latents, run, settings, overwrite=delivery.overwrite, tags=delivery.tags, **kwargs))
+
+
+@command.command("moso")
+@latents
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--form", type=click.Choice(["exact", "first-order"]), default="exact", show_default=True,
+              help="All terms, or the dot with the mean gradient alone.")  # fmt: skip
+@click.option("--normalize", type=click.Choice(["zscore", "none"]), default="zscore", show_default=True,
+              help="Scale the scores of each fold to mean 0 and deviation 1, or leave them.")  # fmt: skip
+@click.option("--only-fold", type=click.IntRange(min=0), metavar="I",
+              help="Measure this fold alone, for array jobs; its run is enough.")  # fmt: skip
+@checkpoints
+@click.option("--subset", metavar="FILE", help="Ids (.npy) that the runs were trained on by their --subset.")
+@at_noise("ema")
+@options.delivers(FILE, can_stop=True, shares_work=True)
+def moso(delivery: Delivery, *, latents: str, runs: tuple[str, ...], settings: Settings, **kwargs: Any) -> None:
+    """Score by how much the loss over the other samples would rise without a sample (moving one sample out).
+
+    LATENTS is the latent store that the RUNs were trained on, each on a fold of it (train-dit --fold I/N with
+    --save-every), or one RUN on all of it. Samples are scored by their own fold's run, as the mean over its
+    checkpoints. Of each checkpoint the mean gradient comes first, then norms and dots with it, in about twice the
+    time of grand. A rerun goes on where the last one ended; processes with RANK and WORLD_SIZE set share folds and
+    checkpoints.
+    """
+    from dprune.scoring.moso_job import prepare
+
+    delivery.deliver(prepare(latents, runs, settings, overwrite=delivery.overwrite, tags=delivery.tags, **kwargs))

@@ -1,0 +1,1 @@
+"""Scores by models: what networks say of every sample of a latent store."""

@@ -1,0 +1,668 @@
+"""dprune score monotonicity and moso: numbers, folds, checkpoints, ranks, interruptions and what does not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA, dprune, dprune_process
+from safetensors.torch import load_file
+from stores import latent_store
+from test_score_models import StopsAfter, catches_sigterm
+from test_slurm import EXAMPLES, cluster, submit  # noqa: F401 - cluster is a fixture
+
+from dprune.errors import Interrupted, UsageError
+from dprune.flow import flow_loss
+from dprune.formats.arrays import read_array, write_array
+from dprune.formats.latents import open_latents
+from dprune.formats.provenance import make_record
+from dprune.models.dit import DiT, DiTConfig
+from dprune.models.dit_files import load_dit
+from dprune.models.files import ModelFile, publish_model
+from dprune.pruning.gradients import SampleGradients
+from dprune.scoring import moso_job
+from dprune.scoring import progress as progress_module
+from dprune.scoring.checkpoints import Wanted, _expected, open_run
+from dprune.scoring.monotonicity import rises
+from dprune.scoring.moso import moso, standardized
+from dprune.scoring.reliability import split_half
+from dprune.scoring.scorer import noise_bank
+from dprune.scoring.settings import Settings, resolve
+from dprune.training.dit_settings import Fold
+
+CPU = torch.device("cpu")
+COUNT, FOLDS = 33, 3
+SMALL = ("--arch", "nano/2", "--batch-size", "6", "--lr", "3e-3", "--save-every", "epoch", "--device", "cpu")
+
+
+def train(store, run, *args):
+    dprune("train-dit", store, *SMALL, "-o", run, *args).ok()
+    return run
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    return latent_store(tmp_path_factory.mktemp("dynamics") / "latents", vae="beef")
+
+
+@pytest.fixture(scope="session")
+def run(store):
+    return train(store, store.with_name("run"), "--epochs", "4")
+
+
+@pytest.fixture(scope="session")
+def folds(store):
+    return [train(store, store.with_name(f"fold{i}"), "--epochs", "2", "--fold", f"{i}/{FOLDS}", "--seed", i)
+            for i in range(FOLDS)]  # fmt: skip
+
+
+@pytest.fixture
+def score(store, tmp_path):
+    def scored(method, runs, output, *args, latents=store):
+        runs = runs if isinstance(runs, list) else [runs]
+        return dprune("score", method, latents, *runs, "-o", tmp_path / output, "--device", "cpu", *args)
+
+    return scored
+
+
+def scores(path):
+    return read_array(path).values
+
+
+def written(folder):
+    return sorted(path.name for path in folder.iterdir() if path.suffix == ".npy" or path.name.startswith("."))
+
+
+def steps(run):
+    return sorted((run / "checkpoints").iterdir())
+
+
+def network_of(path, weights):
+    """A checkpoint's network in float64."""
+    network = load_dit(path, CPU).model
+    if weights == "raw":
+        network.load_state_dict(ModelFile.open(path).state("raw."))
+    network = network.double().requires_grad_(True)
+    network.pos_embed.requires_grad_(False)
+    return network
+
+
+def samples(store):
+    """Normalised latents [N, 3, 4, 4] in float64, and labels."""
+    latents = open_latents(store)
+    codes = torch.from_numpy(np.concatenate(latents.mapped("codes")).astype(np.int64))
+    table = (torch.from_numpy(latents.codebook) - torch.from_numpy(latents.mean)) / torch.from_numpy(latents.std)
+    return table[codes].transpose(1, 2).unflatten(2, (4, 4)).double(), torch.from_numpy(latents.labels())
+
+
+def draws_of(settings):
+    """Noise level and noise of each draw, [S * M]."""
+    bank = noise_bank(settings, (3, 4, 4), CPU).double()
+    return [(sigma, drawn) for sigma, level in zip(settings.sigmas, bank, strict=True) for drawn in level]
+
+
+def losses_of(store, path, settings, weights="raw"):
+    """Losses [N, S * M] of all samples."""
+    (x, labels), network = samples(store), network_of(path, weights)
+    with torch.no_grad():
+        found = [flow_loss(network, x, drawn.expand_as(x), torch.full((len(x),), 1 - sigma, dtype=x.dtype), labels)
+                 for sigma, drawn in draws_of(settings)]  # fmt: skip
+    return torch.stack(found, 1).numpy()
+
+
+def gradients_of(store, path, ids, settings, weights="ema"):
+    """Gradients [n, S * M, parameters] in float64, one sample and draw at a time by plain autograd."""
+    (x, labels), network = samples(store), network_of(path, weights)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    rows = []
+    for i in ids:
+        for sigma, drawn in draws_of(settings):
+            t = torch.tensor([1 - sigma], dtype=x.dtype)
+            loss = flow_loss(network, x[i : i + 1], drawn[None], t, labels[i : i + 1]).sum()
+            rows.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters)]))
+    return torch.stack(rows).unflatten(0, (len(ids), -1)).numpy()
+
+
+def moso_of(gradients, form="exact"):
+    """DESIGN's formula, a draw at a time: [n, S * M]."""
+    count, mean = len(gradients), gradients.mean((0, 1))
+    if form == "first-order":
+        return gradients @ mean
+    dots = ((mean - gradients / count) * gradients).sum(-1)
+    norms = (gradients**2).sum(-1)
+    return ((2 * count - 3) * (mean @ mean) - norms + (2 * count - 4) * dots) / (count - 1) ** 2
+
+
+def fold_ids(number):
+    ids = np.arange(COUNT - 1)
+    return ids[Fold(number, FOLDS).holds(ids)]
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+def test_moso_is_that_of_the_oracle(dtype, tolerance):
+    oracle = load_file(DATA / "flow.safetensors")
+    network = DiT(DiTConfig(input_size=8, channels=4, patch=2, width=64, depth=3, heads=4, classes=10)).to(dtype)
+    network.load_state_dict({name.removeprefix("weights."): value.to(dtype) for name, value in oracle.items()
+                             if name.startswith("weights.")})  # fmt: skip
+    data, noise, y = oracle["x1"].to(dtype), oracle["x0"].to(dtype), oracle["y"]
+    t = oracle["score_time"].to(dtype).expand(len(y))
+    gradients = SampleGradients(network.eval(), data[:1], t[:1], y[:1])
+    sums = gradients.zeros()
+    gradients.add_gradients(lambda: flow_loss(network, data, noise, t, y), sums)
+    gradients.aim({name: value / len(y) for name, value in sums.items()})
+    measures = torch.stack(gradients.measure(lambda: flow_loss(network, data, noise, t, y), len(y)), 1)
+    found = moso(measures[:, None, None].numpy(), "exact")[:, 0, 0]
+    np.testing.assert_allclose(found, oracle["moso_exact"].numpy(), rtol=tolerance)
+
+
+@pytest.mark.parametrize(("form", "weights", "sigma"), [
+    pytest.param("exact", "ema", ".3", marks=pytest.mark.slow), ("first-order", "raw", ".3"),
+    pytest.param("exact", "ema", ".06,.3", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_moso_is_that_of_a_loop(score, store, folds, tmp_path, form, weights, sigma):
+    args = ("--form", form, "--weights", weights, "--sigma", sigma, "--draws", 4, "--normalize", "none")
+    score("moso", folds[::-1], "m.npy", *args, "--batch-size", 5).ok()
+    settings = resolve(sigma, 4)
+    expected = np.full((COUNT, len(settings.sigmas), 4), np.nan)
+    for number, run in enumerate(folds):
+        ids = fold_ids(number)
+        each = [moso_of(gradients_of(store, path, ids, settings, weights), form) for path in steps(run)]
+        assert len(each) == 2
+        expected[ids] = np.mean(each, 0).reshape(len(ids), -1, 4)
+    if len(settings.sigmas) > 1:
+        expected /= expected[:-1].mean(2).std(0)[:, None]
+    found, error = scores(tmp_path / "m.npy"), scores(tmp_path / "m.se.npy")
+    assert found.dtype == np.float32
+    assert np.isnan(found[-1]), "that sample could not be decoded"
+    largest = np.abs(expected[:-1].mean((1, 2))).max()
+    np.testing.assert_allclose(found[:-1], expected[:-1].mean((1, 2)), rtol=1e-5, atol=1e-6 * largest)
+    pairs = expected.mean(1).reshape(COUNT, 2, 2).mean(2)
+    np.testing.assert_allclose(error[:-1], pairs[:-1].std(1, ddof=1) / 2**0.5, rtol=1e-3, atol=1e-5 * largest)
+
+
+def test_folds_are_scaled_alike(score, folds, tmp_path):
+    score("moso", folds, "z.npy").ok()
+    score("moso", folds, "n.npy", "--normalize", "none").ok()
+    scaled, plain = scores(tmp_path / "z.npy"), scores(tmp_path / "n.npy")
+    for number in range(FOLDS):
+        ids = fold_ids(number)
+        expected = (plain[ids] - plain[ids].mean()) / plain[ids].std()
+        np.testing.assert_allclose(scaled[ids], expected, rtol=1e-4, atol=1e-5)
+    assert np.isfinite(standardized(np.ones((4, 1, 2)))).all()
+
+
+def test_one_run_scores_all_that_it_was_trained_on(score, store, run, tmp_path):
+    score("moso", run, "m.npy", "--draws", 2, "--checkpoints", 1, "--normalize", "none", "--sigma", ".3").ok()
+    gradients = gradients_of(store, steps(run)[-1], range(COUNT - 1), resolve(".3", 2))
+    expected = moso_of(gradients).mean(1)
+    found = scores(tmp_path / "m.npy")[:-1]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+    assert written(tmp_path) == ["m.npy"], "one pair has no standard error"
+
+
+def test_first_order_ranks_like_the_exact_form():
+    """For many samples they differ by a scale and a constant."""
+    draw = np.random.default_rng(0)
+    gradients = draw.normal(0.1, 1, (3000, 1, 20))
+    mean = gradients.mean((0, 1))
+    measures = np.stack((gradients[..., 0], (gradients**2).sum(-1), gradients @ mean), -1)[:, None]
+    exact, first = (moso(measures, form)[:, 0, 0] for form in ("exact", "first-order"))
+    np.testing.assert_allclose(exact, moso_of(gradients)[:, 0], rtol=1e-9)
+    np.testing.assert_allclose(first, moso_of(gradients, "first-order")[:, 0], rtol=1e-9)
+    assert np.corrcoef(exact, first)[0, 1] > 0.999
+
+
+def test_monotonicity_is_that_of_a_loop(score, store, run, tmp_path):
+    args = ("--losses", tmp_path / "l.npy", "--sigma", ".3", "--draws", 4, "--seed", 2)
+    summary = json.loads(score("monotonicity", run, "m.npy", *args, "--json").ok().out)
+    settings = Settings((0.3,), 4, 2, "float32")
+    singles = np.stack([losses_of(store, path, settings) for path in steps(run)], 2)
+    assert singles.shape == (COUNT, 4, 4)
+    losses, found = singles.mean(1), scores(tmp_path / "m.npy")
+    np.testing.assert_allclose(scores(tmp_path / "l.npy")[:-1], losses[:-1], rtol=1e-5)
+    assert np.isnan(scores(tmp_path / "l.npy")[-1]).all()
+    expected = np.mean([losses[:, k + 1] > losses[:, k] for k in range(3)], 0)
+    assert np.isnan(found[-1])
+    np.testing.assert_allclose(found[:-1], expected[:-1])
+    assert len(np.unique(found[:-1])) > 1
+    pairs = singles.reshape(COUNT, 2, 2, 4).mean(2)
+    shares = (np.diff(pairs, axis=2) > 0).mean(2)
+    np.testing.assert_allclose(scores(tmp_path / "m.se.npy")[:-1], shares[:-1].std(1, ddof=1) / 2**0.5, atol=1e-7)
+    half = split_half(pairs[:-1], 2, lambda some: rises(some.mean(1)))
+    assert summary["loss monotonicity"]["split_half"] == pytest.approx(half, abs=2e-6)
+    assert read_array(tmp_path / "m.npy").record["findings"]["split_half"] == pytest.approx(half, abs=2e-6)
+
+
+def test_a_loss_that_stays_has_not_risen():
+    np.testing.assert_array_equal(rises(np.array([[1, 1, 2], [2, 1, 1], [1, 2, 3]])), [0.5, 0, 1])
+
+
+def test_weights_are_raw_unless_asked(score, store, run, tmp_path):
+    for weights in ((), ("--weights", "ema")):
+        losses = tmp_path / f"l{len(weights)}.npy"
+        score("monotonicity", run, f"m{len(weights)}.npy", "--losses", losses, "--draws", 2, *weights).ok()
+        kind = "ema" if weights else "raw"
+        expected = losses_of(store, steps(run)[1], resolve(draws=2), kind).mean(1)
+        np.testing.assert_allclose(scores(losses)[:-1, 1], expected[:-1], rtol=1e-5)
+        assert read_array(losses).record["options"]["weights"] == kind
+
+
+def test_ties_are_broken_by_the_selection(score, run, tmp_path):
+    score("monotonicity", run, "m.npy", "--draws", 2).ok()
+    kept = []
+    for seed in (0, 1):
+        keep = tmp_path / f"k{seed}.npy"
+        dprune("select", tmp_path / "m.npy", "--keep", "5", "--order", "highest", "--seed", seed, "-o", keep).ok()
+        kept.append(np.load(keep))
+    assert not np.array_equal(*kept)
+
+
+# Which samples and checkpoints
+
+
+def test_a_subset_is_scored_alone(score, run, tmp_path):
+    np.save(tmp_path / "ids.npy", np.array([2, 7, 32]))
+    score("monotonicity", run, "all.npy", "--losses", tmp_path / "la.npy").ok()
+    score("monotonicity", run, "some.npy", "--losses", tmp_path / "ls.npy", "--subset", tmp_path / "ids.npy").ok()
+    found = scores(tmp_path / "ls.npy")
+    assert np.flatnonzero(~np.isnan(found[:, 0])).tolist() == [2, 7]
+    np.testing.assert_allclose(found[[2, 7]], scores(tmp_path / "la.npy")[[2, 7]], rtol=1e-5)
+
+
+def test_runs_on_a_subset_score_it(score, store, tmp_path):
+    keep, other = tmp_path / "keep.npy", tmp_path / "other.npy"
+    write_array(keep, np.arange(4, 24), make_record("select", {}, fingerprint=open_latents(store).fingerprint))
+    np.save(other, np.arange(4, 25))
+    runs = [train(store, tmp_path / f"r{i}", "--epochs", "1", "--subset", keep, "--fold", f"{i}/2") for i in (0, 1)]
+    score("moso", runs, "m.npy", "--subset", keep).ok()
+    assert np.flatnonzero(np.isfinite(scores(tmp_path / "m.npy"))).tolist() == list(range(4, 24))
+    score("moso", runs, "x.npy").fails(3, "a subset", "by --subset")
+    score("moso", runs, "x.npy", "--subset", other).fails(3, "another subset", "--subset")
+
+
+def test_checkpoints_are_chosen(run, score, tmp_path):
+    trained = open_run(run)
+    every = [checkpoint.step for checkpoint in trained.checkpoints]
+    assert every == [6, 11, 16, 22]
+    chosen = {"all": every, "2": [16, 22], "2:3": [11, 16], ":2": [6, 11], "3:": [16, 22]}
+    for text, expected in chosen.items():
+        assert [checkpoint.step for checkpoint in trained.chosen(Wanted.parse(text))] == expected
+    losses = []
+    for name, text in (("a", "all"), ("b", "2:4")):
+        args = ("--losses", tmp_path / f"l{name}.npy", "--checkpoints", text)
+        score("monotonicity", run, f"{name}.npy", *args).ok()
+        losses.append(scores(tmp_path / f"l{name}.npy"))
+    np.testing.assert_array_equal(losses[0][:, 1:], losses[1])
+    assert read_array(tmp_path / "b.npy").record["options"]["steps"] == [11, 16, 22]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "", ":", "3:1", "a:b", "1.5", "last 3", "1:2:3", "²"])
+def test_checkpoints_that_cannot_be(text):
+    with pytest.raises(UsageError, match="--checkpoints"):
+        Wanted.parse(text)
+
+
+def test_steps_that_are_expected():
+    assert _expected(Fraction(32, 6), 22) == {6, 11, 16, 22}
+    assert _expected(Fraction(5), 22) == {5, 10, 15, 20}
+    assert _expected(Fraction(1, 3), 4) == {1, 2, 3, 4}
+    assert _expected(Fraction(5), 4) == set()
+
+
+def test_a_run_that_was_extended_is_one(store, score, tmp_path):
+    run = train(store, tmp_path / "run", "--steps", "11")
+    train(store, run, "--steps", "22")
+    score("monotonicity", run, "m.npy", "--losses", tmp_path / "l.npy").ok()
+    assert scores(tmp_path / "l.npy").shape == (COUNT, 4)
+
+
+# Shared and interrupted work
+
+
+def test_folds_alone_make_the_scores_of_all(score, folds, tmp_path):
+    score("moso", folds, "whole.npy").ok()
+    for number in (2, 0, 1):
+        result = score("moso", folds[number], "m.npy", "--only-fold", number, "--json").ok()
+        assert f"fold {number} is measured" in result.err
+        assert json.loads(result.out)["complete"] is False
+        assert not (tmp_path / "m.npy").exists()
+    seen = StopsAfter(10**9)
+    job(folds).run(str(tmp_path / "m.npy"), seen)
+    assert seen.done == 0, "nothing was left to measure"
+    assert (tmp_path / "m.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    assert (tmp_path / "m.se.npy").read_bytes() == (tmp_path / "whole.se.npy").read_bytes()
+    assert "up to date" in score("moso", folds, "m.npy").ok().err
+    assert "up to date" in score("moso", folds, "m.npy", "--only-fold", 1).ok().err
+    assert written(tmp_path) == ["m.npy", "m.se.npy", "whole.npy", "whole.se.npy"]
+
+
+def test_a_fold_that_was_filled_otherwise_is_made_again(score, folds, tmp_path):
+    score("moso", folds, "whole.npy").ok()
+    score("moso", folds, "m.npy", "--only-fold", 1, "--seed", 5).ok()
+    score("moso", folds, "m.npy").ok()
+    assert (tmp_path / "m.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+@pytest.mark.parametrize("method", ["moso", "monotonicity"])
+def test_workers_make_the_bytes_of_one(score, folds, run, tmp_path, monkeypatch, method):
+    runs = folds if method == "moso" else run
+    score(method, runs, "whole.npy").ok()
+    monkeypatch.setattr(progress_module, "SMALLEST", 16)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    result = score(method, runs, "m.npy", "--json").ok()
+    assert "other workers" in result.err
+    assert json.loads(result.out)["complete"] is False
+    assert not (tmp_path / "m.npy").exists()
+    monkeypatch.setenv("RANK", "0")
+    assert json.loads(score(method, runs, "m.npy", "--json").ok().out)["complete"] is True
+    monkeypatch.setenv("RANK", "1")
+    assert "up to date" in score(method, runs, "m.npy").ok().err
+    np.testing.assert_allclose(scores(tmp_path / "m.npy"), scores(tmp_path / "whole.npy"), rtol=1e-4, atol=1e-5)
+    assert written(tmp_path) == ["m.npy", "m.se.npy", "whole.npy", "whole.se.npy"]
+
+
+@pytest.mark.slow
+def test_workers_at_once(store, folds, tmp_path):
+    command = ["score", "moso", store, *folds, "--device", "cpu", "-o"]
+    dprune(*command, tmp_path / "whole.npy").ok()
+    started = [
+        subprocess.Popen([sys.executable, "-m", "dprune", *map(str, command), str(tmp_path / "m.npy")],
+                         stderr=subprocess.PIPE, env={**environment(), "RANK": str(rank), "WORLD_SIZE": "2"})
+        for rank in (0, 1)
+    ]  # fmt: skip
+    for process in started:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    assert (tmp_path / "m.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def environment():
+    import os
+
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def job(runs, batch_size=128, latents=None, settings=None, **options):
+    latents = str(latents or runs[0].with_name("latents"))
+    return moso_job.prepare(latents, [str(run) for run in runs], settings or resolve(), device="cpu",
+                            batch_size=batch_size, **options)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def whole(folds):
+    """The bytes of MoSo that was not stopped."""
+    output, everything = folds[0].with_name("whole.npy"), StopsAfter(10**9)
+    short(folds).run(str(output), everything)
+    assert everything.done == 2 * 2 * 32, "twice by two checkpoints"
+    return output.read_bytes()
+
+
+def short(folds):
+    return job(folds, batch_size=4, settings=resolve(draws=4))
+
+
+@pytest.mark.parametrize("questions", [0, 1, 3, 12, 20, 43, 60])
+def test_moso_that_was_stopped_goes_on_to_the_same_bytes(folds, tmp_path, whole, questions):
+    output, first, second = tmp_path / "m.npy", StopsAfter(questions), StopsAfter(10**9)
+    with pytest.raises(Interrupted):
+        short(folds).run(str(output), first)
+    assert not output.exists()
+    short(folds).run(str(output), second)
+    assert first.done + second.done == 2 * 2 * 32, "nothing was done twice"
+    assert output.read_bytes() == whole
+    assert written(tmp_path) == ["m.npy", "m.se.npy"]
+
+
+def test_a_damaged_sum_of_gradients_is_made_again(folds, tmp_path, whole):
+    output = tmp_path / "m.npy"
+    with pytest.raises(Interrupted):
+        short(folds).run(str(output), StopsAfter(3))
+    (kept,) = tmp_path.glob(".m.npy.progress/*/gradient.safetensors")
+    kept.write_bytes(kept.read_bytes()[:-7])
+    short(folds).run(str(output), StopsAfter(10**9))
+    assert output.read_bytes() == whole
+
+
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 5, 100])
+def test_batches_do_not_change_scores(score, folds, run, tmp_path, batch):
+    for method, runs in (("moso", folds), ("monotonicity", run)):
+        score(method, runs, f"{method}.npy").ok()
+        score(method, runs, f"{method}{batch}.npy", "--batch-size", batch).ok()
+        np.testing.assert_allclose(scores(tmp_path / f"{method}{batch}.npy"), scores(tmp_path / f"{method}.npy"),
+                                   rtol=1e-4, atol=1e-5)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["moso", "monotonicity"])
+def test_a_signal_stops_and_the_same_command_goes_on(store, folds, run, tmp_path, method):
+    runs = folds if method == "moso" else [run]
+    draws = "8" if method == "moso" else "24"
+    command = ["score", method, store, *runs, "--device", "cpu", "--batch-size", "1", "--draws", draws, "-o"]
+    dprune_process(*command, tmp_path / "whole.npy").ok()
+    process = subprocess.Popen([sys.executable, "-m", "dprune", *map(str, command), str(tmp_path / "m.npy")],
+                               stderr=subprocess.PIPE)  # fmt: skip
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline and not catches_sigterm(process.pid):
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert b"run the same command again" in err
+    dprune_process(*command, tmp_path / "m.npy").ok()
+    assert (tmp_path / "m.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_provenance(score, run, folds, tmp_path):
+    score("monotonicity", run, "a.npy", "--losses", tmp_path / "l.npy", "--tag", "x=y").ok()
+    record = read_array(tmp_path / "a.npy").record
+    assert (record["command"], record["tags"]) == ("score monotonicity", {"x": "y"})
+    assert record["options"] == {"sigma": [0.06], "draws": 8, "precision": "float32", "weights": "raw",
+                                 "steps": [6, 11, 16, 22]}  # fmt: skip
+    assert set(record["parents"]) == {"latents", "run"}
+    assert read_array(tmp_path / "l.npy").record["options"]["values"] == "loss"
+    assert "up to date" in score("monotonicity", run, "a.npy", "--losses", tmp_path / "l.npy", "--tag", "x=y").ok().err
+    (tmp_path / "l.npy").unlink()
+    assert "wrote" in score("monotonicity", run, "a.npy", "--losses", tmp_path / "l.npy", "--tag", "x=y").ok().err
+    score("moso", folds, "b.npy").ok()
+    record = read_array(tmp_path / "b.npy").record
+    assert set(record["parents"]) == {"latents", "fold 0", "fold 1", "fold 2"}
+    assert record["parents"]["fold 1"]["provenance"]["options"]["fold"] == "1/3"
+    assert (record["options"]["form"], record["options"]["normalize"], record["options"]["checkpoints"]) == (
+        "exact", "zscore", 2)  # fmt: skip
+    score("moso", folds, "b.npy", "--form", "first-order").fails(3, "b.npy", "form: exact, not first-order")
+
+
+FOLDS_SCRIPT = EXAMPLES / "folds.sbatch"
+
+
+@pytest.mark.slow
+def test_an_array_trains_and_measures_the_folds(score, store, tmp_path, cluster):  # noqa: F811
+    script, out = tmp_path / "folds.sbatch", tmp_path / "out"
+    text = FOLDS_SCRIPT.read_text()
+    assert "#SBATCH --array=0-11\n" in text
+    script.write_text(text.replace("--array=0-11", "--array=0-1"))
+    options = ("--arch", "nano/2", "--batch-size", "6", "--epochs", "4", "--device", "cpu")
+    submit(script, cluster, store, out, *options).ok()
+    runs = [out / "fold-000", out / "fold-001"]
+    assert not (out / "moso.npy").exists()
+    seen = StopsAfter(10**9)
+    job(runs, latents=store, checkpoints="4").run(str(out / "moso.npy"), seen)
+    assert seen.done == 0, "the array measured everything"
+    score("moso", runs, "again.npy", "--checkpoints", 4).ok()
+    assert (out / "moso.npy").read_bytes() == (tmp_path / "again.npy").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_stopped_task_of_the_array_is_requeued(store, tmp_path, cluster):  # noqa: F811
+    environment = {**cluster, "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
+    command = ["bash", FOLDS_SCRIPT, store, tmp_path / "out", "--arch", "nano/2", "--batch-size", "6", "--epochs", "4",
+               "--device", "cpu"]  # fmt: skip
+    for stopped in ("DPRUNE_TRAIN_DIT_STOP_AFTER", "DPRUNE_SCORE_MOSO_STOP_AFTER"):
+        done = subprocess.run(command, capture_output=True, text=True, env={**environment, stopped: "0s"}, check=False)
+        assert done.returncode == 75, done.stderr
+    assert (tmp_path / "spool" / "requeued").read_text() == "77_1\n77_1\n"
+    assert (tmp_path / "out" / "fold-001" / "model.safetensors").exists()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fold 1 is measured" in done.stderr
+
+
+def test_the_usage_of_the_array(cluster):  # noqa: F811
+    environment = {**cluster, "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "12"}
+    done = subprocess.run(["bash", FOLDS_SCRIPT], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode
+    assert "usage: sbatch folds.sbatch LATENTS FOLDER" in done.stderr
+
+
+# What does not fit
+
+
+@pytest.fixture
+def copied(run, folds, tmp_path):
+    """Copies of the runs, to be damaged."""
+    found = [shutil.copytree(each, tmp_path / each.name) for each in (run, *folds)]
+    return found[0], found[1:]
+
+
+def test_runs_that_are_none_are_refused(score, store, run, tmp_path):
+    for method in ("moso", "monotonicity"):
+        score(method, tmp_path / "gone", "x.npy").fails(3, "gone", "no such folder")
+        score(method, run / "model.safetensors", "x.npy").fails(3, "is a file", "folder of a run")
+        score(method, store, "x.npy").fails(3, "no run of dprune train-dit")
+        score(method, tmp_path, "x.npy").fails(3, "no run of dprune train-dit")
+        score(method, run, "x.npy", latents=run).fails(3, "run")
+    assert written(tmp_path) == []
+
+
+def test_runs_without_checkpoints_or_end_are_refused(score, store, copied, tmp_path):
+    run, _ = copied
+    bare = tmp_path / "bare"
+    dprune("train-dit", store, "--arch", "nano/2", "--batch-size", 6, "--steps", 2, "-o", bare, "--device", "cpu").ok()
+    (run / "model.safetensors").unlink()
+    for method in ("moso", "monotonicity"):
+        score(method, bare, "x.npy").fails(3, "bare", "no checkpoints", "--save-every epoch")
+        score(method, run, "x.npy").fails(3, "not finished", "train-dit again")
+
+
+def test_missing_epochs_are_named(score, copied):
+    run, folds = copied
+    steps(run)[1].unlink()
+    for method in ("moso", "monotonicity"):
+        score(method, run, "x.npy").fails(3, "steps 11 (epochs 2.06)", "--checkpoints A:B")
+    score("monotonicity", run, "x.npy", "--checkpoints", "3:4").ok()
+    steps(folds[0])[1].unlink()
+    score("moso", folds, "x2.npy").fails(3, "fold0", "--checkpoints")
+
+
+def test_the_last_epochs_are_missed(score, copied):
+    run, _ = copied
+    steps(run)[3].unlink()
+    score("monotonicity", run, "x.npy").fails(3, "steps 22 (epochs 4.12)")
+    score("monotonicity", run, "x.npy", "--checkpoints", ":3").ok()
+
+
+def test_missing_steps_are_named(score, store, tmp_path):
+    run = train(store, tmp_path / "run", "--steps", "12", "--save-every", "3")
+    steps(run)[1].unlink()
+    score("monotonicity", run, "x.npy").fails(3, "steps 6 (", "--checkpoints")
+
+
+def test_one_epoch_is_too_few(score, run, tmp_path):
+    for which in ("1", "2:2"):
+        score("monotonicity", run, "x.npy", "--checkpoints", which).fails(3, "run", "takes two", "--save-every epoch")
+    score("monotonicity", run, "x.npy", "--checkpoints", "9").fails(3, "4 checkpoints", "last 9")
+    score("moso", run, "x.npy", "--checkpoints", "7:").fails(3, "no checkpoint of these epochs", "1.12 to 4.12")
+    score("moso", run, "x.npy", "--checkpoints", "some").fails(2, "--checkpoints some")
+    assert written(tmp_path) == []
+
+
+def test_checkpoints_of_another_run_are_refused(score, store, copied, tmp_path):
+    run, folds = copied
+    shutil.copy(steps(folds[0])[0], run / "checkpoints" / "step-00000011.safetensors")
+    for method in ("moso", "monotonicity"):
+        score(method, run, "x.npy").fails(3, "step-00000011.safetensors", "no checkpoint of this run")
+    other = train(store, tmp_path / "other", "--epochs", "2", "--fold", "0/3", "--arch", "nano/1")
+    score("moso", [other, *folds[1:]], "x.npy").fails(3, "trained otherwise", "arch", "nano/1")
+
+
+def test_a_checkpoint_of_another_shape_is_refused(score, copied):
+    """One whose header was copied from this run's."""
+    run, _ = copied
+    file = ModelFile.open(steps(run)[2])
+    state = file.state()
+    state["raw.y_embedder.embedding_table.weight"] = torch.zeros(9, 9)
+    state["ema.y_embedder.embedding_table.weight"] = torch.zeros(9, 9)
+    publish_model(file.path, state, file.network, file.record)
+    score("monotonicity", run, "x.npy").fails(3, file.path.name, "does not fit")
+    file.path.write_bytes(file.path.read_bytes()[:-100])
+    score("monotonicity", run, "x.npy").fails(3, file.path.name, "not a whole safetensors file")
+
+
+def test_folds_that_overlap_or_are_missing_are_refused(score, store, folds, run, tmp_path):
+    score("moso", [*folds, folds[1]], "x.npy").fails(3, "overlap", "fold 1/3")
+    score("moso", folds[:2], "x.npy").fails(3, "fold 2 of 3 is missing")
+    score("moso", folds[0], "x.npy").fails(3, "folds 1, 2 of 3 are missing")
+    half = train(store, tmp_path / "half", "--epochs", "2", "--fold", "1/2")
+    score("moso", [folds[0], half], "x.npy").fails(3, "overlap", "0/3", "1/2", "half")
+    score("moso", [*folds, run], "x.npy").fails(3, "run", "trained on all samples", "--fold I/N")
+    score("moso", folds, "x.npy", "--only-fold", 3).fails(2, "--only-fold 3", "folds 0 to 2")
+    score("moso", folds[:2], "x.npy", "--only-fold", 2).fails(3, "--only-fold 2", "--fold 2/3")
+    score("moso", run, "x.npy", "--only-fold", 0).fails(2, "--only-fold 0", "no fold")
+    assert written(tmp_path) == []
+
+
+def test_folds_that_were_trained_otherwise_are_refused(score, store, folds, tmp_path):
+    other = train(store, tmp_path / "other", "--epochs", "2", "--fold", "2/3", "--lr", "1e-4")
+    score("moso", [*folds[:2], other], "x.npy").fails(3, "other", "trained otherwise", "lr")
+    longer = train(store, tmp_path / "longer", "--epochs", "3", "--fold", "2/3")
+    score("moso", [*folds[:2], longer], "x.npy").fails(3, "longer has 3 checkpoints", "--save-every")
+
+
+def test_latents_of_another_autoencoder_or_dataset_are_refused(score, run, folds, tmp_path):
+    other = latent_store(tmp_path / "other", vae="cafe")
+    for method, runs in (("moso", folds), ("monotonicity", run)):
+        score(method, runs, "x.npy", latents=other).fails(3, "another autoencoder", "beef", "cafe")
+    flipped = latent_store(tmp_path / "flipped", vae="beef", flips=True)
+    score("moso", folds, "x.npy", latents=flipped).fails(3, "other latents than", "flipped")
+
+
+@pytest.mark.parametrize("method", ["moso", "monotonicity"])
+def test_numbers_that_are_not_finite_are_refused(score, copied, tmp_path, method):
+    run, _ = copied
+    file = ModelFile.open(steps(run)[2])
+    state = file.state()
+    for name in ("raw", "ema"):
+        state[f"{name}.y_embedder.embedding_table.weight"][:] = torch.nan
+    publish_model(file.path, state, file.network, file.record)
+    score(method, run, "x.npy").fails(3, f"{file.path.name} in float32", "not finite", "--precision fp32")
+    assert not (tmp_path / "x.npy").exists()
+
+
+def test_options_that_cannot_be(score, run, tmp_path):
+    score("monotonicity", run, "x.npy", "--sigma", ".06,.3").fails(2, "--sigma", "one noise level")
+    score("monotonicity", run, "x.npy", "--losses", tmp_path / "x.se.npy").fails(2, "x.se.npy", "another --losses")
+    score("monotonicity", run, "x.npy", "--losses", "-").fails(2, "--losses -")
+    for method in ("moso", "monotonicity"):
+        score(method, run, "x.npy", "--compile").fails(2, "--compile")
+        score(method, run, "x.npy", "--draws", 3).fails(2, "--draws 3")
+        dprune("score", method, run.with_name("latents"), run, "-o", "-").fails(2, "--output -", "-o FILE")
+    assert written(tmp_path) == []
+
+
+def test_a_dry_run_touches_nothing(score, folds, tmp_path):
+    plan = json.loads(score("moso", folds, "x.npy", "--dry-run").ok().out)
+    assert plan["provenance"]["options"]["checkpoints"] == 2
+    assert written(tmp_path) == []
