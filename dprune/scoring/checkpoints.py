@@ -177,7 +177,7 @@ def open_run(path: str | Path) -> TrainedRun:
         raise InputError(f"{path}: its training is not finished: run the same dprune train-dit again.")
     found = sorted(_checkpoints(run, record), key=lambda checkpoint: checkpoint.step)
     if not found:
-        raise InputError(f"{path}: has no checkpoints: train with --save-every epoch.")
+        raise InputError(f"{path}: has no checkpoints: train it anew with --save-every epoch --overwrite.")
     return TrainedRun(run.folder, record, tuple(found))
 
 
