@@ -22,9 +22,9 @@ DASHES = {"lowest": "", "highest": "6 3", "middle": "2 3"}
 STYLE = """
 svg{font:11px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
 --ink:#1d2530;--faint:#667080;--rule:#dfe3e8;--ground:#fff;
---c0:#0072b2;--c1:#c4500a;--c2:#00835c;--c3:#b8578f;--c4:#a87800;--c5:#2f8fc4;--c6:#6a4fb3;--c7:#7a6a58}
+--c0:#0072b2;--c1:#c4500a;--c2:#00835c;--c3:#b8578f;--c4:#a87800;--c5:#6a4fb3;--c6:#2f8fc4;--c7:#7a6a58}
 @media (prefers-color-scheme:dark){svg{--ink:#e8ebef;--faint:#9aa5b3;--rule:#333c47;--ground:#14181d;
---c0:#4ba3e3;--c1:#f0803c;--c2:#2cc194;--c3:#e08fbd;--c4:#e3b341;--c5:#86c8ee;--c6:#a994ea;--c7:#b9a58f}}
+--c0:#4ba3e3;--c1:#f0803c;--c2:#2cc194;--c3:#e08fbd;--c4:#e3b341;--c5:#a994ea;--c6:#86c8ee;--c7:#b9a58f}}
 """.strip()
 SHAPES = """
 .ground{fill:var(--ground)}.t{fill:var(--ink)}.f{fill:var(--faint)}.title{font-weight:600;font-size:12.5px}
