@@ -2,7 +2,7 @@
 # A study as in the paper, made small: methods by pruning ratios, scores from both ends, on 1,797 handwritten digits.
 # Usage: examples/study/digits.sh [FOLDER]
 #
-# JOBS=2 points run at the same time, one core each.
+# JOBS=2 points run at the same time, one core each; each model takes STEPS=300 steps.
 set -eu
 out=${1:-study}
 here=$(dirname "$0")
@@ -24,8 +24,8 @@ step dprune encode "$out/digits" --vae "$out/vae/model.safetensors" -o "$out/lat
 
 # What scores by training dynamics need: the unpruned model with its checkpoints, and one surrogate for each fold.
 train() {
-    step dprune train-dit "$out/latents" --subset "$out/unpruned.npy" --arch nano/2 --batch-size 64 --steps 300 \
-        --lr 2e-3 --warmup 30 --schedule cosine --ema 0.99 --save-every epoch "$@"
+    step dprune train-dit "$out/latents" --subset "$out/unpruned.npy" --arch nano/2 --batch-size 64 \
+        --steps "${STEPS:-300}" --lr 2e-3 --warmup 30 --schedule cosine --ema 0.99 --save-every epoch "$@"
 }
 train -o "$out/unpruned-1.0/dit"
 for fold in 0 1 2; do train --fold "$fold/3" -o "$out/fold-$fold"; done
@@ -46,7 +46,6 @@ methods() {
     done
 }
 points() {
-    # The longest first.
     echo unpruned random random 1.0
     for keep in 0.5 0.1; do methods | while read -r method; do echo "$method" $keep; done; done
 }
