@@ -122,7 +122,7 @@ def html_table(table: Table, caption: str) -> str:
     previous = None
     for number, row in enumerate(table.rows):
         label, ratio = _names(row)
-        begins = f"{'unpruned' if row.line.is_unpruned else ratio}"
+        begins = "unpruned" if row.line.is_unpruned else ratio
         style = ' class="first"' if previous not in (None, begins) else ""
         previous = begins
         values = "".join(_estimate_html(e, best=(number, c) in table.best) for c, e in enumerate(row.estimates))
@@ -150,7 +150,7 @@ def markdown_table(table: Table) -> str:
             mean = MISSING if estimate is None else number_text(estimate.mean)
             shown = f"**{mean}**" if (number, column) in table.best else mean
             cells.append(f"{shown} {_spread_text(estimate)}".strip() if estimate else shown)
-        lines.append(_markdown_row([*cells[:1], *cells[1:]]))
+        lines.append(_markdown_row(cells))
     title = f"### {_markdown(table.comparison.title)}\n\n" if table.comparison.title else ""
     return title + "\n".join(lines) + "\n"
 
