@@ -7,13 +7,12 @@ import signal
 import sys
 import threading
 import time
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dprune.runtime import ranks
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
-
     from rich.progress import Progress, TaskID
 
 PLAIN_INTERVAL_S = 30.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import warnings
-from collections.abc import Callable, Sized
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,17 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dprune.errors import DpruneError, InputError
+from dprune.formats.filling import Filling
 from dprune.formats.images import BadImage, check_shape, decode_image, resize_image
-from dprune.formats.shards import ShardReader
-from dprune.runtime import check_stop
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
-
-    from dprune.formats.filling import Filling
-    from dprune.formats.provenance import Record
-    from dprune.formats.shards import Shard
-    from dprune.runtime import Monitor
+from dprune.formats.provenance import Record
+from dprune.formats.shards import Shard, ShardReader
+from dprune.runtime import Monitor, check_stop
 
 PIECE = 16
 T = TypeVar("T")

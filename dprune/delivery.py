@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from dprune import console
 from dprune.errors import InputError, UsageError
 from dprune.formats.publish import STDOUT
-from dprune.runtime import ranks
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from dprune.runtime import Monitor
+from dprune.runtime import Monitor, ranks
 
 
 class Job(Protocol):

@@ -6,20 +6,17 @@ noise level that files and options speak of is sigma = 1 - t.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from dprune.noise import normal
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor
-
-    # Maps latents [B, ...] at one time (a float) to their velocity.
-    Velocity = Callable[[Tensor, float], Tensor]
+# Maps latents [B, ...] at one time (a float) to their velocity.
+Velocity = Callable[[Tensor, float], Tensor]
 
 
 class Network(Protocol):

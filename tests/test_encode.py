@@ -22,9 +22,9 @@ from safetensors.numpy import load_file
 from dprune.formats.latents import CODEBOOK_FILE, SUMS, open_latents
 from dprune.formats.provenance import make_record
 from dprune.formats.shards import open_dataset
-from dprune.formats.weights import file_digest
 from dprune.models.files import publish_model
 from dprune.models.vae import VAE, VAEConfig, load_vae
+from dprune.models.weights import file_digest
 
 SIDE = 16
 CONFIGS = {
@@ -359,7 +359,7 @@ def test_verify_holds_the_codebook_to_the_autoencoder(shards: Path, vaes: dict[s
 
 
 def test_verified_samples_are_spread_over_the_store() -> None:
-    from dprune.encoding.verify import spread
+    from dprune.encoding.verification import spread
 
     chosen = spread(1000, 10, 0)
     assert (chosen // 100).tolist() == list(range(10))

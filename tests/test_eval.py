@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from dprune.formats.results import read_result
 from dprune.formats.tensors import read_metadata, write_tensors
-from dprune.measuring.eval_settings import KEYS
-from dprune.metrics import blocks as block_reader
+from dprune.measuring.settings import KEYS
+from dprune.metrics import reading as block_reader
 from dprune.metrics.inception_score import inception_score
 from dprune.metrics.jackknife import Blocks
 from dprune.metrics.manifold import manifold

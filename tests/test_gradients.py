@@ -12,7 +12,7 @@ from torch import nn
 from dprune.errors import DpruneError
 from dprune.flow import flow_loss
 from dprune.models.dit import DiT, DiTConfig
-from dprune.pruning.gradients import SampleGradients
+from dprune.models.gradients import SampleGradients
 from dprune.scoring.reliability import rank_correlation
 
 ORACLE = load_file(Path(__file__).parent / "data" / "flow.safetensors")

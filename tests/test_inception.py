@@ -142,7 +142,7 @@ def test_weights_found_by_name_are_checked(
     weights: Path, photos: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dprune.embedding import inception, settings
-    from dprune.formats.weights import file_digest
+    from dprune.models.weights import file_digest
 
     monkeypatch.setenv("DPRUNE_WEIGHTS_DIR", str(weights.parent))
     embed(photos[0], tmp_path / "f").fails(3, str(weights), "is not the published file", "--weights")

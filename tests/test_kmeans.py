@@ -12,11 +12,11 @@ import torch
 
 from dprune.clustering import engines
 from dprune.clustering.engines import FaissGpuEngine, choose_engine, import_faiss, make_engine
-from dprune.clustering.init import greedy_kmeans_plus_plus, initial_centroids
 from dprune.clustering.job import imbalance
 from dprune.clustering.kernels import RunningSums, cluster_sums, matmul_precision, nearest_two, own_squared_distances
 from dprune.clustering.kmeans import Settings, fit, lloyd
 from dprune.clustering.points import Points, load_points
+from dprune.clustering.starts import greedy_kmeans_plus_plus, initial_centroids
 from dprune.clustering.sweep import find_knee
 from dprune.errors import InputError, UsageError
 from dprune.formats.features import ArrayFeatures
@@ -166,7 +166,7 @@ def test_init_takes_a_tenth_or_a_hundred_thousand(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Points, "sample", sample)
     initial_centroids(points, 3, "kmeans++", 0)
-    monkeypatch.setattr("dprune.clustering.init.SMALLEST_SAMPLE", 10)
+    monkeypatch.setattr("dprune.clustering.starts.SMALLEST_SAMPLE", 10)
     initial_centroids(points, 3, "kmeans++", 0)
     assert asked == [100_000, 30]
 

@@ -22,10 +22,10 @@ from dprune.formats.stores import Store
 from dprune.measuring.cells import Cells, components, default_cells
 from dprune.measuring.sides import SubsetRows
 from dprune.measuring.training_rows import TrainingRows
-from dprune.metrics.blocks import SIZES, Sizes
 from dprune.metrics.copying import authenticity, calibrated_copies, copying_test_in_cells, mann_whitney_z
 from dprune.metrics.jackknife import Blocks
 from dprune.metrics.nearest import nearest
+from dprune.metrics.reading import SIZES, Sizes
 from dprune.reporting import pair_sheet as p
 from dprune.runtime import Silent
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from dprune.errors import InputError, MismatchError
-from dprune.metrics.blocks import SIZES, Sizes, take
 from dprune.metrics.bounds import optimistic_scores, query_operand, row_operand
 from dprune.metrics.copying import authenticity, calibrated_copies, summarize
 from dprune.metrics.nearest import nearest, squared_distances
+from dprune.metrics.reading import SIZES, Sizes, take
 
 PRECISIONS = ["float32", "bf16"]
 

@@ -22,9 +22,9 @@ from dprune.errors import DpruneError
 from dprune.formats.provenance import make_record
 from dprune.formats.publish import publish_bytes
 from dprune.formats.results import read_result
+from dprune.metrics.catalogue import QUALITY
 from dprune.reporting.experiments import point_of_result
 from dprune.reporting.grouping import MISSING, compare
-from dprune.reporting.measures import QUALITY
 from dprune.reporting.svg import padded, ticks
 from dprune.reporting.tables import Table, number_text
 

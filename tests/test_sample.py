@@ -23,12 +23,12 @@ from dprune import noise
 from dprune.errors import UsageError
 from dprune.flow import Guidance, guided, solve
 from dprune.formats.provenance import make_record, parent_record
-from dprune.formats.weights import file_digest
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.dit_files import load_dit, network_metadata
 from dprune.models.files import publish_model
 from dprune.models.vae import VAE, load_vae
 from dprune.models.vae_files import VAEConfig
+from dprune.models.weights import file_digest
 from dprune.sampling.exports import arranged
 from dprune.sampling.seeds import Classes, Seeds
 

@@ -27,16 +27,16 @@ from dprune.formats.provenance import make_record
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.dit_files import load_dit
 from dprune.models.files import ModelFile, publish_model
-from dprune.pruning.gradients import SampleGradients
+from dprune.models.gradients import SampleGradients
 from dprune.scoring import moso_job
 from dprune.scoring import progress as progress_module
-from dprune.scoring.checkpoints import Wanted, _expected, open_run
 from dprune.scoring.monotonicity import rises
 from dprune.scoring.moso import moso, standardized
 from dprune.scoring.reliability import split_half
 from dprune.scoring.scorer import noise_bank
 from dprune.scoring.settings import Settings, resolve
-from dprune.training.dit_settings import Fold
+from dprune.training.checkpoints import Wanted, _expected, open_run
+from dprune.training.dit.settings import Fold
 
 CPU = torch.device("cpu")
 COUNT, FOLDS = 33, 3

@@ -26,11 +26,11 @@ from dprune.formats.provenance import difference, make_record, parent_record
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.dit_files import load_dit, network_metadata
 from dprune.models.files import publish_model
-from dprune.pruning.gradients import SampleGradients
+from dprune.models.gradients import SampleGradients
 from dprune.runtime import Silent
 from dprune.scoring import progress as progress_module
 from dprune.scoring import reliability
-from dprune.scoring.job import prepare
+from dprune.scoring.el2n_grand import prepare
 from dprune.scoring.latents import ScoredLatents
 from dprune.scoring.progress import Progress
 from dprune.scoring.scorer import Scorer, noise_bank

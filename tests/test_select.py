@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from dprune.pruning import quotas
-from dprune.pruning.amount import Amount
+from dprune.selecting import quotas
+from dprune.selecting.amount import Amount
 
 ORDERS = {"nearest": "lowest", "middle": "middle", "furthest": "highest"}
 

@@ -23,12 +23,12 @@ from stores import latent_store
 from dprune.formats.arrays import write_array
 from dprune.formats.latents import open_latents
 from dprune.formats.provenance import make_record
-from dprune.formats.weights import file_digest
 from dprune.models.files import ModelFile, publish_model
 from dprune.models.vae import VAE
 from dprune.models.vae_files import VAEConfig
-from dprune.training.dit_settings import Fold
-from dprune.training.latents import TrainingLatents
+from dprune.models.weights import file_digest
+from dprune.training.dit.latents import TrainingLatents
+from dprune.training.dit.settings import Fold
 
 CPU = torch.device("cpu")
 SMALL = ("--arch", "nano/2", "--batch-size", "6", "--steps", "8", "--log-every", "1", "--lr", "1e-3")

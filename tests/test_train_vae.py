@@ -18,9 +18,9 @@ from dprune.formats.arrays import write_array
 from dprune.formats.provenance import make_record
 from dprune.formats.shards import open_dataset
 from dprune.models.vae import load_vae
-from dprune.training.images import TrainingImages
 from dprune.training.run import Run
-from dprune.training.vae_settings import PRESETS
+from dprune.training.vae.images import TrainingImages
+from dprune.training.vae.settings import PRESETS
 
 CPU = torch.device("cpu")
 SMALL = ("--preset", "tiny", "--image-size", "16", "--width", "8", "--codes", "16", "--batch-size", "6",
@@ -180,8 +180,8 @@ def test_ranks_change_nothing(shards: Path, tmp_path: Path) -> None:
 def test_adversarial_gradient_is_that_of_the_sum() -> None:
     from dprune.models.discriminator import PatchGAN, generator_loss
     from dprune.models.vae import VAE, VAEConfig
-    from dprune.training.vae_loss import AutoencoderObjective, ImageBatch
-    from dprune.training.vae_settings import VAEOptions
+    from dprune.training.vae.loss import AutoencoderObjective, ImageBatch
+    from dprune.training.vae.settings import VAEOptions
 
     said = dict.fromkeys(VAEOptions.__dataclass_fields__)
     said |= {"preset": "tiny", "kind": "vq", "l2_codes": False, "loss": "l1", "gan_weight": 0.7, "flip": False}

@@ -17,12 +17,12 @@ from dprune.errors import DpruneError, InputError, Interrupted, UsageError
 from dprune.formats.provenance import make_record
 from dprune.runtime import Silent
 from dprune.training.averages import Averages
-from dprune.training.dit_settings import DEFAULTS
+from dprune.training.dit.settings import DEFAULTS
 from dprune.training.loop import Loop
 from dprune.training.order import Order, micro_batches, share
 from dprune.training.plan import Plan, TrainingOptions, is_due
 from dprune.training.run import Run, extends
-from dprune.training.vae_settings import PLANS
+from dprune.training.vae.settings import PLANS
 
 SAMPLES = 23
 SAID = ("steps", "batch_size", "lr", "warmup", "schedule", "ema", "clip", "log_every")

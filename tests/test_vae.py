@@ -21,7 +21,7 @@ from dprune.models.files import publish_model
 from dprune.models.perceptual import LPIPS, FeatureDistance
 from dprune.models.quantizer import Quantizer, nearest
 from dprune.models.vae import VAE, VAEConfig, load_vae
-from dprune.training.vae_eval import psnr, ssim
+from dprune.training.vae.evaluation import psnr, ssim
 
 CPU = torch.device("cpu")
 VQ = VAEConfig("vq", 16, 8, (1, 2, 2), 1, 3, 20, False)

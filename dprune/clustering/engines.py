@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dprune.clustering.kernels import chunks, half_squared_norms, matmul_precision, rows_at_once, scores
 from dprune.errors import UsageError
 from dprune.runtime import pick_device, ranks
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 FAISS_ROWS = 16_384
 FAISS_BLOCK = 1024

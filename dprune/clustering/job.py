@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dprune.clustering.engines import choose_engine
 from dprune.clustering.kernels import nearest_two
-from dprune.clustering.kmeans import Settings, fit
-from dprune.clustering.points import load_points
+from dprune.clustering.kmeans import Settings, Solution, fit
+from dprune.clustering.points import Points, load_points
 from dprune.collectives import gather_rows, is_root
 from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import read_array
 from dprune.formats.clusters import Clusters, read_clusters
-from dprune.formats.features import open_features
+from dprune.formats.features import Features, open_features
 from dprune.formats.kinds import file_kind
 from dprune.formats.outputs import FileOutput
-from dprune.formats.provenance import make_record
-from dprune.runtime import process_group
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy.typing as npt
-
-    from dprune.clustering.kmeans import Solution
-    from dprune.clustering.points import Points
-    from dprune.formats.features import Features
-    from dprune.formats.provenance import Record
-    from dprune.runtime import Monitor
+from dprune.formats.provenance import Record, make_record
+from dprune.runtime import Monitor, process_group
 
 _log = logging.getLogger("dprune")
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import torch
 from torch.nn.functional import embedding_bag
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SEGMENT = 256
 CPU_ROWS = 4096

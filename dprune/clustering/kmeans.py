@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from dprune.clustering.engines import make_engine
-from dprune.clustering.init import initial_centroids
+from dprune.clustering.engines import Engine, make_engine
 from dprune.clustering.kernels import RunningSums, own_squared_distances
-from dprune.clustering.points import unit
+from dprune.clustering.points import Points, unit
+from dprune.clustering.starts import initial_centroids
 from dprune.collectives import all_gather, all_sum
 from dprune.errors import InputError, Interrupted
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from dprune.clustering.engines import Engine
-    from dprune.clustering.points import Points
-    from dprune.runtime import Monitor
+from dprune.runtime import Monitor
 
 # Closer than this share of the points' mean squared norm, a matrix product cannot tell a point from its centroid.
 RESOLUTION = 1e-6

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dprune.clustering.kernels import chunks
 from dprune.collectives import all_gather, all_sum, gather_rows
 from dprune.errors import InputError
-from dprune.runtime import ranks
+from dprune.formats.features import Features
+from dprune.runtime import Monitor, ranks
 from dprune.seeds import generator
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from dprune.formats.features import Features
-    from dprune.runtime import Monitor
 
 READ_BYTES = 4 << 20
 

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from dprune.clustering.job import imbalance, inertia
-from dprune.clustering.points import load_points
+from dprune.clustering.job import ClusterJob, imbalance, inertia
+from dprune.clustering.points import Points, load_points
 from dprune.collectives import from_root, is_root
 from dprune.errors import Interrupted
-from dprune.formats.clusters import read_clusters
+from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import difference
+from dprune.formats.provenance import Record, difference
 from dprune.formats.publish import publish_bytes, publish_json
 from dprune.formats.shards import MANIFEST, read_manifest
-from dprune.runtime import process_group
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
-
-    from dprune.clustering.job import ClusterJob
-    from dprune.clustering.points import Points
-    from dprune.formats.clusters import Clusters
-    from dprune.formats.provenance import Record
-    from dprune.runtime import Monitor
+from dprune.runtime import Monitor, process_group
 
 SILHOUETTE_SAMPLES = 5000
 TABLE, PLOT = "sweep.csv", "sweep.png"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dprune.formats.publish import publish_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from dprune.clustering.sweep import Quality
 
 INERTIA, SILHOUETTE, INK, FAINT = "#1f5fa8", "#c2571a", "#222222", "#d9d9d9"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dprune import options
-
-if TYPE_CHECKING:
-    from dprune.delivery import Delivery
+from dprune.delivery import Delivery
 
 OUTPUT = "The clusters: a .safetensors file, or - for stdout; with --sweep a folder."
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dprune import options
-
-if TYPE_CHECKING:
-    from dprune.delivery import Delivery
+from dprune.delivery import Delivery
 
 
 @click.command()
@@ -75,7 +73,7 @@ def command(
       dprune eval other shards.safetensors -o - | jq .metrics.frechet_distance
     """
     from dprune.measuring.eval_job import open_eval
-    from dprune.measuring.eval_settings import resolve
+    from dprune.measuring.settings import resolve
 
     job = open_eval(
         generated, reference, resolve(metrics, **settings), embedding, subset=subset, clusters=clusters,

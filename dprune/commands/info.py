@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from dprune import console, options
 from dprune.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from dprune.inspecting.findings import Findings
+from dprune.inspecting.findings import Findings
 
 
 @click.command()

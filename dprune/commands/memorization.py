@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dprune import options
-from dprune.delivery import Delivery  # noqa: TC001 - click's callback is called with one
+from dprune.delivery import Delivery
 from dprune.errors import UsageError
 
 if TYPE_CHECKING:

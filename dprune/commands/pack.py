@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from dprune import options
-
-if TYPE_CHECKING:
-    from dprune.delivery import Delivery
+from dprune.delivery import Delivery
 
 
 @click.command()

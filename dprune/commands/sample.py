@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from dprune import options
-from dprune.delivery import Delivery  # noqa: TC001 - click's callback is called with one
+from dprune.delivery import Delivery
 
 
 @click.command()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 from dprune import options
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from dprune.delivery import Delivery
-    from dprune.scoring.settings import Settings
+from dprune.delivery import Delivery
+from dprune.scoring.settings import Settings
 
 OUTPUT = "The scores: a .npy file, or - for stdout."
 FILE = "The scores: a .npy file; standard errors go to X.se.npy beside X.npy."
@@ -91,7 +88,7 @@ def random(delivery: Delivery, sources: tuple[str, ...], seed: int) -> None:
 
     SOURCE says which samples there are: shards, a store, clusters, or an array with one row a sample.
     """
-    from dprune.pruning.scores import RandomScores, open_population
+    from dprune.scoring.simple import RandomScores, open_population
 
     delivery.deliver(RandomScores(open_population(sources), seed, delivery.tags))
 
@@ -104,7 +101,7 @@ def cluster_distance(delivery: Delivery, clusters: str) -> None:
 
     CLUSTERS is the file that dprune cluster made, or - for stdin.
     """
-    from dprune.pruning.scores import DistanceScores
+    from dprune.scoring.simple import DistanceScores
 
     delivery.deliver(DistanceScores.open(clusters, delivery.tags))
 
@@ -123,7 +120,7 @@ def el2n(delivery: Delivery, *, latents: str, model: str, settings: Settings, **
     their standard deviation over the samples. A rerun goes on where the last one ended; processes with RANK and
     WORLD_SIZE set share the samples, and the last one to end writes the scores.
     """
-    from dprune.scoring.job import prepare
+    from dprune.scoring.el2n_grand import prepare
 
     job = prepare("el2n", latents, model, settings, overwrite=delivery.overwrite, tags=delivery.tags, **kwargs)
     delivery.deliver(job)
@@ -142,7 +139,7 @@ def grand(delivery: Delivery, *, latents: str, model: str, settings: Settings, *
 
     LATENTS is the latent store of the samples. Otherwise as el2n, which takes about half the time.
     """
-    from dprune.scoring.job import prepare
+    from dprune.scoring.el2n_grand import prepare
 
     job = prepare("grand", latents, model, settings, overwrite=delivery.overwrite, tags=delivery.tags, **kwargs)
     delivery.deliver(job)

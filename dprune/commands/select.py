@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dprune import options
-from dprune.pruning.amount import Amount
-
-if TYPE_CHECKING:
-    from dprune.delivery import Delivery
+from dprune.delivery import Delivery
+from dprune.selecting.amount import Amount
 
 
 def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Amount | None:
@@ -67,7 +65,7 @@ def command(delivery: Delivery, scores: str | None, keep: Amount | None, prune: 
       dprune select distance.npy --prune 0.9 --without held-out.npy -o keep.npy
       dprune select --within a.npy --without b.npy -o difference.npy
     """
-    from dprune.pruning.selection import Choice, open_selection
+    from dprune.selecting.job import Choice, open_selection
 
     if keep and prune:
         raise click.UsageError("--keep and --prune exclude each other.")

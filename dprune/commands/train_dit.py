@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from dprune import options
-from dprune.delivery import Delivery  # noqa: TC001 - click's callback is called with one
-
-if TYPE_CHECKING:
-    from dprune.training.plan import TrainingOptions
+from dprune.delivery import Delivery
+from dprune.training.plan import TrainingOptions
 
 
 @click.command()
@@ -65,7 +61,7 @@ def command(
       dprune train-dit latents --subset keep.npy --init run/model.safetensors --lr 1e-5 --steps 20000 -o tuned
       torchrun --nproc-per-node 8 -m dprune train-dit latents --stop-after 3h50m -o run
     """
-    from dprune.training.dit_job import prepare
+    from dprune.training.dit.job import prepare
 
     job = prepare(
         store, training, subset=subset, fold=fold, arch=arch, unconditional=unconditional,

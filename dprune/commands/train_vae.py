@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dprune import options
-from dprune.delivery import Delivery  # noqa: TC001 - click's callback is called with one
-
-if TYPE_CHECKING:
-    from dprune.training.plan import TrainingOptions
+from dprune.delivery import Delivery
+from dprune.training.plan import TrainingOptions
 
 
 class Multipliers(click.ParamType[tuple[int, ...]]):
@@ -104,8 +102,8 @@ def command(
       dprune train-vae shards --subset keep.npy --kind kl --perceptual timm:resnet50 --perceptual-weights r50.pt -o vae
       torchrun --nproc-per-node 8 -m dprune train-vae shards --batch-size 256 --stop-after 3h50m -o vae
     """
-    from dprune.training.vae_job import prepare
-    from dprune.training.vae_settings import VAEOptions
+    from dprune.training.vae.job import prepare
+    from dprune.training.vae.settings import VAEOptions
 
     job = prepare(
         shards, VAEOptions(**autoencoder), training, subset=subset, held_out=held_out, workers=workers, strict=strict,

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
 
+from dprune.embedding.settings import Settings
 from dprune.errors import UsageError
 from dprune.runtime import single_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from PIL.Image import Image
-    from torch import Tensor, nn
-
-    from dprune.embedding.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dprune.embedding.backbones import Backbone, check_patches, close_names
 from dprune.embedding.weights import HubFile, fetch, hushed
 from dprune.errors import InputError, UsageError
-from dprune.formats.weights import misfit, read_state
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dprune.models.weights import misfit, read_state
 
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 

@@ -10,25 +10,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dprune.embedding.backbones import Backbone
 from dprune.embedding.digests import INCEPTION_FILE, INCEPTION_SHA256, INCEPTION_SIZE
 from dprune.embedding.weights import hushed
 from dprune.errors import InputError
-from dprune.formats.weights import file_digest, misfit, read_state
+from dprune.models.weights import file_digest, misfit, read_state
 
 with hushed():
     from torchvision.models.inception import BasicConv2d, InceptionA, InceptionB, InceptionC, InceptionD, InceptionE
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SIZE = 299
 TORCHSCRIPT_FILE = "inception-2015-12-05.pt"

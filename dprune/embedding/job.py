@@ -6,20 +6,15 @@ Nothing here imports torch, so that a store that is up to date is recognised at 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dprune.embedding.settings import PCA_FILE
+from dprune.embedding.settings import PCA_FILE, Settings
 from dprune.formats.filling import Filling, parents_by_name
-from dprune.formats.provenance import make_record
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from dprune.embedding.settings import Settings
-    from dprune.formats.provenance import Record
-    from dprune.formats.shards import Dataset
-    from dprune.runtime import Monitor
+from dprune.formats.provenance import Record, make_record
+from dprune.formats.shards import Dataset
+from dprune.runtime import Monitor
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ class EmbedJob:
         missing = self.filling.missing(store)
         self.filling.tidy(store)
         if missing:
-            from dprune.embedding.extract import extract
+            from dprune.embedding.extraction import extract
 
             extract(self, store, missing, monitor)
         else:

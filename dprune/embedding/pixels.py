@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from safetensors.numpy import save
@@ -17,11 +18,6 @@ from dprune.errors import InputError
 from dprune.formats.provenance import METADATA_KEY, canonical
 from dprune.formats.publish import publish_bytes, temporary
 from dprune.formats.tensors import read_metadata, read_tensors
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy.typing as npt
 
 PCA_SAMPLES = 4096
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from dprune.embedding.digests import HUB, INCEPTION_SHA256
 from dprune.errors import UsageError
-from dprune.formats.weights import check_file, file_digest
+from dprune.formats.provenance import Record
+from dprune.models.weights import check_file, file_digest
 from dprune.runtime import pick_precision
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from dprune.formats.provenance import Record
 
 # OpenAI's CLIP was trained with the QuickGELU activation, which in open_clip is part of the architecture's name.
 SHORT_NAMES = {

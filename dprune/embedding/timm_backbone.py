@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
 from dprune.embedding.backbones import Backbone, check_patches, close_names
 from dprune.embedding.weights import HubFile, fetch, hushed
 from dprune.errors import InputError, UsageError
-from dprune.formats.weights import misfit, read_state
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from dprune.formats.weights import State
+from dprune.models.weights import misfit, read_state
 
 
 def load_timm(
@@ -100,7 +96,7 @@ def _create(name: str, config: Any, path: Path, image_size: int | None) -> nn.Mo
     return model
 
 
-def _classes(state: State, config: Any) -> int:
+def _classes(state: dict[str, torch.Tensor], config: Any) -> int:
     """Return how many classes the classifier in the file has, 0 where there is none."""
     names = config.classifier if config else None
     for name in (names,) if isinstance(names, str) else names or ():

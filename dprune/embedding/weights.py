@@ -12,16 +12,13 @@ import threading
 import urllib.error
 import urllib.request
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from dprune.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ANSWER_WITHIN_S = 4.0
 _log = logging.getLogger("dprune")

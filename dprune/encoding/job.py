@@ -6,22 +6,18 @@ Nothing here imports torch, so that a store that is up to date is recognised at 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dprune.formats.filling import Filling, parents_by_name
 from dprune.formats.latents import CODEBOOK_FILE, KIND
-from dprune.formats.provenance import make_record
+from dprune.formats.provenance import Record, make_record
+from dprune.formats.shards import Dataset
+from dprune.formats.stores import Store
+from dprune.models.files import ModelFile
 from dprune.models.vae_files import latent_network
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from dprune.formats.provenance import Record
-    from dprune.formats.shards import Dataset
-    from dprune.formats.stores import Store
-    from dprune.models.files import ModelFile
-    from dprune.runtime import Monitor
+from dprune.runtime import Monitor
 
 # float32 on a GPU too: with a codebook of thousands, bfloat16 makes another code the nearest at about every sixth
 # place (a table of 4,096 codes of 4 channels drawn from the encoder's outputs), which one depends on the batch, and
@@ -114,14 +110,14 @@ class EncodeJob:
         missing = self.filling.missing(store)
         self.filling.tidy(store)
         if missing or not self._has_codebook(store):
-            from dprune.encoding.encode import encode
+            from dprune.encoding.encoder import encode
 
             encode(self, store, missing, monitor)
         else:
             store.publish_manifest()
         summary = self.filling.summary(store, len(missing))
         if self.verification.samples:
-            from dprune.encoding.verify import verify
+            from dprune.encoding.verification import verify
 
             summary |= verify(self, store, monitor)
         return summary

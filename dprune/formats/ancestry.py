@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from dprune.formats.provenance import Record
+from dprune.formats.provenance import Record
 
 GENERATOR = "train-dit"
 

@@ -12,18 +12,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import InputError, UsageError
-from dprune.formats.provenance import canonical, is_record, parent_record
+from dprune.formats.provenance import Record, canonical, is_record, parent_record
 from dprune.formats.publish import STDOUT, publish_bytes
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
 
 NPY_MAGIC = b"\x93NUMPY"
 NPY_ERRORS = (ValueError, EOFError, OSError, MemoryError, OverflowError, TypeError, RecursionError, TokenError)

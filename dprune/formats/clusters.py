@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import digest_array
 from dprune.formats.provenance import Record, digest, parent_record
 from dprune.formats.tensors import read_tensors, write_tensors
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy.typing as npt
 
 
 @dataclass(frozen=True)

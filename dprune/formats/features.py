@@ -5,22 +5,18 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import NPY_ERRORS, digest_array
 from dprune.formats.kinds import file_kind
-from dprune.formats.provenance import digest, parent_record, without_version
+from dprune.formats.provenance import Record, digest, parent_record, without_version
 from dprune.formats.shards import split_ids
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_tensors
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
 
 
 class Features(Protocol):

@@ -6,21 +6,17 @@ import functools
 import logging
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import difference, digest, without_version
+from dprune.formats.provenance import Record, difference, digest, without_version
 from dprune.formats.shards import Dataset, Shard, read_manifest
 from dprune.formats.stores import Store
 from dprune.runtime import ranks
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from dprune.formats.provenance import Record
 
 _log = logging.getLogger("dprune")
 

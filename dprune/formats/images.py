@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from dprune.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 # Pillow opens more than images: PostScript, for one, by running Ghostscript.
 DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")

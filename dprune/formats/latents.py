@@ -9,20 +9,15 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.provenance import digest, parent_record, without_version
+from dprune.formats.provenance import Record, digest, parent_record, without_version
 from dprune.formats.stores import Store
-from dprune.formats.tensors import map_tensor, tensor_places
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
-    from dprune.formats.tensors import Place
+from dprune.formats.tensors import Place, map_tensor, tensor_places
 
 KIND = "latents"
 CODEBOOK_FILE = "codebook.safetensors"

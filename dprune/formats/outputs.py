@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.arrays import read_array
 from dprune.formats.kinds import file_kind
+from dprune.formats.provenance import Record
 from dprune.formats.results import read_result
 from dprune.formats.shards import read_manifest
 from dprune.formats.tensors import read_metadata
-
-if TYPE_CHECKING:
-    from dprune.formats.provenance import Record
 
 
 def existing_record(path: str | Path, folder_of: str | None = None) -> Record | None:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from dprune import __version__
 from dprune.errors import MismatchError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 Record = dict[str, Any]
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from dprune.errors import DpruneError
 from dprune.formats.provenance import json_text
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 STDOUT = "-"
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.arrays import read_file
-from dprune.formats.provenance import is_record, json_text
+from dprune.formats.provenance import Record, is_record, json_text
 from dprune.formats.publish import publish_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from dprune.formats.provenance import Record
 
 KINDS = ("metrics", "memorization")
 

@@ -10,26 +10,22 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from dprune.errors import DpruneError, InputError
-from dprune.formats.blocks import open_blocks, version
 from dprune.formats.provenance import METADATA_KEY
 from dprune.formats.publish import publish_bytes
+from dprune.formats.ranges import open_blocks, version
 from dprune.formats.tar import TarMember, walk
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import numpy.typing as npt
-
-    IntArray = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.int64]
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 LABEL_SUFFIX = "cls"

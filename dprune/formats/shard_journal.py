@@ -12,23 +12,18 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import canonical, difference
+from dprune.formats.provenance import Record, canonical, difference
 from dprune.formats.publish import publish, publish_bytes, publish_json
 from dprune.formats.shards import BAD, CLASSES, JOURNAL, MANIFEST, read_manifest
 from dprune.formats.tar import END_MARKER, member_bytes
-from dprune.runtime import check_stop, ranks
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from dprune.formats.provenance import Record
-    from dprune.runtime import Monitor
+from dprune.runtime import Monitor, check_stop, ranks
 
 POLL_S = 0.2
 

@@ -7,23 +7,18 @@ import glob
 import json
 import logging
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.blocks import is_url, open_blocks
-from dprune.formats.provenance import digest, parent_record, without_version
+from dprune.formats.provenance import Record, digest, parent_record, without_version
+from dprune.formats.ranges import is_url, open_blocks
 from dprune.formats.shard_index import ShardIndex, cached_index
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
 
 MANIFEST = "manifest.json"
 JOURNAL = ".dprune"

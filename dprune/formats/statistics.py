@@ -7,20 +7,16 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import NPY_ERRORS, digest_array
 from dprune.formats.kinds import file_kind
-from dprune.formats.provenance import digest, parent_record
+from dprune.formats.provenance import Record, digest, parent_record
 from dprune.formats.tensors import read_tensors, tensor_places, write_tensors
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
 
 NAMES = ("count", "mean", "covariance")
 NPZ_NAMES = ("mu", "sigma")

@@ -7,10 +7,12 @@ it, so a rerun does only what is missing and workers can share a store without t
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from dprune.errors import InputError, MismatchError
@@ -18,11 +20,6 @@ from dprune.formats.provenance import Record, digest, without_version
 from dprune.formats.publish import publish_json
 from dprune.formats.shards import MANIFEST, fingerprint, read_manifest
 from dprune.formats.tensors import damaged, read_metadata, read_tensors, write_tensors
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import numpy.typing as npt
 
 
 @dataclass(frozen=True)

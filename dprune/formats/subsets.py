@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import InputError, MismatchError
 from dprune.formats.arrays import NPY_MAGIC, digest_array, read_file, read_ids, read_stdin
-from dprune.formats.provenance import parent_record
+from dprune.formats.provenance import Record, parent_record
 from dprune.formats.publish import STDOUT
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
-    from dprune.formats.shards import Dataset
+from dprune.formats.shards import Dataset
 
 
 def read_subset(path: str, dataset: Dataset) -> tuple[npt.NDArray[np.int64], Record]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import tarfile
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 from dprune.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 BLOCK = 512
 END_MARKER = bytes(2 * BLOCK)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from dprune.errors import InputError
 from dprune.formats.arrays import read_stdin
-from dprune.formats.provenance import METADATA_KEY, canonical
+from dprune.formats.provenance import METADATA_KEY, Record, canonical
 from dprune.formats.publish import STDOUT, publish_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
 
 # Types that a memory map can show as they lie on the disk.
 _DTYPES = {"BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8",

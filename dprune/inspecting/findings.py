@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dprune.formats.provenance import canonical, lineage
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from dprune.formats.provenance import Record
+from dprune.formats.provenance import Record, canonical, lineage
 
 DIGITS = 12
 _LONGEST_VALUE = 60

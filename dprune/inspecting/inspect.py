@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from safetensors import SafetensorError
 
@@ -12,9 +12,6 @@ from dprune.errors import InputError
 from dprune.inspecting.findings import DIGITS, Findings
 from dprune.inspecting.inspect_files import inspect_array, inspect_result, inspect_tensors
 from dprune.inspecting.inspect_folders import inspect_folder, inspect_shards
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # What the readers raise on a manifest or header that is well-formed but says nonsense.
 _NONSENSE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, MemoryError, RecursionError)

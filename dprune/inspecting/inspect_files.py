@@ -5,24 +5,20 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from dprune.formats.arrays import NPY_ERRORS, digest_array, read_array
 from dprune.formats.clusters import read_clusters
+from dprune.formats.provenance import Record
 from dprune.formats.publish import STDOUT
 from dprune.formats.results import read_result
 from dprune.formats.tensors import damaged, read_metadata
 from dprune.inspecting.findings import Findings
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
 
 MOST_EXAMPLES = 3
 PAIR_FIELDS = ("generated", "train", "distance")

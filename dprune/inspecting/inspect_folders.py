@@ -5,26 +5,22 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dprune.errors import InputError
-from dprune.formats.blocks import is_url
 from dprune.formats.latents import SUMS, open_latents
-from dprune.formats.shard_index import build_index
+from dprune.formats.provenance import Record
+from dprune.formats.ranges import is_url
+from dprune.formats.shard_index import ShardIndex, build_index
 from dprune.formats.shards import BAD, CLASSES, JOURNAL, MANIFEST, Shard, fingerprint, open_dataset, read_manifest
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_metadata
 from dprune.inspecting.findings import Findings
 from dprune.inspecting.inspect_files import MOST_EXAMPLES, inspect_tensors, row_problems, tensor_shapes
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from dprune.formats.provenance import Record
-    from dprune.formats.shard_index import ShardIndex
 
 MODEL = "model.safetensors"
 SWEEP_RESULTS = ("sweep.csv", "sweep.png")

@@ -7,24 +7,20 @@ Meehan et al. (2020) test inside the cells of a partition that the training set 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from dprune.clustering.kernels import nearest_two
 from dprune.clustering.kmeans import Settings, fit
 from dprune.clustering.points import load_points
 from dprune.formats.features import ArrayFeatures
-from dprune.metrics.blocks import blocks
+from dprune.measuring.training_rows import TrainingRows
+from dprune.metrics.reading import blocks
+from dprune.runtime import Monitor
 from dprune.seeds import generator
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from dprune.measuring.training_rows import TrainingRows
-    from dprune.runtime import Monitor
 
 SAMPLES_IN_CELL = 50
 MOST_CELLS = 1000

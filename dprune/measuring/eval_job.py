@@ -6,31 +6,24 @@ Nothing here imports torch, so that a result that is up to date is recognised at
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import read_array, read_ids
-from dprune.formats.clusters import read_clusters
+from dprune.formats.arrays import Array, read_array, read_ids
+from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.kinds import file_kind
 from dprune.formats.outputs import FileOutput
-from dprune.formats.provenance import check_same_dataset, difference, make_record
+from dprune.formats.provenance import Record, check_same_dataset, difference, make_record
 from dprune.formats.publish import STDOUT
 from dprune.formats.results import write_result
 from dprune.formats.statistics import Statistics, is_statistics, read_statistics
 from dprune.formats.tensors import read_metadata
-from dprune.measuring.sources import Source, check_space, open_sources
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from dprune.formats.arrays import Array
-    from dprune.formats.clusters import Clusters
-    from dprune.formats.provenance import Record
-    from dprune.measuring.eval_settings import Settings
-    from dprune.measuring.sources import Embedding
-    from dprune.runtime import Monitor
+from dprune.measuring.settings import Settings
+from dprune.measuring.sources import Embedding, Source, check_space, open_sources
+from dprune.runtime import Monitor
 
 
 @dataclass(frozen=True)
@@ -193,7 +186,7 @@ class EvalJob(FileOutput):
         """
         if self.statistics is not None:
             self.statistics.check()
-        from dprune.measuring.evaluate import evaluate
+        from dprune.measuring.evaluation import evaluate
 
         found = evaluate(self, monitor)
         if self.statistics is not None and found.statistics is not None:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from dprune.clustering.kernels import nearest_two
 from dprune.clustering.points import unit
+from dprune.formats.clusters import Clusters
+from dprune.formats.features import Features
+from dprune.measuring.sides import Side
 from dprune.metrics.rows import spans
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from dprune.formats.clusters import Clusters
-    from dprune.formats.features import Features
-    from dprune.measuring.sides import Side
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from dprune.errors import InputError
+from dprune.formats.provenance import Record
 from dprune.measuring.cells import Cells, default_cells
+from dprune.measuring.sides import Side
+from dprune.measuring.training_rows import TrainingRows
 from dprune.metrics.copying import (
+    DistanceSummary,
     authenticity,
     calibrated_copies,
     copying_test_in_cells,
@@ -24,22 +30,13 @@ from dprune.metrics.copying import (
     summarize,
 )
 from dprune.metrics.jackknife import Blocks
-from dprune.metrics.nearest import nearest
+from dprune.metrics.nearest import Neighbours, nearest
 from dprune.metrics.rows import finite_rows
+from dprune.runtime import Monitor
 from dprune.seeds import generator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
-    from dprune.formats.provenance import Record
     from dprune.measuring.memorization_job import Settings
-    from dprune.measuring.sides import Side
-    from dprune.measuring.training_rows import TrainingRows
-    from dprune.metrics.copying import DistanceSummary
-    from dprune.metrics.nearest import Neighbours
-    from dprune.runtime import Monitor
 
 _log = logging.getLogger("dprune")
 

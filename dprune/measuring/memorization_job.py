@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,26 +13,21 @@ import numpy as np
 from dprune.errors import InputError, MismatchError
 from dprune.formats.ancestry import packed_subset, training_subset
 from dprune.formats.arrays import NPY_ERRORS, Array, read_ids
+from dprune.formats.features import Features
 from dprune.formats.kinds import file_kind
 from dprune.formats.outputs import FileOutput
-from dprune.formats.provenance import check_same_dataset, make_record
+from dprune.formats.provenance import Record, check_same_dataset, make_record
 from dprune.formats.publish import STDOUT
 from dprune.formats.results import write_result
-from dprune.measuring.pairs import COMMAND, nearest_pairs
-from dprune.measuring.sources import Source, open_sources
+from dprune.measuring.pairs import COMMAND, PairsFile, nearest_pairs
+from dprune.measuring.sources import Embedding, Source, open_sources
+from dprune.reporting.pair_sheet import PairSheet
+from dprune.runtime import Monitor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
-    from dprune.formats.features import Features
-    from dprune.formats.provenance import Record
     from dprune.measuring.memorization import Memorization
-    from dprune.measuring.pairs import PairsFile
-    from dprune.measuring.sources import Embedding
-    from dprune.reporting.pair_sheet import PairSheet
-    from dprune.runtime import Monitor
 
 _log = logging.getLogger("dprune")
 

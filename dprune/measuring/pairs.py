@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import write_array
 from dprune.formats.kinds import file_kind
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import difference
+from dprune.formats.provenance import Record, difference
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
     from dprune.metrics.nearest import Neighbours
 
 COMMAND = "memorization"

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from dprune.errors import InputError, MismatchError
+from dprune.formats.arrays import Array
+from dprune.formats.features import Features
+from dprune.formats.provenance import Record
 from dprune.metrics.rows import finite_rows
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from dprune.formats.arrays import Array
-    from dprune.formats.features import Features
-    from dprune.formats.provenance import Record
 
 _log = logging.getLogger("dprune")
 

@@ -7,26 +7,20 @@ embedded twice; an interrupted one goes on. Nothing here imports torch before fe
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dprune.embedding.job import EmbedJob
-from dprune.embedding.settings import PRECISIONS, resolve
+from dprune.embedding.settings import PRECISIONS, Settings, resolve
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.features import open_features
+from dprune.formats.features import Features, open_features
 from dprune.formats.kinds import file_kind
-from dprune.formats.provenance import digest, parent_record, without_version
+from dprune.formats.provenance import Record, digest, parent_record, without_version
 from dprune.formats.shard_index import cache_folder
 from dprune.formats.shards import open_dataset, read_manifest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from dprune.embedding.settings import Settings
-    from dprune.formats.features import Features
-    from dprune.formats.provenance import Record
-    from dprune.runtime import Monitor
+from dprune.runtime import Monitor
 
 _log = logging.getLogger("dprune")
 

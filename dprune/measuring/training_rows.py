@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import numpy.typing as npt
 
-from dprune.measuring.sides import tell_dropped
-from dprune.runtime import check_stop
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from dprune.measuring.sides import SubsetRows
-    from dprune.runtime import Monitor
+from dprune.measuring.sides import SubsetRows, tell_dropped
+from dprune.runtime import Monitor, check_stop
 
 
 class TrainingRows:

@@ -11,17 +11,13 @@ known to be near needs no second look, whatever the precision of the product.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from dprune.clustering.kernels import matmul_precision
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
 
 # Numbers that are centred at once; on a CPU they stay in cache.
 NUMBERS = {"cpu": 1 << 17, "cuda": 1 << 25}

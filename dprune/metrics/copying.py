@@ -6,24 +6,17 @@ All take what `nearest` found, on any device, and return numbers on the CPU.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from dprune.errors import InputError, MismatchError
-from dprune.metrics.blocks import take
-from dprune.metrics.nearest import nearest
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from dprune.metrics.blocks import Rows
-    from dprune.metrics.nearest import Neighbours
+from dprune.metrics.nearest import Neighbours, nearest
+from dprune.metrics.reading import Rows, take
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 LEAST_IN_CELL = 20

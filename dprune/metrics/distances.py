@@ -7,19 +7,15 @@ with are computed again, by differences in float64.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from dprune.clustering.kernels import matmul_precision
 from dprune.errors import InputError
 from dprune.metrics.rows import spans
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
 
 ROWS = 512
 COLUMNS = {"cpu": 4096, "cuda": 32_768}

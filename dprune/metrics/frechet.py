@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dprune.errors import InputError
-from dprune.metrics.jackknife import Estimate
+from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_dimensions, check_rows, spans
 from dprune.seeds import generator
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from torch import Tensor
-
-    from dprune.metrics.jackknife import Blocks
 
 EPSILON = torch.finfo(torch.float64).eps
 

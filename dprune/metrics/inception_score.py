@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dprune.errors import InputError
-from dprune.metrics.jackknife import Estimate
+from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_rows, spans
 from dprune.seeds import generator
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dprune.metrics.jackknife import Blocks
 
 
 @dataclass(frozen=True)

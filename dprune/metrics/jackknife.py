@@ -7,19 +7,15 @@ holds none. The reference is held fixed: what differs between two models that fa
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from dprune.seeds import generator
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import numpy.typing as npt
-    from torch import Tensor
 
 COUNT = 20
 

@@ -6,25 +6,19 @@ pairs are taken there is no sampling noise, unlike with the usual random subsets
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from dprune.metrics.jackknife import Estimate
+from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_pair, spans, unit_rows
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
-
-    from dprune.metrics.jackknife import Blocks
-
-    # Turns inner products [n, m] of rows [n, d] and columns [m, d] into values of the kernel; may overwrite them.
-    Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
-    # Makes rows of any float type the float64 rows that the kernel is defined on.
-    Prepare = Callable[[Tensor], Tensor]
+# Turns inner products [n, m] of rows [n, d] and columns [m, d] into values of the kernel; may overwrite them.
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Makes rows of any float type the float64 rows that the kernel is defined on.
+Prepare = Callable[[Tensor], Tensor]
 
 CPU_TILE = 1024
 GPU_TILE = 8192

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from dprune.metrics.distances import (
     SPARE,
@@ -18,13 +18,8 @@ from dprune.metrics.distances import (
     neighbours,
     squared_distances,
 )
-from dprune.metrics.jackknife import Estimate
+from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_pair
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dprune.metrics.jackknife import Blocks
 
 ROWS = 512
 # Among so many random samples, all but a few of one block in twenty has a chance of less than 1e-9.

@@ -9,13 +9,16 @@ equally near rows the one with the lower id comes first.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from dprune.errors import InputError
-from dprune.metrics.blocks import SIZES, as_rows, blocks
 from dprune.metrics.bounds import (
     Operand,
     optimistic_scores,
@@ -24,16 +27,8 @@ from dprune.metrics.bounds import (
     row_operand,
     summation_error,
 )
+from dprune.metrics.reading import SIZES, Rows, as_rows, blocks
 from dprune.metrics.rows import check_dimensions, spans
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy as np
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from dprune.metrics.blocks import Rows
 
 # Columns of a tile are reduced in groups of up to this many before any single score is looked at.
 GROUP = 128

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dprune.clustering.engines import TorchEngine
 from dprune.clustering.kmeans import Settings, fit
 from dprune.clustering.points import Points
-from dprune.metrics.jackknife import Estimate
+from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_pair, spans
 from dprune.runtime import Silent
 from dprune.seeds import generator
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dprune.metrics.jackknife import Blocks
 
 CLUSTERS = 20
 RUNS = 10

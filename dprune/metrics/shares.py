@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from dprune.errors import InputError
-from dprune.metrics.jackknife import Estimate
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dprune.metrics.jackknife import Blocks
+from dprune.metrics.jackknife import Blocks, Estimate
 
 
 @dataclass(frozen=True)

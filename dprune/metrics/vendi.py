@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from dprune.metrics.jackknife import Estimate
+from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_rows, spans, unit_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
-
-    from dprune.metrics.jackknife import Blocks
 
 ORDERS = (0.5, 1.0, 2.0, math.inf)
 

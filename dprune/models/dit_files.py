@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from dprune.errors import InputError
-from dprune.formats.weights import read_state
 from dprune.models.architectures import ARCHITECTURES
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.files import ModelFile, fits
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
+from dprune.models.weights import read_state
 
 # What DiT and SiT multiply the latents of Stable Diffusion's autoencoder with.
 LATENT_SCALE = 0.18215

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +16,13 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from dprune.errors import DpruneError, InputError
-from dprune.formats.provenance import METADATA_KEY, canonical, is_record, parent_record
+from dprune.formats.provenance import METADATA_KEY, Record, canonical, is_record, parent_record
 from dprune.formats.publish import publish, sync
 from dprune.formats.tensors import damaged
-from dprune.formats.weights import file_digest
+from dprune.models.weights import file_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor, nn
-
-    from dprune.formats.provenance import Record
 
 NETWORK_KEY = "network"
 

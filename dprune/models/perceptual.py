@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dprune.errors import InputError
-from dprune.formats.weights import read_state
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
+from dprune.models.weights import read_state
 
 # Layers of torchvision's VGG16 after which LPIPS looks: the last activation before each of its poolings.
 VGG_STAGES = (range(4), range(4, 9), range(9, 16), range(16, 23), range(23, 30))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # Distances that exist at once: 32,768 tokens against 16,384 codes would take 2 GiB.
 MOST_DISTANCES = 1 << 25

@@ -8,21 +8,16 @@ attention where the resolution is lowest, and a 1x1 convolution on either side o
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dprune.errors import InputError
-from dprune.models.files import fits
+from dprune.models.files import ModelFile, fits
 from dprune.models.quantizer import Quantizer
 from dprune.models.vae_files import VAEConfig, open_vae
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from dprune.models.files import ModelFile
 
 MOST_GROUPS, LEAST_CHANNELS = 32, 4
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from dprune.errors import InputError, MismatchError
 from dprune.formats.latents import MOST_CODES, SUMS
+from dprune.formats.provenance import Record
 from dprune.models.files import ModelFile
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from dprune.formats.provenance import Record
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dprune.errors import InputError, UsageError
 from dprune.formats.publish import STDOUT
@@ -13,9 +13,6 @@ from dprune.formats.shards import CLASSES, Dataset, open_dataset
 from dprune.formats.subsets import read_subset
 from dprune.packing.sources import DigitsSource, FolderSource, ShardSource, Source, ZipSource
 from dprune.packing.streams import Streams, is_stream
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 DIGITS = "sklearn:digits"
 

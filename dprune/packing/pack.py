@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.images import BadImage, decode_image, encode_image, resize_image
-from dprune.formats.provenance import make_record
+from dprune.formats.provenance import Record, make_record
 from dprune.formats.shard_index import split_name
 from dprune.formats.shard_journal import (
     Bad,
@@ -29,14 +30,7 @@ from dprune.formats.shards import BAD
 from dprune.packing.pool import Workers
 from dprune.packing.sources import Sample, Source
 from dprune.packing.streams import Streams
-from dprune.runtime import check_stop, cpu_count
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from dprune.formats.provenance import Record
-    from dprune.runtime import Monitor
-
+from dprune.runtime import Monitor, check_stop, cpu_count
 
 # A key with the number or the content of its sample, and what becomes of it.
 Task = tuple[str, "int | Sample"]

@@ -9,26 +9,21 @@ import logging
 import os
 import stat
 import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from dprune.errors import InputError
-from dprune.formats.blocks import is_url
 from dprune.formats.images import BadImage, encode_image
-from dprune.formats.provenance import parent_record
+from dprune.formats.provenance import Record, parent_record
+from dprune.formats.ranges import is_url
 from dprune.formats.shard_index import IMAGE_SUFFIXES, LABEL_SUFFIX
 from dprune.formats.shards import Dataset, ShardReader
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
 
 CONVERTIBLE_SUFFIXES = ("bmp", "gif", "ppm", "tif", "tiff")
 MOST_BYTES = 1 << 30

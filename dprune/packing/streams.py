@@ -9,19 +9,15 @@ import select
 import subprocess
 import sys
 import tarfile
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from dprune.errors import InputError, Interrupted
-from dprune.formats.blocks import is_url, remote
+from dprune.formats.ranges import is_url, remote
 from dprune.formats.shard_index import IMAGE_SUFFIXES
 from dprune.formats.tar import COMPRESSED_MAGIC, END_MARKER
 from dprune.packing.sources import Sample, local_folders
-from dprune.runtime import check_stop
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from dprune.runtime import Monitor
+from dprune.runtime import Monitor, check_stop
 
 PIPE = "pipe:"
 LOOK_AGAIN_S = 0.2

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from dprune.errors import InputError
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.reporting.thumbnails import SOFTWARE, png_text, publish_png, thumbnails
+from dprune.selecting.ranking import Ranking
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
-
-    from dprune.pruning.select import Ranking
-
-    IntArray = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.int64]
 
 MOST_GROUPS = 32
 COLUMNS = 7

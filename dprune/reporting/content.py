@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from dprune.metrics.catalogue import MEASURES, MEMORIZATION, QUALITY, SHARES, Measure
 from dprune.reporting.curves import Colours, curve, legend
 from dprune.reporting.distributions import GROUPS, histogram_charts, prd_charts, share_charts, shares_csv
-from dprune.reporting.grouping import compare
-from dprune.reporting.measures import MEASURES, MEMORIZATION, QUALITY, SHARES
+from dprune.reporting.experiments import Point
+from dprune.reporting.grouping import Comparison, compare
+from dprune.reporting.image_grid import Grid
+from dprune.reporting.svg import Chart
 from dprune.reporting.tables import Table, csv_table, markdown_table
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from dprune.reporting.experiments import Point
-    from dprune.reporting.grouping import Comparison
-    from dprune.reporting.image_grid import Grid
-    from dprune.reporting.measures import Measure
-    from dprune.reporting.svg import Chart
 
 TABLES: dict[str, tuple[str, tuple[Measure, ...]]] = {
     "quality": ("metrics", QUALITY),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
-from dprune.reporting.grouping import ratio_text
+from dprune.metrics.catalogue import Measure
+from dprune.reporting.grouping import Cell, Comparison, Estimate, Line, ratio_text
 from dprune.reporting.svg import (
     DASHES,
     MARKERS,
@@ -16,13 +17,7 @@ from dprune.reporting.svg import (
     tick_text,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from dprune.reporting.grouping import Cell, Comparison, Estimate, Line
-    from dprune.reporting.measures import Measure
-
-    Known = list[tuple[float, Estimate, Cell]]
+Known = list[tuple[float, Estimate, Cell]]
 
 _SHAPES = ("circle", "square", "triangle", "diamond")
 _CLOSEST = 0.055

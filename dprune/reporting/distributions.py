@@ -6,17 +6,13 @@ import csv
 import io
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from dprune.errors import InputError
-from dprune.reporting.grouping import ratio_text
+from dprune.reporting.curves import Colours
+from dprune.reporting.grouping import Cell, Comparison, Line, ratio_text
 from dprune.reporting.svg import Chart, tick_text, ticks
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from dprune.reporting.curves import Colours
-    from dprune.reporting.grouping import Cell, Comparison, Line
 
 GROUPS = {"cluster": "clusters", "class": "classes"}
 _MOST_BARS = 80

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.ancestry import GENERATOR, training_subset
-from dprune.formats.provenance import digest, lineage, without_version
-from dprune.pruning.amount import Amount
-from dprune.reporting.factors import ANY, ASIDE, AXES, COMMAND, IMAGES, OWN, SOURCE, Factor, Factors, flatten
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from dprune.formats.provenance import Record
-    from dprune.formats.results import Result
-    from dprune.reporting.factors import Path
+from dprune.formats.provenance import Record, digest, lineage, without_version
+from dprune.formats.results import Result
+from dprune.reporting.factors import ANY, ASIDE, AXES, COMMAND, IMAGES, OWN, SOURCE, Factor, Factors, Path, flatten
+from dprune.selecting.amount import Amount
 
 UNPRUNED, EXTERNAL = "unpruned", "external"
 SUBSET: Path = ("subset",)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from dprune.errors import DpruneError
-from dprune.formats.provenance import canonical
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from dprune.formats.provenance import Record
+from dprune.formats.provenance import Record, canonical
 
 Path = tuple[str, ...]
 Factors = dict["Factor", str]

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import InputError, MismatchError
-from dprune.formats.clusters import read_clusters
-from dprune.formats.features import open_features
+from dprune.formats.clusters import Clusters, read_clusters
+from dprune.formats.features import Features, open_features
 from dprune.formats.provenance import check_same_dataset
 from dprune.measuring.sources import check_space
 from dprune.reporting.experiments import point_of_images
 from dprune.reporting.svg import PALETTE, Chart, padded
 from dprune.seeds import generator
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
-
-    from dprune.formats.clusters import Clusters
-    from dprune.formats.features import Features
-
-    FloatArray = npt.NDArray[np.float64]
-    IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 MOST_TRAIN, MOST_GENERATED = 2000, 500
 # t-SNE looks at distances alone, which hardly change when directions of no variance go.

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dprune.reporting.experiments import Point
 from dprune.reporting.factors import ANY, OWN, Factor, Factors, agree
 from dprune.reporting.labels import Labeller
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
-
-    from dprune.reporting.experiments import Point
 
 MISSING = "\N{EN DASH}"
 _STEPS = ("train-dit", "steps")

@@ -5,25 +5,19 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dprune.errors import DpruneError, InputError
 from dprune.formats.images import BadImage, decode_image
+from dprune.formats.provenance import Record
 from dprune.formats.shards import Dataset, ShardReader, open_dataset, read_manifest
-from dprune.reporting.experiments import point_of_images
-from dprune.reporting.grouping import compare, ratio_text
+from dprune.reporting.experiments import Point, point_of_images
+from dprune.reporting.grouping import Cell, Comparison, Line, compare, ratio_text
 from dprune.sampling.seeds import KEY_DIGITS, Seeds
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from dprune.formats.provenance import Record
-    from dprune.reporting.experiments import Point
-    from dprune.reporting.grouping import Cell, Comparison, Line
 
 SMALLEST, LARGEST, GAP = 64, 128, 2
 _MARGIN, _LABEL, _HEAD, _SPACE = 20, 190, 40, 10

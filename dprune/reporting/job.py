@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dprune.errors import UsageError
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import make_record, parent_record
+from dprune.formats.provenance import Record, make_record, parent_record
 from dprune.formats.publish import publish_bytes, publish_json
 from dprune.formats.results import read_result
 from dprune.formats.shards import MANIFEST, read_manifest
 from dprune.reporting.content import Content
-from dprune.reporting.experiments import point_of_result
-from dprune.runtime import check_stop
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from dprune.formats.provenance import Record
-    from dprune.reporting.experiments import Point
-    from dprune.reporting.feature_map import MapInputs
-    from dprune.reporting.image_grid import Folder
-    from dprune.runtime import Monitor
+from dprune.reporting.experiments import Point, point_of_result
+from dprune.reporting.feature_map import MapInputs
+from dprune.reporting.image_grid import Folder
+from dprune.runtime import Monitor, check_stop
 
 _log = logging.getLogger("dprune")
 

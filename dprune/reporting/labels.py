@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from dprune.reporting.factors import ANY, ASIDE, COMMAND, OWN, SOURCE
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from dprune.reporting.factors import Factor, Factors
+from dprune.reporting.factors import ANY, ASIDE, COMMAND, OWN, SOURCE, Factor, Factors
 
 # Roles that every chain has.
 _PLAIN = ("generated", "shards", "subset")

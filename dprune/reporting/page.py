@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from dprune.reporting.content import Content
 from dprune.reporting.curves import legend
-from dprune.reporting.image_grid import digest_of_seeds, png
-from dprune.reporting.measured import describe
-from dprune.reporting.svg import SHAPES, STYLE
+from dprune.reporting.facts import describe
+from dprune.reporting.grouping import Comparison
+from dprune.reporting.image_grid import Grid, digest_of_seeds, png
+from dprune.reporting.svg import SHAPES, STYLE, Chart
 from dprune.reporting.tables import html_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from PIL.Image import Image
-
-    from dprune.reporting.content import Content
-    from dprune.reporting.grouping import Comparison
-    from dprune.reporting.image_grid import Grid
-    from dprune.reporting.svg import Chart
 
 _HEADINGS = {
     "quality": "Quality",

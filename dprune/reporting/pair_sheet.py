@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from dprune.errors import InputError, MismatchError
-from dprune.formats.provenance import check_same_dataset, digest, without_version
+from dprune.formats.provenance import Record, check_same_dataset, digest, without_version
 from dprune.formats.shards import Dataset, open_dataset
+from dprune.measuring.sources import Source
 from dprune.reporting.thumbnails import SOFTWARE, png_text, publish_png, thumbnails
 from dprune.runtime import Silent
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
-    from dprune.measuring.sources import Source
 
 COLUMNS = 4
 THUMB, BETWEEN, FRAME, CAPTION, MARGIN, HEADER = 96, 4, 3, 46, 28, 86

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    Points = Sequence[tuple[float, float]]
+Points = Sequence[tuple[float, float]]
 
 PALETTE = 8
 """Colours c0 to c7; the style sheet holds them."""

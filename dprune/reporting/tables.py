@@ -6,17 +6,12 @@ import csv
 import io
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
-from dprune.reporting.grouping import MISSING, ratio_text
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from dprune.reporting.grouping import Cell, Comparison, Estimate, Line
-    from dprune.reporting.measures import Measure
+from dprune.metrics.catalogue import Measure
+from dprune.reporting.grouping import MISSING, Cell, Comparison, Estimate, Line, ratio_text
 
 
 @dataclass(frozen=True)

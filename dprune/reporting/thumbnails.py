@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dprune.formats.images import BadImage, decode_image
 from dprune.formats.publish import publish_bytes
-from dprune.formats.shards import ShardReader
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy as np
-    import numpy.typing as npt
-
-    from dprune.formats.shards import Dataset
+from dprune.formats.shards import Dataset, ShardReader
 
 SOFTWARE = "dprune"
 MISSING = "#d9dee4"

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dprune.flow import Guidance, guided, solve, start
+from dprune.models.dit import DiT
+from dprune.models.dit_files import LoadedDiT
 from dprune.models.pixels import to_pixels
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
-    from torch import Tensor
-
-    from dprune.models.dit import DiT
-    from dprune.models.dit_files import LoadedDiT
-    from dprune.models.vae import VAE
-    from dprune.sampling.seeds import IntArray
-    from dprune.sampling.settings import Settings
+from dprune.models.vae import VAE
+from dprune.sampling.seeds import IntArray
+from dprune.sampling.settings import Settings
 
 # Images that one thread of a CPU takes through the networks together.
 PIECE = 16

@@ -8,11 +8,14 @@ import math
 import zipfile
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import IO, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -23,13 +26,7 @@ from dprune.formats.shard_index import build_index
 from dprune.formats.shards import Shard, ShardReader
 from dprune.runtime import default_workers
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    import numpy.typing as npt
-
-    Pixels = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
 
 SOFTWARE = "dprune"
 # Images that are decoded at once: 200 MB at 256 pixels.

@@ -7,26 +7,20 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.provenance import difference, digest, make_record, without_version
+from dprune.formats.provenance import Record, difference, digest, make_record, without_version
 from dprune.formats.shard_journal import Journal, complete_shards, existing_shards, listed_shards
 from dprune.formats.shards import read_manifest
 from dprune.models.files import ModelFile
 from dprune.models.vae_files import check_made, latent_network, open_vae
-from dprune.runtime import is_gpu, ranks
-from dprune.sampling.exports import Grid, Npz
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from dprune.formats.provenance import Record
-    from dprune.runtime import Monitor
-    from dprune.sampling.exports import Export
-    from dprune.sampling.settings import Settings
+from dprune.runtime import Monitor, is_gpu, ranks
+from dprune.sampling.exports import Export, Grid, Npz
+from dprune.sampling.settings import Settings
 
 _log = logging.getLogger("dprune")
 
@@ -96,7 +90,7 @@ class SampleJob:
         folder, made = Path(output), dict[str, Any]()
         missing = self._missing(folder)
         if missing:
-            from dprune.sampling.generate import generate
+            from dprune.sampling.generation import generate
 
             made = generate(self, folder, missing, monitor)
         whole = self._finish(folder)

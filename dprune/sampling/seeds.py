@@ -5,17 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import UsageError
 from dprune.seeds import hash_ids
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    IntArray = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.int64]
 
 MOST_IMAGES = 1_000_000_000
 # A key is its seed with so many digits at least, so that runs with other seeds give the same seed the same key.

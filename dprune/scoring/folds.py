@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.provenance import difference
-from dprune.scoring.checkpoints import TrainedRun, open_run
-from dprune.training.dit_settings import Fold
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    import numpy.typing as npt
-
-    from dprune.scoring.checkpoints import Checkpoint, Wanted
-    from dprune.scoring.population import Samples
+from dprune.scoring.population import Samples
+from dprune.training.checkpoints import Checkpoint, TrainedRun, Wanted, open_run
+from dprune.training.dit.settings import Fold
 
 # What follows from the fold, or from its size.
 _OF_A_FOLD = {"fold", "samples", "steps"}

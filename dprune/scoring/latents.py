@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everyone knows it by
+from torch import Tensor
 
 from dprune.errors import InputError
-from dprune.formats.latents import NAMES
+from dprune.formats.latents import NAMES, Latents
 from dprune.formats.shards import split_ids
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
-
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from dprune.formats.latents import Latents
-    from dprune.scoring.progress import Piece
+from dprune.scoring.progress import Piece
 
 
 class Span(NamedTuple):

@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import read_ids, write_array
 from dprune.formats.latents import open_latents
-from dprune.formats.provenance import digest, make_record, without_version
+from dprune.formats.provenance import Record, digest, make_record, without_version
 from dprune.formats.publish import STDOUT
-from dprune.runtime import ranks
-from dprune.scoring.checkpoints import Wanted, open_run
+from dprune.runtime import Monitor, ranks
 from dprune.scoring.monotonicity import rises, rises_of_mean
 from dprune.scoring.outputs import ScoreFile, spread
 from dprune.scoring.population import Samples
-from dprune.scoring.progress import Progress, progress_folder
+from dprune.scoring.progress import Piece, Progress, progress_folder
 from dprune.scoring.reliability import reliability, standard_errors
-from dprune.scoring.settings import LOSS, resolve_compile
+from dprune.scoring.settings import LOSS, Settings, resolve_compile
 from dprune.scoring.sharing import SharedScoring
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
-    from dprune.runtime import Monitor
-    from dprune.scoring.checkpoints import Checkpoint, TrainedRun
-    from dprune.scoring.progress import Piece
-    from dprune.scoring.settings import Settings
+from dprune.training.checkpoints import Checkpoint, TrainedRun, Wanted, open_run
 
 
 @dataclass(frozen=True)

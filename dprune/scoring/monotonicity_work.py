@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dprune.runtime import check_stop
-from dprune.scoring.measuring import Measuring
+from dprune.runtime import Monitor, check_stop
+from dprune.scoring.device import computing
 from dprune.scoring.networks import Networks
-from dprune.scoring.work import computing
+from dprune.scoring.passes import Measuring
+from dprune.scoring.progress import Piece, Progress
+from dprune.training.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from dprune.runtime import Monitor
-    from dprune.scoring.checkpoints import Checkpoint
     from dprune.scoring.monotonicity_job import MonotonicityJob
-    from dprune.scoring.progress import Piece, Progress
 
 
 def measure(

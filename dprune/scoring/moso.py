@@ -5,16 +5,12 @@ Tan et al., "Data pruning via moving-one-sample-out" (NeurIPS 2023).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import numpy.typing as npt
 
 from dprune.scoring.settings import DOT, SQUARED_NORM
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 
 FORMS = ("exact", "first-order")
 

@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.formats.arrays import read_ids
 from dprune.formats.latents import open_latents
-from dprune.formats.provenance import digest, make_record, without_version
-from dprune.runtime import ranks
-from dprune.scoring.checkpoints import Wanted
-from dprune.scoring.folds import open_surrogates
+from dprune.formats.provenance import Record, digest, make_record, without_version
+from dprune.runtime import Monitor, ranks
+from dprune.scoring.folds import Surrogate, open_surrogates
 from dprune.scoring.moso import moso, standardized
 from dprune.scoring.outputs import ScoreFile
 from dprune.scoring.population import Samples
 from dprune.scoring.progress import Progress, progress_folder
-from dprune.scoring.settings import resolve_compile
+from dprune.scoring.settings import Settings, resolve_compile
 from dprune.scoring.sharing import SharedScoring
+from dprune.training.checkpoints import Checkpoint, Wanted
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
-    from dprune.runtime import Monitor
-    from dprune.scoring.checkpoints import Checkpoint
-    from dprune.scoring.folds import Surrogate
-    from dprune.scoring.settings import Settings
-
-    Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 
 MEASURES = 3
 
@@ -147,7 +138,7 @@ class MosoJob(SharedScoring["list[Floats]"]):
         here = ranks()
         missing = [unit for unit in self._asked_for(output)[here.rank :: here.world] if not unit.whole]
         if missing:
-            from dprune.scoring.moso_work import measure
+            from dprune.scoring.mean_gradient import measure
 
             measure(self, missing, monitor)
 

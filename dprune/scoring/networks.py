@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from dprune.errors import InputError
+from dprune.models.dit_files import LoadedDiT
 from dprune.models.files import fits
+from dprune.scoring.device import load_model
 from dprune.scoring.latents import ScoredLatents
+from dprune.scoring.population import Samples
 from dprune.scoring.scorer import Scorer
-from dprune.scoring.work import load_model
+from dprune.scoring.settings import Settings
+from dprune.training.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import torch
-
-    from dprune.models.dit_files import LoadedDiT
-    from dprune.scoring.checkpoints import Checkpoint
-    from dprune.scoring.population import Samples
-    from dprune.scoring.settings import Settings
 
 
 class Networks:

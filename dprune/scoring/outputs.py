@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import write_array
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import difference, with_findings
+from dprune.formats.provenance import Record, difference, with_findings
 from dprune.scoring.reliability import pair_scores, reliability, standard_errors, warn_of_noise
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    import numpy.typing as npt
-
-    from dprune.formats.provenance import Record
-    from dprune.scoring.settings import Settings
+from dprune.scoring.settings import Settings
 
 ERROR = "standard error"
 

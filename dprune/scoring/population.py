@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import InputError, MismatchError
-from dprune.formats.provenance import check_same_dataset
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy.typing as npt
-
-    from dprune.formats.arrays import Array
-    from dprune.formats.latents import Latents
-    from dprune.formats.provenance import Record
-    from dprune.models.files import ModelFile
+from dprune.formats.arrays import Array
+from dprune.formats.latents import Latents
+from dprune.formats.provenance import Record, check_same_dataset
+from dprune.models.files import ModelFile
 
 
 @dataclass(frozen=True)

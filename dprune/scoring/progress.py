@@ -9,17 +9,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.tensors import read_metadata, read_tensors, write_tensors
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Values = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float32]
 
 MOST_PIECES = 64
 SMALLEST, LARGEST = 256, 2048

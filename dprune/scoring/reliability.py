@@ -8,20 +8,17 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.seeds import generator
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    import numpy.typing as npt
-
-    Floats = npt.NDArray[np.float64]
-    # Makes scores [n] of what pairs of draws gave, [n, P, ...].
-    Scoring = Callable[[Floats], Floats]
+Floats = npt.NDArray[np.float64]
+# Makes scores [n] of what pairs of draws gave, [n, P, ...].
+Scoring = Callable[[Floats], Floats]
 
 MOST_SPLITS = 20
 NOISY = 0.5

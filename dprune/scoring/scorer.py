@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dprune import noise
 from dprune.flow import flow_loss
-from dprune.pruning.gradients import SampleGradients
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from torch import Tensor
-
-    from dprune.models.dit import DiT
-    from dprune.scoring.settings import Settings
+from dprune.models.dit import DiT
+from dprune.models.gradients import SampleGradients
+from dprune.scoring.settings import Settings
 
 
 def noise_bank(settings: Settings, shape: Sequence[int], device: torch.device) -> Tensor:

@@ -5,22 +5,17 @@ from __future__ import annotations
 import logging
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from dprune.errors import InputError, UsageError
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import difference
+from dprune.formats.provenance import Record, difference
 from dprune.formats.publish import STDOUT
-from dprune.runtime import ranks
+from dprune.runtime import Monitor, ranks
 from dprune.scoring.outputs import check_free, is_made
 from dprune.scoring.progress import progress_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from dprune.formats.provenance import Record
-    from dprune.runtime import Monitor
 
 Values = TypeVar("Values")
 

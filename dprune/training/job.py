@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dprune.errors import UsageError
-from dprune.runtime import pick_device, process_group, ranks
+from dprune.formats.provenance import Record
+from dprune.runtime import Monitor, pick_device, process_group, ranks
+from dprune.training.plan import Plan
 from dprune.training.run import Run
+from dprune.training.task import Task
 
 if TYPE_CHECKING:
     import torch
-
-    from dprune.formats.provenance import Record
-    from dprune.runtime import Monitor
-    from dprune.training.plan import Plan
-    from dprune.training.task import Task
 
 
 class TrainingJob(ABC):

@@ -10,33 +10,26 @@ import contextlib
 import logging
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import AdamW
 
 from dprune.collectives import all_gather, all_sum, in_group, is_root
 from dprune.errors import DpruneError, Interrupted, MismatchError, UsageError
-from dprune.runtime import ranks
+from dprune.formats.provenance import Record
+from dprune.runtime import Monitor, ranks
 from dprune.training.averages import Averages
-from dprune.training.order import Order, micro_batches, share
-from dprune.training.plan import is_due
+from dprune.training.order import Order, Positions, micro_batches, share
+from dprune.training.plan import Plan, is_due
+from dprune.training.run import Run
 from dprune.training.state import load_state, save_checkpoint, save_model, save_state
+from dprune.training.task import Task
 from dprune.training.throughput import Stopwatch, product_rate
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor, nn
-
-    from dprune.formats.provenance import Record
-    from dprune.runtime import Monitor
-    from dprune.training.order import Positions
-    from dprune.training.plan import Plan
-    from dprune.training.run import Run
-    from dprune.training.task import Task
 
 _log = logging.getLogger("dprune")
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.seeds import generator
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Positions = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
 
 
 class Order:

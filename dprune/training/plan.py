@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dprune.errors import UsageError
 from dprune.runtime import pick_precision
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 EMA_WARMUP = (1, 10)
 

@@ -16,21 +16,17 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from dprune.errors import DpruneError, InputError
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import difference, without_version
+from dprune.formats.provenance import Record, difference, without_version
 from dprune.formats.publish import publish_bytes, publish_json
 from dprune.formats.shards import MANIFEST, read_manifest
 from dprune.models.files import ModelFile
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from dprune.formats.provenance import Record
 
 KIND = "run"
 MODEL = "model.safetensors"

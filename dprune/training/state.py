@@ -7,19 +7,17 @@ next line of the log is to be the mean of.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from dprune.errors import InputError
 from dprune.formats.provenance import difference
 from dprune.models.files import ModelFile, publish_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
-
     from dprune.training.loop import Loop
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
-    from pathlib import Path
+from dprune.training.order import Positions
 
+if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
-
-    from dprune.training.order import Positions
 
 
 class MicroBatch(Protocol):

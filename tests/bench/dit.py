@@ -25,7 +25,7 @@ from dprune.models.architectures import parse_architecture
 from dprune.models.dit import DiT, DiTConfig
 from dprune.runtime import Silent
 from dprune.sampling.drawing import ready, sample_latents
-from dprune.training.dit_job import prepare
+from dprune.training.dit.job import prepare
 from dprune.training.plan import TrainingOptions
 from dprune.training.throughput import product_rate
 

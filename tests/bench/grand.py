@@ -25,7 +25,7 @@ from dprune.models.dit import DiT, DiTConfig
 from dprune.models.dit_files import network_metadata
 from dprune.models.files import publish_model
 from dprune.runtime import Silent
-from dprune.scoring.job import prepare
+from dprune.scoring.el2n_grand import prepare
 from dprune.scoring.scorer import Scorer, products
 from dprune.scoring.settings import Settings, resolve
 from dprune.training.throughput import product_rate, synchronize

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from dprune.clustering.engines import TorchEngine, import_faiss, make_engine
-from dprune.clustering.init import initial_centroids
 from dprune.clustering.kernels import cluster_sums, matmul_precision, nearest_two
 from dprune.clustering.kmeans import Settings, _update, lloyd
 from dprune.clustering.points import Points, load_points
+from dprune.clustering.starts import initial_centroids
 from dprune.formats.features import ArrayFeatures
 from dprune.runtime import Silent
 

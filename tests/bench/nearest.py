@@ -21,9 +21,9 @@ import torch
 
 from dprune.clustering.engines import import_faiss
 from dprune.clustering.kernels import matmul_precision
-from dprune.metrics.blocks import SIZES
 from dprune.metrics.bounds import optimistic_scores, products
 from dprune.metrics.nearest import nearest, squared_distances
+from dprune.metrics.reading import SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

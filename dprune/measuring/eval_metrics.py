@@ -1,0 +1,215 @@
+"""The metrics of an evaluation: what each needs, and what it puts into the result."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dprune.errors import InputError
+from dprune.formats.clusters import Clusters
+from dprune.measuring.groups import Groups, by_class, by_cluster
+from dprune.measuring.moments import Measured
+from dprune.measuring.settings import VENDI_ORDER, Settings, order_name
+from dprune.measuring.sides import Side
+from dprune.metrics.frechet import Moments, frechet_distance, frechet_infinity
+from dprune.metrics.inception_score import inception_score
+from dprune.metrics.jackknife import Estimate
+from dprune.metrics.kernel import cmmd, kid
+from dprune.metrics.manifold import manifold
+from dprune.metrics.prd import prd
+from dprune.metrics.shares import shares
+from dprune.metrics.vendi import vendi
+from dprune.runtime import Monitor, check_stop
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_log = logging.getLogger("dprune")
+
+# Sizes of the subsets that the Fréchet distance is extrapolated from.
+POINTS = 15
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sides that are ready, and how they are to be compared.
+
+    Attributes:
+        generated: generated samples.
+        reference: what they are compared with.
+        settings: of the metrics.
+        seed: of all randomness.
+        monitor: asked whether to stop.
+        clusters: whose shares are compared, or None.
+        logits: class logits of the generated samples that take part [n, classes], or None.
+    """
+
+    generated: Measured
+    reference: Measured
+    settings: Settings
+    seed: int
+    monitor: Monitor
+    clusters: Clusters | None = None
+    logits: Tensor | None = None
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """The samples of both sides, for metrics that moments do not suffice for."""
+        assert self.generated.side is not None
+        assert self.reference.side is not None
+        return self.generated.side, self.reference.side
+
+    @property
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Their features."""
+        generated, reference = self.sides
+        return generated.x, reference.x
+
+    @functools.cached_property
+    def groups(self) -> dict[str, Groups]:
+        """Groups of both sides by what they are: `cluster`, `class`, both or none."""
+        (generated, reference), found = self.sides, dict[str, Groups | None]()
+        ours, theirs = self.generated.features, self.reference.features
+        assert ours is not None
+        assert theirs is not None
+        if self.clusters is not None:
+            found["cluster"] = by_cluster(self.clusters, generated, reference, theirs)
+        found["class"] = by_class(generated, ours.labels(), reference, theirs.labels())
+        return {kind: groups for kind, groups in found.items() if groups is not None}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a metric found.
+
+    Attributes:
+        metrics: estimates by key.
+        details: for the result's `details`.
+    """
+
+    metrics: dict[str, Estimate]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def obstacle(name: str, it: Comparison) -> str | None:
+    """Say why a metric cannot be computed, None where it can."""
+    count, others, settings = it.generated.count, it.reference.count, it.settings
+    if name == "is" and it.logits is None:
+        return "the generated samples have no class logits: give --logits, or features of --model inception"
+    if name == "is" and len(it.logits if it.logits is not None else ()) < settings.splits:
+        return f"{count} generated samples are fewer than --splits {settings.splits}"
+    if name == "prdc" and (count or 0) <= settings.k:
+        return f"{count} generated samples have no {settings.k} neighbours each: lower --k"
+    if name == "prdc" and (others or 0) <= max(settings.k, settings.density_k):
+        return f"{others} reference samples are too few: lower --k and --density-k below that"
+    if name == "shares" and not it.groups:
+        return "they take --clusters, or labels on both sides"
+    return None
+
+
+def measure(name: str, it: Comparison) -> Found:
+    """Compute one metric by its name in --metrics."""
+    return _MEASURES[name](it)
+
+
+def _frechet(it: Comparison) -> Found:
+    ours, theirs, infinity = it.generated.spread, it.reference.spread, it.settings.infinity
+    if infinity and ours.moments.count < 2 * POINTS:
+        raise InputError(f"--fid-infinity: {ours.moments.count} generated samples are too few: give {2 * POINTS}.")
+    # One sample has no covariance, so with two of them there is no replicate.
+    blocks = ours.blocks if ours.blocks is not None and min(ours.blocks.remaining) > 1 else None
+    found = frechet_distance(ours.moments, theirs.moments, _stoppable(ours.replicates, it.monitor), blocks)
+    for role in found.undersampled:
+        moments = ours.moments if role == "generated" else theirs.moments
+        _log.warning(
+            "%d %s samples are fewer than the %d dimensions, where the Fréchet distance is mostly bias: compare it at "
+            "equal counts only.", moments.count, role, moments.dimension,
+        )  # fmt: skip
+    metrics = {"frechet_distance": found.distance}
+    details: dict[str, Any] = {"mean_term": found.mean_term, "covariance_term": found.covariance_term}
+    if infinity:
+        assert it.generated.side is not None
+        line = frechet_infinity(it.generated.side.x, theirs.moments, it.seed, POINTS)
+        metrics["frechet_infinity"] = Estimate(line.value)
+        details["infinity"] = {"counts": line.counts, "distances": line.distances}
+    return Found(metrics, {"frechet": details})
+
+
+def _stoppable(replicates: Iterable[Moments], monitor: Monitor) -> Iterator[Moments]:
+    """Ask between the replicates of high dimensions, each of which takes seconds."""
+    for replicate in replicates:
+        check_stop(monitor)
+        yield replicate
+
+
+def _inception_score(it: Comparison) -> Found:
+    assert it.logits is not None
+    found = inception_score(it.logits, it.settings.splits, it.seed, it.generated.blocks)
+    return Found(
+        {"inception_score": found.score}, {"inception_score": {"splits": found.splits, "deviation": found.deviation}}
+    )
+
+
+def _manifold(it: Comparison) -> Found:
+    found = manifold(*it.rows, it.settings.k, it.settings.density_k, it.generated.blocks)
+    names = ("precision", "recall", "f_score", "density", "coverage")
+    return Found({name: getattr(found, name) for name in names})
+
+
+def _kid(it: Comparison) -> Found:
+    return Found({"kid": kid(*it.rows, it.generated.blocks)})
+
+
+def _cmmd(it: Comparison) -> Found:
+    return Found({"cmmd": cmmd(*it.rows, it.generated.blocks)})
+
+
+def _prd(it: Comparison) -> Found:
+    found = prd(*it.rows, it.seed, blocks=it.generated.blocks)
+    curve = {"precision": found.precision.tolist(), "recall": found.recall.tolist()}
+    return Found(
+        {"prd_f_8": found.f_8, "prd_f_1_8": found.f_1_8},
+        {"prd": {**curve, "clusters": found.clusters, "runs": found.runs}},
+    )
+
+
+def _vendi(it: Comparison) -> Found:
+    scores = vendi(it.rows[0], it.settings.orders, it.generated.blocks).scores
+    by_order = {order_name(q): {"value": score.value, "se": score.error} for q, score in scores.items()}
+    return Found({"vendi": scores[VENDI_ORDER]}, {"vendi": by_order})
+
+
+def _shares(it: Comparison) -> Found:
+    metrics: dict[str, Estimate] = {}
+    details: dict[str, Any] = {}
+    for kind, groups in it.groups.items():
+        found = shares(groups.generated, groups.reference, len(groups.names), it.generated.blocks)
+        metrics |= {
+            f"{kind}_total_variation": found.total_variation,
+            f"{kind}_entropy": found.entropy,
+            f"{kind}_smallest_share": found.smallest,
+        }
+        details[kind] = {
+            "names": groups.names,
+            "generated": found.generated.tolist(),
+            "reference": found.reference.tolist(),
+            "reference_entropy": found.reference_entropy,
+            "smallest": groups.names[found.smallest_group],
+            "unlabelled": found.unlabelled,
+        }
+    return Found(metrics, {"shares": details})
+
+
+_MEASURES: dict[str, Callable[[Comparison], Found]] = {
+    "fid": _frechet,
+    "is": _inception_score,
+    "prdc": _manifold,
+    "kid": _kid,
+    "cmmd": _cmmd,
+    "prd": _prd,
+    "vendi": _vendi,
+    "shares": _shares,
+}

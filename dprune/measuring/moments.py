@@ -1,0 +1,169 @@
+"""One side of an evaluation, however it came: held in memory, read in passing, or as statistics.
+
+The Fréchet distance needs moments alone, so where nothing else is asked for, features are read block by block.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dprune.formats.features import Features
+from dprune.formats.statistics import Statistics
+from dprune.measuring.sides import Side, SubsetRows, load_side, tell_dropped
+from dprune.metrics.frechet import Moments, replicate_moments
+from dprune.metrics.jackknife import Blocks
+from dprune.metrics.reading import blocks as read_blocks
+from dprune.metrics.rows import finite_rows
+from dprune.runtime import Monitor, check_stop
+
+
+@dataclass(frozen=True)
+class Jackknife:
+    """How the standard errors are made.
+
+    Attributes:
+        count: blocks, 0 for no errors.
+        seed: of the blocks.
+    """
+
+    count: int = 0
+    seed: int = 0
+
+    def draw(self, samples: int, device: torch.device) -> Blocks | None:
+        """Partition samples into blocks."""
+        return Blocks.draw(samples, self.seed, device, self.count) if self.count else None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Moments of one side.
+
+    Attributes:
+        moments: of all samples.
+        replicates: without each block; can be walked once.
+        blocks: the blocks, None without standard errors.
+    """
+
+    moments: Moments
+    replicates: Iterable[Moments] = ()
+    blocks: Blocks | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One side, ready to be measured.
+
+    Attributes:
+        count: samples that take part, None for statistics that do not say.
+        dropped: samples left out because their features are not finite.
+        dimension: of the features.
+        take: computes the moments.
+        side: the samples, None where only their moments are at hand.
+        features: where they are from, None likewise.
+        blocks: of the samples, None without standard errors.
+    """
+
+    count: int | None
+    dropped: int
+    dimension: int
+    take: Callable[[], Spread]
+    side: Side | None = None
+    features: Features | None = None
+    blocks: Blocks | None = None
+
+    @functools.cached_property
+    def spread(self) -> Spread:
+        """The moments, computed once."""
+        return self.take()
+
+
+def given(statistics: Statistics, device: torch.device) -> Measured:
+    """Take the moments from statistics."""
+    dimension = len(statistics.mean)
+    # An unknown count is taken to be enough; a power of two behind the divisor rounds nothing.
+    count = statistics.count or (1 << dimension.bit_length()) + 1
+    mean, covariance = (torch.from_numpy(values).to(device) for values in (statistics.mean, statistics.covariance))
+    moments = Moments.of_covariance(count, mean, covariance)
+    return Measured(statistics.count, 0, dimension, lambda: Spread(moments))
+
+
+def held(
+    features: Features, ids: npt.NDArray[np.int64], role: str, device: torch.device, jackknife: Jackknife | None = None
+) -> Measured:
+    """Read the samples that `ids` name into the device's memory.
+
+    Raises:
+        InputError: none of them has finite features.
+    """
+    side = load_side(features, ids, role, device)
+    blocks = (jackknife or Jackknife()).draw(len(side.x), device)
+
+    def take() -> Spread:
+        if blocks is None:
+            return Spread(Moments.of(side.x))
+        return Spread(*replicate_moments(side.x, blocks), blocks)
+
+    return Measured(len(side.x), side.dropped, side.x.shape[1], take, side, features, blocks)
+
+
+def streamed(
+    features: Features,
+    ids: npt.NDArray[np.int64],
+    role: str,
+    device: torch.device,
+    monitor: Monitor,
+    jackknife: Jackknife | None = None,
+) -> Measured:
+    """Take the moments of the samples that `ids` name while reading them.
+
+    Raises:
+        InputError: none of them has finite features.
+        Interrupted: the monitor asks to stop.
+    """
+    jackknife, dimension = jackknife or Jackknife(), features.shape[1]
+    if jackknife.count and len(ids) <= dimension:
+        # Moments of so few rows are not taken away from each other without loss: the rows are needed.
+        return held(features, ids, role, device, jackknife)
+    blocks = jackknife.draw(len(ids), device)
+    parts, kept = _moments_by_block(features, ids, blocks, device, monitor)
+    dropped = int((~kept).sum())
+    tell_dropped(features, role, dropped, len(ids))
+    if dropped and blocks is not None:
+        # The blocks are of the samples that take part, which are known only now.
+        found = streamed(features, ids[kept.cpu().numpy()], role, device, monitor, jackknife)
+        return Measured(found.count, dropped, dimension, found.take, found.side, found.features, found.blocks)
+    whole = Moments.total(parts)
+    spread = Spread(whole) if blocks is None else Spread(whole, (whole.without(part) for part in parts), blocks)
+    return Measured(len(ids) - dropped, dropped, dimension, lambda: spread)
+
+
+def _moments_by_block(
+    features: Features, ids: npt.NDArray[np.int64], blocks: Blocks | None, device: torch.device, monitor: Monitor
+) -> tuple[list[Moments], Tensor]:
+    """Return the moments of each block's finite rows, and which rows are finite, bool [n]."""
+    parts: dict[int, Moments] = {}
+    finite = torch.empty(len(ids), dtype=torch.bool, device=device)
+    monitor.start("reading features", len(ids), "samples")
+    for begin, rows in read_blocks(SubsetRows(features, ids), device):
+        check_stop(monitor)
+        kept = finite[begin : begin + len(rows)] = finite_rows(rows)
+        labels = None if blocks is None else blocks.labels[begin : begin + len(rows)]
+        for block, own in _by_block(rows, kept, labels, 1 if blocks is None else len(blocks)):
+            part = Moments.of(own)
+            parts[block] = parts[block].merge(part) if block in parts else part
+        monitor.advance(len(rows))
+    return list(parts.values()), finite
+
+
+def _by_block(rows: Tensor, kept: Tensor, labels: Tensor | None, count: int) -> Iterator[tuple[int, Tensor]]:
+    for block in range(count):
+        own = rows[kept] if labels is None else rows[kept & (labels == block)]
+        if len(own):
+            yield block, own

@@ -1,0 +1,97 @@
+"""Training sets of any size, read block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much a search works on at once, which bounds its memory.
+
+    Attributes:
+        block_bytes: of the training rows read at once, as float32.
+        columns: training rows of a tile.
+        scores: pairs of a tile.
+        numbers: float64 numbers of the rows compared at once.
+        pairs: pairs that may wait for their comparison.
+    """
+
+    block_bytes: int
+    columns: int
+    scores: int
+    numbers: int
+    pairs: int
+
+
+SIZES = {
+    "cpu": Sizes(256 << 20, 1 << 12, 1 << 22, 1 << 17, 1 << 20),
+    "cuda": Sizes(1 << 30, 1 << 15, 1 << 29, 1 << 27, 1 << 24),
+}
+
+
+class Rows(Protocol):
+    """Rows that are read piece by piece, such as the features of a store."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and dimension."""
+
+    def rows(self, begin: int, end: int) -> Any:
+        """Return rows `begin` to `end` as an array or tensor of floats [end - begin, d]."""
+
+
+@dataclass(frozen=True)
+class TensorRows:
+    """Rows of a tensor or array [n, d]."""
+
+    values: Tensor | npt.NDArray[np.floating]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and dimension."""
+        return self.values.shape[0], self.values.shape[1]
+
+    def rows(self, begin: int, end: int) -> Tensor | npt.NDArray[np.floating]:
+        """Return rows `begin` to `end`."""
+        rows = self.values[begin:end]
+        # A copy, because torch does not take what is mapped read-only.
+        return rows if isinstance(rows, torch.Tensor) else np.array(rows)
+
+
+def as_rows(train: Rows | Tensor | npt.NDArray[np.floating]) -> Rows:
+    """Wrap a tensor or array [n, d]; leave alone what can be read by rows."""
+    return TensorRows(train) if isinstance(train, torch.Tensor | np.ndarray) else train
+
+
+def blocks(source: Rows, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+    """Yield the first id and the rows of each block, on the device, reading one block ahead."""
+    samples, dimension = source.shape
+    step = max(1, SIZES[device.type].block_bytes // (4 * max(1, dimension)))
+    begins = range(0, samples, step)
+    with ThreadPoolExecutor(1) as reader:
+        ahead = None
+        for begin in begins:
+            now = ahead or reader.submit(source.rows, begin, min(begin + step, samples))
+            after = begin + step
+            ahead = reader.submit(source.rows, after, min(after + step, samples)) if after < samples else None
+            rows = torch.as_tensor(now.result())
+            # To the device first: half precision travels in half the time.
+            yield begin, rows.to(device).to(torch.float64 if rows.dtype == torch.float64 else torch.float32)
+
+
+def take(train: Rows | Tensor | npt.NDArray[np.floating], ids: Tensor) -> Tensor:
+    """Read the training rows that `ids`, int64 [m] ascending, name, as floats [m, d] on the device of `ids`."""
+    source, found = as_rows(train), []
+    for begin, rows in blocks(source, ids.device):
+        low, high = torch.searchsorted(ids, torch.tensor([begin, begin + len(rows)], device=ids.device)).tolist()
+        found.append(rows[ids[low:high] - begin])
+    return torch.cat(found) if found else torch.empty((0, source.shape[1]), device=ids.device)

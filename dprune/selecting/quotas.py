@@ -1,0 +1,74 @@
+"""How many samples each group gives, in whole numbers that add up exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+
+def proportional(total: int, sizes: IntArray) -> IntArray:
+    """Divide `total` among groups in proportion to their sizes by the largest-remainder method (Hamilton's).
+
+    Args:
+        total: samples to give, at most the sum of `sizes`.
+        sizes: samples in each group, int64 [groups].
+
+    Returns:
+        int64 [groups] that sums to `total`; equal remainders go to the groups named first.
+    """
+    counts, remainders = np.divmod(total * sizes, max(int(sizes.sum()), 1))
+    most_owed = np.argsort(-remainders, kind="stable")
+    counts[most_owed[: total - int(counts.sum())]] += 1
+    return counts
+
+
+def proportional_rest(total: int, sizes: IntArray) -> IntArray:
+    """Divide like `proportional`, but so that each group gives what the division of the rest leaves it.
+
+    Keeping the highest `total` of all groups is then the exact complement of keeping the lowest of the rest.
+    """
+    return sizes - proportional(int(sizes.sum()) - total, sizes)
+
+
+def equal(total: int, sizes: IntArray) -> IntArray:
+    """Take as many from each group; a smaller one gives all it has and the others make up for it.
+
+    Args:
+        total: samples to give, at most the sum of `sizes`.
+        sizes: samples in each group, int64 [groups].
+
+    Returns:
+        int64 [groups] that sums to `total`; what cannot be divided goes to the groups named first.
+    """
+    low, high = 0, int(sizes.max(initial=0))
+    while low < high:
+        level = (low + high + 1) // 2
+        low, high = (level, high) if int(np.minimum(sizes, level).sum()) <= total else (low, level - 1)
+    counts = np.minimum(sizes, low)
+    counts[np.flatnonzero(sizes > low)[: total - int(counts.sum())]] += 1
+    return counts
+
+
+def capped(divide: Callable[[int, IntArray], IntArray], total: int, sizes: IntArray, cap: int | None) -> IntArray:
+    """Divide so that no group gives more than `cap`; the others make up for it as far as they can.
+
+    Args:
+        divide: one of the divisions above.
+        total: samples to give; reduced to what the cap allows.
+        sizes: samples in each group, int64 [groups].
+        cap: most that a group may give, None for no bound.
+    """
+    if cap is None:
+        return divide(total, sizes)
+    total = min(total, int(np.minimum(sizes, cap).sum()))
+    full = np.zeros(len(sizes), dtype=bool)
+    counts = divide(total, sizes)
+    while (counts > cap).any():
+        full |= counts > cap
+        counts = np.full(len(sizes), cap, dtype=np.int64)
+        counts[~full] = divide(total - cap * int(full.sum()), sizes[~full])
+    return counts

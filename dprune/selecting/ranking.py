@@ -1,0 +1,112 @@
+"""Selection: from scores, groups and subsets to the ids that are kept."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dprune.errors import InputError
+from dprune.seeds import hash_ids
+from dprune.selecting import quotas
+from dprune.selecting.amount import Amount
+
+IntArray = npt.NDArray[np.int64]
+
+_log = logging.getLogger("dprune")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Candidates in the order of their groups, and inside each group from the lowest to the highest.
+
+    Attributes:
+        ids: candidates, int64 [n].
+        names: the groups that have candidates, ascending, int64 [groups].
+        sizes: candidates of each group, int64 [groups].
+    """
+
+    ids: IntArray
+    names: IntArray
+    sizes: IntArray
+
+    @property
+    def starts(self) -> IntArray:
+        """Where each group begins in `ids`."""
+        return np.cumsum(self.sizes) - self.sizes
+
+    def group(self, number: int) -> IntArray:
+        """Return the candidates of the number-th group, from the lowest to the highest."""
+        start = int(self.starts[number])
+        return self.ids[start : start + int(self.sizes[number])]
+
+
+def rank(
+    candidates: IntArray, scores: npt.NDArray[Any] | None, groups: IntArray | None, order: str, seed: int
+) -> Ranking:
+    """Sort candidates inside their groups by score, ties by a seeded hash of the id.
+
+    Args:
+        candidates: sorted ids, int64 [n].
+        scores: one score a sample, or None with order `random`.
+        groups: one group a sample, or None for a single group.
+        order: `lowest`, `middle` and `highest` rank alike; `random` ranks by a hash alone.
+        seed: seed of the hashes.
+    """
+    random = order == "random"
+    keys: list[npt.NDArray[Any]] = [hash_ids(seed, "select random" if random else "select ties", candidates)]
+    if scores is not None and not random:
+        keys.append(scores[candidates])
+    group = np.zeros(len(candidates), dtype=np.int64) if groups is None else groups[candidates]
+    by_rank = np.lexsort((*keys, group))
+    names, sizes = np.unique(group, return_counts=True)
+    return Ranking(candidates[by_rank], names, sizes.astype(np.int64))
+
+
+def allot(sizes: IntArray, amount: Amount | None, order: str, quota: str, cap: int | None) -> IntArray:
+    """Decide how many samples each group keeps.
+
+    Args:
+        sizes: candidates of each group, int64 [groups].
+        amount: how much to keep; None keeps all that quota and cap allow.
+        order: `lowest`, `middle`, `highest` or `random`.
+        quota: `proportional` or `equal`.
+        cap: most that a group may keep.
+
+    Raises:
+        InputError: more are to be kept than there are.
+    """
+    available = int(sizes.sum())
+    if amount is not None:
+        total = amount.count(available, order)
+        if total > available:
+            raise InputError(f"--keep {total:,} is more than the {available:,} candidates there are: keep fewer.")
+        if total < 0:
+            raise InputError(f"--prune {available - total:,} is more than the {available:,} candidates: prune fewer.")
+    elif quota == "equal":
+        bound = sizes if cap is None else np.minimum(sizes, cap)
+        total = int(bound.min(initial=available)) * len(sizes)
+    else:
+        total = available
+    divide = {"equal": quotas.equal, "proportional": quotas.proportional}[quota]
+    if quota == "proportional" and order == "highest":
+        divide = quotas.proportional_rest
+    counts = quotas.capped(divide, total, sizes, cap)
+    if amount is not None and counts.sum() < total:
+        _log.warning("--cap %d leaves %d of the %d samples asked for.", cap, counts.sum(), total)
+    return counts
+
+
+def take(ranking: Ranking, counts: IntArray, order: str) -> IntArray:
+    """Return the ids that each group keeps, sorted.
+
+    `lowest` and `random` are the first ranks, `highest` the last, `middle` those from floor((n - k) / 2).
+    """
+    skipped = {"highest": ranking.sizes - counts, "middle": (ranking.sizes - counts) // 2}.get(order, 0 * counts)
+    first = np.repeat(ranking.starts + skipped, ranking.sizes)
+    last = np.repeat(ranking.starts + skipped + counts, ranking.sizes)
+    position = np.arange(len(ranking.ids))
+    return np.sort(ranking.ids[(position >= first) & (position < last)])

@@ -1,0 +1,1 @@
+"""`train-dit`: a diffusion transformer in latents, by flow matching."""

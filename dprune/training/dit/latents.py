@@ -1,0 +1,151 @@
+"""Latents for training: held on the device where they fit, and gathered there by position."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that everyone knows it by
+from torch import Tensor
+
+from dprune import noise
+from dprune.errors import InputError
+from dprune.formats.latents import FLIPPED, NAMES, Latents
+from dprune.formats.shards import split_ids
+from dprune.training.order import Positions
+
+# Shares of what is free that latents may take: the rest is the model's, or other programs'.
+GPU_SHARE = 0.25
+HOST_SHARE = 0.5
+
+
+class TrainingLatents:
+    """The latents of a subset, normalised by the mean and deviation of the whole store.
+
+    Attributes:
+        place: where they are held: `device`, `host` or `disk`.
+
+    Args:
+        latents: the store.
+        ids: sorted ids of what is trained on, int64 [n].
+        device: where batches are wanted.
+        place: where to hold them; `auto` is the device, else pinned host memory, else the disk, whichever fits first.
+        seed: of flips and of the draws from KL posteriors.
+    """
+
+    def __init__(
+        self, latents: Latents, ids: npt.NDArray[np.int64], device: torch.device, place: str, seed: int
+    ) -> None:
+        self._device, self._seed = device, seed
+        self._network = latents.network
+        size = len(ids) * sum(row.dtype.itemsize * math.prod(row.shape) for row in latents.tensors.values())
+        self.place = _fitting(size, device) if place == "auto" else place
+        rows = split_ids(ids, latents.store.counts)
+        if latents.codebook is not None:
+            _check_codes(latents)
+        self._tensors = {name: _Rows(latents.mapped(name), rows, device, self.place) for name in latents.tensors}
+        self._ids = torch.from_numpy(ids).to(device)
+        self._labels = torch.from_numpy(latents.labels()[ids]).to(device)
+        self._mean = torch.from_numpy(latents.mean).to(device)[:, None, None]
+        self._std = torch.from_numpy(latents.std).to(device)[:, None, None]
+        if latents.codebook is not None:
+            self._table = (torch.from_numpy(latents.codebook).to(device) - self._mean[:, 0, 0]) / self._std[:, 0, 0]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self._ids)
+
+    def batch(self, positions: Positions, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Gather a batch, without waiting for the device.
+
+        Args:
+            positions: in the training set, int64 [b].
+            step: of the training; flips and posterior draws depend on it.
+
+        Returns:
+            Ids int64 [b], labels int64 [b] (-1 none), and latents float32 [b, c, h, w] of mean 0 and deviation 1.
+        """
+        where = _sent(torch.from_numpy(positions), self._device)
+        ids = self._ids[where]
+        names = NAMES[self._network["kind"]]
+        rows = [self._tensors[name].take(positions, where) for name in names]
+        if len(self._tensors) > len(names):
+            flip = noise.uniform(self._seed, "flip of a latent", ids, step) < 0.5
+            flipped = [self._tensors[name + FLIPPED].take(positions, where) for name in names]
+            rows = [torch.where(flip.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(rows, flipped, strict=True)]
+        return ids, self._labels[where], self._normalised(rows, ids, step)
+
+    def denormalised(self, latents: Tensor) -> Tensor:
+        """Bring normalised latents [B, c, h, w] to the scale that the autoencoder decodes."""
+        return latents * self._std + self._mean
+
+    def _normalised(self, rows: Sequence[Tensor], ids: Tensor, step: int) -> Tensor:
+        if self._network["kind"] == "vq":
+            # The bits are uint16, which torch does not index with.
+            codes = rows[0].to(torch.int64) & 0xFFFF
+            side = self._network["size"]
+            found: Tensor = F.embedding(codes, self._table).transpose(1, 2).unflatten(2, (side, side))
+            return found.contiguous()
+        mean, logvar = (row.float() for row in rows)
+        drawn = noise.normal(self._seed, "posterior of a latent", ids, step, mean.shape[1:])
+        return (mean + (0.5 * logvar).exp() * drawn - self._mean) / self._std
+
+
+class _Rows:
+    """One tensor of the store, its rows in the order of the training set."""
+
+    def __init__(
+        self, parts: Sequence[npt.NDArray[np.generic]], rows: Sequence[Positions], device: torch.device, place: str
+    ) -> None:
+        self._device = device
+        self._held: Tensor | None = None
+        # torch gathers int16 on every device, and the bits stay the same.
+        views = [part.view(np.int16) if part.dtype == np.uint16 else part for part in parts]
+        if place == "disk":
+            self._views = views
+            part = np.repeat(np.arange(len(rows)), [len(found) for found in rows])
+            self._places = np.stack((part, np.concatenate(rows)), axis=1)
+            return
+        held = torch.from_numpy(np.concatenate([view[found] for view, found in zip(views, rows, strict=True)]))
+        self._held = held.to(device) if place == "device" else held.pin_memory() if device.type == "cuda" else held
+
+    def take(self, positions: Positions, where: Tensor) -> Tensor:
+        """Gather rows by position, which is given on the host and on the device."""
+        if self._held is None:
+            found = np.stack([self._views[part][row] for part, row in self._places[positions]])
+            return _sent(torch.from_numpy(found), self._device)
+        if self._held.device == where.device:
+            return self._held[where]
+        return _sent(self._held[torch.from_numpy(positions)], self._device)
+
+
+def _check_codes(latents: Latents) -> None:
+    """Refuse codes beyond the codebook, which a GPU would end the process for.
+
+    Raises:
+        InputError: a part was changed.
+    """
+    for name in latents.tensors:
+        for part, codes in zip(latents.store.shards, latents.mapped(name), strict=True):
+            if codes.size and (largest := int(codes.max())) >= latents.network["codes"]:
+                raise InputError(
+                    f"{latents.store.path(part)}: holds the code {largest}, and there are {latents.network['codes']}: "
+                    f"remove the file and {latents.store.again}."
+                )
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to the device without waiting."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _fitting(size: int, device: torch.device) -> str:
+    if device.type == "cuda" and size < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return "device"
+    # All ranks of a machine hold their own copy.
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return "host" if size < HOST_SHARE * free else "disk"

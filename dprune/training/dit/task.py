@@ -1,0 +1,152 @@
+"""What the loop trains when it trains a diffusion transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dprune import noise
+from dprune.collectives import is_root
+from dprune.flow import Guidance, flow_loss, guided, solve, start
+from dprune.formats.images import encode_image, tile
+from dprune.formats.latents import Latents
+from dprune.formats.publish import publish_bytes
+from dprune.models.dit import DiT
+from dprune.models.dit_files import network_metadata
+from dprune.models.pixels import to_pixels
+from dprune.models.vae import VAE
+from dprune.training.dit.latents import TrainingLatents
+from dprune.training.dit.settings import DiTSettings
+from dprune.training.order import Positions
+
+PREVIEW_STEPS = 30
+PREVIEW_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """A micro-batch: latents with their ids and labels, see `TrainingLatents.batch`."""
+
+    ids: Tensor
+    labels: Tensor
+    latents: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.ids)
+
+
+class FlowObjective(nn.Module):
+    """The loss of flow matching, its noise, times and dropped labels drawn by sample and step.
+
+    Args:
+        network: the model.
+        settings: how times and labels are drawn.
+        seed: of the run.
+    """
+
+    def __init__(self, network: DiT, settings: DiTSettings, seed: int) -> None:
+        super().__init__()
+        self.network, self._settings, self._seed = network, settings, seed
+
+    def forward(self, micro: LatentBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of the samples' losses, twice: to differentiate and for the log."""
+        drawn = noise.normal(self._seed, "noise of training", micro.ids, step, micro.latents.shape[1:])
+        times, labels = self._times(micro.ids, step), self._labels(micro, step)
+        loss = flow_loss(self.network, micro.latents, drawn, times, labels).sum()
+        return loss, {"loss": loss.detach()}
+
+    def _times(self, ids: Tensor, step: int) -> Tensor:
+        if self._settings.time == "uniform":
+            return noise.uniform(self._seed, "time of training", ids, step)
+        # Esser et al., "Scaling rectified flow transformers" (2024), section 3.1.
+        return noise.normal(self._seed, "time of training", ids, step, ()).sigmoid()
+
+    def _labels(self, micro: LatentBatch, step: int) -> Tensor:
+        null = self.network.config.classes
+        if not null:
+            return torch.zeros_like(micro.labels)
+        dropped = noise.uniform(self._seed, "dropped labels", micro.ids, step) < self._settings.label_dropout
+        return torch.where(dropped | (micro.labels < 0), null, micro.labels)
+
+
+class DiTTask:
+    """A diffusion transformer on the latents of a subset.
+
+    Args:
+        network: on the device, not yet compiled.
+        settings: of the loss.
+        seed: of the run.
+        data: what is trained on.
+        latents: the store that it comes from.
+        fingerprint: digest of the store and of the ids that are trained on.
+        preview: autoencoder that decodes pictures at intervals, None for no pictures.
+    """
+
+    def __init__(self, network: DiT, settings: DiTSettings, seed: int, data: TrainingLatents, latents: Latents,
+                 fingerprint: str, preview: VAE | None) -> None:  # fmt: skip
+        self._network, self._data, self._latents, self._preview = network, data, latents, preview
+        self.fingerprint = fingerprint
+        self._device = network.pos_embed.device
+        if settings.compile:
+            network.compile_blocks()
+        self.networks: Mapping[str, nn.Module] = {"dit": network}
+        self.objectives: Mapping[str, nn.Module] = {"dit": FlowObjective(network, settings, seed)}
+
+    @property
+    def network_header(self) -> dict[str, Any]:
+        """Describe the model and its latents; see `load_dit`."""
+        mean, std = torch.from_numpy(self._latents.mean), torch.from_numpy(self._latents.std)
+        return network_metadata(self._network.config, mean, std, self._latents.classes)
+
+    @property
+    def samples(self) -> int:
+        """Size of the training set."""
+        return len(self._data)
+
+    @property
+    def flop(self) -> int:
+        """Operations of one sample's forward pass, and twice as many for the backward pass."""
+        return 3 * self._network.config.flop()
+
+    def active(self, name: str, step: int) -> bool:
+        """Always: there is one network."""
+        return True
+
+    def batches(self, steps: Iterator[tuple[int, list[Positions]]]) -> Generator[list[LatentBatch]]:
+        """Gather each step's micro-batches."""
+        for step, positions in steps:
+            yield [LatentBatch(*self._data.batch(piece, step)) for piece in positions]
+
+    def trial(self, size: int) -> LatentBatch:
+        """Return the first samples, again and again."""
+        return LatentBatch(*self._data.batch(np.arange(size) % len(self._data), 0))
+
+    def after_step(self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]) -> None:
+        """Do nothing."""
+
+    def statistics(self) -> dict[str, float]:
+        """Return nothing: the loss says all."""
+        return {}
+
+    def evaluate(self, step: int, folder: Path) -> dict[str, float]:
+        """Draw a grid of samples from the noise that `dprune sample` gives the first seeds, unguided."""
+        if self._preview is not None and is_root():
+            images = to_pixels(self._samples(self._preview)).permute(0, 2, 3, 1).cpu().numpy()
+            publish_bytes(folder / f"step-{step:08d}.png", encode_image(tile(images, PREVIEW_COLUMNS), "png"))
+        return {}
+
+    def _samples(self, vae: VAE) -> Tensor:
+        seeds = torch.arange(PREVIEW_COLUMNS**2, device=self._device)
+        null, side = self._network.config.classes, self._network.config.input_size
+        labels = seeds % self._latents.classes if null else torch.zeros_like(seeds)
+        velocity = guided(self._network, labels, null, Guidance())
+        found = solve(velocity, start(seeds, (self._network.config.channels, side, side)), "euler", PREVIEW_STEPS)
+        return vae.decode(vae.snap(self._data.denormalised(found)))

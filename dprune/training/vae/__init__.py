@@ -1,0 +1,1 @@
+"""`train-vae`: the autoencoder whose latents a diffusion model works in."""

@@ -1,0 +1,204 @@
+"""Images to train on, by random access into shards: held decoded where they fit, else decoded ahead of their use."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from dprune.decoding import decoding
+from dprune.errors import DpruneError, InputError
+from dprune.formats.images import BadImage, decode_image, resize_image
+from dprune.formats.ranges import LocalBlocks, RemoteBlocks, open_blocks
+from dprune.formats.shards import Dataset
+from dprune.training.order import Positions
+
+Step = tuple[int, list[Positions]]
+
+HELD_BYTES = 2 << 30
+PIECE = 16
+MOST_BAD_IN_A_ROW = 256
+
+_log = logging.getLogger("dprune")
+
+
+class Piece(NamedTuple):
+    """A few images after decoding.
+
+    Attributes:
+        images: uint8 [n, 3, side, side].
+        bad: position and reason of each that could not be decoded.
+        error: why nothing could be read, empty if it could.
+    """
+
+    images: Tensor
+    bad: list[tuple[int, str]]
+    error: str = ""
+
+
+@functools.lru_cache(maxsize=64)
+def _blocks(location: str, process: int) -> LocalBlocks | RemoteBlocks:
+    # By process, since connections do not survive a fork.
+    return open_blocks(location)
+
+
+class _Source(TorchDataset[Piece]):
+    """Decodes images by their positions in a list of ids.
+
+    Whoever cannot be decoded is stood in for by the next who can, so that an epoch has as many samples with it as
+    without, and the batch of a step does not depend on what was found out before.
+    """
+
+    def __init__(self, dataset: Dataset, ids: npt.NDArray[np.int64], side: int) -> None:
+        self._locations = [shard.location for shard in dataset.shards]
+        self._side = side
+        rows = dataset.split(ids)
+        self.shard = np.repeat(np.arange(len(rows), dtype=np.int32), [len(own) for own in rows])
+        self.row = np.concatenate(rows)
+        # Indexes are dropped after this: of each image only its place is kept.
+        places = [_places(dataset, number, own) for number, own in enumerate(rows) if len(own)]
+        self._offset, self._size = np.concatenate(places, axis=1)
+
+    def __getitem__(self, positions: Positions) -> Piece:
+        """Decode a few images; what goes wrong is returned, since exceptions of workers come with tracebacks."""
+        images = torch.empty((len(positions), 3, self._side, self._side), dtype=torch.uint8)
+        bad: list[tuple[int, str]] = []
+        try:
+            for place, position in enumerate(positions):
+                images[place] = self._stand_in(int(position), bad)
+        except (DpruneError, OSError) as error:
+            return Piece(images, bad, str(error))
+        return Piece(images, bad)
+
+    def _stand_in(self, position: int, bad: list[tuple[int, str]]) -> Tensor:
+        for offset in range(min(len(self.row), MOST_BAD_IN_A_ROW)):
+            tried = (position + offset) % len(self.row)
+            try:
+                return self._decode(tried)
+            except BadImage as error:
+                bad.append((tried, str(error)))
+        location = self._locations[self.shard[position]]
+        raise InputError(f"{location}: {len(bad)} images in a row cannot be decoded: make the shards again.")
+
+    def _decode(self, position: int) -> Tensor:
+        location, size = self._locations[self.shard[position]], int(self._size[position])
+        content = _blocks(location, os.getpid()).read(int(self._offset[position]), size)
+        if len(content) < size:
+            raise InputError(f"{location}: was changed or cut while it was read: run the command again.")
+        image = resize_image(decode_image(content), self._side, "center")
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _places(dataset: Dataset, number: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    index = dataset.shards[number].index()
+    members = index.image[rows]
+    return np.stack((index.offset[members], index.size[members]))
+
+
+class TrainingImages:
+    """Images of a dataset, or of some of its samples, cut to squares of one size.
+
+    Args:
+        dataset: the shards.
+        ids: sorted sample ids, int64 [n], at least one.
+        side: of the images in pixels.
+        device: where batches are wanted.
+        workers: processes that decode, 0 for this one.
+        strict: whether an image that cannot be decoded ends the work.
+        held_bytes: how much decoded images may take to be held on the device.
+
+    Raises:
+        InputError: a shard cannot be read, or with `strict` an image cannot be decoded.
+    """
+
+    def __init__(self, dataset: Dataset, ids: npt.NDArray[np.int64], side: int, device: torch.device, workers: int,
+                 *, strict: bool = False, held_bytes: int = HELD_BYTES) -> None:  # fmt: skip
+        self.dataset, self.ids, self.device = dataset, ids, device
+        self.side, self._workers, self._strict = side, workers, strict
+        self._source = _Source(dataset, ids, side)
+        self._bad: set[int] = set()
+        self._held: Tensor | None = None
+        if len(ids) * 3 * side**2 <= held_bytes:
+            self._held = self.load(np.arange(len(ids)))
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.ids)
+
+    @property
+    def held(self) -> bool:
+        """Whether all images are on the device."""
+        return self._held is not None
+
+    def load(self, positions: Positions) -> Tensor:
+        """Decode images at once; uint8 [n, 3, side, side] on the device."""
+        return next(self.batches(iter([(0, [positions])])))[2][0]
+
+    def batches(self, steps: Iterator[Step]) -> Generator[tuple[int, list[Positions], list[Tensor]]]:
+        """Turn the positions of steps into images, decoding ahead; close the iterator to end the workers.
+
+        Args:
+            steps: number of each step, and its micro-batches as positions in `ids`.
+
+        Yields:
+            The same with the images of each micro-batch, uint8 [n, 3, side, side] on the device.
+        """
+        if self._held is not None:
+            for step, parts in steps:
+                yield step, parts, [self._held[torch.from_numpy(part).to(self.device)] for part in parts]
+            return
+        ahead: deque[Step] = deque()
+        pin = self.device.type == "cuda"
+        with decoding(self._source, _pieces(steps, ahead), self._workers, pin=pin) as decoded:
+            for first in decoded:
+                pieces = _with_first(first, decoded)
+                step, parts = ahead.popleft()
+                yield step, parts, [self._collect(len(part), pieces) for part in parts]
+
+    def _collect(self, count: int, pieces: Iterator[Piece]) -> Tensor:
+        found: list[Tensor] = []
+        for _ in range(0, count, PIECE):
+            piece = next(pieces)
+            self._check(piece)
+            found.append(piece.images.to(self.device, non_blocking=True))
+        return torch.cat(found)
+
+    def _check(self, piece: Piece) -> None:
+        """Say once what cannot be decoded.
+
+        Raises:
+            InputError: nothing can be, or with --strict a single image cannot.
+        """
+        if piece.error and not (piece.bad and self._strict):
+            raise InputError(piece.error)
+        for position, reason in piece.bad:
+            if position in self._bad:
+                continue
+            self._bad.add(position)
+            shard, row = self.dataset.shards[self._source.shard[position]], int(self._source.row[position])
+            told = f"{shard.location}: {shard.index().key(row)} {reason}"
+            if self._strict:
+                raise InputError(f"{told}: replace it, or leave --strict out to train on another in its place.")
+            _log.warning("%s; the next sample is trained on in its place.", told)
+
+
+def _pieces(steps: Iterable[Step], ahead: deque[Step]) -> Iterator[Positions]:
+    """Cut the micro-batches of steps into pieces, and note each step before its first piece is given out."""
+    for step, parts in steps:
+        ahead.append((step, parts))
+        for part in parts:
+            yield from (part[begin : begin + PIECE] for begin in range(0, len(part), PIECE))
+
+
+def _with_first(first: Piece, others: Iterator[Piece]) -> Iterator[Piece]:
+    yield first
+    yield from others

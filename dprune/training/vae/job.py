@@ -1,0 +1,171 @@
+"""The job of `dprune train-vae`."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dprune.errors import InputError, UsageError
+from dprune.formats.arrays import digest_array
+from dprune.formats.provenance import Record, digest, make_record
+from dprune.formats.shards import Dataset, open_dataset
+from dprune.formats.subsets import read_subset
+from dprune.training.job import TrainingJob
+from dprune.training.plan import Plan, TrainingOptions
+from dprune.training.vae.settings import PLANS, VAEOptions, VAESettings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from dprune.models.vae import VAE
+    from dprune.training.vae.evaluation import Evaluation
+    from dprune.training.vae.images import TrainingImages
+    from dprune.training.vae.task import VAETask
+
+_log = logging.getLogger("dprune")
+
+
+@dataclass(frozen=True)
+class VAEJob(TrainingJob):
+    """An autoencoder, trained on a dataset or a subset of it.
+
+    Attributes:
+        dataset: the shards.
+        ids: of the samples that are trained on, sorted, int64 [n].
+        subset: the subset's description as an input, None for all samples.
+        held_out: shards that are measured on, None to measure on samples that are trained on.
+        settings: of the model and its loss.
+        plan: of the training.
+        device: name of the device.
+        workers: processes that decode.
+        strict: whether an image that cannot be decoded ends the work.
+        tags: what the user wants to be remembered.
+    """
+
+    dataset: Dataset
+    ids: npt.NDArray[np.int64]
+    subset: Record | None
+    held_out: Dataset | None
+    settings: VAESettings
+    plan: Plan
+    device: str
+    workers: int
+    strict: bool
+    tags: Mapping[str, str]
+
+    @functools.cached_property
+    def record(self) -> Record:
+        """Provenance of the model; what is only measured on does not belong to it."""
+        subset = {} if self.subset is None else {"subset": self.subset}
+        return make_record(
+            "train-vae",
+            self.settings.options() | self.plan.options(),
+            seed=self.plan.seed,
+            fingerprint=self.dataset.fingerprint,
+            parents=self.dataset.parents() | subset,
+            tags=self.tags,
+        )
+
+    def task(self, device: torch.device) -> VAETask:
+        """Make the networks and open the images."""
+        import torch
+
+        from dprune.models.discriminator import PatchGAN
+        from dprune.seeds import purpose_key
+        from dprune.training.vae.task import VAETask
+
+        distance = self._distance(device)
+        images = self._images(self.dataset, self.ids, device)
+        evaluation = self._evaluation(images, distance)
+        # Drawn on the CPU, so that they do not depend on the device.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(purpose_key(self.plan.seed, "initial weights"))
+            vae = self._network()
+            critic = PatchGAN(self.settings.image_size) if self.settings.gan_weight else None
+        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        for network in (vae, critic):
+            if network is not None:
+                network.to(device, memory_format=layout)  # type: ignore[call-overload]
+        fingerprint = digest([self.dataset.fingerprint, digest_array(self.ids)])
+        return VAETask(vae, critic, distance, self.settings, self.plan, images, evaluation, fingerprint)
+
+    def _network(self) -> VAE:
+        from dataclasses import fields
+
+        from dprune.models.vae import VAE
+        from dprune.models.vae_files import VAEConfig
+
+        return VAE(VAEConfig(**{field.name: getattr(self.settings, field.name) for field in fields(VAEConfig)}))
+
+    def _distance(self, device: torch.device) -> nn.Module | None:
+        """Load the perceptual distance."""
+        library, _, name = self.settings.perceptual.partition(":")
+        if library == "none":
+            return None
+        from dprune.models.perceptual import LPIPS, FeatureDistance
+
+        assert self.settings.perceptual_file is not None
+        if library == "lpips":
+            return LPIPS(self.settings.perceptual_file).to(device)
+        from dprune.embedding.timm_backbone import load_timm
+
+        found = load_timm(name, self.settings.perceptual_file, self.settings.image_size, None, "--perceptual")
+        if not hasattr(found.module, "forward_intermediates"):
+            raise UsageError(f"--perceptual timm:{name}: gives no features at several depths: choose another network.")
+        return FeatureDistance(found.module, found.mean, found.std).to(device)
+
+    def _images(self, dataset: Dataset, ids: npt.NDArray[np.int64], device: torch.device) -> TrainingImages:
+        from dprune.training.vae.images import TrainingImages
+
+        images = TrainingImages(dataset, ids, self.settings.image_size, device, self.workers, strict=self.strict)
+        _log.debug("%s images of %s are %s.", f"{len(images):,}", dataset.title,
+                   "held decoded" if images.held else "decoded as they are needed")  # fmt: skip
+        return images
+
+    def _evaluation(self, images: TrainingImages, distance: nn.Module | None) -> Evaluation:
+        from dprune.training.vae.evaluation import Evaluation
+
+        if self.held_out is None:
+            return Evaluation(images, "train", distance)
+        ids = np.arange(len(self.held_out), dtype=np.int64)
+        return Evaluation(self._images(self.held_out, ids, images.device), "held_out", distance)
+
+
+def prepare(
+    shards: Sequence[str],
+    options: VAEOptions,
+    training: TrainingOptions,
+    *,
+    subset: str | None = None,
+    held_out: Sequence[str] = (),
+    workers: int | None = None,
+    strict: bool = False,
+    tags: Mapping[str, str] | None = None,
+) -> VAEJob:
+    """Open what `dprune train-vae` was given and fill in what was left out.
+
+    Raises:
+        UsageError: options contradict each other.
+        InputError: an input is missing, damaged, or does not fit the others.
+    """
+    from dprune.runtime import default_workers
+
+    settings = options.resolve()
+    dataset = open_dataset(shards)
+    ids, chosen = read_subset(subset, dataset) if subset else (np.arange(len(dataset), dtype=np.int64), None)
+    dataset.split(ids)
+    if not len(ids):
+        raise InputError(f"{subset or dataset.title}: holds no sample to train on: give more.")
+    measured = open_dataset(held_out) if held_out else None
+    if measured is not None and not len(measured):
+        raise InputError(f"--held-out {held_out[0]}: holds no sample to measure on: leave it out.")
+    plan = training.plan(len(ids), PLANS[options.preset])
+    workers = default_workers() if workers is None else workers
+    return VAEJob(dataset, ids, chosen, measured, settings, plan, training.device, workers, strict, tags or {})

@@ -1,0 +1,165 @@
+"""The losses of an autoencoder and of its critic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dprune import noise
+from dprune.models.discriminator import PatchGAN, critic_loss, generator_loss
+from dprune.models.pixels import centred
+from dprune.models.vae import VAE
+from dprune.training.vae.settings import VAESettings
+
+Terms = dict[str, Tensor]
+
+
+@dataclass
+class ImageBatch:
+    """A micro-batch, and what its passes leave for each other and for the end of the step.
+
+    Attributes:
+        ids: of the samples, int64 [n].
+        pixels: uint8 [n, 3, H, W].
+        trial: whether it only serves to find out what fits into memory, so that everything has to be computed.
+        tokens: what was quantised, float32 [n * h * w, c].
+        codes: as what, int64 [n, h * w].
+        made: reconstructions, float32 [n, 3, H, W]; only where a critic wants them.
+        pulls: gradients of the reconstruction's and of the adversarial loss at the decoder's last layer, [2, ...].
+    """
+
+    ids: Tensor
+    pixels: Tensor
+    trial: bool = False
+    tokens: Tensor | None = None
+    codes: Tensor | None = None
+    made: Tensor | None = None
+    pulls: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.ids)
+
+    def images(self) -> Tensor:
+        """Return the images as networks want them, float32 [n, 3, H, W] in [-1, 1]."""
+        return to_unit(self.pixels)
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """Bring uint8 [n, 3, H, W] to float32 in [-1, 1], channels last on a GPU, where convolutions want that."""
+    layout = torch.channels_last if pixels.is_cuda else torch.contiguous_format
+    return centred(pixels.contiguous(memory_format=layout))
+
+
+class AutoencoderObjective(nn.Module):
+    """The loss of encoder, decoder and codebook.
+
+    Each term is a mean over the elements of a sample: of its pixels, its latents or its patches.
+
+    Args:
+        vae: the autoencoder.
+        settings: the weights of the terms.
+        seed: of the noise in Gaussian latents.
+        distance: perceptual distance, None for none.
+        critic: None for no adversarial loss.
+    """
+
+    def __init__(self, vae: VAE, settings: VAESettings, seed: int, distance: nn.Module | None,
+                 critic: PatchGAN | None) -> None:  # fmt: skip
+        super().__init__()
+        self.vae, self.distance = vae, distance
+        self._settings, self._seed = settings, seed
+        # In a tuple, since the critic's parameters are not this objective's to train.
+        self._critic = (critic,)
+
+    def forward(self, micro: ImageBatch, step: int) -> tuple[Tensor, Terms]:
+        """Return the sum of the samples' losses, and of their terms for the log.
+
+        With a critic the first has the sum's gradient but not its value.
+        """
+        images = micro.images()
+        latents, terms, penalty = self._latents(images, micro, step)
+        made = self.vae.decode(latents).float()
+        critic = self._critic[0]
+        if critic is None or not (step >= self._settings.gan_start or micro.trial):
+            similarity = self._dissimilarity(made, images, terms)
+            loss = similarity + penalty
+            return loss.sum(), _sums({"loss": loss, **terms})
+        surrogate, value = self._with_critic(critic, made, images, terms, micro)
+        return surrogate + penalty.sum(), _sums({"loss": value + penalty, **terms})
+
+    def _latents(self, images: Tensor, micro: ImageBatch, step: int) -> tuple[Tensor, Terms, Tensor]:
+        """Return what is decoded, the terms that speak of it, and what they add to the loss, [n]."""
+        settings = self._settings
+        if settings.kind == "vq":
+            found = self.vae.quantizer(self.vae.encode(images))
+            micro.tokens, micro.codes = found.tokens, found.codes
+            penalty = found.codebook + settings.commitment * found.commitment
+            return found.latents, {"commitment": found.commitment}, penalty
+        mean, logvar = self.vae.moments(images)
+        drawn = noise.normal(self._seed, "posterior", micro.ids, step, mean.shape[1:])
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
+        # Per pixel as the reconstruction's loss, so that the weight means what it means in latent diffusion.
+        penalty = settings.kl_weight * divergence / images[0].numel()
+        return mean + drawn * (0.5 * logvar).exp(), {"kl": divergence}, penalty
+
+    def _dissimilarity(self, made: Tensor, images: Tensor, terms: Terms) -> Tensor:
+        """Return how unlike the images their reconstructions are, [n]."""
+        error = made - images
+        error = error.square() if self._settings.loss == "mse" else error.abs()
+        total = terms["reconstruction"] = error.flatten(1).mean(1)
+        if self.distance is not None:
+            terms["perceptual"] = self.distance(made, images)
+            total = total + self._settings.perceptual_weight * terms["perceptual"]
+        return total
+
+    def _with_critic(self, critic: PatchGAN, made: Tensor, images: Tensor, terms: Terms, micro: ImageBatch
+                     ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Return a scalar whose gradient is that of both losses, and their values, [n].
+
+        Each loss is differentiated with respect to the image once; from there the decoder's last layer gives what
+        balances the two, and the rest of the network is passed once for both.
+        """
+        image = made.detach().requires_grad_()
+        similarity = self._dissimilarity(image, images, terms)
+        adversarial = generator_loss(_judged(critic, image))
+        terms["adversarial"] = adversarial
+        pulls = [torch.autograd.grad(loss.sum(), image)[0] for loss in (similarity, adversarial)]
+        weight = self.vae.last_weight
+        micro.pulls = torch.stack(
+            [torch.autograd.grad(made, weight, pull, retain_graph=True)[0].float() for pull in pulls]
+        )
+        micro.made = image.detach()
+        scale = self._settings.gan_weight * critic.scale
+        surrogate = (made * (pulls[0] + scale * pulls[1])).sum()
+        return surrogate, (similarity + scale * adversarial).detach()
+
+
+def _judged(critic: PatchGAN, images: Tensor) -> Tensor:
+    """Return the critic's logits without giving its parameters gradients."""
+    fixed: Mapping[str, Tensor] = {name: value.detach() for name, value in critic.state_dict(keep_vars=True).items()}
+    logits: Tensor = functional_call(critic, dict(fixed), (images,))
+    return logits.float()
+
+
+class CriticObjective(nn.Module):
+    """The loss of the critic, which sees images and what the autoencoder has just made of them."""
+
+    def __init__(self, critic: PatchGAN) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, micro: ImageBatch, step: int) -> tuple[Tensor, Terms]:
+        """Return the sum of the samples' losses, twice: to differentiate and for the log."""
+        assert micro.made is not None
+        real, made = self.critic(torch.cat((micro.images(), micro.made))).float().chunk(2)
+        loss = critic_loss(real, made)
+        return loss.sum(), _sums({"critic": loss})
+
+
+def _sums(terms: Terms) -> Terms:
+    return {name: value.detach().sum() for name, value in terms.items()}

@@ -1,0 +1,146 @@
+"""What the loop trains when it trains an autoencoder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dprune import noise
+from dprune.collectives import all_sum
+from dprune.models.discriminator import PatchGAN, adaptive_scale
+from dprune.models.vae import VAE
+from dprune.runtime import ranks
+from dprune.training.order import Positions
+from dprune.training.plan import Plan
+from dprune.training.vae.evaluation import Evaluation
+from dprune.training.vae.images import TrainingImages
+from dprune.training.vae.loss import AutoencoderObjective, CriticObjective, ImageBatch
+from dprune.training.vae.settings import VAESettings
+
+REVIVE_EVERY = 100
+CODES = "quantizer.embedding"
+
+
+class VAETask:
+    """An autoencoder on the images of a dataset.
+
+    Args:
+        vae: on the device.
+        critic: on the device, None for none.
+        distance: perceptual distance on the device, None for none.
+        settings: of the losses.
+        plan: of the training.
+        images: what is trained on.
+        evaluation: what is measured at intervals.
+        fingerprint: digest of the dataset and of the ids that are trained on.
+    """
+
+    def __init__(self, vae: VAE, critic: PatchGAN | None, distance: nn.Module | None, settings: VAESettings,
+                 plan: Plan, images: TrainingImages, evaluation: Evaluation, fingerprint: str) -> None:  # fmt: skip
+        self._vae, self._critic, self._settings, self._plan = vae, critic, settings, plan
+        self._images, self._evaluation, self.fingerprint = images, evaluation, fingerprint
+        self._ids = torch.from_numpy(images.ids).to(images.device)
+        self._micro: list[ImageBatch] = []
+        objective = AutoencoderObjective(vae, settings, plan.seed, distance, critic)
+        self.networks: Mapping[str, nn.Module] = {"vae": vae} | ({"critic": critic} if critic else {})
+        self.objectives: Mapping[str, nn.Module] = {"vae": objective} | (
+            {"critic": CriticObjective(critic)} if critic else {}
+        )
+
+    @property
+    def network_header(self) -> dict[str, Any]:
+        """Describe the autoencoder; see `load_vae`."""
+        return {"kind": "vae", **self._vae.config.as_json()}
+
+    @property
+    def samples(self) -> int:
+        """Size of the training set."""
+        return len(self._images)
+
+    @property
+    def flop(self) -> int:
+        """Not known."""
+        return 0
+
+    def active(self, name: str, step: int) -> bool:
+        """The critic begins late."""
+        return name == "vae" or step >= self._settings.gan_start
+
+    def batches(self, steps: Iterator[tuple[int, list[Positions]]]) -> Generator[list[ImageBatch]]:
+        """Gather each step's micro-batches, mirrored as chance will have it."""
+        with contextlib.closing(self._images.batches(steps)) as found:
+            for step, parts, pixels in found:
+                ids = [self._ids[torch.from_numpy(part).to(self._ids.device)] for part in parts]
+                self._micro = [ImageBatch(own, self._flipped(own, seen, step))
+                               for own, seen in zip(ids, pixels, strict=True)]  # fmt: skip
+                yield self._micro
+
+    def _flipped(self, ids: Tensor, pixels: Tensor, step: int) -> Tensor:
+        if not self._settings.flip:
+            return pixels
+        mirrored = noise.uniform(self._plan.seed, "flips", ids, step) < 0.5
+        return torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+
+    def trial(self, size: int) -> ImageBatch:
+        """Return grey images, with everything asked of them that a step ever asks."""
+        side, device = self._settings.image_size, self._images.device
+        pixels = torch.full((size, 3, side, side), 127, dtype=torch.uint8, device=device)
+        micro = ImageBatch(torch.arange(size, device=device), pixels, trial=True)
+        micro.made = micro.images()
+        return micro
+
+    def after_step(self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]) -> None:
+        """Count codes, revive dead ones, and balance the critic against the reconstruction for the next step."""
+        with torch.no_grad():
+            if self._settings.kind == "vq":
+                if step % REVIVE_EVERY == 0:
+                    self._revive(step, optimizers["vae"], averages[CODES])
+                codes = torch.cat([micro.codes for micro in self._micro if micro.codes is not None])
+                self._vae.quantizer.observe(all_sum(self._vae.quantizer.counts(codes)))
+            pulls = [micro.pulls for micro in self._micro if micro.pulls is not None]
+            if self._critic is not None and pulls:
+                # Of the whole batch, which micro-batches and ranks see only parts of; so it acts a step later.
+                self._critic.scale.copy_(adaptive_scale(*all_sum(torch.stack(pulls).sum(0))))
+
+    def _revive(self, step: int, optimizer: Optimizer, average: Tensor) -> None:
+        """Replace dead codes by what was quantised last, and forget what was known of them."""
+        quantizer = self._vae.quantizer
+        candidates = all_sum(self._candidates(step, quantizer.embedding))
+        dead = quantizer.revive(candidates)[:, None]
+        average.copy_(torch.where(dead, candidates, average))
+        moments = optimizer.state[quantizer.embedding]
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments[name].masked_fill_(dead, 0.0)
+
+    def _candidates(self, step: int, codes: Tensor) -> Tensor:
+        """Draw a token of the global batch for each code; zero where another rank has it, float32 [K, c]."""
+        tokens = torch.cat([micro.tokens for micro in self._micro if micro.tokens is not None])
+        here, batch = ranks(), self._plan.batch_size
+        size, longer = divmod(batch, here.world)
+        image_tokens = self._vae.config.latent_size**2
+        first = (here.rank * size + min(here.rank, longer)) * image_tokens
+        numbers = torch.arange(len(codes), device=codes.device)
+        drawn = noise.bits(self._plan.seed, "revived codes", numbers, step, 1)[:, 0] % (batch * image_tokens) - first
+        mine = (drawn >= 0) & (drawn < len(tokens))
+        return tokens[drawn.clamp(0, len(tokens) - 1)] * mine[:, None]
+
+    def statistics(self) -> dict[str, float]:
+        """Return how many codes are in use, and how hard the critic pushes."""
+        found = {}
+        if self._settings.kind == "vq":
+            used, perplexity = self._vae.quantizer.statistics()
+            found = {"codes_used": used.item(), "perplexity": perplexity.item()}
+        if self._critic is not None:
+            found["gan_scale"] = self._critic.scale.item()
+        return found
+
+    def evaluate(self, step: int, folder: Path) -> dict[str, float]:
+        """Measure reconstructions of held-out samples, or of a few that are trained on, and draw some."""
+        self._evaluation.draw(self._vae, folder / f"step-{step:08d}.png")
+        return self._evaluation.measure(self._vae)
