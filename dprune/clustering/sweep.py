@@ -18,10 +18,10 @@ from dprune.clustering.points import Points, load_points
 from dprune.collectives import from_root, is_root
 from dprune.errors import Interrupted
 from dprune.formats.clusters import Clusters, read_clusters
+from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, difference
 from dprune.formats.publish import publish_bytes, publish_json
-from dprune.formats.shards import MANIFEST, read_manifest
 from dprune.runtime import Monitor, process_group
 
 SILHOUETTE_SAMPLES = 5000

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dprune.errors import InputError
 from dprune.formats.arrays import NPY_ERRORS, digest_array
 from dprune.formats.kinds import file_kind
-from dprune.formats.provenance import Record, digest, parent_record, without_version
+from dprune.formats.provenance import Record, digest, parent_record, record_digest
 from dprune.formats.shards import split_ids
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_tensors
@@ -119,7 +119,7 @@ class StoreFeatures:
 
     def as_parent(self) -> Record:
         """Describe them as the input of another file."""
-        content = digest([self.store.fingerprint, without_version(self.store.record)])
+        content = digest([self.store.fingerprint, record_digest(self.store.record)])
         return parent_record(self.store.record, content)
 
 

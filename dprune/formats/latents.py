@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.provenance import Record, digest, parent_record, without_version
+from dprune.formats.provenance import Record, digest, parent_record, record_digest
 from dprune.formats.stores import Store
 from dprune.formats.tensors import Place, map_tensor, tensor_places
 
@@ -193,7 +193,7 @@ class Latents:
 
     def as_parent(self) -> Record:
         """Describe it as the input of another file."""
-        return parent_record(self.record, digest([self.fingerprint, without_version(self.record)]))
+        return parent_record(self.record, digest([self.fingerprint, record_digest(self.record)]))
 
 
 def open_latents(path: str | Path) -> Latents:

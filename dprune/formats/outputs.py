@@ -9,9 +9,9 @@ from typing import Any
 from dprune.errors import InputError
 from dprune.formats.arrays import read_array
 from dprune.formats.kinds import file_kind
+from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record
 from dprune.formats.results import read_result
-from dprune.formats.shards import read_manifest
 from dprune.formats.tensors import read_metadata
 
 

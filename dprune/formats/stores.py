@@ -16,9 +16,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from dprune.errors import InputError, MismatchError
-from dprune.formats.provenance import Record, digest, without_version
+from dprune.formats.manifests import MANIFEST, read_manifest
+from dprune.formats.provenance import Record, record_digest
 from dprune.formats.publish import publish_json
-from dprune.formats.shards import MANIFEST, fingerprint, read_manifest
+from dprune.formats.shards import fingerprint
 from dprune.formats.tensors import damaged, read_metadata, read_tensors, write_tensors
 
 
@@ -30,14 +31,14 @@ class Store:
         folder: where it is.
         kind: `features` or `latents`.
         shards: basenames of the dataset's shards, in order.
-        datasets: provenance of the folders that the shards come from.
+        datasets: keys of the records of the folders that the shards come from.
         record: what made the store.
     """
 
     folder: Path
     kind: str
     shards: tuple[str, ...]
-    datasets: tuple[Record, ...]
+    datasets: tuple[str, ...]
     record: Record
 
     @classmethod
@@ -63,7 +64,7 @@ class Store:
 
     @functools.cached_property
     def _options(self) -> str:
-        return digest(without_version(self.record))
+        return record_digest(self.record)
 
     def publish_part(
         self,

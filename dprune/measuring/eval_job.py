@@ -16,7 +16,7 @@ from dprune.formats.arrays import Array, read_array, read_ids
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.kinds import file_kind
 from dprune.formats.outputs import FileOutput
-from dprune.formats.provenance import Record, check_same_dataset, difference, make_record
+from dprune.formats.provenance import Record, check_same_dataset, difference, make_record, parent
 from dprune.formats.publish import STDOUT
 from dprune.formats.results import write_result
 from dprune.formats.statistics import Statistics, is_statistics, read_statistics
@@ -149,8 +149,8 @@ class EvalJob(FileOutput):
             raise InputError(f"{clusters.name}: holds no centroids, by which generated samples get their clusters.")
         assert isinstance(self.generated, Source)
         assert isinstance(self.reference, Source)
-        made_of = (clusters.record or {}).get("parents", {}).get("features", {}).get("provenance")
-        if made_of is None:
+        made_of = parent(clusters.record, "features")
+        if not made_of:
             return
         made_of = {**made_of, "fingerprint": clusters.fingerprint}
         for side in (self.generated, self.reference):

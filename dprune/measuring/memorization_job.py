@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dprune.errors import InputError, MismatchError
-from dprune.formats.ancestry import packed_subset, training_subset
 from dprune.formats.arrays import NPY_ERRORS, Array, read_ids
 from dprune.formats.features import Features
 from dprune.formats.kinds import file_kind
 from dprune.formats.outputs import FileOutput
-from dprune.formats.provenance import Record, check_same_dataset, make_record
+from dprune.formats.provenance import Record, check_same_dataset, make_record, packed_subset, training_subset
 from dprune.formats.publish import STDOUT
 from dprune.formats.results import write_result
 from dprune.measuring.pairs import COMMAND, PairsFile, nearest_pairs

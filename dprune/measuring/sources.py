@@ -17,9 +17,10 @@ from dprune.embedding.settings import PRECISIONS, Settings, resolve
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.features import Features, open_features
 from dprune.formats.kinds import file_kind
-from dprune.formats.provenance import Record, digest, parent_record, without_version
+from dprune.formats.manifests import read_manifest
+from dprune.formats.provenance import Record, digest, parent_record, record_digest
 from dprune.formats.shard_index import cache_folder
-from dprune.formats.shards import open_dataset, read_manifest
+from dprune.formats.shards import open_dataset
 from dprune.runtime import Monitor
 
 _log = logging.getLogger("dprune")
@@ -196,7 +197,7 @@ def _to_make(path: str, settings: Settings, embedding: Embedding) -> Source:
     if not len(dataset):
         raise InputError(f"{path}: holds no samples: give shards with images.")
     job = EmbedJob(dataset, settings, 0, False, embedding.device, embedding.batch_size, embedding.workers, {})
-    content = digest([dataset.fingerprint, without_version(job.record)])
+    content = digest([dataset.fingerprint, record_digest(job.record)])
     folder = cache_folder() / "features" / content[:32]
 
     def open_made(monitor: Monitor) -> Features:

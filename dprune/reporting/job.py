@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dprune.errors import UsageError
+from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, make_record, parent_record
 from dprune.formats.publish import publish_bytes, publish_json
 from dprune.formats.results import read_result
-from dprune.formats.shards import MANIFEST, read_manifest
 from dprune.reporting.content import Content
 from dprune.reporting.experiments import Point, point_of_result
 from dprune.reporting.feature_map import MapInputs

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from dprune.errors import InputError, MismatchError
-from dprune.formats.provenance import Record, check_same_dataset, digest, without_version
+from dprune.formats.provenance import Record, check_same_dataset, digest, record_digest
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.measuring.sources import Source
 from dprune.reporting.thumbnails import SOFTWARE, png_text, publish_png, thumbnails
@@ -68,7 +68,7 @@ class PairSheet:
 
     def _content(self, record: Record) -> str:
         fingerprints = [self.generated.fingerprint, self.train.fingerprint]
-        return digest([without_version(record), self.count, fingerprints])
+        return digest([record_digest(record), self.count, fingerprints])
 
     def draw(self, pairs: npt.NDArray[np.void], model: str | None, record: Record) -> None:
         """Publish a PNG of the first pairs.

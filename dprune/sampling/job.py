@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.provenance import Record, difference, digest, make_record, without_version
+from dprune.formats.manifests import read_manifest
+from dprune.formats.provenance import Record, difference, make_record, parent, record_digest
 from dprune.formats.shard_journal import Journal, complete_shards, existing_shards, listed_shards
-from dprune.formats.shards import read_manifest
 from dprune.models.files import ModelFile
 from dprune.models.vae_files import check_made, latent_network, open_vae
 from dprune.runtime import Monitor, is_gpu, ranks
@@ -60,7 +60,7 @@ class SampleJob:
     @functools.cached_property
     def mark(self) -> str:
         """What exports carry to tell which images they are of."""
-        return digest(without_version(self.record))
+        return record_digest(self.record)
 
     def existing(self, output: str) -> Record | None:
         """Return the record of finished or interrupted images at `output`."""
@@ -157,8 +157,7 @@ def prepare(
     job.model.check_kind("dit", "a DiT", "train-dit")
     if job.model.network:
         check_fit(job, job.model.network)
-    latents = (job.model.record or {}).get("parents", {}).get("latents", {}).get("provenance", {})
-    check_made(job.vae, latents, f"the latents that {model} was trained on")
+    check_made(job.vae, parent(job.model.record, "latents"), f"the latents that {model} was trained on")
     return job
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from dprune.errors import UsageError
 from dprune.formats.arrays import read_ids
 from dprune.formats.latents import open_latents
-from dprune.formats.provenance import Record, digest, make_record, without_version
+from dprune.formats.provenance import Record, make_record, record_digest
 from dprune.formats.publish import STDOUT
 from dprune.models.files import ModelFile
 from dprune.runtime import Monitor, ranks
@@ -112,7 +112,7 @@ class ScoreJob(SharedScoring["npt.NDArray[np.float32]"]):
     def progress(self, output: str) -> Progress:
         """Return the progress of scores that go to `output`."""
         shape = (len(self.settings.sigmas), self.settings.draws, 2 if self.gradients else 1)
-        mark = digest(without_version(self.record))
+        mark = record_digest(self.record)
         return Progress(progress_folder(output), len(self.samples.ids), shape, mark)
 
     def measure(self, output: str, monitor: Monitor) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import read_ids, write_array
 from dprune.formats.latents import open_latents
-from dprune.formats.provenance import Record, digest, make_record, without_version
+from dprune.formats.provenance import Record, digest, make_record, record_digest
 from dprune.formats.publish import STDOUT
 from dprune.runtime import Monitor, ranks
 from dprune.scoring.monotonicity import rises, rises_of_mean
@@ -89,7 +89,11 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
         """Return what is measured by each checkpoint."""
         # Not of the other checkpoints, so that a range that grows goes on.
         options = self.settings.options() | {"weights": self.weights, "seed": self.settings.seed}
-        inputs = [without_version(self.trained.record), without_version(self.samples.parents()), options]
+        inputs = [
+            record_digest(self.trained.record),
+            {r: p["digest"] for r, p in self.samples.parents().items()},
+            options,
+        ]
         shape = (len(self.settings.sigmas), self.settings.draws, 1)
         return [
             (each, Progress(progress_folder(output) / f"step-{each.step:08d}", len(self.samples.ids), shape,

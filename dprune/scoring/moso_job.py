@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dprune.formats.arrays import read_ids
 from dprune.formats.latents import open_latents
-from dprune.formats.provenance import Record, digest, make_record, without_version
+from dprune.formats.provenance import Record, digest, make_record, record_digest
 from dprune.runtime import Monitor, ranks
 from dprune.scoring.folds import Surrogate, open_surrogates
 from dprune.scoring.moso import moso, standardized
@@ -122,7 +122,7 @@ class MosoJob(SharedScoring["list[Floats]"]):
     def _progress(self, output: str, surrogate: Surrogate, checkpoint: Checkpoint) -> Progress:
         # Of nothing but what changes the measures, so that a fold that was filled alone counts when all are there.
         options = self.settings.options() | {"weights": self.weights, "seed": self.settings.seed}
-        mark = digest([without_version(surrogate.run.record), checkpoint.mark, options])
+        mark = digest([record_digest(surrogate.run.record), checkpoint.mark, options])
         folder = progress_folder(output) / f"{surrogate.title.replace(' ', '-')}-step-{checkpoint.step:08d}"
         shape = (len(self.settings.sigmas), self.settings.draws, MEASURES)
         return Progress(folder, len(surrogate.ids), shape, mark)

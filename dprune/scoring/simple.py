@@ -16,9 +16,10 @@ from dprune.formats.arrays import read_array, write_array
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import open_features
 from dprune.formats.kinds import file_kind
+from dprune.formats.manifests import read_manifest
 from dprune.formats.outputs import FileOutput
-from dprune.formats.provenance import Record, digest, make_record, parent_record, without_version
-from dprune.formats.shards import open_dataset, read_manifest
+from dprune.formats.provenance import Record, digest, make_record, parent_record, record_digest
+from dprune.formats.shards import open_dataset
 from dprune.formats.stores import Store
 from dprune.runtime import Monitor
 from dprune.seeds import uniform_ids
@@ -52,7 +53,7 @@ def open_population(sources: Sequence[str]) -> Population:
         return Population(features.shape[0], features.fingerprint, {"features": features.as_parent()})
     if kind == "latents":
         store = Store.open(source, kind)
-        content = digest([store.fingerprint, without_version(store.record)])
+        content = digest([store.fingerprint, record_digest(store.record)])
         return Population(sum(store.counts), store.fingerprint, {"latents": parent_record(store.record, content)})
     dataset = open_dataset(sources)
     return Population(len(dataset), dataset.fingerprint, dataset.parents())
