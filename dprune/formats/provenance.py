@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -86,6 +87,11 @@ def with_findings(record: Record, findings: Mapping[str, Any]) -> Record:
     It follows from all else that the record says, and so makes no difference between two records.
     """
     return {**record, FINDINGS_KEY: dict(findings)} if findings else record
+
+
+def variant(record: Record, **options: Any) -> Record:
+    """Return the record of another file that the same run makes: one with further options."""
+    return {**record, "options": {**record["options"], **options}}
 
 
 def checked_record(name: str, content: Any) -> Record | None:
@@ -239,6 +245,15 @@ def json_text(content: Any, **style: Any) -> str:
     except UnicodeEncodeError:
         return json.dumps(content, ensure_ascii=True, **style)
     return text
+
+
+def finite(content: Any) -> Any:
+    """Replace numbers that JSON lacks by None, at every depth."""
+    if isinstance(content, dict):
+        return {str(key): finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def digest(content: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.arrays import read_file
-from dprune.formats.provenance import Record, checked_record, json_text
+from dprune.formats.provenance import Record, checked_record, finite, json_text
 from dprune.formats.publish import publish_bytes
 
 KINDS = ("metrics", "memorization")
@@ -48,7 +47,7 @@ def write_result(
 ) -> None:
     """Publish a measurement, or write it to stdout when `path` is a dash; what is not finite becomes null."""
     content = {"kind": kind, "metrics": metrics, "details": details, "inputs": list(inputs), "provenance": record}
-    publish_bytes(path, _laid_out(_plain(content)).encode() + b"\n")
+    publish_bytes(path, _laid_out(finite(content)).encode() + b"\n")
 
 
 def _laid_out(content: Any, depth: int = 0) -> str:
@@ -88,12 +87,3 @@ def _is_whole(content: Record) -> bool:
     inputs = content.get("inputs")
     sides = isinstance(inputs, list) and all(isinstance(s, dict) and isinstance(s.get("role"), str) for s in inputs)
     return tables and sides
-
-
-def _plain(content: Any) -> Any:
-    """Replace numbers that JSON lacks, at every depth."""
-    if isinstance(content, dict):
-        return {str(key): _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

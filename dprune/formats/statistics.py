@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import NPY_ERRORS, digest_array
-from dprune.formats.kinds import file_kind
+from dprune.formats.kinds import kind_of
 from dprune.formats.provenance import Record, checked_record, digest, parent, parent_record
-from dprune.formats.tensors import read_tensors, tensor_places, write_tensors
+from dprune.formats.tensors import read_tensors, write_tensors
 
 NAMES = ("count", "mean", "covariance")
 NPZ_NAMES = ("mu", "sigma")
@@ -67,10 +67,7 @@ class Statistics:
 
 def is_statistics(path: str | Path) -> bool:
     """Tell a statistics file from other files by its content: a safetensors with `covariance`, or any .npz archive."""
-    kind = file_kind(path)
-    if kind == "tensors":
-        return "covariance" in tensor_places(path)
-    return kind == "zip"
+    return kind_of(path) in ("statistics", "zip")
 
 
 def read_statistics(path: str | Path) -> Statistics:
@@ -79,7 +76,7 @@ def read_statistics(path: str | Path) -> Statistics:
     Raises:
         InputError: the file is not whole, or holds no such statistics.
     """
-    if file_kind(path) == "tensors":
+    if kind_of(path) == "statistics":
         name, tensors, metadata = read_tensors(path)
         record = checked_record(name, metadata)
         count, mean, covariance = (tensors.get(key) for key in NAMES)

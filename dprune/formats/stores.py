@@ -107,11 +107,11 @@ class Store:
         """
         _, tensors, metadata = read_tensors(self.folder / name)
         if (metadata or {}).get("options") != self._options:
-            raise InputError(f"{self.folder / name}: was made with other options than the store: {self.again}.")
+            raise InputError(f"{self.folder / name}: was made with other options than the store: {self.remedy}.")
         return tensors
 
     @property
-    def again(self) -> str:
+    def remedy(self) -> str:
         """What messages tell people to do about a part that is not as it should be."""
         return f"run the dprune {self.record.get('command')} that makes it again"
 
@@ -137,7 +137,7 @@ class Store:
             shown = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
             raise InputError(
                 f"{self.folder}: lacks the parts of {len(missing)} of {len(self.shards)} shards ({shown}): "
-                f"{self.again}."
+                f"{self.remedy}."
             )
         self.check_weights(found)
         return tuple(found.values())
