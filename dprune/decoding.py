@@ -250,27 +250,3 @@ def check(piece: Decoded, shard: Shard, filling: Filling) -> None:
     if piece.error:
         raise InputError(piece.error)
     filling.forgive(shard, piece.bad)
-
-
-@contextlib.contextmanager
-def explained(device: torch.device, remedy: str) -> Iterator[None]:
-    """Turn what torch raises for want of memory into a sentence.
-
-    Args:
-        device: that may be too small.
-        remedy: what to give then, such as `a smaller --batch-size`.
-
-    Raises:
-        DpruneError: the device is out of memory, or a worker died.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise DpruneError(f"{device}: out of memory: give {remedy}.") from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DpruneError(
-            "a process that decodes images died, for want of memory or of shared memory (/dev/shm): "
-            "give fewer --workers."
-        ) from error

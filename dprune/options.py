@@ -5,8 +5,8 @@ Every option can also be set by an environment variable, DPRUNE_<COMMAND>_<OPTIO
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import importlib
 import math
 import re
 from collections.abc import Callable
@@ -16,6 +16,7 @@ import click
 
 from dprune import console
 from dprune.delivery import Delivery
+from dprune.formats.publish import Output
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -91,7 +92,8 @@ def delivers(
         @functools.wraps(function)
         def command(*, output: str, overwrite: bool, dry_run: bool, json_: bool, tags: tuple[tuple[str, str], ...],
                     stop_after: float | None = None, **kwargs: Any) -> None:  # fmt: skip
-            delivery = Delivery(output, overwrite, dry_run, json_, dict(tags), stop_after, shares_work, folder)
+            place = Output(output, overwrite, dict(tags))
+            delivery = Delivery(place, dry_run, json_, stop_after, shares_work, folder)
             function(delivery=delivery, **kwargs)
 
         shared = [
@@ -116,6 +118,34 @@ def _required_unless(default: str | None) -> dict[str, Any]:
     return {"required": True} if default is None else {"default": default, "show_default": True}
 
 
+def gathers(argument: str, source: str, *decorators: Decorator, **fixed: Any) -> Decorator:
+    """Add options that reach the command as one argument: a dataclass that has a field of the name of each.
+
+    Args:
+        argument: name of the command's argument.
+        source: `module:Class` of the dataclass, imported when the command runs.
+        decorators: of the options.
+        fixed: fields that no option gives.
+    """
+
+    def probe() -> None:
+        """Take the options, whose names click gathers on the function."""
+
+    apply(*decorators)(probe)
+    names = [param.name for param in getattr(probe, "__click_params__", [])]
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def command(**kwargs: Any) -> None:
+            module, _, name = source.partition(":")
+            settings = getattr(importlib.import_module(module), name)
+            function(**{argument: settings(**{name: kwargs.pop(name) for name in names}, **fixed)}, **kwargs)
+
+        return apply(*decorators)(command)
+
+    return decorate
+
+
 def trains(**defaults: str) -> Decorator:
     """Add the options of the training loop; they reach the command as one `training`.
 
@@ -128,46 +158,37 @@ def trains(**defaults: str) -> Decorator:
     def said(text: str, name: str) -> str:
         return f"{text}  [default: {defaults[name]}]"
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def command(**kwargs: Any) -> None:
-            from dprune.training.plan import TrainingOptions
-
-            said = {field.name: kwargs.pop(field.name) for field in dataclasses.fields(TrainingOptions)}
-            function(training=TrainingOptions(**said), **kwargs)
-
-        count, share = click.IntRange(min=1), Number(0, 1, max_open=True)
-        return apply(
-            click.option("--steps", type=count, metavar="N", help=said("Optimizer steps.", "steps")),
-            click.option("--epochs", type=Number(0, min_open=True), metavar="X",
-                         help="Passes over the training set, instead of --steps."),
-            click.option("--batch-size", type=count, metavar="N",
-                         help=said("Samples in a step, over all GPUs.", "batch_size")),
-            click.option("--micro-batch", default="auto", show_default=True, metavar="N",
-                         help="Samples in one pass of a GPU; auto is the most that fit."),
-            click.option("--lr", type=Number(0, min_open=True), metavar="X",
-                         help=said("Learning rate of AdamW.", "lr")),
-            click.option("--warmup", type=click.IntRange(min=0), metavar="N",
-                         help=said("Steps over which the rate rises.", "warmup")),
-            click.option("--schedule", type=click.Choice(["constant", "cosine"]),
-                         help=said("The rate after the warm-up.", "schedule")),
-            click.option("--ema", type=share, metavar="X", help=said("Decay of the averaged weights.", "ema")),
-            click.option("--clip", type=Number(0, min_open=True), metavar="X",
-                         help=said("Largest norm of the gradient.", "clip")),
-            click.option("--precision", type=click.Choice(["auto", "bf16", "tf32", "fp32"]), default="auto",
-                         show_default=True, help="Arithmetic; auto is bf16 on a GPU. Weights are float32."),
-            click.option("--log-every", type=count, metavar="N",
-                         help=said("Steps between lines of the log.", "log_every")),
-            click.option("--save-every", metavar="N", help="Steps between checkpoints that are kept, or epoch."),
-            click.option("--evaluate-every", type=count, metavar="N",
-                         help="Steps between pictures and measures in the run's folder."),
-            click.option("--autosave", type=Duration(), default="30m", show_default=True,
-                         help="Time between saved states; a signal saves one as well."),
-            seed,
-            device,
-        )(command)  # fmt: skip
-
-    return decorate
+    count, share = click.IntRange(min=1), Number(0, 1, max_open=True)
+    return gathers(
+        "training", "dprune.training.plan:TrainingOptions",
+        click.option("--steps", type=count, metavar="N", help=said("Optimizer steps.", "steps")),
+        click.option("--epochs", type=Number(0, min_open=True), metavar="X",
+                     help="Passes over the training set, instead of --steps."),
+        click.option("--batch-size", type=count, metavar="N",
+                     help=said("Samples in a step, over all GPUs.", "batch_size")),
+        click.option("--micro-batch", default="auto", show_default=True, metavar="N",
+                     help="Samples in one pass of a GPU; auto is the most that fit."),
+        click.option("--lr", type=Number(0, min_open=True), metavar="X",
+                     help=said("Learning rate of AdamW.", "lr")),
+        click.option("--warmup", type=click.IntRange(min=0), metavar="N",
+                     help=said("Steps over which the rate rises.", "warmup")),
+        click.option("--schedule", type=click.Choice(["constant", "cosine"]),
+                     help=said("The rate after the warm-up.", "schedule")),
+        click.option("--ema", type=share, metavar="X", help=said("Decay of the averaged weights.", "ema")),
+        click.option("--clip", type=Number(0, min_open=True), metavar="X",
+                     help=said("Largest norm of the gradient.", "clip")),
+        click.option("--precision", type=click.Choice(["auto", "bf16", "tf32", "fp32"]), default="auto",
+                     show_default=True, help="Arithmetic; auto is bf16 on a GPU. Weights are float32."),
+        click.option("--log-every", type=count, metavar="N",
+                     help=said("Steps between lines of the log.", "log_every")),
+        click.option("--save-every", metavar="N", help="Steps between checkpoints that are kept, or epoch."),
+        click.option("--evaluate-every", type=count, metavar="N",
+                     help="Steps between pictures and measures in the run's folder."),
+        click.option("--autosave", type=Duration(), default="30m", show_default=True,
+                     help="Time between saved states; a signal saves one as well."),
+        seed,
+        device,
+    )  # fmt: skip
 
 
 def embeds(default: str) -> Decorator:
@@ -176,34 +197,21 @@ def embeds(default: str) -> Decorator:
     Args:
         default: network where neither the options nor the other side name one.
     """
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def command(**kwargs: Any) -> None:
-            from dprune.measuring.sources import Embedding
-            from dprune.runtime import default_workers
-
-            names = {field.name for field in dataclasses.fields(Embedding)} - {"default"}
-            said = {name: kwargs.pop(name) for name in names}
-            if said["workers"] is None:
-                said["workers"] = default_workers()
-            function(embedding=Embedding(default=default, **said), **kwargs)
-
-        return apply(
-            click.option("--model", metavar="MODEL",
-                         help=f"Network for shards, as embed takes it.  [default: the other side's, or {default}]"),
-            click.option("--weights", metavar="FILE", help="Its weights instead of the hub's."),
-            click.option("--image-size", type=click.IntRange(min=1), metavar="N",
-                         help="Side in pixels of what the network sees."),
-            click.option("--color", type=click.Choice(["rgb", "grey"]), help="Colours of pixels.  [default: rgb]"),
-            click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto",
-                         show_default=True, help="Arithmetic of the network; auto is bf16 on a GPU."),
-            batch_size,
-            workers,
-            device,
-        )(command)  # fmt: skip
-
-    return decorate
+    return gathers(
+        "embedding", "dprune.measuring.sources:Embedding",
+        click.option("--model", metavar="MODEL",
+                     help=f"Network for shards, as embed takes it.  [default: the other side's, or {default}]"),
+        click.option("--weights", metavar="FILE", help="Its weights instead of the hub's."),
+        click.option("--image-size", type=click.IntRange(min=1), metavar="N",
+                     help="Side in pixels of what the network sees."),
+        click.option("--color", type=click.Choice(["rgb", "grey"]), help="Colours of pixels.  [default: rgb]"),
+        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto",
+                     show_default=True, help="Arithmetic of the network; auto is bf16 on a GPU."),
+        batch_size,
+        workers,
+        device,
+        default=default,
+    )  # fmt: skip
 
 
 def apply(*decorators: Decorator) -> Decorator:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from dprune.errors import Interrupted, UsageError
+from dprune.errors import DpruneError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -105,11 +105,6 @@ def is_gpu(device: str) -> bool:
     return torch.cuda.is_available()
 
 
-def pick_precision(name: str, device: str) -> str:
-    """Turn `auto` into `bf16` on a GPU and `fp32` elsewhere; other names stay."""
-    return ("bf16" if is_gpu(device) else "fp32") if name == "auto" else name
-
-
 def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device; each local rank gets a GPU of its own.
 
@@ -137,6 +132,20 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     return torch.device("cuda", index)
 
 
+def take_device(name: str = "auto") -> torch.device:
+    """Pick this worker's device, and have torch use it wherever no device is named.
+
+    Raises:
+        UsageError: the device does not exist here.
+    """
+    import torch
+
+    device = pick_device(name, ranks().local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[Ranks]:
     """Join the process group that torchrun started, for work whose ranks exchange tensors; alone, do nothing.
@@ -151,11 +160,8 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
     if not here.group:
         yield here
         return
-    import torch
     import torch.distributed as dist
 
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     with _stdout_on_stderr():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
@@ -175,6 +181,32 @@ def _stdout_on_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+
+
+@contextlib.contextmanager
+def explained(device: torch.device, remedy: str) -> Iterator[None]:
+    """Turn what torch raises for want of memory into a sentence.
+
+    Args:
+        device: that may be too small.
+        remedy: what to give then, such as `a smaller --batch-size`.
+
+    Raises:
+        DpruneError: the device is out of memory, or a worker died.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DpruneError(f"{device}: out of memory: give {remedy}.") from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DpruneError(
+            "a process that decodes images died, for want of memory or of shared memory (/dev/shm): "
+            "give fewer --workers."
+        ) from error
 
 
 def single_threads() -> ThreadPoolExecutor:

@@ -143,7 +143,7 @@ def write_memorization(path: Path, run: Run, metrics: dict[str, Any] | None = No
 
 def _side(role: str, count: int, parent: dict[str, Any]) -> dict[str, Any]:
     return {"role": role, "count": count, "dropped": 0, "dimension": 64, "model": "inception",
-            "digest": parent["digest"], "provenance": parent.get("provenance")}  # fmt: skip
+            "digest": parent["digest"]}  # fmt: skip
 
 
 def _severity(run: Run) -> tuple[float, np.random.Generator]:

@@ -16,7 +16,7 @@ from safetensors.numpy import load, load_file, save_file
 
 from dprune.clustering.engines import import_faiss
 from dprune.console import TerminalMonitor
-from dprune.formats.provenance import make_record
+from dprune.formats.provenance import make_record, parent
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_metadata
 
@@ -107,7 +107,7 @@ def test_a_store_gives_its_fingerprint_and_labels(tmp_path: Path) -> None:
     record = read_metadata(tmp_path / "c.safetensors")
     assert record is not None
     assert record["fingerprint"] == store.fingerprint
-    assert record["parents"]["features"]["provenance"]["command"] == "embed"
+    assert parent(record, "features")["command"] == "embed"
     np.save(tmp_path / "x.npy", x)
     array = cluster(tmp_path / "x.npy", tmp_path / "array.safetensors", "-k", 6)
     assert "label" not in array
@@ -187,7 +187,7 @@ def test_init_from_clusters_goes_on_from_them(features: Path, tmp_path: Path) ->
     record = read_metadata(tmp_path / "b.safetensors")
     assert record is not None
     assert record["options"]["init"] == "file"
-    assert record["parents"]["init"]["provenance"]["command"] == "cluster"
+    assert parent(record, "init")["command"] == "cluster"
 
 
 @pytest.mark.parametrize(

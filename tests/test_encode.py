@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from dprune.formats.latents import CODEBOOK_FILE, SUMS, open_latents
-from dprune.formats.provenance import make_record
+from dprune.formats.provenance import difference, make_record, parent, parents_of
 from dprune.formats.shards import open_dataset
 from dprune.models.files import publish_model
 from dprune.models.vae import VAE, VAEConfig, load_vae
@@ -84,7 +84,8 @@ def test_codes(shards: Path, vaes: dict[str, Path], tmp_path: Path) -> None:
     # Where two codes are almost equally near, the batch may decide.
     assert (found == expected).mean() > 0.998
     np.testing.assert_array_equal(latents.codebook, vae.codebook.numpy())
-    assert latents.record["parents"]["vae"] == {"digest": file_digest(vaes["vq"]), "provenance": file.record}
+    assert parents_of(latents.record)["vae"]["digest"] == file_digest(vaes["vq"])
+    assert difference(parent(latents.record, "vae"), file.record) == ""
     assert latents.record["options"]["precision"] == "float32"
     assert str(tmp_path) not in json.dumps(latents.record)
 

@@ -12,6 +12,7 @@ import torch
 from conftest import DATA, Result, dprune, dprune_process, sample, write_tar
 from safetensors.numpy import load_file, save_file
 
+from dprune.formats.provenance import parent
 from dprune.formats.results import read_result
 from dprune.formats.tensors import read_metadata, write_tensors
 from dprune.measuring.settings import KEYS
@@ -405,7 +406,7 @@ def test_shards_follow_the_model_of_the_other_side(shards: Path, tmp_path: Path)
     store = embed(shards, tmp_path / "store", "--color", "grey")
     found = evaluate(generated_shards(tmp_path / "generated"), store, "--workers", 0, "--metrics", "fid,kid")
     assert [side["dimension"] for side in found["inputs"]] == [16, 16]
-    assert found["inputs"][0]["provenance"]["options"]["color"] == "grey"
+    assert parent(found["provenance"], "generated")["options"]["color"] == "grey"
     args = ("--image-size", 5, "-o", tmp_path / "m.json")
     dprune("eval", shards, store, *args).fails(3, "different spaces", "image_size")
 
@@ -420,7 +421,7 @@ def test_a_dry_run_touches_nothing(shards: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("DPRUNE_CACHE", str(tmp_path / "cache"))
     args = (shards, shards, *PIXELS, "--save-stats", tmp_path / "s", "-o", tmp_path / "m.json")
     plan = json.loads(dprune("eval", *args, "--dry-run").ok().out)
-    assert plan["provenance"]["parents"]["generated"]["provenance"]["command"] == "embed"
+    assert parent(plan["provenance"], "generated")["command"] == "embed"
     assert not cached(tmp_path / "cache")
     assert not (tmp_path / "m.json").exists()
     assert not (tmp_path / "s").exists()

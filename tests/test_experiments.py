@@ -10,7 +10,7 @@ import pytest
 from studies import TOTAL, Run, made, mark, write_memorization, write_metrics
 
 from dprune.errors import InputError
-from dprune.formats.provenance import make_record, parent_record
+from dprune.formats.provenance import make_record, parent, parent_record
 from dprune.formats.results import read_result
 from dprune.reporting.experiments import point_of_result
 from dprune.reporting.grouping import compare
@@ -305,7 +305,7 @@ def test_plain_arrays_without_tags_are_lines_by_their_digest(compared) -> None:
 
 def test_tags_of_the_autoencoder_and_the_held_out_samples_name_no_method(tmp_path: Path) -> None:
     result = read_result(write_memorization(tmp_path / "m.json", PRUNED))
-    held_out = result.record["parents"]["held_out"]["provenance"]
+    held_out = parent(result.record, "held_out")
     held_out["tags"] = {"method": "held", "keep": "0.1"}
     point = point_of_result(result)
     assert (point.subset.method, float(point.subset.ratio)) == ("cluster-distance", 0.75)

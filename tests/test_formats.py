@@ -25,10 +25,15 @@ from dprune.formats.provenance import (
     difference,
     lineage,
     make_record,
+    parent,
     parent_record,
-    without_version,
+    parents_of,
+    record_digest,
+    training_subset,
 )
 from dprune.formats.publish import publish, publish_bytes, publish_json
+from dprune.formats.results import write_result
+from dprune.formats.tensors import write_tensors
 
 RECORD = make_record("score random", {"draws": 8}, seed=1, fingerprint="f" * 64)
 
@@ -126,8 +131,9 @@ def test_versions_make_no_difference_at_any_depth() -> None:
     older = json.loads(canonical(record).replace(f'"dprune":"{record["dprune"]}"', '"dprune":"0.0.1"'))
     assert older != record
     assert difference(older, record) == ""
+    assert record_digest(older) == record_digest(record)
     # An option of that name is not a version.
-    assert without_version({"dprune": 1}) == {"dprune": 1}
+    assert difference(make_record("a", {"dprune": 1}), make_record("a", {"dprune": 2})) == "options dprune: 1, not 2"
 
 
 @pytest.mark.parametrize(
@@ -153,9 +159,84 @@ def test_lineage_goes_from_the_file_to_its_origins() -> None:
     clusters = make_record("cluster", {}, parents={"features": parent_record(None, "d1")})
     parents = {"scores": parent_record(RECORD, "d2"), "clusters": parent_record(clusters, "d3")}
     record = make_record("select", {}, parents=parents)
-    steps = [(depth, role, step.get("command", "external")) for depth, role, step in lineage(record)]
+    steps = [(depth, role, step.get("command", "external")) for depth, role, step, _ in lineage(record)]
     assert steps == [(0, "", "select"), (1, "scores", "score random"), (1, "clusters", "cluster"),
                      (2, "features", "external")]  # fmt: skip
+
+
+def chain(steps: int) -> Record:
+    """Subset of subset of subset, each made of the one before in two roles."""
+    record = make_record("score random", {})
+    for number in range(steps):
+        entry = parent_record(record, f"{number}")
+        record = make_record("select", {"n": number}, parents={"scores": entry, "within": entry})
+    return record
+
+
+def test_every_ancestor_stands_in_the_table_once() -> None:
+    sizes = [len(canonical(chain(steps))) for steps in (25, 50, 100)]
+    assert len(chain(100)["ancestors"]) == 100
+    assert sizes[2] - sizes[1] < 2.2 * (sizes[1] - sizes[0])
+    steps = list(lineage(chain(100)))
+    assert len(steps) == 201
+    assert sum(step.repeated for step in steps) == 100
+    assert training_subset(chain(100)) is None
+    assert difference(chain(100), chain(100)) == ""
+
+
+def test_a_table_holds_what_its_record_comes_from_and_nothing_else() -> None:
+    left, right = (make_record("embed", {"n": n}) for n in (1, 2))
+    both = make_record("eval", {}, parents={"a": parent_record(left, "a"), "b": parent_record(right, "b")})
+    assert set(both["ancestors"]) == {record_digest(left), record_digest(right)}
+    # An ancestor that was taken out of a larger table brings its own ancestors alone.
+    alone = make_record("info", {}, parents={"a": parents_of(both)["a"]})
+    assert set(alone["ancestors"]) == {record_digest(left)}
+    assert difference(parent(both, "b"), right) == ""
+    assert parent(both, "c") == parent(None, "a") == {}
+
+
+def test_a_difference_between_ancestors_is_found() -> None:
+    one, two = (make_record("embed", {"model": model}) for model in ("a", "b"))
+    ours, theirs = (make_record("cluster", {}, parents={"features": parent_record(r, "same")}) for r in (one, two))
+    assert difference(ours, theirs) == "parents features options model: a, not b"
+
+
+OLD = {
+    "dprune": "0.1",
+    "command": "select",
+    "options": {},
+    "parents": {"scores": {"digest": "d", "provenance": RECORD}},
+}
+
+
+def damaged() -> list[Record]:
+    """Tables that lack a record, hold one under a wrong key, lead in a circle, or are none."""
+    sound = chain(3)
+    key, *others = sound["ancestors"]
+    missing = {**sound, "ancestors": {name: sound["ancestors"][name] for name in others}}
+    wrong = {**sound, "ancestors": {**sound["ancestors"], key: {**sound["ancestors"][key], "options": {"n": 9}}}}
+    circle = {**sound["ancestors"][key], "parents": {"scores": {"digest": "d", "record": key}}}
+    return [missing, wrong, {**sound, "ancestors": {**sound["ancestors"], key: circle}}, {**sound, "ancestors": []}]
+
+
+@pytest.mark.parametrize("record", [OLD, *damaged()])
+def test_old_and_damaged_provenance_is_one_sentence(record: Record, tmp_path: Path) -> None:
+    words = "a form that is no longer read" if record is OLD else "its provenance is damaged"
+    np.save(tmp_path / "s.npy", np.arange(4.0))
+    with (tmp_path / "s.npy").open("ab") as file:
+        file.write(b"\n" + canonical(record).encode() + b"\n")
+    dprune("select", tmp_path / "s.npy", "--keep", 2, "-o", tmp_path / "k.npy").fails(3, "s.npy", words)
+    write_tensors(tmp_path / "c.safetensors", {"assignment": np.zeros(4, np.int32), "distance": np.ones(4)}, record)
+    dprune("score", "cluster-distance", tmp_path / "c.safetensors").fails(3, "c.safetensors", words)
+    publish_json(tmp_path / "store" / "manifest.json", {"kind": "features", "shards": [], "datasets": [],
+                                                        "provenance": record})  # fmt: skip
+    dprune("cluster", tmp_path / "store", "-o", tmp_path / "k").fails(3, "manifest.json", words)
+    write_result(tmp_path / "m.json", "metrics", {}, {}, [], record)
+    dprune("report", tmp_path / "m.json", "-o", tmp_path / "r").fails(3, "m.json", words)
+    assert words in dprune("info", tmp_path / "s.npy").err
+    # It is no reason not to make the file again.
+    np.save(tmp_path / "fresh.npy", np.arange(4.0))
+    dprune("select", tmp_path / "fresh.npy", "--keep", 2, "-o", tmp_path / "s.npy", "--overwrite").ok()
 
 
 def test_inputs_speak_of_one_dataset() -> None:

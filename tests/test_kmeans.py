@@ -13,13 +13,14 @@ import torch
 from dprune.clustering import engines
 from dprune.clustering.engines import FaissGpuEngine, choose_engine, import_faiss, make_engine
 from dprune.clustering.job import imbalance
-from dprune.clustering.kernels import RunningSums, cluster_sums, matmul_precision, nearest_two, own_squared_distances
+from dprune.clustering.kernels import RunningSums, cluster_sums, nearest_two, own_squared_distances
 from dprune.clustering.kmeans import Settings, fit, lloyd
 from dprune.clustering.points import Points, load_points
 from dprune.clustering.starts import greedy_kmeans_plus_plus, initial_centroids
 from dprune.clustering.sweep import find_knee
 from dprune.errors import InputError, UsageError
 from dprune.formats.features import ArrayFeatures
+from dprune.precision import float32
 from dprune.runtime import Silent
 from dprune.seeds import generator
 
@@ -102,14 +103,19 @@ def test_own_squared_distances() -> None:
     torch.testing.assert_close(own_squared_distances(x, labels, centroids), expected)
 
 
-def test_matmul_precision_is_put_back() -> None:
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    with matmul_precision("tf32"):
-        assert matmul.fp32_precision == "tf32"
-    with pytest.raises(ZeroDivisionError), matmul_precision("ieee"):
-        _ = 1 / 0
-    assert matmul.fp32_precision == before
+def test_the_precision_of_products_and_convolutions_is_put_back() -> None:
+    def flags() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = flags()
+    with float32(tf32=True):
+        assert flags() == ("high", True)
+        with float32(tf32=False):
+            assert flags() == ("highest", False)
+        with pytest.raises(ZeroDivisionError), float32(tf32=False):
+            _ = 1 / 0
+        assert flags() == ("high", True)
+    assert flags() == before
 
 
 def test_greedy_init_finds_every_separated_group() -> None:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from dprune.errors import InputError
 from dprune.formats.arrays import read_array
 from dprune.formats.latents import CODEBOOK_FILE, SUMS, latent_tensors, open_latents, part_sums
-from dprune.formats.provenance import make_record
+from dprune.formats.provenance import make_record, record_digest
 from dprune.formats.stores import Store
 from dprune.formats.tensors import map_tensor, tensor_places, write_tensors
 
@@ -125,7 +125,10 @@ def test_as_the_parent_of_scores(tmp_path: Path) -> None:
     scores = read_array(tmp_path / "s.npy")
     latents = open_latents(tmp_path / "vq")
     assert scores.record is not None
-    assert scores.record["parents"]["latents"] == latents.as_parent()
+    assert scores.record["parents"]["latents"] == {
+        "digest": latents.as_parent()["digest"],
+        "record": record_digest(latents.record),
+    }
     assert scores.fingerprint == latents.fingerprint
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from dprune.console import TerminalMonitor
 from dprune.formats.arrays import digest_array, read_array, read_ids, write_array
-from dprune.formats.provenance import make_record, parent_record
+from dprune.formats.provenance import make_record, parent, parent_record
 from dprune.formats.results import Result, read_result
 from dprune.formats.stores import Store
 from dprune.measuring.cells import Cells, components, default_cells
@@ -546,7 +546,7 @@ def test_shards_are_embedded_and_their_copies_found(images) -> None:
     assert found.metrics["zero_count"] == 10
     assert {side["model"] for side in found.inputs} == {"pixels"}
     assert np.load("pairs.npy")[:10].tolist() == [(30 + i, i, 0.0) for i in range(10)]
-    assert found.record["parents"]["train"]["provenance"]["command"] == "embed"
+    assert parent(found.record, "train")["command"] == "embed"
     again = dprune("memorization", *images, *PIXELS, "-o", "m.json", "--pairs", "pairs.npy").ok()
     assert "up to date" in again.err
     # The features that embed writes are the same inputs.

@@ -16,6 +16,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.neighbors import KNeighborsClassifier
 
+from dprune.formats.provenance import parent
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -126,8 +128,8 @@ def test_generated_digits_are_recognisable(demo: Path) -> None:
 @pytest.mark.slow
 def test_generated_digits_remember_the_subset(demo: Path) -> None:
     record = json.loads((demo / "nearest" / "generated" / "manifest.json").read_text())["provenance"]
-    model = record["parents"]["model"]["provenance"]
-    assert model["parents"]["subset"]["provenance"]["options"]["order"] == "lowest"
+    model = parent(record, "model")
+    assert parent(model, "subset")["options"]["order"] == "lowest"
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from PIL import Image
 from studies import Run, histograms, made, rewrite, shares, write_memorization, write_metrics
 
 from dprune.errors import DpruneError
-from dprune.formats.provenance import make_record
+from dprune.formats.provenance import make_record, parent
 from dprune.formats.publish import publish_bytes
 from dprune.formats.results import read_result
 from dprune.metrics.catalogue import QUALITY
@@ -240,8 +240,8 @@ def test_no_path_stands_in_a_report(tmp_path: Path) -> None:
 
 def generated(folder: Path, run: Run, seeds: str = "0-3", bad: bool = False) -> Path:
     """A folder as `sample` leaves it: images that are of one colour a run."""
-    record = run.generated()["parents"]["shards"]["provenance"]
-    record["options"]["seeds"] = seeds
+    record = parent(run.generated(), "shards")
+    record |= {"options": {**record["options"], "seeds": seeds}}
     first, last = map(int, seeds.split("-"))
     members = [(f"{seed:08d}.png", image_bytes(seed)) for seed in range(first, last + 1)]
     if bad:

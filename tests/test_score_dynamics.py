@@ -22,7 +22,7 @@ from dprune.errors import Interrupted, UsageError
 from dprune.flow import flow_loss
 from dprune.formats.arrays import read_array, write_array
 from dprune.formats.latents import open_latents
-from dprune.formats.provenance import make_record
+from dprune.formats.provenance import make_record, parent
 from dprune.models.architectures import ARCHITECTURES
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.dit_files import load_dit
@@ -482,7 +482,7 @@ def test_provenance(score, run, folds, tmp_path):
     score("moso", folds, "b.npy").ok()
     record = read_array(tmp_path / "b.npy").record
     assert set(record["parents"]) == {"latents", "fold 0", "fold 1", "fold 2"}
-    assert record["parents"]["fold 1"]["provenance"]["options"]["fold"] == "1/3"
+    assert parent(record, "fold 1")["options"]["fold"] == "1/3"
     assert (record["options"]["form"], record["options"]["normalize"], record["options"]["checkpoints"]) == (
         "exact", "zscore", 2)  # fmt: skip
     score("moso", folds, "b.npy", "--form", "first-order").fails(3, "b.npy", "form: exact, not first-order")

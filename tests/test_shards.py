@@ -12,10 +12,11 @@ from conftest import image_bytes, sample, write_tar
 
 from dprune.errors import InputError
 from dprune.formats import shard_index
+from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import make_record
 from dprune.formats.publish import publish_json
 from dprune.formats.shard_index import build_index, cache_folder, cached_index
-from dprune.formats.shards import ShardReader, open_dataset, read_manifest
+from dprune.formats.shards import ShardReader, open_dataset
 
 
 def names(*sources: object) -> list[str]:

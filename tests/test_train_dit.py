@@ -21,7 +21,7 @@ from stores import latent_store
 
 from dprune.formats.arrays import write_array
 from dprune.formats.latents import open_latents
-from dprune.formats.provenance import make_record
+from dprune.formats.provenance import make_record, parent
 from dprune.models.files import ModelFile, publish_model
 from dprune.models.vae import VAE
 from dprune.models.vae_files import VAEConfig
@@ -115,7 +115,7 @@ def test_a_run_leaves_a_model_that_says_what_it_is(store: Path, tmp_path: Path):
     np.testing.assert_allclose(file.network["std"], latents.std, rtol=1e-6)
     assert file.record["options"]["arch"] == "nano/2"
     assert file.record["fingerprint"] == latents.fingerprint
-    assert file.record["parents"]["latents"]["provenance"]["command"] == "encode"
+    assert parent(file.record, "latents")["command"] == "encode"
     start, *lines = log(tmp_path / "run")
     assert (start["samples"], start["batch_size"]) == (32, 6)
     assert start["parameters"] == sum(value.size for value in model(tmp_path / "run").values())
@@ -136,7 +136,7 @@ def test_a_subset_changes_the_model_and_stays_traceable(store: Path, tmp_path: P
     assert log(tmp_path / "kept")[0]["samples"] == 3
     assert losses(tmp_path / "all") != losses(tmp_path / "kept")
     file = ModelFile.open(tmp_path / "kept" / "model.safetensors")
-    assert file.record["parents"]["subset"]["provenance"]["options"] == {"keep": 3}
+    assert parent(file.record, "subset")["options"] == {"keep": 3}
     # The latents are normalised by the whole store, whatever the subset.
     assert file.network["mean"] == ModelFile.open(tmp_path / "all" / "model.safetensors").network["mean"]
 

@@ -19,7 +19,7 @@ from dprune.models import quantizer
 from dprune.models.discriminator import LARGEST_SCALE, PatchGAN, adaptive_scale, critic_loss
 from dprune.models.files import publish_model
 from dprune.models.perceptual import LPIPS, FeatureDistance
-from dprune.models.quantizer import Quantizer, nearest
+from dprune.models.quantizer import Quantizer, nearest_codes
 from dprune.models.vae import VAE, VAEConfig, load_vae
 from dprune.training.vae.evaluation import psnr, ssim
 
@@ -79,12 +79,12 @@ def test_files_that_are_no_autoencoder(tmp_path: Path) -> None:
 def test_nearest_code_in_pieces_and_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, codes = noise(1000, 4), 0.01 * noise(50, 4, seed=1)
     expected = torch.cdist(tokens.double(), codes.double()).argmin(1)
-    assert torch.equal(nearest(tokens, codes), expected)
+    assert torch.equal(nearest_codes(tokens, codes), expected)
     monkeypatch.setattr(quantizer, "MOST_DISTANCES", 50 * 7)
     torch.set_float32_matmul_precision("high")
     try:
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(nearest(tokens, codes), expected)
+            assert torch.equal(nearest_codes(tokens, codes), expected)
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision("highest")

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dprune.clustering.kernels import chunks, half_squared_norms, matmul_precision, rows_at_once, scores
+from dprune.clustering.kernels import chunks, half_squared_norms, rows_at_once, scores
 from dprune.errors import UsageError
-from dprune.runtime import pick_device, ranks
+from dprune.precision import float32
+from dprune.runtime import ranks, take_device
 
 FAISS_ROWS = 16_384
 FAISS_BLOCK = 1024
@@ -35,7 +36,7 @@ class TorchEngine:
         """Return the nearest centroid of each point."""
         labels = torch.empty(len(self._x), dtype=torch.int32, device=self._x.device)
         step, offsets = rows_at_once(self._x, len(centroids)), half_squared_norms(centroids)
-        with matmul_precision("tf32"):
+        with float32(tf32=True):
             for rows, found in zip(chunks(self._x, step), chunks(labels, step), strict=True):
                 found.copy_(scores(rows, centroids, offsets).argmax(1))
         return labels
@@ -161,7 +162,7 @@ def choose_engine(name: str, device: str) -> tuple[str, torch.device]:
     has_gpu = name == "torch" or (faiss is not None and hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0)
     if device == "auto" and name != "auto" and not has_gpu:
         device = "cpu"
-    place = pick_device(device, here.local_rank)
+    place = take_device(device)
     if name == "auto":
         on_gpu = "faiss" if has_gpu else "torch"
         return (on_gpu if place.type == "cuda" else "sklearn" if faiss is None else "faiss"), place

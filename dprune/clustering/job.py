@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,16 +20,17 @@ from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import read_array
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import Features, open_features
-from dprune.formats.kinds import file_kind
-from dprune.formats.outputs import FileOutput
+from dprune.formats.jobs import FileJob
+from dprune.formats.kinds import TENSOR_FILES, kind_of
 from dprune.formats.provenance import Record, make_record
+from dprune.formats.publish import Output
 from dprune.runtime import Monitor, process_group
 
 _log = logging.getLogger("dprune")
 
 
 @dataclass(frozen=True)
-class ClusterJob(FileOutput):
+class ClusterJob(FileJob):
     """One clustering, its input opened and its engine chosen.
 
     Attributes:
@@ -46,10 +46,11 @@ class ClusterJob(FileOutput):
     seed: int
     device: torch.device
     record: Record
+    output: Output
 
     @classmethod
     def open(
-        cls, path: str, settings: Settings, *, k: int | None, seed: int, device: str, tags: Mapping[str, str]
+        cls, path: str, settings: Settings, *, k: int | None, seed: int, device: str, output: Output
     ) -> ClusterJob:
         """Open the features and resolve what was left open.
 
@@ -59,7 +60,7 @@ class ClusterJob(FileOutput):
             k: number of clusters, None for the init file's or the settings' own.
             seed: seed of the run.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
-            tags: what the user wants to be remembered.
+            output: where the clusters go.
 
         Raises:
             InputError: the features or the init file cannot be used, or there are fewer samples than clusters.
@@ -77,23 +78,28 @@ class ClusterJob(FileOutput):
         if settings.k > features.shape[0]:
             raise InputError(f"{features.name}: has {features.shape[0]:,} samples: give -k at most that.")
         record = make_record(
-            "cluster", settings.options(), seed=seed, fingerprint=features.fingerprint, parents=parents, tags=tags
+            "cluster",
+            settings.options(),
+            seed=seed,
+            fingerprint=features.fingerprint,
+            parents=parents,
+            tags=output.tags,
         )
-        return cls(features, settings, seed, place, record)
+        return cls(features, settings, seed, place, record, output)
 
     def with_k(self, k: int) -> ClusterJob:
         """Return the same job for another number of clusters."""
         settings = replace(self.settings, k=k)
         return replace(self, settings=settings, record={**self.record, "options": settings.options()})
 
-    def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
+    def run(self, monitor: Monitor) -> dict[str, Any]:
         """Cluster, publish the file on rank 0 and summarise it; the other ranks return nothing."""
         with process_group(self.device) as here:
             points = load_points(self.features, self.settings.metric, self.device, monitor)
             clusters, solution = self.cluster(points, monitor)
             if here.rank:
                 return {}
-            clusters.write(output)
+            clusters.write(self.output.path)
         return {**self.describe(clusters), "iterations": solution.iterations, "empties_repaired": solution.repaired}
 
     def cluster(self, points: Points, monitor: Monitor) -> tuple[Clusters, Solution]:
@@ -160,7 +166,7 @@ def _spread(values: npt.NDArray[Any], kept: npt.NDArray[np.bool_], missing: floa
 def _read_centroids(path: str, k: int | None, features: Features) -> tuple[npt.NDArray[np.float32], Record]:
     if not os.path.exists(path):
         raise UsageError(f"--init {path}: is neither kmeans++ nor random, and there is no such file.")
-    if file_kind(path) == "tensors":
+    if kind_of(path) in TENSOR_FILES:
         clusters = read_clusters(path)
         values, parent = clusters.centroids, clusters.as_parent()
     else:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 import torch
 from torch.nn.functional import embedding_bag
 
+from dprune.precision import float32
+
 SEGMENT = 256
 CPU_ROWS = 4096
 GPU_SCORES = 1 << 25
 MOST_MOVED = 0.25
-
-
-@contextlib.contextmanager
-def matmul_precision(name: str) -> Iterator[None]:
-    """Let CUDA's float32 matrix products run as `tf32` or as `ieee` float32 inside the block."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = name
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
 
 
 def rows_at_once(x: torch.Tensor, k: int) -> int:
@@ -142,7 +131,7 @@ def nearest_two(x: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor,
     offsets = half_squared_norms(centroids).masked_fill_(_repeats(centroids), torch.inf)
     single = int(torch.isfinite(offsets).sum()) < 2
     found: list[tuple[torch.Tensor, ...]] = []
-    with matmul_precision("ieee"):
+    with float32(tf32=False):
         for rows in chunks(x, rows_at_once(x, len(centroids))):
             table = scores(rows, centroids, offsets)
             first = table.argmax(1)

@@ -18,10 +18,11 @@ from dprune.clustering.points import Points, load_points
 from dprune.collectives import from_root, is_root
 from dprune.errors import Interrupted
 from dprune.formats.clusters import Clusters, read_clusters
+from dprune.formats.jobs import Job
+from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, difference
-from dprune.formats.publish import publish_bytes, publish_json
-from dprune.formats.shards import MANIFEST, read_manifest
+from dprune.formats.publish import Output, publish_bytes, publish_json
 from dprune.runtime import Monitor, process_group
 
 SILHOUETTE_SAMPLES = 5000
@@ -46,7 +47,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class SweepJob:
+class SweepJob(Job):
     """Clusterings of the same points for several k, in a folder.
 
     Attributes:
@@ -56,26 +57,27 @@ class SweepJob:
 
     jobs: tuple[ClusterJob, ...]
     record: Record
+    output: Output
 
     @classmethod
     def open(cls, largest: ClusterJob, ks: Sequence[int]) -> SweepJob:
         """Plan a sweep from the job for its largest k."""
         options = {**largest.record["options"], "k": list(ks)}
-        return cls(tuple(largest.with_k(k) for k in ks), {**largest.record, "options": options})
+        return cls(tuple(largest.with_k(k) for k in ks), {**largest.record, "options": options}, largest.output)
 
-    def existing(self, output: str) -> Record | None:
-        """Return the provenance of the folder at `output`."""
-        return existing_record(output, folder_of="sweep")
+    def existing(self) -> Record | None:
+        """Return the provenance of the folder."""
+        return existing_record(self.output.path, folder_of="sweep")
 
-    def complete(self, output: str) -> bool:
+    def complete(self) -> bool:
         """Tell whether every clustering, the table and the plot are there."""
-        folder = Path(output)
+        folder = Path(self.output.path)
         made = all(_is_made(job, _path(folder, job)) for job in self.jobs)
         return made and (folder / TABLE).is_file() and (folder / PLOT).is_file()
 
-    def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
+    def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make the clusterings that are missing, then the table and the plot; the ranks besides 0 return nothing."""
-        first, folder = self.jobs[0], Path(output)
+        first, folder = self.jobs[0], Path(self.output.path)
         with process_group(first.device) as here:
             if not here.rank:
                 self._publish_manifest(folder)

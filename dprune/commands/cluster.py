@@ -73,14 +73,14 @@ def command(delivery: Delivery, features: str, k: int | None, sweep: tuple[int, 
     if settings["n_init"] > 1 and settings["init"] not in ("kmeans++", "random"):
         raise click.UsageError("--n-init is for random starts: from an --init FILE all would be the same.")
     if sweep is None:
-        job = ClusterJob.open(features, Settings(**settings), k=k, seed=seed, device=device, tags=delivery.tags)
+        job = ClusterJob.open(features, Settings(**settings), k=k, seed=seed, device=device, output=delivery.output)
         delivery.deliver(job)
         return
     if k is not None or settings["init"] not in ("kmeans++", "random"):
         raise click.UsageError("--sweep chooses the numbers of clusters itself: drop -k and --init FILE.")
-    if delivery.output == "-":
+    if delivery.output.path == "-":
         raise click.UsageError("--sweep writes a folder: give -o DIR.")
     largest = ClusterJob.open(
-        features, Settings(**settings), k=max(sweep), seed=seed, device=device, tags=delivery.tags
+        features, Settings(**settings), k=max(sweep), seed=seed, device=device, output=delivery.output
     )
     delivery.deliver(SweepJob.open(largest, sweep))

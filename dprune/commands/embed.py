@@ -77,5 +77,5 @@ def command(
         normalize=normalize, dtype=dtype, precision=precision, device=device,
     )  # fmt: skip
     workers = default_workers() if workers is None else workers
-    job = EmbedJob(open_dataset(shards), settings, seed, strict, device, batch_size, workers, delivery.tags)
+    job = EmbedJob(open_dataset(shards), settings, seed, strict, device, batch_size, workers, delivery.output)
     delivery.deliver(job)

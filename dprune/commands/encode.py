@@ -60,6 +60,6 @@ def command(
 
     job = EncodeJob(
         open_dataset(shards), open_vae(vae), flips, precision, strict, Verification(verify, seed), device, batch_size,
-        default_workers() if workers is None else workers, delivery.tags,
+        default_workers() if workers is None else workers, delivery.output,
     )  # fmt: skip
     delivery.deliver(job)

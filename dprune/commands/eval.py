@@ -77,7 +77,7 @@ def command(
 
     job = open_eval(
         generated, reference, resolve(metrics, **settings), embedding, subset=subset, clusters=clusters,
-        logits=logits, save_stats=save_stats, output=delivery.output, overwrite=delivery.overwrite, seed=seed,
-        tags=delivery.tags,
+        logits=logits, save_stats=save_stats, seed=seed,
+        output=delivery.output,
     )  # fmt: skip
     delivery.deliver(job)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dprune import options
 from dprune.delivery import Delivery
-from dprune.errors import UsageError
 
 if TYPE_CHECKING:
     from dprune.measuring.sources import Embedding
@@ -78,7 +76,6 @@ def command(
       dprune memorization generated.npy train.npy -o - | python -m json.tool
     """
     from dprune.measuring.memorization_job import Settings, open_memorization
-    from dprune.measuring.pairs import PairsFile
     from dprune.measuring.sources import holds_shards
 
     if full and subset is not None:
@@ -87,7 +84,6 @@ def command(
         raise click.UsageError("--cells is for the copying test, which needs --held-out: give both, or neither.")
     if figure is None and (generated_shards or train_shards):
         raise click.UsageError("--generated-shards and --train-shards are for --figure: give it, or leave them out.")
-    _check_outputs({"--output": delivery.output, "--pairs": pairs, "--figure": figure})
     sheet = None
     if figure is not None:
         from dprune.reporting.pair_sheet import PairSheet
@@ -101,17 +97,6 @@ def command(
     settings = Settings(neighbours, alpha, cells, jackknife, seed)
     job = open_memorization(
         generated, train, held_out, subset, full=full, settings=settings, embedding=embedding,
-        pairs=PairsFile(pairs, delivery.overwrite) if pairs is not None else None, sheet=sheet, tags=delivery.tags,
+        pairs=pairs, sheet=sheet, output=delivery.output,
     )  # fmt: skip
     delivery.deliver(job)
-
-
-def _check_outputs(files: dict[str, str | None]) -> None:
-    """Refuse names that two outputs share, and all but the result on stdout."""
-    named = {option: path for option, path in files.items() if path is not None}
-    for option, path in named.items():
-        if option != "--output" and path in ("", "-"):
-            raise UsageError(f"{option} {path}: name a file.")
-        for other, same in named.items():
-            if other != option and Path(same).resolve() == Path(path).resolve():
-                raise UsageError(f"{option} and {other} name the same file.")

@@ -46,8 +46,8 @@ def command(delivery: Delivery, sources: tuple[str, ...], size: int | None, crop
       dprune pack pipe:'ssh host cat train.tar' -o shards
     """
     from dprune.packing.open import open_source
-    from dprune.packing.pack import Pack, Treatment
+    from dprune.packing.pack import PackJob, Treatment
 
     source = open_source(sources, subset, convert=size is not None)
     treatment = Treatment(size, crop, format_)
-    delivery.deliver(Pack(source, treatment, shard_size, keys == "unique", strict, workers, delivery.tags))
+    delivery.deliver(PackJob(source, treatment, shard_size, keys == "unique", strict, workers, delivery.output))

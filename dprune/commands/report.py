@@ -54,6 +54,6 @@ def command(
 
     job = open_report(
         results, title=title, images=images, image_seeds=image_seeds, train=train, generated=generated,
-        clusters=clusters, projection=projection, tags=delivery.tags,
+        clusters=clusters, projection=projection, output=delivery.output,
     )  # fmt: skip
     delivery.deliver(job)

@@ -88,6 +88,6 @@ def command(
     )  # fmt: skip
     job = prepare(
         model, vae, settings, grid=grid, grid_count=grid_count, npz=npz, device=device, compiles=compiles,
-        tags=delivery.tags,
+        output=delivery.output,
     )  # fmt: skip
     delivery.deliver(job)

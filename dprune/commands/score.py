@@ -90,7 +90,7 @@ def random(delivery: Delivery, sources: tuple[str, ...], seed: int) -> None:
     """
     from dprune.scoring.simple import RandomScores, open_population
 
-    delivery.deliver(RandomScores(open_population(sources), seed, delivery.tags))
+    delivery.deliver(RandomScores(open_population(sources), seed, delivery.output))
 
 
 @command.command("cluster-distance")
@@ -103,7 +103,7 @@ def cluster_distance(delivery: Delivery, clusters: str) -> None:
     """
     from dprune.scoring.simple import DistanceScores
 
-    delivery.deliver(DistanceScores.open(clusters, delivery.tags))
+    delivery.deliver(DistanceScores.open(clusters, delivery.output))
 
 
 @command.command("el2n")
@@ -122,7 +122,7 @@ def el2n(delivery: Delivery, *, latents: str, model: str, settings: Settings, **
     """
     from dprune.scoring.el2n_grand import prepare
 
-    job = prepare("el2n", latents, model, settings, overwrite=delivery.overwrite, tags=delivery.tags, **kwargs)
+    job = prepare("el2n", latents, model, settings, output=delivery.output, **kwargs)
     delivery.deliver(job)
 
 
@@ -141,7 +141,7 @@ def grand(delivery: Delivery, *, latents: str, model: str, settings: Settings, *
     """
     from dprune.scoring.el2n_grand import prepare
 
-    job = prepare("grand", latents, model, settings, overwrite=delivery.overwrite, tags=delivery.tags, **kwargs)
+    job = prepare("grand", latents, model, settings, output=delivery.output, **kwargs)
     delivery.deliver(job)
 
 
@@ -162,7 +162,7 @@ def monotonicity(delivery: Delivery, *, latents: str, run: str, settings: Settin
     """
     from dprune.scoring.monotonicity_job import prepare
 
-    delivery.deliver(prepare(latents, run, settings, overwrite=delivery.overwrite, tags=delivery.tags, **kwargs))
+    delivery.deliver(prepare(latents, run, settings, output=delivery.output, **kwargs))
 
 
 @command.command("moso")
@@ -189,4 +189,4 @@ def moso(delivery: Delivery, *, latents: str, runs: tuple[str, ...], settings: S
     """
     from dprune.scoring.moso_job import prepare
 
-    delivery.deliver(prepare(latents, runs, settings, overwrite=delivery.overwrite, tags=delivery.tags, **kwargs))
+    delivery.deliver(prepare(latents, runs, settings, output=delivery.output, **kwargs))

@@ -71,12 +71,10 @@ def command(delivery: Delivery, scores: str | None, keep: Amount | None, prune: 
         raise click.UsageError("--keep and --prune exclude each other.")
     if bool(figure) != bool(shards):
         raise click.UsageError("--figure and --shards go together.")
-    if figure and Path(figure).resolve() == Path(delivery.output).resolve():
-        raise click.UsageError("--figure and -o name the same file.")
     picture = None
     if figure:
         from dprune.reporting.contact_sheet import ContactSheet
 
         picture = ContactSheet.open(shards, figure)
     choice = Choice(keep or prune, order, quota, cap, only, seed)
-    delivery.deliver(open_selection(choice, scores, **files, picture=picture, tags=delivery.tags))
+    delivery.deliver(open_selection(choice, scores, **files, picture=picture, output=delivery.output))

@@ -65,6 +65,7 @@ def command(
 
     job = prepare(
         store, training, subset=subset, fold=fold, arch=arch, unconditional=unconditional,
-        label_dropout=label_dropout, time=time, init=init, vae=vae, place=place, compiles=compiles, tags=delivery.tags,
+        label_dropout=label_dropout, time=time, init=init, vae=vae, place=place, compiles=compiles,
+        output=delivery.output,
     )  # fmt: skip
     delivery.deliver(job)

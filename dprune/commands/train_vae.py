@@ -107,6 +107,6 @@ def command(
 
     job = prepare(
         shards, VAEOptions(**autoencoder), training, subset=subset, held_out=held_out, workers=workers, strict=strict,
-        tags=delivery.tags,
+        output=delivery.output,
     )  # fmt: skip
     delivery.deliver(job)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dprune.embedding.settings import Settings
 from dprune.errors import UsageError
+from dprune.precision import float32
 from dprune.runtime import single_threads
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Forward:
             return tuple(torch.cat(outputs) for outputs in zip(*self._pool.map(self._embed, pieces), strict=True))
         # tf32 would keep ten bits of what was asked for as float32. The flag is the whole process's: threads that
         # set it and set it back would get into each other's way.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with float32(tf32=False):
             return self._embed(torch.cat([piece.to(self.device, non_blocking=True) for piece in pieces]))
 
     def _embed(self, images: Tensor) -> tuple[Tensor, ...]:

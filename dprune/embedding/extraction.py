@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dprune.decoding import Images, Part, Piece, Work, check, cut, decoding, explained
+from dprune.decoding import Images, Part, Piece, Work, check, cut, decoding
 from dprune.embedding.backbones import Backbone, Forward, load_backbone, try_out
 from dprune.embedding.digests import HUB
 from dprune.embedding.settings import PCA_FILE, Settings
@@ -20,7 +20,7 @@ from dprune.formats.provenance import Record, digest
 from dprune.formats.shards import Shard
 from dprune.formats.stores import Store
 from dprune.models.weights import file_digest
-from dprune.runtime import Monitor, check_stop, pick_device, ranks
+from dprune.runtime import Monitor, check_stop, explained, take_device
 from dprune.seeds import generator
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ def extract(job: EmbedJob, store: Store, shards: Sequence[Shard], monitor: Monit
         Interrupted: a signal or --stop-after ended the work; published parts stay.
         DpruneError: out of memory on the device, or workers that died.
     """
-    device = pick_device(job.device, ranks().local_rank)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    device = take_device(job.device)
     with explained(device, f"a --batch-size below {job.batch_size}"):
         backbone = load_backbone(job.settings)
         origin = _origin(job, store, shards, backbone)

@@ -6,19 +6,21 @@ Nothing here imports torch, so that a store that is up to date is recognised at 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dprune.embedding.settings import PCA_FILE, Settings
 from dprune.formats.filling import Filling, parents_by_name
 from dprune.formats.provenance import Record, make_record
-from dprune.formats.shards import Dataset
+from dprune.formats.publish import Output
+from dprune.formats.shards import Dataset, Shard
+from dprune.formats.store_job import StoreJob
+from dprune.formats.stores import Store
 from dprune.runtime import Monitor
 
 
 @dataclass(frozen=True)
-class EmbedJob:
+class EmbedJob(StoreJob):
     """Features of a dataset, as far as they are this worker's to make.
 
     Attributes:
@@ -29,7 +31,6 @@ class EmbedJob:
         device: name of the device.
         batch_size: images in one forward pass.
         workers: processes that decode.
-        tags: what the user wants to be remembered.
     """
 
     dataset: Dataset
@@ -39,7 +40,7 @@ class EmbedJob:
     device: str
     batch_size: int
     workers: int
-    tags: Mapping[str, str]
+    output: Output
 
     @functools.cached_property
     def record(self) -> Record:
@@ -54,7 +55,7 @@ class EmbedJob:
             seed=self.seed if fitted else None,
             fingerprint=self.dataset.fingerprint if fitted else None,
             parents=parents_by_name(self.dataset),
-            tags=self.tags,
+            tags=self.output.tags,
         )
 
     @functools.cached_property
@@ -62,23 +63,8 @@ class EmbedJob:
         """The store, as far as it is this worker's to make."""
         return Filling(self.dataset, "features", self.record, self.strict, {PCA_FILE: self.settings.pca is not None})
 
-    def existing(self, output: str) -> Mapping[str, Any] | None:
-        """Return the provenance of what stands at `output`; see `Filling.existing`."""
-        return self.filling.existing(output)
+    def fill(self, store: Store, shards: Sequence[Shard], monitor: Monitor) -> None:
+        """See `StoreJob`."""
+        from dprune.embedding.extraction import extract
 
-    def complete(self, output: str) -> bool:
-        """Tell whether this worker's parts are all there and no killed run left anything behind."""
-        return self.filling.complete(output)
-
-    def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
-        """Make the missing parts and return counts over all of this worker's parts."""
-        store = self.filling.store(output)
-        missing = self.filling.missing(store)
-        self.filling.tidy(store)
-        if missing:
-            from dprune.embedding.extraction import extract
-
-            extract(self, store, missing, monitor)
-        else:
-            store.publish_manifest()
-        return self.filling.summary(store, len(missing))
+        extract(self, store, shards, monitor)

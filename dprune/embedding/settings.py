@@ -10,7 +10,7 @@ from dprune.embedding.digests import HUB, INCEPTION_SHA256
 from dprune.errors import UsageError
 from dprune.formats.provenance import Record
 from dprune.models.weights import check_file, file_digest
-from dprune.runtime import pick_precision
+from dprune.precision import resolved
 
 # OpenAI's CLIP was trained with the QuickGELU activation, which in open_clip is part of the architecture's name.
 SHORT_NAMES = {
@@ -33,7 +33,6 @@ DINOV2_SIZE = 224
 PIXELS_SIZE = 32
 PIXELS_LIMIT = 16_384
 PCA_FILE = "pca.safetensors"
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -163,4 +162,4 @@ def _digest(network: Network, weights: Path | None) -> str | None:
 def _precision(network: Network, precision: str, device: str) -> str:
     if "precision" not in TAKES[network.library]:
         return "float32"
-    return PRECISIONS[pick_precision(precision, device)]
+    return resolved(precision, device)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dprune.decoding import PIECE, CentreCrop, Images, Part, Work, explained
+from dprune.decoding import PIECE, CentreCrop, Images, Part, Work
 from dprune.encoding.job import PRECISIONS
 from dprune.errors import InputError
 from dprune.formats.latents import CODEBOOK_FILE, SUMS, latent_tensors, part_sums
@@ -19,7 +19,8 @@ from dprune.formats.shards import Shard
 from dprune.formats.stores import Store
 from dprune.models.pixels import centred
 from dprune.models.vae import VAE, load_vae
-from dprune.runtime import Monitor, pick_device, ranks, single_threads
+from dprune.precision import float32
+from dprune.runtime import Monitor, explained, single_threads, take_device
 
 if TYPE_CHECKING:
     from dprune.encoding.job import EncodeJob
@@ -57,7 +58,7 @@ class Encoder:
         if self._pool is not None:
             return tuple(torch.cat(outputs) for outputs in zip(*self._pool.map(self._encode, pieces), strict=True))
         # tf32 would keep ten bits of what was asked for as float32.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with float32(tf32=False):
             return self._encode(torch.cat([piece.to(self.device, non_blocking=True) for piece in pieces]))
 
     def _encode(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -80,9 +81,7 @@ def prepare(job: EncodeJob) -> tuple[VAE, Encoder]:
         InputError: the file is not whole.
         UsageError: the device does not exist here.
     """
-    device = pick_device(job.device, ranks().local_rank)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    device = take_device(job.device)
     vae, _ = load_vae(job.vae.path, device)
     return vae, Encoder(vae, device, getattr(torch, PRECISIONS[job.precision]), job.flips)
 

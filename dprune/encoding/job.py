@@ -6,14 +6,16 @@ Nothing here imports torch, so that a store that is up to date is recognised at 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dprune.formats.filling import Filling, parents_by_name
 from dprune.formats.latents import CODEBOOK_FILE, KIND
 from dprune.formats.provenance import Record, make_record
-from dprune.formats.shards import Dataset
+from dprune.formats.publish import Output
+from dprune.formats.shards import Dataset, Shard
+from dprune.formats.store_job import StoreJob
 from dprune.formats.stores import Store
 from dprune.models.files import ModelFile
 from dprune.models.vae_files import latent_network
@@ -39,7 +41,7 @@ class Verification:
 
 
 @dataclass(frozen=True)
-class EncodeJob:
+class EncodeJob(StoreJob):
     """Latents of a dataset, as far as they are this worker's to make.
 
     Attributes:
@@ -52,7 +54,6 @@ class EncodeJob:
         device: name of the device.
         batch_size: images in one forward pass.
         workers: processes that decode.
-        tags: what the user wants to be remembered.
     """
 
     dataset: Dataset
@@ -64,7 +65,7 @@ class EncodeJob:
     device: str
     batch_size: int
     workers: int
-    tags: Mapping[str, str]
+    output: Output
 
     @functools.cached_property
     def network(self) -> Record:
@@ -76,7 +77,7 @@ class EncodeJob:
         """Provenance of the store."""
         options = {"network": self.network, "flips": self.flips, "precision": PRECISIONS[self.precision]}
         parents = {**parents_by_name(self.dataset), "vae": self.vae.as_parent()}
-        return make_record("encode", options, parents=parents, tags=self.tags)
+        return make_record("encode", options, parents=parents, tags=self.output.tags)
 
     @functools.cached_property
     def filling(self) -> Filling:
@@ -84,40 +85,25 @@ class EncodeJob:
         extras = {CODEBOOK_FILE: self.network["kind"] == "vq"}
         return Filling(self.dataset, KIND, self.record, self.strict, extras, blank="zeros")
 
-    def existing(self, output: str) -> Mapping[str, Any] | None:
-        """Return the provenance of what stands at `output`; see `Filling.existing`."""
-        return self.filling.existing(output)
-
-    def complete(self, output: str) -> bool:
+    def complete(self) -> bool:
         """Tell whether there is nothing to make, to tidy up or to verify."""
-        if self.verification.samples or not self.filling.complete(output):
-            return False
-        return self._has_codebook(self.filling.store(output))
+        return not self.verification.samples and super().complete()
 
-    def _has_codebook(self, store: Store) -> bool:
+    def is_shared_whole(self, store: Store) -> bool:
+        """Tell whether the codebook is there, where there is one."""
         return self.network["kind"] != "vq" or store.has_beside(CODEBOOK_FILE)
 
-    def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
-        """Make the missing parts, compare as asked, and return counts over all of this worker's parts.
+    def fill(self, store: Store, shards: Sequence[Shard], monitor: Monitor) -> None:
+        """See `StoreJob`."""
+        from dprune.encoding.encoder import encode
 
-        Raises:
-            InputError: a shard or the autoencoder is not sound, or the store is not what the autoencoder gives.
-            UsageError: the device is impossible.
-            Interrupted: a signal or --stop-after ended the work; published parts stay.
-            DpruneError: out of memory, or workers that died.
-        """
-        store = self.filling.store(output)
-        missing = self.filling.missing(store)
-        self.filling.tidy(store)
-        if missing or not self._has_codebook(store):
-            from dprune.encoding.encoder import encode
+        encode(self, store, shards, monitor)
 
-            encode(self, store, missing, monitor)
-        else:
-            store.publish_manifest()
-        summary = self.filling.summary(store, len(missing))
+    def run(self, monitor: Monitor) -> dict[str, Any]:
+        """Make the missing parts, compare as asked, and return counts over all of this worker's parts."""
+        summary = super().run(monitor)
         if self.verification.samples:
             from dprune.encoding.verification import verify
 
-            summary |= verify(self, store, monitor)
+            summary |= verify(self, self.filling.store(self.output.path), monitor)
         return summary

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dprune.decoding import CentreCrop, Decoded, Images, Piece, check, cut, decoding, explained
+from dprune.decoding import CentreCrop, Decoded, Images, Piece, check, cut, decoding
 from dprune.encoding.encoder import codebook, prepare
 from dprune.encoding.job import PRECISIONS
 from dprune.errors import InputError
@@ -21,7 +21,7 @@ from dprune.formats.stores import Store
 from dprune.formats.tensors import map_tensor
 from dprune.models.pixels import centred
 from dprune.models.vae import VAE
-from dprune.runtime import Monitor, check_stop
+from dprune.runtime import Monitor, check_stop, explained
 from dprune.seeds import generator
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def verify(job: EncodeJob, store: Store, monitor: Monitor) -> dict[str, Any]:
     vae, encoder = prepare(job)
     if job.network["kind"] == "vq" and not _same(store.read_beside(CODEBOOK_FILE).get("codebook"), codebook(vae)):
         raise InputError(
-            f"{store.folder / CODEBOOK_FILE}: is not the codebook of {job.vae.path}: remove the file and {store.again}."
+            f"{store.folder / CODEBOOK_FILE}: is not the codebook of {job.vae.path}: "
+            f"remove the file and {store.remedy}."
         )
     comparison = _Comparison(job, store, vae, encoder)
     with explained(encoder.device, f"a --batch-size below {job.batch_size}"):
@@ -117,7 +118,7 @@ class _Comparison:
         if not np.allclose(part[SUMS[self._job.network["kind"]]], expected, rtol=0, atol=close):
             raise InputError(
                 f"{self._store.path(shard.name)}: its sums are not those of its samples: "
-                f"remove the file and {self._store.again}."
+                f"remove the file and {self._store.remedy}."
             )
 
     def _pieces(self) -> Sequence[Piece]:
@@ -169,7 +170,7 @@ class _Comparison:
         what = "codes" if self._job.network["kind"] == "vq" else "moments"
         raise InputError(
             f"{path}: only {shares[worst]:.1%} of the {what} that were compared are what {self._job.vae.path} gives "
-            f"for the images: remove the file and {self._store.again}."
+            f"for the images: remove the file and {self._store.remedy}."
         )
 
     def summary(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError, UsageError
-from dprune.formats.provenance import Record, canonical, is_record, parent_record
+from dprune.formats.provenance import Record, canonical, checked_record, parent_record
 from dprune.formats.publish import STDOUT, publish_bytes
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -122,7 +122,7 @@ def _trailing_record(name: str, line: bytes) -> Record | None:
         record = json.loads(line.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError):
         raise InputError(f"{name}: what follows the array is no provenance: make the file again.") from None
-    return record if is_record(record) else None
+    return checked_record(name, record)
 
 
 def read_scores(path: str | Path) -> Array:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import digest_array
-from dprune.formats.provenance import Record, digest, parent_record
+from dprune.formats.provenance import Record, checked_record, digest, parent_record
 from dprune.formats.tensors import read_tensors, write_tensors
 
 
@@ -73,7 +73,7 @@ def read_clusters(path: str | Path) -> Clusters:
     Raises:
         InputError: the file is not whole, or its arrays do not fit together.
     """
-    name, tensors, record = read_tensors(path)
+    name, tensors, metadata = read_tensors(path)
     if "assignment" not in tensors or tensors["assignment"].ndim != 1:
         raise InputError(f"{name}: holds no clusters: a tensor 'assignment' of shape [N] is missing.")
     assignment = tensors["assignment"].astype(np.int32)
@@ -87,7 +87,7 @@ def read_clusters(path: str | Path) -> Clusters:
         second_distance=tensors.get("second_distance", missing).astype(np.float32),
         sizes=tensors.get("sizes", np.bincount(assignment[assignment >= 0])).astype(np.int64),
         label=None if label is None else label.astype(np.int64),
-        record=record,
+        record=checked_record(name, metadata),
         name=name,
     )
     for tensor in ("distance", "second_distance", "label"):

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import NPY_ERRORS, digest_array
-from dprune.formats.kinds import file_kind
-from dprune.formats.provenance import Record, digest, parent_record, without_version
+from dprune.formats.kinds import TENSOR_FILES, kind_of
+from dprune.formats.provenance import Record, digest, parent_record, record_digest
 from dprune.formats.shards import split_ids
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_tensors
@@ -119,7 +119,7 @@ class StoreFeatures:
 
     def as_parent(self) -> Record:
         """Describe them as the input of another file."""
-        content = digest([self.store.fingerprint, without_version(self.store.record)])
+        content = digest([self.store.fingerprint, record_digest(self.store.record)])
         return parent_record(self.store.record, content)
 
 
@@ -177,7 +177,7 @@ def open_features(path: str | Path) -> Features:
             raise InputError(f"{path}: holds no features.")
         return features
     label = logits = None
-    if file_kind(path) == "tensors":
+    if kind_of(path) in TENSOR_FILES:
         name, tensors, _ = read_tensors(path)
         if "features" not in tensors:
             raise InputError(f"{name}: holds no tensor called 'features'.")
@@ -198,7 +198,7 @@ def _at_least_single(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floatin
 
 
 def _map_array(path: Path) -> npt.NDArray[np.floating]:
-    if file_kind(path) == "zip":
+    if kind_of(path) == "zip":
         raise InputError(f"{path}: is an .npz archive, not a .npy array.")
     try:
         values: npt.NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
+from dprune.formats.manifests import read_manifest
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import Record, difference, digest, without_version
-from dprune.formats.shards import Dataset, Shard, read_manifest
+from dprune.formats.provenance import Record, difference, digest
+from dprune.formats.shards import Dataset, Shard
 from dprune.formats.stores import Store
 from dprune.runtime import ranks
 
@@ -65,7 +66,7 @@ class Filling:
             InputError: the part of a shard would have the name of another file of the store.
         """
         names = tuple(shard.name for shard in self.dataset.shards)
-        store = Store(Path(output), self.kind, names, self.dataset.records, self.record)
+        store = Store(Path(output), self.kind, names, self.dataset.origins, self.record)
         taken = {name for name, here in self.extras.items() if here} & {store.path(name).name for name in names}
         if taken:
             stem = Path(min(taken)).stem
@@ -179,5 +180,5 @@ def parents_by_name(dataset: Dataset) -> dict[str, Record]:
 
     A worker walks only the shards that it takes, so the fingerprint has to wait until all parts are there.
     """
-    records = [without_version(record) for record in dataset.records]
-    return dataset.parents(digest({"shards": [shard.name for shard in dataset.shards], "provenance": records}))
+    names = [shard.name for shard in dataset.shards]
+    return dataset.parents(digest({"shards": names, "provenance": dataset.origins}))

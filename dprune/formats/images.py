@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from dprune.errors import InputError
+from dprune.formats.publish import publish_bytes
 
+SOFTWARE, PNG_MARK = "dprune", "Content"
 # Pillow opens more than images: PostScript, for one, by running Ghostscript.
 DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 
@@ -123,3 +127,22 @@ def tile(images: npt.NDArray[np.uint8], columns: int, gap: int = 2) -> Image.Ima
         top, left = gap + number // columns * (height + gap), gap + number % columns * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return Image.fromarray(sheet)
+
+
+def png_mark(path: str | Path) -> str:
+    """Return the mark of a PNG that dprune drew, `unknown` for one without, empty for a file of others."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            text = dict(image.info)
+    except OSError:
+        return ""
+    return str(text.get(PNG_MARK, "unknown")) if text.get("Software") == SOFTWARE else ""
+
+
+def publish_png(image: Image.Image, path: str | Path, mark: str) -> None:
+    """Publish a picture as a PNG that says that dprune drew it, and by its mark of what; see `Beside.mark`."""
+    buffer, text = io.BytesIO(), PngInfo()
+    text.add_text("Software", SOFTWARE)
+    text.add_text(PNG_MARK, mark)
+    image.save(buffer, "PNG", optimize=True, pnginfo=text)
+    publish_bytes(path, buffer.getvalue())

@@ -1,27 +1,71 @@
-"""What a file is, told by its first bytes: names are the user's."""
+"""What a path is, told by its first bytes, or of a folder by its manifest: names are the user's."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from dprune.formats.arrays import NPY_MAGIC
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from dprune.formats.arrays import NPY_ERRORS, NPY_MAGIC
+from dprune.formats.manifests import read_manifest
+from dprune.formats.publish import STDOUT
 
 HEAD = 512
+TENSOR_FILES = ("clusters", "statistics", "features", "tensors")
+"""Kinds of safetensors files."""
+ARRAY_FILES = ("vector", "matrix", "array")
+"""Kinds of .npy files."""
 
 
-def file_kind(path: str | Path) -> str:
-    """Return `npy`, `tensors` (safetensors), `zip`, `json` or `tar`; an empty string for all else and missing files."""
+def kind_of(path: str | Path) -> str:
+    """Tell what a path is, without reading more than its header.
+
+    Returns:
+        Of a folder the kind that its manifest states (`shards`, `features`, `latents`, `sweep`, `run`, `report`), or
+        `folder`. Of a .npy file `vector`, `matrix` for more dimensions, or `array` where its header is damaged. Of a
+        safetensors file what its tensors make it: `clusters`, `statistics`, `features`, else `tensors`. `tar`, `zip`,
+        `json` and `png` by their first bytes. `stdin`, `pipe` and `missing`; `file` for all else.
+
+    Raises:
+        InputError: the manifest of a folder is damaged.
+    """
+    if str(path) == STDOUT:
+        return "stdin"
+    if os.path.isdir(path):
+        return str(read_manifest(path).get("kind", "folder"))
+    if not os.path.isfile(path):
+        return "pipe" if os.path.exists(path) else "missing"
     try:
         with Path(path).open("rb") as file:
             head = file.read(HEAD)
     except OSError:
-        return ""
+        return "file"
     if head.startswith(NPY_MAGIC):
-        return "npy"
+        return _array(path)
     if head[8:9] == b"{" and not head.lstrip().startswith(b"{"):
-        return "tensors"
-    if head.startswith(b"PK\x03\x04"):
-        return "zip"
+        return _tensors(path)
+    beginnings = {b"PK\x03\x04": "zip", b"\x89PNG\r\n\x1a\n": "png"}
+    found = next((kind for beginning, kind in beginnings.items() if head.startswith(beginning)), "")
     if head.lstrip().startswith(b"{"):
         return "json"
-    return "tar" if head[257:262] == b"ustar" else ""
+    return found or ("tar" if head[257:262] == b"ustar" else "file")
+
+
+def _array(path: str | Path) -> str:
+    try:
+        dimensions: int = np.load(path, mmap_mode="r", allow_pickle=False).ndim
+    except NPY_ERRORS:
+        return "array"
+    return "matrix" if dimensions > 1 else "vector"
+
+
+def _tensors(path: str | Path) -> str:
+    try:
+        with safe_open(path, framework="np") as file:
+            names = set(file.keys())
+    except (OSError, SafetensorError):
+        return "tensors"
+    marks = {"assignment": "clusters", "covariance": "statistics", "features": "features"}
+    return next((kind for tensor, kind in marks.items() if tensor in names), "tensors")

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.provenance import Record, digest, parent_record, without_version
+from dprune.formats.provenance import Record, digest, parent_record, record_digest
 from dprune.formats.stores import Store
 from dprune.formats.tensors import Place, map_tensor, tensor_places
 
@@ -193,7 +193,7 @@ class Latents:
 
     def as_parent(self) -> Record:
         """Describe it as the input of another file."""
-        return parent_record(self.record, digest([self.fingerprint, without_version(self.record)]))
+        return parent_record(self.record, digest([self.fingerprint, record_digest(self.record)]))
 
 
 def open_latents(path: str | Path) -> Latents:
@@ -229,7 +229,7 @@ def _network(store: Store) -> tuple[dict[str, Any], bool]:
         or not all(type(network.get(name)) is int and network[name] >= 0 for name in numbers)
         or not isinstance(flips, bool)
     ):
-        raise InputError(f"{store.folder}: its manifest does not say what made the latents: {store.again}.")
+        raise InputError(f"{store.folder}: its manifest does not say what made the latents: {store.remedy}.")
     return network, flips
 
 
@@ -249,7 +249,7 @@ def checked_part(store: Store, shard: str, count: int, network: Record, flips: b
         if found is None or (found.dtype, found.shape) != (dtype, shape):
             is_ = f"is {found.dtype} {list(found.shape)}" if found else "is missing"
             raise InputError(f"{path}: its tensor {name!r} {is_}, not {dtype} {list(shape)}: "
-                             f"remove the file and {store.again}.")  # fmt: skip
+                             f"remove the file and {store.remedy}.")  # fmt: skip
     return places
 
 
@@ -261,7 +261,7 @@ def _codebook(store: Store, network: Record) -> npt.NDArray[np.float32] | None:
     if codebook is None or codebook.shape != shape or codebook.dtype != np.float32 or not np.isfinite(codebook).all():
         raise InputError(
             f"{store.folder / CODEBOOK_FILE}: holds no codebook of float32 {list(shape)}: "
-            f"remove the file and {store.again}."
+            f"remove the file and {store.remedy}."
         )
     return codebook
 
@@ -273,5 +273,5 @@ def _check_sums(latents: Latents) -> None:
     if not sound or not np.isfinite(latents.std).all():
         raise InputError(
             f"{latents.store.folder}: the sums of its parts are not those of its {len(latents):,} samples: "
-            f"remove the parts and {latents.store.again}."
+            f"remove the parts and {latents.store.remedy}."
         )

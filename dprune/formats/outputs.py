@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.arrays import read_array
-from dprune.formats.kinds import file_kind
-from dprune.formats.provenance import Record
+from dprune.formats.kinds import TENSOR_FILES, kind_of
+from dprune.formats.manifests import read_manifest
+from dprune.formats.provenance import Record, checked_record
 from dprune.formats.results import read_result
-from dprune.formats.shards import read_manifest
 from dprune.formats.tensors import read_metadata
 
 
@@ -42,24 +41,12 @@ def existing_record(path: str | Path, folder_of: str | None = None) -> Record | 
     if not path.exists():
         return None
     try:
-        kind = file_kind(path)
-        if kind == "tensors":
-            return read_metadata(path) or {}
+        kind = kind_of(path)
+        if kind in TENSOR_FILES:
+            return checked_record(str(path), read_metadata(path)) or {}
         if kind == "json":
             return read_result(path).record
         return read_array(path).record or {}
     except InputError:
         # A file that cannot be read is something that the user may want to keep: only --overwrite replaces it.
         return {}
-
-
-class FileOutput:
-    """How a job whose output is one file answers to `delivery.Job`."""
-
-    def existing(self, output: str) -> dict[str, Any] | None:
-        """Return the provenance of the file at `output`, None if there is none."""
-        return existing_record(output)
-
-    def complete(self, output: str) -> bool:
-        """Files are published whole."""
-        return True

@@ -1,25 +1,34 @@
-"""Provenance: what made a file, as one JSON record that carries its parents' records with it.
+"""Provenance: what made a file, as one JSON record with a table of all that came before.
 
-A record holds dprune's version, the command, the options that change results, the seed, the fingerprint of the
-dataset and a `parents` table. It never holds a time, a host or an absolute path, so the same command on the same
-inputs gives the same bytes.
+A record holds dprune's version, the command, the options that change results, the seed, the fingerprint of the dataset
+and `parents`, which names each input by its role, the digest of its content and the key of its record. `ancestors`
+holds the record of every ancestor once, under that key, however many steps lead to it. The key is a digest of what the
+record says, the keys of its own parents included, so that equal keys stand for equal histories.
+
+A record never holds a time, a host or an absolute path, so the same command on the same inputs gives the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from dprune import __version__
-from dprune.errors import MismatchError
+from dprune.errors import InputError, MismatchError
 
 Record = dict[str, Any]
 
 METADATA_KEY = "dprune"
 FINDINGS_KEY = "findings"
+GENERATOR = "train-dit"
+_TABLE = "ancestors"
 _NO_DIFFERENCE = ("dprune", FINDINGS_KEY)
+"""What two records may differ in and still stand for one result."""
+_KEY_DIGITS = 32
 
 
 def make_record(
@@ -41,9 +50,35 @@ def make_record(
         parents: for each input its role and `parent_record`.
         tags: what the user wants to be remembered.
     """
-    optional = {"seed": seed, "fingerprint": fingerprint, "parents": dict(parents or {}), "tags": dict(tags or {})}
+    entries: dict[str, Record] = {}
+    table: dict[str, Record] = {}
+    for role, parent in (parents or {}).items():
+        entries[role] = {name: value for name, value in parent.items() if name != "provenance"}
+        if "provenance" in parent:
+            entries[role]["record"] = _note(parent["provenance"], table)
+    optional = {"seed": seed, "fingerprint": fingerprint, "parents": entries, "tags": dict(tags or {}), _TABLE: table}
     kept = {key: value for key, value in optional.items() if value not in (None, {})}
     return {"dprune": __version__, "command": command, "options": dict(options), **kept}
+
+
+def _note(record: Record, table: dict[str, Record]) -> str:
+    """Enter a record and those of its ancestors that it leads to, and return its key."""
+    known, waiting = record.get(_TABLE, {}), deque([_alone(record)])
+    while waiting:
+        step = waiting.popleft()
+        if (key := record_digest(step)) not in table:
+            table[key] = step
+            waiting += [known[entry["record"]] for entry in step.get("parents", {}).values() if "record" in entry]
+    return record_digest(record)
+
+
+def _alone(record: Record) -> Record:
+    return {name: value for name, value in record.items() if name != _TABLE}
+
+
+def record_digest(record: Mapping[str, Any]) -> str:
+    """Return the key of a record: a digest of all that it says but version, findings and the table itself."""
+    return digest({k: v for k, v in record.items() if k not in (*_NO_DIFFERENCE, _TABLE)})[:_KEY_DIGITS]
 
 
 def with_findings(record: Record, findings: Mapping[str, Any]) -> Record:
@@ -54,20 +89,147 @@ def with_findings(record: Record, findings: Mapping[str, Any]) -> Record:
     return {**record, FINDINGS_KEY: dict(findings)} if findings else record
 
 
-def is_record(content: Any) -> bool:
-    """Tell whether JSON that was read has the shape of a record, down to its oldest ancestor."""
+def variant(record: Record, **options: Any) -> Record:
+    """Return the record of another file that the same run makes: one with further options."""
+    return {**record, "options": {**record["options"], **options}}
+
+
+def checked_record(name: str, content: Any) -> Record | None:
+    """Return JSON that was read as a record, None for what dprune did not write.
+
+    Args:
+        name: what messages call the file that it is from.
+        content: parsed JSON.
+
+    Raises:
+        InputError: it is of the form that dprune wrote before it had a table, or the table is damaged.
+    """
+    if not _is_step(content):
+        return None
+    steps, table = [content], content.get(_TABLE, {})
+    if isinstance(table, dict):
+        steps += table.values()
+    if any("provenance" in entry for step in steps if _is_step(step) for entry in step.get("parents", {}).values()):
+        raise InputError(f"{name}: its provenance has a form that is no longer read: make it again with this dprune.")
+    # A key is a digest over the keys below it: where all are right, nothing is missing and no record leads to itself.
+    whole = isinstance(table, dict) and all(
+        _is_step(step) and record_digest(step) == key for key, step in table.items()
+    )
+    wanted = {entry["record"] for step in steps for entry in step.get("parents", {}).values() if "record" in entry}
+    if not whole or not wanted <= table.keys():
+        raise InputError(f"{name}: its provenance is damaged: make it again.")
+    return dict(content)
+
+
+def _is_step(content: Any) -> bool:
+    """Tell whether JSON has the shape of a record, its table aside."""
     if not isinstance(content, dict) or not isinstance(content.get("command"), str):
         return False
     tables = [content.get(name, {}) for name in ("options", "parents", "tags")]
     if not all(isinstance(table, dict) for table in tables) or not isinstance(content.get("fingerprint", ""), str):
         return False
-    parents = content.get("parents", {}).values()
-    return all(isinstance(p, dict) and ("provenance" not in p or is_record(p["provenance"])) for p in parents)
+    entries = content.get("parents", {}).values()
+    return all(isinstance(entry, dict) and isinstance(entry.get("record", ""), str) for entry in entries)
 
 
 def parent_record(record: Record | None, digest: str) -> Record:
     """Describe an input: its provenance, or that it came from elsewhere, and a digest of its content."""
     return {"digest": digest, "provenance": record} if record else {"digest": digest, "external": True}
+
+
+def parents_of(record: Record | None) -> dict[str, Record]:
+    """Return the inputs of what a record describes by their roles, each as `parent_record` gave it."""
+    table = (record or {}).get(_TABLE, {})
+    return {role: _opened(entry, table) for role, entry in (record or {}).get("parents", {}).items()}
+
+
+def _opened(entry: Record, table: dict[str, Record]) -> Record:
+    if "record" not in entry:
+        return entry
+    own = {name: value for name, value in entry.items() if name != "record"}
+    return {**own, "provenance": {**table[entry["record"]], _TABLE: table}}
+
+
+def parent(record: Record | None, role: str) -> Record:
+    """Return the provenance of one input, empty where there is no such input or nothing is known of it."""
+    found: Record = parents_of(record).get(role, {}).get("provenance", {})
+    return found
+
+
+class Step(NamedTuple):
+    """A record on the way from an output to where it comes from.
+
+    Attributes:
+        depth: steps from the output.
+        role: that it was an input as, empty for the output itself.
+        record: a record, or the entry of an input that was made elsewhere.
+        repeated: whether it was come across before; its ancestors are not told again.
+    """
+
+    depth: int
+    role: str
+    record: Record
+    repeated: bool
+
+
+def lineage(record: Record | None) -> Iterator[Step]:
+    """Yield a record and all its ancestors, depth first, each with its ancestors once."""
+    stack: list[tuple[int, str, Record]] = [(0, "", record)] if record else []
+    seen: set[str] = set()
+    while stack:
+        depth, role, current = stack.pop()
+        key = record_digest(current) if "command" in current else ""
+        yield Step(depth, role, current, bool(key) and key in seen)
+        if not key or key in seen:
+            continue
+        seen.add(key)
+        for name, entry in reversed(parents_of(current).items()):
+            stack.append((depth + 1, name, entry.get("provenance", entry)))
+
+
+def nearest_first(record: Record | None, besides: Sequence[str] = ()) -> Iterator[Record]:
+    """Yield a record and its ancestors once each, generation by generation.
+
+    Args:
+        record: to begin with.
+        besides: beginnings of roles whose inputs are left aside.
+    """
+    waiting, seen = deque([record] if record else []), set[str]()
+    while waiting:
+        step = waiting.popleft()
+        if (key := record_digest(step)) in seen:
+            continue
+        seen.add(key)
+        yield step
+        entries = parents_of(step).items()
+        waiting += [e["provenance"] for role, e in entries if not role.startswith(tuple(besides)) and "provenance" in e]
+
+
+def training_subset(record: Record | None) -> Record | None:
+    """Find the subset that the model behind generated samples was trained on.
+
+    It may have been given to the training itself, or shards were packed from it before; the training set of the
+    autoencoder, or of a model that was trained on, does not count.
+
+    Args:
+        record: provenance of generated shards, of features of these, or of the model.
+
+    Returns:
+        Its description as an input, `digest` with `provenance` or `external`, or None where none is named.
+    """
+    models = (step for step in nearest_first(record) if step.get("command") == GENERATOR)
+    return packed_subset(next(models, None), besides=("vae", "init"))
+
+
+def packed_subset(record: Record | None, besides: Sequence[str] = ()) -> Record | None:
+    """Find the nearest subset in the ancestry, such as that which the shards behind features were packed from.
+
+    Args:
+        record: provenance of features, latents or shards.
+        besides: roles of ancestors that are left aside.
+    """
+    inputs = (parents_of(step) for step in nearest_first(record, besides))
+    return next((roles["subset"] for roles in inputs if "subset" in roles), None)
 
 
 def canonical(content: Any) -> str:
@@ -85,49 +247,64 @@ def json_text(content: Any, **style: Any) -> str:
     return text
 
 
+def finite(content: Any) -> Any:
+    """Replace numbers that JSON lacks by None, at every depth."""
+    if isinstance(content, dict):
+        return {str(key): finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def digest(content: Any) -> str:
     """Return the SHA-256, in hex, of the canonical JSON of `content`."""
     return hashlib.sha256(canonical(content).encode()).hexdigest()
-
-
-def without_version(content: Any) -> Any:
-    """Drop versions of dprune and findings, at every depth: they do not make two results different."""
-    if isinstance(content, dict):
-        is_record = "command" in content and "options" in content
-        return {k: without_version(v) for k, v in content.items() if not (is_record and k in _NO_DIFFERENCE)}
-    return [without_version(item) for item in content] if isinstance(content, list) else content
 
 
 def difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Say in a few words what sets two records apart, or return an empty string if they give the same result."""
     if not found:
         return "it carries no provenance"
-    return _difference(without_version(dict(found)), without_version(dict(wanted)), "")
+    return _between_records(dict(found), dict(wanted), "")
 
 
-def _difference(found: Any, wanted: Any, path: str) -> str:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted(found.keys() | wanted.keys(), key=lambda key: (key != "command", key == "parents", key))
-        parts = (_difference(found.get(key), wanted.get(key), f"{path} {key}") for key in keys)
-        return next((part for part in parts if part), "")
-    if found == wanted:
+def _between_records(found: Record, wanted: Record, path: str) -> str:
+    if record_digest(found) == record_digest(wanted):
         return ""
-    return f"{path.strip()}: {_short(found)}, not {_short(wanted)}"
+    names = [name for name in (*found, *wanted) if name not in (*_NO_DIFFERENCE, _TABLE, "parents")]
+    for name in sorted(set(names), key=lambda name: (name != "command", name)):
+        if unlike := _between(found.get(name), wanted.get(name), f"{path} {name}"):
+            return unlike
+    return _between_inputs(found, wanted, f"{path} parents")
+
+
+def _between_inputs(found: Record, wanted: Record, path: str) -> str:
+    ours, theirs = parents_of(found), parents_of(wanted)
+    for role in sorted(ours.keys() | theirs.keys()):
+        one, other = ours.get(role), theirs.get(role)
+        if one is None or other is None:
+            return _between(one and one["digest"], other and other["digest"], f"{path} {role}")
+        own = [{name: value for name, value in entry.items() if name != "provenance"} for entry in (one, other)]
+        unlike = _between(own[0], own[1], f"{path} {role}") or _between_records(
+            one.get("provenance", {}), other.get("provenance", {}), f"{path} {role}"
+        )
+        if unlike:
+            return unlike
+    return ""
+
+
+def _between(found: Any, wanted: Any, path: str) -> str:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        parts = (
+            _between(found.get(key), wanted.get(key), f"{path} {key}") for key in sorted(found.keys() | wanted.keys())
+        )
+        return next((part for part in parts if part), "")
+    return "" if found == wanted else f"{path.strip()}: {_short(found)}, not {_short(wanted)}"
 
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else canonical(value)
     return text if len(text) <= 24 else f"{text[:12]}…"
-
-
-def lineage(record: Record) -> Iterator[tuple[int, str, Record]]:
-    """Yield (depth, role, record) for a record and all its ancestors; the role of the first is empty."""
-    stack: list[tuple[int, str, Record]] = [(0, "", record)]
-    while stack:
-        depth, role, current = stack.pop()
-        yield depth, role, current
-        for name, parent in reversed(current.get("parents", {}).items()):
-            stack.append((depth + 1, name, parent.get("provenance", parent)))
 
 
 def check_same_dataset(inputs: Mapping[str, str | None]) -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +14,21 @@ from dprune.errors import DpruneError
 from dprune.formats.provenance import json_text
 
 STDOUT = "-"
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a job's output goes, and what the user said of it.
+
+    Attributes:
+        path: of the file or folder, or `-` for stdout.
+        overwrite: whether what was made otherwise may be replaced.
+        tags: what its provenance is to remember for the user.
+    """
+
+    path: str
+    overwrite: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def temporary(path: Path) -> Path:

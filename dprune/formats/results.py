@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.arrays import read_file
-from dprune.formats.provenance import Record, is_record, json_text
+from dprune.formats.provenance import Record, checked_record, finite, json_text
 from dprune.formats.publish import publish_bytes
 
 KINDS = ("metrics", "memorization")
@@ -26,7 +25,7 @@ class Result:
         kind: `metrics` or `memorization`.
         metrics: numbers by key, None for what could not be computed; the standard error of KEY is under KEY_se.
         details: curves, histograms and the like.
-        inputs: for each side `role`, `count` of samples, `model` (None if unknown) and `provenance` (or None).
+        inputs: for each side `role`, `count` of samples, `dimension`, `model` (None if unknown) and `digest`.
         record: provenance of the measurement.
     """
 
@@ -48,7 +47,20 @@ def write_result(
 ) -> None:
     """Publish a measurement, or write it to stdout when `path` is a dash; what is not finite becomes null."""
     content = {"kind": kind, "metrics": metrics, "details": details, "inputs": list(inputs), "provenance": record}
-    publish_bytes(path, json_text(_plain(content), indent=2, allow_nan=False).encode() + b"\n")
+    publish_bytes(path, _laid_out(finite(content)).encode() + b"\n")
+
+
+def _laid_out(content: Any, depth: int = 0) -> str:
+    """Write JSON with a line for each entry of its tables; a curve of a thousand numbers stays on one."""
+    if depth == 2 or not content or not isinstance(content, dict | list):
+        return json_text(content, allow_nan=False)
+    entries = [f"{json_text(key)}: " for key in content] if isinstance(content, dict) else [""] * len(content)
+    values = content.values() if isinstance(content, dict) else content
+    indent = "  " * depth
+    lines = (f"{indent}  {entry}{_laid_out(value, depth + 1)}" for entry, value in zip(entries, values, strict=True))
+    opening, closing = "{}" if isinstance(content, dict) else "[]"
+    body = ",\n".join(lines)
+    return f"{opening}\n{body}\n{indent}{closing}"
 
 
 def read_result(path: str | Path) -> Result:
@@ -62,27 +74,16 @@ def read_result(path: str | Path) -> Result:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no JSON: give what dprune eval or dprune memorization wrote.") from error
-    if not isinstance(content, dict) or content.get("kind") not in KINDS or not _is_whole(content):
+    known = isinstance(content, dict) and content.get("kind") in KINDS and _is_whole(content)
+    record = checked_record(str(path), content.get("provenance")) if known else None
+    if record is None:
         raise InputError(f"{path}: is no result: give what dprune eval or dprune memorization wrote.")
-    fields = (content[name] for name in ("kind", "metrics", "details", "inputs", "provenance"))
-    return Result(str(path), *fields)
+    kind, metrics, details, inputs = (content[name] for name in ("kind", "metrics", "details", "inputs"))
+    return Result(str(path), kind, metrics, details, inputs, record)
 
 
 def _is_whole(content: Record) -> bool:
     tables = all(isinstance(content.get(name), dict) for name in ("metrics", "details"))
     inputs = content.get("inputs")
-    return (
-        tables
-        and isinstance(inputs, list)
-        and all(isinstance(side, dict) and isinstance(side.get("role"), str) for side in inputs)
-        and is_record(content.get("provenance"))
-    )
-
-
-def _plain(content: Any) -> Any:
-    """Replace numbers that JSON lacks, at every depth."""
-    if isinstance(content, dict):
-        return {str(key): _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    sides = isinstance(inputs, list) and all(isinstance(s, dict) and isinstance(s.get("role"), str) for s in inputs)
+    return tables and sides

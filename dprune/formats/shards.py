@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import functools
 import glob
-import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.provenance import Record, digest, parent_record, without_version
+from dprune.formats.manifests import MANIFEST, read_manifest
+from dprune.formats.provenance import Record, digest, parent_record, record_digest
 from dprune.formats.ranges import is_url, open_blocks
 from dprune.formats.shard_index import ShardIndex, cached_index
 
-MANIFEST = "manifest.json"
 JOURNAL = ".dprune"
 CLASSES = "classes.txt"
 BAD = "bad.jsonl"
@@ -118,10 +116,15 @@ class Dataset:
         return [count for count, _ in self._summaries]
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """Keys of the folders' records."""
+        return tuple(map(record_digest, self.records))
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the shards' names, every member's name and size, and the manifests' provenance."""
         names = (shard.name for shard in self.shards)
-        return fingerprint(zip(names, (digest for _, digest in self._summaries), strict=True), self.records)
+        return fingerprint(zip(names, (digest for _, digest in self._summaries), strict=True), self.origins)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -135,7 +138,7 @@ class Dataset:
         """
         content = self.fingerprint if content is None else content
         more = {
-            f"shards {number}": parent_record(record, digest(without_version(record)))
+            f"shards {number}": parent_record(record, record_digest(record))
             for number, record in enumerate(self.records[1:], 2)
         }
         return {"shards": parent_record(self.records[0] if self.records else None, content), **more}
@@ -159,9 +162,9 @@ def split_ids(ids: npt.NDArray[np.int64], counts: Sequence[int]) -> list[npt.NDA
     return [piece - (stop - count) for piece, stop, count in zip(pieces, stops, counts, strict=True)]
 
 
-def fingerprint(shards: Iterable[tuple[str, str]], records: Sequence[Record]) -> str:
-    """Hash (name, member digest) of each shard in order together with the provenance of their folders."""
-    return digest({"shards": [list(pair) for pair in shards], "provenance": [without_version(r) for r in records]})
+def fingerprint(shards: Iterable[tuple[str, str]], origins: Sequence[str]) -> str:
+    """Hash (name, member digest) of each shard in order together with the keys of their folders' records."""
+    return digest({"shards": [list(pair) for pair in shards], "provenance": list(origins)})
 
 
 def open_dataset(sources: Sequence[str]) -> Dataset:
@@ -231,34 +234,3 @@ def _folder(folder: str) -> list[str]:
     if not found:
         raise InputError(f"{folder}: holds no .tar files.")
     return found
-
-
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """Return a folder's manifest, empty if it has none.
-
-    Raises:
-        InputError: the manifest is not one of dprune's.
-    """
-    path = Path(folder) / MANIFEST
-    try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}.") from error
-    if not (isinstance(content, dict) and isinstance(content.get("provenance"), dict) and "kind" in content):
-        return {}
-    _check_manifest(path, content)
-    return content
-
-
-def _check_manifest(path: Path, content: dict[str, Any]) -> None:
-    """Refuse a manifest that lacks what its kind has, or names files outside its folder, which may get removed."""
-    needed = {"shards": ("shards",), "features": ("shards", "datasets"), "latents": ("shards", "datasets")}
-    lists = [content.get(name, []) for name in ("shards", "datasets", "files")]
-    whole = all(name in content for name in needed.get(str(content["kind"]), ()))
-    if not whole or not all(isinstance(entries, list) for entries in lists):
-        raise InputError(f"{path}: is damaged: make the folder again.")
-    entries = [entry.get("name") if isinstance(entry, dict) else entry for entry in (*lists[0], *lists[2])]
-    if not all(isinstance(name, str) and name not in ("", ".", "..") and name == Path(name).name for name in entries):
-        raise InputError(f"{path}: names files outside its folder: do not trust where it comes from.")

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import NPY_ERRORS, digest_array
-from dprune.formats.kinds import file_kind
-from dprune.formats.provenance import Record, digest, parent_record
-from dprune.formats.tensors import read_tensors, tensor_places, write_tensors
+from dprune.formats.kinds import kind_of
+from dprune.formats.provenance import Record, checked_record, digest, parent, parent_record
+from dprune.formats.tensors import read_tensors, write_tensors
 
 NAMES = ("count", "mean", "covariance")
 NPZ_NAMES = ("mu", "sigma")
@@ -50,11 +50,8 @@ class Statistics:
     @property
     def features(self) -> Record | None:
         """Provenance of the features that they are of, None if that is not known."""
-        parent = (self.record or {}).get("parents", {}).get("features", {})
-        if self.record is None or "provenance" not in parent:
-            return None
-        known: Record = parent["provenance"]
-        return {**known, "fingerprint": self.record.get("fingerprint")}
+        known = parent(self.record, "features")
+        return {**known, "fingerprint": (self.record or {}).get("fingerprint")} if known else None
 
     @property
     def model(self) -> str | None:
@@ -70,10 +67,7 @@ class Statistics:
 
 def is_statistics(path: str | Path) -> bool:
     """Tell a statistics file from other files by its content: a safetensors with `covariance`, or any .npz archive."""
-    kind = file_kind(path)
-    if kind == "tensors":
-        return "covariance" in tensor_places(path)
-    return kind == "zip"
+    return kind_of(path) in ("statistics", "zip")
 
 
 def read_statistics(path: str | Path) -> Statistics:
@@ -82,8 +76,9 @@ def read_statistics(path: str | Path) -> Statistics:
     Raises:
         InputError: the file is not whole, or holds no such statistics.
     """
-    if file_kind(path) == "tensors":
-        name, tensors, record = read_tensors(path)
+    if kind_of(path) == "statistics":
+        name, tensors, metadata = read_tensors(path)
+        record = checked_record(name, metadata)
         count, mean, covariance = (tensors.get(key) for key in NAMES)
     else:
         name, count, record = str(path), None, None

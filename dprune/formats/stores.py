@@ -16,9 +16,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from dprune.errors import InputError, MismatchError
-from dprune.formats.provenance import Record, digest, without_version
+from dprune.formats.manifests import MANIFEST, read_manifest
+from dprune.formats.provenance import Record, record_digest
 from dprune.formats.publish import publish_json
-from dprune.formats.shards import MANIFEST, fingerprint, read_manifest
+from dprune.formats.shards import fingerprint
 from dprune.formats.tensors import damaged, read_metadata, read_tensors, write_tensors
 
 
@@ -30,14 +31,14 @@ class Store:
         folder: where it is.
         kind: `features` or `latents`.
         shards: basenames of the dataset's shards, in order.
-        datasets: provenance of the folders that the shards come from.
+        datasets: keys of the records of the folders that the shards come from.
         record: what made the store.
     """
 
     folder: Path
     kind: str
     shards: tuple[str, ...]
-    datasets: tuple[Record, ...]
+    datasets: tuple[str, ...]
     record: Record
 
     @classmethod
@@ -63,7 +64,7 @@ class Store:
 
     @functools.cached_property
     def _options(self) -> str:
-        return digest(without_version(self.record))
+        return record_digest(self.record)
 
     def publish_part(
         self,
@@ -106,11 +107,11 @@ class Store:
         """
         _, tensors, metadata = read_tensors(self.folder / name)
         if (metadata or {}).get("options") != self._options:
-            raise InputError(f"{self.folder / name}: was made with other options than the store: {self.again}.")
+            raise InputError(f"{self.folder / name}: was made with other options than the store: {self.remedy}.")
         return tensors
 
     @property
-    def again(self) -> str:
+    def remedy(self) -> str:
         """What messages tell people to do about a part that is not as it should be."""
         return f"run the dprune {self.record.get('command')} that makes it again"
 
@@ -136,7 +137,7 @@ class Store:
             shown = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
             raise InputError(
                 f"{self.folder}: lacks the parts of {len(missing)} of {len(self.shards)} shards ({shown}): "
-                f"{self.again}."
+                f"{self.remedy}."
             )
         self.check_weights(found)
         return tuple(found.values())

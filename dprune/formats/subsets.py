@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dprune.errors import InputError, MismatchError
-from dprune.formats.arrays import NPY_MAGIC, digest_array, read_file, read_ids, read_stdin
-from dprune.formats.provenance import Record, parent_record
+from dprune.errors import InputError
+from dprune.formats.arrays import NPY_MAGIC, Array, digest_array, read_file, read_ids, read_stdin
+from dprune.formats.provenance import Record, check_same_dataset, parent_record
 from dprune.formats.publish import STDOUT
 from dprune.formats.shards import Dataset
 
@@ -31,12 +31,31 @@ def read_subset(path: str, dataset: Dataset) -> tuple[npt.NDArray[np.int64], Rec
         # Of the ids and not of the text, so that one subset has one digest however it is written.
         return ids, parent_record(None, digest_array(ids))
     array = read_ids(path, data)
-    if array.fingerprint and array.fingerprint != dataset.fingerprint:
-        raise MismatchError(
-            f"{array.name} was chosen from another dataset than {dataset.title} (fingerprints "
-            f"{array.fingerprint[:12]} and {dataset.fingerprint[:12]}): give the shards that it was chosen from."
+    return narrowed(array, dataset.title, dataset.fingerprint, len(dataset)), array.as_parent()
+
+
+def narrowed(subset: Array | None, name: str, fingerprint: str | None, count: int) -> npt.NDArray[np.int64]:
+    """Return the ids of the samples of a dataset that a subset keeps, sorted; all of them without one.
+
+    Args:
+        subset: ids, as `read_ids` gives them.
+        name: what messages call the dataset, or what was made of it.
+        fingerprint: of the dataset, None where it is not known.
+        count: its samples.
+
+    Raises:
+        MismatchError: the subset was chosen from another dataset.
+        InputError: it names samples that are not there.
+    """
+    if subset is None:
+        return np.arange(count, dtype=np.int64)
+    check_same_dataset({name: fingerprint, subset.name: subset.fingerprint})
+    ids: npt.NDArray[np.int64] = subset.values
+    if len(ids) and ids[-1] >= count:
+        raise InputError(
+            f"{subset.name}: holds the id {ids[-1]}, and {name} has {count:,} samples: give a subset of them."
         )
-    return array.values, array.as_parent()
+    return ids
 
 
 def _find_keys(path: str, keys: Sequence[str], dataset: Dataset) -> npt.NDArray[np.int64]:

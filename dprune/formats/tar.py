@@ -21,7 +21,7 @@ COMPRESSED_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _LONGEST_EXTENDED = 1 << 20
 
 
-class Blocks(Protocol):
+class Bytes(Protocol):
     """Random access to the bytes of a file."""
 
     name: str
@@ -39,12 +39,12 @@ class TarMember(NamedTuple):
     size: int
 
 
-def padded(size: int) -> int:
+def size_in_tar(size: int) -> int:
     """Size of a member's content with the padding behind it."""
     return -(-size // BLOCK) * BLOCK
 
 
-def walk(blocks: Blocks) -> Iterator[TarMember]:
+def walk(source: Bytes) -> Iterator[TarMember]:
     """Yield the regular files of a tar, reading its headers and nothing else.
 
     Raises:
@@ -52,23 +52,23 @@ def walk(blocks: Blocks) -> Iterator[TarMember]:
     """
     position, extended = 0, dict[str, str]()
     while True:
-        header = blocks.read(position, BLOCK)
+        header = source.read(position, BLOCK)
         if header.count(0) == BLOCK:
-            _check_rest(blocks, position)
+            _check_rest(source, position)
             return
         if position == 0 and header.startswith(COMPRESSED_MAGIC):
-            raise InputError(f"{blocks.name}: is compressed: unpack it, or run dprune pack on it.")
+            raise InputError(f"{source.name}: is compressed: unpack it, or run dprune pack on it.")
         if len(header) < BLOCK:
-            raise _truncated(blocks, position)
-        _check(blocks, header, position)
+            raise _truncated(source, position)
+        _check(source, header, position)
         kind, content = header[156:157], position + BLOCK
         try:
             length = _number(header[124:136])
             if kind in (_PAX, _GNU_LONG_NAME):
-                extended |= _extended(blocks, kind, content, length)
+                extended |= _extended(source, kind, content, length)
             elif kind == _GNU_SPARSE:
                 raise InputError(
-                    f"{blocks.name}: holds sparse files, which shards must not: write it without --sparse."
+                    f"{source.name}: holds sparse files, which shards must not: write it without --sparse."
                 )
             elif kind not in (_PAX_GLOBAL, _GNU_LONG_LINK):
                 # Links and folders may state a size, but no content follows them.
@@ -77,37 +77,37 @@ def walk(blocks: Blocks) -> Iterator[TarMember]:
                     yield TarMember(extended.get("path") or _name(header), content, length)
                 extended = {}
         except ValueError:
-            raise _damaged(blocks, position) from None
-        position = content + padded(length)
-        if position > blocks.size:
-            raise _truncated(blocks, blocks.size)
+            raise _damaged(source, position) from None
+        position = content + size_in_tar(length)
+        if position > source.size:
+            raise _truncated(source, source.size)
 
 
-def _check_rest(blocks: Blocks, position: int) -> None:
+def _check_rest(source: Bytes, position: int) -> None:
     """Refuse content behind the end marker: joined tars, or a download whose last part was never filled in.
 
     Writers pad tars to records of a few KiB, so little and only zeros may follow.
     """
-    rest = blocks.size - position
-    if rest > MOST_PADDING or any(blocks.read(position, rest)):
+    rest = source.size - position
+    if rest > MOST_PADDING or any(source.read(position, rest)):
         raise InputError(
-            f"{blocks.name}: goes on for {rest:,} bytes behind the tar end marker at byte {position:,}, so samples "
+            f"{source.name}: goes on for {rest:,} bytes behind the tar end marker at byte {position:,}, so samples "
             "are missing: copy or make the shard again."
         )
 
 
-def _truncated(blocks: Blocks, position: int) -> InputError:
+def _truncated(source: Bytes, position: int) -> InputError:
     return InputError(
-        f"{blocks.name}: ends after {position:,} bytes without a tar end marker, so samples are missing: "
+        f"{source.name}: ends after {position:,} bytes without a tar end marker, so samples are missing: "
         "copy or make the shard again."
     )
 
 
-def _damaged(blocks: Blocks, position: int) -> InputError:
-    return InputError(f"{blocks.name}: is damaged at byte {position:,}: copy or make the shard again.")
+def _damaged(source: Bytes, position: int) -> InputError:
+    return InputError(f"{source.name}: is damaged at byte {position:,}: copy or make the shard again.")
 
 
-def _check(blocks: Blocks, header: bytes, position: int) -> None:
+def _check(source: Bytes, header: bytes, position: int) -> None:
     """Hold the header to its checksum (the sum of its bytes, the checksum field read as spaces)."""
     try:
         stated = int(header[148:156].split(b"\0")[0].strip() or b"0", 8)
@@ -116,8 +116,8 @@ def _check(blocks: Blocks, header: bytes, position: int) -> None:
     if stated == sum(header) - sum(header[148:156]) + 8 * 32:
         return
     if position == 0:
-        raise InputError(f"{blocks.name}: is not a tar file.")
-    raise _damaged(blocks, position)
+        raise InputError(f"{source.name}: is not a tar file.")
+    raise _damaged(source, position)
 
 
 def _number(field: bytes) -> int:
@@ -135,13 +135,13 @@ def _natural(text: bytes | str, base: int) -> int:
     return number
 
 
-def _extended(blocks: Blocks, kind: bytes, content: int, length: int) -> dict[str, str]:
+def _extended(source: Bytes, kind: bytes, content: int, length: int) -> dict[str, str]:
     """Read a header that speaks of the next member: its name in GNU's form, or pax fields."""
-    if content + length > blocks.size:
-        raise _truncated(blocks, blocks.size)
+    if content + length > source.size:
+        raise _truncated(source, source.size)
     if length > _LONGEST_EXTENDED:
         raise ValueError(length)
-    extra = blocks.read(content, length)
+    extra = source.read(content, length)
     return {"path": _decode(extra.rstrip(b"\0"))} if kind == _GNU_LONG_NAME else _pax_fields(extra)
 
 
@@ -172,4 +172,4 @@ def member_bytes(name: str, content: bytes) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = len(content)
     header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-    return header + content + bytes(padded(len(content)) - len(content))
+    return header + content + bytes(size_in_tar(len(content)) - len(content))

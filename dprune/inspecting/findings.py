@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from dprune.formats.provenance import Record, canonical, lineage
+from dprune.formats.provenance import Record, lineage
 
 DIGITS = 12
 _LONGEST_VALUE = 60
@@ -58,7 +58,7 @@ class Findings:
 
 
 def _fingerprints(record: Record) -> Iterator[Any]:
-    for _, _, step in lineage(record):
+    for _, _, step, _ in lineage(record):
         yield step.get("fingerprint")
         # What pack calls the digest of shards is their fingerprint, and may be all that links two packs.
         if step.get("command") == "pack":
@@ -72,21 +72,10 @@ def describe_chain(record: Record) -> list[tuple[int, str]]:
         For the record and each of its ancestors, the depth below the record and one line; an ancestor that is
         reached again is only named.
     """
-    lines: list[tuple[int, str]] = []
-    seen: set[str] = set()
-    hidden_below: int | None = None
-    for depth, role, step in lineage(record):
-        if hidden_below is not None and depth > hidden_below:
-            continue
-        hidden_below = None
-        mark = canonical(step)
-        if "command" in step and mark in seen:
-            hidden_below = depth
-            lines.append((depth, f"{role}: {step['command']}, as above"))
-        else:
-            lines.append((depth, _describe(role, step)))
-        seen.add(mark)
-    return lines
+    return [
+        (depth, f"{role}: {step['command']}, as above" if repeated else _describe(role, step))
+        for depth, role, step, repeated in lineage(record)
+    ]
 
 
 def _describe(role: str, step: Record) -> str:

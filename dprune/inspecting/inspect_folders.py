@@ -13,10 +13,11 @@ import numpy as np
 
 from dprune.errors import InputError
 from dprune.formats.latents import SUMS, open_latents
-from dprune.formats.provenance import Record
+from dprune.formats.manifests import MANIFEST, read_manifest
+from dprune.formats.provenance import Record, record_digest
 from dprune.formats.ranges import is_url
 from dprune.formats.shard_index import ShardIndex, build_index
-from dprune.formats.shards import BAD, CLASSES, JOURNAL, MANIFEST, Shard, fingerprint, open_dataset, read_manifest
+from dprune.formats.shards import BAD, CLASSES, JOURNAL, Shard, fingerprint, open_dataset
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_metadata
 from dprune.inspecting.findings import Findings
@@ -84,7 +85,7 @@ def _inspect_tars(name: str, locations: Sequence[str], folders: Sequence[str]) -
     findings.content = summary.content(len(shards)) | _beside(folders)
     if not findings.problems:
         findings.samples = sum(summary.counts.values())
-        findings.fingerprint = fingerprint(summary.digests.items(), findings.records)
+        findings.fingerprint = fingerprint(summary.digests.items(), list(map(record_digest, findings.records)))
     return findings
 
 

@@ -6,65 +6,26 @@ Nothing here imports torch, so that a result that is up to date is recognised at
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.arrays import Array, read_array, read_ids
+from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters, read_clusters
-from dprune.formats.kinds import file_kind
-from dprune.formats.outputs import FileOutput
-from dprune.formats.provenance import Record, check_same_dataset, difference, make_record
-from dprune.formats.publish import STDOUT
+from dprune.formats.jobs import FileJob
+from dprune.formats.provenance import Record, check_same_dataset, make_record, parent
+from dprune.formats.publish import Output
 from dprune.formats.results import write_result
 from dprune.formats.statistics import Statistics, is_statistics, read_statistics
-from dprune.formats.tensors import read_metadata
 from dprune.measuring.settings import Settings
 from dprune.measuring.sources import Embedding, Source, check_space, open_sources
 from dprune.runtime import Monitor
 
 
 @dataclass(frozen=True)
-class StatisticsFile:
-    """Where --save-stats writes the reference's statistics.
-
-    Attributes:
-        path: of the file.
-        record: provenance that it will carry.
-        overwrite: whether other statistics may be replaced.
-    """
-
-    path: Path
-    record: Record
-    overwrite: bool
-
-    def check(self) -> None:
-        """Refuse to replace another file.
-
-        Raises:
-            InputError: one stands there.
-        """
-        if not self.path.exists() or self.is_made():
-            return
-        if self.path.is_dir() or not is_statistics(self.path) or file_kind(self.path) != "tensors":
-            raise InputError(f"{self.path}: exists and is none of dprune's statistics: give another --save-stats.")
-        if not self.overwrite:
-            raise InputError(
-                f"{self.path} exists and holds other statistics: give --overwrite to replace it, or another "
-                "--save-stats."
-            )
-
-    def is_made(self) -> bool:
-        """Tell whether the file is there and holds these statistics."""
-        if file_kind(self.path) != "tensors":
-            return False
-        return not difference(read_metadata(self.path) or {}, self.record)
-
-
-@dataclass(frozen=True)
-class EvalJob(FileOutput):
+class EvalJob(FileJob):
     """One evaluation.
 
     Attributes:
@@ -77,19 +38,18 @@ class EvalJob(FileOutput):
         logits: of the generated samples [n, classes], None for those that their features came with.
         statistics: where those of the reference go, or None.
         seed: of blocks, splits, clusterings and orders.
-        tags: what the user wants to be remembered.
     """
 
     generated: Source | Statistics
     reference: Source | Statistics
     settings: Settings
     device: str
-    clusters: Clusters | None = None
-    subset: Array | None = None
-    logits: Array | None = None
-    statistics: StatisticsFile | None = None
-    seed: int = 0
-    tags: Mapping[str, str] = field(default_factory=dict)
+    clusters: Clusters | None
+    subset: Array | None
+    logits: Array | None
+    statistics: Beside | None
+    seed: int
+    output: Output
 
     def __post_init__(self) -> None:
         """Refuse what cannot be computed whatever the features hold.
@@ -149,8 +109,8 @@ class EvalJob(FileOutput):
             raise InputError(f"{clusters.name}: holds no centroids, by which generated samples get their clusters.")
         assert isinstance(self.generated, Source)
         assert isinstance(self.reference, Source)
-        made_of = (clusters.record or {}).get("parents", {}).get("features", {}).get("provenance")
-        if made_of is None:
+        made_of = parent(clusters.record, "features")
+        if not made_of:
             return
         made_of = {**made_of, "fingerprint": clusters.fingerprint}
         for side in (self.generated, self.reference):
@@ -168,13 +128,14 @@ class EvalJob(FileOutput):
         parents = {"generated": self.generated.parent, "reference": self.reference.parent}
         given = {"clusters": self.clusters, "subset": self.subset, "logits": self.logits}
         parents |= {role: value.as_parent() for role, value in given.items() if value is not None}
-        return make_record("eval", self.settings.options(), seed=self.seed, parents=parents, tags=self.tags)
+        return make_record("eval", self.settings.options(), seed=self.seed, parents=parents, tags=self.output.tags)
 
-    def complete(self, output: str) -> bool:
-        """Files are published whole; statistics that are asked for must be there too."""
-        return self.statistics is None or self.statistics.is_made()
+    @property
+    def beside(self) -> list[Beside]:
+        """The statistics of the reference."""
+        return [] if self.statistics is None else [self.statistics]
 
-    def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
+    def run(self, monitor: Monitor) -> dict[str, Any]:
         """Compute the metrics, publish them and return the headline numbers.
 
         Raises:
@@ -184,14 +145,12 @@ class EvalJob(FileOutput):
             Interrupted: a signal or --stop-after ended the work; features that were made stay in the cache.
             DpruneError: out of memory on the device.
         """
-        if self.statistics is not None:
-            self.statistics.check()
         from dprune.measuring.evaluation import evaluate
 
         found = evaluate(self, monitor)
         if self.statistics is not None and found.statistics is not None:
             found.statistics.write(self.statistics.path)
-        write_result(output, "metrics", found.metrics, found.details, found.inputs, self.record)
+        write_result(self.output.path, "metrics", found.metrics, found.details, found.inputs, self.record)
         return found.summary()
 
 
@@ -205,10 +164,8 @@ def open_eval(
     clusters: str | None = None,
     logits: str | None = None,
     save_stats: str | None = None,
-    output: str = STDOUT,
-    overwrite: bool = False,
+    output: Output,
     seed: int = 0,
-    tags: Mapping[str, str] | None = None,
 ) -> EvalJob:
     """Open what `dprune eval` was given.
 
@@ -231,9 +188,9 @@ def open_eval(
         read_clusters(clusters) if clusters else None,
         chosen,
         _read_logits(logits) if logits else None,
-        _statistics_file(save_stats, output, overwrite, sides["reference"], chosen) if save_stats else None,
+        _statistics_file(save_stats, sides["reference"], chosen) if save_stats else None,
         seed,
-        tags or {},
+        output,
     )
 
 
@@ -247,14 +204,8 @@ def _read_logits(path: str) -> Array:
     return array
 
 
-def _statistics_file(
-    path: str, output: str, overwrite: bool, reference: Source | Statistics, subset: Array | None
-) -> StatisticsFile:
-    if path == STDOUT:
-        raise UsageError("--save-stats -: statistics go to a file beside the result: name one.")
-    if Path(path).resolve() == Path(output).resolve():
-        raise UsageError("--save-stats and -o name the same file.")
+def _statistics_file(path: str, reference: Source | Statistics, subset: Array | None) -> Beside:
     fingerprint = reference.fingerprint if isinstance(reference, Source) else None
     parents = {"features": reference.parent} | ({"subset": subset.as_parent()} if subset else {})
     record = make_record("eval statistics", {}, fingerprint=fingerprint, parents=parents)
-    return StatisticsFile(Path(path), record, overwrite)
+    return Beside("--save-stats", Path(path), record)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dprune.decoding import explained
 from dprune.errors import InputError, MismatchError
 from dprune.formats.features import Features
 from dprune.formats.provenance import Record
@@ -22,7 +21,7 @@ from dprune.measuring.settings import KEYS, TITLES
 from dprune.measuring.sides import chosen_ids, describe
 from dprune.metrics.jackknife import Estimate
 from dprune.metrics.rows import check_dimensions
-from dprune.runtime import Monitor, check_stop, pick_device
+from dprune.runtime import Monitor, check_stop, explained, take_device
 
 if TYPE_CHECKING:
     from dprune.measuring.eval_job import EvalJob
@@ -62,7 +61,7 @@ def evaluate(job: EvalJob, monitor: Monitor) -> Evaluation:
         Interrupted: the monitor asks to stop.
         DpruneError: out of memory.
     """
-    device = pick_device(job.device)
+    device = take_device(job.device)
     features = _open_features(job, monitor)
     with explained(device, "--device cpu, or fewer --metrics"):
         it = _comparison(job, features, device, monitor)

@@ -5,21 +5,22 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dprune.errors import InputError, MismatchError
-from dprune.formats.ancestry import packed_subset, training_subset
-from dprune.formats.arrays import NPY_ERRORS, Array, read_ids
+from dprune.formats.arrays import Array, read_ids, write_array
+from dprune.formats.beside import Beside
 from dprune.formats.features import Features
-from dprune.formats.kinds import file_kind
-from dprune.formats.outputs import FileOutput
-from dprune.formats.provenance import Record, check_same_dataset, make_record
-from dprune.formats.publish import STDOUT
+from dprune.formats.jobs import FileJob
+from dprune.formats.kinds import kind_of
+from dprune.formats.provenance import Record, check_same_dataset, make_record, packed_subset, training_subset
+from dprune.formats.publish import Output
 from dprune.formats.results import write_result
-from dprune.measuring.pairs import COMMAND, PairsFile, nearest_pairs
+from dprune.measuring.pairs import COMMAND, nearest_pairs
 from dprune.measuring.sources import Embedding, Source, open_sources
 from dprune.reporting.pair_sheet import PairSheet
 from dprune.runtime import Monitor
@@ -57,7 +58,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class MemorizationJob(FileOutput):
+class MemorizationJob(FileJob):
     """One measurement, its inputs opened and held together.
 
     Attributes:
@@ -69,7 +70,6 @@ class MemorizationJob(FileOutput):
         device: name of the device.
         pairs: where the pairs go, or None.
         sheet: draws the closest pairs, or None.
-        tags: what the user wants to be remembered.
     """
 
     sources: Mapping[str, Source]
@@ -77,10 +77,10 @@ class MemorizationJob(FileOutput):
     held_ids: Array | None
     full: bool
     settings: Settings
-    device: str = "auto"
-    pairs: PairsFile | None = None
-    sheet: PairSheet | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    device: str
+    pairs: str | None
+    sheet: PairSheet | None
+    output: Output
 
     def __post_init__(self) -> None:
         """Hold the inputs together.
@@ -124,14 +124,15 @@ class MemorizationJob(FileOutput):
         parents = {role: source.parent for role, source in self.sources.items()}
         if self.subset is not None:
             parents["subset"] = self.subset.as_parent()
-        return make_record(COMMAND, options, seed=self.settings.seed, parents=parents, tags=self.tags)
+        return make_record(COMMAND, options, seed=self.settings.seed, parents=parents, tags=self.output.tags)
 
-    def complete(self, output: str) -> bool:
-        """Files are published whole; pairs and a picture that are asked for must be there too."""
-        pairs = self.pairs is None or self.pairs.is_made(self.record)
-        return pairs and (self.sheet is None or self.sheet.is_drawn(self.record))
+    @property
+    def beside(self) -> list[Beside]:
+        """The pairs and the picture."""
+        pairs = [Beside("--pairs", Path(self.pairs), self.record)] if self.pairs is not None else []
+        return pairs + ([self.sheet.beside(self.record)] if self.sheet is not None else [])
 
-    def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
+    def run(self, monitor: Monitor) -> dict[str, Any]:
         """Measure, publish the pairs, the picture and the result, and summarise it.
 
         Raises:
@@ -141,22 +142,19 @@ class MemorizationJob(FileOutput):
             DpruneError: the device is out of memory.
             Interrupted: a signal or --stop-after ended the work; features that were made stay in the cache.
         """
-        if self.pairs is not None:
-            self.pairs.check(self.record)
-        from dprune.decoding import explained
-        from dprune.runtime import pick_device
+        from dprune.runtime import explained, take_device
 
-        device = pick_device(self.device)
+        device = take_device(self.device)
         with explained(device, "--device cpu"):
             work = self._open(device, monitor)
             result = work.measure()
         pairs = nearest_pairs(result.found, work.generated.ids, work.train.ids)
         if self.pairs is not None:
-            self.pairs.write(pairs, self.record)
+            write_array(self.pairs, pairs, self.record)
         if self.sheet is not None:
             self.sheet.draw(pairs, self.sources["generated"].model, self.record)
         inputs = self._inputs(work)
-        write_result(output, COMMAND, result.metrics, result.details, inputs, self.record)
+        write_result(self.output.path, COMMAND, result.metrics, result.details, inputs, self.record)
         return {side["role"]: side["count"] for side in inputs} | _headline(result.metrics)
 
     def _open(self, device: torch.device, monitor: Monitor) -> Memorization:
@@ -202,9 +200,9 @@ def open_memorization(
     full: bool,
     settings: Settings,
     embedding: Embedding,
-    pairs: PairsFile | None = None,
+    pairs: str | None = None,
     sheet: PairSheet | None = None,
-    tags: Mapping[str, str] | None = None,
+    output: Output,
 ) -> MemorizationJob:
     """Open the samples of a measurement.
 
@@ -218,7 +216,6 @@ def open_memorization(
         embedding: how features of shards are made.
         pairs: where the pairs are to go.
         sheet: draws the closest pairs.
-        tags: what the user wants to be remembered.
 
     Raises:
         InputError: a file is missing or not what it should be.
@@ -226,7 +223,7 @@ def open_memorization(
         UsageError: options about making features that make none.
     """
     paths = {"generated": generated, "train": train}
-    held_ids = read_ids(held_out) if held_out is not None and _holds_ids(held_out) else None
+    held_ids = read_ids(held_out) if held_out is not None and kind_of(held_out) in ("vector", "stdin") else None
     if held_out is not None and held_ids is None:
         paths["held_out"] = held_out
     sources = open_sources(paths, embedding)
@@ -235,7 +232,7 @@ def open_memorization(
         sources["held_out"] = Source(held_ids.name, origin.record, held_ids.as_parent(), origin.open)
     return MemorizationJob(
         sources, read_ids(subset) if subset is not None else None, held_ids, full, settings, embedding.device,
-        pairs, sheet, tags or {},
+        pairs, sheet, output,
     )  # fmt: skip
 
 
@@ -243,18 +240,6 @@ def _headline(metrics: Record) -> Record:
     """Return the numbers that are worth a line."""
     kept = {key: value for key, value in metrics.items() if not key.endswith("_se")}
     return {key: value for key, value in kept.items() if isinstance(value, int | float)}
-
-
-def _holds_ids(path: str) -> bool:
-    """Tell a vector of ids from features, by the header alone."""
-    if path == STDOUT:
-        return True
-    if file_kind(path) != "npy":
-        return False
-    try:
-        return bool(np.load(path, mmap_mode="r", allow_pickle=False).ndim == 1)
-    except NPY_ERRORS:
-        return False
 
 
 def _check_subset(generated: Source, train: Source, subset: Array | None) -> None:

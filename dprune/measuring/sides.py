@@ -128,5 +128,4 @@ def describe(role: str, source: Described, count: int | None, dropped: int, dime
         "dimension": dimension,
         "model": source.model,
         "digest": source.parent["digest"],
-        "provenance": source.parent.get("provenance"),
     }

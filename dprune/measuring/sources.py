@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dprune.embedding.job import EmbedJob
-from dprune.embedding.settings import PRECISIONS, Settings, resolve
+from dprune.embedding.settings import Settings, resolve
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.features import Features, open_features
-from dprune.formats.kinds import file_kind
-from dprune.formats.provenance import Record, digest, parent_record, without_version
+from dprune.formats.kinds import kind_of
+from dprune.formats.provenance import Record, digest, parent_record, record_digest
+from dprune.formats.publish import Output
 from dprune.formats.shard_index import cache_folder
-from dprune.formats.shards import open_dataset, read_manifest
-from dprune.runtime import Monitor
+from dprune.formats.shards import open_dataset
+from dprune.precision import PRECISIONS
+from dprune.runtime import Monitor, default_workers
 
 _log = logging.getLogger("dprune")
 
@@ -41,7 +42,7 @@ class Embedding:
         precision: of the network's arithmetic.
         device: name of the device.
         batch_size: images in one forward pass.
-        workers: processes that decode.
+        workers: processes that decode, None for one a core.
     """
 
     model: str | None
@@ -52,7 +53,7 @@ class Embedding:
     precision: str = "auto"
     device: str = "auto"
     batch_size: int = 256
-    workers: int = 0
+    workers: int | None = 0
 
     @property
     def stated(self) -> bool:
@@ -125,9 +126,10 @@ class Source:
 
 def holds_shards(path: str) -> bool:
     """Tell whether a path names shards, which have no features yet."""
-    if Path(path).is_dir():
-        return bool(read_manifest(path).get("kind", "shards") == "shards")
-    return file_kind(path) not in ("npy", "tensors", "zip", "json") and not path.endswith((".npy", ".safetensors"))
+    kind = kind_of(path)
+    return kind in ("shards", "folder", "tar") or (
+        kind in ("missing", "file", "pipe") and not path.endswith((".npy", ".safetensors"))
+    )
 
 
 def open_sources(
@@ -195,14 +197,16 @@ def _to_make(path: str, settings: Settings, embedding: Embedding) -> Source:
     dataset = open_dataset([path])
     if not len(dataset):
         raise InputError(f"{path}: holds no samples: give shards with images.")
-    job = EmbedJob(dataset, settings, 0, False, embedding.device, embedding.batch_size, embedding.workers, {})
-    content = digest([dataset.fingerprint, without_version(job.record)])
+    workers = default_workers() if embedding.workers is None else embedding.workers
+    job = EmbedJob(dataset, settings, 0, False, embedding.device, embedding.batch_size, workers, Output(""))
+    content = digest([dataset.fingerprint, record_digest(job.record)])
     folder = cache_folder() / "features" / content[:32]
+    job = replace(job, output=Output(str(folder)))
 
     def open_made(monitor: Monitor) -> Features:
-        if not job.complete(str(folder)):
+        if not job.complete():
             _log.info("embedding %s with %s.", dataset.title, settings.network)
-            made: dict[str, Any] = job.run(str(folder), monitor)
+            made: dict[str, Any] = job.run(monitor)
             _log.debug("made %s of %s shards in %s.", made["shards_made"], made["shards"], folder)
         return open_features(folder)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dprune.clustering.kernels import matmul_precision
+from dprune.precision import float32
 
 # Numbers that are centred at once; on a CPU they stay in cache.
 NUMBERS = {"cpu": 1 << 17, "cuda": 1 << 25}
@@ -56,7 +56,7 @@ def products() -> Iterator[None]:
     before = matmul.allow_bf16_reduced_precision_reduction
     matmul.allow_bf16_reduced_precision_reduction = False
     try:
-        with matmul_precision("ieee"):
+        with float32(tf32=False):
             yield
     finally:
         matmul.allow_bf16_reduced_precision_reduction = before

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dprune.clustering.kernels import matmul_precision
 from dprune.errors import InputError
 from dprune.metrics.rows import spans
+from dprune.precision import float32
 
 ROWS = 512
 COLUMNS = {"cpu": 4096, "cuda": 32_768}
@@ -77,7 +77,7 @@ def columns_at_once(x: Tensor) -> int:
 
 def squared_distances(a: Cloud, b: Cloud) -> Tensor:
     """Return |x - y|² of all pairs [len(a), len(b)] by a matrix product, wrong by up to `error`."""
-    with matmul_precision("ieee"):
+    with float32(tf32=False):
         table: Tensor = torch.addmm(b.squares, a.x, b.x.T, alpha=-2)
     return table.add_(a.squares.unsqueeze(1))
 

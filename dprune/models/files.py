@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from dprune.errors import DpruneError, InputError
-from dprune.formats.provenance import METADATA_KEY, Record, canonical, is_record, parent_record
+from dprune.formats.provenance import METADATA_KEY, Record, canonical, checked_record, parent_record
 from dprune.formats.publish import publish, sync
 from dprune.formats.tensors import damaged
 from dprune.models.weights import file_digest
@@ -63,9 +63,8 @@ class ModelFile:
         except (OSError, ValueError, SafetensorError) as error:
             raise damaged(str(path), error) from error
         network = content.pop(NETWORK_KEY, None) if isinstance(content, dict) else None
-        if isinstance(network, dict) and is_record(content):
-            return cls(path, network, content)
-        return cls(path, {}, None)
+        record = checked_record(str(path), content)
+        return cls(path, network, record) if isinstance(network, dict) and record else cls(path, {}, None)
 
     def check_kind(self, kind: str, title: str, command: str) -> None:
         """Refuse a file of another kind of network; one made elsewhere does not say what it is.

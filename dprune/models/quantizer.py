@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from dprune.precision import float32
 
 # Distances that exist at once: 32,768 tokens against 16,384 codes would take 2 GiB.
 MOST_DISTANCES = 1 << 25
@@ -34,7 +34,7 @@ class Quantized(NamedTuple):
     commitment: Tensor
 
 
-def nearest(latents_NC: Tensor, codebook_KC: Tensor) -> Tensor:
+def nearest_codes(latents_NC: Tensor, codebook_KC: Tensor) -> Tensor:
     """Find the nearest code of each vector in float32, whatever precision matrix products have around it.
 
     Args:
@@ -46,21 +46,10 @@ def nearest(latents_NC: Tensor, codebook_KC: Tensor) -> Tensor:
     """
     squares_K = codebook_KC.square().sum(1)
     rows = max(1, MOST_DISTANCES // len(codebook_KC))
-    with _full_precision(latents_NC.device.type):
+    with float32(tf32=False), torch.autocast(latents_NC.device.type, enabled=False):
         # The vector's own square is the same for all codes.
         found = [torch.addmm(squares_K, chunk, codebook_KC.T, alpha=-2).argmin(1) for chunk in latents_NC.split(rows)]
     return torch.cat(found)
-
-
-@contextlib.contextmanager
-def _full_precision(device: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class Quantizer(nn.Module):
@@ -95,7 +84,7 @@ class Quantizer(nn.Module):
         """Quantise latents, float32 [B, c, h, w]."""
         z_BCHW = F.normalize(latents_BCHW, dim=1) if self.normalized else latents_BCHW
         tokens_NC = z_BCHW.detach().permute(0, 2, 3, 1).flatten(0, 2)
-        codes_BT = nearest(tokens_NC, self.codebook.detach()).view(len(z_BCHW), -1)
+        codes_BT = nearest_codes(tokens_NC, self.codebook.detach()).view(len(z_BCHW), -1)
         e_BCHW = self.look_up(codes_BT, z_BCHW.shape[2])
         codebook = (z_BCHW.detach() - e_BCHW).square().flatten(1).mean(1)
         commitment = (z_BCHW - e_BCHW.detach()).square().flatten(1).mean(1)
@@ -104,7 +93,7 @@ class Quantizer(nn.Module):
     def codes(self, latents_BCHW: Tensor) -> Tensor:
         """Return the code of each place, int64 [B, h * w]; length does not matter where codes are normalised."""
         tokens_NC = latents_BCHW.detach().permute(0, 2, 3, 1).flatten(0, 2).float()
-        return nearest(tokens_NC, self.codebook.detach()).view(len(latents_BCHW), -1)
+        return nearest_codes(tokens_NC, self.codebook.detach()).view(len(latents_BCHW), -1)
 
     def look_up(self, codes_BT: Tensor, height: int) -> Tensor:
         """Return the vectors of codes as latents [B, c, h, w]."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.images import BadImage, decode_image, encode_image, resize_image
+from dprune.formats.jobs import Job
 from dprune.formats.provenance import Record, make_record
+from dprune.formats.publish import Output
 from dprune.formats.shard_index import split_name
 from dprune.formats.shard_journal import (
     Bad,
@@ -73,7 +75,7 @@ class Treatment:
 
 
 @dataclass(frozen=True)
-class Pack:
+class PackJob(Job):
     """One pack.
 
     Attributes:
@@ -83,16 +85,15 @@ class Pack:
         unique_keys: whether repeated keys get a number instead of being refused.
         strict: whether an unreadable image ends the work.
         workers: processes that decode, None for one a core.
-        tags: what the user wants to be remembered.
     """
 
     source: Source | Streams
-    treatment: Treatment = field(default_factory=Treatment)
-    shard_size: int = 10_000
-    unique_keys: bool = False
-    strict: bool = False
-    workers: int | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    treatment: Treatment
+    shard_size: int
+    unique_keys: bool
+    strict: bool
+    workers: int | None
+    output: Output
 
     @property
     def record(self) -> Record:
@@ -104,27 +105,27 @@ class Pack:
         options = {**self.treatment.options, "shard_size": self.shard_size}
         options |= {"keys": "unique"} if self.unique_keys else {}
         options |= {"streamed": True} if streamed else {}
-        return make_record("pack", options, parents=parents, tags=self.tags)
+        return make_record("pack", options, parents=parents, tags=self.output.tags)
 
-    def existing(self, output: str) -> Record | None:
-        """Return the record of a finished or an interrupted pack at `output`."""
-        return existing_shards(output)
+    def existing(self) -> Record | None:
+        """Return the record of a finished or an interrupted pack."""
+        return existing_shards(self.output.path)
 
-    def complete(self, output: str) -> bool:
-        """Tell whether the pack at `output` was finished and has all its shards.
+    def complete(self) -> bool:
+        """Tell whether the pack was finished and has all its shards.
 
         Raises:
             InputError: it lacks unreadable images, with `strict`.
         """
-        if not complete_shards(output):
+        if not complete_shards(self.output.path):
             return False
-        ledger = Path(output) / BAD
+        ledger = Path(self.output.path) / BAD
         if self.strict and ledger.exists():
             first = ledger.read_bytes().partition(b"\n")[0]
             raise _unreadable(**json.loads(first.decode("utf-8", "surrogateescape")))
         return True
 
-    def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
+    def run(self, monitor: Monitor) -> dict[str, Any]:
         """Write the shards that are missing, then classes, ledger and manifest.
 
         Raises:
@@ -132,6 +133,7 @@ class Pack:
                 or the source itself.
             Interrupted: the monitor asked to stop; finished shards stay.
         """
+        output = self.output.path
         if os.path.realpath(output) in self.source.folders:
             raise InputError(f"{output}: is the folder that is to be packed: give another -o.")
         keys = None if isinstance(self.source, Streams) else self._keys(self.source.keys())

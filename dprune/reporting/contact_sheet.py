@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from dprune.errors import InputError
+from dprune.formats.images import publish_png
 from dprune.formats.shards import Dataset, open_dataset
-from dprune.reporting.thumbnails import SOFTWARE, png_text, publish_png, thumbnails
+from dprune.reporting.thumbnails import thumbnails
 from dprune.selecting.ranking import Ranking
 
 IntArray = npt.NDArray[np.int64]
@@ -36,10 +35,8 @@ class ContactSheet:
         """Find the shards.
 
         Raises:
-            InputError: there are none, or a file that is no such picture stands where it is to go.
+            InputError: there are none.
         """
-        if Path(path).exists() and png_text(path).get("Software") != SOFTWARE:
-            raise InputError(f"{path}: exists and is no picture that dprune drew: give another --figure.")
         return cls(open_dataset(shards), path)
 
     @property
@@ -56,16 +53,18 @@ class ContactSheet:
         """Return the number of samples in the dataset."""
         return len(self.dataset)
 
-    def draw(self, ranking: Ranking, kept: IntArray) -> None:
+    def draw(self, ranking: Ranking, kept: IntArray, mark: str) -> None:
         """Publish a PNG with a row for each group, at most 32 of them.
 
         Args:
             ranking: candidates by group, from the lowest to the highest.
             kept: sorted ids of the samples that are kept.
+            mark: what the picture carries to tell what it shows.
         """
         groups = range(min(len(ranking.names), MOST_GROUPS))
         rows = [_ends_and_middle(ranking.group(group)) for group in groups]
-        thumbs = thumbnails(self.dataset, np.unique(np.concatenate([ids for blocks in rows for ids in blocks])), THUMB)
+        shown_ids = [ids for blocks in rows for ids in blocks]
+        thumbs = thumbnails(self.dataset, np.unique(np.concatenate(shown_ids)) if shown_ids else ranking.ids, THUMB)
         sheet = _Sheet(len(rows))
         shown = f"{len(kept):,} of {len(ranking.ids):,} candidates kept (framed)"
         more = len(ranking.names) - len(rows)
@@ -77,7 +76,7 @@ class ContactSheet:
             for block, ids in enumerate(blocks):
                 for column, sample in enumerate(ids.tolist()):
                     sheet.place(number, block, column, thumbs[sample], framed=bool(np.isin(sample, kept)))
-        publish_png(sheet.image, self.path)
+        publish_png(sheet.image, self.path, mark)
 
 
 def _ends_and_middle(ids: IntArray) -> tuple[IntArray, IntArray, IntArray]:

@@ -6,11 +6,19 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
 
 from dprune.errors import InputError
-from dprune.formats.ancestry import GENERATOR, training_subset
-from dprune.formats.provenance import Record, digest, lineage, without_version
+from dprune.formats.provenance import (
+    GENERATOR,
+    Record,
+    digest,
+    lineage,
+    nearest_first,
+    parent,
+    parents_of,
+    record_digest,
+    training_subset,
+)
 from dprune.formats.results import Result
 from dprune.reporting.factors import ANY, ASIDE, AXES, COMMAND, IMAGES, OWN, SOURCE, Factor, Factors, Path, flatten
 from dprune.selecting.amount import Amount
@@ -79,8 +87,7 @@ class Point:
 
 def result_digest(result: Result) -> str:
     """Return a digest of what a result says, whatever file it is in."""
-    content = [result.kind, result.metrics, result.details, result.inputs, result.record]
-    return digest(without_version(content))
+    return digest([result.kind, result.metrics, result.details, result.inputs, record_digest(result.record)])
 
 
 def point_of_result(result: Result) -> Point:
@@ -89,15 +96,15 @@ def point_of_result(result: Result) -> Point:
     Raises:
         InputError: a tag says nonsense, or the result does not say what was generated.
     """
-    parents = result.record.get("parents", {})
-    generated = parents.get(GENERATED)
+    generated = parents_of(result.record).get(GENERATED)
     if generated is None:
         raise InputError(f"{result.name}: does not say what was generated: measure it again with this dprune.")
     chain = generated.get("provenance")
     main = training_subset(chain)
     subset = _subset(result.name, result.record, chain, main)
     own = _digest(main)
-    measured = {**result.record, "parents": {role: parent for role, parent in parents.items() if role != GENERATED}}
+    beside = {role: entry for role, entry in result.record["parents"].items() if role != GENERATED}
+    measured = {**result.record, "parents": beside}
     # Two references are never taken for one, whatever tags say.
     measuring = flatten(measured, own=own, tags_speak=False)
     made = _made(chain, main, subset, tagged=bool(result.record.get("tags")), source=generated.get("digest", ""))
@@ -192,8 +199,7 @@ def _is_idle(factor: Factor, found: Factors) -> bool:
 def _subset(name: str, record: Record, chain: Record | None, main: Record | None) -> Subset:
     tags = _axis_tags(record, chain, main)
     method, order, axis, ratio = EXTERNAL, "", "", None
-    trained = any(step.get("command") == GENERATOR for _, _, step in lineage(chain)) if chain else False
-    if main is None and trained:
+    if main is None and _trainings(chain):
         method, ratio = UNPRUNED, Fraction(0)
     elif main is not None:
         ratio = _counted_ratio(chain, main)
@@ -213,11 +219,10 @@ def _selected(record: Record, counted: Fraction | None) -> tuple[str, str, str, 
     step, _ = _choosing_step(record)
     options = step.get("options", {})
     order = str(options.get("order", ""))
-    scores = step.get("parents", {}).get("scores", {})
-    if order == "random" or not scores:
+    if order == "random" or "scores" not in step.get("parents", {}):
         method = order or EXTERNAL
     else:
-        method = str(scores.get("provenance", {}).get("command", EXTERNAL)).removeprefix("score ")
+        method = str(parent(step, "scores").get("command", EXTERNAL)).removeprefix("score ")
     keep = options.get("keep")
     # How many the smallest group has follows from the clustering, and so from its seed.
     axis = str(keep if keep is not None else f"cap {options['cap']}" if "cap" in options else options.get("quota", ""))
@@ -242,9 +247,9 @@ def _choosing_step(record: Record) -> tuple[Record, Path]:
         if "scores" in step.get("parents", {}) or "keep" in options or "cap" in options or "quota" in options:
             return step, path
         waiting += [
-            (parent["provenance"], (*path, role))
-            for role, parent in step.get("parents", {}).items()
-            if role.startswith(("within", "or")) and "provenance" in parent
+            (entry["provenance"], (*path, role))
+            for role, entry in parents_of(step).items()
+            if role.startswith(("within", "or")) and "provenance" in entry
         ]
     return record, SUBSET
 
@@ -262,22 +267,24 @@ def _amount(name: str, keep: str) -> Amount:
 
 def _counted_ratio(chain: Record | None, main: Record) -> Fraction | None:
     """Return the share of the latents that the training left out, where the subset was given to the training."""
-    for _, _, step in lineage(chain or {"command": ""}):
-        if step.get("command") == GENERATOR:
-            if step.get("parents", {}).get("subset", {}).get("digest") != _digest(main):
-                return None
+    for step in _trainings(chain)[:1]:
+        if step.get("parents", {}).get("subset", {}).get("digest") == _digest(main):
             samples, total = (step.get("options", {}).get(name) for name in ("samples", "of"))
             known = isinstance(samples, int) and isinstance(total, int) and 0 < samples <= total
             return 1 - Fraction(samples, total) if known else None
     return None
 
 
+def _trainings(chain: Record | None) -> list[Record]:
+    """Return the records of trainings of models in an ancestry, the model's own first."""
+    return [step.record for step in lineage(chain) if step.record.get("command") == GENERATOR]
+
+
 def _training(chain: Record | None) -> tuple[int, int, int] | None:
     """Return steps, batch size and samples of the model's training."""
-    for _, _, step in lineage(chain or {"command": ""}):
-        if step.get("command") == GENERATOR:
-            found = [step.get("options", {}).get(name) for name in ("steps", "batch_size", "samples")]
-            return (found[0], found[1], found[2]) if all(isinstance(value, int) for value in found) else None
+    for step in _trainings(chain)[:1]:
+        found = [step.get("options", {}).get(name) for name in ("steps", "batch_size", "samples")]
+        return (found[0], found[1], found[2]) if all(isinstance(value, int) for value in found) else None
     return None
 
 
@@ -294,10 +301,4 @@ def _axis_tags(record: Record, chain: Record | None, main: Record | None) -> dic
 def _tagged_steps(record: Record, chain: Record | None, main: Record | None) -> Iterator[Record]:
     """Yield the records that can speak of the training set: not of its yardsticks, nor of the autoencoder's."""
     yield record
-    waiting = deque([chain] if chain else [])
-    others = (*ASIDE, "without", "clusters", "groups", "features")
-    while waiting:
-        step = waiting.popleft()
-        yield step
-        parents: dict[str, Any] = step.get("parents", {})
-        waiting += [p["provenance"] for role, p in parents.items() if not role.startswith(others) and "provenance" in p]
+    yield from nearest_first(chain, besides=(*ASIDE, "without", "clusters", "groups", "features"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dprune.errors import DpruneError
-from dprune.formats.provenance import Record, canonical
+from dprune.formats.provenance import Record, canonical, parents_of
 
 Path = tuple[str, ...]
 Factors = dict["Factor", str]
@@ -86,7 +86,7 @@ def flatten(
     for name, value in _choices(command, record):
         _add(chain, Factor(path, command, name), value)
     quiet = quiet or (tags_speak and bool(record.get("tags")))
-    for role, parent in record.get("parents", {}).items():
+    for role, parent in parents_of(record).items():
         place = path if _is_transparent(command, role, record) else (*path, role)
         beside = not aside and any(name in ASIDE for name in place)
         if own is not None and parent.get("digest") == own and not beside:

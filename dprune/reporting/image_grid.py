@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dprune.errors import DpruneError, InputError
 from dprune.formats.images import BadImage, decode_image
+from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record
-from dprune.formats.shards import Dataset, ShardReader, open_dataset, read_manifest
+from dprune.formats.shards import Dataset, ShardReader, open_dataset
 from dprune.reporting.experiments import Point, point_of_images
 from dprune.reporting.grouping import Cell, Comparison, Line, compare, ratio_text
 from dprune.sampling.seeds import KEY_DIGITS, Seeds

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dprune.errors import UsageError
+from dprune.formats.jobs import Job
+from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, make_record, parent_record
-from dprune.formats.publish import publish_bytes, publish_json
+from dprune.formats.publish import Output, publish_bytes, publish_json
 from dprune.formats.results import read_result
-from dprune.formats.shards import MANIFEST, read_manifest
 from dprune.reporting.content import Content
 from dprune.reporting.experiments import Point, point_of_result
 from dprune.reporting.feature_map import MapInputs
@@ -28,7 +29,7 @@ TITLE, IMAGE_SEEDS, PROJECTION = "What pruning did", 4, "pca"
 
 
 @dataclass(frozen=True)
-class ReportJob:
+class ReportJob(Job):
     """One report, its inputs read.
 
     Attributes:
@@ -37,15 +38,14 @@ class ReportJob:
         folders: of generated images.
         image_seeds: images in a cell of the grid.
         map_inputs: what is drawn as a map, or None.
-        tags: what the user wants to be remembered.
     """
 
     points: tuple[Point, ...]
     title: str
-    folders: tuple[Folder, ...] = ()
-    image_seeds: int = IMAGE_SEEDS
-    map_inputs: MapInputs | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    folders: tuple[Folder, ...]
+    image_seeds: int
+    map_inputs: MapInputs | None
+    output: Output
 
     @functools.cached_property
     def record(self) -> Record:
@@ -60,17 +60,17 @@ class ReportJob:
             parents |= {"train": inputs.train.as_parent()}
             parents |= _numbered("generated", [features.as_parent() for features in inputs.generated])
             parents |= {"clusters": inputs.clusters.as_parent()} if inputs.clusters else {}
-        return make_record("report", options, parents=parents, tags=self.tags)
+        return make_record("report", options, parents=parents, tags=self.output.tags)
 
-    def existing(self, output: str) -> Record | None:
-        """Return the provenance of the report at `output`."""
-        return existing_record(output, "report")
+    def existing(self) -> Record | None:
+        """Return the provenance of the report that is there."""
+        return existing_record(self.output.path, "report")
 
-    def complete(self, output: str) -> bool:
+    def complete(self) -> bool:
         """Tell whether all files that the manifest lists are there."""
-        return all((Path(output) / name).is_file() for name in _listed(output))
+        return all((Path(self.output.path) / name).is_file() for name in _listed(self.output.path))
 
-    def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
+    def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make the whole report, publish its manifest and its files, and count what is in it.
 
         Raises:
@@ -82,8 +82,8 @@ class ReportJob:
         content = self._content(monitor)
         found = {PAGE: render(content).encode(), **content.files()}
         check_stop(monitor)
-        folder = Path(output)
-        for name in _listed(output):
+        folder = Path(self.output.path)
+        for name in _listed(self.output.path):
             (folder / name).unlink(missing_ok=True)
         # First, so that a run that is cut off leaves a report with files missing, which the same command completes.
         publish_json(folder / MANIFEST, {"kind": "report", "contents": sorted(found), "provenance": self.record})
@@ -119,7 +119,7 @@ def open_report(
     generated: Sequence[str] = (),
     clusters: str | None = None,
     projection: str | None = None,
-    tags: Mapping[str, str] | None = None,
+    output: Output,
 ) -> ReportJob:
     """Read what `dprune report` was given; the order of results makes no difference.
 
@@ -146,7 +146,7 @@ def open_report(
         from dprune.reporting.feature_map import MapInputs as Inputs
 
         map_inputs = Inputs.open(train, generated, clusters, projection or PROJECTION)
-    return ReportJob(points, title, folders, image_seeds or IMAGE_SEEDS, map_inputs, tags or {})
+    return ReportJob(points, title, folders, image_seeds or IMAGE_SEEDS, map_inputs, output)
 
 
 def _read_points(paths: Sequence[str]) -> tuple[Point, ...]:

@@ -10,18 +10,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from dprune.errors import InputError, MismatchError
-from dprune.formats.provenance import Record, check_same_dataset, digest, without_version
+from dprune.errors import MismatchError
+from dprune.formats.beside import Beside
+from dprune.formats.images import publish_png
+from dprune.formats.provenance import Record, check_same_dataset, variant
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.measuring.sources import Source
-from dprune.reporting.thumbnails import SOFTWARE, png_text, publish_png, thumbnails
+from dprune.reporting.thumbnails import thumbnails
 from dprune.runtime import Silent
 
 COLUMNS = 4
 THUMB, BETWEEN, FRAME, CAPTION, MARGIN, HEADER = 96, 4, 3, 46, 28, 86
 STEP_X, STEP_Y = 2 * THUMB + BETWEEN + 36, THUMB + CAPTION + 20
 PAPER, INK, FAINT, HAIR, COPY = "#ffffff", "#1c2733", "#5d6875", "#cfd6dd", "#b3261e"
-CONTENT = "Content"
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,8 @@ class PairSheet:
         """Find the shards.
 
         Raises:
-            InputError: there are none, or a file that is no such picture stands where it is to go.
+            InputError: there are none.
         """
-        if Path(path).exists() and png_text(path).get("Software") != SOFTWARE:
-            raise InputError(f"{path}: exists and is no picture that dprune drew: give another --figure.")
         return cls(open_dataset(generated), open_dataset(train), path, count)
 
     def check(self, role: str, source: Source) -> None:
@@ -62,13 +61,10 @@ class PairSheet:
                 f"--{role}-shards the images that the features were made of."
             )
 
-    def is_drawn(self, record: Record) -> bool:
-        """Tell whether the picture of the measurement with this provenance is there."""
-        return png_text(self.path).get(CONTENT) == self._content(record)
-
-    def _content(self, record: Record) -> str:
-        fingerprints = [self.generated.fingerprint, self.train.fingerprint]
-        return digest([without_version(record), self.count, fingerprints])
+    def beside(self, record: Record) -> Beside:
+        """Describe the picture of the measurement with this provenance."""
+        images = [self.generated.fingerprint, self.train.fingerprint]
+        return Beside("--figure", Path(self.path), variant(record, figure=images, count=self.count))
 
     def draw(self, pairs: npt.NDArray[np.void], model: str | None, record: Record) -> None:
         """Publish a PNG of the first pairs.
@@ -86,7 +82,7 @@ class PairSheet:
         for place, (generated, train, distance) in enumerate(shown.tolist()):
             sheet.pair(place, left[generated], right[train], distance)
             sheet.captions(place, generated, train, distance)
-        publish_png(sheet.image, self.path, {CONTENT: self._content(record)})
+        publish_png(sheet.image, self.path, self.beside(record).mark)
 
 
 class _Sheet:

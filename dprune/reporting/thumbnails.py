@@ -1,20 +1,14 @@
-"""Small pictures of samples, and the PNG files that dprune draws with them and may therefore replace."""
+"""Small pictures of samples."""
 
 from __future__ import annotations
-
-import io
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from dprune.formats.images import BadImage, decode_image
-from dprune.formats.publish import publish_bytes
 from dprune.formats.shards import Dataset, ShardReader
 
-SOFTWARE = "dprune"
 MISSING = "#d9dee4"
 
 
@@ -45,21 +39,3 @@ def thumbnails(dataset: Dataset, ids: npt.NDArray[np.int64], side: int) -> dict[
             found[first + row] = thumbnail(reader.image(row), side)
         first += count
     return found
-
-
-def png_text(path: str) -> dict[str, str]:
-    """Return the text that a PNG carries, empty for all else."""
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
-    except OSError:
-        return {}
-
-
-def publish_png(image: Image.Image, path: str, text: Mapping[str, str] | None = None) -> None:
-    """Publish a picture as a PNG that says that dprune drew it, and what else it is to carry."""
-    buffer, mark = io.BytesIO(), PngInfo()
-    for key, value in {"Software": SOFTWARE, **(text or {})}.items():
-        mark.add_text(key, value)
-    image.save(buffer, "PNG", optimize=True, pnginfo=mark)
-    publish_bytes(path, buffer.getvalue())

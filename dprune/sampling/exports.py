@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import zipfile
@@ -16,19 +15,17 @@ from typing import IO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from dprune.errors import InputError
-from dprune.formats.images import decode_image, tile
-from dprune.formats.publish import publish, publish_bytes
+from dprune.formats.beside import ZIP_MARK, Beside
+from dprune.formats.images import decode_image, publish_png, tile
+from dprune.formats.provenance import Record, variant
+from dprune.formats.publish import publish
 from dprune.formats.shard_index import build_index
 from dprune.formats.shards import Shard, ShardReader
 from dprune.runtime import default_workers
 
 Pixels = npt.NDArray[np.uint8]
 
-SOFTWARE = "dprune"
 # Images that are decoded at once: 200 MB at 256 pixels.
 CHUNK = 1024
 
@@ -63,22 +60,9 @@ class Export(ABC):
     option: ClassVar[str]
     path: Path
 
-    def check(self) -> None:
-        """Refuse to replace a file that was not made so.
-
-        Raises:
-            InputError: one stands where it is to go.
-        """
-        if self.path.exists() and self._mark() is None:
-            raise InputError(f"{self.path}: exists and is none of dprune's: give another {self.option}.")
-
-    def is_of(self, mark: str) -> bool:
-        """Tell whether the file is there and holds the images that `mark` stands for."""
-        return self._mark() == mark
-
-    @abstractmethod
-    def _mark(self) -> str | None:
-        """Return the mark of what is there, None for nothing of dprune's."""
+    def beside(self, record: Record) -> Beside:
+        """Describe the file, which holds images of a provenance."""
+        return Beside(self.option, self.path, variant(record, export=self.option.strip("-")))
 
     @abstractmethod
     def publish(self, shards: Sequence[Path], total: int, mark: str) -> None:
@@ -102,27 +86,15 @@ class Grid(Export):
     option = "--grid"
     count: int
 
-    def is_of(self, mark: str) -> bool:
-        """Tell whether the picture is there and shows as many of the images as are asked for."""
-        return super().is_of(f"{mark}/{self.count}")
-
-    def _mark(self) -> str | None:
-        try:
-            with Image.open(self.path, formats=("PNG",)) as image:
-                return str(image.info.get("Source", "")) if image.info.get("Software") == SOFTWARE else None
-        except OSError:
-            return None
+    def beside(self, record: Record) -> Beside:
+        """Describe the picture, which shows as many of the images as are asked for."""
+        return Beside(self.option, self.path, variant(record, export="grid", count=self.count))
 
     def publish(self, shards: Sequence[Path], total: int, mark: str) -> None:
         """Draw the first of `total` images."""
         samples = list(itertools.islice(_rows(shards), min(self.count, total)))
         order, columns = arranged([_label(sample) for sample in samples])
-        drawn = tile(np.stack([_pixels(samples[place]) for place in order]), columns)
-        text, buffer = PngInfo(), io.BytesIO()
-        text.add_text("Software", SOFTWARE)
-        text.add_text("Source", f"{mark}/{self.count}")
-        drawn.save(buffer, "PNG", pnginfo=text)
-        publish_bytes(self.path, buffer.getvalue())
+        publish_png(tile(np.stack([_pixels(samples[place]) for place in order]), columns), self.path, mark)
 
 
 def arranged(labels: Sequence[int]) -> tuple[list[int], int]:
@@ -148,19 +120,11 @@ class Npz(Export):
 
     option = "--npz"
 
-    def _mark(self) -> str | None:
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                software, _, mark = archive.comment.decode("ascii", "replace").partition(" ")
-        except (OSError, zipfile.BadZipFile):
-            return None
-        return mark if software == SOFTWARE else None
-
     def publish(self, shards: Sequence[Path], total: int, mark: str) -> None:
         """Write the images one chunk at a time: 50,000 of 256 pixels are 9.8 GB."""
         labels: list[int] = []
         with publish(self.path) as file, zipfile.ZipFile(file, "w") as archive:
-            archive.comment = f"{SOFTWARE} {mark}".encode()
+            archive.comment = ZIP_MARK + mark.encode()
             with archive.open(_member("arr_0"), "w", force_zip64=True) as member:
                 for number, chunk in enumerate(_chunks(_rows(shards), labels)):
                     if number == 0:

@@ -14,13 +14,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dprune.decoding import explained
 from dprune.errors import InputError
 from dprune.formats.images import encode_image
 from dprune.formats.shard_journal import Entry, Journal
 from dprune.models.dit_files import load_dit
 from dprune.models.vae import load_vae
-from dprune.runtime import Monitor, check_stop, default_workers, pick_device, ranks, single_threads
+from dprune.precision import float32
+from dprune.runtime import (
+    Monitor,
+    check_stop,
+    default_workers,
+    explained,
+    single_threads,
+    take_device,
+)
 from dprune.sampling.drawing import PIECE, Batch, Drawn, DrawnOnCpu, DrawnOnGpu, Networks, Times
 from dprune.sampling.job import check_fit
 from dprune.sampling.seeds import BALANCED, Classes, key_of
@@ -142,12 +149,13 @@ def generate(job: SampleJob, folder: Path, shards: Sequence[int], monitor: Monit
         Interrupted: a signal or a deadline came; finished shards stay.
         DpruneError: out of memory.
     """
-    device = pick_device(job.device, ranks().local_rank)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    device = take_device(job.device)
     remedy = f"a --batch-size below {job.settings.batch_size}"
     # tf32, which convolutions use unless told otherwise, would keep ten bits of what was asked for as float32.
-    exactly = torch.backends.cudnn.flags(enabled=True, allow_tf32=job.settings.precision != "float32")
-    with explained(device, remedy), exactly, closing(Generation(job, device)) as generation:
+    with (
+        explained(device, remedy),
+        float32(tf32=job.settings.precision != "float32"),
+        closing(Generation(job, device)) as generation,
+    ):
         generation.write(folder, shards, monitor)
         return generation.times.rates()

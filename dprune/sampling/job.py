@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.provenance import Record, difference, digest, make_record, without_version
+from dprune.formats.beside import Beside
+from dprune.formats.jobs import Job
+from dprune.formats.manifests import read_manifest
+from dprune.formats.provenance import Record, difference, make_record, parent
+from dprune.formats.publish import Output
 from dprune.formats.shard_journal import Journal, complete_shards, existing_shards, listed_shards
-from dprune.formats.shards import read_manifest
 from dprune.models.files import ModelFile
 from dprune.models.vae_files import check_made, latent_network, open_vae
 from dprune.runtime import Monitor, is_gpu, ranks
@@ -26,7 +29,7 @@ _log = logging.getLogger("dprune")
 
 
 @dataclass(frozen=True)
-class SampleJob:
+class SampleJob(Job):
     """Generated images, as far as they are this worker's to make.
 
     Attributes:
@@ -36,7 +39,6 @@ class SampleJob:
         exports: what is made of the images beside the shards.
         device: name of the device.
         compiles: whether the transformer's blocks are compiled.
-        tags: what the user wants to be remembered.
     """
 
     model: ModelFile
@@ -45,7 +47,7 @@ class SampleJob:
     exports: tuple[Export, ...]
     device: str
     compiles: bool
-    tags: Mapping[str, str]
+    output: Output
 
     @functools.cached_property
     def record(self) -> Record:
@@ -55,29 +57,27 @@ class SampleJob:
         quantized = latent_network(self.vae)["kind"] == "vq"
         options = self.settings.options(conditional=conditional, quantized=quantized)
         parents = {"model": self.model.as_parent(), "vae": self.vae.as_parent()}
-        return make_record("sample", options, parents=parents, tags=self.tags)
+        return make_record("sample", options, parents=parents, tags=self.output.tags)
 
-    @functools.cached_property
-    def mark(self) -> str:
-        """What exports carry to tell which images they are of."""
-        return digest(without_version(self.record))
+    @property
+    def beside(self) -> list[Beside]:
+        """The exports."""
+        return [export.beside(self.record) for export in self.exports]
 
-    def existing(self, output: str) -> Record | None:
-        """Return the record of finished or interrupted images at `output`."""
-        for export in self.exports:
-            export.check()
-        return existing_shards(output)
+    def existing(self) -> Record | None:
+        """Return the record of finished or interrupted images."""
+        return existing_shards(self.output.path)
 
-    def complete(self, output: str) -> bool:
-        """Tell whether all workers' shards and the exports are there."""
-        return complete_shards(output) and all(export.is_of(self.mark) for export in self.exports)
+    def complete(self) -> bool:
+        """Tell whether all workers' shards are there."""
+        return complete_shards(self.output.path)
 
     @property
     def _mine(self) -> range:
         here = ranks()
         return range(here.rank, self.settings.shards, here.world)
 
-    def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
+    def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make this worker's missing shards; the worker that finds none missing adds the exports and the manifest.
 
         Raises:
@@ -87,7 +87,7 @@ class SampleJob:
             Interrupted: a signal or --stop-after ended the work; finished shards stay.
             DpruneError: out of memory.
         """
-        folder, made = Path(output), dict[str, Any]()
+        folder, made = Path(self.output.path), dict[str, Any]()
         missing = self._missing(folder)
         if missing:
             from dprune.sampling.generation import generate
@@ -120,9 +120,9 @@ class SampleJob:
         if not whole and not self._is_finished(folder):
             return False
         names = [shard.name for shard in shards] if whole else listed_shards(folder)
-        for export in self.exports:
-            if not export.is_of(self.mark):
-                export.publish([folder / name for name in names], len(self.settings.seeds), self.mark)
+        for export, file in zip(self.exports, self.beside, strict=True):
+            if not file.is_made():
+                export.publish([folder / name for name in names], len(self.settings.seeds), file.mark)
         if whole:
             journal.finish(self.record, shards, [])
         return True
@@ -138,7 +138,7 @@ def prepare(
     npz: str | None = None,
     device: str = "auto",
     compiles: bool | None = None,
-    tags: Mapping[str, str] | None = None,
+    output: Output,
 ) -> SampleJob:
     """Open what `dprune sample` was given.
 
@@ -153,12 +153,11 @@ def prepare(
     compiles = on_gpu if compiles is None else compiles
     exports: list[Export] = [Grid(Path(grid), grid_count)] if grid else []
     exports += [Npz(Path(npz))] if npz else []
-    job = SampleJob(ModelFile.open(model), open_vae(vae), settings, tuple(exports), device, compiles, tags or {})
+    job = SampleJob(ModelFile.open(model), open_vae(vae), settings, tuple(exports), device, compiles, output)
     job.model.check_kind("dit", "a DiT", "train-dit")
     if job.model.network:
         check_fit(job, job.model.network)
-    latents = (job.model.record or {}).get("parents", {}).get("latents", {}).get("provenance", {})
-    check_made(job.vae, latents, f"the latents that {model} was trained on")
+    check_made(job.vae, parent(job.model.record, "latents"), f"the latents that {model} was trained on")
     return job
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dprune.errors import UsageError
-from dprune.runtime import pick_precision
+from dprune.precision import resolved
 from dprune.sampling.seeds import BALANCED, Classes, Seeds
 
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 DEFAULT_STEPS = 60
 MOST_SHARDS = 1_000_000
 
@@ -135,7 +134,7 @@ def resolve(
         None if solver == "dopri5" else steps or DEFAULT_STEPS,
         GuidanceOptions(cfg, interval, cfg_channels),
         quantize,
-        PRECISIONS[pick_precision(precision, device)],
+        resolved(precision, device),
         batch_size,
         shard_size,
     )

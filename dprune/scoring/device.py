@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dprune.decoding import explained
 from dprune.errors import InputError
 from dprune.models.dit_files import LoadedDiT, load_dit
 from dprune.models.files import ModelFile, fits
-from dprune.runtime import Monitor, pick_device, ranks
+from dprune.precision import float32
+from dprune.runtime import Monitor, explained, take_device
 from dprune.scoring.latents import ScoredLatents
 from dprune.scoring.passes import Measuring
 from dprune.scoring.population import Samples
 from dprune.scoring.progress import Piece, Progress
-from dprune.scoring.scorer import Scorer, products
+from dprune.scoring.scorer import Scorer
 from dprune.scoring.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,10 +68,8 @@ def computing(name: str, settings: Settings, batch_size: int) -> Iterator[torch.
         UsageError: the device is impossible.
         DpruneError: it is out of memory.
     """
-    device = pick_device(name, ranks().local_rank)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    with explained(device, f"a --batch-size below {batch_size}"), products(settings.precision):
+    device = take_device(name)
+    with explained(device, f"a --batch-size below {batch_size}"), float32(tf32=settings.precision == "tfloat32"):
         yield device
 
 

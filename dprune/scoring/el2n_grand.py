@@ -6,7 +6,6 @@ Nothing here imports torch, so that scores that are up to date are recognised at
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ import numpy.typing as npt
 
 from dprune.errors import UsageError
 from dprune.formats.arrays import read_ids
+from dprune.formats.beside import Beside
 from dprune.formats.latents import open_latents
-from dprune.formats.provenance import Record, digest, make_record, without_version
-from dprune.formats.publish import STDOUT
+from dprune.formats.provenance import Record, make_record, record_digest
+from dprune.formats.publish import STDOUT, Output
 from dprune.models.files import ModelFile
 from dprune.runtime import Monitor, ranks
 from dprune.scoring.outputs import ScoreFile, ScoreFiles, beside
@@ -42,11 +42,9 @@ class ScoreJob(SharedScoring["npt.NDArray[np.float32]"]):
         settings: noise levels, draws, precision.
         el2n: where EL2N goes, too; None for nowhere.
         per_sigma: whether the scores at each noise level are written, too.
-        overwrite: whether files beside the output may be replaced.
         device: name of the device.
         batch_size: samples in one pass.
         compiles: whether the network's blocks are compiled.
-        tags: what the user wants to be remembered.
     """
 
     method: str
@@ -56,13 +54,10 @@ class ScoreJob(SharedScoring["npt.NDArray[np.float32]"]):
     settings: Settings
     el2n: str | None
     per_sigma: bool
-    overwrite: bool
     device: str
     batch_size: int
     compiles: bool
-    tags: Mapping[str, str]
-
-    second_option = "--el2n"
+    output: Output
 
     @property
     def gradients(self) -> bool:
@@ -82,55 +77,55 @@ class ScoreJob(SharedScoring["npt.NDArray[np.float32]"]):
             seed=settings.seed,
             fingerprint=self.samples.latents.fingerprint,
             parents=self._parents,
-            tags=self.tags,
+            tags=self.output.tags,
         )
 
     @functools.cached_property
     def _parents(self) -> dict[str, Record]:
         return self.samples.parents() | {"model": self.model.as_parent()}
 
-    def outputs(self, output: str) -> dict[str, ScoreFiles]:
+    def outputs(self) -> dict[str, ScoreFiles]:
         """Return the files of each method that is asked for."""
-        paths = {self.method: output} | ({"el2n": self.el2n} if self.el2n else {})
-        return {method: self._files(method, Path(path)) for method, path in paths.items()}
+        found = {self.method: self._files(self.method, Path(self.output.path), "-o")}
+        return found | ({"el2n": self._files("el2n", Path(self.el2n), "--el2n")} if self.el2n else {})
 
-    def _files(self, method: str, path: Path) -> ScoreFiles:
-        whole = ScoreFile(path, self._record(method, self.settings), self.settings, METHODS[method])
+    def _files(self, method: str, path: Path, option: str) -> ScoreFiles:
+        whole = ScoreFile(path, self._record(method, self.settings), self.settings, METHODS[method], option)
         alone = [self.settings.at(sigma) for sigma in self.settings.sigmas] if self.per_sigma else []
         levels = [
             ScoreFile(beside(path, f"s{level.sigmas[0]:g}"), self._record(method, level), level,
-                      f"{METHODS[method]} at sigma {level.sigmas[0]:g}")
+                      f"{METHODS[method]} at sigma {level.sigmas[0]:g}", option)
             for level in alone
         ]  # fmt: skip
         return ScoreFiles(whole, tuple(levels))
 
-    def files(self, output: str) -> Iterator[tuple[Path, Record]]:
-        """Yield every file of every method."""
-        for files in self.outputs(output).values():
-            yield from files.files
+    @property
+    def beside(self) -> list[Beside]:
+        """Every file of every method but the scores themselves."""
+        return [file for files in self.outputs().values() for file in files.files][1:]
 
-    def progress(self, output: str) -> Progress:
+    def progress(self) -> Progress:
         """Return the progress of scores that go to `output`."""
         shape = (len(self.settings.sigmas), self.settings.draws, 2 if self.gradients else 1)
-        mark = digest(without_version(self.record))
-        return Progress(progress_folder(output), len(self.samples.ids), shape, mark)
+        mark = record_digest(self.record)
+        return Progress(progress_folder(self.output.path), len(self.samples.ids), shape, mark)
 
-    def measure(self, output: str, monitor: Monitor) -> None:
+    def measure(self, monitor: Monitor) -> None:
         """Measure what is missing of this worker's pieces."""
-        progress, here = self.progress(output), ranks()
+        progress, here = self.progress(), ranks()
         missing = [piece for piece in progress.pieces(here.rank, here.world) if not piece.whole]
         if missing:
             from dprune.scoring.device import measure
 
             measure(self, progress, missing, monitor)
 
-    def values(self, output: str) -> npt.NDArray[np.float32] | None:
+    def values(self) -> npt.NDArray[np.float32] | None:
         """Return the measures [n, S, M, K], None while some are missing."""
-        return self.progress(output).values()
+        return self.progress().values()
 
-    def write(self, output: str, values: npt.NDArray[np.float32]) -> dict[str, Any]:
+    def write(self, values: npt.NDArray[np.float32]) -> dict[str, Any]:
         """Publish all files, the output last, so that a rerun makes what a kill kept from being written."""
-        ids, count, files = self.samples.ids, len(self.samples.latents), self.outputs(output)
+        ids, count, files = self.samples.ids, len(self.samples.latents), self.outputs()
         found = {
             METHODS[method]: files[method].write(singles(values, method), ids, count) for method in reversed(files)
         }
@@ -157,11 +152,10 @@ def prepare(
     per_sigma: bool = False,
     weights: str = "ema",
     subset: str | None = None,
-    overwrite: bool = False,
     device: str = "auto",
     batch_size: int,
     compiles: bool | None = None,
-    tags: Mapping[str, str] | None = None,
+    output: Output,
 ) -> ScoreJob:
     """Open what `dprune score el2n` or `grand` was given.
 
@@ -176,8 +170,8 @@ def prepare(
     samples = Samples(open_latents(store), read_ids(subset) if subset else None)
     file = ModelFile.open(model)
     chosen = check_model(file, samples, weights)
-    return ScoreJob(method, samples, file, chosen, settings, el2n, per_sigma, overwrite, device, batch_size,
-                    compiled, tags or {})  # fmt: skip
+    return ScoreJob(method, samples, file, chosen, settings, el2n, per_sigma, device, batch_size,
+                    compiled, output)  # fmt: skip
 
 
 def check_model(file: ModelFile, samples: Samples, weights: str) -> str | None:

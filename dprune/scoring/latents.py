@@ -85,7 +85,7 @@ class ScoredLatents:
         store, known = self._latents.store, self._latents.network["codes"]
         if (largest := int(codes.max())) >= known:
             raise InputError(
-                f"{store.folder}: holds the code {largest}, and there are {known}: remove its parts and {store.again}."
+                f"{store.folder}: holds the code {largest}, and there are {known}: remove its parts and {store.remedy}."
             )
 
     def _sent(self, labels: Tensor, rows: Tensor) -> Span:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import read_ids, write_array
+from dprune.formats.beside import Beside
 from dprune.formats.latents import open_latents
-from dprune.formats.provenance import Record, digest, make_record, without_version
-from dprune.formats.publish import STDOUT
+from dprune.formats.provenance import Record, digest, make_record, record_digest, variant
+from dprune.formats.publish import STDOUT, Output
 from dprune.runtime import Monitor, ranks
 from dprune.scoring.monotonicity import rises, rises_of_mean
 from dprune.scoring.outputs import ScoreFile, spread
@@ -38,11 +39,9 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
         weights: `ema` or `raw`.
         settings: noise level, draws, precision.
         losses: where the losses go, too; None for nowhere.
-        overwrite: whether files beside the output may be replaced.
         device: name of the device.
         batch_size: samples in one pass.
         compiles: whether the network's blocks are compiled.
-        tags: what the user wants to be remembered.
     """
 
     samples: Samples
@@ -51,13 +50,10 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
     weights: str
     settings: Settings
     losses: str | None
-    overwrite: bool
     device: str
     batch_size: int
     compiles: bool
-    tags: Mapping[str, str]
-
-    second_option = "--losses"
+    output: Output
 
     @functools.cached_property
     def record(self) -> Record:
@@ -69,38 +65,42 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
             seed=self.settings.seed,
             fingerprint=self.samples.latents.fingerprint,
             parents=self.samples.parents() | {"run": self.trained.as_parent(self.checkpoints)},
-            tags=self.tags,
+            tags=self.output.tags,
         )
 
     @property
     def _losses_record(self) -> Record:
-        return {**self.record, "options": {**self.record["options"], "values": "loss"}}
+        return variant(self.record, values="loss")
 
-    def _file(self, output: str) -> ScoreFile:
-        return ScoreFile(Path(output), self.record, self.settings, "loss monotonicity")
+    def _file(self) -> ScoreFile:
+        return ScoreFile(Path(self.output.path), self.record, self.settings, "loss monotonicity")
 
-    def files(self, output: str) -> Iterator[tuple[Path, Record]]:
-        """Yield the output, its standard errors and the losses."""
-        yield from self._file(output).files
-        if self.losses is not None:
-            yield Path(self.losses), self._losses_record
+    @property
+    def beside(self) -> list[Beside]:
+        """The standard errors and the losses."""
+        losses = [] if self.losses is None else [Beside("--losses", Path(self.losses), self._losses_record)]
+        return [*self._file().files][1:] + losses
 
-    def progress(self, output: str) -> list[tuple[Checkpoint, Progress]]:
+    def progress(self) -> list[tuple[Checkpoint, Progress]]:
         """Return what is measured by each checkpoint."""
         # Not of the other checkpoints, so that a range that grows goes on.
         options = self.settings.options() | {"weights": self.weights, "seed": self.settings.seed}
-        inputs = [without_version(self.trained.record), without_version(self.samples.parents()), options]
+        inputs = [
+            record_digest(self.trained.record),
+            {r: p["digest"] for r, p in self.samples.parents().items()},
+            options,
+        ]
         shape = (len(self.settings.sigmas), self.settings.draws, 1)
         return [
-            (each, Progress(progress_folder(output) / f"step-{each.step:08d}", len(self.samples.ids), shape,
+            (each, Progress(progress_folder(self.output.path) / f"step-{each.step:08d}", len(self.samples.ids), shape,
                             digest([*inputs, each.mark])))
             for each in self.checkpoints
         ]  # fmt: skip
 
-    def measure(self, output: str, monitor: Monitor) -> None:
+    def measure(self, monitor: Monitor) -> None:
         """Measure what is missing of this worker's share of the samples by each checkpoint."""
         here, work = ranks(), list[tuple["Checkpoint", Progress, list["Piece"]]]()
-        for place, (checkpoint, progress) in enumerate(self.progress(output)):
+        for place, (checkpoint, progress) in enumerate(self.progress()):
             # Beginning at another piece each time, so that few pieces go round, too.
             pieces = progress.pieces((here.rank + place) % here.world, here.world)
             work.append((checkpoint, progress, [piece for piece in pieces if not piece.whole]))
@@ -110,10 +110,10 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
 
             measure(self, missing, monitor)
 
-    def values(self, output: str) -> npt.NDArray[np.float32] | None:
+    def values(self) -> npt.NDArray[np.float32] | None:
         """Return the losses by pairs of draws (or one draw), float32 [n, P, K]."""
         found: npt.NDArray[np.float32] | None = None
-        for place, (_, progress) in enumerate(self.progress(output)):
+        for place, (_, progress) in enumerate(self.progress()):
             if (measures := progress.values()) is None:
                 return None
             losses = measures[:, 0, :, LOSS].astype(np.float64)
@@ -123,14 +123,14 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
             found[..., place] = pairs
         return found
 
-    def write(self, output: str, values: npt.NDArray[np.float32]) -> dict[str, Any]:
+    def write(self, values: npt.NDArray[np.float32]) -> dict[str, Any]:
         """Publish the losses, the standard errors and the scores."""
         ids, count, pairs = self.samples.ids, len(self.samples.latents), values.astype(np.float64)
         if self.losses is not None:
             write_array(self.losses, spread(pairs.mean(1), ids, count), self._losses_record)
         found = reliability(pairs, self.settings.seed, rises_of_mean)
         errors = spread(standard_errors(rises(pairs)), ids, count) if self.settings.pairs > 1 else None
-        self._file(output).publish(spread(rises_of_mean(pairs), ids, count), errors, found)
+        self._file().publish(spread(rises_of_mean(pairs), ids, count), errors, found)
         return {"loss monotonicity": found} if found else {}
 
     def summary(self) -> dict[str, Any]:
@@ -149,11 +149,10 @@ def prepare(
     losses: str | None = None,
     weights: str = "raw",
     subset: str | None = None,
-    overwrite: bool = False,
     device: str = "auto",
     batch_size: int,
     compiles: bool | None = None,
-    tags: Mapping[str, str] | None = None,
+    output: Output,
 ) -> MonotonicityJob:
     """Open what `dprune score monotonicity` was given.
 
@@ -176,5 +175,5 @@ def prepare(
     if len(chosen) < 2:
         raise InputError(f"{run}: one checkpoint is there or asked for, and a rise takes two: "
                          "give more --checkpoints, or train for two epochs with --save-every epoch.")  # fmt: skip
-    return MonotonicityJob(samples, trained, chosen, weights, settings, losses, overwrite, device, batch_size,
-                           compiled, tags or {})  # fmt: skip
+    return MonotonicityJob(samples, trained, chosen, weights, settings, losses, device, batch_size,
+                           compiled, output)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.formats.arrays import read_ids
+from dprune.formats.beside import Beside
 from dprune.formats.latents import open_latents
-from dprune.formats.provenance import Record, digest, make_record, without_version
+from dprune.formats.provenance import Record, digest, make_record, record_digest
+from dprune.formats.publish import Output
 from dprune.runtime import Monitor, ranks
 from dprune.scoring.folds import Surrogate, open_surrogates
 from dprune.scoring.moso import moso, standardized
@@ -74,11 +76,9 @@ class MosoJob(SharedScoring["list[Floats]"]):
         settings: noise levels, draws, precision.
         form: of the score, see `moso`.
         normalize: `zscore` (within each fold) or `none`.
-        overwrite: whether files beside the output may be replaced.
         device: name of the device.
         batch_size: samples in one pass.
         compiles: whether the network's blocks are compiled.
-        tags: what the user wants to be remembered.
     """
 
     samples: Samples
@@ -88,11 +88,10 @@ class MosoJob(SharedScoring["list[Floats]"]):
     settings: Settings
     form: str
     normalize: str
-    overwrite: bool
     device: str
     batch_size: int
     compiles: bool
-    tags: Mapping[str, str]
+    output: Output
 
     @functools.cached_property
     def record(self) -> Record:
@@ -105,48 +104,49 @@ class MosoJob(SharedScoring["list[Floats]"]):
             seed=self.settings.seed,
             fingerprint=self.samples.latents.fingerprint,
             parents=self.samples.parents() | runs,
-            tags=self.tags,
+            tags=self.output.tags,
         )
 
-    def _file(self, output: str) -> ScoreFile:
-        return ScoreFile(Path(output), self.record, self.settings, "MoSo")
+    def _file(self) -> ScoreFile:
+        return ScoreFile(Path(self.output.path), self.record, self.settings, "MoSo")
 
-    def files(self, output: str) -> Iterator[tuple[Path, Record]]:
-        """Yield the output and its standard errors."""
-        yield from self._file(output).files
+    @property
+    def beside(self) -> list[Beside]:
+        """The standard errors."""
+        return [*self._file().files][1:]
 
-    def units(self, output: str, surrogate: Surrogate) -> list[Unit]:
+    def units(self, surrogate: Surrogate) -> list[Unit]:
         """Return the work of a fold, measured or not."""
-        return [Unit(surrogate, each, self._progress(output, surrogate, each)) for each in surrogate.checkpoints]
+        return [Unit(surrogate, each, self._progress(surrogate, each)) for each in surrogate.checkpoints]
 
-    def _progress(self, output: str, surrogate: Surrogate, checkpoint: Checkpoint) -> Progress:
+    def _progress(self, surrogate: Surrogate, checkpoint: Checkpoint) -> Progress:
         # Of nothing but what changes the measures, so that a fold that was filled alone counts when all are there.
         options = self.settings.options() | {"weights": self.weights, "seed": self.settings.seed}
-        mark = digest([without_version(surrogate.run.record), checkpoint.mark, options])
-        folder = progress_folder(output) / f"{surrogate.title.replace(' ', '-')}-step-{checkpoint.step:08d}"
+        mark = digest([record_digest(surrogate.run.record), checkpoint.mark, options])
+        folder = progress_folder(self.output.path) / f"{surrogate.title.replace(' ', '-')}-step-{checkpoint.step:08d}"
         shape = (len(self.settings.sigmas), self.settings.draws, MEASURES)
         return Progress(folder, len(surrogate.ids), shape, mark)
 
-    def _asked_for(self, output: str) -> list[Unit]:
+    def _asked_for(self) -> list[Unit]:
         chosen = [
             each for each in self.surrogates if self.only is None or (each.fold and each.fold.number == self.only)
         ]
-        return [unit for each in chosen for unit in self.units(output, each)]
+        return [unit for each in chosen for unit in self.units(each)]
 
-    def measure(self, output: str, monitor: Monitor) -> None:
+    def measure(self, monitor: Monitor) -> None:
         """Measure what is missing of this worker's folds and checkpoints."""
         here = ranks()
-        missing = [unit for unit in self._asked_for(output)[here.rank :: here.world] if not unit.whole]
+        missing = [unit for unit in self._asked_for()[here.rank :: here.world] if not unit.whole]
         if missing:
             from dprune.scoring.mean_gradient import measure
 
             measure(self, missing, monitor)
 
-    def values(self, output: str) -> list[Floats] | None:
+    def values(self) -> list[Floats] | None:
         """Return single-draw scores [N, S, M] of each fold, means over its checkpoints."""
         if self.only is not None:
             return None
-        found = [self._scored(self.units(output, surrogate)) for surrogate in self.surrogates]
+        found = [self._scored(self.units(surrogate)) for surrogate in self.surrogates]
         whole = [singles for singles in found if singles is not None]
         return whole if len(whole) == len(found) else None
 
@@ -161,10 +161,10 @@ class MosoJob(SharedScoring["list[Floats]"]):
         found: Floats = total / len(units)
         return standardized(found) if self.normalize == "zscore" else found
 
-    def write(self, output: str, values: list[Floats]) -> dict[str, Any]:
+    def write(self, values: list[Floats]) -> dict[str, Any]:
         """Publish the scores and their standard errors."""
         ids = np.concatenate([surrogate.ids for surrogate in self.surrogates])
-        found = self._file(output).write(np.concatenate(values), ids, len(self.samples.latents))
+        found = self._file().write(np.concatenate(values), ids, len(self.samples.latents))
         return {"MoSo": found} if found else {}
 
     def summary(self) -> dict[str, Any]:
@@ -173,10 +173,10 @@ class MosoJob(SharedScoring["list[Floats]"]):
         found = {"scored": scored, "not_scored": len(self.samples.latents) - scored}
         return found | {"runs": len(self.surrogates), "checkpoints": len(self.surrogates[0].checkpoints)}
 
-    def waits_for(self, output: str) -> str:
+    def waits_for(self) -> str:
         """Say what is missing when this worker has measured its share."""
-        if self.only is None or not all(unit.whole for unit in self._asked_for(output)):
-            return super().waits_for(output)
+        if self.only is None or not all(unit.whole for unit in self._asked_for()):
+            return super().waits_for()
         return f"fold {self.only} is measured, and the command without --only-fold makes the scores of all"
 
 
@@ -191,11 +191,10 @@ def prepare(
     only_fold: int | None = None,
     weights: str = "ema",
     subset: str | None = None,
-    overwrite: bool = False,
     device: str = "auto",
     batch_size: int,
     compiles: bool | None = None,
-    tags: Mapping[str, str] | None = None,
+    output: Output,
 ) -> MosoJob:
     """Open what `dprune score moso` was given.
 
@@ -208,5 +207,5 @@ def prepare(
     wanted = Wanted.parse(checkpoints)
     samples = Samples(open_latents(store), read_ids(subset) if subset else None)
     surrogates = open_surrogates(samples, runs, wanted, only_fold)
-    return MosoJob(samples, surrogates, only_fold, weights, settings, form, normalize, overwrite, device, batch_size,
-                   compiled, tags or {})  # fmt: skip
+    return MosoJob(samples, surrogates, only_fold, weights, settings, form, normalize, device, batch_size,
+                   compiled, output)  # fmt: skip

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dprune.errors import InputError
 from dprune.formats.arrays import write_array
-from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import Record, difference, with_findings
+from dprune.formats.beside import Beside
+from dprune.formats.provenance import Record, variant, with_findings
 from dprune.scoring.reliability import pair_scores, reliability, standard_errors, warn_of_noise
 from dprune.scoring.settings import Settings
 
@@ -29,23 +28,25 @@ class ScoreFile:
         record: their provenance, but for what is found out.
         settings: noise levels and draws that they are of.
         title: what messages call the score.
+        option: that names the score.
     """
 
     path: Path
     record: Record
     settings: Settings
     title: str
+    option: str = "-o"
 
     @property
-    def files(self) -> Iterator[tuple[Path, Record]]:
-        """Yield each file that belongs to the score, with its provenance."""
-        yield self.path, self.record
+    def files(self) -> Iterator[Beside]:
+        """Yield each file that belongs to the score, the score first."""
+        yield Beside(self.option, self.path, self.record)
         if self.settings.pairs > 1:
-            yield beside(self.path, "se"), self._error_record
+            yield Beside(self.option, beside(self.path, "se"), self._error_record)
 
     @property
     def _error_record(self) -> Record:
-        return {**self.record, "options": {**self.record["options"], "values": ERROR}}
+        return variant(self.record, values=ERROR)
 
     def write(self, singles: npt.NDArray[np.floating], ids: npt.NDArray[np.int64], count: int) -> dict[str, Any]:
         """Publish the score, float32 [count], and return what is found of its reliability.
@@ -91,8 +92,8 @@ class ScoreFiles:
     levels: tuple[ScoreFile, ...] = field(default=())
 
     @property
-    def files(self) -> Iterator[tuple[Path, Record]]:
-        """Yield every file with its provenance, that of the whole score first."""
+    def files(self) -> Iterator[Beside]:
+        """Yield every file, the whole score first."""
         for score in (self.whole, *self.levels):
             yield from score.files
 
@@ -106,25 +107,6 @@ class ScoreFiles:
 def beside(path: Path, what: str) -> Path:
     """Return the name of a file that belongs to another: `x.se.npy` of `x.npy`."""
     return path.with_name(f"{path.name.removesuffix('.npy')}.{what}.npy")
-
-
-def check_free(path: Path, record: Record) -> None:
-    """Refuse to replace a file that was made otherwise.
-
-    Raises:
-        InputError: one stands there.
-    """
-    found = existing_record(path)
-    if found is not None and (unlike := difference(found, record)):
-        raise InputError(
-            f"{path} exists and was made otherwise ({unlike}): give --overwrite to replace it, or other names."
-        )
-
-
-def is_made(path: Path, record: Record) -> bool:
-    """Tell whether a file stands there and was made so."""
-    found = existing_record(path)
-    return found is not None and not difference(found, record)
 
 
 def spread(values: npt.NDArray[np.floating], ids: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.float32]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dprune.errors import InputError, MismatchError
 from dprune.formats.arrays import Array
 from dprune.formats.latents import Latents
-from dprune.formats.provenance import Record, check_same_dataset
+from dprune.formats.provenance import Record, check_same_dataset, parent
 from dprune.models.files import ModelFile
 
 
@@ -63,8 +63,7 @@ class Samples:
         Raises:
             MismatchError: it was.
         """
-        trained_on = (model.record or {}).get("parents", {}).get("latents", {}).get("provenance", {})
-        theirs, ours = _autoencoder(trained_on), _autoencoder(self.latents.record)
+        theirs, ours = _autoencoder(parent(model.record, "latents")), _autoencoder(self.latents.record)
         if theirs and ours and theirs != ours:
             raise MismatchError(
                 f"{model.path} was trained on latents of another autoencoder ({theirs[:12]}) than that of "

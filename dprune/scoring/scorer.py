@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -150,16 +149,3 @@ def _lower(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(torch.bfloat16)
-
-
-@contextlib.contextmanager
-def products(precision: str) -> Iterator[None]:
-    """Let float32 products, forward and backward, use tf32 if that is the precision, and not otherwise."""
-    before = torch.get_float32_matmul_precision()
-    tf32 = precision == "tfloat32"
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dprune.errors import UsageError
-from dprune.runtime import is_gpu, pick_precision
+from dprune.precision import resolved
+from dprune.runtime import is_gpu
 
 SIGMA = ".06"
 DRAWS = 8
 BATCH_SIZE = 128
 LOSS, SQUARED_NORM, DOT = 0, 1, 2
 """Places of what is measured of a draw, in the last dimension of measures."""
-PRECISIONS = {"fp32": "float32", "tf32": "tfloat32", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Settings:
         sigmas: noise levels, from above 0 (clean) to 1 (noise), in rising order.
         draws: noises at each of them: 1, or pairs of a noise and its negative.
         seed: of the noises.
-        precision: of the network's arithmetic, a value of `PRECISIONS`.
+        precision: of the network's arithmetic, as records call it.
     """
 
     sigmas: tuple[float, ...]
@@ -83,4 +83,4 @@ def resolve(
     """
     if draws > 1 and draws % 2:
         raise UsageError(f"--draws {draws}: they come in pairs of a noise and its negative: give 1, or an even number.")
-    return Settings(parse_sigmas(sigma), draws, seed, PRECISIONS[pick_precision(precision, device)])
+    return Settings(parse_sigmas(sigma), draws, seed, resolved(precision, device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.arrays import Array, read_groups, read_ids, read_scores, write_array
+from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import open_features
-from dprune.formats.outputs import FileOutput
-from dprune.formats.provenance import Record, check_same_dataset, make_record
+from dprune.formats.jobs import FileJob
+from dprune.formats.provenance import Record, check_same_dataset, make_record, variant
+from dprune.formats.publish import Output
 from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
 from dprune.selecting.ranking import Ranking, allot, rank, take
@@ -42,8 +44,8 @@ class Picture(Protocol):
     def __len__(self) -> int:
         """Return the number of samples in the dataset."""
 
-    def draw(self, ranking: Ranking, kept: IntArray) -> None:
-        """Publish the picture of ranked candidates and sorted kept ids."""
+    def draw(self, ranking: Ranking, kept: IntArray, mark: str) -> None:
+        """Publish the picture of ranked candidates and sorted kept ids with a mark, see `Beside`."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Selection(FileOutput):
+class SelectJob(FileJob):
     """One selection, its inputs read and checked.
 
     Attributes:
@@ -80,18 +82,17 @@ class Selection(FileOutput):
         without: subsets that candidates must not be in.
         unions: subsets added to the result.
         picture: draws ranking and kept ids, or None.
-        tags: what the user wants to be remembered.
     """
 
     choice: Choice
     scores: Array | None
     clusters: Clusters | None
     groups: Array | None
-    within: tuple[Array, ...] = ()
-    without: tuple[Array, ...] = ()
-    unions: tuple[Array, ...] = ()
-    picture: Picture | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    within: tuple[Array, ...]
+    without: tuple[Array, ...]
+    unions: tuple[Array, ...]
+    picture: Picture | None
+    output: Output
 
     def __post_init__(self) -> None:
         """Hold the inputs together.
@@ -162,7 +163,7 @@ class Selection(FileOutput):
         parents = {role: value.as_parent() for role, value in self._inputs.items()}
         kept = {key: value for key, value in options.items() if value is not None}
         return make_record(
-            "select", kept, seed=choice.seed, fingerprint=self.fingerprint, parents=parents, tags=self.tags
+            "select", kept, seed=choice.seed, fingerprint=self.fingerprint, parents=parents, tags=self.output.tags
         )
 
     @property
@@ -198,11 +199,15 @@ class Selection(FileOutput):
             ids = np.setdiff1d(ids, subset.values, assume_unique=True)
         return ids
 
-    def complete(self, output: str) -> bool:
-        """Files are published whole; a picture that is asked for must be there too."""
-        return self.picture is None or Path(self.picture.path).exists()
+    @property
+    def beside(self) -> list[Beside]:
+        """The picture."""
+        if self.picture is None:
+            return []
+        drawn = variant(self.record, figure=self.picture.fingerprint)
+        return [Beside("--figure", Path(self.picture.path), drawn)]
 
-    def run(self, output: str, monitor: Monitor) -> dict[str, Any]:
+    def run(self, monitor: Monitor) -> dict[str, Any]:
         """Choose, publish the ids (int64, sorted, unique) and count them by cluster and class."""
         choice, candidates, groups = self.choice, self.candidates(), self._group_of
         scores = self.scores.values if self.scores else None
@@ -210,9 +215,9 @@ class Selection(FileOutput):
         kept = take(ranking, allot(ranking.sizes, choice.amount, choice.order, choice.quota, choice.cap), choice.order)
         for union in self.unions:
             kept = np.union1d(kept, union.values)
-        write_array(output, kept, self.record)
+        write_array(self.output.path, kept, self.record)
         if self.picture is not None:
-            self.picture.draw(ranking, kept)
+            self.picture.draw(ranking, kept, self.beside[0].mark)
         return self._summary(candidates, kept)
 
     def _summary(self, candidates: IntArray, kept: IntArray) -> dict[str, Any]:
@@ -241,16 +246,17 @@ def open_selection(
     without: Sequence[str] = (),
     unions: Sequence[str] = (),
     picture: Picture | None = None,
-    tags: Mapping[str, str] | None = None,
-) -> Selection:
-    """Read the files of a selection; the arguments are those of `Selection`, as paths or `-`.
+    *,
+    output: Output,
+) -> SelectJob:
+    """Read the files of a selection; the arguments are those of `SelectJob`, as paths or `-`.
 
     Raises:
         InputError: a file is missing or not what it should be.
         MismatchError: the files do not belong together.
         UsageError: the choice contradicts itself.
     """
-    return Selection(
+    return SelectJob(
         choice,
         read_scores(scores) if scores else None,
         read_clusters(clusters) if clusters else None,
@@ -259,7 +265,7 @@ def open_selection(
         tuple(read_ids(path) for path in without),
         tuple(read_ids(path) for path in unions),
         picture=picture,
-        tags=tags or {},
+        output=output,
     )
 
 

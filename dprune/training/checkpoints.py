@@ -12,8 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from dprune.errors import InputError, UsageError
-from dprune.formats.provenance import Record, difference, digest, parent_record, without_version
-from dprune.formats.shards import read_manifest
+from dprune.formats.manifests import read_manifest
+from dprune.formats.provenance import Record, difference, digest, parent_record, record_digest
 from dprune.models.files import ModelFile
 from dprune.training.run import CHECKPOINTS, KIND, Run, extends
 
@@ -146,7 +146,7 @@ class TrainedRun:
     def as_parent(self, checkpoints: Sequence[Checkpoint]) -> Record:
         """Describe the run and some of its checkpoints as the input of another file."""
         marks = [checkpoint.mark for checkpoint in checkpoints]
-        return parent_record(self.record, digest([without_version(self.record), marks]))
+        return parent_record(self.record, digest([record_digest(self.record), marks]))
 
 
 def _expected(every: Fraction, last: int) -> set[int]:

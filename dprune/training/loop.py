@@ -10,7 +10,6 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from torch.optim import AdamW
 from dprune.collectives import all_gather, all_sum, in_group, is_root
 from dprune.errors import DpruneError, Interrupted, MismatchError, UsageError
 from dprune.formats.provenance import Record
+from dprune.precision import float32
 from dprune.runtime import Monitor, ranks
 from dprune.training.averages import Averages
 from dprune.training.order import Order, Positions, micro_batches, share
@@ -76,7 +76,7 @@ class Loop:
             self.run.rewind_log(self.step)
             self._log_start(micro_batch)
         self._leave_sums_to_root()
-        with _arithmetic(self.plan.precision):
+        with float32(tf32=self.plan.precision != "fp32"):
             last = self._steps(micro_batch, monitor)
             self._evaluate()
         if is_root():
@@ -311,18 +311,6 @@ def _check_ranks_agree(task: Task, plan: Plan) -> None:
 def _wait() -> None:
     """Wait for rank 0 to have written: torchrun kills all ranks soon after one has ended."""
     all_sum(torch.zeros(()))
-
-
-@contextlib.contextmanager
-def _arithmetic(precision: str) -> Iterator[None]:
-    """Let matrix products of float32 use tf32 if it was asked for, and not otherwise."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=precision != "fp32"):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _product_dtype(precision: str) -> torch.dtype:

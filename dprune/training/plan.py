@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from dprune.errors import UsageError
-from dprune.runtime import pick_precision
+from dprune.precision import pick_precision
 
 EMA_WARMUP = (1, 10)
 

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import DpruneError, InputError
+from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import Record, difference, without_version
+from dprune.formats.provenance import Record, difference, record_digest
 from dprune.formats.publish import publish_bytes, publish_json
-from dprune.formats.shards import MANIFEST, read_manifest
 from dprune.models.files import ModelFile
 
 KIND = "run"
@@ -174,4 +174,4 @@ def extends(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     if not isinstance(before, int) or before >= after or wanted["options"]["schedule"] != "constant":
         return False
     longer = {**found, "options": {**found["options"], "steps": after}}
-    return bool(without_version(longer) == without_version(dict(wanted)))
+    return record_digest(longer) == record_digest(wanted)

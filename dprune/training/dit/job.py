@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import digest_array, read_ids
 from dprune.formats.latents import open_latents
 from dprune.formats.provenance import Record, digest, make_record
+from dprune.formats.publish import Output
 from dprune.models.architectures import ARCHITECTURES, parse_architecture
 from dprune.models.files import ModelFile
 from dprune.models.vae_files import check_made
@@ -43,7 +43,6 @@ class DiTJob(TrainingJob):
         device: name of the device.
         init: file of weights to begin with, None to draw them.
         vae: file of the autoencoder that decodes pictures, None for no pictures.
-        tags: what the user wants to be remembered.
     """
 
     data: TrainingSet
@@ -52,7 +51,7 @@ class DiTJob(TrainingJob):
     device: str
     init: Path | None
     vae: Path | None
-    tags: Mapping[str, str]
+    output: Output
 
     @functools.cached_property
     def record(self) -> Record:
@@ -66,7 +65,7 @@ class DiTJob(TrainingJob):
             seed=self.plan.seed,
             fingerprint=self.data.latents.fingerprint,
             parents=self.data.parents() | init,
-            tags=self.tags,
+            tags=self.output.tags,
         )
 
     def check(self) -> None:
@@ -165,7 +164,7 @@ def prepare(
     vae: str | None = None,
     place: str = "auto",
     compiles: bool | None = None,
-    tags: Mapping[str, str] | None = None,
+    output: Output,
 ) -> DiTJob:
     """Open what `dprune train-dit` was given and fill in what was left out.
 
@@ -187,7 +186,7 @@ def prepare(
     dropout = LABEL_DROPOUT if label_dropout is None else label_dropout
     settings = DiTSettings(arch, unconditional, dropout, time, compiles, place)
     decoder = check_file(vae, "--vae") if vae else None
-    job = DiTJob(data, settings, plan, training.device, first, decoder, tags or {})
+    job = DiTJob(data, settings, plan, training.device, first, decoder, output)
     job.check()
     return job
 

@@ -134,7 +134,7 @@ def _check_codes(latents: Latents) -> None:
             if codes.size and (largest := int(codes.max())) >= latents.network["codes"]:
                 raise InputError(
                     f"{latents.store.path(part)}: holds the code {largest}, and there are {latents.network['codes']}: "
-                    f"remove the file and {latents.store.again}."
+                    f"remove the file and {latents.store.remedy}."
                 )
 
 

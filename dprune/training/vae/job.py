@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import digest_array
 from dprune.formats.provenance import Record, digest, make_record
+from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.formats.subsets import read_subset
 from dprune.training.job import TrainingJob
@@ -46,7 +47,6 @@ class VAEJob(TrainingJob):
         device: name of the device.
         workers: processes that decode.
         strict: whether an image that cannot be decoded ends the work.
-        tags: what the user wants to be remembered.
     """
 
     dataset: Dataset
@@ -58,7 +58,7 @@ class VAEJob(TrainingJob):
     device: str
     workers: int
     strict: bool
-    tags: Mapping[str, str]
+    output: Output
 
     @functools.cached_property
     def record(self) -> Record:
@@ -70,7 +70,7 @@ class VAEJob(TrainingJob):
             seed=self.plan.seed,
             fingerprint=self.dataset.fingerprint,
             parents=self.dataset.parents() | subset,
-            tags=self.tags,
+            tags=self.output.tags,
         )
 
     def task(self, device: torch.device) -> VAETask:
@@ -147,7 +147,7 @@ def prepare(
     held_out: Sequence[str] = (),
     workers: int | None = None,
     strict: bool = False,
-    tags: Mapping[str, str] | None = None,
+    output: Output,
 ) -> VAEJob:
     """Open what `dprune train-vae` was given and fill in what was left out.
 
@@ -168,4 +168,4 @@ def prepare(
         raise InputError(f"--held-out {held_out[0]}: holds no sample to measure on: leave it out.")
     plan = training.plan(len(ids), PLANS[options.preset])
     workers = default_workers() if workers is None else workers
-    return VAEJob(dataset, ids, chosen, measured, settings, plan, training.device, workers, strict, tags or {})
+    return VAEJob(dataset, ids, chosen, measured, settings, plan, training.device, workers, strict, output)

@@ -1,0 +1,66 @@
+"""Jobs: what a command opened, its inputs read and checked, its output not yet made."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dprune.formats.beside import Beside
+from dprune.formats.outputs import existing_record
+from dprune.formats.provenance import Record
+from dprune.formats.publish import Output
+from dprune.runtime import Monitor
+
+
+class Job(ABC):
+    """One run of a subcommand. `open_<command>` is the only way into it.
+
+    Attributes:
+        output: where it goes, and what else was said of it.
+    """
+
+    output: Output
+
+    @property
+    @abstractmethod
+    def record(self) -> Record:
+        """Provenance of the output."""
+
+    @property
+    def beside(self) -> Sequence[Beside]:
+        """Files that are made with the output."""
+        return ()
+
+    @abstractmethod
+    def existing(self) -> Mapping[str, Any] | None:
+        """Return the provenance of what stands where the output goes: empty for a file without, None for nothing.
+
+        Raises:
+            InputError: something is there that not even --overwrite replaces.
+        """
+
+    @abstractmethod
+    def complete(self) -> bool:
+        """Tell whether what stands there is whole; asked only when its provenance is this job's."""
+
+    @abstractmethod
+    def run(self, monitor: Monitor) -> dict[str, Any]:
+        """Make the output and the files beside it, and return a summary that JSON can hold.
+
+        Raises:
+            Interrupted: the monitor asked to stop; what was made stays, and the next run goes on from there.
+            DpruneError: anything else that keeps it from being made.
+        """
+
+
+class FileJob(Job):
+    """A job whose output is one file, which is published whole."""
+
+    def existing(self) -> Record | None:
+        """See `Job`."""
+        return existing_record(self.output.path)
+
+    def complete(self) -> bool:
+        """See `Job`."""
+        return True
