@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dprune.formats.images import publish_png
 from dprune.formats.shards import Dataset, open_dataset
-from dprune.reporting.thumbnails import thumbnails
+from dprune.formats.thumbnails import thumbnails
 from dprune.selecting.ranking import Ranking
 
 IntArray = npt.NDArray[np.int64]
