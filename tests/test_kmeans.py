@@ -280,8 +280,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, faiss_gpus: int | None, device: st
     faiss = ModuleType("faiss")
     faiss.get_num_gpus = lambda: faiss_gpus  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "faiss", faiss if faiss_gpus is not None else None)
-    monkeypatch.setattr(engines, "pick_device", lambda name, rank: torch.device(
-        device if name == "auto" else name))  # fmt: skip
+    monkeypatch.setattr(engines, "take_device", lambda name: torch.device(device if name == "auto" else name))
 
 
 @pytest.mark.skipif(not HAS_FAISS, reason="faiss is not installed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,17 +36,17 @@ class ClusterJob(FileJob):
 
     Attributes:
         features: what to cluster.
+        parents: the inputs, as a record names them.
         settings: how.
         seed: seed of the run.
         device: where.
-        record: provenance of the output.
     """
 
     features: Features
+    parents: Mapping[str, Record]
     settings: Settings
     seed: int
     device: torch.device
-    record: Record
     output: Output
 
     @classmethod
@@ -77,20 +78,23 @@ class ClusterJob(FileJob):
         settings = replace(settings, k=k or settings.k, init=init, engine=engine, centroids=centroids)
         if settings.k > features.shape[0]:
             raise InputError(f"{features.name}: has {features.shape[0]:,} samples: give -k at most that.")
-        record = make_record(
+        return cls(features, parents, settings, seed, place, output)
+
+    @property
+    def record(self) -> Record:
+        """Provenance of the clusters."""
+        return make_record(
             "cluster",
-            settings.options(),
-            seed=seed,
-            fingerprint=features.fingerprint,
-            parents=parents,
-            tags=output.tags,
+            self.settings.options(),
+            seed=self.seed,
+            fingerprint=self.features.fingerprint,
+            parents=self.parents,
+            tags=self.output.tags,
         )
-        return cls(features, settings, seed, place, record, output)
 
     def with_k(self, k: int) -> ClusterJob:
         """Return the same job for another number of clusters."""
-        settings = replace(self.settings, k=k)
-        return replace(self, settings=settings, record={**self.record, "options": settings.options()})
+        return replace(self, settings=replace(self.settings, k=k))
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Cluster, publish the file on rank 0 and summarise it; the other ranks return nothing."""

@@ -21,7 +21,7 @@ from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import Record, difference
+from dprune.formats.provenance import Record, difference, variant
 from dprune.formats.publish import Output, publish_bytes, publish_json
 from dprune.runtime import Monitor, process_group
 
@@ -52,18 +52,20 @@ class SweepJob(Job):
 
     Attributes:
         jobs: one job for each k, ascending.
-        record: provenance of the folder.
     """
 
     jobs: tuple[ClusterJob, ...]
-    record: Record
     output: Output
 
     @classmethod
     def open(cls, largest: ClusterJob, ks: Sequence[int]) -> SweepJob:
         """Plan a sweep from the job for its largest k."""
-        options = {**largest.record["options"], "k": list(ks)}
-        return cls(tuple(largest.with_k(k) for k in ks), {**largest.record, "options": options}, largest.output)
+        return cls(tuple(largest.with_k(k) for k in ks), largest.output)
+
+    @property
+    def record(self) -> Record:
+        """Provenance of the folder."""
+        return variant(self.jobs[0].record, k=[job.settings.k for job in self.jobs])
 
     def existing(self) -> Record | None:
         """Return the provenance of the folder."""
