@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from dprune.formats.images import publish_png
-from dprune.formats.shards import Dataset, open_dataset
+from dprune.formats.shards import Dataset
 from dprune.formats.thumbnails import thumbnails
 from dprune.selecting.ranking import Ranking
 
@@ -23,60 +22,31 @@ PAPER, INK, FAINT, KEPT = "#ffffff", "#1c2733", "#6b7785", "#0a7d5a"
 TITLES = ("lowest", "middle", "highest")
 
 
-@dataclass(frozen=True)
-class ContactSheet:
-    """Where the images are, and where the picture goes."""
+def draw_sheet(dataset: Dataset, ranking: Ranking, kept: IntArray, path: Path, mark: str) -> None:
+    """Publish a PNG with a row for each group, at most 32 of them.
 
-    dataset: Dataset
-    path: str
-
-    @classmethod
-    def open(cls, shards: Sequence[str], path: str) -> ContactSheet:
-        """Find the shards.
-
-        Raises:
-            InputError: there are none.
-        """
-        return cls(open_dataset(shards), path)
-
-    @property
-    def name(self) -> str:
-        """What messages call the images."""
-        return self.dataset.title
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the images' dataset."""
-        return self.dataset.fingerprint
-
-    def __len__(self) -> int:
-        """Return the number of samples in the dataset."""
-        return len(self.dataset)
-
-    def draw(self, ranking: Ranking, kept: IntArray, mark: str) -> None:
-        """Publish a PNG with a row for each group, at most 32 of them.
-
-        Args:
-            ranking: candidates by group, from the lowest to the highest.
-            kept: sorted ids of the samples that are kept.
-            mark: what the picture carries to tell what it shows.
-        """
-        groups = range(min(len(ranking.names), MOST_GROUPS))
-        rows = [_ends_and_middle(ranking.group(group)) for group in groups]
-        shown_ids = [ids for blocks in rows for ids in blocks]
-        thumbs = thumbnails(self.dataset, np.unique(np.concatenate(shown_ids)) if shown_ids else ranking.ids, THUMB)
-        sheet = _Sheet(len(rows))
-        shown = f"{len(kept):,} of {len(ranking.ids):,} candidates kept (framed)"
-        more = len(ranking.names) - len(rows)
-        sheet.header(shown + (f"; {more:,} more groups not shown" if more else ""))
-        for number, blocks in enumerate(rows):
-            members = ranking.group(number)
-            count = int(np.isin(members, kept, assume_unique=True).sum())
-            sheet.row_label(number, f"{ranking.names[number]}", f"{count:,} of {len(members):,}")
-            for block, ids in enumerate(blocks):
-                for column, sample in enumerate(ids.tolist()):
-                    sheet.place(number, block, column, thumbs[sample], framed=bool(np.isin(sample, kept)))
-        publish_png(sheet.image, self.path, mark)
+    Args:
+        dataset: where the images are.
+        ranking: candidates by group, from the lowest to the highest.
+        kept: sorted ids of the samples that are kept.
+        path: where the picture goes.
+        mark: what it carries to tell what it shows, see `Beside`.
+    """
+    rows = [_ends_and_middle(ranking.group(number)) for number in range(min(len(ranking.names), MOST_GROUPS))]
+    shown_ids = [ids for blocks in rows for ids in blocks]
+    thumbs = thumbnails(dataset, np.unique(np.concatenate(shown_ids)) if shown_ids else ranking.ids, THUMB)
+    sheet = _Sheet(len(rows))
+    shown = f"{len(kept):,} of {len(ranking.ids):,} candidates kept (framed)"
+    more = len(ranking.names) - len(rows)
+    sheet.header(shown + (f"; {more:,} more groups not shown" if more else ""))
+    for number, blocks in enumerate(rows):
+        members = ranking.group(number)
+        count = int(np.isin(members, kept, assume_unique=True).sum())
+        sheet.row_label(number, f"{ranking.names[number]}", f"{count:,} of {len(members):,}")
+        for block, ids in enumerate(blocks):
+            for column, sample in enumerate(ids.tolist()):
+                sheet.place(number, block, column, thumbs[sample], framed=bool(np.isin(sample, kept)))
+    publish_png(sheet.image, path, mark)
 
 
 def _ends_and_middle(ids: IntArray) -> tuple[IntArray, IntArray, IntArray]:
