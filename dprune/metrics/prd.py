@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dprune.clustering.engines import TorchEngine
-from dprune.clustering.kmeans import Settings, fit
+from dprune.clustering.kmeans import KMeansSettings, fit
 from dprune.clustering.points import Points
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_pair, spans
@@ -132,7 +132,7 @@ def _histograms(
     square = float(torch.linalg.vector_norm(rows, dim=1).double().square().mean())
     valid = np.ones(len(rows), dtype=np.bool_)
     points = Points(rows, valid, (len(rows),), "l2", x.new_zeros(x.shape[1]), square)
-    solution = fit(points, Settings(clusters), seed * RUNS + run, Silent())
+    solution = fit(points, KMeansSettings(clusters), seed * RUNS + run, Silent())
     cluster = TorchEngine(x).assign(solution.centroids).long()
     count = 1 if blocks is None else len(blocks)
     block = torch.zeros_like(cluster[:generated]) if blocks is None else blocks.labels
