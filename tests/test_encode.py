@@ -360,13 +360,13 @@ def test_verify_holds_the_codebook_to_the_autoencoder(shards: Path, vaes: dict[s
 
 
 def test_verified_samples_are_spread_over_the_store() -> None:
-    from dprune.encoding.verification import spread
+    from dprune.encoding.verification import stratified
 
-    chosen = spread(1000, 10, 0)
+    chosen = stratified(1000, 10, 0)
     assert (chosen // 100).tolist() == list(range(10))
-    assert spread(1000, 10, 1).tolist() != chosen.tolist()
-    assert spread(7, 100, 0).tolist() == list(range(7))
-    assert spread(0, 5, 0).tolist() == []
+    assert stratified(1000, 10, 1).tolist() != chosen.tolist()
+    assert stratified(7, 100, 0).tolist() == list(range(7))
+    assert stratified(0, 5, 0).tolist() == []
 
 
 def test_lower_precision(shards: Path, vaes: dict[str, Path], tmp_path: Path) -> None:
