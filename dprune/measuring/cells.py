@@ -17,7 +17,7 @@ from dprune.clustering.kernels import nearest_two
 from dprune.clustering.kmeans import KMeansSettings, fit
 from dprune.clustering.points import load_points
 from dprune.formats.features import ArrayFeatures
-from dprune.measuring.training_rows import TrainingRows
+from dprune.measuring.sides import TrainingRows
 from dprune.metrics.reading import blocks
 from dprune.runtime import Monitor
 from dprune.seeds import generator
