@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from dprune.embedding.job import open_embed
 from dprune.embedding.settings import EmbedOptions
@@ -97,7 +97,7 @@ class Embedding:
 
 
 @dataclass(frozen=True)
-class Source:
+class FeatureSource:
     """Features that are there, or will be.
 
     Attributes:
@@ -123,21 +123,37 @@ class Source:
         return self.record.get("fingerprint") if self.record else None
 
 
-def holds_shards(path: str) -> bool:
-    """Tell whether a path names shards, which have no features yet."""
-    kind = kind_of(path)
-    return kind in ("shards", "folder", "tar") or (
-        kind in ("missing", "file", "pipe") and not path.endswith((".npy", ".safetensors"))
-    )
+class SidePath(NamedTuple):
+    """A path that a side of a measurement was given by, and what is there.
+
+    Attributes:
+        path: as it was given.
+        holds: `shards`, `statistics` (also any .npz archive), `ids` (a vector, or stdin), or else `features`.
+    """
+
+    path: str
+    holds: str
+
+    @classmethod
+    def of(cls, path: str) -> SidePath:
+        """Look at the path, the only time."""
+        kind = kind_of(path)
+        unreadable = kind in ("missing", "file", "pipe") and not path.endswith((".npy", ".safetensors"))
+        if kind in ("shards", "folder", "tar") or unreadable:
+            return cls(path, "shards")
+        return cls(path, _HOLDS.get(kind, "features"))
+
+
+_HOLDS = {"statistics": "statistics", "zip": "statistics", "vector": "ids", "stdin": "ids"}
 
 
 def open_sources(
-    paths: Mapping[str, str], embedding: Embedding, known: Mapping[str, Record | None] | None = None
-) -> dict[str, Source]:
+    paths: Mapping[str, SidePath], embedding: Embedding, known: Mapping[str, Record | None] | None = None
+) -> dict[str, FeatureSource]:
     """Open the sides of a measurement and hold them together.
 
     Args:
-        paths: by role, such as `generated`: a feature store, a .npy or .safetensors of features, or shards.
+        paths: by role, such as `generated`; what holds no shards must hold features.
         embedding: how the features of shards are made.
         known: provenance by name of features that are no longer at hand, such as those behind statistics.
 
@@ -146,15 +162,16 @@ def open_sources(
         MismatchError: their features are of different spaces.
         UsageError: options about making features that make none.
     """
-    made = {role: holds_shards(path) for role, path in paths.items()}
-    if embedding.stated and not any(made.values()):
+    ready = {role: side.path for role, side in paths.items() if side.holds != "shards"}
+    shards = {role: side.path for role, side in paths.items() if side.holds == "shards"}
+    if embedding.stated and not shards:
         raise UsageError("--model and its options are for shards, and all sides are features: leave them out.")
-    found = {role: _ready(paths[role]) for role, shards in made.items() if not shards}
+    found = {role: _ready(path) for role, path in ready.items()}
     known = dict(known or {})
     like = next((record for record in (*(source.record for source in found.values()), *known.values()) if record), None)
-    if any(made.values()):
+    if shards:
         options = embedding.options(like)
-        found |= {role: _to_make(paths[role], options) for role, shards in made.items() if shards}
+        found |= {role: _to_make(path, options) for role, path in shards.items()}
     sources = {role: found[role] for role in paths}
     check_space({source.name: source.record for source in sources.values()} | known)
     return sources
@@ -183,16 +200,16 @@ def check_space(records: dict[str, Record | None]) -> None:
             )
 
 
-def _ready(path: str) -> Source:
+def _ready(path: str) -> FeatureSource:
     features = open_features(path)
     record = features.record
     if record is not None:
         # A store's manifest is written before all its parts are known, and cannot hold the fingerprint.
         record = {**record, "fingerprint": features.fingerprint}
-    return Source(features.name, record, features.as_parent(), lambda monitor: features)
+    return FeatureSource(features.name, record, features.as_parent(), lambda monitor: features)
 
 
-def _to_make(path: str, options: EmbedOptions) -> Source:
+def _to_make(path: str, options: EmbedOptions) -> FeatureSource:
     job = open_embed([path], options, Output(""))
     dataset = job.dataset
     if not len(dataset):
@@ -209,4 +226,4 @@ def _to_make(path: str, options: EmbedOptions) -> Source:
         return open_features(folder)
 
     record = {**job.record, "fingerprint": dataset.fingerprint}
-    return Source(dataset.title, record, parent_record(job.record, content), open_made)
+    return FeatureSource(dataset.title, record, parent_record(job.record, content), open_made)
