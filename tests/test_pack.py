@@ -280,7 +280,7 @@ def test_subset_of_another_dataset_is_refused(shards: Path, tmp_path: Path) -> N
     dprune("select", tmp_path / "s.npy", "--keep", "5", "-o", tmp_path / "k.npy").ok()
     dprune("pack", shards, "--subset", tmp_path / "k.npy", "-o", tmp_path / "pruned").ok()
     other = write_tar(tmp_path / "other" / "000000.tar", [m for i in range(20) for m in sample(f"o{i}", i)])
-    dprune("pack", other, "--subset", tmp_path / "k.npy", "-o", tmp_path / "x").fails(3, "another dataset", "k.npy")
+    dprune("pack", other, "--subset", tmp_path / "k.npy", "-o", tmp_path / "x").fails(3, "different datasets", "k.npy")
 
 
 def test_text_keys_that_name_two_samples_are_refused(tmp_path: Path) -> None:

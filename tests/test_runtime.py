@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich import progress
 
+from dprune import console
 from dprune.console import TerminalMonitor
 from dprune.errors import Interrupted, UsageError
 from dprune.runtime import Ranks, Silent, check_stop, cpu_count, pick_device, ranks
@@ -139,3 +142,38 @@ def test_deadlines_ask_to_stop() -> None:
     with TerminalMonitor(1000.0) as monitor:
         assert not monitor.stop_requested()
     check_stop(Silent())
+
+
+@pytest.mark.parametrize(
+    ("total", "done", "seconds", "line"),
+    [
+        (30_000, 25, 100, "25 of 30,000 images, 0.25 images/s, 33:18:20 left"),
+        (1_000, 15, 10, "15 of 1,000 images, 1.5 images/s, 00:10:56 left"),
+        (1_000_000, 250_000, 100, "250,000 of 1,000,000 images, 2,500 images/s, 00:05:00 left"),
+        (None, 126, 10, "126 images, 13 images/s"),
+        (None, 1, 300, "1 images, 0.0033 images/s"),
+    ],
+)
+def test_lines_of_progress(
+    total: int | None, done: int, seconds: int, line: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    now = [0.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 5)
+    console.set_verbosity(0)
+    monitor = TerminalMonitor()
+    monitor.start("sample", total, "images")
+    now[0] = seconds
+    monitor.advance(done)
+    assert capsys.readouterr().err == f"dprune: sample: {line}\n"
+
+
+def test_bars_of_progress_show_slow_rates_and_long_waits() -> None:
+    bar = console._make_bar("images")
+    bar.add_task("sample", total=30_000)
+    (task,) = bar.tasks
+    task._progress.extend([progress.ProgressSample(0, 0), progress.ProgressSample(100, 25)])
+    shown = " ".join(str(column.render(task)) for column in bar.columns if not isinstance(column, str))
+    assert "0.25 images/s" in shown
+    assert "33:20:00" in shown

@@ -358,6 +358,23 @@ def test_the_grid_has_a_row_for_each_class(sample, tmp_path):
         np.testing.assert_array_equal(image[top : top + side, left : left + side], found[f"{column * 5 + row:08d}"])
 
 
+def test_another_count_is_another_grid(sample, tmp_path):
+    options = ["--seeds", "0-9", "--grid", tmp_path / "g.png"]
+    sample("out", *options).ok()
+    assert "up to date" in sample("out", *options, "--grid-count", 64).ok().err
+    before = (tmp_path / "g.png").read_bytes()
+    sample("out", *options, "--grid-count", 5).fails(3, "g.png", "--overwrite")
+    assert (tmp_path / "g.png").read_bytes() == before
+    assert "shards made: 0" in sample("out", *options, "--grid-count", 5, "--overwrite").ok().err
+    assert (tmp_path / "g.png").read_bytes() != before
+
+
+def test_exports_of_one_name_are_refused(sample, tmp_path):
+    sample("out", "--seeds", "0-3", "--grid", tmp_path / "x", "--npz", tmp_path / "x").fails(2, "--grid", "--npz", "x")
+    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -387,7 +404,10 @@ def test_npz_is_what_the_evaluator_reads(sample, tmp_path):
     (tmp_path / "all.npz").unlink()
     assert json.loads(sample("out", *options, "--npz", tmp_path / "all.npz", "--json").ok().out)["shards_made"] == 0
     assert (tmp_path / "all.npz").read_bytes() == first
-    sample("out2", "--seeds", "0-3", "--npz", tmp_path / "all.npz").ok()
+    sample("out2", "--seeds", "0-3", "--npz", tmp_path / "all.npz").fails(3, "all.npz", "otherwise", "--overwrite")
+    assert (tmp_path / "all.npz").read_bytes() == first
+    assert not (tmp_path / "out2").exists()
+    sample("out2", "--seeds", "0-3", "--npz", tmp_path / "all.npz", "--overwrite").ok()
     assert len(np.load(tmp_path / "all.npz")["arr_0"]) == 4
 
 
@@ -418,7 +438,7 @@ def test_nonsense_in_seeds(sample, text):
     ("--cfg-interval", "0.2,0.8"), ("--cfg-channels", "1"), ("--cfg", "2", "--cfg-interval", "0.8,0.2"),
     ("--cfg", "2", "--cfg-interval", "x"), ("--cfg", "2", "--cfg-channels", "4"), ("--classes", "a"),
     ("--classes", "5"), ("--classes", ""), ("--solver", "dopri5", "--steps", "3"), ("--compile",), ("--cfg", "-1"),
-    ("--device", "gpu"),
+    ("--device", "gpu"), ("--grid-count", "9"),
 ])  # fmt: skip
 def test_options_that_contradict(sample, tmp_path, args):
     sample("out", "--seeds", "0-3", *args).fails(2, args[-2] if len(args) % 2 == 0 else args[0])

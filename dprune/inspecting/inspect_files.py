@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,30 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from dprune.formats.arrays import NPY_ERRORS, digest_array, read_array
+from dprune.formats.arrays import digest_array, read_array
 from dprune.formats.clusters import read_clusters
+from dprune.formats.kinds import kind_of
+from dprune.formats.latents import FLIPPED, NAMES
 from dprune.formats.provenance import Record
 from dprune.formats.publish import STDOUT
 from dprune.formats.results import read_result
+from dprune.formats.stores import PART_KEYS
 from dprune.formats.tensors import damaged, read_metadata
 from dprune.inspecting.findings import Findings
+from dprune.measuring.pairs import PAIR
 
 MOST_EXAMPLES = 3
-PAIR_FIELDS = ("generated", "train", "distance")
-PART_KEYS = {"count", "members", "options", "bad"}
-"""Metadata of a part of a store."""
-BY_SAMPLE = {"features", "label", "logits", "valid", "codes", "mean", "logvar", "assignment", "distance",
-             "codes_flipped", "mean_flipped", "logvar_flipped"}  # fmt: skip
+_LATENTS = {name + suffix for names in NAMES.values() for name in names for suffix in ("", FLIPPED)}
+BY_SAMPLE = {"features", "label", "logits", "valid", "assignment", "distance"} | _LATENTS
 """Tensors with one row a sample."""
 
 
 def inspect_array(path: str) -> Findings:
     """Inspect a .npy file, or stdin when `path` is a dash."""
     findings = Findings("stdin" if path == STDOUT else path, "array")
-    if (mapped := _map_matrix(path)) is not None:
+    if kind_of(path) == "matrix":
+        # Rows may take more than memory.
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         findings.content = {"shape": list(mapped.shape), "dtype": str(mapped.dtype)}
         findings.samples = len(mapped)
         return findings
@@ -47,18 +49,6 @@ def inspect_array(path: str) -> Findings:
     return findings
 
 
-def _map_matrix(path: str) -> npt.NDArray[Any] | None:
-    """Map an array of rows, which may be larger than memory; None for a vector, and for what cannot be mapped."""
-    # Opening a pipe would take away what it brings.
-    if path == STDOUT or not os.path.isfile(path):
-        return None
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except NPY_ERRORS:
-        return None
-    return values if isinstance(values, np.ndarray) and values.ndim > 1 else None
-
-
 def _kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
     command = str(record.get("command")) if record else ""
     if command.startswith("select"):
@@ -66,7 +56,7 @@ def _kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
     if values.ndim != 1:
         return "array"
     if values.dtype.names:
-        return "pairs" if values.dtype.names == PAIR_FIELDS else "array"
+        return "pairs" if values.dtype.names == PAIR.names else "array"
     if command.startswith("score") or values.dtype.kind == "f":
         return "scores"
     if values.dtype.kind not in "iu":
@@ -154,7 +144,7 @@ def inspect_tensors(path: str) -> Findings:
     """Inspect a safetensors file by its header; the tensors of a clustering are read."""
     findings = Findings(path, "tensors")
     metadata, shapes = read_metadata(path) or {}, tensor_shapes(path)
-    if metadata.keys() >= PART_KEYS:
+    if metadata.keys() >= set(PART_KEYS):
         findings.kind = "part"
         findings.content = {"samples": metadata["count"], "bad": len(metadata["bad"])}
     elif "command" in metadata:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dprune.clustering.engines import TorchEngine
 from dprune.clustering.kernels import nearest_two
-from dprune.clustering.kmeans import Settings, fit
+from dprune.clustering.kmeans import KMeansSettings, fit
 from dprune.clustering.points import Points, unit
 from dprune.formats.clusters import Clusters
 from dprune.formats.features import Features
@@ -107,4 +107,4 @@ def by_kmeans(some: Tensor, every: Tensor, k: int, seed: int) -> Tensor:
     square = float(torch.linalg.vector_norm(some, dim=1).double().square().mean())
     valid = np.ones(len(some), dtype=np.bool_)
     points = Points(some, valid, (len(some),), "l2", some.new_zeros(some.shape[1]), square)
-    return TorchEngine(every).assign(fit(points, Settings(k), seed, Silent()).centroids).long()
+    return TorchEngine(every).assign(fit(points, KMeansSettings(k), seed, Silent()).centroids).long()

@@ -15,8 +15,8 @@ from dprune.formats.beside import Beside
 from dprune.formats.images import publish_png
 from dprune.formats.provenance import Record, check_same_dataset, variant
 from dprune.formats.shards import Dataset, open_dataset
+from dprune.formats.thumbnails import thumbnails
 from dprune.measuring.sources import FeatureSource
-from dprune.reporting.thumbnails import thumbnails
 from dprune.runtime import Silent
 
 COLUMNS = 4

@@ -10,7 +10,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from dprune.formats.images import BadImage, encode_image
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
 from dprune.formats.shard_index import IMAGE_SUFFIXES, LABEL_SUFFIX
-from dprune.formats.shards import Dataset, ShardReader
+from dprune.formats.shards import CLASSES, Dataset, ShardReader
 
 CONVERTIBLE_SUFFIXES = ("bmp", "gif", "ppm", "tif", "tiff")
 MOST_BYTES = 1 << 30
@@ -172,6 +172,13 @@ class ImageFiles(abc.ABC):
         """Read an image's bytes."""
 
 
+def is_images(location: str) -> bool:
+    """Tell a folder or zip of images from what else may be packed."""
+    if os.path.isdir(location):
+        return not any(name.endswith(".tar") for name in os.listdir(location))
+    return location.lower().endswith(".zip") and os.path.isfile(location)
+
+
 class FolderSource(ImageFiles):
     """Images in a folder and the folders below it."""
 
@@ -266,8 +273,7 @@ class ShardSource:
     dataset: Dataset
     ids: npt.NDArray[np.int64] | None = None
     subset: Record | None = None
-    classes: Sequence[str] = field(default_factory=list)
-    trusted: bool = True
+    trusted = True
 
     def __post_init__(self) -> None:
         """Find out which rows of which shards are wanted."""
@@ -281,6 +287,14 @@ class ShardSource:
         """The dataset by its fingerprint, and the subset."""
         shards = self.dataset.parents()
         return shards if self.subset is None else {**shards, "subset": self.subset}
+
+    @functools.cached_property
+    def classes(self) -> Sequence[str]:
+        """The class names that lie beside the shards, if all folders agree on them."""
+        found = {Path(shard.location).parent / CLASSES for shard in self.dataset.shards}
+        texts = {path.read_text(encoding="utf-8", errors="surrogateescape") for path in found if path.exists()}
+        # Names may hold what str.splitlines takes for the end of a line.
+        return texts.pop().rstrip("\n").split("\n") if len(texts) == 1 else []
 
     @property
     def folders(self) -> set[str]:
