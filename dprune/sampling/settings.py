@@ -20,7 +20,7 @@ MOST_SHARDS = 1_000_000
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """What images are asked for, in the words of `dprune sample`, which says what each means."""
+    """Which images are asked for, in the words of `dprune sample`, which says what each means."""
 
     vae: str
     seeds: str
