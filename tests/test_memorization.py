@@ -581,8 +581,16 @@ def test_the_figure_shows_the_closest_pairs(images) -> None:
     Path("f.png").unlink()
     dprune(*args).ok()
     assert Path("f.png").read_bytes() == first
-    dprune(*args[:-1], "4").ok()
+    dprune(*args[:-1], "4").fails(3, "f.png", "made otherwise", "--overwrite", "another --figure")
+    assert Path("f.png").read_bytes() == first
+    dprune(*args[:-1], "4", "--overwrite").ok()
     assert Path("f.png").read_bytes() != first
+
+
+def test_pairs_and_their_figure_are_two_files(images) -> None:
+    args = ("memorization", *images, *PIXELS, "-o", "m.json", "--figure", "p.png")
+    dprune(*args, "--pairs", "./p.png").fails(2, "--pairs and --figure name the same file, p.png")
+    assert not Path("m.json").exists()
 
 
 def test_a_figure_of_features_wants_their_shards(images) -> None:

@@ -343,7 +343,9 @@ def test_numbers_that_are_not_finite_are_refused(sample, models, tmp_path):
     broken.model.final_layer.linear.bias.fill_(torch.inf)
     network = network_metadata(broken.model.config, MEAN, STD, CLASSES)
     publish_model(tmp_path / "inf.safetensors", broken.model.state_dict(), network, make_record("train-dit", {}))
-    sample("out", "--seeds", "0", model=tmp_path / "inf.safetensors").fails(3, "inf.safetensors", "not finite")
+    sample("out", "--seeds", "0", model=tmp_path / "inf.safetensors").fails(
+        3, "inf.safetensors", "not finite in float32: give"
+    )
 
 
 def test_the_grid_has_a_row_for_each_class(sample, tmp_path):
