@@ -78,13 +78,10 @@ class Images(Dataset[Decoded]):
             reader = self._open(piece.shard)
             labels = torch.tensor([reader.label(row) for row in piece.rows], dtype=torch.int64)
             images, bad = self._decode(reader, piece.rows)
-        except DpruneError as error:
-            return Decoded(self._black[None], torch.empty(0, dtype=torch.int64), [], str(error))
-        except OSError as error:
-            place = self.shards[piece.shard].location
-            return Decoded(
-                self._black[None], torch.empty(0, dtype=torch.int64), [], f"{place}: cannot be read: {error}."
-            )
+        except (DpruneError, OSError) as error:
+            place, ours = self.shards[piece.shard].location, isinstance(error, DpruneError)
+            reason = str(error) if ours else f"{place}: cannot be read: {error}."
+            return Decoded(self._black[None], torch.empty(0, dtype=torch.int64), [], reason)
         return Decoded(images, labels, bad)
 
     def _decode(self, reader: ShardReader, rows: Sequence[int]) -> tuple[Tensor, list[Record]]:
@@ -257,13 +254,7 @@ def parts(
         network: what each batch goes through.
         filling: counts of the shards, and whether bad images are forgiven.
         batch_size: images in a batch; none crosses the end of a shard.
-        workers: see `decoding`.
-        label: what progress calls the work.
-        monitor: progress and requests to stop.
-
-    Raises:
-        InputError: a shard cannot be read, or holds an image that is not forgiven.
-        Interrupted: a signal or a deadline came.
+        workers, label, monitor: see `checked`, which says what is raised, too.
     """
     counts = [filling.sizes[shard.name][0] for shard in images.shards]
     pieces = [piece for number, count in enumerate(counts) for piece in cut(number, range(count), batch_size)]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from conftest import dprune, dprune_process, image_bytes, sample, write_tar
+from conftest import dprune, dprune_process, image_bytes, sample, warm_python, write_tar
 from PIL import Image
 
 from dprune.formats.tar import member_bytes
@@ -391,7 +391,7 @@ def test_compressed_streams_need_no_end_marker_of_their_own(tmp_path: Path, magi
 
 
 def test_a_stream_that_waits_can_be_stopped(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dprune", "pack", "-", "-o", str(tmp_path / "out")]
+    command = [warm_python(), "-m", "dprune", "pack", "-", "-o", str(tmp_path / "out")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while not (tmp_path / "out" / ".dprune" / "manifest.json").exists():
             time.sleep(0.05)

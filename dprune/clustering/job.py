@@ -26,16 +26,7 @@ STARTS = ("kmeans++", "random")
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """How to cluster, as it was asked for; see `KMeansSettings` for what is not said here.
-
-    Attributes:
-        k: number of clusters, None for the init file's or the default.
-        sweep: numbers of clusters to try, ascending, instead of one; None for no sweep.
-        init: `kmeans++`, `random`, or a file of centroids.
-        engine: `faiss`, `torch`, `sklearn` or `auto`.
-        seed: seed of the run.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-    """
+    """How to cluster, in the words of `dprune cluster`, which says what each means."""
 
     k: int | None = None
     sweep: tuple[int, ...] | None = None

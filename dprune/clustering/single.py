@@ -49,14 +49,8 @@ class ClusterJob(FileJob):
     @property
     def record(self) -> Record:
         """Provenance of the clusters."""
-        return make_record(
-            "cluster",
-            self.settings.options(),
-            seed=self.seed,
-            fingerprint=self.features.fingerprint,
-            parents=self.parents,
-            tags=self.output.tags,
-        )
+        return make_record("cluster", self.settings.options(), seed=self.seed, parents=self.parents,
+                           fingerprint=self.features.fingerprint, tags=self.output.tags)  # fmt: skip
 
     def with_k(self, k: int, path: Path) -> ClusterJob:
         """Return the same job for another number of clusters, which goes elsewhere."""
@@ -110,9 +104,8 @@ class ClusterJob(FileJob):
         )
         if is_root():
             if empty := int((clusters.sizes == 0).sum()):
-                _log.warning(
-                    "%d of %d clusters are empty: there are fewer distinct points than -k.", empty, len(clusters.sizes)
-                )
+                what = f"{empty} of {len(clusters.sizes)} clusters are empty"
+                _log.warning("%s: there are fewer distinct points than -k.", what)
             clusters.write(self.output.path)
         return clusters, solution
 

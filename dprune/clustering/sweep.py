@@ -85,8 +85,7 @@ class SweepJob(Job):
                 (folder / name).unlink(missing_ok=True)
         for name in (TABLE, PLOT):
             (folder / name).unlink(missing_ok=True)
-        content = {"kind": "sweep", "files": sorted(kept), "provenance": self.record}
-        publish_json(folder / MANIFEST, content)
+        publish_json(folder / MANIFEST, {"kind": "sweep", "files": sorted(kept), "provenance": self.record})
 
     def _finish(self, folder: Path, qualities: Sequence[Quality], samples: int) -> dict[str, Any]:
         settings = self.largest.settings

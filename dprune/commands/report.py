@@ -28,8 +28,7 @@ if TYPE_CHECKING:
         click.option("--generated", multiple=True, metavar="FEATURES",
                      help="Features of generated samples, for a map each. Repeatable."),
         click.option("--clusters", metavar="FILE", help="Clusters of the training set, which colour the map."),
-        click.option("--projection", type=click.Choice(["pca", "tsne"]),
-                     help="How the map is made.  [default: pca]"),
+        options.choice("--projection", ["pca", "tsne"], "How the map is made.  [default: pca]"),
     ),
     options.delivers("Folder that the report goes to.", folder=True),
 )  # fmt: skip

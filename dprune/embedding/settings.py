@@ -71,24 +71,7 @@ def parse_model(text: str) -> NetworkName:
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """How features are to be made, in the words of `dprune embed`; None where nothing was said.
-
-    Attributes:
-        model: see `parse_model`.
-        weights: file of the network's weights, None to take them from the hub.
-        image_size: side in pixels of what the network sees, None for the library's own.
-        crop_pct: share of the resized image that the centre crop keeps, None for the library's own.
-        color: `rgb` or `grey`, for pixels.
-        pca: components kept of pixels, None for all pixels.
-        normalize: whether features get unit length.
-        dtype: of the features in the store.
-        strict: whether an image that cannot be decoded ends the work.
-        precision: of the network's arithmetic, `auto` or a key of `PRECISIONS`.
-        device: name of the device.
-        batch_size: images in one forward pass.
-        workers: processes that decode, None for one a core.
-        seed: chooses the images that principal components are fitted to.
-    """
+    """How features are to be made, in the words of `dprune embed`, which says what each means."""
 
     model: str = "dinov2-b"
     weights: str | None = None

@@ -9,19 +9,7 @@ from dprune.precision import PRECISIONS
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How latents are made.
-
-    Attributes:
-        vae: the autoencoder's file.
-        flips: whether to store the mirrored images' latents too.
-        verify: samples of the finished store to compare with their images.
-        strict: whether an image that cannot be decoded ends the work.
-        precision: of the encoder's arithmetic, `auto` or a key of `PRECISIONS`.
-        device: name of the device.
-        batch_size: images in one forward pass.
-        workers: processes that decode, None for one a core.
-        seed: chooses the samples to compare.
-    """
+    """How latents are made, in the words of `dprune encode`, which says what each means."""
 
     vae: str
     flips: bool = False

@@ -27,6 +27,7 @@ MOST_EXAMPLES = 3
 _LATENTS = {name + suffix for names in NAMES.values() for name in names for suffix in ("", FLIPPED)}
 BY_SAMPLE = {"features", "label", "logits", "valid", "assignment", "distance"} | _LATENTS
 """Tensors with one row a sample."""
+_SCORES, _IDS = "scores are one number a sample", "a subset is a vector of sample ids"
 
 
 def inspect_array(path: str) -> Findings:
@@ -44,8 +45,12 @@ def inspect_array(path: str) -> Findings:
     findings.fingerprint = array.fingerprint
     findings.content = {"shape": list(values.shape), "dtype": str(values.dtype), "digest": digest_array(values)}
     findings.kind = _kind_of_array(values, array.record)
-    describe = {"scores": _scores, "subset": _subset, "labels": _labels, "pairs": _pairs}.get(findings.kind, _ignore)
-    describe(findings, values)
+    wanted = {"scores": (_SCORES, "fiu"), "subset": (_IDS, "iu")}.get(findings.kind)
+    if wanted and (values.ndim != 1 or values.dtype.kind not in wanted[1]):
+        found = f"{values.dtype} of shape {list(values.shape)}"
+        findings.problems.append(f"{findings.name}: {wanted[0]}, not {found}: make it again.")
+    elif describe := {"scores": _scores, "subset": _subset, "labels": _labels, "pairs": _pairs}.get(findings.kind):
+        describe(findings, values)
     return findings
 
 
@@ -67,17 +72,7 @@ def _kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
     return "labels" if len(np.unique(values)) * 2 <= len(values) else "array"
 
 
-def _ignore(findings: Findings, values: npt.NDArray[Any]) -> None:
-    pass
-
-
 def _scores(findings: Findings, values: npt.NDArray[Any]) -> None:
-    if values.ndim != 1 or values.dtype.kind not in "fiu":
-        findings.problems.append(
-            f"{findings.name}: scores are one number a sample, not {values.dtype} of shape {list(values.shape)}: "
-            "make it again."
-        )
-        return
     findings.samples = len(values)
     known = values[~np.isnan(values)].astype(np.float64)
     findings.content |= {"samples": len(values), "not_scored": len(values) - len(known)}
@@ -89,12 +84,6 @@ def _scores(findings: Findings, values: npt.NDArray[Any]) -> None:
 
 
 def _subset(findings: Findings, values: npt.NDArray[Any]) -> None:
-    if values.ndim != 1 or values.dtype.kind not in "iu":
-        findings.problems.append(
-            f"{findings.name}: a subset is a vector of sample ids, not {values.dtype} of shape {list(values.shape)}: "
-            "make it again."
-        )
-        return
     findings.content["kept"] = len(values)
     if not len(values):
         return

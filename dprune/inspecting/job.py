@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Sequence
@@ -67,11 +68,9 @@ def open_info(sources: Sequence[str]) -> Inspection:
 
 def _grouped(sources: Sequence[str]) -> list[list[str]]:
     groups: list[list[str]] = []
-    for source in sources:
-        if groups and _is_shard(source) and _is_shard(groups[-1][-1]):
-            groups[-1].append(source)
-        else:
-            groups.append([source])
+    for together, run in itertools.groupby(sources, _is_shard):
+        members = list(run)
+        groups += [members] if together else [[member] for member in members]
     return groups
 
 

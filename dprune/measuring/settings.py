@@ -13,22 +13,7 @@ from dprune.metrics.catalogue import METRICS, VENDI_ORDER
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """The options of `eval`.
-
-    Attributes:
-        metrics: names with commas between them, None for all that the inputs allow.
-        subset: file of the ids of the reference that take part, None for all.
-        clusters: file of the clusters whose shares are compared, or None.
-        logits: file of the generated samples' logits, None for those that their features came with.
-        save_stats: where the statistics of the reference go, or None.
-        infinity: whether the Fréchet distance is extrapolated to infinitely many samples, too.
-        splits: of the Inception score.
-        k: neighbours for precision and recall.
-        density_k: neighbours for density and coverage.
-        orders: of the Vendi score, numbers with commas between them.
-        jackknife: blocks for the standard errors, 0 for none.
-        seed: of blocks, splits, clusterings and orders.
-    """
+    """What is measured, and how, in the words of `dprune eval`, which says what each means."""
 
     metrics: str | None = None
     subset: str | None = None
@@ -108,23 +93,7 @@ def order_name(order: float) -> str:
 
 @dataclass(frozen=True)
 class MemorizationSettings:
-    """The options of `memorization`.
-
-    Attributes:
-        held_out: samples that the model did not see: features, shards or ids of training samples, None for none.
-        subset: file of the ids of the training samples, `-` for stdin, None for all.
-        full: whether all training samples were asked for, whatever the model was trained on.
-        pairs: where the pairs go, or None.
-        figure: where the picture of the closest pairs goes, or None.
-        figure_count: most pairs in it.
-        generated_shards: its generated images, where the generated samples are features.
-        train_shards: its training images, where the training samples are features.
-        neighbours: training samples that the calibrated ratio looks at; fewer where there are fewer.
-        alpha: its factor.
-        cells: cells of the copying test, None for one a 50 samples of the smallest set.
-        jackknife: blocks of the standard error; below 2 there is none.
-        seed: of the yardstick, the cells and the blocks.
-    """
+    """What is measured, and how, in the words of `dprune memorization`, which says what each means."""
 
     held_out: str | None = None
     subset: str | None = None

@@ -38,18 +38,7 @@ Result = tuple[str, "Sample | Bad"]
 
 @dataclass(frozen=True)
 class PackSettings:
-    """What is packed of the sources, and how.
-
-    Attributes:
-        size: pixels of the shorter side of each image, None to copy the bytes.
-        crop: `center` or `none`, see `resize_image`.
-        format: suffix of the format that resized images are written in.
-        subset: ids as .npy, keys as a text file, `-` for either on stdin, or None for all samples.
-        keys: `unique` gives repeated keys a number, `path` refuses them.
-        shard_size: most samples in a shard.
-        strict: whether an unreadable image ends the work.
-        workers: processes that decode, None for one a core.
-    """
+    """What is packed, and how, in the words of `dprune pack`, which says what each means."""
 
     size: int | None = None
     crop: str = "center"

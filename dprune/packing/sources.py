@@ -150,7 +150,6 @@ class ImageFiles(abc.ABC):
         return {"images": parent_record(None, listing.hexdigest())}
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self._files)
 
     def keys(self) -> Iterable[str]:
@@ -252,7 +251,6 @@ class DigitsSource:
         return {"images": parent_record(None, hashlib.sha256(self._pixels.tobytes()).hexdigest())}
 
     def __len__(self) -> int:
-        """Return the number of digits."""
         return len(self._labels)
 
     def keys(self) -> Iterable[str]:
@@ -302,7 +300,6 @@ class ShardSource:
         return local_folders(shard.location for shard in self.dataset.shards)
 
     def __len__(self) -> int:
-        """Return the number of samples."""
         return int(self._stops[-1])
 
     def keys(self) -> Iterable[str]:

@@ -31,17 +31,7 @@ IMAGE_SEEDS, PROJECTION = 4, "pca"
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """The options of `report`.
-
-    Attributes:
-        title: of the page.
-        images: folders of generated images, for a grid.
-        image_seeds: images in a cell of the grid, None for four.
-        train: features of the training set, for a map, or None.
-        generated: features of generated samples, each for a map of its own.
-        clusters: file of the training set's clusters, or None.
-        projection: `pca` or `tsne`, None for the first.
-    """
+    """What the report shows, in the words of `dprune report`, which says what each means."""
 
     title: str = "What pruning did"
     images: tuple[str, ...] = ()

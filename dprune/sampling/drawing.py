@@ -112,18 +112,19 @@ class Sampler:
     """
 
     def __init__(self, loaded: LoadedDiT, vae: VAE, settings: SampleSettings, device: torch.device) -> None:
-        self._settings, self._given, self._device = settings, settings.given, device
-        self.precision: torch.dtype = getattr(torch, settings.precision)
-        self._loaded = loaded
-        ready(loaded.model, self.precision, compiles=settings.compiles)
+        self.settings = settings
+        self._loaded, self._device = loaded, device
+        self._precision: torch.dtype = getattr(torch, settings.precision)
+        ready(loaded.model, self._precision, compiles=settings.compiles)
         on_gpu = device.type == "cuda"
         self._vae = vae.to(memory_format=torch.channels_last) if on_gpu else vae
         low, high = settings.interval or (0.0, 1.0)
         interval = (1 - high - TIME_ROUNDING, 1 - low + TIME_ROUNDING)
-        self._guidance = Guidance(self._given.cfg, interval, self._given.cfg_channels)
+        self._guidance = Guidance(settings.given.cfg, interval, settings.given.cfg_channels)
         self._threads = None if on_gpu else single_threads()
         # Images in a batch; on a CPU whole pieces.
-        self.size = self._given.batch_size if on_gpu else -(-self._given.batch_size // PIECE) * PIECE
+        size = settings.given.batch_size
+        self.size = size if on_gpu else -(-size // PIECE) * PIECE
 
     def draw(self, batch: Batch) -> Drawn:
         """Begin to draw a batch of at most `size` images."""
@@ -133,8 +134,8 @@ class Sampler:
 
     def latents(self, seeds: Tensor, labels: Tensor) -> Tensor:
         """Draw latents float32 [n, C, H, W] as the autoencoder decodes them."""
-        found = sample_latents(self._loaded.model, labels, seeds, self._guidance, self._given.solver,
-                               self._settings.steps or 0, self.precision)  # fmt: skip
+        found = sample_latents(self._loaded.model, labels, seeds, self._guidance, self.settings.given.solver,
+                               self.settings.steps or 0, self._precision)  # fmt: skip
         return self._loaded.denormalised(found)
 
     def images(self, latents: Tensor) -> Tensor:
@@ -144,7 +145,7 @@ class Sampler:
             return torch.cat([self._decoded(some) for some in latents.split(rows)])
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        images = self._vae.decode(self._vae.snap(latents) if self._given.quantize else latents)
+        images = self._vae.decode(self._vae.snap(latents) if self.settings.given.quantize else latents)
         return to_pixels(images).permute(0, 2, 3, 1)
 
 

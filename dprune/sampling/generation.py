@@ -93,7 +93,7 @@ def _samples(
         images, sound = drawn.wait(times)
         if not sound:
             raise InputError(
-                f"{loaded.file.path}: gives numbers that are not finite in {sampler.precision}: "
+                f"{loaded.file.path}: gives numbers that are not finite in {sampler.settings.precision}: "
                 "give --precision fp32, another model, or less --cfg."
             )
         begun = time.perf_counter()

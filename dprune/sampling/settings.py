@@ -20,27 +20,7 @@ MOST_SHARDS = 1_000_000
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """What images are asked for, in the words of `dprune sample`; None where nothing was said.
-
-    Attributes:
-        vae: the autoencoder's file.
-        seeds: see `Seeds.parse`.
-        classes: see `Classes.parse`.
-        solver: see `dprune.flow.solve`.
-        steps: of the solver.
-        cfg: scale of classifier-free guidance, 1 for none.
-        cfg_interval: noise levels between which it acts, see `parse_interval`.
-        cfg_channels: how many of the first channels are guided.
-        quantize: whether latents of a vq autoencoder become codes.
-        shard_size: most images in a shard.
-        grid: file of a picture of the first images.
-        grid_count: most images in it.
-        npz: file of all images as evaluators read them.
-        precision: of the transformer's arithmetic, `auto` or a key of `PRECISIONS`.
-        compiles: whether the transformer's blocks are compiled.
-        batch_size: images in one pass.
-        device: name of the device.
-    """
+    """Which images are asked for, in the words of `dprune sample`, which says what each means."""
 
     vae: str
     seeds: str

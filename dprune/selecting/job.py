@@ -29,24 +29,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SelectSettings:
-    """Which samples may be kept, and how many of them. Files are paths, or `-` for stdin.
-
-    Attributes:
-        keep: how much to keep of the candidates; None, without `prune`, for all that quota and cap allow.
-        prune: how much not to keep, instead.
-        order: `lowest`, `middle`, `highest` or `random`.
-        clusters: clusters to choose inside of.
-        groups: .npy of groups to choose inside of, or a feature store for its labels.
-        quota: `proportional` or `equal`.
-        cap: most that a group may keep.
-        only: groups to keep from, None for all.
-        within: subsets that candidates must be in.
-        without: subsets that candidates must not be in.
-        unions: subsets added to the result.
-        figure: where a picture of the ranking goes.
-        shards: where the images for it are.
-        seed: breaks ties and draws at random.
-    """
+    """Which samples may be kept and how many of them, in the words of `dprune select`, which says what each means."""
 
     keep: Amount | None = None
     prune: Amount | None = None
