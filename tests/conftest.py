@@ -22,6 +22,10 @@ from PIL import Image
 
 from dprune.cli import cli
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores already: more threads would only wait for each other, which burns what they wait for.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 DATA = Path(__file__).parent / "data"
 WARM = Path(__file__).parent / "warm.py"
 

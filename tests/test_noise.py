@@ -29,6 +29,14 @@ def test_numbers_stay_what_they_are():
     torch.testing.assert_close(drawn, torch.tensor([[-0.3198811, -0.8960791, -0.8318306]]))
 
 
+def test_no_bits_give_what_is_no_number(monkeypatch):
+    for word in (0, 0xFFFFFFFF):
+        monkeypatch.setattr(noise, "bits", lambda *_, word=word: torch.full((2, 4), word))
+        drawn = noise.normal(1, "test", torch.arange(2), 0, (4,))
+        assert torch.isfinite(drawn).all()
+        assert 0 < noise.uniform(1, "test", torch.arange(2)).max() < 1
+
+
 def test_a_samples_numbers_do_not_depend_on_its_batch():
     ids = torch.tensor([7, 0, 2**40 + 3])
     together = noise.normal(1, "test", ids, 5, (3, 2))

@@ -15,7 +15,7 @@ from rich import progress
 from dprune import console
 from dprune.console import TerminalMonitor
 from dprune.errors import Interrupted, UsageError
-from dprune.runtime import Ranks, Silent, check_stop, cpu_count, pick_device, ranks
+from dprune.runtime import Ranks, Silent, check_stop, cpu_count, default_workers, pick_device, ranks
 from dprune.seeds import generator, hash_ids, purpose_key, uniform_ids
 
 IDS = np.arange(1_000_000)
@@ -137,6 +137,29 @@ def test_devices_that_do_not_exist() -> None:
     for name in ("gpu", "cuda:99"):
         with pytest.raises(UsageError, match=f"--device {name}"):
             pick_device(name)
+
+
+def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert str(pick_device("cuda")) == "cuda:0"
+    assert str(pick_device("auto", 3)) == "cuda:3"
+    assert str(pick_device("cuda:2", 3)) == "cuda:2"
+    # A task of an array that sees a node's four GPUs, and a rank of a group, which would share one with another.
+    assert str(pick_device("cuda", 6)) == "cuda:2"
+    for name, value in {"RANK": "6", "WORLD_SIZE": "8", "LOCAL_RANK": "6", "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="GPU 6 does not exist, there are 4"):
+        pick_device("cuda", 6)
+
+
+def test_ranks_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dprune.runtime.cpu_count", lambda: 7)
+    for processes, workers in (("1", 7), ("2", 3), ("8", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert default_workers() == workers
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert default_workers() == 7
 
 
 def test_there_is_a_core() -> None:

@@ -99,6 +99,14 @@ def test_ties_follow_the_seed_and_not_the_ids(tied: tuple[Path, Path]) -> None:
     assert 350 < first.mean() < 650
 
 
+@pytest.mark.parametrize(("order", "kept"), [("random", [0, 8, 22, 27, 35, 39]), ("lowest", [17, 19, 24, 25, 36, 39])])
+def test_what_chance_decides_stays_what_it_is(tmp_path: Path, order: str, kept: list[int]) -> None:
+    """A change would choose other subsets than those that people have published."""
+    np.save(tmp_path / "s.npy", np.zeros(40, np.float32))
+    found = ids(dprune("select", tmp_path / "s.npy", "--order", order, "--keep", 6).ok().out)
+    assert found.tolist() == kept
+
+
 def test_random_needs_no_scores_and_is_stratified(tied: tuple[Path, Path]) -> None:
     _, groups = tied
     kept = ids(dprune("select", "--order", "random", "--keep", "10%", "--groups", groups).ok().out)
@@ -267,6 +275,12 @@ def test_a_million_scores_in_little_time(tmp_path: Path) -> None:
 
 
 sizes_of_groups = st.lists(st.integers(0, 60), min_size=1, max_size=12).map(lambda x: np.array(x, dtype=np.int64))
+
+
+def test_what_cannot_be_divided_goes_to_the_groups_named_first() -> None:
+    assert quotas.equal(8, np.array([5, 1, 4, 9])).tolist() == [3, 1, 2, 2]
+    assert quotas.proportional(3, np.array([2, 2, 2, 2])).tolist() == [1, 1, 1, 0]
+    assert quotas.proportional_rest(3, np.array([2, 2, 2, 2])).tolist() == [0, 1, 1, 1]
 
 
 @given(sizes_of_groups, st.integers(0, 1000), st.none() | st.integers(1, 70))

@@ -1,4 +1,4 @@
-"""A Python that has imported everything already: a process of its own for 0.1 CPU s instead of the 3 s of `import torch`.
+"""A Python that has imported everything already: a process of its own costs 0.1 CPU s, and not those of `import torch`.
 
 A server imports torch and dprune once and forks a child for each command; a launcher takes the place of
 `python -m MODULE`: it hands its arguments, environment, folder and streams to the server, passes signals on and ends
@@ -40,7 +40,7 @@ def launch(address: str, arguments: list[str]) -> None:
 
 
 def _follow(server: socket.socket, child: int) -> int:
-    """Wait for the child's status; a signal does here what it would do there, and is passed on if the child takes it."""
+    """Wait for the child's status; a signal does here what it would do there, and is passed on where that takes it."""
 
     def pass_on(number: int, _: object) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -184,7 +184,7 @@ def run() -> None:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it is, the child must not go on as another server
         traceback.print_exc()
         code = 1
     threading._shutdown()

@@ -1,8 +1,9 @@
 r"""Speed of training and sampling a DiT, beside a matrix product and beside the same model run plainly.
 
-    python tests/bench/dit.py [--arch XL/2] [--batches 64,128,256] [--sample 64,128] [--steps 60] [--no-plain]
+    python tests/bench/dit.py [--arch XL/2] [--batches 64,128,256] [--sample 64,128] [--steps 60] [--device cuda]
+        [--no-plain]
 
-Training goes through the command's own job on a store of random latents, logging included; the rate is the median of
+Training goes through the command itself on a store of random latents, logging included; the rate is the median of
 the log's lines after the first. `plain` is the same network as SiT's train.py runs it: eager, tf32, unfused AdamW, an
 average updated a tensor at a time. Prints JSON; ratios are to a bf16 product of 8192 measured in the same run.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import command, forget_peak, name_of, peak_gib
 
 from dprune.flow import Guidance, flow_loss, guided, solve
 from dprune.formats.latents import KIND, SUMS, part_sums
@@ -23,11 +25,8 @@ from dprune.formats.provenance import make_record
 from dprune.formats.stores import Store
 from dprune.models.architectures import parse_architecture
 from dprune.models.dit import DiT, DiTConfig
-from dprune.runtime import Silent
 from dprune.sampling.drawing import ready, sample_latents
-from dprune.training.dit.job import prepare
-from dprune.training.plan import TrainingOptions
-from dprune.training.throughput import product_rate
+from dprune.training.throughput import product_rate, synchronize
 
 SIDE, CHANNELS, CLASSES = 32, 4, 1000
 
@@ -37,78 +36,71 @@ def config(arch):
     return DiTConfig(SIDE, CHANNELS, patch, width, depth, heads, CLASSES)
 
 
-def clear():
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-
-
-def train(store, arch, batch, folder, micro="auto"):
-    clear()
-    said = TrainingOptions(steps=60, epochs=None, batch_size=batch, micro_batch=micro, lr=None, warmup=None,
-                           schedule=None, ema=None, clip=None, precision="bf16", seed=0, log_every=10, save_every=None,
-                           evaluate_every=None, autosave=1e9, device="cuda")  # fmt: skip
-    job = prepare(str(store), said, arch=arch)
+def train(store, given, batch, folder):
+    forget_peak(given.device)
     began = time.perf_counter()
-    job.run(str(folder), Silent())
+    command("train-dit", store, "--arch", given.arch, "--batch-size", batch, "--steps", given.train_steps,
+            "--log-every", given.log_every, "--precision", "bf16", "--device", given.device, "-q",
+            "-o", folder)  # fmt: skip
     wall = time.perf_counter() - began
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     rates = [line["img_per_s"] for line in lines if "img_per_s" in line]
     first = next(line for line in lines if "img_per_s" in line)
     rate = statistics.median(rates[1:])
-    warm_up = 10 * batch / first["img_per_s"] - 10 * batch / rate
+    warm_up = given.log_every * batch / first["img_per_s"] - given.log_every * batch / rate
     return {"batch": batch, "micro_batch": lines[0]["micro_batch"], "img_per_s": rate, "warm_up_s": warm_up,
-            "memory_gib": lines[-1]["memory_gib"], "wall_s": wall}  # fmt: skip
+            "memory_gib": peak_gib(given.device), "wall_s": wall}  # fmt: skip
 
 
-def train_plainly(arch, batch, steps=12):
-    clear()
+def train_plainly(arch, batch, device, steps=12):
+    forget_peak(device)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
-    model = DiT(config(arch)).cuda()
+    model = DiT(config(arch)).to(device)
     average = [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0, foreach=False)
-    x, y = torch.randn(batch, CHANNELS, SIDE, SIDE, device="cuda"), torch.randint(CLASSES, (batch,), device="cuda")
+    x, y = torch.randn(batch, CHANNELS, SIDE, SIDE, device=device), torch.randint(CLASSES, (batch,), device=device)
     for step in range(steps):
         if step == 2:
-            torch.cuda.synchronize()
+            synchronize(device)
             began = time.perf_counter()
-        loss = flow_loss(model, x, torch.randn_like(x), torch.rand(batch, device="cuda"), y).mean()
+        loss = flow_loss(model, x, torch.randn_like(x), torch.rand(batch, device=device), y).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         with torch.no_grad():
             for a, p in zip(average, model.parameters(), strict=True):
                 a.mul_(0.9999).add_(p, alpha=1e-4)
-    torch.cuda.synchronize()
+    synchronize(device)
     rate = (steps - 2) * batch / (time.perf_counter() - began)
     torch.set_float32_matmul_precision("highest")
-    return {"batch": batch, "img_per_s": rate, "memory_gib": torch.cuda.max_memory_allocated() / 2**30}
+    return {"batch": batch, "img_per_s": rate, "memory_gib": peak_gib(device)}
 
 
-def filled(arch):
-    model = DiT(config(arch)).cuda()
+def filled(arch, device):
+    model = DiT(config(arch)).to(device)
     with torch.no_grad():
         for p in model.parameters():
             p.normal_(std=0.02)
     return model.eval().requires_grad_(False)
 
 
-def sample_plainly(arch, batch, steps):
-    clear()
+def sample_plainly(arch, batch, device, steps):
+    forget_peak(device)
     torch.set_float32_matmul_precision("high")
-    model = filled(arch)
-    x, y = torch.randn(batch, CHANNELS, SIDE, SIDE, device="cuda"), torch.arange(batch, device="cuda")
+    model = filled(arch, device)
+    x, y = torch.randn(batch, CHANNELS, SIDE, SIDE, device=device), torch.arange(batch, device=device)
     velocity = guided(model, y, CLASSES, Guidance(4.0))
     solve(velocity, x, "euler", 2)
-    torch.cuda.synchronize()
+    synchronize(device)
     began = time.perf_counter()
     solve(velocity, x, "euler", steps)
-    torch.cuda.synchronize()
+    synchronize(device)
     torch.set_float32_matmul_precision("highest")
     return {"batch": batch, "img_per_s": batch / (time.perf_counter() - began)}
 
 
-def make_store(folder, samples=4096):
+def make_store(folder, samples):
     """Publish a store of random KL latents."""
     network = {"kind": "kl", "channels": CHANNELS, "size": SIDE, "codes": 0, "image_size": 8 * SIDE}
     record = make_record("encode", {"network": network, "flips": False})
@@ -128,15 +120,15 @@ def make_store(folder, samples=4096):
     return folder
 
 
-def sample(arch, batch, steps):
-    clear()
-    model = ready(filled(arch), torch.bfloat16, compiles=True)
-    labels, seeds = torch.arange(batch, device="cuda") % CLASSES, torch.arange(batch, device="cuda")
+def sample(arch, batch, device, steps):
+    forget_peak(device)
+    model = ready(filled(arch, device), torch.bfloat16, compiles=device.type == "cuda")
+    labels, seeds = torch.arange(batch, device=device) % CLASSES, torch.arange(batch, device=device)
     seconds = []
     for number in (2, steps):
         began = time.perf_counter()
         sample_latents(model, labels, seeds, Guidance(4.0), "euler", number, torch.bfloat16)
-        torch.cuda.synchronize()
+        synchronize(device)
         seconds.append(time.perf_counter() - began)
     return {"batch": batch, "img_per_s": batch / seconds[1], "warm_up_s": seconds[0]}
 
@@ -148,23 +140,28 @@ def main():
     parser.add_argument("--sample", default="64,128")
     parser.add_argument("--no-plain", action="store_true", help="leave the plain runs out")
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--train-steps", type=int, default=60)
+    parser.add_argument("--log-every", type=int, default=10, help="steps between two rates of the training")
+    parser.add_argument("--samples", type=int, default=4096, help="of the store that is trained on")
+    parser.add_argument("--plain-batch", type=int, default=64)
+    parser.add_argument("--device", type=torch.device, default="cuda")
     given = parser.parse_args()
-    flop, device = config(given.arch).flop(), torch.device("cuda")
+    flop, device = config(given.arch).flop(), given.device
     ceiling = product_rate(device, torch.bfloat16)
-    found = {"device": torch.cuda.get_device_name(), "product_tflops": ceiling / 1e12, "flop_per_image": flop}
+    found = {"device": name_of(device), "product_tflops": ceiling / 1e12, "flop_per_image": flop}
     with tempfile.TemporaryDirectory() as folder:
-        store = make_store(Path(folder) / "latents")
+        store = make_store(Path(folder) / "latents", given.samples)
         for batch in map(int, filter(None, given.batches.split(","))):
-            run = train(store, given.arch, batch, Path(folder) / f"run{batch}")
+            run = train(store, given, batch, Path(folder) / f"run{batch}")
             found[f"train_{batch}"] = run | {"of_product": run["img_per_s"] * 3 * flop / ceiling}
             print(json.dumps(found), flush=True)
     for batch in map(int, filter(None, given.sample.split(","))):
-        run = sample(given.arch, batch, given.steps)
+        run = sample(given.arch, batch, device, given.steps)
         found[f"sample_{batch}"] = run | {"of_product": run["img_per_s"] * 2 * given.steps * flop / ceiling}
         print(json.dumps(found), flush=True)
     if not given.no_plain:
-        found["train_plainly"] = train_plainly(given.arch, 64)
-        found["sample_plainly"] = sample_plainly(given.arch, 64, given.steps)
+        found["train_plainly"] = train_plainly(given.arch, given.plain_batch, device)
+        found["sample_plainly"] = sample_plainly(given.arch, given.plain_batch, device, given.steps)
         print(json.dumps(found), flush=True)
 
 

@@ -19,14 +19,16 @@ import torch
 from dprune.flow import flow_loss
 from dprune.formats.latents import KIND, SUMS, part_sums
 from dprune.formats.provenance import make_record
+from dprune.formats.publish import Output
 from dprune.formats.stores import Store
 from dprune.models.architectures import parse_architecture
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.dit_files import network_metadata
 from dprune.models.files import publish_model
+from dprune.precision import float32
 from dprune.runtime import Silent
 from dprune.scoring.el2n_grand import prepare
-from dprune.scoring.scorer import Scorer, products
+from dprune.scoring.scorer import Scorer
 from dprune.scoring.settings import Settings, resolve
 from dprune.training.throughput import product_rate, synchronize
 
@@ -63,7 +65,7 @@ def passes(given, device, *, gradients, dots):
     y = torch.arange(given.batch, device=device) % CLASSES
     if dots:
         scorer.aim({name: torch.randn_like(value) for name, value in scorer.gradients.zeros().items()})
-    with products("bfloat16"):
+    with float32(tf32=False):
         began = time.perf_counter()
         scorer.measure(x, y)
         synchronize(device)
@@ -133,8 +135,9 @@ def command(given, device, method, folder, draws):
     watch, begin = Watch(), time.perf_counter()
     settings = resolve(draws=draws, precision="bf16", device=given.device)
     job = prepare(method, str(folder / "latents"), str(folder / "model.safetensors"), settings, device=given.device,
-                  batch_size=given.batch, compiles=given.compiles)  # fmt: skip
-    job.run(str(folder / f"{method}{draws}.npy"), watch)
+                  batch_size=given.batch, compiles=given.compiles,
+                  output=Output(str(folder / f"{method}{draws}.npy")))  # fmt: skip
+    job.run(watch)
     end = time.perf_counter()
     # Passes are queued ahead of the device: what is counted from is a moment at which it had to be waited for.
     skip = len(watch.done) // 4

@@ -1,8 +1,8 @@
 """How fast k-means is, as JSON on stdout.
 
 On a CPU: every engine against scikit-learn's and faiss's own k-means, from the same centroids, in one process.
-On a GPU (`--device cuda`): seconds an iteration of the torch engine, beside a matrix product of the same kind and a
-plain implementation.
+On a GPU (`--device cuda`): seconds of the torch engine's first iteration, which sums up all points, and of a whole run,
+beside a matrix product of the same kind and a plain implementation.
 
     python tests/bench/kmeans.py
     PYTHONPATH=. python tests/bench/kmeans.py --device cuda
@@ -14,18 +14,22 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from machine import forget_peak, name_of, peak_gib, timed
 
 from dprune.clustering.engines import TorchEngine, import_faiss, make_engine
-from dprune.clustering.kernels import cluster_sums, matmul_precision, nearest_two
-from dprune.clustering.kmeans import KMeansSettings, _update, lloyd
+from dprune.clustering.kernels import cluster_sums, nearest_two
+from dprune.clustering.kmeans import KMeansSettings, lloyd
 from dprune.clustering.points import Points, load_points
 from dprune.clustering.starts import initial_centroids
 from dprune.formats.features import ArrayFeatures
+from dprune.precision import float32
 from dprune.runtime import Silent
+from dprune.training.throughput import synchronize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +40,7 @@ CPU = torch.device("cpu")
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--parts", action="store_true", help="take what a GPU tells of a CPU too")
     parser.add_argument("--samples", type=int, help="100,000 on a CPU, 1,281,167 on a GPU")
     parser.add_argument("--dimension", type=int, help="384 on a CPU, 768 on a GPU")
     parser.add_argument("-k", type=int, help="100 on a CPU, 1000 on a GPU")
@@ -123,24 +128,6 @@ def faiss_kmeans(x: np.ndarray, start: np.ndarray, iterations: int) -> tuple[flo
     return float(distances.astype(np.float64).sum()), iterations
 
 
-def wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def timed(run: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of `run`, the device waited for."""
-    run()
-    times = []
-    for _ in range(repeats):
-        wait()
-        began = time.perf_counter()
-        run()
-        wait()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
 def plain_iteration(x: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
     """What one writes first: float32 without tf32, squared distances, index_add_."""
     sums, counts = torch.zeros_like(centroids), centroids.new_zeros(len(centroids))
@@ -152,62 +139,65 @@ def plain_iteration(x: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
     return sums / counts.clamp(min=1).unsqueeze(1)
 
 
-def product_tflops(repeats: int, precision: str, device: torch.device, side: int = 8192) -> float:
+def product_tflops(repeats: int, precision: str, device: torch.device) -> float:
     """What a large square matrix product reaches here: `tf32`, `ieee` float32, or bfloat16 for `bf16`."""
+    side = 8192 if device.type == "cuda" else 256
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a = torch.randn((side, side), device=device, dtype=dtype)
-    with matmul_precision("ieee" if precision == "bf16" else precision):
-        return 2 * side**3 / timed(lambda: a @ a, repeats) / 1e12
+    with float32(tf32=precision == "tf32"):
+        return 2 * side**3 / timed(lambda: a @ a, repeats, device) / 1e12
 
 
-def on_gpu(args: argparse.Namespace) -> dict[str, Any]:
+def by_kernel(args: argparse.Namespace) -> dict[str, Any]:
     samples, dimension, k = args.samples or 1_281_167, args.dimension or 768, args.k or 1000
     device = torch.device(args.device)
     x = clustered(samples, dimension, 2 * k, device)
     x -= x.mean(0)
     mean_square = float(torch.linalg.vector_norm(x, dim=1).double().square().mean())
     points = Points(x, np.ones(samples, dtype=np.bool_), (samples,), "l2", x.new_zeros(dimension), mean_square)
-    init_s = timed(lambda: initial_centroids(points, k, "kmeans++", 0), 2)
+    init_s = timed(lambda: initial_centroids(points, k, "kmeans++", 0), 2, device)
     start, engine = initial_centroids(points, k, "kmeans++", 0), TorchEngine(x)
     settings = KMeansSettings(k, iterations=args.iterations, tolerance=0.0)
     flops = 2 * samples * dimension * k
     labels = engine.assign(start)
-    assign_s = timed(lambda: engine.assign(start), args.repeats)
-    sums_s = timed(lambda: cluster_sums(x, labels, k), args.repeats)
-    step_s = timed(lambda: _update(points, engine.assign(start), start, Silent())[2].tolist(), 3 * args.repeats)
-    with matmul_precision("ieee"):
-        plain_s = timed(lambda: plain_iteration(x, start), args.repeats)
+    assign_s = timed(lambda: engine.assign(start), args.repeats, device)
+    sums_s = timed(lambda: cluster_sums(x, labels, k), args.repeats, device)
+    once = replace(settings, iterations=1)
+    step_s = timed(lambda: lloyd(points, engine, start, once, Silent()), 3 * args.repeats, device)
+    moved = lloyd(points, engine, start, once, Silent()).centroids
+    with float32(tf32=False):
+        plain_s = timed(lambda: plain_iteration(x, start), args.repeats, device)
         exact = plain_iteration(x, start)
-    torch.cuda.reset_peak_memory_stats()
+    forget_peak(device)
     began = time.perf_counter()
     solution = lloyd(points, engine, start, settings, Silent())
     _, nearest, _ = nearest_two(x, solution.centroids)
-    wait()
+    synchronize(device)
     run_s = time.perf_counter() - began
-    with matmul_precision("ieee"):
+    with float32(tf32=False):
         centroids = start
         for _ in range(solution.iterations):
             centroids = plain_iteration(x, centroids)
     plain_nearest = nearest_two(x, centroids)[1]
     products = {name: product_tflops(args.repeats, name, device) for name in ("tf32", "bf16", "ieee")}
     return {
-        "device": torch.cuda.get_device_name(), "torch": torch.__version__,
+        "device": name_of(device), "torch": torch.__version__,
         "samples": samples, "dimension": dimension, "k": k, "init_s": round(init_s, 4),
-        "iteration_s": round(step_s, 5), "assign_s": round(assign_s, 5), "sums_s": round(sums_s, 5),
-        "iteration_tflops": round(flops / step_s / 1e12, 1), "assign_tflops": round(flops / assign_s / 1e12, 1),
+        "first_iteration_s": round(step_s, 5), "assign_s": round(assign_s, 5), "sums_s": round(sums_s, 5),
+        "first_iteration_tflops": round(flops / step_s / 1e12, 1), "assign_tflops": round(flops / assign_s / 1e12, 1),
         "product_tflops": {name: round(value, 1) for name, value in products.items()},
-        "iteration_of_product": round(flops / step_s / 1e12 / products["tf32"], 3),
+        "first_iteration_of_product": round(flops / step_s / 1e12 / products["tf32"], 3),
         "assign_of_product": round(flops / assign_s / 1e12 / products["tf32"], 3),
         "run_s": round(run_s, 4), "iterations": solution.iterations, "repaired": solution.repaired,
         "inertia": float(nearest.double().square().sum()),
         "inertia_of_plain": float(nearest.double().square().sum() / plain_nearest.double().square().sum()),
         "plain_iteration_s": round(plain_s, 5), "speedup": round(plain_s / step_s, 2),
         "labels_unlike_float32": float((nearest_two(x, start)[0] != labels).double().mean()),
-        "centroids_unlike_plain": float((_update(points, labels, start, Silent())[0] - exact).abs().max()),
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "centroids_unlike_plain": float((moved - exact).abs().max()),
+        "peak_gib": round(peak_gib(device), 2),
     }  # fmt: skip
 
 
 if __name__ == "__main__":
     options = arguments()
-    print(json.dumps((on_gpu if options.device == "cuda" else on_cpu)(options), indent=2))
+    print(json.dumps((by_kernel if options.device == "cuda" or options.parts else on_cpu)(options), indent=2))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from machine import name_of, peak_gib
 
 from dprune.measuring.groups import by_kmeans
 from dprune.metrics.frechet import Moments, frechet_distance, replicate_moments
@@ -26,6 +27,7 @@ from dprune.metrics.kernel import cmmd, kid
 from dprune.metrics.manifold import manifold
 from dprune.metrics.prd import prd
 from dprune.metrics.vendi import vendi
+from dprune.training.throughput import synchronize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--own", action="store_true", help="take our own times alone on a CPU too")
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--dimension", type=int, default=768)
     parser.add_argument("--frechet-dimension", type=int, default=2048)
@@ -62,8 +65,7 @@ def compare(runs: Runs, repeats: int) -> tuple[dict[str, dict[str, float]], dict
         for name, run in runs.items():
             wall, cpu = time.perf_counter(), time.process_time()
             values[name] = run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            synchronize(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
             times[name].append((time.process_time() - cpu, time.perf_counter() - wall))
     best = {name: [min(column) for column in zip(*rows)] for name, rows in times.items()}
     return {name: {"cpu_s": round(cpu, 3), "wall_s": round(wall, 3)} for name, (cpu, wall) in best.items()}, values
@@ -181,9 +183,9 @@ def main() -> None:
     x, y = (correlated(args.samples, args.dimension, seed, args.device) for seed in (0, 1))
     found = {"torch": torch.__version__, "threads": torch.get_num_threads(), "samples": args.samples,
              "dimension": args.dimension}  # fmt: skip
-    if args.device == "cuda":
-        found |= {"device": torch.cuda.get_device_name(), **own_times(x, y, args.repeats),
-                  "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}  # fmt: skip
+    if args.device == "cuda" or args.own:
+        found |= {"device": name_of(x.device), **own_times(x, y, args.repeats),
+                  "peak_gib": round(peak_gib(x.device), 2)}  # fmt: skip
     else:
         found |= {"frechet": bench_frechet(args.frechet_dimension, args.repeats), "vendi": bench_vendi(x, args.repeats),
                   "manifold": bench_manifold(x, y, args.repeats)}  # fmt: skip

@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
 import torch
+from machine import forget_peak, held_gib, name_of, peak_gib, timed
 
 from dprune.clustering.engines import import_faiss
-from dprune.clustering.kernels import matmul_precision
 from dprune.metrics.bounds import optimistic_scores, products
 from dprune.metrics.nearest import nearest, squared_distances
 from dprune.metrics.reading import SIZES
+from dprune.precision import float32
+from dprune.training.throughput import product_rate, synchronize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ COPIES = 100
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--parts", action="store_true", help="take what a GPU tells of a CPU too")
     parser.add_argument("--queries", type=int, help="2,000 on a CPU, 50,000 on a GPU")
     parser.add_argument("--rows", type=int, help="50,000 on a CPU, 1,281,167 on a GPU")
     parser.add_argument("--dimension", type=int, default=768)
@@ -108,30 +110,11 @@ def on_cpu(args: argparse.Namespace) -> dict[str, Any]:
             "neighbours": results}  # fmt: skip
 
 
-def timed(run: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of `run`, the device waited for."""
-    run()
-    times = []
-    for _ in range(repeats):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
-def product_rate(repeats: int, side: int = 8192) -> float:
-    """Operations a second of a large square bfloat16 product of random numbers."""
-    a, b = (torch.randn((side, side), device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    return 2 * side**3 / timed(lambda: [a @ b for _ in range(10)], repeats) * 10
-
-
 def own_products(asked: torch.Tensor, train: torch.Tensor) -> None:
     """The products of the search and nothing else, in its tiles; the width is that of its operands."""
     width = -(-(asked.shape[1] + 5) // 8) * 8
     a, b = (torch.nn.functional.pad(x, (0, width - x.shape[1])).bfloat16() for x in (asked, train))
-    sizes = SIZES["cuda"]
+    sizes = SIZES[asked.device.type]
     with products():
         for columns in b.split(sizes.columns):
             for span in a.split(sizes.scores // sizes.columns):
@@ -151,40 +134,40 @@ def plain(asked: torch.Tensor, train: torch.Tensor, k: int) -> torch.Tensor:
     return ids
 
 
-def on_gpu(args: argparse.Namespace) -> dict[str, Any]:
-    queries, rows = args.queries or 50_000, args.rows or 1_281_167
+def by_part(args: argparse.Namespace) -> dict[str, Any]:
+    queries, rows, device = args.queries or 50_000, args.rows or 1_281_167, torch.device(args.device)
     asked, train = data(args, queries, rows)
     stored = train.half().cpu().numpy()
     operations = 2 * queries * rows * args.dimension
-    rate = product_rate(args.repeats)
+    rate = product_rate(device, torch.bfloat16)
     floor = operations / rate
     result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(), "torch": torch.__version__, "queries": queries, "rows": rows,
+        "device": name_of(device), "torch": torch.__version__, "queries": queries, "rows": rows,
         "dimension": args.dimension, "bf16_product_tflops": round(rate / 1e12, 1), "floor_s": round(floor, 4),
-        "own_products_s": round(timed(lambda: own_products(asked, train), args.repeats), 4),
+        "own_products_s": round(timed(lambda: own_products(asked, train), args.repeats, device), 4),
     }  # fmt: skip
     for k in args.neighbours:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        seconds = timed(lambda k=k: nearest(asked, train, k), args.repeats)
+        forget_peak(device)
+        before = held_gib(device)
+        seconds = timed(lambda k=k: nearest(asked, train, k), args.repeats, device)
         found = nearest(asked, train, k)
-        peak = torch.cuda.max_memory_allocated() - before
+        peak = peak_gib(device) - before
         began = time.perf_counter()
         streamed = nearest(asked, stored, k)
-        torch.cuda.synchronize()
+        synchronize(device)
         from_memory = time.perf_counter() - began
         single = nearest(asked, train, k, precision="float32")
         result[f"k={k}"] = {
             "search_s": round(seconds, 4), "of_floor": round(seconds / floor, 2),
-            "from_host_memory_s": round(from_memory, 3), "peak_gib_above_data": round(peak / 2**30, 2),
+            "from_host_memory_s": round(from_memory, 3), "peak_gib_above_data": round(peak, 2),
             "same_in_float32_and_streamed": all(
                 torch.equal(found.id, x.id) and torch.equal(found.distance, x.distance) for x in (streamed, single)
             ),
         } | check(asked, train, found)  # fmt: skip
-    with matmul_precision("ieee"):
+    with float32(tf32=False):
         began = time.perf_counter()
         ids = plain(asked, train, 1)
-        torch.cuda.synchronize()
+        synchronize(device)
         result["plain_float32_s"] = round(time.perf_counter() - began, 3)
     result["plain_wrong_ids"] = int((ids[:, 0] != nearest(asked, train).id[:, 0]).sum())
     return result
@@ -192,4 +175,4 @@ def on_gpu(args: argparse.Namespace) -> dict[str, Any]:
 
 if __name__ == "__main__":
     options = arguments()
-    print(json.dumps((on_gpu if options.device == "cuda" else on_cpu)(options), indent=2))
+    print(json.dumps((by_part if options.device == "cuda" or options.parts else on_cpu)(options), indent=2))

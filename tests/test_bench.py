@@ -1,0 +1,146 @@
+"""The benchmarks run, in every mode that a CPU has, and hold to what dprune makes public."""
+
+from __future__ import annotations
+
+import ast
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import image_bytes, warm_python
+
+BENCH = Path(__file__).parent / "bench"
+FILES = sorted(BENCH.glob("*.py"))
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a benchmark as `python tests/bench/NAME.py` would, and returns the last JSON that it printed."""
+    monkeypatch.syspath_prepend(BENCH)
+    threads = torch.get_num_threads()
+
+    def run(name: str, *args: object) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, args)])
+        runpy.run_path(str(BENCH / f"{name}.py"), run_name="__main__")
+        text = capsys.readouterr().out
+        found: dict[str, Any] = json.loads(text if text.startswith("{\n") else text.splitlines()[-1])
+        return found
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def test_kmeans_beside_others(bench: Any) -> None:
+    found = bench("kmeans", "--samples", 400, "--dimension", 8, "-k", 5, "--iterations", 3, "--repeats", 1)
+    assert {"scikit-learn", "dprune sklearn", "dprune torch"} <= found["runs"].keys()
+    for row in found["runs"].values():
+        assert row["inertia_of_scikit_learn"] == pytest.approx(1, abs=1e-3)
+
+
+def test_kmeans_by_its_parts(bench: Any) -> None:
+    sizes = ("--samples", 600, "--dimension", 8, "-k", 5, "--iterations", 3, "--repeats", 1)
+    found = bench("kmeans", "--parts", *sizes)
+    assert found["inertia_of_plain"] == pytest.approx(1, abs=1e-5)
+    assert found["centroids_unlike_plain"] < 1e-4
+    assert found["product_tflops"].keys() == {"tf32", "bf16", "ieee"}
+    assert found["peak_gib"] == 0
+
+
+def test_nearest_beside_faiss(bench: Any) -> None:
+    sizes = ("--queries", 120, "--rows", 400, "--dimension", 16, "--neighbours", 1, 3, "--classes", 5, "--repeats", 1)
+    found = bench("nearest", *sizes)
+    for k in ("1", "3"):
+        assert found["neighbours"][k]["wrong"] == 0
+        assert found["neighbours"][k]["copies_found"] == 100
+
+
+def test_nearest_by_its_parts(bench: Any) -> None:
+    sizes = ("--queries", 120, "--rows", 400, "--dimension", 16, "--neighbours", 2, "--classes", 5, "--repeats", 1)
+    found = bench("nearest", "--parts", *sizes)
+    assert found["k=2"]["same_in_float32_and_streamed"]
+    assert (found["k=2"]["wrong"], found["plain_wrong_ids"]) == (0, 0)
+
+
+def test_metrics_beside_others(bench: Any) -> None:
+    sizes = ("--samples", 60, "--dimension", 12, "--frechet-dimension", 16, "--repeats", 1)
+    found = bench("metrics", *sizes)
+    assert found["frechet"]["relative_difference"] < 1e-6
+    assert found["vendi"]["values"]["dprune"] == pytest.approx(next(
+        value for name, value in found["vendi"]["values"].items() if name != "dprune"))  # fmt: skip
+    manifolds = found["manifold"]["values"]
+    theirs = next(value for name, value in manifolds.items() if not name.startswith("dprune"))
+    assert manifolds["dprune"]["density"] == pytest.approx(theirs["density"], abs=1e-6)
+
+
+def test_metrics_alone(bench: Any) -> None:
+    found = bench("metrics", "--own", "--samples", 60, "--dimension", 12, "--repeats", 1)
+    assert found["times"].keys() == found["values"].keys() >= {"frechet", "kid", "cmmd", "manifold", "vendi", "prd"}
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_dit(bench: Any, plain: bool) -> None:
+    sizes = ("--arch", "nano/8", "--batches", 2, "--sample", 2, "--steps", 2, "--train-steps", 4, "--log-every", 1,
+             "--samples", 8, "--plain-batch", 2, "--device", "cpu")  # fmt: skip
+    found = bench("dit", *sizes, *(() if plain else ("--no-plain",)))
+    assert found["train_2"]["micro_batch"] == 2
+    assert all(found[name]["img_per_s"] > 0 for name in ("train_2", "sample_2"))
+    assert plain == ("train_plainly" in found) == ("sample_plainly" in found)
+
+
+@pytest.mark.parametrize(("samples", "more"), [(16, ()), (0, ("--no-loop",))])
+def test_grand(bench: Any, samples: int, more: tuple[str, ...]) -> None:
+    sizes = ("--arch", "nano/2", "--batch", 2, "--side", 4, "--repeats", 1, "--device", "cpu", "--samples", samples)
+    found = bench("grand", *sizes, *more)
+    assert all(found[kind]["samples_per_s"] > 0 for kind in ("el2n", "grand", "grand_dot"))
+    assert bool(samples) == ("command_grand_8" in found) == ("loop" in found)
+
+
+@pytest.mark.slow
+def test_embed(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python())
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        (photos / f"{number}.jpg").write_bytes(image_bytes(number, (40, 32), "jpg"))
+    found = bench("embed", photos, "--count", 6, "--per-shard", 4, "--name", "test_vit.r160_in1k", "--image-size", 32,
+                  "--device", "cpu", "--batch-size", 4, "--workers", 0, "--warmup", 1, "--repeats", 1,
+                  "--work", tmp_path / "work")  # fmt: skip
+    assert found["images"] == 6
+    assert all(found[name] > 0 for name in ("decode_img_s", "forward_img_s", "loop_img_s", "command_s"))
+
+
+def private_names(path: Path) -> list[str]:
+    """What a file takes of dprune that is not for others: names imported, and attributes of what was imported."""
+    tree, found, ours = ast.parse(path.read_text()), [], set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "dprune":
+            ours |= {alias.asname or alias.name for alias in node.names}
+            found += [part for part in [*node.module.split("."), *(a.name for a in node.names)] if part.startswith("_")]
+        elif isinstance(node, ast.Import):
+            named = [alias for alias in node.names if alias.name.partition(".")[0] == "dprune"]
+            ours |= {(alias.asname or alias.name).partition(".")[0] for alias in named}
+            found += [part for alias in named for part in alias.name.split(".") if part.startswith("_")]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            base: ast.AST = node.value
+            while isinstance(base, ast.Attribute | ast.Call | ast.Subscript):
+                base = base.func if isinstance(base, ast.Call) else base.value
+            if isinstance(base, ast.Name) and base.id in ours:
+                found.append(node.attr)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_benchmarks_use_public_names_alone(path: Path) -> None:
+    assert private_names(path) == []
+
+
+def test_private_names_are_found(tmp_path: Path) -> None:
+    lines = ["import dprune.flow as f", "from dprune.seeds import _mix, hash_ids", "from dprune import noise",
+             "f._dopri5()", "noise.bits(1)._philox", "self._own", "hash_ids.__doc__"]  # fmt: skip
+    (tmp_path / "x.py").write_text("\n".join(lines))
+    assert sorted(private_names(tmp_path / "x.py")) == ["_dopri5", "_mix", "_philox"]
