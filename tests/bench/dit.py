@@ -20,12 +20,14 @@ import torch
 from dprune.flow import Guidance, flow_loss, guided, solve
 from dprune.formats.latents import KIND, SUMS, part_sums
 from dprune.formats.provenance import make_record
+from dprune.formats.publish import Output
 from dprune.formats.stores import Store
 from dprune.models.architectures import parse_architecture
 from dprune.models.dit import DiT, DiTConfig
 from dprune.runtime import Silent
 from dprune.sampling.drawing import ready, sample_latents
-from dprune.training.dit.job import prepare
+from dprune.training.dit.job import open_train_dit
+from dprune.training.dit.settings import DiTOptions
 from dprune.training.plan import TrainingOptions
 from dprune.training.throughput import product_rate
 
@@ -44,12 +46,12 @@ def clear():
 
 def train(store, arch, batch, folder, micro="auto"):
     clear()
-    said = TrainingOptions(steps=60, epochs=None, batch_size=batch, micro_batch=micro, lr=None, warmup=None,
-                           schedule=None, ema=None, clip=None, precision="bf16", seed=0, log_every=10, save_every=None,
-                           evaluate_every=None, autosave=1e9, device="cuda")  # fmt: skip
-    job = prepare(str(store), said, arch=arch)
+    said = TrainingOptions(
+        steps=60, batch_size=batch, micro_batch=micro, precision="bf16", log_every=10, autosave=1e9, device="cuda"
+    )
+    job = open_train_dit(str(store), DiTOptions(arch=arch), said, Output(str(folder)))
     began = time.perf_counter()
-    job.run(str(folder), Silent())
+    job.run(Silent())
     wall = time.perf_counter() - began
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     rates = [line["img_per_s"] for line in lines if "img_per_s" in line]
