@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PLAIN_INTERVAL_S = 30.0
-MOST_SHOWN = 24
+SLOW = 10
+"""Rates below this, a second, are written with decimals."""
 
 _log = logging.getLogger("dprune")
 _verbosity = 0
@@ -69,20 +70,6 @@ def say(text: str) -> None:
 def fail(text: str) -> None:
     """Say why the command ends; every rank does, since each may have a reason of its own."""
     print(f"dprune: error: {text}", file=sys.stderr)
-
-
-def readable(value: Any) -> str:
-    """Write a value of a summary for people: thousands apart, long lists of counts cut short."""
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, dict):
-        shown = [f"{key}: {readable(item)}" for key, item in list(value.items())[:MOST_SHOWN]]
-        return ", ".join(shown) + (f", and {len(value) - MOST_SHOWN:,} more" if len(value) > MOST_SHOWN else "")
-    return str(value)
 
 
 def emit(text: str) -> None:
@@ -155,15 +142,27 @@ class TerminalMonitor:
 
     def _line(self) -> str:
         rate = self._done / max(time.monotonic() - self._began, 1e-9)
+        speed = f"{_figures(rate)} {self._unit}/s"
         if self._total is None:
-            return f"{self._label}: {self._done:,} {self._unit}, {rate:,.0f} {self._unit}/s"
-        eta = time.strftime("%H:%M:%S", time.gmtime((self._total - self._done) / max(rate, 1e-9)))
-        return f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f} {self._unit}/s, {eta} left"
+            return f"{self._label}: {self._done:,} {self._unit}, {speed}"
+        left = _clock((self._total - self._done) / max(rate, 1e-9))
+        return f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, {speed}, {left} left"
 
     def _end_stage(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
+
+
+def _figures(rate: float) -> str:
+    """Write a rate: as a whole number, or where that would hide much of it with two digits that count."""
+    return f"{rate:,.0f}" if rate >= SLOW else f"{rate:.2g}"
+
+
+def _clock(seconds: float) -> str:
+    """Write a length of time as hours, which may be more than a day, minutes and seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest:02}"
 
 
 def _make_bar(unit: str) -> Progress:
@@ -173,7 +172,7 @@ def _make_bar(unit: str) -> Progress:
 
     class Rate(ProgressColumn):
         def render(self, task: Any) -> Text:
-            return Text("" if not task.speed else f"{task.speed:,.0f} {unit}/s", style="progress.data.speed")
+            return Text("" if not task.speed else f"{_figures(task.speed)} {unit}/s", style="progress.data.speed")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True)

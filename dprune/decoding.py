@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,12 +20,11 @@ from dprune.formats.filling import Filling
 from dprune.formats.images import BadImage, check_shape, decode_image, resize_image
 from dprune.formats.provenance import Record
 from dprune.formats.shards import Shard, ShardReader
-from dprune.runtime import Monitor, check_stop
+from dprune.precision import float32
+from dprune.runtime import Monitor, check_stop, default_workers, single_threads
 
 PIECE = 16
 T = TypeVar("T")
-Network = Callable[[list[Tensor]], tuple[Tensor, ...]]
-"""Takes a batch in pieces [n_i, c, h, w], as `Decoded` has them, and returns one row an image of each output."""
 
 
 class Piece(NamedTuple):
@@ -59,7 +59,7 @@ class Images(Dataset[Decoded]):
     """
 
     def __init__(self, shards: Sequence[Shard], transform: Callable[[Image.Image], Tensor]) -> None:
-        self._shards = shards
+        self.shards = shards
         self._transform = transform
         self._black = transform(Image.new("RGB", (32, 32)))
         self.shape: tuple[int, ...] = tuple(self._black.shape)
@@ -68,7 +68,7 @@ class Images(Dataset[Decoded]):
 
     def _open(self, position: int) -> ShardReader:
         if self._reader is None or position != self._position:
-            shard = self._shards[position]
+            shard = self.shards[position]
             self._reader, self._position = ShardReader(shard, shard.index()), position
         return self._reader
 
@@ -78,13 +78,10 @@ class Images(Dataset[Decoded]):
             reader = self._open(piece.shard)
             labels = torch.tensor([reader.label(row) for row in piece.rows], dtype=torch.int64)
             images, bad = self._decode(reader, piece.rows)
-        except DpruneError as error:
-            return Decoded(self._black[None], torch.empty(0, dtype=torch.int64), [], str(error))
-        except OSError as error:
-            place = self._shards[piece.shard].location
-            return Decoded(
-                self._black[None], torch.empty(0, dtype=torch.int64), [], f"{place}: cannot be read: {error}."
-            )
+        except (DpruneError, OSError) as error:
+            place, ours = self.shards[piece.shard].location, isinstance(error, DpruneError)
+            reason = str(error) if ours else f"{place}: cannot be read: {error}."
+            return Decoded(self._black[None], torch.empty(0, dtype=torch.int64), [], reason)
         return Decoded(images, labels, bad)
 
     def _decode(self, reader: ShardReader, rows: Sequence[int]) -> tuple[Tensor, list[Record]]:
@@ -129,18 +126,19 @@ def cut(shard: int, rows: Sequence[int], batch_size: int) -> Iterator[Piece]:
 
 
 @contextlib.contextmanager
-def decoding(images: Dataset[T], pieces: Iterable[Any], workers: int, *, pin: bool) -> Iterator[Iterator[T]]:
+def decoding(images: Dataset[T], pieces: Iterable[Any], workers: int | None, *, pin: bool) -> Iterator[Iterator[T]]:
     """Decode pieces in order, ahead of their use, and end the workers with the block however it ends.
 
     Args:
         images: what decodes them.
         pieces: in the order in which they will come; taken one by one if they are no sequence.
-        workers: processes, 0 for this one; never more than pieces of a sequence.
+        workers: processes, 0 for this one, None for one a core; never more than pieces of a sequence.
         pin: whether to put them into memory that a GPU can copy from by itself.
 
     Yields:
         An iterator over the decoded pieces.
     """
+    workers = default_workers() if workers is None else workers
     workers = min(workers, len(pieces)) if isinstance(pieces, Sized) else workers
     ahead: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": _deaf} if workers else {}
     with warnings.catch_warnings():
@@ -163,6 +161,68 @@ def _deaf(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def checked(
+    images: Images, pieces: Sequence[Piece], filling: Filling, workers: int | None, label: str, monitor: Monitor,
+    *, pin: bool = False,
+) -> Generator[tuple[Piece, Decoded]]:  # fmt: skip
+    """Decode pieces in order and raise what went wrong in the workers.
+
+    Args:
+        images: what decodes them.
+        pieces: of its shards.
+        filling: whether bad images are forgiven.
+        workers: see `decoding`.
+        label: what progress calls the work.
+        monitor: progress and requests to stop.
+        pin: see `decoding`.
+
+    Raises:
+        InputError: a shard cannot be read, or holds an image that is not forgiven.
+        Interrupted: a signal or a deadline came.
+    """
+    with decoding(images, pieces, workers, pin=pin) as all_decoded:
+        monitor.start(label, sum(len(piece.rows) for piece in pieces), "images")
+        for piece, decoded in zip(pieces, all_decoded, strict=True):
+            check_stop(monitor)
+            if decoded.error:
+                raise InputError(decoded.error)
+            filling.forgive(images.shards[piece.shard], decoded.bad)
+            monitor.advance(len(piece.rows))
+            yield piece, decoded
+
+
+class BatchNetwork(ABC):
+    """A network that takes batches in the pieces that workers decode.
+
+    Args:
+        device: where it is.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._pool = single_threads() if device.type == "cpu" else None
+
+    def __call__(self, pieces: list[Tensor]) -> tuple[Tensor, ...]:
+        """Send one batch through the network.
+
+        Args:
+            pieces: images [n_i, c, h, w], see `Decoded`.
+
+        Returns:
+            What `outputs` gives for the whole batch.
+        """
+        if self._pool is not None:
+            return tuple(torch.cat(outputs) for outputs in zip(*self._pool.map(self.outputs, pieces), strict=True))
+        # tf32 would keep ten bits of what was asked for as float32. The flag is the whole process's: threads that
+        # set it and set it back would get into each other's way.
+        with float32(tf32=False):
+            return self.outputs(torch.cat([piece.to(self.device, non_blocking=True) for piece in pieces]))
+
+    @abstractmethod
+    def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return what the network gives for images [n, c, h, w] on its device, each with a row for an image."""
+
+
 class Part(NamedTuple):
     """A shard whose images have been through a network.
 
@@ -183,70 +243,35 @@ class Part(NamedTuple):
         return torch.cat([batch[number] for batch in self.batches]).cpu() if self.batches else None
 
 
-class Work(NamedTuple):
-    """How the images of shards are to go through a network.
+def parts(
+    images: Images, network: BatchNetwork, filling: Filling, batch_size: int, workers: int | None, label: str,
+    monitor: Monitor,
+) -> Generator[Part]:  # fmt: skip
+    """Send all images of shards through a network and yield what came out, a shard at a time.
 
-    Attributes:
-        filling: counts of the shards, and whether bad images are forgiven.
+    Args:
         images: what decodes them.
         network: what each batch goes through.
+        filling: counts of the shards, and whether bad images are forgiven.
         batch_size: images in a batch; none crosses the end of a shard.
-        workers: processes that decode.
-        pin: whether the network is on a GPU.
+        workers, label, monitor: see `checked`, which says what is raised, too.
     """
-
-    filling: Filling
-    images: Images
-    network: Network
-    batch_size: int
-    workers: int
-    pin: bool
-
-    def parts(self, shards: Sequence[Shard], label: str, monitor: Monitor) -> Generator[Part]:
-        """Send all images of `shards` through the network and yield what came out, a shard at a time.
-
-        Args:
-            shards: in the order in which `images` counts them.
-            label: what progress calls the work.
-            monitor: progress and requests to stop.
-
-        Raises:
-            InputError: a shard cannot be read, or holds an image that is not forgiven.
-            Interrupted: a signal or a deadline came.
-        """
-        counts = [self.filling.sizes[shard.name][0] for shard in shards]
-        pieces = [piece for number, count in enumerate(counts) for piece in cut(number, range(count), self.batch_size)]
-        with decoding(self.images, pieces, self.workers, pin=self.pin) as decoded:
-            monitor.start(label, sum(counts), "images")
-            for shard, count in zip(shards, counts, strict=True):
-                yield self._part(shard, count, decoded, monitor)
-
-    def _part(self, shard: Shard, count: int, decoded: Iterator[Decoded], monitor: Monitor) -> Part:
-        """Outputs stay on the device until the whole shard is through, so that nothing waits for it."""
-        part = Part(shard, [], torch.empty(count, dtype=torch.int64), [])
-        done = 0
-        while done < count:
-            check_stop(monitor)
-            batch: list[Tensor] = []
-            stop = min(done + self.batch_size, count)
-            while done < stop:
-                piece = next(decoded)
-                check(piece, shard, self.filling)
-                batch.append(piece.images)
-                part.labels[done : done + len(piece.labels)] = piece.labels
-                part.bad.extend(piece.bad)
-                done += len(piece.images)
-                monitor.advance(len(piece.images))
-            part.batches.append(self.network(batch))
-        return part
-
-
-def check(piece: Decoded, shard: Shard, filling: Filling) -> None:
-    """Raise what went wrong in the worker that decoded a piece.
-
-    Raises:
-        InputError: the shard cannot be read, or holds an image that is not forgiven.
-    """
-    if piece.error:
-        raise InputError(piece.error)
-    filling.forgive(shard, piece.bad)
+    counts = [filling.sizes[shard.name][0] for shard in images.shards]
+    pieces = [piece for number, count in enumerate(counts) for piece in cut(number, range(count), batch_size)]
+    pin = network.device.type == "cuda"
+    with contextlib.closing(checked(images, pieces, filling, workers, label, monitor, pin=pin)) as all_decoded:
+        for shard, count in zip(images.shards, counts, strict=True):
+            # Outputs stay on the device until the whole shard is through, so that nothing waits for it.
+            part = Part(shard, [], torch.empty(count, dtype=torch.int64), [])
+            done = 0
+            while done < count:
+                batch: list[Tensor] = []
+                stop = min(done + batch_size, count)
+                while done < stop:
+                    _, decoded = next(all_decoded)
+                    batch.append(decoded.images)
+                    part.labels[done : done + len(decoded.labels)] = decoded.labels
+                    part.bad.extend(decoded.bad)
+                    done += len(decoded.images)
+                part.batches.append(network(batch))
+            yield part

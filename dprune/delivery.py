@@ -11,6 +11,7 @@ from dprune import console
 from dprune.errors import InputError, UsageError
 from dprune.formats.provenance import difference
 from dprune.formats.publish import STDOUT, Output
+from dprune.formats.readable import readable
 from dprune.runtime import ranks
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Delivery:
 
     def _tell(self, summary: dict[str, Any]) -> None:
         """Say what was made in one line, and tables of counts in one more each."""
-        lines = {key: f"{key.replace('_', ' ')}: {console.readable(value)}" for key, value in summary.items()}
+        lines = {key: f"{key.replace('_', ' ')}: {readable(value)}" for key, value in summary.items()}
         tables = [key for key, value in summary.items() if isinstance(value, dict)]
         target = "to stdout" if self._is_stdout else self.output.path
         did = "did a share of" if summary.get("complete") is False else "wrote"

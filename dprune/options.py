@@ -9,7 +9,7 @@ import functools
 import importlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -118,6 +118,18 @@ def _required_unless(default: str | None) -> dict[str, Any]:
     return {"required": True} if default is None else {"default": default, "show_default": True}
 
 
+def count(name: str, text: str, *, default: int | None = None, least: int = 1) -> Decorator:
+    """An option for a whole number, the smallest of which is `least`; a default is told behind its help `text`."""
+    shown: dict[str, Any] = {} if default is None else {"default": default, "show_default": True}
+    return click.option(name, type=click.IntRange(min=least), metavar="N", help=text, **shown)
+
+
+def choice(name: str, values: Sequence[str], text: str, *, default: str | None = None) -> Decorator:
+    """An option for one of a few words; a default is told behind its help `text`."""
+    shown: dict[str, Any] = {} if default is None else {"default": default, "show_default": True}
+    return click.option(name, type=click.Choice(values), help=text, **shown)
+
+
 def gathers(argument: str, source: str, *decorators: Decorator, **fixed: Any) -> Decorator:
     """Add options that reach the command as one argument: a dataclass that has a field of the name of each.
 
@@ -158,32 +170,27 @@ def trains(**defaults: str) -> Decorator:
     def said(text: str, name: str) -> str:
         return f"{text}  [default: {defaults[name]}]"
 
-    count, share = click.IntRange(min=1), Number(0, 1, max_open=True)
     return gathers(
         "training", "dprune.training.plan:TrainingOptions",
-        click.option("--steps", type=count, metavar="N", help=said("Optimizer steps.", "steps")),
+        count("--steps", said("Optimizer steps.", "steps")),
         click.option("--epochs", type=Number(0, min_open=True), metavar="X",
                      help="Passes over the training set, instead of --steps."),
-        click.option("--batch-size", type=count, metavar="N",
-                     help=said("Samples in a step, over all GPUs.", "batch_size")),
+        count("--batch-size", said("Samples in a step, over all GPUs.", "batch_size")),
         click.option("--micro-batch", default="auto", show_default=True, metavar="N",
                      help="Samples in one pass of a GPU; auto is the most that fit."),
         click.option("--lr", type=Number(0, min_open=True), metavar="X",
                      help=said("Learning rate of AdamW.", "lr")),
-        click.option("--warmup", type=click.IntRange(min=0), metavar="N",
-                     help=said("Steps over which the rate rises.", "warmup")),
-        click.option("--schedule", type=click.Choice(["constant", "cosine"]),
-                     help=said("The rate after the warm-up.", "schedule")),
-        click.option("--ema", type=share, metavar="X", help=said("Decay of the averaged weights.", "ema")),
+        count("--warmup", said("Steps over which the rate rises.", "warmup"), least=0),
+        choice("--schedule", ["constant", "cosine"], said("The rate after the warm-up.", "schedule")),
+        click.option("--ema", type=Number(0, 1, max_open=True), metavar="X",
+                     help=said("Decay of the averaged weights.", "ema")),
         click.option("--clip", type=Number(0, min_open=True), metavar="X",
                      help=said("Largest norm of the gradient.", "clip")),
-        click.option("--precision", type=click.Choice(["auto", "bf16", "tf32", "fp32"]), default="auto",
-                     show_default=True, help="Arithmetic; auto is bf16 on a GPU. Weights are float32."),
-        click.option("--log-every", type=count, metavar="N",
-                     help=said("Steps between lines of the log.", "log_every")),
+        choice("--precision", ["auto", "bf16", "tf32", "fp32"],
+               "Arithmetic; auto is bf16 on a GPU. Weights are float32.", default="auto"),
+        count("--log-every", said("Steps between lines of the log.", "log_every")),
         click.option("--save-every", metavar="N", help="Steps between checkpoints that are kept, or epoch."),
-        click.option("--evaluate-every", type=count, metavar="N",
-                     help="Steps between pictures and measures in the run's folder."),
+        count("--evaluate-every", "Steps between pictures and measures in the run's folder."),
         click.option("--autosave", type=Duration(), default="30m", show_default=True,
                      help="Time between saved states; a signal saves one as well."),
         seed,
@@ -202,11 +209,10 @@ def embeds(default: str) -> Decorator:
         click.option("--model", metavar="MODEL",
                      help=f"Network for shards, as embed takes it.  [default: the other side's, or {default}]"),
         click.option("--weights", metavar="FILE", help="Its weights instead of the hub's."),
-        click.option("--image-size", type=click.IntRange(min=1), metavar="N",
-                     help="Side in pixels of what the network sees."),
-        click.option("--color", type=click.Choice(["rgb", "grey"]), help="Colours of pixels.  [default: rgb]"),
-        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto",
-                     show_default=True, help="Arithmetic of the network; auto is bf16 on a GPU."),
+        count("--image-size", "Side in pixels of what the network sees."),
+        choice("--color", ["rgb", "grey"], "Colours of pixels.  [default: rgb]"),
+        choice("--precision", ["auto", "fp32", "bf16", "fp16"], "Arithmetic of the network; auto is bf16 on a GPU.",
+               default="auto"),
         batch_size,
         workers,
         device,
@@ -228,11 +234,7 @@ def apply(*decorators: Decorator) -> Decorator:
 shards = click.argument("shards", nargs=-1, required=True, metavar="SHARDS...",
                         help="Folders, .tar files, globs, brace ranges, @lists or URLs.")  # fmt: skip
 strict = click.option("--strict", is_flag=True, help="Fail on an image that cannot be decoded.")
-seed = click.option(
-    "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed of all randomness."
-)
+seed = count("--seed", "Seed of all randomness.", default=0, least=0)
 device = click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-batch_size = click.option("--batch-size", type=click.IntRange(min=1), metavar="N", default=256, show_default=True,
-                          help="Samples in one pass through the device.")  # fmt: skip
-workers = click.option("--workers", type=click.IntRange(min=0), metavar="N", default=None,
-                       help="Processes that decode; 0 decodes in the main one.  [default: one a core]")  # fmt: skip
+batch_size = count("--batch-size", "Samples in one pass through the device.", default=256)
+workers = count("--workers", "Processes that decode; 0 decodes in the main one.  [default: one a core]", least=0)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +23,7 @@ from PIL import Image
 from dprune.cli import cli
 
 DATA = Path(__file__).parent / "data"
+WARM = Path(__file__).parent / "warm.py"
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,33 @@ def dprune(*args: object, stdin: bytes = b"") -> Result:
 
 def dprune_process(*args: object, stdin: bytes = b"", env: dict[str, str] | None = None) -> Result:
     """Run a subcommand in a process of its own."""
-    command = [sys.executable, "-m", "dprune", *(str(arg) for arg in args)]
+    command = [warm_python(), "-m", "dprune", *(str(arg) for arg in args)]
     done = subprocess.run(command, input=stdin, capture_output=True, env={**os.environ, **(env or {})}, check=False)
     return Result(done.returncode, done.stdout, done.stderr.decode())
+
+
+_servers = contextlib.ExitStack()
+
+
+@functools.cache
+def warm_python() -> str:
+    """An interpreter whose `-m dprune` is a process of its own that need not import torch: see warm.py."""
+    folder = Path(tempfile.mkdtemp(prefix="dprune-"))
+    _servers.callback(shutil.rmtree, folder)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "socket"))
+        listener.listen(64)
+        command = [sys.executable, str(WARM), "--serve", str(listener.fileno())]
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+    _servers.enter_context(server)
+    launcher = folder / "python"
+    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{WARM}" "{folder / "socket"}" "$@"\n')
+    launcher.chmod(0o755)
+    return str(launcher)
+
+
+def pytest_unconfigure() -> None:
+    _servers.close()
 
 
 def torchrun(*args: object) -> Result:

@@ -139,7 +139,8 @@ def test_batches_and_precision(photos: Any, resnet_file: Path, tmp_path: Path) -
 def test_transform_is_the_library_s_to_rounding(photos: Any, resnet_file: Path) -> None:
     from timm.data import create_transform, resolve_data_config
 
-    from dprune.embedding.backbones import Backbone, Forward
+    from dprune.embedding.backbones import Backbone
+    from dprune.embedding.forward import Forward
     from dprune.embedding.timm_backbone import load_timm
 
     backbone = load_timm("resnet10t", resnet_file, 64, None)
@@ -346,7 +347,8 @@ def test_weights_of_a_file_are_in_the_record_alone(photos: Any, resnet_file: Pat
 
 def test_only_a_gpu_s_batches_set_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     """The flag is the process's, so the threads of the CPU must leave it alone; tensors of `meta` need no device."""
-    from dprune.embedding.backbones import Backbone, Forward
+    from dprune.embedding.backbones import Backbone
+    from dprune.embedding.forward import Forward
 
     entered = []
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import dprune, dprune_process
 
-import dprune.inspecting.inspect as inspect_module
+import dprune.inspecting.job as inspecting
 from dprune import __version__, console
 from dprune.cli import STAGES, cli
 from dprune.errors import DpruneError, InputError, Interrupted, MismatchError, UsageError
@@ -168,7 +168,7 @@ def test_errors_have_their_exit_code_and_one_sentence(
     def fail(_: object) -> None:
         raise error
 
-    monkeypatch.setattr(inspect_module, "inspect_all", fail)
+    monkeypatch.setattr(inspecting, "open_info", fail)
     result = dprune("info", "x").fails(code, str(error).rpartition("] ")[2].rstrip("."))
     assert result.out == b""
 
@@ -178,7 +178,7 @@ def test_interrupts_end_with_130(error: type[BaseException], monkeypatch: pytest
     def fail(_: object) -> None:
         raise error
 
-    monkeypatch.setattr(inspect_module, "inspect_all", fail)
+    monkeypatch.setattr(inspecting, "open_info", fail)
     dprune("info", "x").fails(130, "interrupted")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Result, dprune, dprune_process, image_bytes, sample, write_tar
+from conftest import Result, dprune, dprune_process, image_bytes, sample, warm_python, write_tar
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -447,7 +447,7 @@ def test_a_worker_that_dies(tmp_path: Path) -> None:
 @pytest.mark.parametrize("label", [b"cat", b"9" * 20])
 def test_what_goes_wrong_in_a_worker_ends_the_command(tmp_path: Path, label: bytes) -> None:
     write_tar(tmp_path / "a.tar", [("a.png", image_bytes(0)), ("a.cls", label), *sample("b", 1)])
-    command = [sys.executable, "-m", "dprune", "embed", tmp_path / "a.tar", "--model", "pixels", "--workers", "2"]
+    command = [warm_python(), "-m", "dprune", "embed", tmp_path / "a.tar", "--model", "pixels", "--workers", "2"]
     done = subprocess.run([*command, "-o", tmp_path / "f"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1

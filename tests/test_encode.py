@@ -292,6 +292,22 @@ def test_moments_that_float16_cannot_hold(shards: Path, tmp_path: Path) -> None:
     encode(shards, tmp_path / "vae", tmp_path / "l").fails(3, "000000.tar", "a mean that float16 cannot hold")
 
 
+def test_no_memory_for_the_autoencoder(
+    shards: Path, vaes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(shards, vaes["vq"], tmp_path / "l").ok()
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("dprune.encoding.encoder.load_vae", full)
+    for args in ((tmp_path / "m",), (tmp_path / "l", "--verify", 2)):
+        encode(shards, vaes["vq"], *args, "--batch-size", 32, "--device", "cpu").fails(
+            1, "cpu: out of memory: give a --batch-size below 32."
+        )
+    assert not (tmp_path / "m").exists()
+
+
 def test_most_codes_fit(shards: Path, tmp_path: Path) -> None:
     make_vae(tmp_path / "vae", codes=65_536 // 16)
     vae, _ = load_vae(tmp_path / "vae", torch.device("cpu"))
@@ -360,13 +376,13 @@ def test_verify_holds_the_codebook_to_the_autoencoder(shards: Path, vaes: dict[s
 
 
 def test_verified_samples_are_spread_over_the_store() -> None:
-    from dprune.encoding.verification import spread
+    from dprune.encoding.verification import stratified
 
-    chosen = spread(1000, 10, 0)
+    chosen = stratified(1000, 10, 0)
     assert (chosen // 100).tolist() == list(range(10))
-    assert spread(1000, 10, 1).tolist() != chosen.tolist()
-    assert spread(7, 100, 0).tolist() == list(range(7))
-    assert spread(0, 5, 0).tolist() == []
+    assert stratified(1000, 10, 1).tolist() != chosen.tolist()
+    assert stratified(7, 100, 0).tolist() == list(range(7))
+    assert stratified(0, 5, 0).tolist() == []
 
 
 def test_lower_precision(shards: Path, vaes: dict[str, Path], tmp_path: Path) -> None:

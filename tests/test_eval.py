@@ -15,8 +15,10 @@ from safetensors.numpy import load_file, save_file
 from dprune.formats.provenance import parent
 from dprune.formats.results import read_result
 from dprune.formats.tensors import read_metadata, write_tensors
-from dprune.measuring.settings import KEYS
+from dprune.measuring.eval_metrics import _FUNCTIONS
+from dprune.measuring.groups import by_kmeans
 from dprune.metrics import reading as block_reader
+from dprune.metrics.catalogue import METRICS
 from dprune.metrics.inception_score import inception_score
 from dprune.metrics.jackknife import Blocks
 from dprune.metrics.manifold import manifold
@@ -113,7 +115,7 @@ def test_every_metric_gets_the_same_blocks(pair: tuple[Path, Path]) -> None:
     found = evaluate(*pair, "--metrics", "prdc,prd", "--seed", 5, "--jackknife", 8)["metrics"]
     x, y = (torch.from_numpy(np.load(path)) for path in pair)
     blocks = Blocks.draw(120, 5, count=8)
-    balls, curve = manifold(x, y, blocks=blocks), prd(x, y, 5, blocks=blocks)
+    balls, curve = manifold(x, y, blocks=blocks), prd(x, y, by_kmeans, 5, blocks=blocks)
     assert found["recall_se"] == pytest.approx(balls.recall.error, rel=1e-12)
     assert found["density_se"] == pytest.approx(balls.density.error, rel=1e-12)
     assert found["prd_f_8"] == pytest.approx(curve.f_8.value, rel=1e-12)
@@ -145,11 +147,26 @@ def test_the_result_says_what_was_compared(pair: tuple[Path, Path], tmp_path: Pa
 def test_by_default_all_that_the_inputs_allow_is_computed(pair: tuple[Path, Path], tmp_path: Path) -> None:
     said = dprune("eval", *pair, "-o", tmp_path / "m.json").ok().err
     metrics = json.loads((tmp_path / "m.json").read_text())["metrics"]
-    assert list(metrics) == [f"{key}{suffix}" for keys in KEYS.values() for key in keys for suffix in ("", "_se")]
+    assert list(metrics) == [f"{key}{suffix}" for m in METRICS.values() for key in m.keys for suffix in ("", "_se")]
     assert [key for key, number in metrics.items() if number is None] == ["inception_score", "inception_score_se"]
     assert said.count("no Inception score: ") == 1
     assert said.count("no shares: ") == 1
     assert "frechet distance: " in said
+
+
+def test_every_metric_of_the_catalogue_is_computed_and_named(pair: tuple[Path, Path]) -> None:
+    assert list(_FUNCTIONS) == list(METRICS)
+    assert f"Of {','.join(METRICS)}." in " ".join(dprune("eval", "--help").ok().out.decode().split())
+    dprune("eval", *pair, "--metrics", "all", "-o", "-").fails(2, f"choose from {','.join(METRICS)}.")
+
+
+def test_the_curve_is_short_and_what_is_read_from_it_exact(pair: tuple[Path, Path]) -> None:
+    found = evaluate(*pair, "--metrics", "prd", "--jackknife", 0)
+    curve, (x, y) = found["details"]["prd"], (torch.from_numpy(np.load(path)) for path in pair)
+    expected = prd(x, y, by_kmeans)
+    for name, values in (("precision", expected.precision), ("recall", expected.recall)):
+        assert curve[name] == [round(number, 6) for number in values.tolist()]
+    assert found["metrics"]["prd_f_8"] == expected.f_8.value
 
 
 def test_without_a_jackknife_there_are_no_errors(pair: tuple[Path, Path]) -> None:
@@ -294,7 +311,9 @@ def test_statistics_are_made_again_when_missing_and_replaced_only_when_told(
     assert stats.read_bytes() == before
     dprune("eval", *other, "--overwrite").ok()
     assert stats.read_bytes() != before
-    dprune("eval", *pair, "--save-stats", pair[0], "-o", tmp_path / "new.json").fails(3, "none of dprune's statistics")
+    dprune("eval", *pair, "--save-stats", pair[0], "-o", tmp_path / "new.json").fails(
+        3, "none of dprune's", "another --save-stats"
+    )
     assert not (tmp_path / "new.json").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from dprune.formats.provenance import make_record, parent_record
 from dprune.formats.shards import open_dataset
 from dprune.formats.stores import Store
 from dprune.formats.tensors import write_tensors
+from dprune.inspecting.job import open_info
 
 
 def info(*args: object, code: int = 0, stdin: bytes = b"") -> list[dict[str, Any]]:
@@ -436,6 +438,16 @@ def test_a_terminal_gets_a_table(tmp_path: Path) -> None:
     assert "\x1b[" in shown
     assert "scores" in shown
     assert "[bold]missing" in shown
+
+
+def test_findings_are_text_that_the_command_prints(tmp_path: Path) -> None:
+    np.save(tmp_path / "s.npy", np.zeros(3, dtype=np.float32))
+    found = open_info([str(tmp_path / "s.npy"), str(tmp_path / "missing")])
+    assert found.text(None) + "\n" == dprune("info", tmp_path / "s.npy", tmp_path / "missing").out.decode()
+    assert len(found.problems) == 1
+    narrow = found.text(40)
+    assert "\x1b[" in narrow
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in narrow.splitlines()) == 40
 
 
 def test_results_of_measurements(tmp_path: Path) -> None:

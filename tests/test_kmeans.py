@@ -12,12 +12,11 @@ import torch
 
 from dprune.clustering import engines
 from dprune.clustering.engines import FaissGpuEngine, choose_engine, import_faiss, make_engine
-from dprune.clustering.job import imbalance
 from dprune.clustering.kernels import RunningSums, cluster_sums, nearest_two, own_squared_distances
-from dprune.clustering.kmeans import Settings, fit, lloyd
+from dprune.clustering.kmeans import KMeansSettings, fit, lloyd
 from dprune.clustering.points import Points, load_points
+from dprune.clustering.quality import find_knee, imbalance
 from dprune.clustering.starts import greedy_kmeans_plus_plus, initial_centroids
-from dprune.clustering.sweep import find_knee
 from dprune.errors import InputError, UsageError
 from dprune.formats.features import ArrayFeatures
 from dprune.precision import float32
@@ -186,8 +185,8 @@ def test_engines_agree(engine: str, metric: str) -> None:
     found = make_engine(engine, points.x).assign(centroids)
     assert found.dtype == torch.int32
     assert (found != expected).float().mean() < 1e-4
-    solution = fit(points, Settings(10, metric, iterations=3, engine=engine), 0, Silent())
-    reference = fit(points, Settings(10, metric, iterations=3, engine="torch"), 0, Silent())
+    solution = fit(points, KMeansSettings(10, metric, iterations=3, engine=engine), 0, Silent())
+    reference = fit(points, KMeansSettings(10, metric, iterations=3, engine="torch"), 0, Silent())
     torch.testing.assert_close(solution.centroids, reference.centroids, rtol=1e-3, atol=1e-3)
 
 
@@ -199,21 +198,23 @@ def test_engines_take_ranks_without_points(engine: str) -> None:
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_inertia_of_a_solution_is_that_of_its_assignment(metric: str) -> None:
     points = points_of(random(2000, 6).numpy() + 1, metric)
-    solution = fit(points, Settings(8, metric, iterations=200, tolerance=0.0), 0, Silent())
+    solution = fit(points, KMeansSettings(8, metric, iterations=200, tolerance=0.0), 0, Silent())
     squares = nearest_two(points.x, solution.centroids)[1].double().square().sum().item()
     assert solution.inertia == pytest.approx(squares / 2 if metric == "cosine" else squares, rel=1e-5)
 
 
 def test_more_iterations_are_never_worse() -> None:
     points = points_of(random(1000, 4).numpy())
-    runs = [fit(points, Settings(20, init="random", iterations=i, tolerance=0.0), 0, Silent()) for i in range(1, 8)]
+    runs = [
+        fit(points, KMeansSettings(20, init="random", iterations=i, tolerance=0.0), 0, Silent()) for i in range(1, 8)
+    ]
     inertias = [run.inertia for run in runs]
     assert inertias == sorted(inertias, reverse=True)
 
 
 def test_the_best_of_several_starts_is_kept() -> None:
     points = points_of(random(1000, 4).numpy())
-    engine, settings = make_engine("torch", points.x), Settings(20, n_init=5)
+    engine, settings = make_engine("torch", points.x), KMeansSettings(20, n_init=5)
     starts = [initial_centroids(points, 20, "kmeans++", 0, run) for run in range(5)]
     inertias = [lloyd(points, engine, start, settings, Silent()).inertia for start in starts]
     assert len(set(inertias)) == 5
@@ -225,7 +226,7 @@ def test_empty_clusters_take_over_the_furthest_points() -> None:
     values = np.concatenate([random(100, 2).numpy(), [[40.0, 0], [0, 60.0]]]).astype(np.float32)
     points = points_of(values)
     start = points.place(torch.tensor([[0.0, 0], [1e4, 0], [0, 1e4]]))
-    solution = lloyd(points, make_engine("torch", points.x), start, Settings(3), Silent())
+    solution = lloyd(points, make_engine("torch", points.x), start, KMeansSettings(3), Silent())
     assert solution.repaired == 2
     labels = nearest_two(points.x, solution.centroids)[0]
     assert sorted(np.bincount(labels, minlength=3)) == [1, 1, 100]
@@ -242,7 +243,7 @@ def test_points_that_are_not_numbers_or_have_no_direction_are_left_out() -> None
 
 def test_more_clusters_than_points_is_an_error() -> None:
     with pytest.raises(InputError, match="-k 4 is more than the 3 samples"):
-        fit(points_of(random(3, 2).numpy()), Settings(4), 0, Silent())
+        fit(points_of(random(3, 2).numpy()), KMeansSettings(4), 0, Silent())
 
 
 @pytest.mark.parametrize(
@@ -280,8 +281,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, faiss_gpus: int | None, device: st
     faiss = ModuleType("faiss")
     faiss.get_num_gpus = lambda: faiss_gpus  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "faiss", faiss if faiss_gpus is not None else None)
-    monkeypatch.setattr(engines, "pick_device", lambda name, rank: torch.device(
-        device if name == "auto" else name))  # fmt: skip
+    monkeypatch.setattr(engines, "take_device", lambda name: torch.device(device if name == "auto" else name))
 
 
 @pytest.mark.skipif(not HAS_FAISS, reason="faiss is not installed")

@@ -19,14 +19,13 @@ from dprune.formats.arrays import digest_array, read_array, read_ids, write_arra
 from dprune.formats.provenance import make_record, parent, parent_record
 from dprune.formats.results import Result, read_result
 from dprune.formats.stores import Store
+from dprune.measuring import pair_sheet as p
 from dprune.measuring.cells import Cells, components, default_cells
-from dprune.measuring.sides import SubsetRows
-from dprune.measuring.training_rows import TrainingRows
+from dprune.measuring.sides import SubsetRows, TrainingRows
 from dprune.metrics.copying import authenticity, calibrated_copies, copying_test_in_cells, mann_whitney_z
 from dprune.metrics.jackknife import Blocks
 from dprune.metrics.nearest import nearest
 from dprune.metrics.reading import SIZES, Sizes
-from dprune.reporting import pair_sheet as p
 from dprune.runtime import Silent
 
 DISTANCES = ("nearest_distance_mean", "nearest_distance_median", "zero_count", "authpct", "calibrated_copies",
@@ -469,7 +468,6 @@ def test_features_may_be_safetensors(here: Path) -> None:
         (("--figure", "p.png"), ("--generated-shards",)),
         (("--figure", "p.png", "--generated-shards", "s"), ("--train-shards",)),
         (("--train-shards", "s"), ("--figure",)),
-        (("--figure", "p.png", "--pairs", "./p.png"), ("same file",)),
         (("--neighbours", "1"), ("--neighbours",)),
         (("--alpha", "0"), ("--alpha",)),
         (("--model", "pixels"), ("--model",)),
@@ -507,8 +505,9 @@ def test_a_result_is_made_once(here: Path) -> None:
 def test_pairs_replace_no_other_file(here: Path) -> None:
     save(gen=normal(20, seed=1), train=normal(30), keep=np.arange(30))
     args = ("memorization", "gen.npy", "train.npy", "-o", "m.json", "--pairs")
-    dprune(*args, "keep.npy").fails(3, "keep.npy", "no pairs")
-    dprune(*args, ".").fails(3, "no pairs", "--pairs")
+    dprune(*args, "keep.npy").fails(3, "keep.npy", "none of dprune's", "another --pairs")
+    dprune(*args, ".").fails(2, "--pairs", "name a file")
+    dprune(*args, "..").fails(3, "none of dprune's", "another --pairs")
     dprune(*args, "pairs.npy").ok()
     save(gen=normal(20, seed=2))
     other = ("memorization", "gen.npy", "train.npy", "-o", "o.json", "--pairs", "pairs.npy")
@@ -582,8 +581,16 @@ def test_the_figure_shows_the_closest_pairs(images) -> None:
     Path("f.png").unlink()
     dprune(*args).ok()
     assert Path("f.png").read_bytes() == first
-    dprune(*args[:-1], "4").ok()
+    dprune(*args[:-1], "4").fails(3, "f.png", "made otherwise", "--overwrite", "another --figure")
+    assert Path("f.png").read_bytes() == first
+    dprune(*args[:-1], "4", "--overwrite").ok()
     assert Path("f.png").read_bytes() != first
+
+
+def test_pairs_and_their_figure_are_two_files(images) -> None:
+    args = ("memorization", *images, *PIXELS, "-o", "m.json", "--figure", "p.png")
+    dprune(*args, "--pairs", "./p.png").fails(2, "--pairs and --figure name the same file, p.png")
+    assert not Path("m.json").exists()
 
 
 def test_a_figure_of_features_wants_their_shards(images) -> None:
@@ -598,7 +605,7 @@ def test_a_figure_of_features_wants_their_shards(images) -> None:
     other = ("memorization", "gen.npy", "train-f", "-o", "n.json", "--figure", "g.png", "--train-shards", "train")
     dprune(*other, "--generated-shards", "gen").fails(3, "39", "40", "--generated-shards")
     Path("g.png").write_bytes(image_bytes(1))
-    dprune(*other, "--generated-shards", "gen").fails(3, "g.png", "no picture that dprune drew")
+    dprune(*other, "--generated-shards", "gen").fails(3, "g.png", "none of dprune's", "another --figure")
 
 
 def rows(x: np.ndarray) -> TrainingRows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dprune.errors import InputError, MismatchError
+from dprune.measuring.groups import by_kmeans
 from dprune.metrics import distances, kernel
 from dprune.metrics.frechet import Frechet, Moments, frechet_distance, frechet_infinity, replicate_moments
 from dprune.metrics.inception_score import inception_score
@@ -276,7 +278,7 @@ def test_identical_sets() -> None:
     x = normal(300, 10)
     assert numbers(manifold(x, x)) == [1, 1, 1, pytest.approx(1, rel=1e-12), 1]
     assert frechet(x, x).distance.value == pytest.approx(0, abs=1e-10)
-    curve = prd(x, x, runs=2)
+    curve = prd(x, x, by_kmeans, runs=2)
     assert curve.f_8.value == pytest.approx(1)
     assert curve.f_1_8.value == pytest.approx(1)
 
@@ -287,7 +289,7 @@ def test_disjoint_sets() -> None:
     found = manifold(x, y, blocks=blocks)
     assert numbers(found) == [0, 0, 0, 0, 0]
     assert found.f_score.error == 0
-    curve = prd(x, y, runs=2, blocks=blocks)
+    curve = prd(x, y, by_kmeans, runs=2, blocks=blocks)
     assert curve.f_8.value == pytest.approx(0, abs=1e-6)
     assert frechet(x, y).mean_term == pytest.approx(10 * 100**2, rel=0.01)
 
@@ -348,10 +350,10 @@ def test_prd_of_histograms() -> None:
 def test_prd_tells_lost_modes_from_invented_ones() -> None:
     modes = 30 * normal(10, 6, seed=5)
     all_modes, half = (modes.repeat(60, 1) + normal(600, 6, seed=6)), (modes[:5].repeat(80, 1) + normal(400, 6, seed=7))
-    lost, invented = prd(half, all_modes, runs=3), prd(all_modes, half, runs=3)
+    lost, invented = (prd(*sets, by_kmeans, runs=3) for sets in ((half, all_modes), (all_modes, half)))
     assert lost.f_1_8.value > 0.8 > 0.7 > lost.f_8.value
     assert invented.f_8.value > 0.8 > 0.7 > invented.f_1_8.value
-    again = prd(half, all_modes, runs=3, blocks=Blocks.draw(400))
+    again = prd(half, all_modes, by_kmeans, runs=3, blocks=Blocks.draw(400))
     assert again.f_8.value == pytest.approx(lost.f_8.value, rel=1e-12)
     assert again.f_8.error > 0
 
@@ -372,7 +374,7 @@ def test_shares_of_groups() -> None:
 # What cannot be right says so.
 
 
-@pytest.mark.parametrize("metric", [kid, cmmd, manifold, prd])
+@pytest.mark.parametrize("metric", [kid, cmmd, manifold, partial(prd, clustering=by_kmeans)])
 def test_unusable_rows_are_one_clear_error(metric: Callable[[Tensor, Tensor], object]) -> None:
     x, bad = normal(20, 4), normal(20, 4)
     bad[3, 1] = torch.nan

@@ -19,6 +19,16 @@ def test_philox_gives_the_published_numbers():
     assert [int(word) for word in found] == [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]
 
 
+def test_numbers_stay_what_they_are():
+    """A change would give other scores and other images for the seeds that people have published."""
+    found = noise.bits(1, "test", torch.tensor([7, 2**40 + 3]), 5, 5)
+    assert found.tolist() == [[0xA2CD6448, 0xB207A64F, 0xA2AF7A67, 0x6B4A387F, 0x2F9A77FA],
+                              [0x752FA764, 0x3C46776F, 0xAC25718D, 0x13FA8264, 0xF8FC414A]]  # fmt: skip
+    assert noise.uniform(1, "test", torch.tensor([7]), 5).item() == ((0xA2CD6448 >> 9) + 0.5) / 2**23
+    drawn = noise.normal(1, "test", torch.tensor([7]), 5, (3,))
+    torch.testing.assert_close(drawn, torch.tensor([[-0.3198811, -0.8960791, -0.8318306]]))
+
+
 def test_a_samples_numbers_do_not_depend_on_its_batch():
     ids = torch.tensor([7, 0, 2**40 + 3])
     together = noise.normal(1, "test", ids, 5, (3, 2))

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from conftest import dprune, dprune_process, image_bytes, sample, write_tar
+from conftest import dprune, dprune_process, image_bytes, sample, warm_python, write_tar
 from PIL import Image
 
 from dprune.formats.tar import member_bytes
@@ -280,7 +280,7 @@ def test_subset_of_another_dataset_is_refused(shards: Path, tmp_path: Path) -> N
     dprune("select", tmp_path / "s.npy", "--keep", "5", "-o", tmp_path / "k.npy").ok()
     dprune("pack", shards, "--subset", tmp_path / "k.npy", "-o", tmp_path / "pruned").ok()
     other = write_tar(tmp_path / "other" / "000000.tar", [m for i in range(20) for m in sample(f"o{i}", i)])
-    dprune("pack", other, "--subset", tmp_path / "k.npy", "-o", tmp_path / "x").fails(3, "another dataset", "k.npy")
+    dprune("pack", other, "--subset", tmp_path / "k.npy", "-o", tmp_path / "x").fails(3, "different datasets", "k.npy")
 
 
 def test_text_keys_that_name_two_samples_are_refused(tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_compressed_streams_need_no_end_marker_of_their_own(tmp_path: Path, magi
 
 
 def test_a_stream_that_waits_can_be_stopped(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dprune", "pack", "-", "-o", str(tmp_path / "out")]
+    command = [warm_python(), "-m", "dprune", "pack", "-", "-o", str(tmp_path / "out")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while not (tmp_path / "out" / ".dprune" / "manifest.json").exists():
             time.sleep(0.05)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import warm_python
 from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.neighbors import KNeighborsClassifier
@@ -20,11 +21,11 @@ from dprune.formats.provenance import parent
 ROOT = Path(__file__).parents[1]
 
 
-def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def shell(script: str, folder: Path, python: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run a script with `dprune` on the PATH, as in an environment where it is installed."""
     command = folder / "bin" / "dprune"
     command.parent.mkdir(exist_ok=True)
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dprune "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec "{python or warm_python()}" -m dprune "$@"\n')
     command.chmod(0o755)
     path = {"PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     bash = ["bash", "-euo", "pipefail", "-c", script]
@@ -87,7 +88,7 @@ def test_one_pipeline_gives_what_the_files_give(demo: Path) -> None:
 
 @pytest.mark.slow
 def test_a_closed_pipe_ends_quietly(demo: Path) -> None:
-    done = shell("dprune select demo/distance.npy --keep 0.5 -q | head -c 10 | wc -c", demo.parent)
+    done = shell("dprune select demo/distance.npy --keep 0.5 -q | head -c 10 | wc -c", demo.parent, sys.executable)
     assert "10" in done.stdout
     assert "Traceback" not in done.stderr
 

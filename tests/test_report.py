@@ -230,7 +230,18 @@ def test_what_people_name_things_is_shown_as_text(tmp_path: Path) -> None:
     for path in tmp_path.glob("report/*/*.svg"):
         ET.parse(path)
     assert "<img" not in (tmp_path / "report" / "quality.md").read_text()
-    assert all(not row["method"].startswith("=") for row in rows_of(tmp_path / "report", "quality.csv"))
+    for name in ("quality.csv", "shares-by-group.csv"):
+        cells = [cell for row in rows_of(tmp_path / "report", name) for cell in row.values()]
+        assert any(cell.startswith("'=") for cell in cells)
+        assert not [cell for cell in cells if cell.startswith(("=", "+", "@"))]
+
+
+def test_no_name_of_a_group_is_run_by_a_spreadsheet(tmp_path: Path) -> None:
+    details = shares(PRUNED, groups=4)
+    details["shares"]["cluster"]["names"] = ["=1+1", "+1", "-1", "@a"]
+    dprune("report", write_metrics(tmp_path / "a.json", PRUNED, details=details), "-o", tmp_path / "report").ok()
+    found = [row["group"] for row in rows_of(tmp_path / "report", "shares-by-group.csv")]
+    assert found == ["'=1+1", "'+1", "'-1", "'@a"]
 
 
 def test_no_path_stands_in_a_report(tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich import progress
 
+from dprune import console
 from dprune.console import TerminalMonitor
 from dprune.errors import Interrupted, UsageError
 from dprune.runtime import Ranks, Silent, check_stop, cpu_count, pick_device, ranks
@@ -65,10 +68,30 @@ def test_a_hash_depends_on_the_id_alone() -> None:
 def test_hashes_stay_what_they_are() -> None:
     # A change would break ties otherwise than in subsets that people have published.
     assert purpose_key(0, "ties") == int.from_bytes(bytes.fromhex(DIGEST)[:8], "little")
-    assert generator(0, "init").integers(0, 100, 3).tolist() == generator(0, "init").integers(0, 100, 3).tolist()
+    ids = np.array([0, 1, 2**40 + 3])
+    expected = [0x781DD51B61D3A071, 0xC8C4B4A44940D3D4, 0xBB8A7F4F69EA8235]
+    assert hash_ids(0, "ties", ids).tolist() == expected
+    assert (uniform_ids(0, "ties", ids) * 2**24).tolist() == [value >> 40 for value in expected]
+    assert generator(0, "init").integers(0, 2**32, 3).tolist() == [2004482497, 1111145670, 1385170805]
 
 
 DIGEST = "73c9d7e26eb6c01a2ce30af2336a5dea4a20f4ad5f95a48ca494e99b91b7b492"
+
+
+def test_hashes_are_those_of_their_definition() -> None:
+    """Steele, Lea and Flood's finalizer in whole numbers, which is what SplitMix64's first output pins."""
+    below = 2**64
+
+    def finalize(bits: int) -> int:
+        bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 % below
+        bits = (bits ^ bits >> 27) * 0x94D049BB133111EB % below
+        return bits ^ bits >> 31
+
+    step = 0x9E3779B97F4A7C15
+    assert finalize(step) == 0xE220A8397B1DCDAF
+    ids = [0, 1, 7, 999_999, 2**62]
+    expected = [finalize(finalize((i + 1) * step % below) ^ purpose_key(3, "ties")) for i in ids]
+    assert hash_ids(3, "ties", np.array(ids)).tolist() == expected
 
 
 def test_alone_there_is_one_rank() -> None:
@@ -139,3 +162,38 @@ def test_deadlines_ask_to_stop() -> None:
     with TerminalMonitor(1000.0) as monitor:
         assert not monitor.stop_requested()
     check_stop(Silent())
+
+
+@pytest.mark.parametrize(
+    ("total", "done", "seconds", "line"),
+    [
+        (30_000, 25, 100, "25 of 30,000 images, 0.25 images/s, 33:18:20 left"),
+        (1_000, 15, 10, "15 of 1,000 images, 1.5 images/s, 00:10:56 left"),
+        (1_000_000, 250_000, 100, "250,000 of 1,000,000 images, 2,500 images/s, 00:05:00 left"),
+        (None, 126, 10, "126 images, 13 images/s"),
+        (None, 1, 300, "1 images, 0.0033 images/s"),
+    ],
+)
+def test_lines_of_progress(
+    total: int | None, done: int, seconds: int, line: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    now = [0.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 5)
+    console.set_verbosity(0)
+    monitor = TerminalMonitor()
+    monitor.start("sample", total, "images")
+    now[0] = seconds
+    monitor.advance(done)
+    assert capsys.readouterr().err == f"dprune: sample: {line}\n"
+
+
+def test_bars_of_progress_show_slow_rates_and_long_waits() -> None:
+    bar = console._make_bar("images")
+    bar.add_task("sample", total=30_000)
+    (task,) = bar.tasks
+    task._progress.extend([progress.ProgressSample(0, 0), progress.ProgressSample(100, 25)])
+    shown = " ".join(str(column.render(task)) for column in bar.columns if not isinstance(column, str))
+    assert "0.25 images/s" in shown
+    assert "33:20:00" in shown

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 import zipfile
@@ -15,7 +14,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import dprune, image_bytes
+from conftest import dprune, image_bytes, warm_python
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -177,7 +176,7 @@ def test_ranks_that_start_together(sample, models, tmp_path, before):
     elif before == "remnant":
         (tmp_path / "two" / ".dprune").mkdir(parents=True)
         (tmp_path / "two" / ".dprune" / "000000.json").write_text("{}")
-    command = [sys.executable, "-m", "dprune", "sample", models[0], "--vae", models[1], *options, "--overwrite"]
+    command = [warm_python(), "-m", "dprune", "sample", models[0], "--vae", models[1], *options, "--overwrite"]
     started = [
         subprocess.Popen([*map(str, command), "-o", str(tmp_path / "two")], stderr=subprocess.PIPE, text=True,
                          env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"})
@@ -207,7 +206,7 @@ def test_stopped_runs_keep_finished_shards(sample, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_sigterm_stops_between_batches(models, tmp_path):
-    command = [sys.executable, "-m", "dprune", "sample", *map(str, models[:1]), "--vae", str(models[1]), "--device",
+    command = [warm_python(), "-m", "dprune", "sample", *map(str, models[:1]), "--vae", str(models[1]), "--device",
                "cpu", "--seeds", "0-99999", "--shard-size", "16", "-o", str(tmp_path / "out")]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not list((tmp_path / "out").glob("*.tar")) and process.poll() is None:
@@ -344,7 +343,9 @@ def test_numbers_that_are_not_finite_are_refused(sample, models, tmp_path):
     broken.model.final_layer.linear.bias.fill_(torch.inf)
     network = network_metadata(broken.model.config, MEAN, STD, CLASSES)
     publish_model(tmp_path / "inf.safetensors", broken.model.state_dict(), network, make_record("train-dit", {}))
-    sample("out", "--seeds", "0", model=tmp_path / "inf.safetensors").fails(3, "inf.safetensors", "not finite")
+    sample("out", "--seeds", "0", model=tmp_path / "inf.safetensors").fails(
+        3, "inf.safetensors", "not finite in float32: give"
+    )
 
 
 def test_the_grid_has_a_row_for_each_class(sample, tmp_path):
@@ -356,6 +357,23 @@ def test_the_grid_has_a_row_for_each_class(sample, tmp_path):
     for row, column in ((0, 0), (3, 1), (4, 2)):
         top, left = 2 + row * (side + 2), 2 + column * (side + 2)
         np.testing.assert_array_equal(image[top : top + side, left : left + side], found[f"{column * 5 + row:08d}"])
+
+
+def test_another_count_is_another_grid(sample, tmp_path):
+    options = ["--seeds", "0-9", "--grid", tmp_path / "g.png"]
+    sample("out", *options).ok()
+    assert "up to date" in sample("out", *options, "--grid-count", 64).ok().err
+    before = (tmp_path / "g.png").read_bytes()
+    sample("out", *options, "--grid-count", 5).fails(3, "g.png", "--overwrite")
+    assert (tmp_path / "g.png").read_bytes() == before
+    assert "shards made: 0" in sample("out", *options, "--grid-count", 5, "--overwrite").ok().err
+    assert (tmp_path / "g.png").read_bytes() != before
+
+
+def test_exports_of_one_name_are_refused(sample, tmp_path):
+    sample("out", "--seeds", "0-3", "--grid", tmp_path / "x", "--npz", tmp_path / "x").fails(2, "--grid", "--npz", "x")
+    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -387,7 +405,10 @@ def test_npz_is_what_the_evaluator_reads(sample, tmp_path):
     (tmp_path / "all.npz").unlink()
     assert json.loads(sample("out", *options, "--npz", tmp_path / "all.npz", "--json").ok().out)["shards_made"] == 0
     assert (tmp_path / "all.npz").read_bytes() == first
-    sample("out2", "--seeds", "0-3", "--npz", tmp_path / "all.npz").ok()
+    sample("out2", "--seeds", "0-3", "--npz", tmp_path / "all.npz").fails(3, "all.npz", "otherwise", "--overwrite")
+    assert (tmp_path / "all.npz").read_bytes() == first
+    assert not (tmp_path / "out2").exists()
+    sample("out2", "--seeds", "0-3", "--npz", tmp_path / "all.npz", "--overwrite").ok()
     assert len(np.load(tmp_path / "all.npz")["arr_0"]) == 4
 
 
@@ -418,7 +439,7 @@ def test_nonsense_in_seeds(sample, text):
     ("--cfg-interval", "0.2,0.8"), ("--cfg-channels", "1"), ("--cfg", "2", "--cfg-interval", "0.8,0.2"),
     ("--cfg", "2", "--cfg-interval", "x"), ("--cfg", "2", "--cfg-channels", "4"), ("--classes", "a"),
     ("--classes", "5"), ("--classes", ""), ("--solver", "dopri5", "--steps", "3"), ("--compile",), ("--cfg", "-1"),
-    ("--device", "gpu"),
+    ("--device", "gpu"), ("--grid-count", "9"),
 ])  # fmt: skip
 def test_options_that_contradict(sample, tmp_path, args):
     sample("out", "--seeds", "0-3", *args).fails(2, args[-2] if len(args) % 2 == 0 else args[0])

@@ -6,14 +6,13 @@ import json
 import math
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import dprune, dprune_process
+from conftest import dprune, dprune_process, warm_python
 from safetensors.torch import save_file
 from stores import latent_store
 
@@ -244,13 +243,13 @@ def catches_sigterm(pid):
 @pytest.mark.slow
 def test_a_signal_stops_and_the_same_command_goes_on(inputs, tmp_path):
     command = ["score", "grand", inputs[0], "--model", inputs[1], "-o", tmp_path / "g.npy", "--device", "cpu",
-               "--batch-size", "1", "--draws", "80"]  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-m", "dprune", *map(str, command)], stderr=subprocess.PIPE)
+               "--batch-size", "1", "--draws", "24"]  # fmt: skip
+    process = subprocess.Popen([warm_python(), "-m", "dprune", *map(str, command)], stderr=subprocess.PIPE)
     # A signal would kill a process that does not listen yet; the mask of those that it catches tells.
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline and not catches_sigterm(process.pid):
         time.sleep(0.05)
-    time.sleep(1)
+    time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err

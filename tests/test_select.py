@@ -208,13 +208,36 @@ def test_dry_run_touches_nothing(files: tuple[Path, Path], tmp_path: Path) -> No
         (["{s}", "--quota", "equal"], 2, ["speak of groups"]),
         (["{s}", "--groups", "{g}", "--only", "99"], 3, ["--only 99"]),
         (["{s}", "--groups", "{g}", "--only", "x"], 2, ["neither numbers"]),
+        (["{s}", "--groups", "{g}", "--only", "3,-1"], 2, ["--only -1", "groups count from 0"]),
+        (["--order", "random", "--groups", "{g}", "--clusters", "{c}", "--keep", "1"], 2, ["exclude each other"]),
         (["{s}", "--keep", "1.0", "--figure", "f.png"], 2, ["go together"]),
         (["nowhere.npy", "--keep", "0.5"], 3, ["nowhere.npy", "no such file"]),
     ],
 )
 def test_one_clear_sentence(tied: tuple[Path, Path], args: list[str], code: int, words: list[str]) -> None:
-    named = [arg.format(s=tied[0], g=tied[1]) for arg in args]
+    clusters = tied[0].with_name("c.safetensors")
+    save_file({"assignment": np.zeros(1000, np.int32), "distance": np.ones(1000, np.float32)}, clusters)
+    named = [arg.format(s=tied[0], g=tied[1], c=clusters) for arg in args]
     dprune("select", *named).fails(code, *words)
+
+
+def test_a_group_of_minus_one_is_none(tmp_path: Path) -> None:
+    np.save(tmp_path / "g.npy", np.array([0, -1, 0, 1]))
+    args = ("select", "--order", "random", "--groups", tmp_path / "g.npy", "-o", tmp_path / "k.npy", "--only")
+    dprune(*args, "-1").fails(2, "--only -1", "groups count from 0")
+    dprune(*args, "1").ok()
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_clusters_of_no_samples(tmp_path: Path, scored: bool) -> None:
+    clusters = tmp_path / "c.safetensors"
+    save_file({"assignment": np.zeros(0, np.int32), "distance": np.zeros(0, np.float32)}, clusters)
+    np.save(tmp_path / "s.npy", np.arange(3.0))
+    scores = ["--order", "random"] if not scored else [tmp_path / "s.npy"]
+    args = ("select", *scores, "--clusters", clusters, "--keep", "1", "-o", tmp_path / "k.npy")
+    dprune(*args).fails(3, "c.safetensors", "holds no samples")
+    dprune("select", "--clusters", clusters, "--quota", "equal", "-o", tmp_path / "k.npy").fails(3, "holds no samples")
+    assert not (tmp_path / "k.npy").exists()
 
 
 def test_inputs_of_different_sizes_or_datasets_are_refused(tmp_path: Path) -> None:
@@ -302,10 +325,43 @@ def test_a_figure_replaces_nothing_else(shards: Path, tmp_path: Path) -> None:
     dprune("score", "random", shards, "-o", tmp_path / "s.npy").ok()
     (tmp_path / "photo.png").write_bytes(image_bytes(0))
     args = ("select", tmp_path / "s.npy", "--keep", "5", "-o", tmp_path / "k.npy", "--shards", shards, "--figure")
-    dprune(*args, tmp_path / "photo.png").fails(3, "photo.png", "no picture that dprune drew")
-    dprune(*args, tmp_path / "s.npy").fails(3, "s.npy")
+    dprune(*args, tmp_path / "photo.png").fails(3, "photo.png", "none of dprune's", "--figure")
+    dprune(*args, tmp_path / "s.npy").fails(3, "s.npy", "made otherwise")
     dprune(*args, tmp_path / "k.npy").fails(2, "same file")
     assert not (tmp_path / "k.npy").exists()
+
+
+def test_a_figure_of_another_selection_is_replaced_when_told(shards: Path, tmp_path: Path) -> None:
+    dprune("score", "random", shards, "-o", tmp_path / "s.npy").ok()
+    figure = tmp_path / "f.png"
+    args = ("select", tmp_path / "s.npy", "--shards", shards, "--figure", figure)
+    dprune(*args, "--keep", 5, "-o", tmp_path / "five.npy").ok()
+    drawn = figure.read_bytes()
+    dprune("select", tmp_path / "s.npy", "--keep", 9, "-o", tmp_path / "nine.npy").ok()
+    nine = (*args, "--keep", 9, "-o", tmp_path / "nine.npy")
+    dprune(*nine).fails(3, "f.png exists and was made otherwise", "--overwrite", "--figure")
+    assert figure.read_bytes() == drawn
+    dprune(*nine, "--overwrite").ok()
+    assert figure.read_bytes() != drawn
+    assert "up to date" in dprune(*nine).ok().err
+
+
+def test_a_figure_where_nothing_is_kept(shards: Path, tmp_path: Path) -> None:
+    def colours(path: Path) -> set[tuple[int, ...]]:
+        with Image.open(path) as image:
+            return {colour for _, colour in image.getcolors(1 << 24)}
+
+    frame, figure = (10, 125, 90), tmp_path / "figure.png"
+    dprune("score", "random", shards, "-o", tmp_path / "s.npy").ok()
+    np.save(tmp_path / "none.npy", np.array([], dtype=np.int64))
+    args = ("select", tmp_path / "s.npy", "--shards", shards, "--figure", figure, "-o", tmp_path / "k.npy")
+    for amount, framed in (("4", True), ("0", False)):
+        dprune(*args, "--keep", amount, "--overwrite").ok()
+        assert len(colours(figure)) > 1000
+        assert (frame in colours(figure)) == framed
+    dprune(*args, "--keep", "0.5", "--within", tmp_path / "none.npy", "--overwrite").ok()
+    assert len(colours(figure)) < 1000
+    assert len(np.load(tmp_path / "k.npy")) == 0
 
 
 def test_a_figure_of_another_dataset_is_refused(shards: Path, tmp_path: Path) -> None:

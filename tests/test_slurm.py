@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import Result, dprune, image_bytes, write_tar
+from conftest import Result, dprune, image_bytes, warm_python, write_tar
 from stores import latent_store
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "slurm"
@@ -55,7 +54,7 @@ def cluster(tmp_path: Path) -> dict[str, str]:
         path.write_text(text)
         path.chmod(0o755)
     return {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SPOOL": str(tmp_path / "spool"),
-            "PYTHON": sys.executable}  # fmt: skip
+            "PYTHON": warm_python()}  # fmt: skip
 
 
 def submit(script: Path, environment: dict[str, str], *args: object) -> Result:

@@ -22,8 +22,8 @@ from dprune.formats.arrays import Array
 from dprune.formats.features import open_features
 from dprune.formats.provenance import make_record
 from dprune.formats.shards import open_dataset
-from dprune.measuring.sides import SubsetRows, chosen_ids, describe, load_side
-from dprune.measuring.sources import Embedding, check_space, holds_shards, open_sources
+from dprune.measuring.sides import SubsetRows, chosen_ids, describe_side, load_side
+from dprune.measuring.sources import Embedding, FeatureSource, SidePath, check_space, open_sources
 from dprune.runtime import Silent
 
 CPU = torch.device("cpu")
@@ -39,6 +39,11 @@ def store(shards: Path, output: Path, *args: object) -> Path:
 def subset(*ids: int, fingerprint: str | None = None) -> Array:
     record = make_record("select", {}, fingerprint=fingerprint) if fingerprint else None
     return Array("keep.npy", np.array(ids, dtype=np.int64), record)
+
+
+def opened(embedding: Embedding, known: dict[str, Any] | None = None, **paths: Path) -> dict[str, FeatureSource]:
+    """The sides that paths name by their roles."""
+    return open_sources({role: SidePath.of(str(path)) for role, path in paths.items()}, embedding, known)
 
 
 @pytest.fixture
@@ -58,9 +63,18 @@ def test_shards_are_told_from_features(shards: Path, array: Path, tmp_path: Path
         "folder": shards, "bare folder": tmp_path / "bare", "tar": shards / "000000.tar",
         "range": shards / "{000000..000002}.tar", "glob": shards / "*.tar",
     }  # fmt: skip
-    assert all(holds_shards(str(path)) for path in found.values())
+    assert {SidePath.of(str(path)).holds for path in found.values()} == {"shards"}
     others = (array, tmp_path / "t.safetensors", store(shards, tmp_path / "store"), tmp_path / "none.npy")
-    assert not any(holds_shards(str(path)) for path in others)
+    assert {SidePath.of(str(path)).holds for path in others} == {"features"}
+
+
+def test_statistics_and_ids_are_told_from_features(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", mu=np.zeros(2), sigma=np.eye(2))
+    save_file({"covariance": np.eye(2)}, tmp_path / "s.safetensors")
+    np.save(tmp_path / "ids.npy", np.arange(3))
+    found = {name: SidePath.of(str(tmp_path / name)).holds for name in ("s.npz", "s.safetensors", "ids.npy")}
+    assert found == {"s.npz": "statistics", "s.safetensors": "statistics", "ids.npy": "ids"}
+    assert SidePath.of("-") == ("-", "ids")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +93,7 @@ def test_what_holds_no_features_is_one_sentence(tmp_path: Path, array: Path, nam
     (tmp_path / "m.json").write_text("{}")
     write_tar(tmp_path / "empty" / "0.tar", [])
     with pytest.raises(InputError) as error:
-        open_sources({"generated": str(tmp_path / name), "reference": str(array)}, UNSTATED)
+        opened(UNSTATED, generated=tmp_path / name, reference=array)
     assert words in str(error.value)
     assert name in str(error.value)
 
@@ -89,18 +103,18 @@ def test_what_holds_no_features_is_one_sentence(tmp_path: Path, array: Path, nam
 
 def test_a_source_of_features_says_what_is_known(shards: Path, array: Path, tmp_path: Path) -> None:
     folder = store(shards, tmp_path / "store")
-    known = open_sources({"generated": str(folder)}, UNSTATED)["generated"]
+    known = opened(UNSTATED, generated=folder)["generated"]
     assert (known.name, known.model) == (str(folder), "pixels")
     assert known.fingerprint == open_dataset([str(shards)]).fingerprint
     assert known.open(Silent()).shape == (18, 48)
-    unknown = open_sources({"reference": str(array)}, UNSTATED)["reference"]
+    unknown = opened(UNSTATED, reference=array)["reference"]
     assert (unknown.model, unknown.fingerprint, unknown.record) == (None, None, None)
     assert unknown.parent["external"]
 
 
 def test_made_features_are_described_as_those_of_embed(shards: Path, tmp_path: Path) -> None:
-    made = open_sources({"a": str(shards)}, PIXELS)["a"]
-    kept = open_sources({"a": str(store(shards, tmp_path / "store"))}, UNSTATED)["a"]
+    made = opened(PIXELS, a=shards)["a"]
+    kept = opened(UNSTATED, a=store(shards, tmp_path / "store"))["a"]
     assert made.parent == kept.parent
     assert (made.model, made.fingerprint) == (kept.model, kept.fingerprint)
     found, expected = (source.open(Silent()) for source in (made, kept))
@@ -113,59 +127,58 @@ def test_nothing_is_made_before_it_is_opened(
     monkeypatch.setenv("DPRUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(logging.getLogger("dprune"), "propagate", True)
     caplog.set_level(logging.INFO, "dprune")
-    source = open_sources({"a": str(shards)}, PIXELS)["a"]
+    source = opened(PIXELS, a=shards)["a"]
     assert not (tmp_path / "cache" / "features").exists()
     source.open(Silent())
     parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "features").glob("*/*.safetensors")}
     assert len(parts) == 3
     assert "shards with pixels" in caplog.text
     caplog.clear()
-    open_sources({"a": str(shards)}, PIXELS)["a"].open(Silent())
+    opened(PIXELS, a=shards)["a"].open(Silent())
     assert caplog.text == ""
     assert all(path.stat().st_mtime_ns == time for path, time in parts.items())
-    open_sources({"a": str(shards)}, Embedding("pixels", "inception", image_size=5))["a"].open(Silent())
+    opened(Embedding("pixels", "inception", image_size=5), a=shards)["a"].open(Silent())
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
 
 
 def test_shards_are_embedded_like_the_other_side(shards: Path, tmp_path: Path) -> None:
     folder = store(shards, tmp_path / "store", "--color", "grey", "--normalize", "--dtype", "float32")
-    paths = {"generated": str(shards), "reference": str(folder)}
-    made = open_sources(paths, Embedding(None, "inception"))["generated"]
+    made = opened(Embedding(None, "inception"), generated=shards, reference=folder)["generated"]
     assert made.record is not None
     expected = json.loads((folder / "manifest.json").read_text())["provenance"]["options"]
     assert made.record["options"] == expected
-    stated = open_sources(paths, Embedding(None, "inception", precision="fp32"))["generated"]
+    stated = opened(Embedding(None, "inception", precision="fp32"), generated=shards, reference=folder)["generated"]
     assert stated.record == made.record
     with pytest.raises(UsageError, match="--precision bf16: pixels takes no such option"):
-        open_sources(paths, Embedding(None, "inception", precision="bf16"))
+        opened(Embedding(None, "inception", precision="bf16"), generated=shards, reference=folder)
     behind = {"statistics": make_record("embed", expected)}
-    alone = open_sources({"generated": str(shards)}, Embedding(None, "inception"), behind)["generated"]
+    alone = opened(Embedding(None, "inception"), behind, generated=shards)["generated"]
     assert alone.record == made.record
 
 
 def test_features_of_principal_components_cannot_be_made_elsewhere(shards: Path, tmp_path: Path) -> None:
     folder = store(shards, tmp_path / "store", "--pca", 3)
     with pytest.raises(MismatchError, match="without --pca"):
-        open_sources({"generated": str(shards), "reference": str(folder)}, UNSTATED)
+        opened(UNSTATED, generated=shards, reference=folder)
     other = write_tar(tmp_path / "other" / "0.tar", [part for i in range(6) for part in sample(f"{i}", 50 + i)])
-    paths = {"generated": str(store(other, tmp_path / "o", "--pca", 3)), "reference": str(folder)}
+    apart = store(other, tmp_path / "o", "--pca", 3)
     with pytest.raises(MismatchError, match="pca"):
-        open_sources(paths, UNSTATED)
-    assert open_sources({"generated": str(folder), "reference": str(folder)}, UNSTATED)
+        opened(UNSTATED, generated=apart, reference=folder)
+    assert opened(UNSTATED, generated=folder, reference=folder)
 
 
 def test_the_weights_of_the_other_side_must_be_at_hand(shards: Path) -> None:
     record = make_record("embed", {"model": "timm:resnet10t", "weights": "ab" * 32, "normalize": False,
                                    "dtype": "float16", "precision": "float32"})  # fmt: skip
     with pytest.raises(MismatchError, match="timm:resnet10t and weights of SHA-256 abababababab: give that file"):
-        open_sources({"generated": str(shards)}, UNSTATED, {"statistics": record})
+        opened(UNSTATED, {"statistics": record}, generated=shards)
 
 
 def test_options_of_making_features_need_shards(array: Path) -> None:
     for stated in (PIXELS, Embedding(None, "pixels", image_size=4), Embedding(None, "pixels", color="grey"),
                    Embedding(None, "pixels", precision="bf16")):  # fmt: skip
         with pytest.raises(UsageError, match="--model and its options"):
-            open_sources({"generated": str(array)}, stated)
+            opened(stated, generated=array)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +209,7 @@ def test_ids_of_a_subset(array: Path, shards: Path, tmp_path: Path) -> None:
         chosen_ids(features, subset())
     known = open_features(store(shards, tmp_path / "store"))
     assert chosen_ids(known, subset(1, fingerprint=known.fingerprint)).tolist() == [1]
-    with pytest.raises(MismatchError, match=r"chosen from another dataset.*ffff"):
+    with pytest.raises(MismatchError, match=r"different datasets.*ffff"):
         chosen_ids(known, subset(1, fingerprint="f" * 64))
 
 
@@ -227,8 +240,8 @@ def test_float64_features_keep_their_digits(array: Path) -> None:
 
 def test_the_description_of_a_side(shards: Path, array: Path, tmp_path: Path) -> None:
     folder = store(shards, tmp_path / "store")
-    sources = open_sources({"generated": str(folder), "reference": str(array)}, UNSTATED)
-    known, unknown = (describe(role, source, 7, 1, 3) for role, source in sources.items())
+    sources = opened(UNSTATED, generated=folder, reference=array)
+    known, unknown = (describe_side(role, source, 7, 1, 3) for role, source in sources.items())
     assert (known["role"], known["model"], known["count"], known["dropped"]) == ("generated", "pixels", 7, 1)
     assert (unknown["role"], unknown["model"], unknown["dimension"]) == ("reference", None, 3)
     assert unknown["digest"] == sources["reference"].parent["digest"]

@@ -13,10 +13,11 @@ from conftest import dprune
 from safetensors.numpy import save_file
 
 from dprune.errors import InputError
+from dprune.formats.kinds import kind_of
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import difference, make_record, packed_subset, training_subset
-from dprune.formats.results import read_result, write_result
-from dprune.formats.statistics import Statistics, is_statistics, read_statistics
+from dprune.formats.results import read_result, summarized, write_result
+from dprune.formats.statistics import Statistics, read_statistics
 
 RECORD = make_record("eval", {"metrics": ["fid"]})
 
@@ -35,7 +36,7 @@ def test_statistics_are_read_as_written(tmp_path: Path) -> None:
     record = make_record("eval statistics", {}, fingerprint="f", parents=parents)
     written, path = statistics(record), tmp_path / "s.safetensors"
     written.write(path)
-    assert is_statistics(path)
+    assert kind_of(path) == "statistics"
     found = read_statistics(path)
     assert (found.count, found.record, found.model) == (50, record, "pixels")
     assert np.array_equal(found.mean, written.mean)
@@ -50,7 +51,6 @@ def test_statistics_of_other_programs(tmp_path: Path) -> None:
     expected = statistics()
     np.savez(tmp_path / "s", mu=expected.mean.astype(np.float32), sigma=expected.covariance)
     found = read_statistics(tmp_path / "s.npz")
-    assert is_statistics(tmp_path / "s.npz")
     assert (found.count, found.record, found.features, found.model) == (None, None, None, None)
     assert (found.mean.dtype, found.parent["external"]) == (np.float64, True)
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-6)
@@ -60,7 +60,8 @@ def test_statistics_of_other_programs(tmp_path: Path) -> None:
 def test_other_files_are_no_statistics(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones((3, 3)))
     save_file({"features": np.ones((3, 3))}, tmp_path / "x.safetensors")
-    assert not any(is_statistics(tmp_path / name) for name in ("x.npy", "x.safetensors", "none", "."))
+    found = {kind_of(tmp_path / name) for name in ("x.npy", "x.safetensors", "none", ".")}
+    assert not found & {"statistics", "zip"}
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,12 @@ def test_results_are_read_as_written_and_hold_no_nan(tmp_path: Path) -> None:
     assert found.details == {"vendi": {"2.0": {"value": 1.5, "se": None}}, "counts": [1, 2]}
     assert found.inputs == [{"role": "generated", "count": None}]
     assert existing_record(path) == RECORD
+
+
+def test_a_summary_holds_counts_and_finite_numbers() -> None:
+    metrics = {"kid": 0.25, "kid_se": 0.1, "vendi": math.nan, "quantiles": {"0.5": 1.0}, "zero_count": 0, "c_t": None}
+    inputs = [{"role": "generated", "count": 7}, {"role": "reference", "count": None}]
+    assert summarized(metrics, inputs) == {"generated": 7, "kid": 0.25, "zero_count": 0}
 
 
 def whole() -> dict[str, Any]:

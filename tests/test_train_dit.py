@@ -6,7 +6,6 @@ import json
 import random
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, Result, dprune, dprune_process, torchrun
+from conftest import DATA, Result, dprune, dprune_process, torchrun, warm_python
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch
@@ -194,7 +193,7 @@ def test_three_sigterms_change_not_a_byte(store: Path, tmp_path: Path):
     stops, draw = 0, random.Random(0)
     while stops < 3:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dprune", *map(str, args), str(tmp_path / "cut")], stderr=subprocess.PIPE
+            [warm_python(), "-m", "dprune", *map(str, args), str(tmp_path / "cut")], stderr=subprocess.PIPE
         )
         wait_for = len(losses(tmp_path / "cut")) if (tmp_path / "cut" / "log.jsonl").exists() else 0
         wait_for += draw.randint(3, 12)

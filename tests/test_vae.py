@@ -19,9 +19,10 @@ from dprune.models import quantizer
 from dprune.models.discriminator import LARGEST_SCALE, PatchGAN, adaptive_scale, critic_loss
 from dprune.models.files import publish_model
 from dprune.models.perceptual import LPIPS, FeatureDistance
+from dprune.models.pixels import centred, centred_psnr, psnr
 from dprune.models.quantizer import Quantizer, nearest_codes
 from dprune.models.vae import VAE, VAEConfig, load_vae
-from dprune.training.vae.evaluation import psnr, ssim
+from dprune.training.vae.evaluation import ssim
 
 CPU = torch.device("cpu")
 VQ = VAEConfig("vq", 16, 8, (1, 2, 2), 1, 3, 20, False)
@@ -260,6 +261,10 @@ def test_measures_by_their_definitions() -> None:
     found = ssim(torch.from_numpy(a), torch.from_numpy(b))
     np.testing.assert_allclose(found, whole[:, :, 5:-5, 5:-5].mean((1, 2, 3)), rtol=1e-5)
     assert psnr(torch.from_numpy(a), torch.from_numpy(a)).tolist() == pytest.approx([100, 100])
+    x, y = centred(torch.from_numpy(a)), centred(torch.from_numpy(b))
+    np.testing.assert_allclose(centred_psnr(y, x), expected, rtol=1e-5)
+    assert torch.equal(centred_psnr(2 * y, x), centred_psnr((2 * y).clamp(-1, 1), x))
+    assert centred_psnr(x, x).tolist() == pytest.approx([106.02, 106.02], abs=0.01)
 
 
 def test_help_names_the_presets() -> None:

@@ -25,7 +25,7 @@ _log = logging.getLogger("dprune")
 
 
 @dataclass(frozen=True)
-class Settings:
+class KMeansSettings:
     """What determines a clustering besides the features and the seed.
 
     Attributes:
@@ -72,7 +72,7 @@ class Solution:
     repaired: int
 
 
-def fit(points: Points, settings: Settings, seed: int, monitor: Monitor) -> Solution:
+def fit(points: Points, settings: KMeansSettings, seed: int, monitor: Monitor) -> Solution:
     """Cluster points and keep the best of several starts.
 
     Args:
@@ -100,13 +100,15 @@ def fit(points: Points, settings: Settings, seed: int, monitor: Monitor) -> Solu
     return best
 
 
-def _start(points: Points, settings: Settings, seed: int, run: int) -> torch.Tensor:
+def _start(points: Points, settings: KMeansSettings, seed: int, run: int) -> torch.Tensor:
     if settings.centroids is not None:
         return points.place(torch.from_numpy(settings.centroids))
     return initial_centroids(points, settings.k, settings.init, seed, run)
 
 
-def lloyd(points: Points, engine: Engine, centroids: torch.Tensor, settings: Settings, monitor: Monitor) -> Solution:
+def lloyd(
+    points: Points, engine: Engine, centroids: torch.Tensor, settings: KMeansSettings, monitor: Monitor
+) -> Solution:
     """Alternate between assignment and means until the centroids rest (Lloyd, 1982).
 
     For cosine the means are scaled to unit length (Dhillon and Modha, 2001). A cluster that loses all its points

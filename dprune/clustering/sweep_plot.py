@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dprune.clustering.quality import Quality
 from dprune.formats.publish import publish_bytes
 
-if TYPE_CHECKING:
-    from dprune.clustering.sweep import Quality
-
+TABLE, PLOT = "sweep.csv", "sweep.png"
+"""What lies beside the clusterings of a sweep: its table and its picture."""
 INERTIA, SILHOUETTE, INK, FAINT = "#1f5fa8", "#c2571a", "#222222", "#d9d9d9"
 STYLE: dict[Any, Any] = {
     "font.size": 10.5,

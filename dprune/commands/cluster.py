@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dprune import options
 from dprune.delivery import Delivery
+
+if TYPE_CHECKING:
+    from dprune.clustering.job import ClusterSettings
 
 OUTPUT = "The clusters: a .safetensors file, or - for stdout; with --sweep a folder."
 
@@ -31,28 +34,26 @@ class Sweep(click.ParamType[tuple[int, ...]]):
 
 @click.command()
 @click.argument("features", metavar="FEATURES")
-@click.option(
-    "-k", type=click.IntRange(min=1), metavar="N", help="Number of clusters.  [default: 24, or as many as --init holds]"
-)
-@click.option("--sweep", type=Sweep(), metavar="START:STOP:STEP", help="Cluster for each k and plot them, e.g. 8:64:8.")
-@click.option("--metric", type=click.Choice(["l2", "cosine"]), default="l2", show_default=True,
-              help="Euclidean distance, or 1 - cosine by spherical k-means.")  # fmt: skip
-@click.option("--init", default="kmeans++", show_default=True, metavar="kmeans++|random|FILE",
-              help="Where to start; FILE is a .npy [k, d] or another clusters.safetensors.")  # fmt: skip
-@click.option("--n-init", type=click.IntRange(min=1), metavar="N", default=1, show_default=True,
-              help="Start this many times and keep the lowest inertia.")  # fmt: skip
-@click.option(
-    "--iterations", type=click.IntRange(min=1), metavar="N", default=100, show_default=True, help="Most iterations."
-)
-@click.option("--tolerance", type=options.Number(min=0), metavar="X", default=1e-4, show_default=True,
-              help="Stop when the centroids' shift is less than this share of the variance.")  # fmt: skip
-@click.option("--engine", type=click.Choice(["auto", "faiss", "torch", "sklearn"]), default="auto", show_default=True,
-              help="What finds the nearest centroids.")  # fmt: skip
-@options.seed
-@options.device
+@options.gathers(
+    "settings", "dprune.clustering.job:ClusterSettings",
+    options.count("-k", "Number of clusters.  [default: 24, or as many as --init holds]"),
+    click.option("--sweep", type=Sweep(), metavar="START:STOP:STEP",
+                 help="Cluster for each k and plot them, e.g. 8:64:8."),
+    options.choice("--metric", ["l2", "cosine"], "Euclidean distance, or 1 - cosine by spherical k-means.",
+                   default="l2"),
+    click.option("--init", default="kmeans++", show_default=True, metavar="kmeans++|random|FILE",
+                 help="Where to start; FILE is a .npy [k, d] or another clusters.safetensors."),
+    options.count("--n-init", "Start this many times and keep the lowest inertia.", default=1),
+    options.count("--iterations", "Most iterations.", default=100),
+    click.option("--tolerance", type=options.Number(min=0), metavar="X", default=1e-4, show_default=True,
+                 help="Stop when the centroids' shift is less than this share of the variance."),
+    options.choice("--engine", ["auto", "faiss", "torch", "sklearn"], "What finds the nearest centroids.",
+                   default="auto"),
+    options.seed,
+    options.device,
+)  # fmt: skip
 @options.delivers(OUTPUT, can_stop=True, shares_work=True)
-def command(delivery: Delivery, features: str, k: int | None, sweep: tuple[int, ...] | None, seed: int, device: str,
-            **settings: Any) -> None:  # fmt: skip
+def command(delivery: Delivery, features: str, settings: ClusterSettings) -> None:
     """Cluster features by k-means.
 
     FEATURES is a feature store, a .npy of shape [n, d] or a .safetensors with a tensor of that name. All samples
@@ -66,21 +67,6 @@ def command(delivery: Delivery, features: str, k: int | None, sweep: tuple[int, 
       dprune cluster features.npy --metric cosine -o - | dprune score cluster-distance - -o distance.npy
       torchrun --nproc-per-node 8 -m dprune cluster features -k 1000 -o clusters.safetensors
     """
-    from dprune.clustering.job import ClusterJob
-    from dprune.clustering.kmeans import Settings
-    from dprune.clustering.sweep import SweepJob
+    from dprune.clustering.job import open_cluster
 
-    if settings["n_init"] > 1 and settings["init"] not in ("kmeans++", "random"):
-        raise click.UsageError("--n-init is for random starts: from an --init FILE all would be the same.")
-    if sweep is None:
-        job = ClusterJob.open(features, Settings(**settings), k=k, seed=seed, device=device, output=delivery.output)
-        delivery.deliver(job)
-        return
-    if k is not None or settings["init"] not in ("kmeans++", "random"):
-        raise click.UsageError("--sweep chooses the numbers of clusters itself: drop -k and --init FILE.")
-    if delivery.output.path == "-":
-        raise click.UsageError("--sweep writes a folder: give -o DIR.")
-    largest = ClusterJob.open(
-        features, Settings(**settings), k=max(sweep), seed=seed, device=device, output=delivery.output
-    )
-    delivery.deliver(SweepJob.open(largest, sweep))
+    delivery.deliver(open_cluster(features, settings, delivery.output))

@@ -2,56 +2,43 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from dprune import options
 from dprune.delivery import Delivery
 
+if TYPE_CHECKING:
+    from dprune.embedding.settings import EmbedOptions
+
 
 @click.command()
 @options.apply(
     options.shards,
-    click.option("--model", default="dinov2-b", show_default=True, metavar="MODEL",
-                 help="Short name, timm:NAME, open_clip:ARCH/TAG, inception or pixels."),
-    click.option("--weights", metavar="FILE", help="Weights as safetensors or torch file instead of the hub's."),
-    click.option("--image-size", type=click.IntRange(min=1), metavar="N",
-                 help="Side in pixels of what the network sees."),
-    click.option("--crop-pct", type=options.Number(0, 1, min_open=True), metavar="X",
-                 help="Share of the resized image that the centre crop keeps (timm)."),
-    click.option("--color", type=click.Choice(["rgb", "grey"]), help="Colours of pixels.  [default: rgb]"),
-    click.option("--pca", type=click.IntRange(min=1), metavar="N", help="Principal components kept of pixels."),
-    click.option("--normalize", is_flag=True, help="Give features unit length."),
-    click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True,
-                 help="Type of the stored features."),
-    options.strict,
-    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True,
-                 help="Arithmetic of the network; auto is bf16 on a GPU."),
-    options.device,
-    options.batch_size,
-    options.workers,
-    click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True,
-                 help="Chooses the images that --pca is fitted to."),
+    options.gathers(
+        "embedding", "dprune.embedding.settings:EmbedOptions",
+        click.option("--model", default="dinov2-b", show_default=True, metavar="MODEL",
+                     help="Short name, timm:NAME, open_clip:ARCH/TAG, inception or pixels."),
+        click.option("--weights", metavar="FILE", help="Weights as safetensors or torch file instead of the hub's."),
+        options.count("--image-size", "Side in pixels of what the network sees."),
+        click.option("--crop-pct", type=options.Number(0, 1, min_open=True), metavar="X",
+                     help="Share of the resized image that the centre crop keeps (timm)."),
+        options.choice("--color", ["rgb", "grey"], "Colours of pixels.  [default: rgb]"),
+        options.count("--pca", "Principal components kept of pixels."),
+        click.option("--normalize", is_flag=True, help="Give features unit length."),
+        options.choice("--dtype", ["float16", "float32"], "Type of the stored features.", default="float16"),
+        options.strict,
+        options.choice("--precision", ["auto", "fp32", "bf16", "fp16"],
+                       "Arithmetic of the network; auto is bf16 on a GPU.", default="auto"),
+        options.device,
+        options.batch_size,
+        options.workers,
+        options.count("--seed", "Chooses the images that --pca is fitted to.", default=0, least=0),
+    ),
     options.delivers("Feature store, a folder with one file a shard.", can_stop=True, shares_work=True, folder=True),
 )  # fmt: skip
-def command(
-    *,
-    delivery: Delivery,
-    shards: tuple[str, ...],
-    model: str,
-    weights: str | None,
-    image_size: int | None,
-    crop_pct: float | None,
-    color: str | None,
-    pca: int | None,
-    normalize: bool,
-    dtype: str,
-    strict: bool,
-    precision: str,
-    device: str,
-    batch_size: int,
-    workers: int | None,
-    seed: int,
-) -> None:
+def command(*, delivery: Delivery, shards: tuple[str, ...], embedding: EmbedOptions) -> None:
     """Turn the images of shards into a store of features.
 
     Short names of networks are dinov2-s, -b, -l (at 224 pixels), dinov3-s, -b, -l, clip-b32 and clip-l14 (OpenAI's
@@ -67,15 +54,6 @@ def command(
       dprune embed shards --model pixels --image-size 16 --color grey --pca 64 -o pixels
       torchrun --nproc-per-node 8 -m dprune embed shards --stop-after 3h50m -o features
     """
-    from dprune.embedding.job import EmbedJob
-    from dprune.embedding.settings import resolve
-    from dprune.formats.shards import open_dataset
-    from dprune.runtime import default_workers
+    from dprune.embedding.job import open_embed
 
-    settings = resolve(
-        model, weights=weights, image_size=image_size, crop_pct=crop_pct, color=color, pca=pca,
-        normalize=normalize, dtype=dtype, precision=precision, device=device,
-    )  # fmt: skip
-    workers = default_workers() if workers is None else workers
-    job = EmbedJob(open_dataset(shards), settings, seed, strict, device, batch_size, workers, delivery.output)
-    delivery.deliver(job)
+    delivery.deliver(open_embed(shards, embedding, delivery.output))

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from dprune import options
 from dprune.delivery import Delivery
 
+if TYPE_CHECKING:
+    from dprune.encoding.settings import EncodeSettings
+
 
 @click.command()
 @options.apply(
     options.shards,
-    click.option("--vae", required=True, metavar="FILE", help="Autoencoder, the model.safetensors of train-vae."),
-    click.option("--flips", is_flag=True, help="Store the latents of the mirrored images too."),
-    click.option("--verify", type=click.IntRange(min=0), metavar="N", default=0, show_default=True,
-                 help="Samples to encode again and to decode once the store is made."),
-    options.strict,
-    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
-                 help="Arithmetic of the encoder; auto is fp32 without tf32."),
-    options.device,
-    options.batch_size,
-    options.workers,
-    click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True,
-                 help="Chooses the samples of --verify."),
+    options.gathers(
+        "encoding", "dprune.encoding.settings:EncodeSettings",
+        click.option("--vae", required=True, metavar="FILE", help="Autoencoder, the model.safetensors of train-vae."),
+        click.option("--flips", is_flag=True, help="Store the latents of the mirrored images too."),
+        options.count("--verify", "Samples to encode again and to decode once the store is made.", default=0, least=0),
+        options.strict,
+        options.choice("--precision", ["auto", "fp32", "bf16"], "Arithmetic of the encoder; auto is fp32 without tf32.",
+                       default="auto"),
+        options.device,
+        options.batch_size,
+        options.workers,
+        options.count("--seed", "Chooses the samples of --verify.", default=0, least=0),
+    ),
     options.delivers("Latent store, a folder with one file a shard.", can_stop=True, shares_work=True, folder=True),
 )  # fmt: skip
-def command(
-    *,
-    delivery: Delivery,
-    shards: tuple[str, ...],
-    vae: str,
-    flips: bool,
-    verify: int,
-    strict: bool,
-    precision: str,
-    device: str,
-    batch_size: int,
-    workers: int | None,
-    seed: int,
-) -> None:
+def command(*, delivery: Delivery, shards: tuple[str, ...], encoding: EncodeSettings) -> None:
     """Turn the images of shards into a store of latents.
 
     Images are brought to the size that the autoencoder was trained at: shorter side, middle square. Of a vq
@@ -53,13 +46,6 @@ def command(
       dprune encode shards --vae vae/model.safetensors --verify 64 -o latents
       torchrun --nproc-per-node 8 -m dprune encode shards --vae vae/model.safetensors --stop-after 3h50m -o latents
     """
-    from dprune.encoding.job import EncodeJob, Verification
-    from dprune.formats.shards import open_dataset
-    from dprune.models.vae_files import open_vae
-    from dprune.runtime import default_workers
+    from dprune.encoding.job import open_encode
 
-    job = EncodeJob(
-        open_dataset(shards), open_vae(vae), flips, precision, strict, Verification(verify, seed), device, batch_size,
-        default_workers() if workers is None else workers, delivery.output,
-    )  # fmt: skip
-    delivery.deliver(job)
+    delivery.deliver(open_encode(shards, encoding, delivery.output))

@@ -2,55 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from dprune import options
 from dprune.delivery import Delivery
 
+if TYPE_CHECKING:
+    from dprune.measuring.settings import EvalSettings
+    from dprune.measuring.sources import Embedding
+
 
 @click.command()
 @options.apply(
     click.argument("generated", metavar="GENERATED"),
     click.argument("reference", metavar="REFERENCE"),
-    click.option("--metrics", metavar="LIST",
-                 help="Of fid,is,prdc,kid,cmmd,prd,vendi,shares.  [default: all that the inputs allow]"),
-    click.option("--subset", metavar="FILE", help="Hold them against these ids of the reference only."),
-    click.option("--clusters", metavar="FILE", help="Compare the shares of these clusters, too."),
-    click.option("--logits", metavar="FILE",
-                 help="A .npy [n, classes] of the generated samples, for the Inception score."),
-    click.option("--save-stats", metavar="FILE",
-                 help="Write the reference's statistics; a later eval takes them as REFERENCE."),
-    click.option("--fid-infinity", "infinity", is_flag=True,
-                 help="Extrapolate the Fréchet distance to infinitely many samples, too."),
-    click.option("--splits", type=click.IntRange(min=1), metavar="N", default=10, show_default=True,
-                 help="Parts in which the Inception score is computed."),
-    click.option("--k", type=click.IntRange(min=1), metavar="N", default=3, show_default=True,
-                 help="Neighbours for precision and recall."),
-    click.option("--density-k", type=click.IntRange(min=1), metavar="N", default=5, show_default=True,
-                 help="Neighbours for density and coverage."),
-    click.option("--orders", metavar="LIST", default="0.5,1,2,inf", show_default=True,
-                 help="Orders of the Vendi score."),
-    click.option("--jackknife", type=click.IntRange(min=0), metavar="N", default=20, show_default=True,
-                 help="Blocks of generated samples for the standard errors; 0 gives none."),
-    options.seed,
+    options.gathers(
+        "settings", "dprune.measuring.settings:EvalSettings",
+        click.option("--metrics", metavar="LIST",
+                     help="Of fid,is,prdc,kid,cmmd,prd,vendi,shares.  [default: all that the inputs allow]"),
+        click.option("--subset", metavar="FILE", help="Hold them against these ids of the reference only."),
+        click.option("--clusters", metavar="FILE", help="Compare the shares of these clusters, too."),
+        click.option("--logits", metavar="FILE",
+                     help="A .npy [n, classes] of the generated samples, for the Inception score."),
+        click.option("--save-stats", metavar="FILE",
+                     help="Write the reference's statistics; a later eval takes them as REFERENCE."),
+        click.option("--fid-infinity", "infinity", is_flag=True,
+                     help="Extrapolate the Fréchet distance to infinitely many samples, too."),
+        options.count("--splits", "Parts in which the Inception score is computed.", default=10),
+        options.count("--k", "Neighbours for precision and recall.", default=3),
+        options.count("--density-k", "Neighbours for density and coverage.", default=5),
+        click.option("--orders", metavar="LIST", default="0.5,1,2,inf", show_default=True,
+                     help="Orders of the Vendi score."),
+        options.count("--jackknife", "Blocks of generated samples for the standard errors; 0 gives none.", default=20,
+                      least=0),
+        options.seed,
+    ),
     options.embeds(default="inception"),
     options.delivers("The result: a .json file, or - for stdout.", can_stop=True),
 )  # fmt: skip
 def command(
-    *,
-    delivery: Delivery,
-    generated: str,
-    reference: str,
-    metrics: str | None,
-    subset: str | None,
-    clusters: str | None,
-    logits: str | None,
-    save_stats: str | None,
-    seed: int,
-    embedding: Any,
-    **settings: Any,
+    *, delivery: Delivery, generated: str, reference: str, settings: EvalSettings, embedding: Embedding
 ) -> None:
     """Compare generated samples with a reference by Fréchet distance and other metrics.
 
@@ -73,11 +66,5 @@ def command(
       dprune eval other shards.safetensors -o - | jq .metrics.frechet_distance
     """
     from dprune.measuring.eval_job import open_eval
-    from dprune.measuring.settings import resolve
 
-    job = open_eval(
-        generated, reference, resolve(metrics, **settings), embedding, subset=subset, clusters=clusters,
-        logits=logits, save_stats=save_stats, seed=seed,
-        output=delivery.output,
-    )  # fmt: skip
-    delivery.deliver(job)
+    delivery.deliver(open_eval(generated, reference, settings, embedding, delivery.output))

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from dprune import options
 from dprune.delivery import Delivery
 
+if TYPE_CHECKING:
+    from dprune.packing.job import PackSettings
+
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option(
-    "--size",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Resize the shorter side to this many pixels; else bytes stay.",
-)
-@click.option("--crop", type=click.Choice(["center", "none"]), default="center", show_default=True,
-              help="With --size: cut out the middle square, or keep the shape.")  # fmt: skip
-@click.option("--format", "format_", type=click.Choice(["png", "jpg", "webp"]), default="png", show_default=True,
-              help="With --size: how images are written; png and webp are lossless.")  # fmt: skip
-@click.option("--subset", metavar="FILE", help="Write only these samples: ids (.npy), keys (text), or - for stdin.")
-@click.option("--keys", type=click.Choice(["path", "unique"]), default="path", show_default=True,
-              help="Refuse repeated keys, or tell them apart by a number.")  # fmt: skip
-@click.option("--shard-size", type=click.IntRange(min=1), metavar="N", default=10_000, show_default=True,
-              help="Samples in a shard.")  # fmt: skip
-@click.option("--strict", is_flag=True, help="End at the first unreadable image instead of listing it in bad.jsonl.")
-@options.workers
+@options.gathers(
+    "settings", "dprune.packing.job:PackSettings",
+    options.count("--size", "Resize the shorter side to this many pixels; else bytes stay."),
+    options.choice("--crop", ["center", "none"], "With --size: cut out the middle square, or keep the shape.",
+                   default="center"),
+    options.choice("--format", ["png", "jpg", "webp"],
+                   "With --size: how images are written; png and webp are lossless.", default="png"),
+    click.option("--subset", metavar="FILE", help="Write only these samples: ids (.npy), keys (text), or - for stdin."),
+    options.choice("--keys", ["path", "unique"], "Refuse repeated keys, or tell them apart by a number.",
+                   default="path"),
+    options.count("--shard-size", "Samples in a shard.", default=10_000),
+    click.option("--strict", is_flag=True,
+                 help="End at the first unreadable image instead of listing it in bad.jsonl."),
+    options.workers,
+)  # fmt: skip
 @options.delivers("Folder that the shards go to.", can_stop=True, folder=True)
-def command(delivery: Delivery, sources: tuple[str, ...], size: int | None, crop: str, format_: str,
-            subset: str | None, keys: str, shard_size: int, strict: bool, workers: int | None) -> None:  # fmt: skip
+def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings) -> None:
     """Pack images or shards, or a subset of them, into WebDataset shards.
 
     SOURCE is a folder or zip of images (the folder that an image lies in becomes its label), existing shards
@@ -45,9 +47,6 @@ def command(delivery: Delivery, sources: tuple[str, ...], size: int | None, crop
       dprune select distance.npy --keep 10% | dprune pack shards --subset - -o pruned
       dprune pack pipe:'ssh host cat train.tar' -o shards
     """
-    from dprune.packing.open import open_source
-    from dprune.packing.pack import PackJob, Treatment
+    from dprune.packing.job import open_pack
 
-    source = open_source(sources, subset, convert=size is not None)
-    treatment = Treatment(size, crop, format_)
-    delivery.deliver(PackJob(source, treatment, shard_size, keys == "unique", strict, workers, delivery.output))
+    delivery.deliver(open_pack(sources, settings, delivery.output))

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from dprune import options
 from dprune.delivery import Delivery
 
+if TYPE_CHECKING:
+    from dprune.reporting.job import ReportSettings
+
 
 @click.command()
 @options.apply(
     click.argument("results", nargs=-1, required=True, metavar="RESULTS..."),
-    click.option("--title", default="What pruning did", show_default=True, metavar="TEXT", help="Title of the page."),
-    click.option("--images", multiple=True, metavar="DIR",
-                 help="Images of dprune sample for the grid of methods and ratios. Repeatable."),
-    click.option("--image-seeds", type=click.IntRange(min=1, max=64), metavar="N",
-                 help="Images in a cell of the grid.  [default: 4]"),
-    click.option("--train", metavar="FEATURES", help="Features of the training set, for a map."),
-    click.option("--generated", multiple=True, metavar="FEATURES",
-                 help="Features of generated samples, for a map each. Repeatable."),
-    click.option("--clusters", metavar="FILE", help="Clusters of the training set, which colour the map."),
-    click.option("--projection", type=click.Choice(["pca", "tsne"]),
-                 help="How the map is made.  [default: pca]"),
+    options.gathers(
+        "settings", "dprune.reporting.job:ReportSettings",
+        click.option("--title", default="What pruning did", show_default=True, metavar="TEXT",
+                     help="Title of the page."),
+        click.option("--images", multiple=True, metavar="DIR",
+                     help="Images of dprune sample for the grid of methods and ratios. Repeatable."),
+        click.option("--image-seeds", type=click.IntRange(min=1, max=64), metavar="N",
+                     help="Images in a cell of the grid.  [default: 4]"),
+        click.option("--train", metavar="FEATURES", help="Features of the training set, for a map."),
+        click.option("--generated", multiple=True, metavar="FEATURES",
+                     help="Features of generated samples, for a map each. Repeatable."),
+        click.option("--clusters", metavar="FILE", help="Clusters of the training set, which colour the map."),
+        options.choice("--projection", ["pca", "tsne"], "How the map is made.  [default: pca]"),
+    ),
     options.delivers("Folder that the report goes to.", folder=True),
 )  # fmt: skip
-def command(
-    *,
-    delivery: Delivery,
-    results: tuple[str, ...],
-    title: str,
-    images: tuple[str, ...],
-    image_seeds: int | None,
-    train: str | None,
-    generated: tuple[str, ...],
-    clusters: str | None,
-    projection: str | None,
-) -> None:
+def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSettings) -> None:
     """Put results together as tables, curves and one HTML page.
 
     RESULTS are files of dprune eval and dprune memorization, in any mix. They are grouped by the provenance that
@@ -52,8 +49,4 @@ def command(
     """
     from dprune.reporting.job import open_report
 
-    job = open_report(
-        results, title=title, images=images, image_seeds=image_seeds, train=train, generated=generated,
-        clusters=clusters, projection=projection, output=delivery.output,
-    )  # fmt: skip
-    delivery.deliver(job)
+    delivery.deliver(open_report(results, settings, delivery.output))

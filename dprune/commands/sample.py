@@ -2,66 +2,49 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from dprune import options
 from dprune.delivery import Delivery
 
+if TYPE_CHECKING:
+    from dprune.sampling.settings import SampleOptions
+
 
 @click.command()
 @options.apply(
     click.argument("model", metavar="MODEL"),
-    click.option("--vae", required=True, metavar="FILE", help="Autoencoder that decodes the latents."),
-    click.option("--seeds", required=True, metavar="SEEDS", help="One for each image: 0-49999, or 3,5,9-12."),
-    click.option("--classes", metavar="CLASSES",
-                 help="balanced (seed modulo classes), random, or a list that takes turns.  [default: balanced]"),
-    click.option("--solver", type=click.Choice(["euler", "heun", "dopri5"]), default="euler", show_default=True,
-                 help="How the flow is integrated; dopri5 couples the images of a batch."),
-    click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Of euler or heun.  [default: 60]"),
-    click.option("--cfg", type=options.Number(min=0), metavar="X", default=1.0, show_default=True,
-                 help="Classifier-free guidance; 1 is none."),
-    click.option("--cfg-interval", metavar="LO,HI", help="Guide between these noise levels, 0 clean and 1 noise."),
-    click.option("--cfg-channels", type=click.IntRange(min=1), metavar="N",
-                 help="Guide the first N channels; 3 is what DiT's and SiT's code do."),
-    click.option("--quantize/--no-quantize", default=True, show_default=True,
-                 help="Replace latents by the nearest code where the autoencoder has codes."),
-    click.option("--shard-size", type=click.IntRange(min=1), metavar="N", default=1000, show_default=True,
-                 help="Images in a shard."),
-    click.option("--grid", metavar="FILE", help="Draw the first images as one PNG, too."),
-    click.option("--grid-count", type=click.IntRange(min=1), metavar="N", default=64, show_default=True,
-                 help="Most images in the grid."),
-    click.option("--npz", metavar="FILE", help="Write all images as one array, too, as evaluators read them."),
-    click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
-                 help="Arithmetic of the transformer; auto is bf16 on a GPU."),
-    click.option("--compile/--no-compile", "compiles", default=None,
-                 help="Compile the transformer's blocks.  [default: on a GPU]"),
-    click.option("--batch-size", type=click.IntRange(min=1), metavar="N", default=64, show_default=True,
-                 help="Images in one pass through the device."),
-    options.device,
+    options.gathers(
+        "sampling", "dprune.sampling.settings:SampleOptions",
+        click.option("--vae", required=True, metavar="FILE", help="Autoencoder that decodes the latents."),
+        click.option("--seeds", required=True, metavar="SEEDS", help="One for each image: 0-49999, or 3,5,9-12."),
+        click.option("--classes", metavar="CLASSES",
+                     help="balanced (seed modulo classes), random, or a list that takes turns.  [default: balanced]"),
+        options.choice("--solver", ["euler", "heun", "dopri5"],
+                       "How the flow is integrated; dopri5 couples the images of a batch.", default="euler"),
+        options.count("--steps", "Of euler or heun.  [default: 60]"),
+        click.option("--cfg", type=options.Number(min=0), metavar="X", default=1.0, show_default=True,
+                     help="Classifier-free guidance; 1 is none."),
+        click.option("--cfg-interval", metavar="LO,HI", help="Guide between these noise levels, 0 clean and 1 noise."),
+        options.count("--cfg-channels", "Guide the first N channels; 3 is what DiT's and SiT's code do."),
+        click.option("--quantize/--no-quantize", default=True, show_default=True,
+                     help="Replace latents by the nearest code where the autoencoder has codes."),
+        options.count("--shard-size", "Images in a shard.", default=1000),
+        click.option("--grid", metavar="FILE", help="Draw the first images as one PNG, too."),
+        options.count("--grid-count", "Most images in the grid.  [default: 64]"),
+        click.option("--npz", metavar="FILE", help="Write all images as one array, too, as evaluators read them."),
+        options.choice("--precision", ["auto", "fp32", "bf16"], "Arithmetic of the transformer; auto is bf16 on a GPU.",
+                       default="auto"),
+        click.option("--compile/--no-compile", "compiles", default=None,
+                     help="Compile the transformer's blocks.  [default: on a GPU]"),
+        options.count("--batch-size", "Images in one pass through the device.", default=64),
+        options.device,
+    ),
     options.delivers("Folder that the shards go to.", can_stop=True, shares_work=True, folder=True),
 )  # fmt: skip
-def command(
-    *,
-    delivery: Delivery,
-    model: str,
-    vae: str,
-    seeds: str,
-    classes: str | None,
-    solver: str,
-    steps: int | None,
-    cfg: float,
-    cfg_interval: str | None,
-    cfg_channels: int | None,
-    quantize: bool,
-    shard_size: int,
-    grid: str | None,
-    grid_count: int,
-    npz: str | None,
-    precision: str,
-    compiles: bool | None,
-    batch_size: int,
-    device: str,
-) -> None:
+def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
     """Generate images, one a seed, as WebDataset shards.
 
     MODEL is the model.safetensors of train-dit, or a state dict of DiT or SiT. An image depends on its seed alone,
@@ -78,16 +61,6 @@ def command(
       torchrun --nproc-per-node 8 -m dprune sample run/model.safetensors --vae vae/model.safetensors \\
         --seeds 0-49999 --stop-after 3h50m -o generated
     """
-    from dprune.sampling.job import prepare
-    from dprune.sampling.settings import resolve
+    from dprune.sampling.job import open_sample
 
-    settings = resolve(
-        seeds, classes=classes, solver=solver, steps=steps, cfg=cfg, cfg_interval=cfg_interval,
-        cfg_channels=cfg_channels, quantize=quantize, precision=precision, device=device, batch_size=batch_size,
-        shard_size=shard_size,
-    )  # fmt: skip
-    job = prepare(
-        model, vae, settings, grid=grid, grid_count=grid_count, npz=npz, device=device, compiles=compiles,
-        output=delivery.output,
-    )  # fmt: skip
-    delivery.deliver(job)
+    delivery.deliver(open_sample(model, sampling, delivery.output))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from dprune import options
 from dprune.delivery import Delivery
 from dprune.selecting.amount import Amount
+
+if TYPE_CHECKING:
+    from dprune.selecting.job import SelectSettings
 
 
 def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Amount | None:
@@ -31,26 +34,28 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 
 @click.command()
 @click.argument("scores", required=False, metavar="[SCORES]")
-@click.option("--keep", metavar="AMOUNT", callback=_amount, help="Keep a share (0.25, 1/4, 25%) or a count (500).")
-@click.option("--prune", metavar="AMOUNT", callback=_amount, help="Prune a share or a count; the paper's PR.")
-@click.option("--order", type=click.Choice(["lowest", "middle", "highest", "random"]), default="lowest",
-              show_default=True, help="Which scores to keep.")  # fmt: skip
-@click.option("--clusters", metavar="FILE", help="Choose inside each cluster of this clusters.safetensors.")
-@click.option("--groups", metavar="FILE", help="Choose inside each group of this .npy, or by a feature store's labels.")
-@click.option("--quota", type=click.Choice(["proportional", "equal"]), default="proportional", show_default=True,
-              help="Keep the same share, or the same count, of each group.")  # fmt: skip
-@click.option("--cap", type=click.IntRange(min=1), metavar="N", help="Keep at most this many of each group.")
-@click.option("--only", metavar="GROUPS", callback=_groups, help="Keep only from these groups: 3,17,42 or @FILE.")
-@click.option("--within", multiple=True, metavar="FILE", help="Choose among these ids only. Repeatable.")
-@click.option("--without", multiple=True, metavar="FILE", help="Choose none of these ids. Repeatable.")
-@click.option("--or", "unions", multiple=True, metavar="FILE", help="Add these ids to the result. Repeatable.")
-@click.option("--figure", type=click.Path(dir_okay=False), help="Draw the lowest, middle and highest of each group.")
-@click.option("--shards", multiple=True, metavar="SHARDS", help="With --figure: where the images are. Repeatable.")
-@options.seed
+@options.gathers(
+    "settings", "dprune.selecting.job:SelectSettings",
+    click.option("--keep", metavar="AMOUNT", callback=_amount, help="Keep a share (0.25, 1/4, 25%) or a count (500)."),
+    click.option("--prune", metavar="AMOUNT", callback=_amount, help="Prune a share or a count; the paper's PR."),
+    options.choice("--order", ["lowest", "middle", "highest", "random"], "Which scores to keep.", default="lowest"),
+    click.option("--clusters", metavar="FILE", help="Choose inside each cluster of this clusters.safetensors."),
+    click.option("--groups", metavar="FILE",
+                 help="Choose inside each group of this .npy, or by a feature store's labels."),
+    options.choice("--quota", ["proportional", "equal"], "Keep the same share, or the same count, of each group.",
+                   default="proportional"),
+    options.count("--cap", "Keep at most this many of each group."),
+    click.option("--only", metavar="GROUPS", callback=_groups, help="Keep only from these groups: 3,17,42 or @FILE."),
+    click.option("--within", multiple=True, metavar="FILE", help="Choose among these ids only. Repeatable."),
+    click.option("--without", multiple=True, metavar="FILE", help="Choose none of these ids. Repeatable."),
+    click.option("--or", "unions", multiple=True, metavar="FILE", help="Add these ids to the result. Repeatable."),
+    click.option("--figure", type=click.Path(dir_okay=False),
+                 help="Draw the lowest, middle and highest of each group."),
+    click.option("--shards", multiple=True, metavar="SHARDS", help="With --figure: where the images are. Repeatable."),
+    options.seed,
+)  # fmt: skip
 @options.delivers("The subset: a .npy file of ids, or - for stdout.", default="-")
-def command(delivery: Delivery, scores: str | None, keep: Amount | None, prune: Amount | None, figure: str | None,
-            shards: tuple[str, ...], order: str, quota: str, cap: int | None, only: tuple[int, ...] | None,
-            seed: int, **files: Any) -> None:  # fmt: skip
+def command(delivery: Delivery, scores: str | None, settings: SelectSettings) -> None:
     """Choose the samples to keep, by scores, clusters and set algebra.
 
     SCORES is one number a sample (.npy, or - for stdin); NaN is never kept. Counts are exact. The highest at
@@ -65,16 +70,6 @@ def command(delivery: Delivery, scores: str | None, keep: Amount | None, prune: 
       dprune select distance.npy --prune 0.9 --without held-out.npy -o keep.npy
       dprune select --within a.npy --without b.npy -o difference.npy
     """
-    from dprune.selecting.job import Choice, open_selection
+    from dprune.selecting.job import open_select
 
-    if keep and prune:
-        raise click.UsageError("--keep and --prune exclude each other.")
-    if bool(figure) != bool(shards):
-        raise click.UsageError("--figure and --shards go together.")
-    picture = None
-    if figure:
-        from dprune.reporting.contact_sheet import ContactSheet
-
-        picture = ContactSheet.open(shards, figure)
-    choice = Choice(keep or prune, order, quota, cap, only, seed)
-    delivery.deliver(open_selection(choice, scores, **files, picture=picture, output=delivery.output))
+    delivery.deliver(open_select(scores, settings, delivery.output))

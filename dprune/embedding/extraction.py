@@ -5,31 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dprune.decoding import Images, Part, Piece, Work, check, cut, decoding
-from dprune.embedding.backbones import Backbone, Forward, load_backbone, try_out
-from dprune.embedding.digests import HUB
-from dprune.embedding.settings import PCA_FILE, Settings
+from dprune.decoding import Images, Part, Piece, checked, cut, parts
+from dprune.embedding.backbones import Backbone
+from dprune.embedding.forward import Forward, load_backbone, try_out
+from dprune.embedding.pixels import PCA_SAMPLES, Projection, fit_pca, publish_pca, read_pca
+from dprune.embedding.settings import HUB, PCA_FILE, EmbedSettings
 from dprune.errors import InputError
+from dprune.formats.filling import Filling
 from dprune.formats.provenance import Record, digest
 from dprune.formats.shards import Shard
 from dprune.formats.stores import Store
 from dprune.models.weights import file_digest
-from dprune.runtime import Monitor, check_stop, explained, take_device
+from dprune.runtime import Monitor, explained, take_device
 from dprune.seeds import generator
-
-if TYPE_CHECKING:
-    from dprune.embedding.job import EmbedJob
 
 NAMES = ("features", "logits")
 
 
-def extract(job: EmbedJob, store: Store, shards: Sequence[Shard], monitor: Monitor) -> None:
+def extract(settings: EmbedSettings, filling: Filling, store: Store, shards: Sequence[Shard], monitor: Monitor) -> None:
     """Make and publish the parts of `shards`.
 
     Raises:
@@ -39,30 +37,32 @@ def extract(job: EmbedJob, store: Store, shards: Sequence[Shard], monitor: Monit
         Interrupted: a signal or --stop-after ended the work; published parts stay.
         DpruneError: out of memory on the device, or workers that died.
     """
-    device = take_device(job.device)
-    with explained(device, f"a --batch-size below {job.batch_size}"):
-        backbone = load_backbone(job.settings)
-        origin = _origin(job, store, shards, backbone)
-        if job.settings.pca is not None:
-            backbone = _with_pca(job, store, backbone, monitor)
-        forward = Forward(backbone, device, getattr(torch, job.settings.precision), job.settings.normalize)
-        widths = try_out(backbone, forward, job.settings)
+    given = settings.given
+    device = take_device(given.device)
+    with explained(device, f"a --batch-size below {given.batch_size}"):
+        backbone = load_backbone(settings)
+        origin = _origin(settings, store, shards, backbone)
+        if given.pca is not None:
+            backbone = _with_pca(settings, filling, store, backbone, monitor)
+        forward = Forward(backbone, device, getattr(torch, settings.precision), given.normalize)
+        widths = try_out(backbone, forward, settings)
         # Only now is it sure that these options make features, which a manifest would promise.
         store.publish_manifest()
         images = Images(shards, backbone.transform)
-        work = Work(job.filling, images, forward, job.batch_size, job.workers, device.type == "cuda")
-        with closing(work.parts(shards, "embedding", monitor)) as parts:
-            for part in parts:
-                _publish(job, store, part, widths, origin)
+        made = parts(images, forward, filling, given.batch_size, given.workers, "embedding", monitor)
+        with closing(made):
+            for part in made:
+                count, members = filling.sizes[part.shard.name]
+                store.publish_part(part.shard.name, _tensors(settings, part, widths), members, count, part.bad, origin)
 
 
-def _origin(job: EmbedJob, store: Store, shards: Sequence[Shard], backbone: Backbone) -> Record:
+def _origin(settings: EmbedSettings, store: Store, shards: Sequence[Shard], backbone: Backbone) -> Record:
     """Return what a part must say about weights that the record calls the hub's, whose content may change.
 
     Raises:
         MismatchError: the parts that stay were made with others.
     """
-    if job.settings.digest != HUB:
+    if settings.digest != HUB:
         return {}
     assert backbone.file is not None
     origin = {"weights": file_digest(backbone.file)}
@@ -72,25 +72,24 @@ def _origin(job: EmbedJob, store: Store, shards: Sequence[Shard], backbone: Back
     return origin
 
 
-def _publish(job: EmbedJob, store: Store, part: Part, widths: tuple[int, ...], origin: Record) -> None:
+def _tensors(settings: EmbedSettings, part: Part, widths: tuple[int, ...]) -> dict[str, npt.NDArray[np.generic]]:
     tensors: dict[str, npt.NDArray[np.generic]] = {"label": part.labels.numpy()}
     for number, (name, width) in enumerate(zip(NAMES, widths, strict=False)):
         output = part.output(number)
         rows = np.empty((0, width), dtype=np.float32) if output is None else output.numpy()
         rows[[entry["row"] for entry in part.bad]] = np.nan
-        tensors[name] = _stored(rows, len(part.bad), part.shard, job.settings)
-    count, members = job.filling.sizes[part.shard.name]
-    store.publish_part(part.shard.name, tensors, members, count, part.bad, origin)
+        tensors[name] = _stored(settings, rows, len(part.bad), part.shard)
+    return tensors
 
 
-def _stored(rows: npt.NDArray[np.float32], bad: int, shard: Shard, settings: Settings) -> npt.NDArray[np.floating]:
+def _stored(settings: EmbedSettings, rows: npt.NDArray[np.float32], bad: int, shard: Shard) -> npt.NDArray[np.floating]:
     """Cast features to the store's dtype.
 
     Raises:
         InputError: a number is beyond the range of that dtype or of the network's arithmetic.
     """
     with np.errstate(over="ignore"):
-        stored = rows.astype(settings.dtype)
+        stored = rows.astype(settings.given.dtype)
     finite = np.isfinite(stored).all(1)
     if (~finite).sum() == bad:
         return stored
@@ -101,15 +100,16 @@ def _stored(rows: npt.NDArray[np.float32], bad: int, shard: Shard, settings: Set
     raise InputError(f"{shard.location}: features up to {largest:.4g} do not fit float16: give --dtype float32.")
 
 
-def _with_pca(job: EmbedJob, store: Store, backbone: Backbone, monitor: Monitor) -> Backbone:
+def _with_pca(
+    settings: EmbedSettings, filling: Filling, store: Store, backbone: Backbone, monitor: Monitor
+) -> Backbone:
     """Put the store's principal components behind the pixels, fitting them first if no worker has."""
-    from dprune.embedding.pixels import Projection, fit_pca, publish_pca, read_pca
-
-    path, options = store.folder / PCA_FILE, digest(job.settings.options() | {"fingerprint": job.dataset.fingerprint})
+    count, path = settings.given.pca, store.folder / PCA_FILE
+    assert count is not None
+    options = digest(settings.options() | {"fingerprint": filling.dataset.fingerprint})
     pca = read_pca(path, options)
     if pca is None:
-        assert job.settings.pca is not None
-        fitted = fit_pca(_drawn_pixels(job, backbone, monitor), job.settings.pca)
+        fitted = fit_pca(_drawn_pixels(settings, filling, backbone, monitor), count)
         store.publish_manifest()
         publish_pca(path, options, fitted)
         pca = read_pca(path, options)
@@ -117,25 +117,21 @@ def _with_pca(job: EmbedJob, store: Store, backbone: Backbone, monitor: Monitor)
     return replace(backbone, module=Projection(*pca))
 
 
-def _drawn_pixels(job: EmbedJob, backbone: Backbone, monitor: Monitor) -> npt.NDArray[np.float32]:
+def _drawn_pixels(
+    settings: EmbedSettings, filling: Filling, backbone: Backbone, monitor: Monitor
+) -> npt.NDArray[np.float32]:
     """Decode a seeded draw of the whole dataset's images, float32 [m, d]; bad ones are left out."""
-    from dprune.embedding.pixels import PCA_SAMPLES
-
-    count = len(job.dataset)
-    ids = np.sort(generator(job.seed, "embed pca").choice(count, min(PCA_SAMPLES, count), replace=False))
+    given, dataset, count = settings.given, filling.dataset, len(filling.dataset)
+    ids = np.sort(generator(given.seed, "embed pca").choice(count, min(PCA_SAMPLES, count), replace=False))
     pieces: list[Piece] = []
-    for number, rows in enumerate(job.dataset.split(ids)):
+    for number, rows in enumerate(dataset.split(ids)):
         pieces += cut(number, rows.tolist(), PCA_SAMPLES)
-    monitor.start("fitting principal components", len(ids), "images")
-    images = Images(job.dataset.shards, backbone.transform)
+    images = Images(dataset.shards, backbone.transform)
     found = [np.empty((0, *images.shape), dtype=np.float32)]
-    with decoding(images, pieces, job.workers, pin=False) as all_decoded:
-        for piece, decoded in zip(pieces, all_decoded, strict=True):
-            check_stop(monitor)
-            check(decoded, job.dataset.shards[piece.shard], job.filling)
+    with closing(checked(images, pieces, filling, given.workers, "fitting principal components", monitor)) as drawn:
+        for piece, decoded in drawn:
             bad = {entry["row"] for entry in decoded.bad}
             sound = decoded.images.numpy()[[row not in bad for row in piece.rows]]
             found.append(np.divide(sound, 255, dtype=np.float32))
-            monitor.advance(len(piece.rows))
     pixels = np.concatenate(found)
     return pixels.reshape(len(pixels), -1)

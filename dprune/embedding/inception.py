@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dprune.embedding.backbones import Backbone
-from dprune.embedding.digests import INCEPTION_FILE, INCEPTION_SHA256, INCEPTION_SIZE
+from dprune.embedding.settings import INCEPTION_FILE, INCEPTION_SHA256, INCEPTION_SIZE
 from dprune.embedding.weights import hushed
 from dprune.errors import InputError
 from dprune.models.weights import file_digest, misfit, read_state

@@ -9,11 +9,11 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dprune.embedding.settings import PCA_FILE, Settings
+from dprune.embedding.settings import PCA_FILE, EmbedOptions, EmbedSettings
 from dprune.formats.filling import Filling, parents_by_name
 from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import Output
-from dprune.formats.shards import Dataset, Shard
+from dprune.formats.shards import Dataset, Shard, open_dataset
 from dprune.formats.store_job import StoreJob
 from dprune.formats.stores import Store
 from dprune.runtime import Monitor
@@ -25,21 +25,11 @@ class EmbedJob(StoreJob):
 
     Attributes:
         dataset: the shards.
-        settings: what changes the features.
-        seed: chooses the images that principal components are fitted to.
-        strict: whether an image that cannot be decoded ends the work.
-        device: name of the device.
-        batch_size: images in one forward pass.
-        workers: processes that decode.
+        settings: how their features are made.
     """
 
     dataset: Dataset
-    settings: Settings
-    seed: int
-    strict: bool
-    device: str
-    batch_size: int
-    workers: int
+    settings: EmbedSettings
     output: Output
 
     @functools.cached_property
@@ -48,11 +38,11 @@ class EmbedJob(StoreJob):
 
         Principal components depend on every image, so with them it holds the fingerprint.
         """
-        fitted = self.settings.pca is not None
+        fitted = self.settings.given.pca is not None
         return make_record(
             "embed",
             self.settings.options(),
-            seed=self.seed if fitted else None,
+            seed=self.settings.given.seed if fitted else None,
             fingerprint=self.dataset.fingerprint if fitted else None,
             parents=parents_by_name(self.dataset),
             tags=self.output.tags,
@@ -60,11 +50,28 @@ class EmbedJob(StoreJob):
 
     @functools.cached_property
     def filling(self) -> Filling:
-        """The store, as far as it is this worker's to make."""
-        return Filling(self.dataset, "features", self.record, self.strict, {PCA_FILE: self.settings.pca is not None})
+        """See `StoreJob`."""
+        given = self.settings.given
+        return Filling(self.dataset, "features", self.record, given.strict, {PCA_FILE: given.pca is not None})
 
     def fill(self, store: Store, shards: Sequence[Shard], monitor: Monitor) -> None:
         """See `StoreJob`."""
         from dprune.embedding.extraction import extract
 
-        extract(self, store, shards, monitor)
+        extract(self.settings, self.filling, store, shards, monitor)
+
+
+def open_embed(shards: Sequence[str], options: EmbedOptions, output: Output) -> EmbedJob:
+    """Open what `dprune embed` was given.
+
+    Args:
+        shards: see `open_dataset`.
+        options: how features are to be made.
+        output: where the store goes.
+
+    Raises:
+        UsageError: the network does not take one of the options.
+        InputError: the weights' file or the shards are not there.
+    """
+    settings = options.settings
+    return EmbedJob(open_dataset(shards), settings, output)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from dprune.embedding.digests import HUB, INCEPTION_SHA256
 from dprune.errors import UsageError
 from dprune.formats.provenance import Record
 from dprune.models.weights import check_file, file_digest
@@ -33,10 +33,15 @@ DINOV2_SIZE = 224
 PIXELS_SIZE = 32
 PIXELS_LIMIT = 16_384
 PCA_FILE = "pca.safetensors"
+# What stands for the digest of weights that are not looked at before they are needed.
+HUB = "hub"
+INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+INCEPTION_SIZE = 95_628_359
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkName:
     """A network by its library (`timm`, `open_clip`, `inception` or `pixels`) and its name there."""
 
     library: str
@@ -47,7 +52,7 @@ class Network:
         return f"{self.library}:{self.name}" if self.name else self.library
 
 
-def parse_model(text: str) -> Network:
+def parse_model(text: str) -> NetworkName:
     """Read a --model.
 
     Raises:
@@ -55,9 +60,9 @@ def parse_model(text: str) -> Network:
     """
     library, colon, name = SHORT_NAMES.get(text, text).partition(":")
     if library in ("inception", "pixels") and not colon:
-        return Network(library)
+        return NetworkName(library)
     if library in ("timm", "open_clip") and name:
-        return Network(library, name)
+        return NetworkName(library, name)
     known = [*SHORT_NAMES, "inception", "pixels"]
     close = get_close_matches(text, known, 1)
     hint = f"did you mean {close[0]}?" if close else f"use {', '.join(known)}, timm:NAME or open_clip:ARCH/TAG."
@@ -65,82 +70,87 @@ def parse_model(text: str) -> Network:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that changes the features of an image.
+class EmbedOptions:
+    """How features are to be made, in the words of `dprune embed`, which says what each means."""
+
+    model: str = "dinov2-b"
+    weights: str | None = None
+    image_size: int | None = None
+    crop_pct: float | None = None
+    color: str | None = None
+    pca: int | None = None
+    normalize: bool = False
+    dtype: str = "float16"
+    strict: bool = False
+    precision: str = "auto"
+    device: str = "auto"
+    batch_size: int = 256
+    workers: int | None = None
+    seed: int = 0
+
+    @functools.cached_property
+    def settings(self) -> EmbedSettings:
+        """The options held to each other, and what was left out filled in.
+
+        Raises:
+            UsageError: the network does not take one of the options.
+            InputError: there is no such weights file.
+        """
+        network = parse_model(self.model)
+        library = network.library
+        chosen = {"weights": self.weights, "image-size": self.image_size, "crop-pct": self.crop_pct,
+                  "color": self.color, "pca": self.pca}  # fmt: skip
+        chosen["precision"] = self.precision if self.precision not in ("auto", "fp32") else None
+        for name, value in chosen.items():
+            if value is not None and name not in TAKES[library]:
+                raise UsageError(f"--{name} {value}: {library} takes no such option: leave it out.")
+        image_size, color = self.image_size, self.color
+        if library == "pixels":
+            image_size, color = image_size or PIXELS_SIZE, color or "rgb"
+            _check_pca(image_size, color, self.pca)
+        elif library == "timm" and "_dinov2" in network.name:
+            image_size = image_size or DINOV2_SIZE
+        weights = check_file(self.weights) if self.weights is not None else None
+        precision = resolved(self.precision, self.device) if "precision" in TAKES[library] else "float32"
+        return EmbedSettings(self, network, weights, _digest(network, weights), image_size, color, precision)
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """What the options come to.
 
     Attributes:
+        given: the options themselves, for those that need no filling in.
         network: which network.
         weights: its file, None to take it from the hub.
         digest: SHA-256 of the weights, `hub`, or None for pixels.
         image_size: side in pixels of what the network sees, None for the library's own.
-        crop_pct: share of the resized image that the centre crop keeps, None for the library's own.
         color: `rgb` or `grey`, for pixels.
-        pca: components kept of pixels, None for all pixels.
-        normalize: whether features get unit length.
-        dtype: of the features in the store.
-        precision: of the network's arithmetic.
+        precision: dtype of the network's arithmetic.
     """
 
-    network: Network
+    given: EmbedOptions
+    network: NetworkName
     weights: Path | None
     digest: str | None
     image_size: int | None
-    crop_pct: float | None
     color: str | None
-    pca: int | None
-    normalize: bool
-    dtype: str
     precision: str
 
     def options(self) -> Record:
-        """Return the settings as provenance holds them."""
+        """Return everything that changes the features of an image, as provenance holds it."""
         every = {
             "model": str(self.network),
             "weights": self.digest,
             "image_size": self.image_size,
-            "crop_pct": self.crop_pct,
+            "crop_pct": self.given.crop_pct,
             "color": self.color,
-            "pca": self.pca,
-            "normalize": self.normalize,
-            "dtype": self.dtype,
+            "pca": self.given.pca,
+            "normalize": self.given.normalize,
+            "dtype": self.given.dtype,
             "precision": self.precision,
         }
         return {name: value for name, value in every.items() if value is not None}
-
-
-def resolve(
-    model: str,
-    *,
-    weights: str | None = None,
-    image_size: int | None = None,
-    crop_pct: float | None = None,
-    color: str | None = None,
-    pca: int | None = None,
-    normalize: bool = False,
-    dtype: str = "float16",
-    precision: str = "auto",
-    device: str = "auto",
-) -> Settings:
-    """Check the options against each other and fill in what was left out.
-
-    Raises:
-        UsageError: the network does not take one of the options.
-        InputError: there is no such weights file.
-    """
-    network = parse_model(model)
-    chosen = {"weights": weights, "image-size": image_size, "crop-pct": crop_pct, "color": color, "pca": pca}
-    chosen["precision"] = precision if precision not in ("auto", "fp32") else None
-    for name, value in chosen.items():
-        if value is not None and name not in TAKES[network.library]:
-            raise UsageError(f"--{name} {value}: {network.library} takes no such option: leave it out.")
-    if network.library == "pixels":
-        image_size, color = image_size or PIXELS_SIZE, color or "rgb"
-        _check_pca(image_size, color, pca)
-    elif network.library == "timm" and "_dinov2" in network.name:
-        image_size = image_size or DINOV2_SIZE
-    path = check_file(weights) if weights is not None else None
-    return Settings(network, path, _digest(network, path), image_size, crop_pct, color, pca, normalize, dtype,
-                    _precision(network, precision, device))  # fmt: skip
 
 
 def _check_pca(image_size: int, color: str, pca: int | None) -> None:
@@ -151,15 +161,9 @@ def _check_pca(image_size: int, color: str, pca: int | None) -> None:
         raise UsageError(f"--pca of {values:,} values an image takes too long: give a smaller --image-size.")
 
 
-def _digest(network: Network, weights: Path | None) -> str | None:
+def _digest(network: NetworkName, weights: Path | None) -> str | None:
     if network.library == "pixels":
         return None
     if weights is None:
         return INCEPTION_SHA256 if network.library == "inception" else HUB
     return file_digest(weights)
-
-
-def _precision(network: Network, precision: str, device: str) -> str:
-    if "precision" not in TAKES[network.library]:
-        return "float32"
-    return resolved(precision, device)

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dprune.decoding import PIECE, CentreCrop, Images, Part, Work
-from dprune.encoding.job import PRECISIONS
+from dprune.decoding import PIECE, BatchNetwork, CentreCrop, Images, Part, parts
+from dprune.encoding.settings import EncodeSettings
 from dprune.errors import InputError
+from dprune.formats.filling import Filling
 from dprune.formats.latents import CODEBOOK_FILE, SUMS, latent_tensors, part_sums
+from dprune.formats.provenance import Record
 from dprune.formats.shards import Shard
 from dprune.formats.stores import Store
+from dprune.models.files import ModelFile
 from dprune.models.pixels import centred
 from dprune.models.vae import VAE, load_vae
-from dprune.precision import float32
-from dprune.runtime import Monitor, explained, single_threads, take_device
-
-if TYPE_CHECKING:
-    from dprune.encoding.job import EncodeJob
+from dprune.models.vae_files import latent_network
+from dprune.runtime import Monitor, explained, take_device
 
 
-class Encoder:
-    """The part of the work that the device does.
+class Encoder(BatchNetwork):
+    """Maps images uint8 [n, 3, h, w] to latents: codes int32 [n, h * w], or moments float16 [n, c, h, w].
+
+    They come in the order of `latent_tensors`.
 
     Args:
         vae: on the device.
@@ -37,31 +39,16 @@ class Encoder:
     """
 
     def __init__(self, vae: VAE, device: torch.device, precision: torch.dtype, flips: bool) -> None:
-        self.device = device
+        super().__init__(device)
         self._precision = precision
         # Where convolutions are quicker with channels last; cuDNN's of float32 without tf32 are not.
         last = device.type == "cpu" or precision != torch.float32
         self._layout = torch.channels_last if last else torch.contiguous_format
-        self._vae = vae.to(memory_format=self._layout)
+        self.vae = vae.to(memory_format=self._layout)
         self._flips = flips
-        self._pool = single_threads() if device.type == "cpu" else None
 
-    def __call__(self, pieces: list[Tensor]) -> tuple[Tensor, ...]:
-        """Encode one batch, given in pieces.
-
-        Args:
-            pieces: images uint8 [n_i, 3, h, w].
-
-        Returns:
-            Latents in the order of `latent_tensors`: codes int32 [n, h * w], or moments float16 [n, c, h, w].
-        """
-        if self._pool is not None:
-            return tuple(torch.cat(outputs) for outputs in zip(*self._pool.map(self._encode, pieces), strict=True))
-        # tf32 would keep ten bits of what was asked for as float32.
-        with float32(tf32=False):
-            return self._encode(torch.cat([piece.to(self.device, non_blocking=True) for piece in pieces]))
-
-    def _encode(self, images: Tensor) -> tuple[Tensor, ...]:
+    def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See `BatchNetwork`."""
         images = centred(images).contiguous(memory_format=self._layout)
         lower = self._precision != torch.float32
         with torch.inference_mode(), torch.autocast(self.device.type, self._precision, enabled=lower):
@@ -69,24 +56,23 @@ class Encoder:
             return (*found, *self._latents(images.flip(3))) if self._flips else found
 
     def _latents(self, images: Tensor) -> tuple[Tensor, ...]:
-        if self._vae.config.kind == "vq":
-            return (self._vae.codes(images).to(torch.int32),)
-        return tuple(moment.half() for moment in self._vae.moments(images))
+        if self.vae.config.kind == "vq":
+            return (self.vae.codes(images).to(torch.int32),)
+        return tuple(moment.half() for moment in self.vae.moments(images))
 
 
-def prepare(job: EncodeJob) -> tuple[VAE, Encoder]:
-    """Load the autoencoder to the job's device.
+def load_encoder(vae: ModelFile, settings: EncodeSettings, device: torch.device) -> Encoder:
+    """Load the autoencoder to a device.
 
     Raises:
         InputError: the file is not whole.
-        UsageError: the device does not exist here.
     """
-    device = take_device(job.device)
-    vae, _ = load_vae(job.vae.path, device)
-    return vae, Encoder(vae, device, getattr(torch, PRECISIONS[job.precision]), job.flips)
+    return Encoder(load_vae(vae.path, device)[0], device, getattr(torch, settings.dtype), settings.flips)
 
 
-def encode(job: EncodeJob, store: Store, shards: Sequence[Shard], monitor: Monitor) -> None:
+def encode(
+    vae: ModelFile, settings: EncodeSettings, filling: Filling, store: Store, shards: Sequence[Shard], monitor: Monitor
+) -> None:
     """Make and publish the codebook and the parts of `shards`.
 
     Raises:
@@ -95,20 +81,20 @@ def encode(job: EncodeJob, store: Store, shards: Sequence[Shard], monitor: Monit
         Interrupted: a signal or --stop-after ended the work; published parts stay.
         DpruneError: out of memory on the device, or workers that died.
     """
-    vae, encoder = prepare(job)
-    store.publish_manifest()
-    if job.network["kind"] == "vq":
-        store.publish_beside(CODEBOOK_FILE, {"codebook": codebook(vae)})
-    images = Images(shards, CentreCrop(job.network["image_size"]))
+    network, device = latent_network(vae), take_device(settings.device)
     # Whole pieces only: a CPU takes each by itself, and rounds sums otherwise in pieces of another length.
-    batch_size = job.batch_size - job.batch_size % PIECE or job.batch_size
-    work = Work(job.filling, images, encoder, batch_size, job.workers, encoder.device.type == "cuda")
-    with (
-        explained(encoder.device, f"a --batch-size below {job.batch_size}"),
-        closing(work.parts(shards, "encoding", monitor)) as parts,
-    ):
-        for part in parts:
-            _publish(job, store, part)
+    batch_size = settings.batch_size - settings.batch_size % PIECE or settings.batch_size
+    with explained(device, f"a --batch-size below {settings.batch_size}"):
+        encoder = load_encoder(vae, settings, device)
+        store.publish_manifest()
+        if network["kind"] == "vq":
+            store.publish_beside(CODEBOOK_FILE, {"codebook": codebook(encoder.vae)})
+        images = Images(shards, CentreCrop(network["image_size"]))
+        with closing(parts(images, encoder, filling, batch_size, settings.workers, "encoding", monitor)) as made:
+            for part in made:
+                count, members = filling.sizes[part.shard.name]
+                tensors = _tensors(network, settings.flips, part, count, vae)
+                store.publish_part(part.shard.name, tensors, members, count, part.bad)
 
 
 def codebook(vae: VAE) -> npt.NDArray[np.float32]:
@@ -117,12 +103,11 @@ def codebook(vae: VAE) -> npt.NDArray[np.float32]:
     return found
 
 
-def _publish(job: EncodeJob, store: Store, part: Part) -> None:
-    count, members = job.filling.sizes[part.shard.name]
+def _tensors(network: Record, flips: bool, part: Part, count: int, vae: ModelFile) -> dict[str, npt.NDArray[Any]]:
     valid = np.ones(count, dtype=np.bool_)
     valid[[entry["row"] for entry in part.bad]] = False
     tensors: dict[str, npt.NDArray[Any]] = {"label": part.labels.numpy(), "valid": valid}
-    for number, (name, row) in enumerate(latent_tensors(job.network, job.flips).items()):
+    for number, (name, row) in enumerate(latent_tensors(network, flips).items()):
         output = part.output(number)
         values = np.empty((0, *row.shape)) if output is None else output.numpy()
         # Sums are added up in this order, however convolutions left the values.
@@ -130,7 +115,7 @@ def _publish(job: EncodeJob, store: Store, part: Part) -> None:
         tensors[name][~valid] = 0
         if row.dtype.kind == "f" and not np.isfinite(tensors[name]).all():
             raise InputError(
-                f"{part.shard.location}: {job.vae.path} gives it a {name} that float16 cannot hold: train it again."
+                f"{part.shard.location}: {vae.path} gives it a {name} that float16 cannot hold: train it again."
             )
-    tensors[SUMS[job.network["kind"]]] = part_sums(job.network, tensors)
-    store.publish_part(part.shard.name, tensors, members, count, part.bad)
+    tensors[SUMS[network["kind"]]] = part_sums(network, tensors)
+    return tensors

@@ -10,34 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dprune.encoding.settings import EncodeSettings
 from dprune.formats.filling import Filling, parents_by_name
 from dprune.formats.latents import CODEBOOK_FILE, KIND
 from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import Output
-from dprune.formats.shards import Dataset, Shard
+from dprune.formats.shards import Dataset, Shard, open_dataset
 from dprune.formats.store_job import StoreJob
 from dprune.formats.stores import Store
 from dprune.models.files import ModelFile
-from dprune.models.vae_files import latent_network
+from dprune.models.vae_files import latent_network, open_vae
 from dprune.runtime import Monitor
-
-# float32 on a GPU too: with a codebook of thousands, bfloat16 makes another code the nearest at about every sixth
-# place (a table of 4,096 codes of 4 channels drawn from the encoder's outputs), which one depends on the batch, and
-# latents are made once but trained on many times.
-PRECISIONS = {"auto": "float32", "fp32": "float32", "bf16": "bfloat16"}
-
-
-@dataclass(frozen=True)
-class Verification:
-    """A comparison of a finished store with its images.
-
-    Attributes:
-        samples: how many are compared, 0 for none.
-        seed: chooses them.
-    """
-
-    samples: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -47,24 +30,12 @@ class EncodeJob(StoreJob):
     Attributes:
         dataset: the shards.
         vae: the autoencoder's file.
-        flips: whether to store the mirrored images' latents too.
-        precision: of the encoder's arithmetic, a key of `PRECISIONS`.
-        strict: whether an image that cannot be decoded ends the work.
-        verification: what is compared once the parts are there.
-        device: name of the device.
-        batch_size: images in one forward pass.
-        workers: processes that decode.
+        settings: how the latents are made.
     """
 
     dataset: Dataset
     vae: ModelFile
-    flips: bool
-    precision: str
-    strict: bool
-    verification: Verification
-    device: str
-    batch_size: int
-    workers: int
+    settings: EncodeSettings
     output: Output
 
     @functools.cached_property
@@ -75,19 +46,19 @@ class EncodeJob(StoreJob):
     @functools.cached_property
     def record(self) -> Record:
         """Provenance of the store."""
-        options = {"network": self.network, "flips": self.flips, "precision": PRECISIONS[self.precision]}
+        options = {"network": self.network, "flips": self.settings.flips, "precision": self.settings.dtype}
         parents = {**parents_by_name(self.dataset), "vae": self.vae.as_parent()}
         return make_record("encode", options, parents=parents, tags=self.output.tags)
 
     @functools.cached_property
     def filling(self) -> Filling:
-        """The store, as far as it is this worker's to make."""
+        """See `StoreJob`."""
         extras = {CODEBOOK_FILE: self.network["kind"] == "vq"}
-        return Filling(self.dataset, KIND, self.record, self.strict, extras, blank="zeros")
+        return Filling(self.dataset, KIND, self.record, self.settings.strict, extras, blank="zeros")
 
     def complete(self) -> bool:
         """Tell whether there is nothing to make, to tidy up or to verify."""
-        return not self.verification.samples and super().complete()
+        return not self.settings.verify and super().complete()
 
     def is_shared_whole(self, store: Store) -> bool:
         """Tell whether the codebook is there, where there is one."""
@@ -97,13 +68,27 @@ class EncodeJob(StoreJob):
         """See `StoreJob`."""
         from dprune.encoding.encoder import encode
 
-        encode(self, store, shards, monitor)
+        encode(self.vae, self.settings, self.filling, store, shards, monitor)
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make the missing parts, compare as asked, and return counts over all of this worker's parts."""
         summary = super().run(monitor)
-        if self.verification.samples:
+        if self.settings.verify:
             from dprune.encoding.verification import verify
 
-            summary |= verify(self, self.filling.store(self.output.path), monitor)
+            summary |= verify(self.vae, self.settings, self.filling, self.filling.store(self.output.path), monitor)
         return summary
+
+
+def open_encode(shards: Sequence[str], settings: EncodeSettings, output: Output) -> EncodeJob:
+    """Open what `dprune encode` was given.
+
+    Args:
+        shards: see `open_dataset`.
+        settings: how the latents are made, and by what.
+        output: where the store goes.
+
+    Raises:
+        InputError: the shards are not there, or the autoencoder's file is none.
+    """
+    return EncodeJob(open_dataset(shards), open_vae(settings.vae), settings, output)

@@ -139,10 +139,16 @@ def png_mark(path: str | Path) -> str:
     return str(text.get(PNG_MARK, "unknown")) if text.get("Software") == SOFTWARE else ""
 
 
+def drawn_png(image: Image.Image, text: PngInfo | None = None) -> bytes:
+    """Encode a picture that dprune drew as a PNG as small as can be."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True, pnginfo=text)
+    return buffer.getvalue()
+
+
 def publish_png(image: Image.Image, path: str | Path, mark: str) -> None:
     """Publish a picture as a PNG that says that dprune drew it, and by its mark of what; see `Beside.mark`."""
-    buffer, text = io.BytesIO(), PngInfo()
+    text = PngInfo()
     text.add_text("Software", SOFTWARE)
     text.add_text(PNG_MARK, mark)
-    image.save(buffer, "PNG", optimize=True, pnginfo=text)
-    publish_bytes(path, buffer.getvalue())
+    publish_bytes(path, drawn_png(image, text))

@@ -50,6 +50,13 @@ def write_result(
     publish_bytes(path, _laid_out(finite(content)).encode() + b"\n")
 
 
+def summarized(metrics: Mapping[str, Any], inputs: Sequence[Record]) -> Record:
+    """Return the counts of samples and the numbers that are worth a line: no errors, tables or what is not finite."""
+    counts = {side["role"]: side["count"] for side in inputs if side["count"] is not None}
+    numbers = {key: value for key, value in finite(metrics).items() if isinstance(value, int | float)}
+    return counts | {key: value for key, value in numbers.items() if not key.endswith("_se")}
+
+
 def _laid_out(content: Any, depth: int = 0) -> str:
     """Write JSON with a line for each entry of its tables; a curve of a thousand numbers stays on one."""
     if depth == 2 or not content or not isinstance(content, dict | list):

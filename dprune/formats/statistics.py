@@ -65,11 +65,6 @@ class Statistics:
         write_tensors(path, dict(zip(NAMES, values, strict=True)), self.record or {})
 
 
-def is_statistics(path: str | Path) -> bool:
-    """Tell a statistics file from other files by its content: a safetensors with `covariance`, or any .npz archive."""
-    return kind_of(path) in ("statistics", "zip")
-
-
 def read_statistics(path: str | Path) -> Statistics:
     """Read dprune's statistics, or the .npz with `mu` and `sigma` that pytorch-fid, clean-fid and ADM use.
 

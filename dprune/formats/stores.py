@@ -22,6 +22,9 @@ from dprune.formats.publish import publish_json
 from dprune.formats.shards import fingerprint
 from dprune.formats.tensors import damaged, read_metadata, read_tensors, write_tensors
 
+PART_KEYS = ("count", "members", "options", "bad")
+"""What the metadata of every part says."""
+
 
 @dataclass(frozen=True)
 class Store:
@@ -85,8 +88,8 @@ class Store:
             bad: ledger of undecodable samples, each with `row`, `key` and `reason`.
             more: further metadata, such as `weights` for `check_weights`.
         """
-        metadata = {**(more or {}), "count": count, "members": members, "options": self._options, "bad": list(bad)}
-        write_tensors(self.path(shard), tensors, metadata)
+        stated = zip(PART_KEYS, (count, members, self._options, list(bad)), strict=True)
+        write_tensors(self.path(shard), tensors, {**(more or {}), **dict(stated)})
 
     def publish_beside(self, name: str, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write tensors that all parts share to a file beside the manifest, the same bytes whichever worker does."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,31 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from dprune.formats.arrays import NPY_ERRORS, digest_array, read_array
+from dprune.formats.arrays import digest_array, read_array
 from dprune.formats.clusters import read_clusters
+from dprune.formats.kinds import kind_of
+from dprune.formats.latents import FLIPPED, NAMES
 from dprune.formats.provenance import Record
 from dprune.formats.publish import STDOUT
 from dprune.formats.results import read_result
+from dprune.formats.stores import PART_KEYS
 from dprune.formats.tensors import damaged, read_metadata
 from dprune.inspecting.findings import Findings
+from dprune.measuring.pairs import PAIR
 
 MOST_EXAMPLES = 3
-PAIR_FIELDS = ("generated", "train", "distance")
-PART_KEYS = {"count", "members", "options", "bad"}
-"""Metadata of a part of a store."""
-BY_SAMPLE = {"features", "label", "logits", "valid", "codes", "mean", "logvar", "assignment", "distance",
-             "codes_flipped", "mean_flipped", "logvar_flipped"}  # fmt: skip
+_LATENTS = {name + suffix for names in NAMES.values() for name in names for suffix in ("", FLIPPED)}
+BY_SAMPLE = {"features", "label", "logits", "valid", "assignment", "distance"} | _LATENTS
 """Tensors with one row a sample."""
+_SCORES, _IDS = "scores are one number a sample", "a subset is a vector of sample ids"
 
 
 def inspect_array(path: str) -> Findings:
     """Inspect a .npy file, or stdin when `path` is a dash."""
     findings = Findings("stdin" if path == STDOUT else path, "array")
-    if (mapped := _map_matrix(path)) is not None:
+    if kind_of(path) == "matrix":
+        # Rows may take more than memory.
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         findings.content = {"shape": list(mapped.shape), "dtype": str(mapped.dtype)}
         findings.samples = len(mapped)
         return findings
@@ -42,21 +45,13 @@ def inspect_array(path: str) -> Findings:
     findings.fingerprint = array.fingerprint
     findings.content = {"shape": list(values.shape), "dtype": str(values.dtype), "digest": digest_array(values)}
     findings.kind = _kind_of_array(values, array.record)
-    describe = {"scores": _scores, "subset": _subset, "labels": _labels, "pairs": _pairs}.get(findings.kind, _ignore)
-    describe(findings, values)
+    wanted = {"scores": (_SCORES, "fiu"), "subset": (_IDS, "iu")}.get(findings.kind)
+    if wanted and (values.ndim != 1 or values.dtype.kind not in wanted[1]):
+        found = f"{values.dtype} of shape {list(values.shape)}"
+        findings.problems.append(f"{findings.name}: {wanted[0]}, not {found}: make it again.")
+    elif describe := {"scores": _scores, "subset": _subset, "labels": _labels, "pairs": _pairs}.get(findings.kind):
+        describe(findings, values)
     return findings
-
-
-def _map_matrix(path: str) -> npt.NDArray[Any] | None:
-    """Map an array of rows, which may be larger than memory; None for a vector, and for what cannot be mapped."""
-    # Opening a pipe would take away what it brings.
-    if path == STDOUT or not os.path.isfile(path):
-        return None
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except NPY_ERRORS:
-        return None
-    return values if isinstance(values, np.ndarray) and values.ndim > 1 else None
 
 
 def _kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
@@ -66,7 +61,7 @@ def _kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
     if values.ndim != 1:
         return "array"
     if values.dtype.names:
-        return "pairs" if values.dtype.names == PAIR_FIELDS else "array"
+        return "pairs" if values.dtype.names == PAIR.names else "array"
     if command.startswith("score") or values.dtype.kind == "f":
         return "scores"
     if values.dtype.kind not in "iu":
@@ -77,17 +72,7 @@ def _kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
     return "labels" if len(np.unique(values)) * 2 <= len(values) else "array"
 
 
-def _ignore(findings: Findings, values: npt.NDArray[Any]) -> None:
-    pass
-
-
 def _scores(findings: Findings, values: npt.NDArray[Any]) -> None:
-    if values.ndim != 1 or values.dtype.kind not in "fiu":
-        findings.problems.append(
-            f"{findings.name}: scores are one number a sample, not {values.dtype} of shape {list(values.shape)}: "
-            "make it again."
-        )
-        return
     findings.samples = len(values)
     known = values[~np.isnan(values)].astype(np.float64)
     findings.content |= {"samples": len(values), "not_scored": len(values) - len(known)}
@@ -99,12 +84,6 @@ def _scores(findings: Findings, values: npt.NDArray[Any]) -> None:
 
 
 def _subset(findings: Findings, values: npt.NDArray[Any]) -> None:
-    if values.ndim != 1 or values.dtype.kind not in "iu":
-        findings.problems.append(
-            f"{findings.name}: a subset is a vector of sample ids, not {values.dtype} of shape {list(values.shape)}: "
-            "make it again."
-        )
-        return
     findings.content["kept"] = len(values)
     if not len(values):
         return
@@ -154,7 +133,7 @@ def inspect_tensors(path: str) -> Findings:
     """Inspect a safetensors file by its header; the tensors of a clustering are read."""
     findings = Findings(path, "tensors")
     metadata, shapes = read_metadata(path) or {}, tensor_shapes(path)
-    if metadata.keys() >= PART_KEYS:
+    if metadata.keys() >= set(PART_KEYS):
         findings.kind = "part"
         findings.content = {"samples": metadata["count"], "bad": len(metadata["bad"])}
     elif "command" in metadata:

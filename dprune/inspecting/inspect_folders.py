@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dprune.clustering.sweep_plot import PLOT, TABLE
 from dprune.errors import InputError
 from dprune.formats.latents import SUMS, open_latents
 from dprune.formats.manifests import MANIFEST, read_manifest
@@ -22,19 +23,20 @@ from dprune.formats.stores import Store
 from dprune.formats.tensors import read_metadata
 from dprune.inspecting.findings import Findings
 from dprune.inspecting.inspect_files import MOST_EXAMPLES, inspect_tensors, row_problems, tensor_shapes
-
-MODEL = "model.safetensors"
-SWEEP_RESULTS = ("sweep.csv", "sweep.png")
+from dprune.training.run import MODEL
 
 
-def inspect_folder(folder: str) -> Findings:
+def inspect_folder(folder: str, kind: str) -> Findings:
     """Inspect a folder by its manifest, or by what lies in it.
+
+    Args:
+        folder: path.
+        kind: what `kind_of` says that it is.
 
     Raises:
         InputError: it holds nothing that dprune knows, or its manifest cannot be read.
     """
     manifest = read_manifest(folder)
-    kind = str(manifest.get("kind", ""))
     unfinished = os.path.isdir(os.path.join(folder, JOURNAL))
     tars = sorted(glob.glob(os.path.join(glob.escape(folder), "*.tar")))
     if kind in ("features", "latents"):
@@ -194,19 +196,18 @@ def _latents(findings: Findings) -> None:
 def _part(findings: Findings, store: Store, shard: str) -> Record | None:
     """Return the metadata of a part that is sound, or note what is wrong with it."""
     path = store.path(shard)
-    again = f"run the dprune {store.record.get('command')} that makes it again"
     if not path.exists():
-        findings.problems.append(f"{store.folder}: lacks the part of {shard}: {again}.")
+        findings.problems.append(f"{store.folder}: lacks the part of {shard}: {store.remedy}.")
         return None
     try:
         read_metadata(path)
         shapes = tensor_shapes(path)
     except InputError as error:
-        findings.problems.append(str(error).removesuffix(".") + f": {again}.")
+        findings.problems.append(str(error).removesuffix(".") + f": {store.remedy}.")
         return None
     part = store.part(shard)
     if part is None:
-        findings.problems.append(f"{path}: was made with other options than the store: {again}.")
+        findings.problems.append(f"{path}: was made with other options than the store: {store.remedy}.")
         return None
     findings.problems += row_problems(str(path), shapes, part["count"])
     return part
@@ -245,7 +246,7 @@ def _sweep(folder: str, manifest: Record) -> Findings:
     """Inspect the clusterings that a sweep's manifest lists, its table and its plot."""
     findings = Findings(folder, "sweep", records=[manifest["provenance"]])
     findings.fingerprint = manifest["provenance"].get("fingerprint")
-    missing = [name for name in (*manifest["files"], *SWEEP_RESULTS) if not os.path.isfile(os.path.join(folder, name))]
+    missing = [name for name in (*manifest["files"], TABLE, PLOT) if not os.path.isfile(os.path.join(folder, name))]
     findings.problems += [f"{folder}: lacks {name}: run the command that makes it again." for name in missing]
     for name in sorted(set(manifest["files"]) - set(missing)):
         try:

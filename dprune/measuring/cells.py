@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from dprune.clustering.kernels import nearest_two
-from dprune.clustering.kmeans import Settings, fit
+from dprune.clustering.kmeans import KMeansSettings, fit
 from dprune.clustering.points import load_points
 from dprune.formats.features import ArrayFeatures
-from dprune.measuring.training_rows import TrainingRows
+from dprune.measuring.sides import TrainingRows
 from dprune.metrics.reading import blocks
 from dprune.runtime import Monitor
 from dprune.seeds import generator
@@ -73,7 +73,7 @@ class Cells:
         basis = components(sample, seed) if sample.shape[1] > COMPONENTS else None
         placed = sample if basis is None else sample @ basis
         points = load_points(ArrayFeatures("the training features", placed.cpu().numpy()), "l2", device, monitor)
-        solution = fit(points, Settings(k=count, iterations=ITERATIONS), seed, monitor)
+        solution = fit(points, KMeansSettings(k=count, iterations=ITERATIONS), seed, monitor)
         return cls(centre, basis, solution.centroids + points.centre)
 
     def of(self, x: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.jobs import FileJob
 from dprune.formats.provenance import Record, check_same_dataset, make_record, parent
 from dprune.formats.publish import Output
-from dprune.formats.results import write_result
-from dprune.formats.statistics import Statistics, is_statistics, read_statistics
-from dprune.measuring.settings import Settings
-from dprune.measuring.sources import Embedding, Source, check_space, open_sources
+from dprune.formats.results import summarized, write_result
+from dprune.formats.statistics import Statistics, read_statistics
+from dprune.measuring.settings import EvalSettings
+from dprune.measuring.sources import Embedding, FeatureSource, SidePath, check_space, open_sources
 from dprune.runtime import Monitor
 
 
@@ -37,18 +37,16 @@ class EvalJob(FileJob):
         subset: ids of the reference that take part, None for all.
         logits: of the generated samples [n, classes], None for those that their features came with.
         statistics: where those of the reference go, or None.
-        seed: of blocks, splits, clusterings and orders.
     """
 
-    generated: Source | Statistics
-    reference: Source | Statistics
-    settings: Settings
+    generated: FeatureSource | Statistics
+    reference: FeatureSource | Statistics
+    settings: EvalSettings
     device: str
     clusters: Clusters | None
     subset: Array | None
     logits: Array | None
     statistics: Beside | None
-    seed: int
     output: Output
 
     def __post_init__(self) -> None:
@@ -62,7 +60,7 @@ class EvalJob(FileJob):
         self._check_usage()
         self._check_statistics()
         self._check_logits()
-        if self.subset is not None and isinstance(self.reference, Source):
+        if self.subset is not None and isinstance(self.reference, FeatureSource):
             check_same_dataset(
                 {self.subset.name: self.subset.fingerprint, self.reference.name: self.reference.fingerprint}
             )
@@ -70,7 +68,7 @@ class EvalJob(FileJob):
             self._check_clusters(self.clusters)
 
     def _check_usage(self) -> None:
-        asked = self.settings.metrics
+        asked = self.settings.names
         for given, metric, option in ((self.clusters, "shares", "clusters"), (self.logits, "is", "logits")):
             if given is not None and metric not in asked:
                 raise UsageError(
@@ -82,7 +80,7 @@ class EvalJob(FileJob):
         if not given:
             return
         name = given[0].name
-        others = [metric for metric in self.settings.metrics if metric != "fid"] if self.settings.stated else []
+        others = [metric for metric in self.settings.names if metric != "fid"] if self.settings.stated else []
         if others:
             raise InputError(f"--metrics {others[0]}: {name} holds statistics, which allow fid alone: give features.")
         no_reference = isinstance(self.reference, Statistics)
@@ -97,7 +95,7 @@ class EvalJob(FileJob):
             raise UsageError(f"{useless[0]} takes features, and {name} holds statistics: leave it out.")
 
     def _check_logits(self) -> None:
-        asked = self.settings.stated and "is" in self.settings.metrics
+        asked = self.settings.stated and "is" in self.settings.names
         if asked and self.logits is None and self.generated.model not in (None, "inception"):
             raise InputError(
                 f"--metrics is: features of {self.generated.model} come without class logits: give --logits, or "
@@ -107,8 +105,8 @@ class EvalJob(FileJob):
     def _check_clusters(self, clusters: Clusters) -> None:
         if not len(clusters.centroids):
             raise InputError(f"{clusters.name}: holds no centroids, by which generated samples get their clusters.")
-        assert isinstance(self.generated, Source)
-        assert isinstance(self.reference, Source)
+        assert isinstance(self.generated, FeatureSource)
+        assert isinstance(self.reference, FeatureSource)
         made_of = parent(clusters.record, "features")
         if not made_of:
             return
@@ -128,7 +126,8 @@ class EvalJob(FileJob):
         parents = {"generated": self.generated.parent, "reference": self.reference.parent}
         given = {"clusters": self.clusters, "subset": self.subset, "logits": self.logits}
         parents |= {role: value.as_parent() for role, value in given.items() if value is not None}
-        return make_record("eval", self.settings.options(), seed=self.seed, parents=parents, tags=self.output.tags)
+        options, seed = self.settings.options(), self.settings.seed
+        return make_record("eval", options, seed=seed, parents=parents, tags=self.output.tags)
 
     @property
     def beside(self) -> list[Beside]:
@@ -136,60 +135,48 @@ class EvalJob(FileJob):
         return [] if self.statistics is None else [self.statistics]
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
-        """Compute the metrics, publish them and return the headline numbers.
-
-        Raises:
-            InputError: features cannot be used, or a metric that was asked for cannot be computed from them.
-            MismatchError: the features have different dimensions.
-            UsageError: the device is impossible.
-            Interrupted: a signal or --stop-after ended the work; features that were made stay in the cache.
-            DpruneError: out of memory on the device.
-        """
+        """Compute the metrics, publish them and return the headline numbers; raises what `evaluate` does."""
         from dprune.measuring.evaluation import evaluate
 
-        found = evaluate(self, monitor)
+        found = evaluate(
+            {"generated": self.generated, "reference": self.reference}, self.settings, self.device, monitor,
+            subset=self.subset, clusters=self.clusters, logits=self.logits, saved=self.statistics,
+        )  # fmt: skip
         if self.statistics is not None and found.statistics is not None:
             found.statistics.write(self.statistics.path)
         write_result(self.output.path, "metrics", found.metrics, found.details, found.inputs, self.record)
-        return found.summary()
+        return summarized(found.metrics, found.inputs)
 
 
-def open_eval(
-    generated: str,
-    reference: str,
-    settings: Settings,
-    embedding: Embedding,
-    *,
-    subset: str | None = None,
-    clusters: str | None = None,
-    logits: str | None = None,
-    save_stats: str | None = None,
-    output: Output,
-    seed: int = 0,
-) -> EvalJob:
+def open_eval(generated: str, reference: str, settings: EvalSettings, embedding: Embedding, output: Output) -> EvalJob:
     """Open what `dprune eval` was given.
+
+    Args:
+        generated: features, shards or statistics of generated samples.
+        reference: the same of what they are compared with.
+        settings: what to compute.
+        embedding: how features of shards are made.
 
     Raises:
         InputError: a file is missing or not what it should be, or a metric that was asked for is impossible.
         MismatchError: the inputs do not belong together.
-        UsageError: options contradict each other or have nothing to work on.
+        UsageError: options have nothing to work on.
     """
-    paths = {"generated": generated, "reference": reference}
-    statistics = {role: read_statistics(path) for role, path in paths.items() if is_statistics(path)}
+    paths = {"generated": SidePath.of(generated), "reference": SidePath.of(reference)}
+    statistics = {role: read_statistics(side.path) for role, side in paths.items() if side.holds == "statistics"}
     known = {side.name: side.features for side in statistics.values()}
-    features = {role: path for role, path in paths.items() if role not in statistics}
-    sides: dict[str, Source | Statistics] = {**statistics, **open_sources(features, embedding, known)}
-    chosen = read_ids(subset) if subset else None
+    features = {role: side for role, side in paths.items() if role not in statistics}
+    sides: dict[str, FeatureSource | Statistics] = {**statistics, **open_sources(features, embedding, known)}
+    subset = read_ids(settings.subset) if settings.subset else None
     return EvalJob(
         sides["generated"],
         sides["reference"],
         settings,
         embedding.device,
-        read_clusters(clusters) if clusters else None,
-        chosen,
-        _read_logits(logits) if logits else None,
-        _statistics_file(save_stats, sides["reference"], chosen) if save_stats else None,
-        seed,
+        read_clusters(settings.clusters) if settings.clusters else None,
+        subset,
+        _read_logits(settings.logits) if settings.logits else None,
+        _statistics_file(settings.save_stats, sides["reference"], subset) if settings.save_stats else None,
         output,
     )
 
@@ -204,8 +191,8 @@ def _read_logits(path: str) -> Array:
     return array
 
 
-def _statistics_file(path: str, reference: Source | Statistics, subset: Array | None) -> Beside:
-    fingerprint = reference.fingerprint if isinstance(reference, Source) else None
+def _statistics_file(path: str, reference: FeatureSource | Statistics, subset: Array | None) -> Beside:
+    fingerprint = reference.fingerprint if isinstance(reference, FeatureSource) else None
     parents = {"features": reference.parent} | ({"subset": subset.as_parent()} if subset else {})
     record = make_record("eval statistics", {}, fingerprint=fingerprint, parents=parents)
     return Beside("--save-stats", Path(path), record)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from dprune.errors import InputError
 from dprune.formats.clusters import Clusters
-from dprune.measuring.groups import Groups, by_class, by_cluster
+from dprune.measuring.groups import Groups, by_class, by_cluster, by_kmeans
 from dprune.measuring.moments import Measured
-from dprune.measuring.settings import VENDI_ORDER, Settings, order_name
+from dprune.measuring.settings import EvalSettings, order_name
 from dprune.measuring.sides import Side
+from dprune.metrics.catalogue import METRICS, VENDI_ORDER
 from dprune.metrics.frechet import Moments, frechet_distance, frechet_infinity
 from dprune.metrics.inception_score import inception_score
 from dprune.metrics.jackknife import Estimate
@@ -31,17 +32,18 @@ _log = logging.getLogger("dprune")
 
 # Sizes of the subsets that the Fréchet distance is extrapolated from.
 POINTS = 15
+# Of the precision-recall curve, which is drawn and no more: all digits of its 2,002 numbers would be most of a result.
+CURVE_DECIMALS = 6
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ReadyPair:
     """Two sides that are ready, and how they are to be compared.
 
     Attributes:
         generated: generated samples.
         reference: what they are compared with.
-        settings: of the metrics.
-        seed: of all randomness.
+        settings: of the metrics, and the seed of all randomness.
         monitor: asked whether to stop.
         clusters: whose shares are compared, or None.
         logits: class logits of the generated samples that take part [n, classes], or None.
@@ -49,8 +51,7 @@ class Comparison:
 
     generated: Measured
     reference: Measured
-    settings: Settings
-    seed: int
+    settings: EvalSettings
     monitor: Monitor
     clusters: Clusters | None = None
     logits: Tensor | None = None
@@ -94,34 +95,44 @@ class Found:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def obstacle(name: str, it: Comparison) -> str | None:
+def obstacle(name: str, pair: ReadyPair) -> str | None:
     """Say why a metric cannot be computed, None where it can."""
-    count, others, settings = it.generated.count, it.reference.count, it.settings
-    if name == "is" and it.logits is None:
+    count, others, settings = pair.generated.count, pair.reference.count, pair.settings
+    if name == "is" and pair.logits is None:
         return "the generated samples have no class logits: give --logits, or features of --model inception"
-    if name == "is" and len(it.logits if it.logits is not None else ()) < settings.splits:
+    if name == "is" and len(pair.logits if pair.logits is not None else ()) < settings.splits:
         return f"{count} generated samples are fewer than --splits {settings.splits}"
     if name == "prdc" and (count or 0) <= settings.k:
         return f"{count} generated samples have no {settings.k} neighbours each: lower --k"
     if name == "prdc" and (others or 0) <= max(settings.k, settings.density_k):
         return f"{others} reference samples are too few: lower --k and --density-k below that"
-    if name == "shares" and not it.groups:
+    if name == "shares" and not pair.groups:
         return "they take --clusters, or labels on both sides"
     return None
 
 
-def measure(name: str, it: Comparison) -> Found:
+_Function = Callable[[ReadyPair], Found]
+_FUNCTIONS: dict[str, _Function] = {}
+
+
+def _computes(name: str) -> Callable[[_Function], _Function]:
+    """Enter the function that computes a metric of the catalogue."""
+    return lambda function: _FUNCTIONS.setdefault(name, function)
+
+
+def compute(name: str, pair: ReadyPair) -> Found:
     """Compute one metric by its name in --metrics."""
-    return _MEASURES[name](it)
+    return _FUNCTIONS[name](pair)
 
 
-def _frechet(it: Comparison) -> Found:
-    ours, theirs, infinity = it.generated.spread, it.reference.spread, it.settings.infinity
+@_computes("fid")
+def _frechet(pair: ReadyPair) -> Found:
+    ours, theirs, infinity = pair.generated.spread, pair.reference.spread, pair.settings.infinity
     if infinity and ours.moments.count < 2 * POINTS:
         raise InputError(f"--fid-infinity: {ours.moments.count} generated samples are too few: give {2 * POINTS}.")
     # One sample has no covariance, so with two of them there is no replicate.
     blocks = ours.blocks if ours.blocks is not None and min(ours.blocks.remaining) > 1 else None
-    found = frechet_distance(ours.moments, theirs.moments, _stoppable(ours.replicates, it.monitor), blocks)
+    found = frechet_distance(ours.moments, theirs.moments, _stoppable(ours.replicates, pair.monitor), blocks)
     for role in found.undersampled:
         moments = ours.moments if role == "generated" else theirs.moments
         _log.warning(
@@ -131,8 +142,8 @@ def _frechet(it: Comparison) -> Found:
     metrics = {"frechet_distance": found.distance}
     details: dict[str, Any] = {"mean_term": found.mean_term, "covariance_term": found.covariance_term}
     if infinity:
-        assert it.generated.side is not None
-        line = frechet_infinity(it.generated.side.x, theirs.moments, it.seed, POINTS)
+        assert pair.generated.side is not None
+        line = frechet_infinity(pair.generated.side.x, theirs.moments, pair.settings.seed, POINTS)
         metrics["frechet_infinity"] = Estimate(line.value)
         details["infinity"] = {"counts": line.counts, "distances": line.distances}
     return Found(metrics, {"frechet": details})
@@ -145,48 +156,57 @@ def _stoppable(replicates: Iterable[Moments], monitor: Monitor) -> Iterator[Mome
         yield replicate
 
 
-def _inception_score(it: Comparison) -> Found:
-    assert it.logits is not None
-    found = inception_score(it.logits, it.settings.splits, it.seed, it.generated.blocks)
+@_computes("is")
+def _inception_score(pair: ReadyPair) -> Found:
+    assert pair.logits is not None
+    found = inception_score(pair.logits, pair.settings.splits, pair.settings.seed, pair.generated.blocks)
     return Found(
         {"inception_score": found.score}, {"inception_score": {"splits": found.splits, "deviation": found.deviation}}
     )
 
 
-def _manifold(it: Comparison) -> Found:
-    found = manifold(*it.rows, it.settings.k, it.settings.density_k, it.generated.blocks)
-    names = ("precision", "recall", "f_score", "density", "coverage")
-    return Found({name: getattr(found, name) for name in names})
+@_computes("prdc")
+def _manifold(pair: ReadyPair) -> Found:
+    found = manifold(*pair.rows, pair.settings.k, pair.settings.density_k, pair.generated.blocks)
+    return Found({key: getattr(found, key) for key in METRICS["prdc"].keys})
 
 
-def _kid(it: Comparison) -> Found:
-    return Found({"kid": kid(*it.rows, it.generated.blocks)})
+@_computes("kid")
+def _kid(pair: ReadyPair) -> Found:
+    return Found({"kid": kid(*pair.rows, pair.generated.blocks)})
 
 
-def _cmmd(it: Comparison) -> Found:
-    return Found({"cmmd": cmmd(*it.rows, it.generated.blocks)})
+@_computes("cmmd")
+def _cmmd(pair: ReadyPair) -> Found:
+    return Found({"cmmd": cmmd(*pair.rows, pair.generated.blocks)})
 
 
-def _prd(it: Comparison) -> Found:
-    found = prd(*it.rows, it.seed, blocks=it.generated.blocks)
-    curve = {"precision": found.precision.tolist(), "recall": found.recall.tolist()}
+@_computes("prd")
+def _prd(pair: ReadyPair) -> Found:
+    found = prd(*pair.rows, by_kmeans, pair.settings.seed, blocks=pair.generated.blocks)
+    curve = {
+        name: [round(value, CURVE_DECIMALS) for value in values.tolist()]
+        for name, values in (("precision", found.precision), ("recall", found.recall))
+    }
     return Found(
         {"prd_f_8": found.f_8, "prd_f_1_8": found.f_1_8},
         {"prd": {**curve, "clusters": found.clusters, "runs": found.runs}},
     )
 
 
-def _vendi(it: Comparison) -> Found:
-    scores = vendi(it.rows[0], it.settings.orders, it.generated.blocks).scores
+@_computes("vendi")
+def _vendi(pair: ReadyPair) -> Found:
+    scores = vendi(pair.rows[0], pair.settings.vendi_orders, pair.generated.blocks).scores
     by_order = {order_name(q): {"value": score.value, "se": score.error} for q, score in scores.items()}
     return Found({"vendi": scores[VENDI_ORDER]}, {"vendi": by_order})
 
 
-def _shares(it: Comparison) -> Found:
+@_computes("shares")
+def _shares(pair: ReadyPair) -> Found:
     metrics: dict[str, Estimate] = {}
     details: dict[str, Any] = {}
-    for kind, groups in it.groups.items():
-        found = shares(groups.generated, groups.reference, len(groups.names), it.generated.blocks)
+    for kind, groups in pair.groups.items():
+        found = shares(groups.generated, groups.reference, len(groups.names), pair.generated.blocks)
         metrics |= {
             f"{kind}_total_variation": found.total_variation,
             f"{kind}_entropy": found.entropy,
@@ -201,15 +221,3 @@ def _shares(it: Comparison) -> Found:
             "unlabelled": found.unlabelled,
         }
     return Found(metrics, {"shares": details})
-
-
-_MEASURES: dict[str, Callable[[Comparison], Found]] = {
-    "fid": _frechet,
-    "is": _inception_score,
-    "prdc": _manifold,
-    "kid": _kid,
-    "cmmd": _cmmd,
-    "prd": _prd,
-    "vendi": _vendi,
-    "shares": _shares,
-}

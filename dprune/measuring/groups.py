@@ -9,12 +9,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dprune.clustering.engines import TorchEngine
 from dprune.clustering.kernels import nearest_two
-from dprune.clustering.points import unit
+from dprune.clustering.kmeans import KMeansSettings, fit
+from dprune.clustering.points import Points, unit
 from dprune.formats.clusters import Clusters
 from dprune.formats.features import Features
 from dprune.measuring.sides import Side
 from dprune.metrics.rows import spans
+from dprune.runtime import Silent
 
 
 @dataclass(frozen=True)
@@ -87,3 +90,21 @@ def nearest_centroids(x: Tensor, clusters: Clusters) -> Tensor:
         rows = (x[low:high].double() - centre).float()
         labels[low:high] = nearest_two(unit(rows), placed)[0] if cosine else nearest_two(rows, placed)[0]
     return labels
+
+
+def by_kmeans(some: Tensor, every: Tensor, k: int, seed: int) -> Tensor:
+    """Cluster some rows by k-means and assign all to the nearest centroid, as the curve of `metrics.prd` wants it.
+
+    Args:
+        some: centred, float32 [m, d].
+        every: of the same space, float32 [n, d].
+        k: clusters, at most m.
+        seed: of the centroids that k-means begins with.
+
+    Returns:
+        The cluster of each row, int64 [n].
+    """
+    square = float(torch.linalg.vector_norm(some, dim=1).double().square().mean())
+    valid = np.ones(len(some), dtype=np.bool_)
+    points = Points(some, valid, (len(some),), "l2", some.new_zeros(some.shape[1]), square)
+    return TorchEngine(every).assign(fit(points, KMeansSettings(k), seed, Silent()).centroids).long()

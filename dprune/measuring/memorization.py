@@ -7,19 +7,23 @@ compared with the rest of the training set.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dprune.errors import InputError
+from dprune.errors import InputError, MismatchError
+from dprune.formats.arrays import Array
+from dprune.formats.features import Features
 from dprune.formats.provenance import Record
 from dprune.measuring.cells import Cells, default_cells
-from dprune.measuring.sides import Side
-from dprune.measuring.training_rows import TrainingRows
+from dprune.measuring.pairs import nearest_pairs
+from dprune.measuring.settings import MemorizationSettings
+from dprune.measuring.sides import Side, SubsetRows, TrainingRows, chosen_ids, describe_side, load_side
+from dprune.measuring.sources import FeatureSource
 from dprune.metrics.copying import (
     DistanceSummary,
     authenticity,
@@ -32,28 +36,82 @@ from dprune.metrics.copying import (
 from dprune.metrics.jackknife import Blocks
 from dprune.metrics.nearest import Neighbours, nearest
 from dprune.metrics.rows import finite_rows
-from dprune.runtime import Monitor
+from dprune.runtime import Monitor, explained, take_device
 from dprune.seeds import generator
-
-if TYPE_CHECKING:
-    from dprune.measuring.memorization_job import Settings
 
 _log = logging.getLogger("dprune")
 
 
 @dataclass(frozen=True)
-class Measurement:
+class MemorizationFindings:
     """What was found.
 
     Attributes:
-        metrics: headline numbers as a result file holds them, None for what could not be computed.
+        metrics: headline numbers, None for what could not be computed.
         details: histograms, and how the tests were made.
-        found: the nearest training rows of each generated sample.
+        inputs: descriptions of the sides.
+        pairs: each generated sample with its nearest training sample, see `nearest_pairs`.
     """
 
     metrics: Record
     details: Record
-    found: Neighbours
+    inputs: list[Record]
+    pairs: npt.NDArray[np.void]
+
+
+def find_copies(
+    sources: Mapping[str, FeatureSource],
+    settings: MemorizationSettings,
+    device: str,
+    monitor: Monitor,
+    *,
+    subset: Array | None = None,
+    held_ids: Array | None = None,
+) -> MemorizationFindings:
+    """Open all sides, making what features are missing, and compare them.
+
+    Args:
+        sources: by role: `generated`, `train` and perhaps `held_out`.
+        settings: what changes the numbers.
+        device: name of the device.
+        monitor: told of the progress, and asked whether to stop.
+        subset: ids of the training samples, None for all.
+        held_ids: ids of the held-out samples, None for all of their source.
+
+    Raises:
+        InputError: features cannot be used, or there are fewer training samples than cells asked for.
+        MismatchError: the features have different dimensions.
+        UsageError: the device is impossible.
+        DpruneError: the device is out of memory.
+        Interrupted: the monitor asks to stop.
+    """
+    place = take_device(device)
+    with explained(place, "--device cpu"):
+        features = {role: source.open(monitor) for role, source in sources.items()}
+        _check_dimensions(features)
+        ids, held_out = chosen_ids(features["train"], subset), None
+        if "held_out" in features:
+            held_out = load_side(features["held_out"], chosen_ids(features["held_out"], held_ids), "held-out", place)
+        else:
+            _log.info("without --held-out there is no copying test, and no yardstick of samples that were not seen.")
+        generated = load_side(features["generated"], chosen_ids(features["generated"], None), "generated", place)
+        train = TrainingRows(SubsetRows(features["train"], ids), monitor)
+        metrics, details, found = Memorization(generated, train, held_out, settings, monitor).measure()
+        counts = {"generated": (len(generated.ids), generated.dropped), "train": (train.finite, train.dropped)}
+        if held_out is not None:
+            counts["held_out"] = (len(held_out.ids), held_out.dropped)
+        inputs = [describe_side(role, sources[role], *known, train.shape[1]) for role, known in counts.items()]
+        return MemorizationFindings(metrics, details, inputs, nearest_pairs(found, generated.ids, train.ids))
+
+
+def _check_dimensions(features: Mapping[str, Features]) -> None:
+    train = features["train"]
+    for other in features.values():
+        if other.shape[1] != train.shape[1]:
+            raise MismatchError(
+                f"{train.name} has features of {train.shape[1]:,} dimensions and {other.name} of {other.shape[1]:,}: "
+                "make both with the same model."
+            )
 
 
 @dataclass(frozen=True)
@@ -71,11 +129,14 @@ class Memorization:
     generated: Side
     train: TrainingRows
     held_out: Side | None
-    settings: Settings
+    settings: MemorizationSettings
     monitor: Monitor
 
-    def measure(self) -> Measurement:
+    def measure(self) -> tuple[Record, Record, Neighbours]:
         """Search, summarize and test.
+
+        Returns:
+            The metrics, the details, and the nearest training rows of each generated sample.
 
         Raises:
             InputError: no training sample has finite features, or there are fewer of them than cells asked for.
@@ -93,8 +154,7 @@ class Memorization:
         near = self._distances(known) | {"nearest_distance_mean_se": self._error(distances["generated"])}
         metrics = {**near, **copying, "authpct": self._authpct(found), **calibrated}
         histograms = {"edges": edges, **{role: summary.histogram for role, summary in known.items()}}
-        details = {"histograms": histograms, "copying": test, "calibrated": neighbourhood}
-        return Measurement({key: _number(value) for key, value in metrics.items()}, details, found)
+        return metrics, {"histograms": histograms, "copying": test, "calibrated": neighbourhood}, found
 
     def _search(self) -> Neighbours:
         """Find the nearest training samples of each generated one."""
@@ -194,10 +254,3 @@ def _check_found(found: Neighbours) -> None:
         raise InputError("the features are too large for distances in float32: scale all sides down by one factor.")
     if lost:
         _log.warning("%d generated samples have features too large for distances, and are left out.", lost)
-
-
-def _number(value: Any) -> Any:
-    """Replace what JSON lacks."""
-    if isinstance(value, dict):
-        return {key: _number(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,22 +23,8 @@ from dprune.metrics.reading import blocks as read_blocks
 from dprune.metrics.rows import finite_rows
 from dprune.runtime import Monitor, check_stop
 
-
-@dataclass(frozen=True)
-class Jackknife:
-    """How the standard errors are made.
-
-    Attributes:
-        count: blocks, 0 for no errors.
-        seed: of the blocks.
-    """
-
-    count: int = 0
-    seed: int = 0
-
-    def draw(self, samples: int, device: torch.device) -> Blocks | None:
-        """Partition samples into blocks."""
-        return Blocks.draw(samples, self.seed, device, self.count) if self.count else None
+DrawBlocks = Callable[[int], Blocks]
+"""Partitions so many samples into the blocks of the standard errors."""
 
 
 @dataclass(frozen=True)
@@ -95,20 +81,25 @@ def given(statistics: Statistics, device: torch.device) -> Measured:
 
 
 def held(
-    features: Features, ids: npt.NDArray[np.int64], role: str, device: torch.device, jackknife: Jackknife | None = None
+    features: Features, ids: npt.NDArray[np.int64], role: str, device: torch.device, draw: DrawBlocks | None = None
 ) -> Measured:
     """Read the samples that `ids` name into the device's memory.
+
+    Args:
+        features: of all samples.
+        ids: of those that take part.
+        role: what messages call them.
+        device: where they are to be.
+        draw: draws blocks of them, None for no standard errors.
 
     Raises:
         InputError: none of them has finite features.
     """
     side = load_side(features, ids, role, device)
-    blocks = (jackknife or Jackknife()).draw(len(side.x), device)
+    blocks = draw(len(side.x)) if draw else None
 
     def take() -> Spread:
-        if blocks is None:
-            return Spread(Moments.of(side.x))
-        return Spread(*replicate_moments(side.x, blocks), blocks)
+        return Spread(Moments.of(side.x)) if blocks is None else Spread(*replicate_moments(side.x, blocks), blocks)
 
     return Measured(len(side.x), side.dropped, side.x.shape[1], take, side, features, blocks)
 
@@ -119,26 +110,25 @@ def streamed(
     role: str,
     device: torch.device,
     monitor: Monitor,
-    jackknife: Jackknife | None = None,
+    draw: DrawBlocks | None = None,
 ) -> Measured:
-    """Take the moments of the samples that `ids` name while reading them.
+    """Take the moments of the samples that `ids` name while reading them; arguments as those of `held`.
 
     Raises:
         InputError: none of them has finite features.
         Interrupted: the monitor asks to stop.
     """
-    jackknife, dimension = jackknife or Jackknife(), features.shape[1]
-    if jackknife.count and len(ids) <= dimension:
+    dimension = features.shape[1]
+    if draw and len(ids) <= dimension:
         # Moments of so few rows are not taken away from each other without loss: the rows are needed.
-        return held(features, ids, role, device, jackknife)
-    blocks = jackknife.draw(len(ids), device)
+        return held(features, ids, role, device, draw)
+    blocks = draw(len(ids)) if draw else None
     parts, kept = _moments_by_block(features, ids, blocks, device, monitor)
     dropped = int((~kept).sum())
     tell_dropped(features, role, dropped, len(ids))
     if dropped and blocks is not None:
         # The blocks are of the samples that take part, which are known only now.
-        found = streamed(features, ids[kept.cpu().numpy()], role, device, monitor, jackknife)
-        return Measured(found.count, dropped, dimension, found.take, found.side, found.features, found.blocks)
+        return replace(streamed(features, ids[kept.cpu().numpy()], role, device, monitor, draw), dropped=dropped)
     whole = Moments.total(parts)
     spread = Spread(whole) if blocks is None else Spread(whole, (whole.without(part) for part in parts), blocks)
     return Measured(len(ids) - dropped, dropped, dimension, lambda: spread)

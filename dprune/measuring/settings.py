@@ -1,65 +1,84 @@
-"""What `eval` is asked for. Nothing here imports torch."""
+"""What `eval` and `memorization` are asked for. Nothing here imports torch."""
 
 from __future__ import annotations
 
-import math
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from dprune.errors import UsageError
 from dprune.formats.provenance import Record
-
-# Keys in the result by the names that --metrics takes; those of shares depend on what there is to count.
-KEYS: dict[str, tuple[str, ...]] = {
-    "fid": ("frechet_distance",),
-    "is": ("inception_score",),
-    "prdc": ("precision", "recall", "f_score", "density", "coverage"),
-    "kid": ("kid",),
-    "cmmd": ("cmmd",),
-    "prd": ("prd_f_8", "prd_f_1_8"),
-    "vendi": ("vendi",),
-    "shares": (),
-}
-# What messages call the metrics that some inputs do not allow.
-TITLES = {"is": "Inception score", "prdc": "precision and recall", "shares": "shares"}
-# Order of the Vendi score that the headline number has.
-VENDI_ORDER = 1.0
+from dprune.metrics.catalogue import METRICS, VENDI_ORDER
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that changes the numbers besides the inputs and the seed.
+class EvalSettings:
+    """What is measured, and how, in the words of `dprune eval`, which says what each means."""
 
-    Attributes:
-        metrics: names, in the order of `KEYS`.
-        stated: whether these were asked for; if not, those that cannot be computed are left out.
-        k: neighbours for precision and recall.
-        density_k: neighbours for density and coverage.
-        splits: of the Inception score.
-        orders: of the Vendi score, ascending; 1 is among them.
-        jackknife: blocks for the standard errors, 0 for none.
-        infinity: whether the Fréchet distance is extrapolated to infinitely many samples, too.
-    """
-
-    metrics: tuple[str, ...] = tuple(KEYS)
-    stated: bool = False
+    metrics: str | None = None
+    subset: str | None = None
+    clusters: str | None = None
+    logits: str | None = None
+    save_stats: str | None = None
+    infinity: bool = False
+    splits: int = 10
     k: int = 3
     density_k: int = 5
-    splits: int = 10
-    orders: tuple[float, ...] = (0.5, 1.0, 2.0, math.inf)
+    orders: str = "0.5,1,2,inf"
     jackknife: int = 20
-    infinity: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Read the lists, and hold the options together.
+
+        Raises:
+            UsageError: a name or an order is none, or the options contradict each other.
+        """
+        names = self.names
+        if self.jackknife == 1:
+            raise UsageError("--jackknife 1: leaving out the only block leaves nothing: give 2 or more, or 0 for none.")
+        if self.infinity and "fid" not in names:
+            raise UsageError("--fid-infinity extrapolates the Fréchet distance: add fid to --metrics.")
+        assert VENDI_ORDER in self.vendi_orders
+
+    @property
+    def stated(self) -> bool:
+        """Whether the metrics were asked for; if not, those that cannot be computed are left out."""
+        return self.metrics is not None
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """Metrics to be computed, in the order of the catalogue."""
+        if self.metrics is None:
+            return tuple(METRICS)
+        wanted = [name.strip() for name in self.metrics.split(",")]
+        unknown = next((name for name in wanted if name not in METRICS), None)
+        if unknown is not None:
+            raise UsageError(f"--metrics {self.metrics}: {unknown!r} is no metric: choose from {','.join(METRICS)}.")
+        return tuple(name for name in METRICS if name in wanted)
+
+    @functools.cached_property
+    def vendi_orders(self) -> tuple[float, ...]:
+        """Orders of the Vendi score, ascending; that of the headline number is among them."""
+        try:
+            orders = {float(order) for order in self.orders.split(",")}
+        except ValueError:
+            example = "give numbers with commas between them, such as 0.5,1,2,inf."
+            raise UsageError(f"--orders {self.orders}: {example}") from None
+        if not all(order >= 0 for order in orders):
+            raise UsageError(f"--orders {self.orders}: the order of a Vendi score is 0 or more.")
+        return tuple(sorted(orders | {VENDI_ORDER}))
 
     def options(self) -> Record:
-        """Return the settings as provenance holds them, without those of metrics that nobody asked for."""
+        """Return what provenance records, without the options of metrics that nobody asked for."""
         by_metric: dict[str, dict[str, Any]] = {
             "fid": {"fid_infinity": self.infinity},
             "is": {"splits": self.splits},
             "prdc": {"k": self.k, "density_k": self.density_k},
-            "vendi": {"orders": [order_name(order) for order in self.orders]},
+            "vendi": {"orders": [order_name(order) for order in self.vendi_orders]},
         }
-        asked = {name: value for metric in self.metrics for name, value in by_metric.get(metric, {}).items()}
-        return {"metrics": list(self.metrics), "jackknife": self.jackknife, **asked}
+        asked = {name: value for metric in self.names for name, value in by_metric.get(metric, {}).items()}
+        return {"metrics": list(self.names), "jackknife": self.jackknife, **asked}
 
 
 def order_name(order: float) -> str:
@@ -67,44 +86,44 @@ def order_name(order: float) -> str:
     return f"{order:g}"
 
 
-def resolve(
-    metrics: str | None, *, k: int, density_k: int, splits: int, orders: str, jackknife: int, infinity: bool
-) -> Settings:
-    """Read the options.
+@dataclass(frozen=True)
+class MemorizationSettings:
+    """What is measured, and how, in the words of `dprune memorization`, which says what each means."""
 
-    Args:
-        metrics: names with commas between them, None for all that the inputs allow.
-        k: see `Settings`, as are those that follow.
-        density_k: likewise.
-        splits: likewise.
-        orders: numbers with commas between them.
-        jackknife: likewise.
-        infinity: likewise.
+    held_out: str | None = None
+    subset: str | None = None
+    full: bool = False
+    pairs: str | None = None
+    figure: str | None = None
+    figure_count: int = 24
+    generated_shards: tuple[str, ...] = ()
+    train_shards: tuple[str, ...] = ()
+    neighbours: int = 50
+    alpha: float = 0.5
+    cells: int | None = None
+    jackknife: int = 20
+    seed: int = 0
 
-    Raises:
-        UsageError: a name or an order is none, or the options contradict each other.
-    """
-    names = tuple(KEYS) if metrics is None else _names(metrics)
-    if jackknife == 1:
-        raise UsageError("--jackknife 1: leaving out the only block leaves nothing: give 2 or more, or 0 for none.")
-    if infinity and "fid" not in names:
-        raise UsageError("--fid-infinity extrapolates the Fréchet distance: add fid to --metrics.")
-    return Settings(names, metrics is not None, k, density_k, splits, _orders(orders), jackknife, infinity)
+    def __post_init__(self) -> None:
+        """Hold the options together.
 
+        Raises:
+            UsageError: they contradict each other.
+        """
+        if self.full and self.subset is not None:
+            raise UsageError("--full and --subset exclude each other.")
+        if self.cells is not None and self.held_out is None:
+            raise UsageError("--cells is for the copying test, which needs --held-out: give both, or neither.")
+        if self.figure is None and (self.generated_shards or self.train_shards):
+            raise UsageError("--generated-shards and --train-shards are for --figure: give it, or leave them out.")
 
-def _names(text: str) -> tuple[str, ...]:
-    wanted = [name.strip() for name in text.split(",")]
-    unknown = next((name for name in wanted if name not in KEYS), None)
-    if unknown is not None:
-        raise UsageError(f"--metrics {text}: {unknown!r} is no metric: choose from {','.join(KEYS)}.")
-    return tuple(name for name in KEYS if name in wanted)
-
-
-def _orders(text: str) -> tuple[float, ...]:
-    try:
-        orders = {float(order) for order in text.split(",")}
-    except ValueError:
-        raise UsageError(f"--orders {text}: give numbers with commas between them, such as 0.5,1,2,inf.") from None
-    if not all(order >= 0 for order in orders):
-        raise UsageError(f"--orders {text}: the order of a Vendi score is 0 or more.")
-    return tuple(sorted(orders | {VENDI_ORDER}))
+    def options(self) -> Record:
+        """Return what provenance records."""
+        every = {
+            "neighbours": self.neighbours,
+            "alpha": self.alpha,
+            "cells": self.cells,
+            "jackknife": self.jackknife,
+            "full": self.full or None,
+        }
+        return {name: value for name, value in every.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Features of one side in memory: narrowed to a subset, without the samples that could not be decoded."""
+"""One side of a measurement: narrowed to a subset, in memory or read block by block, without what is not finite."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dprune.errors import InputError, MismatchError
+from dprune.errors import InputError
 from dprune.formats.arrays import Array
 from dprune.formats.features import Features
 from dprune.formats.provenance import Record
+from dprune.formats.subsets import narrowed
 from dprune.metrics.rows import finite_rows
+from dprune.runtime import Monitor, check_stop
 
 _log = logging.getLogger("dprune")
 
@@ -57,6 +59,66 @@ class SubsetRows:
         return self.features.take(self.ids[begin:end])
 
 
+class TrainingRows:
+    """Training features on their way through a search: read block by block, counted, shown, and stopped on request.
+
+    Args:
+        source: the training rows that take part.
+        monitor: told of the rows read, and asked at each block whether to stop.
+    """
+
+    def __init__(self, source: SubsetRows, monitor: Monitor) -> None:
+        self._source, self._monitor = source, monitor
+        self._counted = self.dropped = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and dimension."""
+        return self._source.shape
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Ids of the rows in their dataset, sorted, int64 [n]."""
+        return self._source.ids
+
+    @property
+    def finite(self) -> int:
+        """Rows whose features are finite, once all were read; the others are never found."""
+        return len(self.ids) - self.dropped
+
+    def check(self) -> None:
+        """Warn of rows that are not finite, once all were read.
+
+        Raises:
+            InputError: these are all.
+        """
+        tell_dropped(self._source.features, "training", self.dropped, len(self.ids))
+
+    def stage(self, label: str) -> TrainingRows:
+        """Announce one more pass over all rows."""
+        self._monitor.start(label, len(self.ids), "training samples")
+        return self
+
+    def rows(self, begin: int, end: int) -> npt.NDArray[np.floating]:
+        """Return rows `begin` to `end`, float32 or float64.
+
+        Raises:
+            Interrupted: the monitor asks to stop.
+        """
+        check_stop(self._monitor)
+        rows = self._source.rows(begin, end)
+        if begin == self._counted:
+            # In float64 sums of finite numbers stay finite.
+            self.dropped += int((~np.isfinite(rows.sum(1, dtype=np.float64))).sum())
+            self._counted = end
+        self._monitor.advance(end - begin)
+        return rows
+
+    def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+        """Return the rows at some places from 0 to n - 1, ascending."""
+        return self._source.features.take(self.ids[places])
+
+
 def chosen_ids(features: Features, subset: Array | None) -> npt.NDArray[np.int64]:
     """Return the ids that a subset names, or all.
 
@@ -64,19 +126,9 @@ def chosen_ids(features: Features, subset: Array | None) -> npt.NDArray[np.int64
         InputError: an id is outside the features, or there is none.
         MismatchError: the subset speaks of another dataset.
     """
-    count = features.shape[0]
-    if subset is None:
-        return np.arange(count, dtype=np.int64)
-    if subset.fingerprint and features.fingerprint and subset.fingerprint != features.fingerprint:
-        raise MismatchError(
-            f"{subset.name} was chosen from another dataset than {features.name} (fingerprints "
-            f"{subset.fingerprint[:12]} and {features.fingerprint[:12]}): give the features of that dataset."
-        )
-    if not len(subset.values):
+    ids = narrowed(subset, features.name, features.fingerprint, features.shape[0])
+    if subset is not None and not len(ids):
         raise InputError(f"{subset.name}: holds no ids: give a subset with samples in it.")
-    if subset.values[-1] >= count:
-        raise InputError(f"{subset.name}: holds the id {subset.values[-1]}, and {features.name} has {count:,} samples.")
-    ids: npt.NDArray[np.int64] = subset.values
     return ids
 
 
@@ -107,8 +159,8 @@ def tell_dropped(features: Features, role: str, dropped: int, count: int) -> Non
         _log.warning("%d of the %s samples have features that are not finite and are left out.", dropped, role)
 
 
-class Described(Protocol):
-    """What is known of where a side comes from: a `Source`, or statistics."""
+class Origin(Protocol):
+    """Where a side comes from: a `FeatureSource`, or statistics."""
 
     @property
     def model(self) -> str | None:
@@ -119,13 +171,13 @@ class Described(Protocol):
         """How a record describes it as an input."""
 
 
-def describe(role: str, source: Described, count: int | None, dropped: int, dimension: int) -> Record:
+def describe_side(role: str, origin: Origin, count: int | None, dropped: int, dimension: int) -> Record:
     """Describe one side for the result file; a count of None is not known."""
     return {
         "role": role,
         "count": count,
         "dropped": dropped,
         "dimension": dimension,
-        "model": source.model,
-        "digest": source.parent["digest"],
+        "model": origin.model,
+        "digest": origin.parent["digest"],
     }

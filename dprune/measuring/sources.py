@@ -9,19 +9,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from dprune.embedding.job import EmbedJob
-from dprune.embedding.settings import Settings, resolve
+from dprune.embedding.job import open_embed
+from dprune.embedding.settings import EmbedOptions
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.features import Features, open_features
 from dprune.formats.kinds import kind_of
 from dprune.formats.provenance import Record, digest, parent_record, record_digest
 from dprune.formats.publish import Output
 from dprune.formats.shard_index import cache_folder
-from dprune.formats.shards import open_dataset
 from dprune.precision import PRECISIONS
-from dprune.runtime import Monitor, default_workers
+from dprune.runtime import Monitor
 
 _log = logging.getLogger("dprune")
 
@@ -61,8 +60,8 @@ class Embedding:
         given = (self.model, self.weights, self.image_size, self.color)
         return any(value is not None for value in given) or self.precision != "auto"
 
-    def settings(self, like: Record | None) -> Settings:
-        """Resolve the options.
+    def options(self, like: Record | None) -> EmbedOptions:
+        """Return the options as `embed` takes them.
 
         Args:
             like: record of the features to be compared with, whose options hold where none is stated.
@@ -72,9 +71,9 @@ class Embedding:
             MismatchError: features like those cannot be made.
         """
         if like is None or self.model is not None:
-            return resolve(
-                self.model or self.default, weights=self.weights, image_size=self.image_size, color=self.color,
-                precision=self.precision, device=self.device,
+            return EmbedOptions(
+                self.model or self.default, self.weights, self.image_size, color=self.color, precision=self.precision,
+                device=self.device, batch_size=self.batch_size, workers=self.workers,
             )  # fmt: skip
         known = like["options"]
         if "pca" in known:
@@ -83,22 +82,22 @@ class Embedding:
                 "embed both sides without --pca."
             )
         precision = {dtype: name for name, dtype in PRECISIONS.items()}[known["precision"]]
-        settings = resolve(
-            known["model"], weights=self.weights, image_size=self.image_size or known.get("image_size"),
-            crop_pct=known.get("crop_pct"), color=self.color or known.get("color"), normalize=known["normalize"],
-            dtype=known["dtype"], precision=precision if self.precision == "auto" else self.precision,
-            device=self.device,
+        options = EmbedOptions(
+            known["model"], self.weights, self.image_size or known.get("image_size"), known.get("crop_pct"),
+            self.color or known.get("color"), normalize=known["normalize"], dtype=known["dtype"],
+            precision=precision if self.precision == "auto" else self.precision, device=self.device,
+            batch_size=self.batch_size, workers=self.workers,
         )  # fmt: skip
-        if settings.options().get("weights") != known.get("weights"):
+        if options.settings.options().get("weights") != known.get("weights"):
             raise MismatchError(
                 f"the other side was embedded with {known['model']} and weights of SHA-256 "
                 f"{str(known.get('weights'))[:12]}: give that file by --weights."
             )
-        return settings
+        return options
 
 
 @dataclass(frozen=True)
-class Source:
+class FeatureSource:
     """Features that are there, or will be.
 
     Attributes:
@@ -124,21 +123,37 @@ class Source:
         return self.record.get("fingerprint") if self.record else None
 
 
-def holds_shards(path: str) -> bool:
-    """Tell whether a path names shards, which have no features yet."""
-    kind = kind_of(path)
-    return kind in ("shards", "folder", "tar") or (
-        kind in ("missing", "file", "pipe") and not path.endswith((".npy", ".safetensors"))
-    )
+class SidePath(NamedTuple):
+    """A path that a side of a measurement was given by, and what is there.
+
+    Attributes:
+        path: as it was given.
+        holds: `shards`, `statistics` (also any .npz archive), `ids` (a vector, or stdin), or else `features`.
+    """
+
+    path: str
+    holds: str
+
+    @classmethod
+    def of(cls, path: str) -> SidePath:
+        """Look at the path, the only time."""
+        kind = kind_of(path)
+        unreadable = kind in ("missing", "file", "pipe") and not path.endswith((".npy", ".safetensors"))
+        if kind in ("shards", "folder", "tar") or unreadable:
+            return cls(path, "shards")
+        return cls(path, _HOLDS.get(kind, "features"))
+
+
+_HOLDS = {"statistics": "statistics", "zip": "statistics", "vector": "ids", "stdin": "ids"}
 
 
 def open_sources(
-    paths: Mapping[str, str], embedding: Embedding, known: Mapping[str, Record | None] | None = None
-) -> dict[str, Source]:
+    paths: Mapping[str, SidePath], embedding: Embedding, known: Mapping[str, Record | None] | None = None
+) -> dict[str, FeatureSource]:
     """Open the sides of a measurement and hold them together.
 
     Args:
-        paths: by role, such as `generated`: a feature store, a .npy or .safetensors of features, or shards.
+        paths: by role, such as `generated`; what holds no shards must hold features.
         embedding: how the features of shards are made.
         known: provenance by name of features that are no longer at hand, such as those behind statistics.
 
@@ -147,15 +162,16 @@ def open_sources(
         MismatchError: their features are of different spaces.
         UsageError: options about making features that make none.
     """
-    made = {role: holds_shards(path) for role, path in paths.items()}
-    if embedding.stated and not any(made.values()):
+    ready = {role: side.path for role, side in paths.items() if side.holds != "shards"}
+    shards = {role: side.path for role, side in paths.items() if side.holds == "shards"}
+    if embedding.stated and not shards:
         raise UsageError("--model and its options are for shards, and all sides are features: leave them out.")
-    found = {role: _ready(paths[role]) for role, shards in made.items() if not shards}
+    found = {role: _ready(path) for role, path in ready.items()}
     known = dict(known or {})
     like = next((record for record in (*(source.record for source in found.values()), *known.values()) if record), None)
-    if any(made.values()):
-        settings = embedding.settings(like)
-        found |= {role: _to_make(paths[role], settings, embedding) for role, shards in made.items() if shards}
+    if shards:
+        options = embedding.options(like)
+        found |= {role: _to_make(path, options) for role, path in shards.items()}
     sources = {role: found[role] for role in paths}
     check_space({source.name: source.record for source in sources.values()} | known)
     return sources
@@ -184,31 +200,30 @@ def check_space(records: dict[str, Record | None]) -> None:
             )
 
 
-def _ready(path: str) -> Source:
+def _ready(path: str) -> FeatureSource:
     features = open_features(path)
     record = features.record
     if record is not None:
         # A store's manifest is written before all its parts are known, and cannot hold the fingerprint.
         record = {**record, "fingerprint": features.fingerprint}
-    return Source(features.name, record, features.as_parent(), lambda monitor: features)
+    return FeatureSource(features.name, record, features.as_parent(), lambda monitor: features)
 
 
-def _to_make(path: str, settings: Settings, embedding: Embedding) -> Source:
-    dataset = open_dataset([path])
+def _to_make(path: str, options: EmbedOptions) -> FeatureSource:
+    job = open_embed([path], options, Output(""))
+    dataset = job.dataset
     if not len(dataset):
         raise InputError(f"{path}: holds no samples: give shards with images.")
-    workers = default_workers() if embedding.workers is None else embedding.workers
-    job = EmbedJob(dataset, settings, 0, False, embedding.device, embedding.batch_size, workers, Output(""))
     content = digest([dataset.fingerprint, record_digest(job.record)])
     folder = cache_folder() / "features" / content[:32]
     job = replace(job, output=Output(str(folder)))
 
     def open_made(monitor: Monitor) -> Features:
         if not job.complete():
-            _log.info("embedding %s with %s.", dataset.title, settings.network)
+            _log.info("embedding %s with %s.", dataset.title, job.settings.network)
             made: dict[str, Any] = job.run(monitor)
             _log.debug("made %s of %s shards in %s.", made["shards_made"], made["shards"], folder)
         return open_features(folder)
 
     record = {**job.record, "fingerprint": dataset.fingerprint}
-    return Source(dataset.title, record, parent_record(job.record, content), open_made)
+    return FeatureSource(dataset.title, record, parent_record(job.record, content), open_made)

@@ -1,13 +1,19 @@
-"""The metrics that a report knows: names, which way is better, and what a reader should know of each."""
+"""The metrics: what --metrics, results, messages and reports call them, and what a reader should know of each.
+
+A new metric of `eval` is a row here and a function in `measuring.eval_metrics`. Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+VENDI_ORDER = 1.0
+"""Order of the Vendi score that the headline number has."""
+
 
 @dataclass(frozen=True)
 class Measure:
-    """One metric.
+    """One number of a result.
 
     Attributes:
         key: in the result file.
@@ -15,6 +21,7 @@ class Measure:
         better: `lower`, `higher`, or empty where neither is.
         note: what it says, in one sentence.
         baseline: value that means nothing happened, None without one.
+        optional: whether results leave it out where it was not asked for or there was nothing to count.
     """
 
     key: str
@@ -22,6 +29,7 @@ class Measure:
     better: str
     note: str
     baseline: float | None = None
+    optional: bool = False
 
     @property
     def arrow(self) -> str:
@@ -29,22 +37,72 @@ class Measure:
         return {"lower": "↓", "higher": "↑"}.get(self.better, "")
 
 
-QUALITY = (
-    Measure("frechet_distance", "Fréchet distance", "lower",
-            "Distance of two Gaussians fitted to the features; biased upwards by few samples."),
-    Measure("frechet_infinity", "Fréchet distance, N→∞", "lower", "Extrapolated to infinitely many samples."),
-    Measure("inception_score", "Inception score", "higher", "Exp of the mean divergence of class predictions."),
-    Measure("precision", "Precision", "higher", "Share of generated samples inside the reference's manifold."),
-    Measure("recall", "Recall", "higher", "Share of reference samples inside the generated manifold."),
-    Measure("f_score", "F-score", "higher", "Harmonic mean of precision and recall."),
-    Measure("density", "Density", "higher", "How densely the reference surrounds generated samples."),
-    Measure("coverage", "Coverage", "higher", "Share of reference samples that have a generated one near."),
-    Measure("kid", "KID", "lower", "Unbiased squared MMD with a cubic kernel; may be below zero.", 0.0),
-    Measure("cmmd", "CMMD", "lower", "Squared MMD with a Gaussian kernel, times 1000."),
-    Measure("prd_f_8", "PRD F8", "higher", "Weighs recall over precision."),
-    Measure("prd_f_1_8", "PRD F1/8", "higher", "Weighs precision over recall."),
-    Measure("vendi", "Vendi score", "higher", "Effective number of distinct samples."),
+@dataclass(frozen=True)
+class Metric:
+    """What one name of --metrics stands for.
+
+    Attributes:
+        name: that --metrics takes.
+        title: what messages call it.
+        measures: the numbers that it gives, in the order of the result.
+    """
+
+    name: str
+    title: str
+    measures: tuple[Measure, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys that results have even where the inputs do not allow the metric."""
+        return tuple(measure.key for measure in self.measures if not measure.optional)
+
+
+def _shares(kind: str) -> tuple[Measure, ...]:
+    name = kind.capitalize()
+    return (
+        Measure(f"{kind}_total_variation", f"{name} total variation", "lower",
+                f"Half the summed differences of {kind} shares to the reference's.", optional=True),
+        Measure(f"{kind}_entropy", f"{name} entropy", "", f"Entropy of the generated {kind} shares, in nats.",
+                optional=True),
+        Measure(f"{kind}_smallest_share", f"Smallest {kind} share", "", f"Share of the {kind} that gets the least.",
+                optional=True),
+    )  # fmt: skip
+
+
+_ROWS = (
+    Metric("fid", "Fréchet distance", (
+        Measure("frechet_distance", "Fréchet distance", "lower",
+                "Distance of two Gaussians fitted to the features; biased upwards by few samples."),
+        Measure("frechet_infinity", "Fréchet distance, N→∞", "lower", "Extrapolated to infinitely many samples.",
+                optional=True),
+    )),
+    Metric("is", "Inception score", (
+        Measure("inception_score", "Inception score", "higher", "Exp of the mean divergence of class predictions."),
+    )),
+    Metric("prdc", "precision and recall", (
+        Measure("precision", "Precision", "higher", "Share of generated samples inside the reference's manifold."),
+        Measure("recall", "Recall", "higher", "Share of reference samples inside the generated manifold."),
+        Measure("f_score", "F-score", "higher", "Harmonic mean of precision and recall."),
+        Measure("density", "Density", "higher", "How densely the reference surrounds generated samples."),
+        Measure("coverage", "Coverage", "higher", "Share of reference samples that have a generated one near."),
+    )),
+    Metric("kid", "KID", (
+        Measure("kid", "KID", "lower", "Unbiased squared MMD with a cubic kernel; may be below zero.", 0.0),
+    )),
+    Metric("cmmd", "CMMD", (
+        Measure("cmmd", "CMMD", "lower", "Squared MMD with a Gaussian kernel, times 1000."),
+    )),
+    Metric("prd", "precision-recall curve", (
+        Measure("prd_f_8", "PRD F8", "higher", "Weighs recall over precision."),
+        Measure("prd_f_1_8", "PRD F1/8", "higher", "Weighs precision over recall."),
+    )),
+    Metric("vendi", "Vendi score", (
+        Measure("vendi", "Vendi score", "higher", "Effective number of distinct samples."),
+    )),
+    Metric("shares", "shares", _shares("cluster") + _shares("class")),
 )  # fmt: skip
+METRICS = {metric.name: metric for metric in _ROWS}
+"""By the name that --metrics takes, in the order of results."""
 
 MEMORIZATION = (
     Measure("nearest_distance_mean", "Generated to training", "",
@@ -65,16 +123,5 @@ MEMORIZATION = (
             "Generated samples far nearer to one training sample than to its neighbours."),
 )  # fmt: skip
 
-
-def _shares(kind: str) -> tuple[Measure, ...]:
-    name = kind.capitalize()
-    return (
-        Measure(f"{kind}_total_variation", f"{name} total variation", "lower",
-                f"Half the summed differences of {kind} shares to the reference's."),
-        Measure(f"{kind}_entropy", f"{name} entropy", "", f"Entropy of the generated {kind} shares, in nats."),
-        Measure(f"{kind}_smallest_share", f"Smallest {kind} share", "", f"Share of the {kind} that gets the least."),
-    )  # fmt: skip
-
-
-SHARES = _shares("cluster") + _shares("class")
-MEASURES = {"metrics": QUALITY + SHARES, "memorization": MEMORIZATION}
+SHARES = METRICS["shares"].measures
+QUALITY = tuple(measure for metric in _ROWS for measure in metric.measures if measure not in SHARES)

@@ -75,7 +75,7 @@ def columns_at_once(x: Tensor) -> int:
     return COLUMNS.get(x.device.type, COLUMNS["cpu"])
 
 
-def squared_distances(a: Cloud, b: Cloud) -> Tensor:
+def product_squares(a: Cloud, b: Cloud) -> Tensor:
     """Return |x - y|² of all pairs [len(a), len(b)] by a matrix product, wrong by up to `error`."""
     with float32(tf32=False):
         table: Tensor = torch.addmm(b.squares, a.x, b.x.T, alpha=-2)
@@ -83,7 +83,7 @@ def squared_distances(a: Cloud, b: Cloud) -> Tensor:
 
 
 def error(a: Cloud, b: Cloud) -> Tensor:
-    """Bound the error of `squared_distances` for each row of `a`, against any row of `b`.
+    """Bound the error of `product_squares` for each row of `a`, against any row of `b`.
 
     Rounding the inputs costs four units in the last place of |x|² + |y|²; adding up d products costs, their errors
     being independent, a few times the root of d (Higham and Mary, 2019).
@@ -105,7 +105,7 @@ def inside(squares: Tensor, radii: Tensor, a: Cloud, b: Cloud, closed: bool) -> 
     """Tell for each pair whether its distance is at most (closed) or below (open) the radius of its row.
 
     Args:
-        squares: what `squared_distances` of `a` and `b` gave [n, m].
+        squares: what `product_squares` of `a` and `b` gave [n, m].
         radii: squared radii of the balls around the rows of `a`, float64 [n].
         a: rows.
         b: columns.
@@ -142,7 +142,7 @@ def _nearest(rows: Cloud, own: slice | Tensor, cloud: Cloud, count: int) -> tupl
     own_ids = every[own]
     best: tuple[Tensor, Tensor] | None = None
     for where, columns in cloud.tiles(columns_at_once(cloud.x)):
-        squares = squared_distances(rows, columns)
+        squares = product_squares(rows, columns)
         here = torch.nonzero((own_ids >= where.start) & (own_ids < where.stop)).squeeze(1)
         squares[here, own_ids[here] - where.start] = torch.inf
         values, ids = squares.topk(min(count, len(columns)), largest=False)

@@ -16,7 +16,7 @@ from dprune.metrics.distances import (
     exact_radii,
     inside,
     neighbours,
-    squared_distances,
+    product_squares,
 )
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_pair
@@ -83,7 +83,7 @@ def manifold(
     hits = _Hits(len(generated), len(reference), blocks, generated.device)
     for columns, points in ours.tiles(columns_at_once(ours.x)):
         for rows, centres in theirs.tiles(ROWS):
-            table = squared_distances(centres, points)
+            table = product_squares(centres, points)
             precise = inside(table, precise_radii[rows], centres, points, closed=True)
             dense = inside(table, dense_radii[rows], centres, points, closed=False)
             recalled = inside(table.T, recall_radii[columns], points, centres, closed=True).T

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dprune.clustering.engines import TorchEngine
-from dprune.clustering.kmeans import Settings, fit
-from dprune.clustering.points import Points
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_pair, spans
-from dprune.runtime import Silent
 from dprune.seeds import generator
 
 CLUSTERS = 20
 RUNS = 10
 ANGLES = 1001
 BETA = 8.0
+
+Clustering = Callable[[Tensor, Tensor, int, int], Tensor]
+"""Takes centred rows to be clustered, float32 [m, d], all rows, float32 [n, d], the number of clusters and a seed, and
+returns the cluster of each of all rows, int64 [n]."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Curve:
 def prd(
     generated: Tensor,
     reference: Tensor,
+    clustering: Clustering,
     seed: int = 0,
     clusters: int = CLUSTERS,
     runs: int = RUNS,
@@ -54,14 +56,15 @@ def prd(
 ) -> Curve:
     """Compute the PRD curve of Sajjadi et al. (2018), averaged over several seeded clusterings of both sets.
 
-    The larger set is thinned to the size of the smaller one for k-means, so that both shape the clusters alike, and
-    counted in full. Standard errors are given the clusterings.
+    The larger set is thinned to the size of the smaller one for the clustering, so that both shape the clusters
+    alike, and counted in full. Standard errors are given the clusterings.
 
     Args:
         generated: features [n, d] of any float type.
         reference: features [m, d] on the same device.
+        clustering: such as k-means.
         seed: seed of the clusterings.
-        clusters: k of k-means, lowered to the number of samples clustered.
+        clusters: how many, lowered to the number of samples clustered.
         runs: clusterings.
         blocks: of the generated samples, for the standard errors.
 
@@ -72,7 +75,9 @@ def prd(
     check_pair(generated, reference)
     x, balanced = _union(generated, reference, seed)
     clusters = min(clusters, len(balanced))
-    histograms = [_histograms(x, balanced, len(generated), clusters, seed, run, blocks) for run in range(runs)]
+    some = x if len(balanced) == len(x) else x.index_select(0, balanced)
+    seeds = range(seed * RUNS, seed * RUNS + runs)
+    histograms = [_histograms(clustering(some, x, clusters, each), len(generated), clusters, blocks) for each in seeds]
     ours, theirs = (torch.stack(parts) for parts in zip(*histograms, strict=True))
     precision, recall = prd_curve(ours.sum(1, keepdim=True), theirs.unsqueeze(1))
     precision, recall = precision.mean(0), recall.mean(0)
@@ -124,16 +129,8 @@ def _union(generated: Tensor, reference: Tensor, seed: int) -> tuple[Tensor, Ten
     return x, torch.cat(ids).to(x.device)
 
 
-def _histograms(
-    x: Tensor, balanced: Tensor, generated: int, clusters: int, seed: int, run: int, blocks: Blocks | None
-) -> tuple[Tensor, Tensor]:
-    """Cluster, and count the generated rows by block and cluster, [blocks, k], and the others by cluster, [k]."""
-    rows = x if len(balanced) == len(x) else x.index_select(0, balanced)
-    square = float(torch.linalg.vector_norm(rows, dim=1).double().square().mean())
-    valid = np.ones(len(rows), dtype=np.bool_)
-    points = Points(rows, valid, (len(rows),), "l2", x.new_zeros(x.shape[1]), square)
-    solution = fit(points, Settings(clusters), seed * RUNS + run, Silent())
-    cluster = TorchEngine(x).assign(solution.centroids).long()
+def _histograms(cluster: Tensor, generated: int, clusters: int, blocks: Blocks | None) -> tuple[Tensor, Tensor]:
+    """Count the generated rows, which come first, by block and cluster, [blocks, k], the others by cluster, [k]."""
     count = 1 if blocks is None else len(blocks)
     block = torch.zeros_like(cluster[:generated]) if blocks is None else blocks.labels
     ours = torch.bincount(block * clusters + cluster[:generated], minlength=count * clusters)

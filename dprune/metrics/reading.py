@@ -33,8 +33,8 @@ class Sizes:
 
 
 SIZES = {
-    "cpu": Sizes(256 << 20, 1 << 12, 1 << 22, 1 << 17, 1 << 20),
-    "cuda": Sizes(1 << 30, 1 << 15, 1 << 29, 1 << 27, 1 << 24),
+    "cpu": Sizes(block_bytes=256 << 20, columns=1 << 12, scores=1 << 22, numbers=1 << 17, pairs=1 << 20),
+    "cuda": Sizes(block_bytes=1 << 30, columns=1 << 15, scores=1 << 29, numbers=1 << 27, pairs=1 << 24),
 }
 
 

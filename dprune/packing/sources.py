@@ -10,7 +10,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from dprune.formats.images import BadImage, encode_image
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
 from dprune.formats.shard_index import IMAGE_SUFFIXES, LABEL_SUFFIX
-from dprune.formats.shards import Dataset, ShardReader
+from dprune.formats.shards import CLASSES, Dataset, ShardReader
 
 CONVERTIBLE_SUFFIXES = ("bmp", "gif", "ppm", "tif", "tiff")
 MOST_BYTES = 1 << 30
@@ -150,7 +150,6 @@ class ImageFiles(abc.ABC):
         return {"images": parent_record(None, listing.hexdigest())}
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self._files)
 
     def keys(self) -> Iterable[str]:
@@ -170,6 +169,13 @@ class ImageFiles(abc.ABC):
     @abc.abstractmethod
     def _read(self, file: ImageFile) -> bytes:
         """Read an image's bytes."""
+
+
+def is_images(location: str) -> bool:
+    """Tell a folder or zip of images from what else may be packed."""
+    if os.path.isdir(location):
+        return not any(name.endswith(".tar") for name in os.listdir(location))
+    return location.lower().endswith(".zip") and os.path.isfile(location)
 
 
 class FolderSource(ImageFiles):
@@ -245,7 +251,6 @@ class DigitsSource:
         return {"images": parent_record(None, hashlib.sha256(self._pixels.tobytes()).hexdigest())}
 
     def __len__(self) -> int:
-        """Return the number of digits."""
         return len(self._labels)
 
     def keys(self) -> Iterable[str]:
@@ -266,8 +271,7 @@ class ShardSource:
     dataset: Dataset
     ids: npt.NDArray[np.int64] | None = None
     subset: Record | None = None
-    classes: Sequence[str] = field(default_factory=list)
-    trusted: bool = True
+    trusted = True
 
     def __post_init__(self) -> None:
         """Find out which rows of which shards are wanted."""
@@ -282,13 +286,20 @@ class ShardSource:
         shards = self.dataset.parents()
         return shards if self.subset is None else {**shards, "subset": self.subset}
 
+    @functools.cached_property
+    def classes(self) -> Sequence[str]:
+        """The class names that lie beside the shards, if all folders agree on them."""
+        found = {Path(shard.location).parent / CLASSES for shard in self.dataset.shards}
+        texts = {path.read_text(encoding="utf-8", errors="surrogateescape") for path in found if path.exists()}
+        # Names may hold what str.splitlines takes for the end of a line.
+        return texts.pop().rstrip("\n").split("\n") if len(texts) == 1 else []
+
     @property
     def folders(self) -> set[str]:
         """Folders of the shards."""
         return local_folders(shard.location for shard in self.dataset.shards)
 
     def __len__(self) -> int:
-        """Return the number of samples."""
         return int(self._stops[-1])
 
     def keys(self) -> Iterable[str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dprune.errors import InputError, Interrupted
+from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url, remote
 from dprune.formats.shard_index import IMAGE_SUFFIXES
 from dprune.formats.tar import COMPRESSED_MAGIC, END_MARKER
@@ -100,15 +101,17 @@ class Streams:
     """The samples of streamed shards, once, with a running digest of their members."""
 
     trusted = True
+    classes: Sequence[str] = ()
 
     def __init__(self, sources: Sequence[str]) -> None:
         self._sources = sources
         self._sha = hashlib.sha256()
+        self._ended = False
 
     @property
-    def digest(self) -> str:
-        """SHA-256 over the names and sizes of the members read so far."""
-        return self._sha.hexdigest()
+    def parents(self) -> dict[str, Record]:
+        """The streams by a digest of their members' names and sizes, which is known when they have ended."""
+        return {"stream": parent_record(None, self._sha.hexdigest() if self._ended else "unread")}
 
     @property
     def folders(self) -> set[str]:
@@ -135,6 +138,7 @@ class Streams:
             except (tarfile.TarError, EOFError, OSError, ValueError, ImportError) as error:
                 reason = str(error.args[0] if error.args else type(error).__name__).rstrip(".")
                 raise InputError(f"{name}: cannot be read as a stream of shards: {reason}.") from error
+        self._ended = True
 
     def _samples(self, name: str, stream: Stream) -> Iterator[Sample]:
         from webdataset.tariterators import group_by_keys, tar_file_expander

@@ -6,12 +6,14 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dprune.metrics.catalogue import MEASURES, MEMORIZATION, QUALITY, SHARES, Measure
+from dprune.formats.images import drawn_png
+from dprune.formats.results import KINDS
+from dprune.metrics.catalogue import MEMORIZATION, QUALITY, SHARES, Measure
 from dprune.reporting.curves import Colours, curve, legend
 from dprune.reporting.distributions import GROUPS, histogram_charts, prd_charts, share_charts, shares_csv
 from dprune.reporting.experiments import Point
 from dprune.reporting.grouping import Comparison, compare
-from dprune.reporting.image_grid import Grid
+from dprune.reporting.image_grid import ImageGrid, draw_grid
 from dprune.reporting.svg import Chart
 from dprune.reporting.tables import Table, csv_table, markdown_table
 
@@ -37,7 +39,7 @@ class Content:
 
     title: str
     points: Sequence[Point]
-    grid: Grid | None = None
+    grid: ImageGrid | None = None
     maps: Sequence[Chart] = ()
     clustered: bool = False
     projection: str = "pca"
@@ -46,7 +48,7 @@ class Content:
     @functools.cached_property
     def comparisons(self) -> dict[str, list[Comparison]]:
         """Results that were measured alike, by kind."""
-        by_kind: dict[str, list[Point]] = {kind: [] for kind in MEASURES}
+        by_kind: dict[str, list[Point]] = {kind: [] for kind in KINDS}
         for point in self.points:
             assert point.result is not None
             by_kind[point.result.kind].append(point)
@@ -109,6 +111,4 @@ class Content:
     def _pictures(self) -> dict[str, bytes]:
         if self.grid is None:
             return {}
-        from dprune.reporting.image_grid import draw_grid, png
-
-        return {"images/grid.png": png(draw_grid(self.grid))}
+        return {"images/grid.png": drawn_png(draw_grid(self.grid))}

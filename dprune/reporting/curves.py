@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dprune.metrics.catalogue import Measure
-from dprune.reporting.grouping import Cell, Comparison, Estimate, Line, ratio_text
+from dprune.reporting.grouping import Cell, Comparison, Line, SeedMean, ratio_text
 from dprune.reporting.svg import (
     DASHES,
     MARKERS,
@@ -17,7 +17,7 @@ from dprune.reporting.svg import (
     tick_text,
 )
 
-Known = list[tuple[float, Estimate, Cell]]
+Known = list[tuple[float, SeedMean, Cell]]
 
 _SHAPES = ("circle", "square", "triangle", "diamond")
 _CLOSEST = 0.055
@@ -105,7 +105,7 @@ def _ratio_ticks(ratios: Sequence[float], x: tuple[float, float]) -> list[tuple[
     return [(ratio, ratio_text(ratio)) for ratio in shown]
 
 
-def _draw_level(chart: Chart, estimate: Estimate, css: str) -> None:
+def _draw_level(chart: Chart, estimate: SeedMean, css: str) -> None:
     spread = estimate.spread
     if spread:
         ends = chart.x
@@ -127,7 +127,7 @@ def _draw_line(chart: Chart, line: Line, cells: Known, colours: Colours) -> None
         chart.mark(ratio, estimate.mean, colour, colours.shape(line), _tip(line, ratio, estimate))
 
 
-def _tip(line: Line, ratio: float, estimate: Estimate) -> str:
+def _tip(line: Line, ratio: float, estimate: SeedMean) -> str:
     spread = f" ± {estimate.spread:.2g}" if estimate.spread else ""
     seeds = f", {estimate.seeds} seeds" if estimate.seeds > 1 else ""
     return f"{line.label}, pruned {ratio_text(ratio)}: {estimate.mean:.5g}{spread}{seeds}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -13,6 +11,7 @@ from dprune.errors import InputError
 from dprune.reporting.curves import Colours
 from dprune.reporting.grouping import Cell, Comparison, Line, ratio_text
 from dprune.reporting.svg import Chart, tick_text, ticks
+from dprune.reporting.tables import csv_text
 
 GROUPS = {"cluster": "clusters", "class": "classes"}
 _MOST_BARS = 80
@@ -69,17 +68,15 @@ def _shares(comparison: Comparison, kind: str) -> Iterator[tuple[Line, Cell, lis
 
 def shares_csv(comparisons: Sequence[Comparison]) -> str:
     """Write all shares, a row for each cluster or class of each cell; empty where there are none."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    rows = [
-        (comparison.title, line.label, cell.ratio if cell.ratio is not None else "", kind, name, our, their)
+    lines = [
+        (comparison.title, line.label, cell.ratio, kind, name, our, their)
         for comparison in comparisons
         for kind in GROUPS
         for line, cell, names, ours, theirs in _shares(comparison, kind)
         for name, our, their in zip(names, ours, theirs, strict=True)
     ]
-    writer.writerows([("measurement", "line", "pruned", "of", "group", "generated", "reference"), *rows])
-    return out.getvalue() if rows else ""
+    heads = ("measurement", "line", "pruned", "of", "group", "generated", "reference")
+    return csv_text(heads, lines) if lines else ""
 
 
 def histogram_charts(comparison: Comparison, colours: Colours) -> list[Chart]:

@@ -19,7 +19,7 @@ _STEPS = ("train-dit", "steps")
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SeedMean:
     """A metric of one cell.
 
     Attributes:
@@ -61,13 +61,13 @@ class Cell:
         """Tell whether any result speaks of a metric, if only to say that it could not be computed."""
         return any(point.result is not None and key in point.result.metrics for point in self.points)
 
-    def estimate(self, key: str) -> Estimate | None:
+    def estimate(self, key: str) -> SeedMean | None:
         """Return the mean of a metric over the seeds, None where no result has it."""
         values, errors = self._by_samples(key), self._by_samples(f"{key}_se")
         if not values:
             return None
         error = math.sqrt(fmean(error**2 for error in errors)) if errors else None
-        return Estimate(fmean(values), stdev(values) if len(values) > 1 else None, error, len(values))
+        return SeedMean(fmean(values), stdev(values) if len(values) > 1 else None, error, len(values))
 
     def details(self, *names: str) -> Any:
         """Return the first of the results' details of that name, None where none has it."""

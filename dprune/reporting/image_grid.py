@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Sequence
@@ -115,7 +114,7 @@ def common_seeds(folders: Sequence[Folder], count: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Grid:
+class ImageGrid:
     """Pictures of all cells.
 
     Attributes:
@@ -145,7 +144,7 @@ class Grid:
         return max(width for width, _ in sizes), max(height for _, height in sizes)
 
 
-def make_grid(folders: Sequence[Folder], count: int) -> Grid:
+def make_grid(folders: Sequence[Folder], count: int) -> ImageGrid:
     """Decode what a grid shows; of several models that differ in seeds alone, one is shown.
 
     Raises:
@@ -160,7 +159,7 @@ def make_grid(folders: Sequence[Folder], count: int) -> Grid:
     }
     known = sorted({(cell.ratio is None, cell.ratio or 0.0) for line, cell in cells if not line.is_unpruned})
     ratios = dict.fromkeys(ratio_text(None if unknown else ratio) for unknown, ratio in known)
-    return Grid(comparison, tuple(ratios), tuple(seeds), pictures)
+    return ImageGrid(comparison, tuple(ratios), tuple(seeds), pictures)
 
 
 def _column(line: Line, cell: Cell) -> str:
@@ -186,14 +185,7 @@ def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
     return max(1, round(size[0] * share)), max(1, round(size[1] * share))
 
 
-def png(image: Image.Image) -> bytes:
-    """Encode a picture."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def draw_grid(grid: Grid) -> Image.Image:
+def draw_grid(grid: ImageGrid) -> Image.Image:
     """Lay the whole grid out as one picture, the unpruned in the first column."""
     width, height = grid.side
     references = grid.unpruned()
@@ -223,7 +215,7 @@ def draw_grid(grid: Grid) -> Image.Image:
     return sheet
 
 
-def digest_of_seeds(seeds: Sequence[int]) -> str:
+def seeds_text(seeds: Sequence[int]) -> str:
     """Write seeds as short as they can be said."""
     consecutive = np.all(np.diff(np.array(seeds, dtype=np.int64)) == 1)
     return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 2 and consecutive else ", ".join(map(str, seeds))

@@ -18,14 +18,42 @@ from dprune.formats.publish import Output, publish_bytes, publish_json
 from dprune.formats.results import read_result
 from dprune.reporting.content import Content
 from dprune.reporting.experiments import Point, point_of_result
-from dprune.reporting.feature_map import MapInputs
-from dprune.reporting.image_grid import Folder
+from dprune.reporting.feature_map import MapInputs, draw_maps
+from dprune.reporting.image_grid import Folder, make_grid, open_folders
+from dprune.reporting.page import render
 from dprune.runtime import Monitor, check_stop
 
 _log = logging.getLogger("dprune")
 
 PAGE = "report.html"
-TITLE, IMAGE_SEEDS, PROJECTION = "What pruning did", 4, "pca"
+IMAGE_SEEDS, PROJECTION = 4, "pca"
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What the report shows, in the words of `dprune report`, which says what each means."""
+
+    title: str = "What pruning did"
+    images: tuple[str, ...] = ()
+    image_seeds: int | None = None
+    train: str | None = None
+    generated: tuple[str, ...] = ()
+    clusters: str | None = None
+    projection: str | None = None
+
+    def __post_init__(self) -> None:
+        """Hold the options together.
+
+        Raises:
+            UsageError: some lack those that they belong to.
+        """
+        if self.image_seeds is not None and not self.images:
+            raise UsageError("--image-seeds says how many images a cell shows: give --images, or leave it out.")
+        if bool(self.train) != bool(self.generated):
+            raise UsageError("--train and --generated make the map together: give both.")
+        for name, value in (("--clusters", self.clusters), ("--projection", self.projection)):
+            if value is not None and not self.train:
+                raise UsageError(f"{name} is for the map: give --train and --generated, too.")
 
 
 @dataclass(frozen=True)
@@ -77,8 +105,6 @@ class ReportJob(Job):
             InputError: an image cannot be decoded, or details of a result are damaged.
             Interrupted: a signal or --stop-after ended the work; nothing is written then.
         """
-        from dprune.reporting.page import render
-
         content = self._content(monitor)
         found = {PAGE: render(content).encode(), **content.files()}
         check_stop(monitor)
@@ -94,59 +120,28 @@ class ReportJob(Job):
         return {"results": len(self.points), "lines": len(lines), "files": len(found), "page": str(folder / PAGE)}
 
     def _content(self, monitor: Monitor) -> Content:
-        grid, maps = None, []
-        if self.folders:
-            from dprune.reporting.image_grid import make_grid
-
-            grid = make_grid(self.folders, self.image_seeds)
+        grid = make_grid(self.folders, self.image_seeds) if self.folders else None
         check_stop(monitor)
-        if self.map_inputs is not None:
-            from dprune.reporting.feature_map import draw_maps
-
-            maps = draw_maps(self.map_inputs)
-        clustered = self.map_inputs is not None and self.map_inputs.clusters is not None
-        projection = self.map_inputs.projection if self.map_inputs else PROJECTION
-        return Content(self.title, self.points, grid, maps, clustered, projection)
+        if self.map_inputs is None:
+            return Content(self.title, self.points, grid)
+        clustered = self.map_inputs.clusters is not None
+        maps = draw_maps(self.map_inputs)
+        return Content(self.title, self.points, grid, maps, clustered, self.map_inputs.projection)
 
 
-def open_report(
-    results: Sequence[str],
-    *,
-    title: str = TITLE,
-    images: Sequence[str] = (),
-    image_seeds: int | None = None,
-    train: str | None = None,
-    generated: Sequence[str] = (),
-    clusters: str | None = None,
-    projection: str | None = None,
-    output: Output,
-) -> ReportJob:
+def open_report(results: Sequence[str], settings: ReportSettings, output: Output) -> ReportJob:
     """Read what `dprune report` was given; the order of results makes no difference.
 
     Raises:
         InputError: a file or folder is not what it should be.
         MismatchError: features and clusters do not belong together.
-        UsageError: options lack those that they belong to.
     """
-    if image_seeds is not None and not images:
-        raise UsageError("--image-seeds says how many images a cell shows: give --images, or leave it out.")
-    if bool(train) != bool(generated):
-        raise UsageError("--train and --generated make the map together: give both.")
-    for name, value in (("--clusters", clusters), ("--projection", projection)):
-        if value is not None and not train:
-            raise UsageError(f"{name} is for the map: give --train and --generated, too.")
-    points = _read_points(results)
-    map_inputs: MapInputs | None = None
-    folders: tuple[Folder, ...] = ()
-    if images:
-        from dprune.reporting.image_grid import open_folders
-
-        folders = open_folders(images)
-    if train:
-        from dprune.reporting.feature_map import MapInputs as Inputs
-
-        map_inputs = Inputs.open(train, generated, clusters, projection or PROJECTION)
-    return ReportJob(points, title, folders, image_seeds or IMAGE_SEEDS, map_inputs, output)
+    points, folders = _read_points(results), open_folders(settings.images)
+    map_inputs = None
+    if settings.train:
+        projection = settings.projection or PROJECTION
+        map_inputs = MapInputs.open(settings.train, settings.generated, settings.clusters, projection)
+    return ReportJob(points, settings.title, folders, settings.image_seeds or IMAGE_SEEDS, map_inputs, output)
 
 
 def _read_points(paths: Sequence[str]) -> tuple[Point, ...]:

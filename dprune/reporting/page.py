@@ -8,11 +8,12 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from dprune.formats.images import drawn_png
 from dprune.reporting.content import Content
 from dprune.reporting.curves import legend
 from dprune.reporting.facts import describe
 from dprune.reporting.grouping import Comparison
-from dprune.reporting.image_grid import Grid, digest_of_seeds, png
+from dprune.reporting.image_grid import ImageGrid, seeds_text
 from dprune.reporting.svg import SHAPES, STYLE, Chart
 from dprune.reporting.tables import html_table
 
@@ -140,13 +141,13 @@ def _stroke(css: str, dash: str = "") -> str:
 
 
 def _picture(image: Image, said: str) -> str:
-    data = base64.b64encode(png(image)).decode()
+    data = base64.b64encode(drawn_png(image)).decode()
     return (
         f'<img src="data:image/png;base64,{data}" width="{image.width}" height="{image.height}" alt="{escape(said)}">'
     )
 
 
-def _images(grid: Grid) -> str:
+def _images(grid: ImageGrid) -> str:
     references = grid.unpruned()
     heads = [
         "<th></th>",
@@ -165,7 +166,7 @@ def _images(grid: Grid) -> str:
         rows.append(f'<tr><th scope="row">{escape(line.label)}</th>{"".join(cells)}</tr>')
     rows = rows or [f"<tr><th></th><td>{unpruned}</td></tr>"]
     return (
-        f'<p class="note">Every cell shows the images of the seeds {digest_of_seeds(grid.seeds)}: what differs is the '
+        f'<p class="note">Every cell shows the images of the seeds {seeds_text(grid.seeds)}: what differs is the '
         f'training set.</p><div class="scroll images" tabindex="0"><table><caption>Generated images by method and '
         f"pruning ratio</caption><thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )

@@ -6,21 +6,21 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from dprune.metrics.catalogue import Measure
-from dprune.reporting.grouping import MISSING, Cell, Comparison, Estimate, Line, ratio_text
+from dprune.reporting.grouping import MISSING, Cell, Comparison, Line, SeedMean, ratio_text
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A cell of the study as a row of the table."""
 
     line: Line
     cell: Cell
-    estimates: tuple[Estimate | None, ...]
+    estimates: tuple[SeedMean | None, ...]
 
     def count(self, role: str) -> int | None:
         """Return the samples of one side, None where results do not agree."""
@@ -43,7 +43,7 @@ class Table:
 
     comparison: Comparison
     measures: tuple[Measure, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     best: frozenset[tuple[int, int]]
 
     @classmethod
@@ -52,11 +52,11 @@ class Table:
         cells = comparison.cells()
         shown = tuple(measure for measure in measures if any(cell.measured(measure.key) for _, cell in cells))
         cells.sort(key=lambda pair: (not pair[0].is_unpruned, pair[1].ratio is None, pair[1].ratio or 0))
-        rows = tuple(Row(line, cell, tuple(cell.estimate(m.key) for m in shown)) for line, cell in cells)
+        rows = tuple(TableRow(line, cell, tuple(cell.estimate(m.key) for m in shown)) for line, cell in cells)
         return cls(comparison, shown, rows, _best(rows, shown))
 
 
-def _best(rows: Sequence[Row], measures: Sequence[Measure]) -> frozenset[tuple[int, int]]:
+def _best(rows: Sequence[TableRow], measures: Sequence[Measure]) -> frozenset[tuple[int, int]]:
     """Mark the best of the pruned at each ratio that several have; over all ratios where none has."""
     pruned = [number for number, row in enumerate(rows) if not row.line.is_unpruned]
     ratios = [ratio_text(rows[number].cell.ratio) for number in pruned]
@@ -86,12 +86,12 @@ def number_text(value: float) -> str:
     return f"{value:,.{max(0, decimals)}f}" if -5 < decimals < 8 else f"{value:.3e}"
 
 
-def _spread_text(estimate: Estimate) -> str:
+def _spread_text(estimate: SeedMean) -> str:
     spread = estimate.spread
     return "" if not spread else f"±{spread:.2g}" if spread < 1e4 else f"±{spread:,.0f}"
 
 
-def _estimate_html(estimate: Estimate | None, *, best: bool) -> str:
+def _estimate_html(estimate: SeedMean | None, *, best: bool) -> str:
     if estimate is None:
         return f'<td class="missing" title="not measured, or not computable from these samples">{MISSING}</td>'
     mean = number_text(estimate.mean)
@@ -103,7 +103,7 @@ def _estimate_html(estimate: Estimate | None, *, best: bool) -> str:
     return f'<td>{value} <span class="spread" title="{kind}">{spread}</span></td>'
 
 
-def _names(row: Row) -> tuple[str, str]:
+def _names(row: TableRow) -> tuple[str, str]:
     return row.line.label, "0" if row.line.is_unpruned else ratio_text(row.cell.ratio)
 
 
@@ -162,24 +162,31 @@ def _markdown(text: str) -> str:
 def csv_table(tables: Sequence[Table]) -> str:
     """Write all tables of a kind as one CSV, a row for each cell, every digit kept."""
     measures = list(dict.fromkeys(m for table in tables for m in table.measures))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     names = [name for m in measures for name in (m.key, f"{m.key}_sd", f"{m.key}_se")]
-    writer.writerow(["measurement", "line", "method", "order", "pruned", "seeds", "generated", "reference", *names])
+    lines: list[list[object]] = []
     for table in tables:
         for row in table.rows:
             first = row.cell.points[0].subset
             reference = row.count("reference" if row.count("train") is None else "train")
-            cells = [table.comparison.title, row.line.label, first.method, first.order]
-            cells = [_formula_free(cell) for cell in cells]
-            values = [row.cell.ratio, row.cell.seeds, row.count("generated"), reference]
+            line: list[object] = [table.comparison.title, row.line.label, first.method, first.order]
+            line += [row.cell.ratio, row.cell.seeds, row.count("generated"), reference]
             for measure in measures:
                 estimate = row.cell.estimate(measure.key)
-                values += [estimate.mean, estimate.deviation, estimate.error] if estimate else [None] * 3
-            writer.writerow([*cells, *("" if value is None else value for value in values)])
+                line += [estimate.mean, estimate.deviation, estimate.error] if estimate else [None] * 3
+            lines.append(line)
+    heads = ("measurement", "line", "method", "order", "pruned", "seeds", "generated", "reference", *names)
+    return csv_text(heads, lines)
+
+
+def csv_text(heads: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """Write CSV; None is empty, and text is kept from being run by spreadsheets, whatever somebody named a method."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(heads)
+    # The writer leaves None empty, and writes every digit of a number.
+    writer.writerows([_formula_free(cell) if isinstance(cell, str) else cell for cell in line] for line in lines)
     return out.getvalue()
 
 
 def _formula_free(text: str) -> str:
-    """Keep spreadsheets from running what somebody named a method."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

@@ -15,8 +15,9 @@ from dprune.models.dit import DiT
 from dprune.models.dit_files import LoadedDiT
 from dprune.models.pixels import to_pixels
 from dprune.models.vae import VAE
+from dprune.runtime import single_threads
 from dprune.sampling.seeds import IntArray
-from dprune.sampling.settings import Settings
+from dprune.sampling.settings import SampleSettings
 
 # Images that one thread of a CPU takes through the networks together.
 PIECE = 16
@@ -100,28 +101,41 @@ class Times:
         return {name: self.images / seconds for name, seconds in names.items() if seconds}
 
 
-class Networks:
-    """The transformer and the autoencoder as the settings use them.
+class Sampler:
+    """The transformer and the autoencoder on a device, as the settings use them.
 
     Args:
         loaded: the transformer.
         vae: the autoencoder.
-        settings: of the solver.
-        compiles: whether to compile the transformer's blocks.
+        settings: what is asked of them.
+        device: where both are.
     """
 
-    def __init__(self, loaded: LoadedDiT, vae: VAE, settings: Settings, *, compiles: bool) -> None:
-        self._loaded, self._vae, self._settings = loaded, vae, settings
+    def __init__(self, loaded: LoadedDiT, vae: VAE, settings: SampleSettings, device: torch.device) -> None:
+        self.settings = settings
+        self._loaded, self._device = loaded, device
         self._precision: torch.dtype = getattr(torch, settings.precision)
-        ready(loaded.model, self._precision, compiles=compiles)
-        low, high = settings.guidance.interval or (0.0, 1.0)
+        ready(loaded.model, self._precision, compiles=settings.compiles)
+        on_gpu = device.type == "cuda"
+        self._vae = vae.to(memory_format=torch.channels_last) if on_gpu else vae
+        low, high = settings.interval or (0.0, 1.0)
         interval = (1 - high - TIME_ROUNDING, 1 - low + TIME_ROUNDING)
-        self._guidance = Guidance(settings.guidance.scale, interval, settings.guidance.channels)
+        self._guidance = Guidance(settings.given.cfg, interval, settings.given.cfg_channels)
+        self._threads = None if on_gpu else single_threads()
+        # Images in a batch; on a CPU whole pieces.
+        size = settings.given.batch_size
+        self.size = size if on_gpu else -(-size // PIECE) * PIECE
+
+    def draw(self, batch: Batch) -> Drawn:
+        """Begin to draw a batch of at most `size` images."""
+        if self._threads is not None:
+            return DrawnOnCpu(self, batch, self._threads)
+        return DrawnOnGpu(self, batch, self.size, self._device)
 
     def latents(self, seeds: Tensor, labels: Tensor) -> Tensor:
         """Draw latents float32 [n, C, H, W] as the autoencoder decodes them."""
-        found = sample_latents(self._loaded.model, labels, seeds, self._guidance, self._settings.solver,
-                               self._settings.steps or 0, self._precision)  # fmt: skip
+        found = sample_latents(self._loaded.model, labels, seeds, self._guidance, self.settings.given.solver,
+                               self.settings.steps or 0, self._precision)  # fmt: skip
         return self._loaded.denormalised(found)
 
     def images(self, latents: Tensor) -> Tensor:
@@ -131,7 +145,7 @@ class Networks:
             return torch.cat([self._decoded(some) for some in latents.split(rows)])
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        images = self._vae.decode(self._vae.snap(latents) if self._settings.quantize else latents)
+        images = self._vae.decode(self._vae.snap(latents) if self.settings.given.quantize else latents)
         return to_pixels(images).permute(0, 2, 3, 1)
 
 
@@ -146,19 +160,19 @@ class DrawnOnGpu:
     """A batch that was queued on a GPU.
 
     Args:
-        networks: what draws it.
+        sampler: what draws it.
         batch: padded with its last image to `size`, so that every batch has the shape that was compiled.
         size: images in a pass.
         device: the GPU.
     """
 
-    def __init__(self, networks: Networks, batch: Batch, size: int, device: torch.device) -> None:
+    def __init__(self, sampler: Sampler, batch: Batch, size: int, device: torch.device) -> None:
         columns = np.pad(np.stack(batch), ((0, 0), (0, size - len(batch.seeds))), "edge")
         seeds, labels = torch.from_numpy(columns).pin_memory().to(device, non_blocking=True)
         self._events = [self._event()]
-        latents = networks.latents(seeds, labels)[: len(batch.seeds)]
+        latents = sampler.latents(seeds, labels)[: len(batch.seeds)]
         self._events.append(self._event())
-        self._images = self._copied(networks.images(latents))
+        self._images = self._copied(sampler.images(latents))
         self._sound = self._copied(latents.isfinite().all())
         self._events.append(self._event())
 
@@ -188,18 +202,18 @@ class DrawnOnCpu:
     neither on it nor on how many threads there are.
 
     Args:
-        networks: what draws it.
+        sampler: what draws it.
         batch: what to draw.
         pool: the threads.
     """
 
-    def __init__(self, networks: Networks, batch: Batch, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, sampler: Sampler, batch: Batch, pool: ThreadPoolExecutor) -> None:
         def draw(begin: int) -> tuple[Tensor, bool, float, float]:
             seeds, labels = (torch.from_numpy(column[begin : begin + PIECE]) for column in batch)
             begun = time.perf_counter()
-            latents = networks.latents(seeds, labels)
+            latents = sampler.latents(seeds, labels)
             sampled = time.perf_counter()
-            images = networks.images(latents)
+            images = sampler.images(latents)
             return images, bool(latents.isfinite().all()), sampled - begun, time.perf_counter() - sampled
 
         self._pieces = list(pool.map(draw, range(0, len(batch.seeds), PIECE)))

@@ -9,9 +9,8 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +29,10 @@ Pixels = npt.NDArray[np.uint8]
 CHUNK = 1024
 
 
-def _readers(shards: Iterable[Path]) -> Iterator[ShardReader]:
-    for path in shards:
-        yield ShardReader(Shard(str(path)), build_index(str(path)))
-
-
 def _rows(shards: Iterable[Path]) -> Iterator[tuple[ShardReader, int]]:
-    return ((reader, row) for reader in _readers(shards) for row in range(len(reader.index)))
+    for path in map(str, shards):
+        reader = ShardReader(Shard(path), build_index(path))
+        yield from ((reader, row) for row in range(len(reader.index)))
 
 
 def _pixels(sample: tuple[ShardReader, int]) -> Pixels:
@@ -49,52 +45,27 @@ def _label(sample: tuple[ShardReader, int]) -> int:
     return reader.label(row)
 
 
-@dataclass(frozen=True)
-class Export(ABC):
-    """A file of images; it carries a mark that tells which.
-
-    Attributes:
-        path: where it goes.
-    """
-
-    option: ClassVar[str]
-    path: Path
-
-    def beside(self, record: Record) -> Beside:
-        """Describe the file, which holds images of a provenance."""
-        return Beside(self.option, self.path, variant(record, export=self.option.strip("-")))
+class Export(Beside, ABC):
+    """A file of images beside their shards."""
 
     @abstractmethod
-    def publish(self, shards: Sequence[Path], total: int, mark: str) -> None:
-        """Make the file.
-
-        Args:
-            shards: that hold the images, in order.
-            total: images in them.
-            mark: stands for the images.
-        """
+    def publish(self, shards: Sequence[Path]) -> None:
+        """Make the file of the images in `shards`, in their order."""
 
 
-@dataclass(frozen=True)
-class Grid(Export):
-    """A PNG of the first images; of labelled ones, a row for each class where that fills rows.
+class GridExport(Export):
+    """A PNG of the first images; of labelled ones, a row for each class where that fills rows."""
 
-    Attributes:
-        count: most images in it.
-    """
+    @classmethod
+    def of(cls, path: str, record: Record, count: int) -> GridExport:
+        """Describe the picture of at most `count` images of a provenance."""
+        return cls("--grid", Path(path), variant(record, export="grid", count=count))
 
-    option = "--grid"
-    count: int
-
-    def beside(self, record: Record) -> Beside:
-        """Describe the picture, which shows as many of the images as are asked for."""
-        return Beside(self.option, self.path, variant(record, export="grid", count=self.count))
-
-    def publish(self, shards: Sequence[Path], total: int, mark: str) -> None:
-        """Draw the first of `total` images."""
-        samples = list(itertools.islice(_rows(shards), min(self.count, total)))
+    def publish(self, shards: Sequence[Path]) -> None:
+        """See `Export`."""
+        samples = list(itertools.islice(_rows(shards), self.record["options"]["count"]))
         order, columns = arranged([_label(sample) for sample in samples])
-        publish_png(tile(np.stack([_pixels(samples[place]) for place in order]), columns), self.path, mark)
+        publish_png(tile(np.stack([_pixels(samples[place]) for place in order]), columns), self.path, self.mark)
 
 
 def arranged(labels: Sequence[int]) -> tuple[list[int], int]:
@@ -115,31 +86,33 @@ def arranged(labels: Sequence[int]) -> tuple[list[int], int]:
     return [place for places in rows.values() for place in places[:columns]], columns
 
 
-class Npz(Export):
+class NpzExport(Export):
     """All images as guided-diffusion's evaluator reads them: `arr_0` uint8 [n, h, w, 3], `arr_1` int64 labels [n]."""
 
-    option = "--npz"
+    @classmethod
+    def of(cls, path: str, record: Record) -> NpzExport:
+        """Describe the file of all images of a provenance."""
+        return cls("--npz", Path(path), variant(record, export="npz"))
 
-    def publish(self, shards: Sequence[Path], total: int, mark: str) -> None:
+    def publish(self, shards: Sequence[Path]) -> None:
         """Write the images one chunk at a time: 50,000 of 256 pixels are 9.8 GB."""
-        labels: list[int] = []
+        labels = [_label(sample) for sample in _rows(shards)]
         with publish(self.path) as file, zipfile.ZipFile(file, "w") as archive:
-            archive.comment = ZIP_MARK + mark.encode()
+            archive.comment = ZIP_MARK + self.mark.encode()
             with archive.open(_member("arr_0"), "w", force_zip64=True) as member:
-                for number, chunk in enumerate(_chunks(_rows(shards), labels)):
+                for number, chunk in enumerate(_chunks(_rows(shards))):
                     if number == 0:
-                        _write_header(member, (total, *chunk.shape[1:]), np.dtype(np.uint8))
+                        _write_header(member, (len(labels), *chunk.shape[1:]), np.dtype(np.uint8))
                     member.write(chunk.data)
             if max(labels) >= 0:
                 with archive.open(_member("arr_1"), "w") as member:
                     np.lib.format.write_array(member, np.array(labels, dtype=np.int64))
 
 
-def _chunks(samples: Iterator[tuple[ShardReader, int]], labels: list[int]) -> Iterator[Pixels]:
-    """Decode images in threads, and append their labels to `labels`."""
+def _chunks(samples: Iterator[tuple[ShardReader, int]]) -> Iterator[Pixels]:
+    """Decode images in threads."""
     with ThreadPoolExecutor(default_workers()) as pool:
         while some := list(itertools.islice(samples, CHUNK)):
-            labels += map(_label, some)
             yield np.stack(list(pool.map(_pixels, some)))
 
 

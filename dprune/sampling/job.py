@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.beside import Beside
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record, difference, make_record, parent
@@ -21,9 +18,9 @@ from dprune.formats.publish import Output
 from dprune.formats.shard_journal import Journal, complete_shards, existing_shards, listed_shards
 from dprune.models.files import ModelFile
 from dprune.models.vae_files import check_made, latent_network, open_vae
-from dprune.runtime import Monitor, is_gpu, ranks
-from dprune.sampling.exports import Export, Grid, Npz
-from dprune.sampling.settings import Settings
+from dprune.runtime import Monitor, ranks
+from dprune.sampling.exports import Export, GridExport, NpzExport
+from dprune.sampling.settings import DEFAULT_GRID_COUNT, SampleOptions, SampleSettings, check_fit
 
 _log = logging.getLogger("dprune")
 
@@ -35,18 +32,12 @@ class SampleJob(Job):
     Attributes:
         model: file of the transformer.
         vae: file of the autoencoder.
-        settings: what changes the images.
-        exports: what is made of the images beside the shards.
-        device: name of the device.
-        compiles: whether the transformer's blocks are compiled.
+        settings: what is asked of them.
     """
 
     model: ModelFile
     vae: ModelFile
-    settings: Settings
-    exports: tuple[Export, ...]
-    device: str
-    compiles: bool
+    settings: SampleSettings
     output: Output
 
     @functools.cached_property
@@ -59,13 +50,19 @@ class SampleJob(Job):
         parents = {"model": self.model.as_parent(), "vae": self.vae.as_parent()}
         return make_record("sample", options, parents=parents, tags=self.output.tags)
 
-    @property
-    def beside(self) -> list[Beside]:
-        """The exports."""
-        return [export.beside(self.record) for export in self.exports]
+    @functools.cached_property
+    def beside(self) -> list[Export]:
+        """What is made of the images beside the shards."""
+        given = self.settings.given
+        files: list[Export] = []
+        if given.grid:
+            files.append(GridExport.of(given.grid, self.record, given.grid_count or DEFAULT_GRID_COUNT))
+        if given.npz:
+            files.append(NpzExport.of(given.npz, self.record))
+        return files
 
     def existing(self) -> Record | None:
-        """Return the record of finished or interrupted images."""
+        """See `Job`; interrupted images count as finished ones."""
         return existing_shards(self.output.path)
 
     def complete(self) -> bool:
@@ -92,12 +89,11 @@ class SampleJob(Job):
         if missing:
             from dprune.sampling.generation import generate
 
-            made = generate(self, folder, missing, monitor)
+            made = generate(self.model, self.vae, self.settings, folder, self.record, missing, monitor)
         whole = self._finish(folder)
         if not whole:
             _log.info("other workers still make shards of %s; the last of them completes it.", folder)
-        size, total = self.settings.shard_size, len(self.settings.seeds)
-        images = sum(min(size, total - number * size) for number in self._mine)
+        images = sum(map(self.settings.count_in, self._mine))
         return {"images": images, "shards": len(self._mine), "shards_made": len(missing), "complete": whole, **made}
 
     def _missing(self, folder: Path) -> list[int]:
@@ -120,81 +116,31 @@ class SampleJob(Job):
         if not whole and not self._is_finished(folder):
             return False
         names = [shard.name for shard in shards] if whole else listed_shards(folder)
-        for export, file in zip(self.exports, self.beside, strict=True):
-            if not file.is_made():
-                export.publish([folder / name for name in names], len(self.settings.seeds), file.mark)
+        for export in self.beside:
+            if not export.is_made():
+                export.publish([folder / name for name in names])
         if whole:
             journal.finish(self.record, shards, [])
         return True
 
 
-def prepare(
-    model: str,
-    vae: str,
-    settings: Settings,
-    *,
-    grid: str | None = None,
-    grid_count: int = 64,
-    npz: str | None = None,
-    device: str = "auto",
-    compiles: bool | None = None,
-    output: Output,
-) -> SampleJob:
+def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob:
     """Open what `dprune sample` was given.
+
+    Args:
+        model: file of the transformer.
+        options: what is asked of it, and what decodes its latents.
+        output: where the shards go.
 
     Raises:
         InputError: a file is missing, damaged or of another kind.
         MismatchError: the networks do not fit each other.
-        UsageError: an option is not for such networks.
+        UsageError: an option cannot be read, contradicts another, or is not for such networks.
     """
-    on_gpu = is_gpu(device)
-    if compiles and not on_gpu:
-        raise UsageError("--compile: blocks are compiled for a GPU only: leave it out.")
-    compiles = on_gpu if compiles is None else compiles
-    exports: list[Export] = [Grid(Path(grid), grid_count)] if grid else []
-    exports += [Npz(Path(npz))] if npz else []
-    job = SampleJob(ModelFile.open(model), open_vae(vae), settings, tuple(exports), device, compiles, output)
+    settings = options.resolve()
+    job = SampleJob(ModelFile.open(model), open_vae(options.vae), settings, output)
     job.model.check_kind("dit", "a DiT", "train-dit")
     if job.model.network:
-        check_fit(job, job.model.network)
+        check_fit(job.settings, job.model.network, latent_network(job.vae), job.model.path)
     check_made(job.vae, parent(job.model.record, "latents"), f"the latents that {model} was trained on")
     return job
-
-
-def check_fit(job: SampleJob, network: Mapping[str, Any]) -> None:
-    """Hold options and autoencoder to the transformer.
-
-    Args:
-        job: the options and the autoencoder.
-        network: configuration of the transformer.
-
-    Raises:
-        InputError: the configuration is not whole.
-        MismatchError: the autoencoder has latents of another shape.
-        UsageError: an option is not for such networks.
-    """
-    try:
-        channels, size, classes = (network[name] for name in ("channels", "input_size", "classes"))
-    except KeyError as error:
-        raise InputError(f"{job.model.path}: its description is damaged ({error}): make it again.") from error
-    latents, settings = latent_network(job.vae), job.settings
-    if (channels, size) != (latents["channels"], latents["size"]):
-        raise MismatchError(
-            f"{job.model.path} makes latents of {channels} x {size} x {size}, and --vae {job.vae.path} takes "
-            f"{latents['channels']} x {latents['size']} x {latents['size']}: give the one that it was trained with."
-        )
-    if latents["kind"] != "vq" and not settings.quantize:
-        raise UsageError(f"--no-quantize: {job.vae.path} has no codes: leave it out.")
-    if settings.guidance.channels is not None and settings.guidance.channels > channels:
-        raise UsageError(f"--cfg-channels {settings.guidance.channels}: the latents have {channels} channels.")
-    _check_classes(job, classes)
-
-
-def _check_classes(job: SampleJob, count: int) -> None:
-    asked = job.settings.classes
-    if not count:
-        for option, given in (("--classes", asked is not None), ("--cfg", job.settings.guidance.scale != 1)):
-            if given:
-                raise UsageError(f"{option}: {job.model.path} knows no classes: leave it out.")
-    elif asked is not None and max(asked.listed, default=0) >= count:
-        raise UsageError(f"--classes {asked}: {job.model.path} knows classes 0 to {count - 1}.")

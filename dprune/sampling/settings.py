@@ -2,45 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from dprune.errors import UsageError
+from dprune.errors import InputError, MismatchError, UsageError
+from dprune.formats.provenance import Record
 from dprune.precision import resolved
-from dprune.sampling.seeds import BALANCED, Classes, Seeds
+from dprune.runtime import is_gpu
+from dprune.sampling.seeds import BALANCED, Classes, IntArray, Seeds
 
 DEFAULT_STEPS = 60
+DEFAULT_GRID_COUNT = 64
 MOST_SHARDS = 1_000_000
 
 
 @dataclass(frozen=True)
-class GuidanceOptions:
-    """Classifier-free guidance as the options speak of it.
+class SampleOptions:
+    """Which images are asked for, in the words of `dprune sample`, which says what each means."""
 
-    Attributes:
-        scale: 1 for none.
-        interval: noise levels between which it acts, None for all.
-        channels: how many of the first channels are guided, None for all.
-    """
+    vae: str
+    seeds: str
+    classes: str | None = None
+    solver: str = "euler"
+    steps: int | None = None
+    cfg: float = 1.0
+    cfg_interval: str | None = None
+    cfg_channels: int | None = None
+    quantize: bool = True
+    shard_size: int = 1000
+    grid: str | None = None
+    grid_count: int | None = None
+    npz: str | None = None
+    precision: str = "auto"
+    compiles: bool | None = None
+    batch_size: int = 64
+    device: str = "auto"
 
-    scale: float = 1.0
-    interval: tuple[float, float] | None = None
-    channels: int | None = None
+    def resolve(self) -> SampleSettings:
+        """Hold the options to each other and fill in what was left out.
 
-    def __post_init__(self) -> None:
-        """Refuse details of a guidance that there is not."""
-        for name, value in (("--cfg-interval", self.interval), ("--cfg-channels", self.channels)):
-            if value is not None and self.scale == 1:
+        Raises:
+            UsageError: an option cannot be read, or goes with no other.
+        """
+        adaptive = self.solver == "dopri5"
+        if adaptive and self.steps is not None:
+            raise UsageError(f"--steps {self.steps}: dopri5 chooses its steps itself: leave it out.")
+        for name, value in (("--cfg-interval", self.cfg_interval), ("--cfg-channels", self.cfg_channels)):
+            if value is not None and self.cfg == 1:
                 raise UsageError(f"{name} says how to guide, and --cfg 1 does not guide: give a --cfg above 1.")
-
-    def options(self) -> dict[str, Any]:
-        """Return it as provenance holds it."""
-        every = {
-            "cfg": self.scale,
-            "cfg_interval": self.interval and list(self.interval),
-            "cfg_channels": self.channels,
-        }
-        return {name: value for name, value in every.items() if value is not None}
+        if self.grid_count is not None and not self.grid:
+            raise UsageError("--grid-count says how many images --grid shows: give it, or leave this out.")
+        on_gpu = is_gpu(self.device)
+        if self.compiles and not on_gpu:
+            raise UsageError("--compile: blocks are compiled for a GPU only: leave it out.")
+        settings = SampleSettings(
+            self,
+            Seeds.parse(self.seeds),
+            None if self.classes is None else Classes.parse(self.classes),
+            None if adaptive else self.steps or DEFAULT_STEPS,
+            None if self.cfg_interval is None else parse_interval(self.cfg_interval),
+            resolved(self.precision, self.device),
+            on_gpu if self.compiles is None else self.compiles,
+        )
+        if settings.shards > MOST_SHARDS:
+            raise UsageError(
+                f"--shard-size {self.shard_size}: makes more than {MOST_SHARDS:,} shards: give a larger one."
+            )
+        return settings
 
 
 def parse_interval(text: str) -> tuple[float, float]:
@@ -59,85 +89,91 @@ def parse_interval(text: str) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that changes the images, the networks aside.
+class SampleSettings:
+    """What the options come to.
 
     Attributes:
+        given: the options themselves, for those that need no reading or filling in.
         seeds: one for each image.
         classes: which class each image gets; None leaves it to the model: balanced, or none.
-        solver: see `dprune.flow.solve`.
         steps: of the solver, None for dopri5.
-        guidance: towards the classes.
-        quantize: whether latents of a vq autoencoder become codes.
+        interval: noise levels between which guidance acts, None for all.
         precision: dtype of the transformer's arithmetic.
-        batch_size: images in one pass.
-        shard_size: most images in a shard.
+        compiles: whether the transformer's blocks are compiled.
     """
 
+    given: SampleOptions
     seeds: Seeds
-    classes: Classes | None = None
-    solver: str = "euler"
-    steps: int | None = DEFAULT_STEPS
-    guidance: GuidanceOptions = GuidanceOptions()
-    quantize: bool = True
-    precision: str = "float32"
-    batch_size: int = 64
-    shard_size: int = 1000
+    classes: Classes | None
+    steps: int | None
+    interval: tuple[float, float] | None
+    precision: str
+    compiles: bool
 
     @property
     def shards(self) -> int:
         """How many shards there are to be."""
-        return -(-len(self.seeds) // self.shard_size)
+        return -(-len(self.seeds) // self.given.shard_size)
+
+    def count_in(self, shard: int) -> int:
+        """Return how many images a shard is to hold."""
+        return min(self.given.shard_size, len(self.seeds) - shard * self.given.shard_size)
+
+    def seeds_in(self, shard: int) -> IntArray:
+        """Return the seeds of a shard's images, int64."""
+        begin = shard * self.given.shard_size
+        return self.seeds.between(begin, begin + self.given.shard_size)
 
     def options(self, *, conditional: bool, quantized: bool) -> dict[str, Any]:
-        """Return what changes the images, as provenance holds it.
+        """Return what changes the images, the networks aside, as provenance holds it.
 
         Args:
             conditional: whether the transformer knows classes.
             quantized: whether the autoencoder has codes.
         """
-        found = {"seeds": str(self.seeds), "solver": self.solver, **self.guidance.options()}
-        found |= {"precision": self.precision, "shard_size": self.shard_size}
+        given = self.given
+        guidance = {"cfg_interval": self.interval and list(self.interval), "cfg_channels": given.cfg_channels}
+        found = {"seeds": str(self.seeds), "solver": given.solver, "cfg": given.cfg}
+        found |= {name: value for name, value in guidance.items() if value is not None}
+        found |= {"precision": self.precision, "shard_size": given.shard_size}
         found |= {"classes": str(self.classes or BALANCED)} if conditional else {}
-        found |= {"quantize": self.quantize} if quantized else {}
+        found |= {"quantize": given.quantize} if quantized else {}
         # The step sizes of dopri5 depend on all images of a batch.
-        return found | ({"batch_size": self.batch_size} if self.steps is None else {"steps": self.steps})
+        return found | ({"batch_size": given.batch_size} if self.steps is None else {"steps": self.steps})
 
 
-def resolve(
-    seeds: str,
-    *,
-    classes: str | None = None,
-    solver: str = "euler",
-    steps: int | None = None,
-    cfg: float = 1.0,
-    cfg_interval: str | None = None,
-    cfg_channels: int | None = None,
-    quantize: bool = True,
-    precision: str = "auto",
-    device: str = "auto",
-    batch_size: int = 64,
-    shard_size: int = 1000,
-) -> Settings:
-    """Check the options against each other and fill in what was left out.
+def check_fit(settings: SampleSettings, network: Mapping[str, Any], latents: Record, model: Path) -> None:
+    """Hold options and autoencoder to the transformer.
+
+    Args:
+        settings: what the options come to.
+        network: configuration of the transformer.
+        latents: what the autoencoder decodes, see `latent_network`.
+        model: file of the transformer.
 
     Raises:
-        UsageError: an option cannot be read, or goes with no other.
+        InputError: the configuration is not whole.
+        MismatchError: the autoencoder has latents of another shape.
+        UsageError: an option is not for such networks.
     """
-    if solver == "dopri5" and steps is not None:
-        raise UsageError(f"--steps {steps}: dopri5 chooses its steps itself: leave it out.")
-    interval = parse_interval(cfg_interval) if cfg_interval is not None else None
-    settings = Settings(
-        Seeds.parse(seeds),
-        Classes.parse(classes) if classes is not None else None,
-        solver,
-        None if solver == "dopri5" else steps or DEFAULT_STEPS,
-        GuidanceOptions(cfg, interval, cfg_channels),
-        quantize,
-        resolved(precision, device),
-        batch_size,
-        shard_size,
-    )
-    if settings.shards > MOST_SHARDS:
-        raise UsageError(f"--shard-size {shard_size}: makes more than {MOST_SHARDS:,} shards: give a larger one.")
-    return settings
+    try:
+        channels, size, classes = (network[name] for name in ("channels", "input_size", "classes"))
+    except KeyError as error:
+        raise InputError(f"{model}: its description is damaged ({error}): make it again.") from error
+    given = settings.given
+    if (channels, size) != (latents["channels"], latents["size"]):
+        raise MismatchError(
+            f"{model} makes latents of {channels} x {size} x {size}, and --vae {given.vae} takes "
+            f"{latents['channels']} x {latents['size']} x {latents['size']}: give the one that it was trained with."
+        )
+    if latents["kind"] != "vq" and not given.quantize:
+        raise UsageError(f"--no-quantize: {given.vae} has no codes: leave it out.")
+    if given.cfg_channels is not None and given.cfg_channels > channels:
+        raise UsageError(f"--cfg-channels {given.cfg_channels}: the latents have {channels} channels.")
+    asked = settings.classes
+    if not classes:
+        for option, said in (("--classes", asked is not None), ("--cfg", given.cfg != 1)):
+            if said:
+                raise UsageError(f"{option}: {model} knows no classes: leave it out.")
+    elif asked is not None and max(asked.listed, default=0) >= classes:
+        raise UsageError(f"--classes {asked}: {model} knows classes 0 to {classes - 1}.")

@@ -1,1 +1,1 @@
-"""The methods that decide what to keep: scores and selection."""
+"""From scores, clusters and subsets to the samples that are kept."""

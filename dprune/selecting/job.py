@@ -1,12 +1,12 @@
-"""The job behind `dprune select`: reads what is given, holds it together, writes keep.npy."""
+"""The job of `dprune select`: reads what is given, holds it together, writes keep.npy."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,54 +19,79 @@ from dprune.formats.features import open_features
 from dprune.formats.jobs import FileJob
 from dprune.formats.provenance import Record, check_same_dataset, make_record, variant
 from dprune.formats.publish import Output
+from dprune.formats.shards import Dataset, open_dataset
 from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
-from dprune.selecting.ranking import Ranking, allot, rank, take
+from dprune.selecting.ranking import allot, rank
 
 IntArray = npt.NDArray[np.int64]
 
 
-class Picture(Protocol):
-    """Draws what a selection keeps, from a dataset of images."""
-
-    @property
-    def name(self) -> str:
-        """What messages call the images."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of their dataset."""
-
-    @property
-    def path(self) -> str:
-        """Where the picture goes."""
-
-    def __len__(self) -> int:
-        """Return the number of samples in the dataset."""
-
-    def draw(self, ranking: Ranking, kept: IntArray, mark: str) -> None:
-        """Publish the picture of ranked candidates and sorted kept ids with a mark, see `Beside`."""
-
-
 @dataclass(frozen=True)
-class Choice:
-    """What to keep of the candidates.
+class SelectSettings:
+    """Which samples may be kept and how many of them, in the words of `dprune select`, which says what each means."""
 
-    Attributes:
-        amount: how much, None for all that quota and cap allow.
-        order: `lowest`, `middle`, `highest` or `random`.
-        quota: `proportional` or `equal`.
-        cap: most that a group may keep.
-        only: groups to keep from, None for all.
-        seed: breaks ties and draws at random.
-    """
-
-    amount: Amount | None = None
+    keep: Amount | None = None
+    prune: Amount | None = None
     order: str = "lowest"
+    clusters: str | None = None
+    groups: str | None = None
     quota: str = "proportional"
     cap: int | None = None
     only: tuple[int, ...] | None = None
+    within: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    unions: tuple[str, ...] = ()
+    figure: str | None = None
+    shards: tuple[str, ...] = ()
     seed: int = 0
+
+    @property
+    def amount(self) -> Amount | None:
+        """How much to keep."""
+        return self.keep or self.prune
+
+
+def open_select(scores: str | None, settings: SelectSettings, output: Output) -> SelectJob:
+    """Read the files of a selection and hold them together.
+
+    Args:
+        scores: .npy of one score a sample, or None.
+        settings: what to keep, and the other files.
+        output: where the subset goes.
+
+    Raises:
+        InputError: a file is missing or not what it should be.
+        MismatchError: the files do not belong together.
+        UsageError: the settings contradict each other.
+    """
+    if settings.keep and settings.prune:
+        raise UsageError("--keep and --prune exclude each other.")
+    if bool(settings.figure) != bool(settings.shards):
+        raise UsageError("--figure and --shards go together.")
+    images = open_dataset(settings.shards) if settings.figure else None
+    return SelectJob(
+        settings,
+        read_scores(scores) if scores else None,
+        read_clusters(settings.clusters) if settings.clusters else None,
+        _read_groups(settings.groups) if settings.groups else None,
+        tuple(map(read_ids, settings.within)),
+        tuple(map(read_ids, settings.without)),
+        tuple(map(read_ids, settings.unions)),
+        images,
+        output,
+    )
+
+
+def _read_groups(path: str) -> Array:
+    """Read groups from a .npy, or the labels from a feature store."""
+    if not Path(path).is_dir():
+        return read_groups(path)
+    features = open_features(path)
+    labels = features.labels()
+    if labels is None:
+        raise InputError(f"{path}: no sample of it has a label to group by: name a .npy of groups.")
+    return Array(path, labels, features.record and {**features.record, "fingerprint": features.fingerprint})
 
 
 @dataclass(frozen=True)
@@ -74,24 +99,24 @@ class SelectJob(FileJob):
     """One selection, its inputs read and checked.
 
     Attributes:
-        choice: what to keep.
+        settings: what to keep.
         scores: float [N] or None.
         clusters: clusters to choose inside of, or None.
         groups: int64 [N] to choose inside of, or None.
         within: subsets that candidates must be in.
         without: subsets that candidates must not be in.
         unions: subsets added to the result.
-        picture: draws ranking and kept ids, or None.
+        images: of the picture, or None.
     """
 
-    choice: Choice
+    settings: SelectSettings
     scores: Array | None
     clusters: Clusters | None
     groups: Array | None
     within: tuple[Array, ...]
     without: tuple[Array, ...]
     unions: tuple[Array, ...]
-    picture: Picture | None
+    images: Dataset | None
     output: Output
 
     def __post_init__(self) -> None:
@@ -102,39 +127,40 @@ class SelectJob(FileJob):
             UsageError: they leave open what to choose from.
         """
         self._check_usage()
-        counts = {array.name: len(array.values) for array in (self.scores, self.groups) if array}
-        counts |= {self.clusters.name: len(self.clusters)} if self.clusters else {}
-        counts |= {self.picture.name: len(self.picture)} if self.picture else {}
-        for name, count in list(counts.items())[1:]:
-            first = next(iter(counts))
-            if count != counts[first]:
+        counts = {value.name: len(value.values) for value in (self.scores, self.groups) if value is not None}
+        counts |= {} if self.clusters is None else {self.clusters.name: len(self.clusters)}
+        counts |= {} if self.images is None else {self.images.title: len(self.images)}
+        first, count = next(iter(counts.items()), ("", 0))
+        for name, other in counts.items():
+            if other != count:
                 raise MismatchError(
-                    f"{first} has {counts[first]:,} samples and {name} {count:,}: make both from the same dataset."
+                    f"{first} has {count:,} samples and {name} {other:,}: make both from the same dataset."
                 )
         for subset in (*self.within, *self.without, *self.unions):
-            if counts and len(subset.values) and subset.values[-1] >= min(counts.values()):
+            if counts and len(subset.values) and subset.values[-1] >= count:
                 raise MismatchError(
-                    f"{subset.name} holds the id {subset.values[-1]}, but {next(iter(counts))} "
-                    f"has {min(counts.values()):,} samples: make both from the same dataset."
+                    f"{subset.name} holds the id {subset.values[-1]}, but {first} has {count:,} samples: "
+                    "make both from the same dataset."
                 )
         _ = self.fingerprint
 
     def _check_usage(self) -> None:
-        choice, grouped = self.choice, bool(self.clusters or self.groups)
-        if self.clusters and self.groups:
+        settings, grouped = self.settings, self._group_of is not None
+        bounded = settings.amount is not None or settings.quota == "equal" or settings.cap is not None
+        if self.clusters is not None and self.groups is not None:
             raise UsageError("--clusters and --groups exclude each other.")
-        if (choice.quota == "equal" or choice.cap is not None or choice.only is not None) and not grouped:
+        if self.clusters is not None and not len(self.clusters):
+            raise InputError(f"{self.clusters.name}: holds no samples to choose from: cluster features of some.")
+        if (settings.quota == "equal" or settings.cap is not None or settings.only is not None) and not grouped:
             raise UsageError("--quota equal, --cap and --only speak of groups: give --clusters or --groups.")
-        if not (self.scores or grouped or self.within):
+        if settings.only and min(settings.only) < 0:
+            raise UsageError(f"--only {min(settings.only)}: groups count from 0, and a negative number is no group.")
+        if self.scores is None and not (grouped or self.within):
             raise UsageError("there is nothing to choose from: give SCORES, --clusters, --groups or --within.")
-        if (
-            self.scores is None
-            and choice.order != "random"
-            and (choice.amount or choice.quota == "equal" or choice.cap)
-        ):
-            raise UsageError(f"--order {choice.order} needs SCORES: give them, or choose with --order random.")
-        narrowed = self.within or self.without or self.unions or choice.only is not None
-        if not (choice.amount or choice.quota == "equal" or choice.cap is not None or narrowed):
+        if self.scores is None and settings.order != "random" and bounded:
+            raise UsageError(f"--order {settings.order} needs SCORES: give them, or choose with --order random.")
+        narrowed = self.within or self.without or self.unions or settings.only is not None
+        if not (bounded or narrowed):
             raise UsageError("nothing says how much to keep: give --keep or --prune.")
 
     @functools.cached_property
@@ -149,28 +175,28 @@ class SelectJob(FileJob):
         """Fingerprint of the dataset that all inputs share."""
         known = {value.name: value.fingerprint for value in self._inputs.values()}
         shared = check_same_dataset(known)
-        if self.picture is not None and shared is not None:
-            check_same_dataset({**known, self.picture.name: self.picture.fingerprint})
+        if self.images is not None and shared is not None:
+            check_same_dataset({**known, self.images.title: self.images.fingerprint})
         return shared
 
-    @property
+    @functools.cached_property
     def record(self) -> Record:
         """Provenance of the subset."""
-        choice = self.choice
-        options: dict[str, Any] = {"keep": str(choice.amount) if choice.amount else None, "order": choice.order}
+        settings, amount = self.settings, self.settings.amount
+        options: dict[str, Any] = {"keep": str(amount) if amount else None, "order": settings.order}
         if self._group_of is not None:
-            options |= {"quota": choice.quota, "cap": choice.cap, "only": choice.only and list(choice.only)}
+            options |= {"quota": settings.quota, "cap": settings.cap, "only": settings.only and list(settings.only)}
         parents = {role: value.as_parent() for role, value in self._inputs.items()}
         kept = {key: value for key, value in options.items() if value is not None}
         return make_record(
-            "select", kept, seed=choice.seed, fingerprint=self.fingerprint, parents=parents, tags=self.output.tags
+            "select", kept, seed=settings.seed, fingerprint=self.fingerprint, parents=parents, tags=self.output.tags
         )
 
-    @property
+    @functools.cached_property
     def _group_of(self) -> IntArray | None:
-        if self.clusters:
+        if self.clusters is not None:
             return self.clusters.assignment.astype(np.int64)
-        return self.groups.values if self.groups else None
+        return None if self.groups is None else self.groups.values
 
     def candidates(self) -> IntArray:
         """Return the sorted ids that may be kept: scored, in a group that is asked for, within and not without.
@@ -178,21 +204,17 @@ class SelectJob(FileJob):
         Raises:
             InputError: a group that is asked for does not exist.
         """
-        groups, only = self._group_of, self.choice.only
-        if self.scores is None and groups is None:
-            ids = self.within[0].values
-        else:
-            count = len(self.scores.values) if self.scores else len(groups if groups is not None else ())
-            mask = np.ones(count, dtype=bool)
-            if self.scores is not None and self.scores.values.dtype.kind == "f":
-                mask &= ~np.isnan(self.scores.values)
-            if groups is not None:
-                mask &= groups >= 0
-            if groups is not None and only is not None:
-                if missing := sorted(set(only) - set(np.unique(groups).tolist())):
-                    raise InputError(f"--only {missing[0]}: there is no such group.")
-                mask &= np.isin(groups, only)
-            ids = np.flatnonzero(mask)
+        groups, only = self._group_of, self.settings.only
+        masks = []
+        if self.scores is not None:
+            masks.append(~np.isnan(self.scores.values))
+        if groups is not None:
+            masks.append(groups >= 0)
+        if groups is not None and only is not None:
+            if missing := sorted(set(only) - set(np.unique(groups).tolist())):
+                raise InputError(f"--only {missing[0]}: there is no such group.")
+            masks.append(np.isin(groups, only))
+        ids = np.flatnonzero(np.all(masks, axis=0)) if masks else self.within[0].values
         for subset in self.within:
             ids = np.intersect1d(ids, subset.values, assume_unique=True)
         for subset in self.without:
@@ -202,30 +224,34 @@ class SelectJob(FileJob):
     @property
     def beside(self) -> list[Beside]:
         """The picture."""
-        if self.picture is None:
+        if self.images is None or self.settings.figure is None:
             return []
-        drawn = variant(self.record, figure=self.picture.fingerprint)
-        return [Beside("--figure", Path(self.picture.path), drawn)]
+        return [Beside("--figure", Path(self.settings.figure), variant(self.record, figure=self.images.fingerprint))]
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Choose, publish the ids (int64, sorted, unique) and count them by cluster and class."""
-        choice, candidates, groups = self.choice, self.candidates(), self._group_of
-        scores = self.scores.values if self.scores else None
-        ranking = rank(candidates, scores, groups, choice.order, choice.seed)
-        kept = take(ranking, allot(ranking.sizes, choice.amount, choice.order, choice.quota, choice.cap), choice.order)
+        settings, candidates = self.settings, self.candidates()
+        scores = None if self.scores is None else self.scores.values
+        ranking = rank(candidates, scores, self._group_of, settings.order, settings.seed)
+        counts = allot(ranking.sizes, settings.amount, settings.order, settings.quota, settings.cap)
+        kept = ranking.keep(counts, settings.order)
         for union in self.unions:
             kept = np.union1d(kept, union.values)
         write_array(self.output.path, kept, self.record)
-        if self.picture is not None:
-            self.picture.draw(ranking, kept, self.beside[0].mark)
+        for picture in self.beside:
+            from dprune.selecting.contact_sheet import draw_sheet
+
+            assert self.images is not None
+            draw_sheet(self.images, ranking, kept, picture.path, picture.mark)
         return self._summary(candidates, kept)
 
     def _summary(self, candidates: IntArray, kept: IntArray) -> dict[str, Any]:
         summary: dict[str, Any] = {"kept": len(kept), "candidates": len(candidates)}
         groups = self._group_of
         if groups is not None:
-            summary["kept_by_cluster" if self.clusters else "kept_by_group"] = _count(groups, kept, candidates)
-        if self.clusters and self.clusters.label is not None:
+            kind = "group" if self.clusters is None else "cluster"
+            summary[f"kept_by_{kind}"] = _count(groups, kept, candidates)
+        if self.clusters is not None and self.clusters.label is not None:
             summary["kept_by_class"] = _count(self.clusters.label, kept, candidates)
         return {**summary, "fingerprint": self.fingerprint}
 
@@ -235,46 +261,3 @@ def _count(groups: IntArray, kept: IntArray, candidates: IntArray) -> dict[str, 
     found, counts = np.unique(groups[kept], return_counts=True)
     by_name = dict(zip(found.tolist(), counts.tolist(), strict=True))
     return {str(name): by_name.get(name, 0) for name in sorted({*names.tolist(), *by_name})}
-
-
-def open_selection(
-    choice: Choice,
-    scores: str | None,
-    clusters: str | None,
-    groups: str | None,
-    within: Sequence[str] = (),
-    without: Sequence[str] = (),
-    unions: Sequence[str] = (),
-    picture: Picture | None = None,
-    *,
-    output: Output,
-) -> SelectJob:
-    """Read the files of a selection; the arguments are those of `SelectJob`, as paths or `-`.
-
-    Raises:
-        InputError: a file is missing or not what it should be.
-        MismatchError: the files do not belong together.
-        UsageError: the choice contradicts itself.
-    """
-    return SelectJob(
-        choice,
-        read_scores(scores) if scores else None,
-        read_clusters(clusters) if clusters else None,
-        _read_groups(groups) if groups else None,
-        tuple(read_ids(path) for path in within),
-        tuple(read_ids(path) for path in without),
-        tuple(read_ids(path) for path in unions),
-        picture=picture,
-        output=output,
-    )
-
-
-def _read_groups(path: str) -> Array:
-    """Read groups from a .npy, or the labels from a feature store."""
-    if not Path(path).is_dir():
-        return read_groups(path)
-    features = open_features(path)
-    labels = features.labels()
-    if labels is None:
-        raise InputError(f"{path}: no sample of it has a label to group by: name a .npy of groups.")
-    return Array(path, labels, features.record and {**features.record, "fingerprint": features.fingerprint})

@@ -43,6 +43,17 @@ class Ranking:
         start = int(self.starts[number])
         return self.ids[start : start + int(self.sizes[number])]
 
+    def keep(self, counts: IntArray, order: str) -> IntArray:
+        """Return the ids that each group keeps, sorted.
+
+        `lowest` and `random` are the first ranks, `highest` the last, `middle` those from floor((n - k) / 2).
+        """
+        skipped = {"highest": self.sizes - counts, "middle": (self.sizes - counts) // 2}.get(order, 0 * counts)
+        first = np.repeat(self.starts + skipped, self.sizes)
+        last = np.repeat(self.starts + skipped + counts, self.sizes)
+        position = np.arange(len(self.ids))
+        return np.sort(self.ids[(position >= first) & (position < last)])
+
 
 def rank(
     candidates: IntArray, scores: npt.NDArray[Any] | None, groups: IntArray | None, order: str, seed: int
@@ -98,15 +109,3 @@ def allot(sizes: IntArray, amount: Amount | None, order: str, quota: str, cap: i
     if amount is not None and counts.sum() < total:
         _log.warning("--cap %d leaves %d of the %d samples asked for.", cap, counts.sum(), total)
     return counts
-
-
-def take(ranking: Ranking, counts: IntArray, order: str) -> IntArray:
-    """Return the ids that each group keeps, sorted.
-
-    `lowest` and `random` are the first ranks, `highest` the last, `middle` those from floor((n - k) / 2).
-    """
-    skipped = {"highest": ranking.sizes - counts, "middle": (ranking.sizes - counts) // 2}.get(order, 0 * counts)
-    first = np.repeat(ranking.starts + skipped, ranking.sizes)
-    last = np.repeat(ranking.starts + skipped + counts, ranking.sizes)
-    position = np.arange(len(ranking.ids))
-    return np.sort(ranking.ids[(position >= first) & (position < last)])

@@ -22,9 +22,11 @@ from typing import Any
 import torch
 
 from dprune.decoding import Images, cut, decoding
-from dprune.embedding.backbones import Backbone, Forward, load_backbone
-from dprune.embedding.job import EmbedJob
-from dprune.embedding.settings import Settings, resolve
+from dprune.embedding.backbones import Backbone
+from dprune.embedding.forward import Forward, load_backbone
+from dprune.embedding.job import open_embed
+from dprune.embedding.settings import EmbedOptions, EmbedSettings
+from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.runtime import Silent, cpu_count
 
@@ -71,9 +73,9 @@ def time_decoding(dataset: Dataset, backbone: Backbone, args: argparse.Namespace
     return done / (time.perf_counter() - began)
 
 
-def time_forward(backbone: Backbone, settings: Settings, args: argparse.Namespace) -> float:
+def time_forward(backbone: Backbone, settings: EmbedSettings, args: argparse.Namespace) -> float:
     device = torch.device(args.device)
-    forward = Forward(backbone, device, getattr(torch, settings.precision), settings.normalize)
+    forward = Forward(backbone, device, getattr(torch, settings.precision), settings.given.normalize)
     from PIL import Image
 
     image = backbone.transform(Image.new("RGB", (32, 32)))
@@ -92,11 +94,11 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def time_loop(job: EmbedJob, folder: Path) -> float:
+def time_loop(shards: Path, options: EmbedOptions, folder: Path) -> float:
     """Images a second from the first piece to the last part, without imports and loading of weights."""
     watch = Stopwatch()
     with tempfile.TemporaryDirectory(dir=folder) as store:
-        summary = job.run(f"{store}/features", watch)
+        summary = open_embed([str(shards)], options, Output(f"{store}/features")).run(watch)
     return float(summary["images"] / (time.perf_counter() - watch.began))
 
 
@@ -133,8 +135,9 @@ def main() -> None:
     options = [str(shards), "--model", f"timm:{args.name}", "--weights", str(weights), "--image-size",
                str(args.image_size), "--device", args.device, "--batch-size", str(args.batch_size), "--workers",
                str(args.workers)]  # fmt: skip
-    settings = resolve(f"timm:{args.name}", weights=str(weights), image_size=args.image_size, device=args.device)
-    dataset = open_dataset([str(shards)])
+    asked = EmbedOptions(f"timm:{args.name}", str(weights), args.image_size, device=args.device,
+                         batch_size=args.batch_size, workers=args.workers)  # fmt: skip
+    settings, dataset = asked.settings, open_dataset([str(shards)])
     backbone = load_backbone(settings)
     result: dict[str, Any] = {"images": args.count, "workers": args.workers, "batch_size": args.batch_size,
                               "model": args.name, "device": args.device, "precision": settings.precision}  # fmt: skip
@@ -142,8 +145,7 @@ def main() -> None:
         result["gpu"] = torch.cuda.get_device_name(args.device)
     result["decode_img_s"] = time_decoding(dataset, backbone, args)
     result["forward_img_s"] = time_forward(backbone, settings, args)
-    job = EmbedJob(dataset, settings, 0, False, args.device, args.batch_size, args.workers, {})
-    result["loop_img_s"] = time_loop(job, args.work)
+    result["loop_img_s"] = time_loop(shards, asked, args.work)
     result["command_s"] = time_command(options, args.work)
     result["command_img_s"] = args.count / result["command_s"]
     ceiling = min(result["decode_img_s"], result["forward_img_s"])

@@ -21,7 +21,7 @@ import torch
 
 from dprune.clustering.engines import TorchEngine, import_faiss, make_engine
 from dprune.clustering.kernels import cluster_sums, matmul_precision, nearest_two
-from dprune.clustering.kmeans import Settings, _update, lloyd
+from dprune.clustering.kmeans import KMeansSettings, _update, lloyd
 from dprune.clustering.points import Points, load_points
 from dprune.clustering.starts import initial_centroids
 from dprune.formats.features import ArrayFeatures
@@ -99,7 +99,7 @@ def on_cpu(args: argparse.Namespace) -> dict[str, Any]:
 def ours(features: ArrayFeatures, start: np.ndarray, iterations: int, engine: str) -> tuple[float, int]:
     """All that the command does between reading and writing: reading in, centring, Lloyd, exact distances."""
     points = load_points(features, "l2", CPU, Silent())
-    settings = Settings(len(start), iterations=iterations, tolerance=0.0, engine=engine)
+    settings = KMeansSettings(len(start), iterations=iterations, tolerance=0.0, engine=engine)
     placed = points.place(torch.from_numpy(start))
     solution = lloyd(points, make_engine(engine, points.x), placed, settings, Silent())
     _, nearest, _ = nearest_two(points.x, solution.centroids)
@@ -169,7 +169,7 @@ def on_gpu(args: argparse.Namespace) -> dict[str, Any]:
     points = Points(x, np.ones(samples, dtype=np.bool_), (samples,), "l2", x.new_zeros(dimension), mean_square)
     init_s = timed(lambda: initial_centroids(points, k, "kmeans++", 0), 2)
     start, engine = initial_centroids(points, k, "kmeans++", 0), TorchEngine(x)
-    settings = Settings(k, iterations=args.iterations, tolerance=0.0)
+    settings = KMeansSettings(k, iterations=args.iterations, tolerance=0.0)
     flops = 2 * samples * dimension * k
     labels = engine.assign(start)
     assign_s = timed(lambda: engine.assign(start), args.repeats)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dprune.measuring.groups import by_kmeans
 from dprune.metrics.frechet import Moments, frechet_distance, replicate_moments
 from dprune.metrics.jackknife import Blocks
 from dprune.metrics.kernel import cmmd, kid
@@ -169,7 +170,7 @@ def own_times(x: Tensor, y: Tensor, repeats: int) -> dict[str, Any]:
         "manifold": lambda: summary(manifold(x, y, blocks=blocks)),
         "manifold without errors": lambda: summary(manifold(x, y)),
         "vendi": lambda: vendi(x, blocks=blocks).scores[1.0].value,
-        "prd": lambda: prd(x, y, blocks=blocks).f_8.value,
+        "prd": lambda: prd(x, y, by_kmeans, blocks=blocks).f_8.value,
     }
     times, values = compare(runs, repeats)
     return {"times": times, "values": values}

@@ -12,7 +12,7 @@ from torch.nn.functional import conv2d, pad
 from dprune.collectives import all_sum, is_root
 from dprune.formats.images import encode_image, tile
 from dprune.formats.publish import publish_bytes
-from dprune.models.pixels import to_pixels
+from dprune.models.pixels import psnr, to_pixels
 from dprune.models.vae import VAE
 from dprune.runtime import ranks
 from dprune.training.vae.images import TrainingImages
@@ -22,12 +22,6 @@ MOST_SAMPLES = 1024
 BATCH = 32
 SHOWN, COLUMNS = 32, 8
 WINDOW, DEVIATION = 11, 1.5
-
-
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of uint8 images [n, 3, H, W] in dB, float32 [n]; 100 where they agree."""
-    error = (a.float() - b.float()).square().flatten(1).mean(1) / 255**2
-    return -10 * error.clamp(min=1e-10).log10()
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The job behind `dprune pack`: samples of any origin become numbered shards with a manifest.
+"""The job of `dprune pack`: samples of any origin become numbered shards with a manifest.
 
 Which sample goes into which shard is known before anything is read, so shards are made independently of each
 other, and a journal beside them lets a rerun go on where a killed run ended.
@@ -9,30 +9,27 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dprune.errors import InputError
+from dprune.errors import InputError, UsageError
 from dprune.formats.images import BadImage, decode_image, encode_image, resize_image
 from dprune.formats.jobs import Job
 from dprune.formats.provenance import Record, make_record
-from dprune.formats.publish import Output
+from dprune.formats.publish import STDOUT, Output
 from dprune.formats.shard_index import split_name
-from dprune.formats.shard_journal import (
-    Bad,
-    Entry,
-    FinishedShard,
-    Journal,
-    complete_shards,
-    existing_shards,
-)
-from dprune.formats.shards import BAD
+from dprune.formats.shard_journal import Bad, Entry, FinishedShard, Journal, complete_shards, existing_shards
+from dprune.formats.shards import BAD, open_dataset
+from dprune.formats.subsets import read_subset
 from dprune.packing.pool import Workers
-from dprune.packing.sources import Sample, Source
-from dprune.packing.streams import Streams
+from dprune.packing.sources import DigitsSource, FolderSource, Sample, ShardSource, Source, ZipSource, is_images
+from dprune.packing.streams import Streams, is_stream
 from dprune.runtime import Monitor, check_stop, cpu_count
+
+DIGITS = "sklearn:digits"
 
 # A key with the number or the content of its sample, and what becomes of it.
 Task = tuple[str, "int | Sample"]
@@ -40,38 +37,65 @@ Result = tuple[str, "Sample | Bad"]
 
 
 @dataclass(frozen=True)
-class Treatment:
-    """What happens to each image.
-
-    Attributes:
-        size: pixels of the shorter side, None to copy the bytes.
-        crop: `center` or `none`, see `resize_image`.
-        format: suffix of the format that resized images are written in.
-    """
+class PackSettings:
+    """What is packed, and how, in the words of `dprune pack`, which says what each means."""
 
     size: int | None = None
     crop: str = "center"
     format: str = "png"
+    subset: str | None = None
+    keys: str = "path"
+    shard_size: int = 10_000
+    strict: bool = False
+    workers: int | None = None
 
-    def apply(self, sample: Sample, *, trusted: bool) -> Sample:
-        """Resize a sample's image, or decode it to see that it is whole unless it is trusted.
-
-        Raises:
-            BadImage: the image cannot be decoded.
-        """
-        if self.size is None and trusted:
-            return sample
-        image = decode_image(sample.members[sample.image][1])
-        if self.size is None:
-            return sample
-        members = list(sample.members)
-        members[sample.image] = (self.format, encode_image(resize_image(image, self.size, self.crop), self.format))
-        return Sample(sample.key, members, sample.image)
-
-    @property
     def options(self) -> dict[str, Any]:
-        """What a record says of it."""
-        return {} if self.size is None else {"size": self.size, "crop": self.crop, "format": self.format}
+        """Return what provenance records."""
+        resized = {} if self.size is None else {"size": self.size, "crop": self.crop, "format": self.format}
+        return {**resized, "shard_size": self.shard_size} | ({"keys": self.keys} if self.keys == "unique" else {})
+
+
+def open_pack(locations: Sequence[str], settings: PackSettings, output: Output) -> PackJob:
+    """Find out what the locations are, and narrow shards to a subset.
+
+    Args:
+        locations: one folder or zip of images, `sklearn:digits`, or any number of shards or of streams.
+        settings: what is packed of them, and how.
+        output: folder that the shards go to.
+
+    Raises:
+        InputError: a location does not exist or holds nothing to pack.
+        MismatchError: the subset speaks of another dataset.
+        UsageError: the locations cannot be packed together, or have no ids that a subset could speak of.
+    """
+    streams = [location for location in locations if is_stream(location)]
+    images = [location for location in locations if location == DIGITS or is_images(location)]
+    if (streams and len(streams) < len(locations)) or (images and len(locations) > 1):
+        raise UsageError("only shards can be packed together: give one folder or zip of images, or only streams.")
+    if settings.subset is not None and (images or streams):
+        raise UsageError(f"--subset speaks of samples of shards: pack {locations[0]} first, then a subset of that.")
+    if STDOUT in streams and sys.stdin.isatty():
+        raise UsageError("stdin is a terminal: pipe shards in, or name files.")
+    source: Source | Streams
+    if streams:
+        source = Streams(streams)
+    elif images == [DIGITS]:
+        source = DigitsSource()
+    elif images:
+        source = (FolderSource if os.path.isdir(images[0]) else ZipSource)(images[0], convert=settings.size is not None)
+    else:
+        source = _open_shards(locations, settings.subset)
+    return PackJob(source, settings, output)
+
+
+def _open_shards(locations: Sequence[str], subset: str | None) -> ShardSource:
+    dataset = open_dataset(locations)
+    if subset is None:
+        return ShardSource(dataset)
+    ids, record = read_subset(subset, dataset)
+    if not len(ids):
+        raise InputError(f"{subset}: keeps no sample, and shards without samples help nobody.")
+    return ShardSource(dataset, ids, record)
 
 
 @dataclass(frozen=True)
@@ -80,32 +104,18 @@ class PackJob(Job):
 
     Attributes:
         source: samples by number, or streams.
-        treatment: what happens to each image.
-        shard_size: most samples in a shard.
-        unique_keys: whether repeated keys get a number instead of being refused.
-        strict: whether an unreadable image ends the work.
-        workers: processes that decode, None for one a core.
+        settings: what becomes of them.
     """
 
     source: Source | Streams
-    treatment: Treatment
-    shard_size: int
-    unique_keys: bool
-    strict: bool
-    workers: int | None
+    settings: PackSettings
     output: Output
 
     @property
     def record(self) -> Record:
-        """Provenance of the shards."""
-        # What a stream holds is known when it has ended, so an unfinished pack has no digest of it.
-        streamed = isinstance(self.source, Streams)
-        unread = {"stream": {"external": True, "digest": "unread"}}
-        parents = unread if isinstance(self.source, Streams) else self.source.parents
-        options = {**self.treatment.options, "shard_size": self.shard_size}
-        options |= {"keys": "unique"} if self.unique_keys else {}
-        options |= {"streamed": True} if streamed else {}
-        return make_record("pack", options, parents=parents, tags=self.output.tags)
+        """Provenance of the shards; what a stream holds is known to it when the stream has ended."""
+        options = self.settings.options() | ({"streamed": True} if isinstance(self.source, Streams) else {})
+        return make_record("pack", options, parents=self.source.parents, tags=self.output.tags)
 
     def existing(self) -> Record | None:
         """Return the record of a finished or an interrupted pack."""
@@ -120,7 +130,7 @@ class PackJob(Job):
         if not complete_shards(self.output.path):
             return False
         ledger = Path(self.output.path) / BAD
-        if self.strict and ledger.exists():
+        if self.settings.strict and ledger.exists():
             first = ledger.read_bytes().partition(b"\n")[0]
             raise _unreadable(**json.loads(first.decode("utf-8", "surrogateescape")))
         return True
@@ -133,7 +143,7 @@ class PackJob(Job):
                 or the source itself.
             Interrupted: the monitor asked to stop; finished shards stay.
         """
-        output = self.output.path
+        output, classes = self.output.path, self.source.classes
         if os.path.realpath(output) in self.source.folders:
             raise InputError(f"{output}: is the folder that is to be packed: give another -o.")
         keys = None if isinstance(self.source, Streams) else self._keys(self.source.keys())
@@ -145,20 +155,17 @@ class PackJob(Job):
         except InputError:
             journal.abandon()
             raise
-        record = self.record
-        if isinstance(self.source, Streams):
-            record["parents"]["stream"]["digest"] = self.source.digest
-        classes = [] if isinstance(self.source, Streams) else self.source.classes
-        journal.finish(record, shards, classes)
+        journal.finish(self.record, shards, classes)
         samples, bad = sum(shard.count for shard in shards), sum(len(shard.bad) for shard in shards)
         return {"samples": samples, "unreadable": bad, "shards": len(shards), "classes": len(classes)}
 
     def _worker_count(self) -> int:
-        if self.treatment.size is None and self.source.trusted:
+        if self.settings.size is None and self.source.trusted:
             # Bytes that are only copied would cost more on their way through a worker than they cost here.
             return 0
-        count = cpu_count() if self.workers is None else self.workers
-        return 0 if count < 2 and self.workers is None else count
+        if self.settings.workers is not None:
+            return self.settings.workers
+        return count if (count := cpu_count()) > 1 else 0
 
     def _keys(self, keys: Iterable[str]) -> list[str]:
         seen: set[str] = set()
@@ -168,7 +175,7 @@ class PackJob(Job):
         """Tell a key apart from those that were seen, or refuse it, and add it to them."""
         if split_name(f"{key}.png") != (key, "png"):
             raise InputError(f"the key {key!r} would be ignored by loaders, as names __like_this__ are: rename it.")
-        if key in seen and not self.unique_keys:
+        if key in seen and self.settings.keys != "unique":
             raise InputError(f"the key {key!r} occurs twice: rename one, or give --keys unique.")
         key = next(name for name in _variants(key) if name not in seen)
         seen.add(key)
@@ -181,23 +188,19 @@ class PackJob(Job):
             if isinstance(content, int):
                 assert not isinstance(self.source, Streams)
                 content = self.source.load(content)
-            return key, self.treatment.apply(content, trusted=self.source.trusted)
+            return key, treated(content, self.settings, trusted=self.source.trusted)
         except BadImage as error:
             return key, Bad(str(error))
 
     def _shards(
-        self,
-        journal: Journal,
-        keys: Sequence[str] | None,
-        workers: Workers[Task, Result],
-        monitor: Monitor,
+        self, journal: Journal, keys: Sequence[str] | None, workers: Workers[Task, Result], monitor: Monitor
     ) -> Iterator[FinishedShard]:
         for number, tasks in enumerate(self._portions(keys, monitor)):
             check_stop(monitor)
             done = journal.shard(number)
             if done is None:
                 done = journal.write(number, self._accept(workers.map(tasks), monitor))
-            elif self.strict and done.bad:
+            elif self.settings.strict and done.bad:
                 raise _unreadable(**done.bad[0])
             else:
                 monitor.advance(done.count + len(done.bad))
@@ -205,25 +208,41 @@ class PackJob(Job):
 
     def _portions(self, keys: Sequence[str] | None, monitor: Monitor) -> Iterator[Iterable[Task]]:
         """Cut the source into the tasks of each shard; those of a stream must be used up before the next shard's."""
+        size = self.settings.shard_size
         if keys is not None:
-            for begin in range(0, len(keys), self.shard_size):
-                names = keys[begin : begin + self.shard_size]
-                yield zip(names, itertools.count(begin), strict=False)
+            for begin in range(0, len(keys), size):
+                yield zip(keys[begin : begin + size], itertools.count(begin), strict=False)
             return
         assert isinstance(self.source, Streams)
         seen: set[str] = set()
         samples = ((self._claim(sample.key, seen), sample) for sample in self.source.read(monitor))
         for first in samples:
             # Whether there is another shard shows with its first sample; the others are read when they are wanted.
-            yield itertools.chain([first], itertools.islice(samples, self.shard_size - 1))
+            yield itertools.chain([first], itertools.islice(samples, size - 1))
 
     def _accept(self, samples: Iterable[Result], monitor: Monitor) -> Iterator[Entry]:
         for key, sample in samples:
-            if isinstance(sample, Bad) and self.strict:
+            if isinstance(sample, Bad) and self.settings.strict:
                 raise _unreadable(key, sample.reason)
             check_stop(monitor)
             monitor.advance()
             yield key, sample if isinstance(sample, Bad) else sample.members
+
+
+def treated(sample: Sample, settings: PackSettings, *, trusted: bool) -> Sample:
+    """Resize a sample's image, or decode it to see that it is whole unless it is trusted.
+
+    Raises:
+        BadImage: the image cannot be decoded.
+    """
+    if settings.size is None and trusted:
+        return sample
+    image = decode_image(sample.members[sample.image][1])
+    if settings.size is None:
+        return sample
+    members, suffix = list(sample.members), settings.format
+    members[sample.image] = (suffix, encode_image(resize_image(image, settings.size, settings.crop), suffix))
+    return Sample(sample.key, members, sample.image)
 
 
 def _unreadable(key: str, reason: str) -> InputError:

@@ -1,23 +1,55 @@
-"""What files hold, where they come from, and whether they are sound: the library behind `dprune info`."""
+"""What `dprune info` tells: what files hold, where they come from, and whether they are sound."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from dprune.errors import InputError
+from dprune.formats.kinds import ARRAY_FILES, TENSOR_FILES, kind_of
 from dprune.inspecting.findings import DIGITS, Findings
 from dprune.inspecting.inspect_files import inspect_array, inspect_result, inspect_tensors
 from dprune.inspecting.inspect_folders import inspect_folder, inspect_shards
+from dprune.inspecting.rendering import plain_text, terminal_text
 
 # What the readers raise on a manifest or header that is well-formed but says nonsense.
 _NONSENSE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, MemoryError, RecursionError)
 
 
-def inspect_all(sources: Sequence[str]) -> list[Findings]:
+@dataclass(frozen=True)
+class Inspection:
+    """What was found, file by file in the order in which they were given."""
+
+    findings: list[Findings]
+
+    @property
+    def problems(self) -> list[str]:
+        """All that is wrong, a sentence each."""
+        return [problem for findings in self.findings for problem in findings.problems]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return {"files": [findings.as_json() for findings in self.findings]}
+
+    def text(self, columns: int | None) -> str:
+        """Return it for people.
+
+        Args:
+            columns: width of the terminal that shows it, None for plain text.
+        """
+        if columns is None:
+            return "\n\n".join(map(plain_text, self.findings))
+        return "\n".join(terminal_text(findings, columns) for findings in self.findings)
+
+
+def open_info(sources: Sequence[str]) -> Inspection:
     """Inspect files one by one, then hold them together.
 
     Shards that follow each other are one dataset, as when the shell expanded a glob.
@@ -26,21 +58,19 @@ def inspect_all(sources: Sequence[str]) -> list[Findings]:
         sources: files and folders of dprune, `-` for an array on stdin, or what `open_dataset` takes.
 
     Returns:
-        Findings in the order of the sources; whatever is wrong is among their problems.
+        What was found; whatever is wrong is among its problems.
     """
     found = [_inspect(group) for group in _grouped(sources)]
     _hold_fingerprints_together(found)
     _hold_counts_together(found)
-    return found
+    return Inspection(found)
 
 
 def _grouped(sources: Sequence[str]) -> list[list[str]]:
     groups: list[list[str]] = []
-    for source in sources:
-        if groups and _is_shard(source) and _is_shard(groups[-1][-1]):
-            groups[-1].append(source)
-        else:
-            groups.append([source])
+    for together, run in itertools.groupby(sources, _is_shard):
+        members = list(run)
+        groups += [members] if together else [[member] for member in members]
     return groups
 
 
@@ -61,34 +91,29 @@ def _inspect(sources: Sequence[str]) -> Findings:
 
 
 def _dispatch(name: str, sources: Sequence[str]) -> Findings:
-    source = sources[0]
-    if len(sources) > 1 or not os.path.exists(source):
-        return inspect_array(source) if source == "-" else inspect_shards(name, sources)
+    source, kind = sources[0], kind_of(sources[0])
+    if len(sources) > 1 or kind == "missing":
+        return inspect_shards(name, sources)
     if os.path.isdir(source):
-        return inspect_folder(source)
-    mode = os.stat(source).st_mode
-    if stat.S_ISFIFO(mode):
-        return inspect_array(source)
-    if not stat.S_ISREG(mode):
+        return inspect_folder(source, kind)
+    if kind == "pipe" and not stat.S_ISFIFO(os.stat(source).st_mode):
         raise InputError(f"{source}: is neither a file nor a folder: name one that dprune made.")
-    return _by_content(source)
-
-
-def _by_content(path: str) -> Findings:
-    """Tell a file by its first bytes; by its name only where these say nothing."""
-    with open(path, "rb") as file:
-        head = file.read(512)
-    if not head:
-        raise InputError(f"{path}: is empty: make it again.")
-    if head.startswith(b"\x93NUMPY") or path.endswith(".npy"):
-        return inspect_array(path)
-    if head[257:262] == b"ustar" or path.endswith(".tar"):
-        return inspect_shards(path, [path])
-    if head.lstrip().startswith(b"{"):
-        return inspect_result(path)
-    if head[8:9] == b"{" or path.endswith(".safetensors"):
-        return inspect_tensors(path)
-    raise InputError(f"{path}: is nothing that dprune makes: name shards, a store, .npy, .safetensors or .json.")
+    if kind in ("stdin", "pipe"):
+        return inspect_array(source)
+    with open(source, "rb") as file:
+        if not file.read(1):
+            raise InputError(f"{source}: is empty: make it again.")
+    # Its name tells what it is meant to be where its bytes say nothing.
+    kind = Path(source).suffix if kind in ("file", "zip", "png") else kind
+    if kind in (*ARRAY_FILES, ".npy"):
+        return inspect_array(source)
+    if kind in ("tar", ".tar"):
+        return inspect_shards(source, [source])
+    if kind == "json":
+        return inspect_result(source)
+    if kind in (*TENSOR_FILES, ".safetensors"):
+        return inspect_tensors(source)
+    raise InputError(f"{source}: is nothing that dprune makes: name shards, a store, .npy, .safetensors or .json.")
 
 
 def _hold_fingerprints_together(found: Sequence[Findings]) -> None:

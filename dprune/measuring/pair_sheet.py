@@ -15,8 +15,8 @@ from dprune.formats.beside import Beside
 from dprune.formats.images import publish_png
 from dprune.formats.provenance import Record, check_same_dataset, variant
 from dprune.formats.shards import Dataset, open_dataset
-from dprune.measuring.sources import Source
-from dprune.reporting.thumbnails import thumbnails
+from dprune.formats.thumbnails import thumbnails
+from dprune.measuring.sources import FeatureSource
 from dprune.runtime import Silent
 
 COLUMNS = 4
@@ -43,7 +43,7 @@ class PairSheet:
         """
         return cls(open_dataset(generated), open_dataset(train), path, count)
 
-    def check(self, role: str, source: Source) -> None:
+    def check(self, role: str, source: FeatureSource) -> None:
         """Refuse images of another dataset than the features of `role`, `generated` or `train`.
 
         Raises:
