@@ -604,6 +604,7 @@ def test_a_figure_of_features_wants_their_shards(images) -> None:
     np.save("gen.npy", normal(39, 48))
     other = ("memorization", "gen.npy", "train-f", "-o", "n.json", "--figure", "g.png", "--train-shards", "train")
     dprune(*other, "--generated-shards", "gen").fails(3, "39", "40", "--generated-shards")
+    np.save("gen.npy", normal(40, 48))
     Path("g.png").write_bytes(image_bytes(1))
     dprune(*other, "--generated-shards", "gen").fails(3, "g.png", "none of dprune's", "another --figure")
 

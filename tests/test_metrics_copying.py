@@ -139,10 +139,9 @@ def test_summaries_agree_with_numpy():
     assert found.zero_count == 4
     assert found.mean == pytest.approx(values.mean().item(), rel=1e-14)
     assert found.median == float(np.median(values.numpy()))
-    assert found.deviation == pytest.approx(float(np.std(values.numpy(), ddof=1)), rel=1e-14)
     for level, value in found.quantiles.items():
         assert value == pytest.approx(float(np.quantile(values.numpy(), level)), rel=1e-14)
-    assert found.histogram == np.histogram(values.numpy(), found.edges)[0].tolist()
+    assert found.histogram == np.histogram(values.numpy(), histogram_edges([values]))[0].tolist()
     assert sum(found.histogram) == 1001
     edges = histogram_edges([values, 7 * values], bins=9)
     assert len(edges) == 10

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import dprune
+from PIL import Image
 from safetensors.numpy import save_file
 
 
@@ -31,6 +34,58 @@ def test_random_is_uniform_and_belongs_to_seed_and_id(tmp_path: Path) -> None:
 
 def test_random_counts_shards(shards: Path) -> None:
     assert len(values(dprune("score", "random", shards).ok().out)) == 18
+
+
+def test_random_counts_what_people_bring(tmp_path: Path) -> None:
+    np.save(tmp_path / "vector.npy", np.zeros(5))
+    np.save(tmp_path / "none.npy", np.zeros(0))
+    save_file({"features": np.zeros((7, 2), np.float32)}, tmp_path / "features.safetensors")
+    for name, count in (("vector.npy", 5), ("none.npy", 0), ("features.safetensors", 7)):
+        assert len(values(dprune("score", "random", tmp_path / name).ok().out)) == count
+
+
+def test_random_counts_a_tar_whose_first_member_begins_with_a_brace(tmp_path: Path, shards: Path) -> None:
+    (first,) = sorted(shards.glob("*.tar"))[:1]
+    with tarfile.open(first) as old, tarfile.open(tmp_path / "braces.tar", "w") as new:
+        for member in old.getmembers():
+            data = old.extractfile(member)
+            member.name = "{a}" + member.name
+            new.addfile(member, data)
+    whole, renamed = (values(dprune("score", "random", path).ok().out) for path in (first, tmp_path / "braces.tar"))
+    np.testing.assert_array_equal(renamed, whole)
+
+
+def make_what_holds_no_samples(folder: Path) -> None:
+    np.save(folder / "whole.npy", np.zeros(1000))
+    save_file({"x": np.zeros(1000)}, folder / "whole.safetensors")
+    for kind in ("npy", "safetensors"):
+        (folder / f"cut.{kind}").write_bytes((folder / f"whole.{kind}").read_bytes()[:-8])
+    (folder / "header.npy").write_bytes((folder / "whole.npy").read_bytes()[:20])
+    np.save(folder / "number.npy", np.float32(3))
+    save_file({"count": np.array(4), "mean": np.zeros(2), "covariance": np.eye(2)}, folder / "statistics.safetensors")
+    (folder / "metrics.json").write_text(json.dumps({"fid": 1.0, "text": "x" * 2000}))
+    Image.new("RGB", (64, 64)).save(folder / "picture.png")
+    np.savez(folder / "statistics.npz", mu=np.zeros(1000), sigma=np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cut.npy", ["not a whole .npy array"]),
+        ("header.npy", ["not a whole .npy array"]),
+        ("number.npy", ["no row for each sample"]),
+        ("cut.safetensors", ["not a whole safetensors file"]),
+        ("whole.safetensors", ["no tensor called 'features'"]),
+        ("statistics.safetensors", ["statistics", "says of no samples", "give shards"]),
+        ("metrics.json", ["JSON", "says of no samples", "give shards"]),
+        ("picture.png", ["picture", "says of no samples", "give shards"]),
+        ("statistics.npz", ["archive", "says of no samples", "give shards"]),
+    ],
+)
+def test_what_holds_no_samples_is_refused(tmp_path: Path, name: str, words: list[str]) -> None:
+    make_what_holds_no_samples(tmp_path)
+    dprune("score", "random", tmp_path / name, "-o", tmp_path / "out.npy").fails(3, name, *words)
+    assert not (tmp_path / "out.npy").exists()
 
 
 def test_distance_is_that_of_the_clusters(tmp_path: Path) -> None:

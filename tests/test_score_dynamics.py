@@ -23,18 +23,18 @@ from dprune.flow import flow_loss
 from dprune.formats.arrays import read_array, write_array
 from dprune.formats.latents import open_latents
 from dprune.formats.provenance import make_record, parent
+from dprune.formats.publish import Output
 from dprune.models.architectures import ARCHITECTURES
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.dit_files import load_dit
 from dprune.models.files import ModelFile, publish_model
 from dprune.models.gradients import SampleGradients
-from dprune.scoring import moso_job
 from dprune.scoring import progress as progress_module
 from dprune.scoring.monotonicity import rises
-from dprune.scoring.moso import moso, standardized
+from dprune.scoring.moso import MosoOptions, moso, open_moso, standardized
 from dprune.scoring.reliability import split_half
 from dprune.scoring.scorer import noise_bank
-from dprune.scoring.settings import Settings, resolve
+from dprune.scoring.settings import ScoreOptions, ScoreSettings
 from dprune.training.checkpoints import Wanted, _expected, open_run
 from dprune.training.dit.settings import Fold
 
@@ -176,7 +176,7 @@ def test_moso_is_that_of_the_oracle(dtype, tolerance):
 def test_moso_is_that_of_a_loop(score, store, folds, tmp_path, form, weights, sigma):
     args = ("--form", form, "--weights", weights, "--sigma", sigma, "--draws", 4, "--normalize", "none")
     score("moso", folds[::-1], "m.npy", *args, "--batch-size", 5).ok()
-    settings = resolve(sigma, 4)
+    settings = ScoreOptions(sigma=sigma, draws=4).resolve()
     expected = np.full((COUNT, len(settings.sigmas), 4), np.nan)
     for number, run in enumerate(folds):
         ids = fold_ids(number)
@@ -207,7 +207,8 @@ def test_folds_are_scaled_alike(score, folds, tmp_path):
 
 def test_one_run_scores_all_that_it_was_trained_on(score, store, run, tmp_path):
     score("moso", run, "m.npy", "--draws", 2, "--checkpoints", 1, "--normalize", "none", "--sigma", ".3").ok()
-    gradients = gradients_of(store, steps(run)[-1], range(COUNT - 1), resolve(".3", 2))
+    settings = ScoreOptions(sigma=".3", draws=2).resolve()
+    gradients = gradients_of(store, steps(run)[-1], range(COUNT - 1), settings)
     expected = moso_of(gradients).mean(1)
     found = scores(tmp_path / "m.npy")[:-1]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
@@ -229,7 +230,7 @@ def test_first_order_ranks_like_the_exact_form():
 def test_monotonicity_is_that_of_a_loop(score, store, run, tmp_path):
     args = ("--losses", tmp_path / "l.npy", "--sigma", ".3", "--draws", 4, "--seed", 2)
     summary = json.loads(score("monotonicity", run, "m.npy", *args, "--json").ok().out)
-    settings = Settings((0.3,), 4, 2, "float32")
+    settings = ScoreSettings((0.3,), 4, 2, "float32")
     singles = np.stack([losses_of(store, path, settings) for path in steps(run)], 2)
     assert singles.shape == (COUNT, 4, 4)
     losses, found = singles.mean(1), scores(tmp_path / "m.npy")
@@ -256,7 +257,7 @@ def test_weights_are_raw_unless_asked(score, store, run, tmp_path):
         losses = tmp_path / f"l{len(weights)}.npy"
         score("monotonicity", run, f"m{len(weights)}.npy", "--losses", losses, "--draws", 2, *weights).ok()
         kind = "ema" if weights else "raw"
-        expected = losses_of(store, steps(run)[1], resolve(draws=2), kind).mean(1)
+        expected = losses_of(store, steps(run)[1], ScoreOptions(draws=2).resolve(), kind).mean(1)
         np.testing.assert_allclose(scores(losses)[:-1, 1], expected[:-1], rtol=1e-5)
         assert read_array(losses).record["options"]["weights"] == kind
 
@@ -341,7 +342,7 @@ def test_folds_alone_make_the_scores_of_all(score, folds, tmp_path):
         assert json.loads(result.out)["complete"] is False
         assert not (tmp_path / "m.npy").exists()
     seen = StopsAfter(10**9)
-    job(folds).run(str(tmp_path / "m.npy"), seen)
+    job(folds, tmp_path / "m.npy").run(seen)
     assert seen.done == 0, "nothing was left to measure"
     assert (tmp_path / "m.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
     assert (tmp_path / "m.se.npy").read_bytes() == (tmp_path / "whole.se.npy").read_bytes()
@@ -397,32 +398,31 @@ def environment():
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def job(runs, batch_size=128, latents=None, settings=None, **options):
+def job(runs, output, latents=None, **options):
     latents = str(latents or runs[0].with_name("latents"))
-    return moso_job.prepare(latents, [str(run) for run in runs], settings or resolve(), device="cpu",
-                            batch_size=batch_size, **options)  # fmt: skip
+    return open_moso(latents, [str(run) for run in runs], MosoOptions(device="cpu", **options), Output(str(output)))
 
 
 @pytest.fixture(scope="session")
 def whole(folds):
     """The bytes of MoSo that was not stopped."""
     output, everything = folds[0].with_name("whole.npy"), StopsAfter(10**9)
-    short(folds).run(str(output), everything)
+    short(folds, output).run(everything)
     assert everything.done == 2 * 2 * 32, "twice by two checkpoints"
     return output.read_bytes()
 
 
-def short(folds):
-    return job(folds, batch_size=4, settings=resolve(draws=4))
+def short(folds, output):
+    return job(folds, output, batch_size=4, draws=4)
 
 
 @pytest.mark.parametrize("questions", [0, 1, 3, 12, 20, 43, 60])
 def test_moso_that_was_stopped_goes_on_to_the_same_bytes(folds, tmp_path, whole, questions):
     output, first, second = tmp_path / "m.npy", StopsAfter(questions), StopsAfter(10**9)
     with pytest.raises(Interrupted):
-        short(folds).run(str(output), first)
+        short(folds, output).run(first)
     assert not output.exists()
-    short(folds).run(str(output), second)
+    short(folds, output).run(second)
     assert first.done + second.done == 2 * 2 * 32, "nothing was done twice"
     assert output.read_bytes() == whole
     assert written(tmp_path) == ["m.npy", "m.se.npy"]
@@ -431,10 +431,10 @@ def test_moso_that_was_stopped_goes_on_to_the_same_bytes(folds, tmp_path, whole,
 def test_a_damaged_sum_of_gradients_is_made_again(folds, tmp_path, whole):
     output = tmp_path / "m.npy"
     with pytest.raises(Interrupted):
-        short(folds).run(str(output), StopsAfter(3))
+        short(folds, output).run(StopsAfter(3))
     (kept,) = tmp_path.glob(".m.npy.progress/*/gradient.safetensors")
     kept.write_bytes(kept.read_bytes()[:-7])
-    short(folds).run(str(output), StopsAfter(10**9))
+    short(folds, output).run(StopsAfter(10**9))
     assert output.read_bytes() == whole
 
 
@@ -502,7 +502,7 @@ def test_an_array_trains_and_measures_the_folds(score, store, tmp_path, cluster)
     runs = [out / "fold-000", out / "fold-001"]
     assert not (out / "moso.npy").exists()
     seen = StopsAfter(10**9)
-    job(runs, latents=store, checkpoints="4").run(str(out / "moso.npy"), seen)
+    job(runs, out / "moso.npy", store, checkpoints="4").run(seen)
     assert seen.done == 0, "the array measured everything"
     score("moso", runs, "again.npy", "--checkpoints", 4).ok()
     assert (out / "moso.npy").read_bytes() == (tmp_path / "again.npy").read_bytes()
@@ -656,7 +656,9 @@ def test_numbers_that_are_not_finite_are_refused(score, copied, tmp_path, method
 
 def test_options_that_cannot_be(score, run, tmp_path):
     score("monotonicity", run, "x.npy", "--sigma", ".06,.3").fails(2, "--sigma", "one noise level")
-    score("monotonicity", run, "x.npy", "--losses", tmp_path / "x.se.npy").fails(2, "x.se.npy", "another --losses")
+    score("monotonicity", run, "x.npy", "--losses", tmp_path / "x.se.npy").fails(
+        2, "--losses", "x.se.npy", "give each its own"
+    )
     score("monotonicity", run, "x.npy", "--losses", "-").fails(2, "--losses -")
     for method in ("moso", "monotonicity"):
         score(method, run, "x.npy", "--compile").fails(2, "--compile")

@@ -17,23 +17,25 @@ from safetensors.torch import save_file
 from stores import latent_store
 
 from dprune import noise
-from dprune.errors import Interrupted, UsageError
+from dprune.errors import InputError, Interrupted, UsageError
 from dprune.flow import flow_loss
 from dprune.formats.arrays import read_array
 from dprune.formats.latents import open_latents
 from dprune.formats.provenance import difference, make_record, parent_record
+from dprune.formats.publish import Output
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.dit_files import load_dit, network_metadata
 from dprune.models.files import publish_model
 from dprune.models.gradients import SampleGradients
+from dprune.models.latents import Normalisation
 from dprune.runtime import Silent
 from dprune.scoring import progress as progress_module
 from dprune.scoring import reliability
-from dprune.scoring.el2n_grand import prepare
-from dprune.scoring.latents import ScoredLatents
+from dprune.scoring.el2n_grand import GrandOptions, open_grand
+from dprune.scoring.passes import ScoredLatents
 from dprune.scoring.progress import Progress
 from dprune.scoring.scorer import Scorer, noise_bank
-from dprune.scoring.settings import Settings, parse_sigmas, resolve
+from dprune.scoring.settings import ScoreSettings, parse_sigmas
 
 CPU = torch.device("cpu")
 SIDE, CHANNELS, CLASSES, COUNT = 4, 3, 5, 33
@@ -108,7 +110,7 @@ def test_scores_are_those_of_a_loop(score, inputs, tmp_path):
     """Against the definitions: means over draws, divided a noise level by its deviation over the samples."""
     summary = json.loads(score("g.npy", "--el2n", tmp_path / "e.npy", "--sigma", ".3,.06", "--draws", "4",
                                "--seed", "3", "--per-sigma", "--json").ok().out)  # fmt: skip
-    losses, norms = loop(*inputs, Settings((0.06, 0.3), 4, 3, "float32"))
+    losses, norms = loop(*inputs, ScoreSettings((0.06, 0.3), 4, 3, "float32"))
     for name, singles in (("e", losses), ("g", norms)):
         by_level = singles.mean(2)
         expected = (by_level / by_level.std(0)).mean(1)
@@ -146,13 +148,13 @@ def test_kl_latents_are_the_means(tmp_path, score):
     store = latent_store(tmp_path / "kl", "kl", flips=True)
     model = make_dit(tmp_path / "dit.safetensors")
     score("e.npy", "--draws", "2", method="el2n", store=store, model=model).ok()
-    losses, _ = loop(store, model, Settings((0.06,), 2, 0, "float32"), kind="kl")
+    losses, _ = loop(store, model, ScoreSettings((0.06,), 2, 0, "float32"), kind="kl")
     np.testing.assert_allclose(scores(tmp_path / "e.npy")[:-1], losses.mean((1, 2)), rtol=1e-5)
 
 
 def test_noises_are_shared_antithetic_and_nested():
     def settings(draws, sigmas=(0.06, 0.3), seed=0):
-        return Settings(sigmas, draws, seed, "float32")
+        return ScoreSettings(sigmas, draws, seed, "float32")
 
     bank = noise_bank(settings(8), (3, 4, 4), CPU)
     assert bank.shape == (2, 8, 3, 4, 4)
@@ -215,18 +217,18 @@ def test_a_scoring_that_was_stopped_goes_on(inputs, tmp_path, monkeypatch, quest
     monkeypatch.setattr(progress_module, "SMALLEST", 8)
     whole, output = str(tmp_path / "whole.npy"), str(tmp_path / "g.npy")
 
-    def job():
-        return prepare("grand", *map(str, inputs), resolve(), device="cpu", batch_size=3)
+    def job(output):
+        return open_grand(*map(str, inputs), GrandOptions(device="cpu", batch_size=3), Output(output))
 
     everything = StopsAfter(10**9)
-    job().run(whole, everything)
+    job(whole).run(everything)
     assert everything.done == 32
     first, second = StopsAfter(questions), StopsAfter(10**9)
     with pytest.raises(Interrupted):
-        job().run(output, first)
+        job(output).run(first)
     assert not (tmp_path / "g.npy").exists()
-    assert sum(piece.done for piece in job().progress(output).pieces()) == first.done < 32
-    job().run(output, second)
+    assert sum(portion.done for portion in job(output).progress().portions()) == first.done < 32
+    job(output).run(second)
     assert second.done == 32 - first.done
     np.testing.assert_allclose(scores(output), scores(whole), rtol=1e-5)
     assert written(tmp_path) == ["g.npy", "g.se.npy", "whole.npy", "whole.se.npy"]
@@ -259,15 +261,15 @@ def test_a_signal_stops_and_the_same_command_goes_on(inputs, tmp_path):
 
 def test_progress_of_another_scoring_counts_as_missing(tmp_path):
     mine, other = (Progress(tmp_path / "p", 600, (1, 2, 1), mark) for mark in ("a", "b"))
-    assert [(piece.begin, piece.end) for piece in mine.pieces()] == [(0, 256), (256, 512), (512, 600)]
+    assert [(portion.begin, portion.end) for portion in mine.portions()] == [(0, 256), (256, 512), (512, 600)]
     assert mine.values() is None
-    for piece in mine.pieces():
-        mine.write(piece, np.full((piece.end - piece.begin, 1, 2, 1), piece.number, np.float32))
-    assert [piece.done for piece in other.pieces()] == [0, 0, 0]
+    for portion in mine.portions():
+        mine.write(portion, np.full((portion.end - portion.begin, 1, 2, 1), portion.number, np.float32))
+    assert [portion.done for portion in other.portions()] == [0, 0, 0]
     assert mine.values()[:, 0, 0, 0].tolist() == [0] * 256 + [1] * 256 + [2] * 88
     (tmp_path / "p" / "000001.safetensors").write_bytes(b"cut")
-    assert [piece.whole for piece in mine.pieces()] == [True, False, True]
-    assert [piece.number for piece in mine.pieces(1, 2)] == [1]
+    assert [portion.whole for portion in mine.portions()] == [True, False, True]
+    assert [portion.number for portion in mine.portions(1, 2)] == [1]
     assert Progress(tmp_path, 1_281_167, (1, 8, 2), "").size == 2048
 
 
@@ -280,7 +282,7 @@ def test_reliability_is_that_of_its_definition():
     from scipy.stats import rankdata, spearmanr
 
     values = np.round(rng_singles(400, 1, 8, 2.0), 1)
-    np.testing.assert_array_equal(reliability.ranks(values[:, 0, 0]), rankdata(values[:, 0, 0]))
+    np.testing.assert_array_equal(reliability.tied_ranks(values[:, 0, 0]), rankdata(values[:, 0, 0]))
     pairs = reliability.pair_scores(values)
     np.testing.assert_allclose(pairs, values[:, 0].reshape(400, 4, 2).mean(2))
     np.testing.assert_allclose(reliability.standard_errors(pairs), pairs.std(1, ddof=1) / 2)
@@ -351,9 +353,12 @@ def test_files_beside_are_missed_and_kept(score, tmp_path):
     assert "wrote" in score("g.npy", "--el2n", tmp_path / "e.npy").ok().err
     assert "up to date" in score("g.npy").ok().err
     np.save(tmp_path / "mine.npy", np.ones(3))
-    score("h.npy", "--el2n", tmp_path / "mine.npy").fails(3, "mine.npy", "--overwrite")
-    assert np.load(tmp_path / "mine.npy").tolist() == [1, 1, 1]
-    score("h.npy", "--el2n", tmp_path / "mine.npy", "--overwrite").ok()
+    for overwrite in ((), ("--overwrite",)):
+        result = score("h.npy", "--el2n", tmp_path / "mine.npy", *overwrite)
+        result.fails(3, "mine.npy", "none of dprune's", "another --el2n")
+        assert np.load(tmp_path / "mine.npy").tolist() == [1, 1, 1]
+    score("h.npy", "--seed", 1, "--el2n", tmp_path / "e.npy").fails(3, "e.npy", "seed: 0, not 1", "--overwrite")
+    score("h.npy", "--seed", 1, "--el2n", tmp_path / "e.npy", "--overwrite").ok()
     score("g.npy", "--draws", 4).fails(3, "g.npy", "draws: 8, not 4")
     for name in ("same.npy", "same.se.npy"):
         score("same.npy", "--el2n", tmp_path / name).fails(2, "--el2n", name)
@@ -415,7 +420,7 @@ def test_an_unconditional_model_takes_no_labels_and_a_conditional_one_none(score
     model = make_dit(tmp_path / "dit.safetensors")
     result = score("none.npy", "--draws", 4, method="el2n", store=store, model=model).ok()
     assert "has no labels" in result.err
-    losses, _ = loop(store, model, Settings((0.06,), 4, 0, "float32"))
+    losses, _ = loop(store, model, ScoreSettings((0.06,), 4, 0, "float32"))
     np.testing.assert_allclose(scores(tmp_path / "none.npy")[:-1], losses.mean((1, 2)), rtol=1e-5)
 
 
@@ -450,10 +455,11 @@ def test_losses_that_are_not_finite_are_refused(score, tmp_path, inputs, method)
 
 
 def test_codes_beyond_the_codebook_are_refused(score, tmp_path, inputs):
-    data = ScoredLatents(open_latents(inputs[0]), np.arange(3), MEAN, STD)
-    data._latents.network["codes"] = 10
-    with pytest.raises(Exception, match=r"holds the code \d+, and there are 10"):
-        next(data.spans(Progress(tmp_path, 3, (1, 1, 1), "").pieces()))
+    latents = open_latents(inputs[0])
+    data = ScoredLatents(latents, np.arange(3), Normalisation(latents, MEAN, STD), CPU)
+    latents.network["codes"] = 10
+    with pytest.raises(InputError, match=r"\.safetensors: holds the code \d+, and there are 10"):
+        next(data.spans(Progress(tmp_path, 3, (1, 1, 1), "").portions()))
 
 
 @pytest.mark.parametrize("args", [
@@ -490,8 +496,8 @@ def test_levels_are_read():
 
 def test_the_scorer_takes_other_weights_and_directions(inputs):
     """What the methods that read many checkpoints build on."""
-    settings = Settings((0.06, 0.3), 2, 0, "float32")
-    scorer = Scorer(load_dit(inputs[1], CPU).model, settings, gradients=True, compiles=False)
+    settings = ScoreSettings((0.06, 0.3), 2, 0, "float32")
+    scorer = Scorer(load_dit(inputs[1], CPU).model, settings, gradients=True)
     x, y = torch.randn(6, CHANNELS, SIDE, SIDE), torch.arange(6) % CLASSES
     assert scorer.measure(x, y).shape == (6, *scorer.shape) == (6, 2, 2, 2)
     scorer.load(filled(DiT(CONFIG), 5).state_dict())

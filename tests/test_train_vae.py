@@ -183,9 +183,7 @@ def test_adversarial_gradient_is_that_of_the_sum() -> None:
     from dprune.training.vae.loss import AutoencoderObjective, ImageBatch
     from dprune.training.vae.settings import VAEOptions
 
-    said = dict.fromkeys(VAEOptions.__dataclass_fields__)
-    said |= {"preset": "tiny", "kind": "vq", "l2_codes": False, "loss": "l1", "gan_weight": 0.7, "flip": False}
-    settings = VAEOptions(**said).resolve()
+    settings = VAEOptions(preset="tiny", loss="l1", gan_weight=0.7).resolve()
     torch.manual_seed(0)
     vae, critic = VAE(VAEConfig("vq", 32, 8, (1, 2, 2), 1, 3, 20, False)), PatchGAN(32)
     critic.scale.fill_(2.0)
@@ -224,9 +222,9 @@ def test_subset(shards: Path, tmp_path: Path) -> None:
     assert record is not None
     assert set(record["parents"]) == {"shards", "subset"}
     write_array(tmp_path / "other.npy", ids, make_record("select", {}, fingerprint="0" * 64))
-    train(shards, tmp_path / "x", "--subset", tmp_path / "other.npy").fails(3, "another dataset")
+    train(shards, tmp_path / "x", "--subset", tmp_path / "other.npy").fails(3, "different datasets")
     np.save(tmp_path / "far.npy", [18])
-    train(shards, tmp_path / "x", "--subset", tmp_path / "far.npy").fails(3, "id 18 is outside")
+    train(shards, tmp_path / "x", "--subset", tmp_path / "far.npy").fails(3, "holds the id 18")
     np.save(tmp_path / "none.npy", np.array([], dtype=np.int64))
     train(shards, tmp_path / "x", "--subset", tmp_path / "none.npy").fails(3, "no sample")
 

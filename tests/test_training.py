@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from dprune.errors import DpruneError, InputError, Interrupted, UsageError
 from dprune.formats.provenance import make_record
 from dprune.runtime import Silent
 from dprune.training.averages import Averages
-from dprune.training.dit.settings import DEFAULTS
+from dprune.training.dit.settings import DEFAULTS, DiTOptions
 from dprune.training.loop import Loop
 from dprune.training.order import Order, micro_batches, share
 from dprune.training.plan import Plan, TrainingOptions, is_due
 from dprune.training.run import Run, extends
-from dprune.training.vae.settings import PLANS
+from dprune.training.vae.settings import PLANS, VAEOptions
 
 SAMPLES = 23
 SAID = ("steps", "batch_size", "lr", "warmup", "schedule", "ema", "clip", "log_every")
@@ -167,21 +167,14 @@ def test_checkpoints_are_due_when_an_epoch_is_full_though_it_is_no_whole_number_
     assert not any(is_due(step, None) for step in range(1, 9))
 
 
-def said(**given):
-    nothing = dict.fromkeys(("steps", "epochs", "batch_size", "lr", "warmup", "schedule", "ema", "clip", "log_every",
-                             "save_every", "evaluate_every"))  # fmt: skip
-    fixed = {"micro_batch": "auto", "precision": "auto", "seed": 0, "autosave": 60.0, "device": "cpu"}
-    return TrainingOptions(**{**nothing, **fixed, **given})
-
-
 def test_what_was_not_said_is_filled_in():
     defaults = {"steps": 7, "batch_size": 4, "lr": 0.1, "clip": 1.0}
-    plan = said(epochs=2.5, lr=0.2, save_every="epoch").plan(10, defaults)
+    plan = TrainingOptions(device="cpu", epochs=2.5, lr=0.2, save_every="epoch").plan(10, defaults)
     assert (plan.steps, plan.batch_size, plan.lr, plan.clip, plan.precision) == (7, 4, 0.2, 1.0, "fp32")
     assert plan.save_every == Fraction(10, 4)
-    assert said(steps=9).plan(10, defaults).steps == 9
-    assert said(epochs=0.1).plan(10, defaults).steps == 1
-    assert said(epochs=0.1).plan(1000, defaults | {"batch_size": 100}).steps == 1
+    assert TrainingOptions(steps=9).plan(10, defaults).steps == 9
+    assert TrainingOptions(epochs=0.1).plan(10, defaults).steps == 1
+    assert TrainingOptions(epochs=0.1).plan(1000, defaults | {"batch_size": 100}).steps == 1
 
 
 @pytest.mark.parametrize(("command", "plans"), [("train-dit", [DEFAULTS]), ("train-vae", list(PLANS.values()))])
@@ -198,12 +191,22 @@ def test_the_help_says_what_is_filled_in(command, plans):
 
 
 @pytest.mark.parametrize(
+    ("command", "kinds"), [("train-dit", (DiTOptions, TrainingOptions)), ("train-vae", (VAEOptions, TrainingOptions))]
+)
+def test_options_made_by_hand_are_those_of_a_command_without_options(command, kinds):
+    params = cli.get_command(None, command).make_context(command, ["input", "-o", "output"]).params
+    for kind in kinds:
+        made = asdict(kind())
+        assert made == {name: params[name] for name in made}
+
+
+@pytest.mark.parametrize(
     "given",
     [{"steps": 1, "epochs": 1.0}, {"micro_batch": "0"}, {"micro_batch": "many"}, {"save_every": "-1"}],
 )
 def test_options_that_make_no_sense_are_refused(given):
     with pytest.raises(UsageError, match="--"):
-        said(**given).plan(10, {"steps": 7, "batch_size": 4, "lr": 0.1})
+        TrainingOptions(**given).plan(10, {"steps": 7, "batch_size": 4, "lr": 0.1})
 
 
 def test_training_fits_and_publishes_the_average(tmp_path):

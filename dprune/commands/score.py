@@ -2,52 +2,45 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from dprune import options
 from dprune.delivery import Delivery
-from dprune.scoring.settings import Settings
+
+if TYPE_CHECKING:
+    from dprune.scoring.el2n_grand import El2nOptions, GrandOptions
+    from dprune.scoring.monotonicity import MonotonicityOptions
+    from dprune.scoring.moso import MosoOptions
 
 OUTPUT = "The scores: a .npy file, or - for stdout."
 FILE = "The scores: a .npy file; standard errors go to X.se.npy beside X.npy."
 
 
-def at_noise(weights: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add the options of scores by models; they reach the command as one `settings`, `device` as it is.
+def at_noise(source: str, *own: options.Decorator, weights: str = "ema") -> options.Decorator:
+    """Add the options of scores by models; they reach the command as one `scoring`.
 
     Args:
+        source: dataclass that gathers them, `module:Class` in `dprune.scoring`.
+        own: options of the method.
         weights: which of a checkpoint's are the default.
     """
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def command(*, sigma: str, draws: int, seed: int, precision: str, device: str, **kwargs: Any) -> None:
-            from dprune.scoring.settings import resolve
-
-            function(settings=resolve(sigma, draws, seed, precision, device), device=device, **kwargs)
-
-        return options.apply(
-            click.option("--sigma", default=".06", show_default=True, metavar="X,...",
-                         help="Noise levels, from above 0 (clean) to 1 (noise)."),
-            click.option("--draws", type=click.IntRange(min=1), metavar="N", default=8, show_default=True,
-                         help="Noises at each level, shared by all samples: 1, or an even number, in pairs."),
-            click.option("--weights", type=click.Choice(["ema", "raw"]), default=weights, show_default=True,
-                         help="Which weights of a checkpoint."),
-            click.option("--precision", type=click.Choice(["auto", "bf16", "tf32", "fp32"]), default="auto",
-                         show_default=True, help="Arithmetic; auto is bf16 on a GPU."),
-            click.option("--compile/--no-compile", "compiles", default=None,
-                         help="Compile the model's blocks.  [default: on a GPU]"),
-            click.option("--batch-size", type=click.IntRange(min=1), metavar="N", default=128, show_default=True,
-                         help="Samples in one pass through the device."),
-            options.seed,
-            options.device,
-        )(command)  # fmt: skip
-
-    return decorate
+    return options.gathers(
+        "scoring", f"dprune.scoring.{source}", *own,
+        click.option("--sigma", default=".06", show_default=True, metavar="X,...",
+                     help="Noise levels, from above 0 (clean) to 1 (noise)."),
+        options.count("--draws", "Noises at each level, shared by all samples: 1, or an even number, in pairs.",
+                      default=8),
+        options.choice("--weights", ["ema", "raw"], "Which weights of a checkpoint.", default=weights),
+        options.choice("--precision", ["auto", "bf16", "tf32", "fp32"], "Arithmetic; auto is bf16 on a GPU.",
+                       default="auto"),
+        click.option("--compile/--no-compile", "compiles", default=None,
+                     help="Compile the model's blocks.  [default: on a GPU]"),
+        options.count("--batch-size", "Samples in one pass through the device.", default=128),
+        options.seed,
+        options.device,
+    )  # fmt: skip
 
 
 latents = click.argument("latents", metavar="LATENTS")
@@ -83,102 +76,98 @@ def command() -> None:
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @options.seed
 @options.delivers(OUTPUT, default="-")
-def random(delivery: Delivery, sources: tuple[str, ...], seed: int) -> None:
+def score_random(delivery: Delivery, sources: tuple[str, ...], seed: int) -> None:
     """Score by chance: uniform in [0, 1), by seed and id alone.
 
     SOURCE says which samples there are: shards, a store, clusters, or an array with one row a sample.
     """
-    from dprune.scoring.simple import RandomScores, open_population
+    from dprune.scoring.simple import open_random
 
-    delivery.deliver(RandomScores(open_population(sources), seed, delivery.output))
+    delivery.deliver(open_random(sources, seed, delivery.output))
 
 
 @command.command("cluster-distance")
 @click.argument("clusters", metavar="CLUSTERS")
 @options.delivers(OUTPUT, default="-")
-def cluster_distance(delivery: Delivery, clusters: str) -> None:
+def score_cluster_distance(delivery: Delivery, clusters: str) -> None:
     """Score by the distance to the own centroid.
 
     CLUSTERS is the file that dprune cluster made, or - for stdin.
     """
-    from dprune.scoring.simple import DistanceScores
+    from dprune.scoring.simple import open_cluster_distance
 
-    delivery.deliver(DistanceScores.open(clusters, delivery.output))
+    delivery.deliver(open_cluster_distance(clusters, delivery.output))
 
 
 @command.command("el2n")
 @latents
 @model
-@subset
-@per_sigma
-@at_noise("ema")
+@at_noise("el2n_grand:El2nOptions", subset, per_sigma)
 @options.delivers(FILE, can_stop=True, shares_work=True)
-def el2n(delivery: Delivery, *, latents: str, model: str, settings: Settings, **kwargs: Any) -> None:
+def score_el2n(delivery: Delivery, latents: str, model: str, scoring: El2nOptions) -> None:
     """Score by the loss of a diffusion transformer: the mean over the draws.
 
     LATENTS is the latent store of the samples. Where there are several noise levels, each one's losses are divided by
     their standard deviation over the samples. A rerun goes on where the last one ended; processes with RANK and
     WORLD_SIZE set share the samples, and the last one to end writes the scores.
     """
-    from dprune.scoring.el2n_grand import prepare
+    from dprune.scoring.el2n_grand import open_el2n
 
-    job = prepare("el2n", latents, model, settings, output=delivery.output, **kwargs)
-    delivery.deliver(job)
+    delivery.deliver(open_el2n(latents, model, scoring, delivery.output))
 
 
 @command.command("grand")
 @latents
 @model
-@click.option("--el2n", metavar="FILE", help="Write EL2N, which the same passes give, too.")
-@subset
-@per_sigma
-@at_noise("ema")
+@at_noise("el2n_grand:GrandOptions",
+          click.option("--el2n", metavar="FILE", help="Write EL2N, which the same passes give, too."),
+          subset, per_sigma)  # fmt: skip
 @options.delivers(FILE, can_stop=True, shares_work=True)
-def grand(delivery: Delivery, *, latents: str, model: str, settings: Settings, **kwargs: Any) -> None:
+def score_grand(delivery: Delivery, latents: str, model: str, scoring: GrandOptions) -> None:
     """Score by the norm of the gradient of the loss over all weights: the mean over the draws.
 
     LATENTS is the latent store of the samples. Otherwise as el2n, which takes about half the time.
     """
-    from dprune.scoring.el2n_grand import prepare
+    from dprune.scoring.el2n_grand import open_grand
 
-    job = prepare("grand", latents, model, settings, output=delivery.output, **kwargs)
-    delivery.deliver(job)
+    delivery.deliver(open_grand(latents, model, scoring, delivery.output))
 
 
 @command.command("monotonicity")
 @latents
 @click.argument("run", metavar="RUN")
-@click.option("--losses", metavar="FILE", help="Write the losses by each checkpoint, too: a .npy file [N, K].")
-@checkpoints
-@subset
-@at_noise("raw")
+@at_noise("monotonicity:MonotonicityOptions",
+          click.option("--losses", metavar="FILE",
+                       help="Write the losses by each checkpoint, too: a .npy file [N, K]."),
+          checkpoints, subset, weights="raw")  # fmt: skip
 @options.delivers(FILE, can_stop=True, shares_work=True)
-def monotonicity(delivery: Delivery, *, latents: str, run: str, settings: Settings, **kwargs: Any) -> None:
+def score_monotonicity(delivery: Delivery, latents: str, run: str, scoring: MonotonicityOptions) -> None:
     """Score by how often the loss rose from one checkpoint to the next: a share, from 0 to 1.
 
     LATENTS is the latent store of the samples, RUN the folder of a training with --save-every. The loss is the mean
     over the draws at one noise level, by the raw weights, since averages hide the rises. Shares are often equal:
     dprune select breaks ties by chance. The losses themselves serve other rules, such as their variance.
     """
-    from dprune.scoring.monotonicity_job import prepare
+    from dprune.scoring.monotonicity import open_monotonicity
 
-    delivery.deliver(prepare(latents, run, settings, output=delivery.output, **kwargs))
+    delivery.deliver(open_monotonicity(latents, run, scoring, delivery.output))
 
 
 @command.command("moso")
 @latents
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("--form", type=click.Choice(["exact", "first-order"]), default="exact", show_default=True,
-              help="All terms, or the dot with the mean gradient alone.")  # fmt: skip
-@click.option("--normalize", type=click.Choice(["zscore", "none"]), default="zscore", show_default=True,
-              help="Scale the scores of each fold to mean 0 and deviation 1, or leave them.")  # fmt: skip
-@click.option("--only-fold", type=click.IntRange(min=0), metavar="I",
-              help="Measure this fold alone, for array jobs; its run is enough.")  # fmt: skip
-@checkpoints
-@click.option("--subset", metavar="FILE", help="Ids (.npy) that the runs were trained on by their --subset.")
-@at_noise("ema")
+@at_noise("moso:MosoOptions",
+          options.choice("--form", ["exact", "first-order"], "All terms, or the dot with the mean gradient alone.",
+                         default="exact"),
+          options.choice("--normalize", ["zscore", "none"],
+                         "Scale the scores of each fold to mean 0 and deviation 1, or leave them.", default="zscore"),
+          click.option("--only-fold", type=click.IntRange(min=0), metavar="I",
+                       help="Measure this fold alone, for array jobs; its run is enough."),
+          checkpoints,
+          click.option("--subset", metavar="FILE",
+                       help="Ids (.npy) that the runs were trained on by their --subset."))  # fmt: skip
 @options.delivers(FILE, can_stop=True, shares_work=True)
-def moso(delivery: Delivery, *, latents: str, runs: tuple[str, ...], settings: Settings, **kwargs: Any) -> None:
+def score_moso(delivery: Delivery, latents: str, runs: tuple[str, ...], scoring: MosoOptions) -> None:
     """Score by how much the loss over the other samples would rise without a sample (moving one sample out).
 
     LATENTS is the latent store that the RUNs were trained on, each on a fold of it (train-dit --fold I/N with
@@ -187,6 +176,6 @@ def moso(delivery: Delivery, *, latents: str, runs: tuple[str, ...], settings: S
     time of grand. A rerun goes on where the last one ended; processes with RANK and WORLD_SIZE set share folds and
     checkpoints.
     """
-    from dprune.scoring.moso_job import prepare
+    from dprune.scoring.moso import open_moso
 
-    delivery.deliver(prepare(latents, runs, settings, output=delivery.output, **kwargs))
+    delivery.deliver(open_moso(latents, runs, scoring, delivery.output))

@@ -2,51 +2,45 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from dprune import options
 from dprune.delivery import Delivery
-from dprune.training.plan import TrainingOptions
+
+if TYPE_CHECKING:
+    from dprune.training.dit.settings import DiTOptions
+    from dprune.training.plan import TrainingOptions
 
 
 @click.command()
 @options.apply(
     click.argument("store", metavar="STORE", help="Latent store, as dprune encode makes it."),
-    click.option("--subset", metavar="FILE", help="Ids to train on (.npy), as dprune select makes them."),
-    click.option("--fold", metavar="I/N", help="Train on one of N disjoint folds, I from 0 to N-1."),
-    click.option("--arch", metavar="NAME/PATCH",
-                 help="nano, tiny, S, B, L or XL, with patch 1, 2, 4 or 8.  [default: XL/2, or that of --init]"),
-    click.option("--unconditional", is_flag=True, help="Leave labels out."),
-    click.option("--label-dropout", type=options.Number(0, 1), metavar="X",
-                 help="Share of labels left out, so that samples can be guided.  [default: 0.1]"),
-    click.option("--time", type=click.Choice(["uniform", "logit-normal"]), default="uniform", show_default=True,
-                 help="How times are drawn."),
-    click.option("--init", metavar="FILE", help="Weights to begin with: a model of dprune, or a DiT or SiT."),
-    click.option("--vae", metavar="FILE", help="Autoencoder that decodes pictures at --evaluate-every and the end."),
-    click.option("--latents-on", "place", type=click.Choice(["auto", "device", "host", "disk"]), default="auto",
-                 show_default=True, help="Where latents are held."),
-    click.option("--compile/--no-compile", "compiles", default=None,
-                 help="Compile the blocks.  [default: on a GPU]"),
+    options.gathers(
+        "model", "dprune.training.dit.settings:DiTOptions",
+        click.option("--subset", metavar="FILE", help="Ids to train on (.npy), as dprune select makes them."),
+        click.option("--fold", metavar="I/N", help="Train on one of N disjoint folds, I from 0 to N-1."),
+        click.option("--arch", metavar="NAME/PATCH",
+                     help="nano, tiny, S, B, L or XL, with patch 1, 2, 4 or 8.  [default: XL/2, or that of --init]"),
+        click.option("--unconditional", is_flag=True, help="Train without labels."),
+        click.option("--label-dropout", type=options.Number(0, 1), metavar="X",
+                     help="Share of labels left out, without which samples cannot be guided.  [default: 0.1]"),
+        click.option("--time", type=click.Choice(["uniform", "logit-normal"]), default="uniform", show_default=True,
+                     help="Distribution of the times at which the loss is taken."),
+        click.option("--init", metavar="FILE", help="Weights to begin with: a model of dprune, or a DiT or SiT."),
+        click.option("--vae", metavar="FILE",
+                     help="Autoencoder that decodes pictures at --evaluate-every and the end."),
+        click.option("--latents-on", "place", type=click.Choice(["auto", "device", "host", "disk"]), default="auto",
+                     show_default=True, help="Where latents are held."),
+        click.option("--compile/--no-compile", "compiles", default=None,
+                     help="Compile the blocks.  [default: on a GPU]"),
+    ),
     options.trains(steps="120000", batch_size="256", lr="1e-4"),
     options.delivers("Run folder; model.safetensors appears in it when training is complete.", can_stop=True,
                      shares_work=True, folder=True),
 )  # fmt: skip
-def command(
-    *,
-    delivery: Delivery,
-    training: TrainingOptions,
-    store: str,
-    subset: str | None,
-    fold: str | None,
-    arch: str | None,
-    unconditional: bool,
-    label_dropout: float | None,
-    time: str,
-    init: str | None,
-    vae: str | None,
-    place: str,
-    compiles: bool | None,
-) -> None:
+def command(*, delivery: Delivery, store: str, model: DiTOptions, training: TrainingOptions) -> None:
     """Train a diffusion transformer on latents by flow matching.
 
     The folder gets a log (log.jsonl), checkpoints at --save-every, and model.safetensors with averaged weights when
@@ -61,11 +55,6 @@ def command(
       dprune train-dit latents --subset keep.npy --init run/model.safetensors --lr 1e-5 --steps 20000 -o tuned
       torchrun --nproc-per-node 8 -m dprune train-dit latents --stop-after 3h50m -o run
     """
-    from dprune.training.dit.job import prepare
+    from dprune.training.dit.job import open_train_dit
 
-    job = prepare(
-        store, training, subset=subset, fold=fold, arch=arch, unconditional=unconditional,
-        label_dropout=label_dropout, time=time, init=init, vae=vae, place=place, compiles=compiles,
-        output=delivery.output,
-    )  # fmt: skip
-    delivery.deliver(job)
+    delivery.deliver(open_train_dit(store, model, training, delivery.output))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dprune import options
 from dprune.delivery import Delivery
-from dprune.training.plan import TrainingOptions
+
+if TYPE_CHECKING:
+    from dprune.training.plan import TrainingOptions
+    from dprune.training.vae.settings import VAEOptions
 
 
 class Multipliers(click.ParamType[tuple[int, ...]]):
@@ -32,43 +35,48 @@ count, weight = click.IntRange(min=1), options.Number(min=0)
 @click.command()
 @options.apply(
     options.shards,
-    click.option("--subset", metavar="FILE", help="Ids to train on (.npy), or keys as text."),
-    click.option("--held-out", multiple=True, metavar="SHARDS",
-                 help="Shards to measure on; else some of those trained on are. Repeatable."),
-    click.option("--preset", type=click.Choice(["base", "tiny"]), default="base", show_default=True,
-                 help="base: 256 pixels, for a GPU; tiny: 32 pixels, for a CPU. Fills what is not given."),
-    click.option("--kind", type=click.Choice(["vq", "kl"]), default="vq", show_default=True,
-                 help="Quantised latents, or Gaussian ones."),
-    click.option("--image-size", type=count, metavar="N", help="Side of the images.  [default: base 256, tiny 32]"),
-    click.option("--width", type=count, metavar="N",
-                 help="Channels at full resolution.  [default: base 128, tiny 16]"),
-    click.option("--downsample", type=click.Choice([4, 8, 16]),
-                 help="Pixels a latent's side stands for.  [default: base 8, tiny 4]"),
-    click.option("--multipliers", type=Multipliers(), metavar="N,N,...",
-                 help="Of the width, one a resolution.  [default: 1,2,4 for 4; 1,2,2,4 for 8; 1,1,2,2,4 for 16]"),
-    click.option("--blocks", type=count, metavar="N",
-                 help="Residual blocks a resolution.  [default: base 2, tiny 1]"),
-    click.option("--latent-channels", type=count, metavar="N",
-                 help="Channels of a latent.  [default: base 8 (vq) or 4 (kl), tiny 4]"),
-    click.option("--codes", type=count, metavar="N", help="Size of the codebook.  [default: base 16384, tiny 512]"),
-    click.option("--l2-codes", is_flag=True, help="Give codes unit length."),
-    click.option("--commitment", type=weight, metavar="X",
-                 help="Weight of what pulls the encoder to its codes.  [default: 0.25]"),
-    click.option("--kl-weight", type=weight, metavar="X",
-                 help="Weight of the divergence of Gaussian latents.  [default: 1e-6]"),
-    click.option("--loss", type=click.Choice(["mse", "l1"]), default="mse", show_default=True,
-                 help="Of the pixels."),
-    click.option("--perceptual", metavar="none|lpips|timm:NAME",
-                 help="Network whose features count too.  [default: lpips if it has weights, else none]"),
-    click.option("--lpips-weights", metavar="FILE", help="State dict of lpips.LPIPS(net='vgg')."),
-    click.option("--perceptual-weights", metavar="FILE", help="Weights of timm:NAME."),
-    click.option("--perceptual-weight", type=weight, metavar="X", help="Of that term.  [default: 1]"),
-    click.option("--gan-weight", type=weight, default=0.0, show_default=True, metavar="X",
-                 help="Of the adversarial term, relative to the others; 0 for no critic."),
-    click.option("--gan-start", type=click.IntRange(min=0), metavar="N", help="First step with it.  [default: 0]"),
-    click.option("--flip", is_flag=True, help="Mirror images at random."),
-    options.strict,
-    options.workers,
+    options.gathers(
+        "autoencoder", "dprune.training.vae.settings:VAEOptions",
+        click.option("--subset", metavar="FILE", help="Ids to train on (.npy), or keys as text."),
+        click.option("--held-out", multiple=True, metavar="SHARDS",
+                     help="Shards to measure on, instead of some of the training images. Repeatable."),
+        click.option("--preset", type=click.Choice(["base", "tiny"]), default="base", show_default=True,
+                     help="base: 256 pixels, for a GPU; tiny: 32 pixels, for a CPU. It sets what is not given."),
+        click.option("--kind", type=click.Choice(["vq", "kl"]), default="vq", show_default=True,
+                     help="Quantised latents, or Gaussian ones."),
+        click.option("--image-size", type=count, metavar="N", help="Side of the images.  [default: base 256, tiny 32]"),
+        click.option("--width", type=count, metavar="N",
+                     help="Channels at full resolution.  [default: base 128, tiny 16]"),
+        click.option("--downsample", type=click.Choice([4, 8, 16]),
+                     help="Pixels a latent's side stands for.  [default: base 8, tiny 4]"),
+        click.option("--multipliers", type=Multipliers(), metavar="N,N,...",
+                     help="Multiples of the width, one a resolution.  "
+                          "[default: 1,2,4 for 4; 1,2,2,4 for 8; 1,1,2,2,4 for 16]"),
+        click.option("--blocks", type=count, metavar="N",
+                     help="Residual blocks a resolution.  [default: base 2, tiny 1]"),
+        click.option("--latent-channels", type=count, metavar="N",
+                     help="Channels of a latent.  [default: base 8 (vq) or 4 (kl), tiny 4]"),
+        click.option("--codes", type=count, metavar="N", help="Size of the codebook.  [default: base 16384, tiny 512]"),
+        click.option("--l2-codes", is_flag=True, help="Give codes unit length."),
+        click.option("--commitment", type=weight, metavar="X",
+                     help="Weight of the term that pulls the encoder to its codes.  [default: 0.25]"),
+        click.option("--kl-weight", type=weight, metavar="X",
+                     help="Weight of the term that pulls Gaussian latents to a standard normal.  [default: 1e-6]"),
+        click.option("--loss", type=click.Choice(["mse", "l1"]), default="mse", show_default=True,
+                     help="Loss of the pixels."),
+        click.option("--perceptual", metavar="none|lpips|timm:NAME",
+                     help="Network whose features are compared, too.  [default: lpips if it has weights, else none]"),
+        click.option("--lpips-weights", metavar="FILE", help="State dict of lpips.LPIPS(net='vgg')."),
+        click.option("--perceptual-weights", metavar="FILE", help="Weights of timm:NAME."),
+        click.option("--perceptual-weight", type=weight, metavar="X", help="Weight of that comparison.  [default: 1]"),
+        click.option("--gan-weight", type=weight, default=0.0, show_default=True, metavar="X",
+                     help="Weight of the adversarial loss, relative to the others; 0 for no critic."),
+        click.option("--gan-start", type=click.IntRange(min=0), metavar="N",
+                     help="First step with the adversarial loss.  [default: 0]"),
+        click.option("--flip", is_flag=True, help="Mirror images at random."),
+        options.strict,
+        options.workers,
+    ),
     options.trains(
         steps="base 100000, tiny 300", batch_size="base 64, tiny 16", lr="base 1e-4, tiny 2e-3",
         warmup="base 1000, tiny 20", schedule="base constant, tiny cosine", ema="base 0.9999, tiny 0.99", clip="1",
@@ -76,23 +84,13 @@ count, weight = click.IntRange(min=1), options.Number(min=0)
     options.delivers("Run folder; model.safetensors appears in it when training is complete.", can_stop=True,
                      shares_work=True, folder=True),
 )  # fmt: skip
-def command(
-    *,
-    delivery: Delivery,
-    training: TrainingOptions,
-    shards: tuple[str, ...],
-    subset: str | None,
-    held_out: tuple[str, ...],
-    strict: bool,
-    workers: int | None,
-    **autoencoder: Any,
-) -> None:
+def command(*, delivery: Delivery, shards: tuple[str, ...], autoencoder: VAEOptions, training: TrainingOptions) -> None:
     """Train an autoencoder on images.
 
     The folder gets a log (log.jsonl), pictures of reconstructions below their originals' rows, checkpoints at
-    --save-every, and model.safetensors with averaged weights when training is complete. Images are cut to squares.
-    One that cannot be decoded is named and the next takes its place. A run that was stopped goes on with the same
-    command; under torchrun all GPUs share each batch, and their number changes nothing but rounding.
+    --save-every, and model.safetensors with averaged weights when training is complete. Images are cut to squares; an
+    image that cannot be decoded is named, and replaced by the next that can. A run that was stopped goes on with the
+    same command. Under torchrun all GPUs share each batch, and their number changes nothing but rounding.
 
     \b
     Examples:
@@ -102,11 +100,6 @@ def command(
       dprune train-vae shards --subset keep.npy --kind kl --perceptual timm:resnet50 --perceptual-weights r50.pt -o vae
       torchrun --nproc-per-node 8 -m dprune train-vae shards --batch-size 256 --stop-after 3h50m -o vae
     """
-    from dprune.training.vae.job import prepare
-    from dprune.training.vae.settings import VAEOptions
+    from dprune.training.vae.job import open_train_vae
 
-    job = prepare(
-        shards, VAEOptions(**autoencoder), training, subset=subset, held_out=held_out, workers=workers, strict=strict,
-        output=delivery.output,
-    )  # fmt: skip
-    delivery.deliver(job)
+    delivery.deliver(open_train_vae(shards, autoencoder, training, delivery.output))

@@ -44,13 +44,16 @@ def kind_of(path: str | Path) -> str:
         return "file"
     if head.startswith(NPY_MAGIC):
         return _array(path)
+    # Before what begins with a brace: a tar begins with the name of its first member.
+    if head[257:262] == b"ustar":
+        return "tar"
     if head[8:9] == b"{" and not head.lstrip().startswith(b"{"):
         return _tensors(path)
     beginnings = {b"PK\x03\x04": "zip", b"\x89PNG\r\n\x1a\n": "png"}
     found = next((kind for beginning, kind in beginnings.items() if head.startswith(beginning)), "")
     if head.lstrip().startswith(b"{"):
         return "json"
-    return found or ("tar" if head[257:262] == b"ustar" else "file")
+    return found or "file"
 
 
 def _array(path: str | Path) -> str:

@@ -6,6 +6,7 @@ Nothing here imports torch, so that a result that is up to date is recognised at
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,7 @@ class EvalJob(FileJob):
     """One evaluation.
 
     Attributes:
-        generated: features of generated samples, or statistics of such.
-        reference: the same of what they are compared with.
+        sources: by role, `generated` and `reference`: features, or statistics of such.
         settings: what to compute.
         device: name of the device.
         clusters: whose shares are compared, or None.
@@ -39,8 +39,7 @@ class EvalJob(FileJob):
         statistics: where those of the reference go, or None.
     """
 
-    generated: FeatureSource | Statistics
-    reference: FeatureSource | Statistics
+    sources: Mapping[str, FeatureSource | Statistics]
     settings: EvalSettings
     device: str
     clusters: Clusters | None
@@ -57,61 +56,51 @@ class EvalJob(FileJob):
             MismatchError: the inputs speak of different datasets or features.
             UsageError: an option has nothing to work on.
         """
-        self._check_usage()
         self._check_statistics()
         self._check_logits()
-        if self.subset is not None and isinstance(self.reference, FeatureSource):
-            check_same_dataset(
-                {self.subset.name: self.subset.fingerprint, self.reference.name: self.reference.fingerprint}
-            )
+        reference = self.sources["reference"]
+        if self.subset is not None and isinstance(reference, FeatureSource):
+            check_same_dataset({self.subset.name: self.subset.fingerprint, reference.name: reference.fingerprint})
         if self.clusters is not None:
             self._check_clusters(self.clusters)
 
-    def _check_usage(self) -> None:
-        asked = self.settings.names
-        for given, metric, option in ((self.clusters, "shares", "clusters"), (self.logits, "is", "logits")):
-            if given is not None and metric not in asked:
-                raise UsageError(
-                    f"--{option} is for the metric {metric!r}: add it to --metrics, or leave the option out."
-                )
-
     def _check_statistics(self) -> None:
-        given = [side for side in (self.generated, self.reference) if isinstance(side, Statistics)]
+        given = {role: side.name for role, side in self.sources.items() if isinstance(side, Statistics)}
         if not given:
             return
-        name = given[0].name
+        name = next(iter(given.values()))
         others = [metric for metric in self.settings.names if metric != "fid"] if self.settings.stated else []
         if others:
             raise InputError(f"--metrics {others[0]}: {name} holds statistics, which allow fid alone: give features.")
-        no_reference = isinstance(self.reference, Statistics)
+        no_reference = "reference" in given
         options = {
             "--clusters": self.clusters is not None,
             "--logits": self.logits is not None,
             "--subset": no_reference and self.subset is not None,
             "--save-stats": no_reference and self.statistics is not None,
-            "--fid-infinity": isinstance(self.generated, Statistics) and self.settings.infinity,
+            "--fid-infinity": "generated" in given and self.settings.infinity,
         }
         if useless := [option for option, is_given in options.items() if is_given]:
             raise UsageError(f"{useless[0]} takes features, and {name} holds statistics: leave it out.")
 
     def _check_logits(self) -> None:
         asked = self.settings.stated and "is" in self.settings.names
-        if asked and self.logits is None and self.generated.model not in (None, "inception"):
+        model = self.sources["generated"].model
+        if asked and self.logits is None and model not in (None, "inception"):
             raise InputError(
-                f"--metrics is: features of {self.generated.model} come without class logits: give --logits, or "
+                f"--metrics is: features of {model} come without class logits: give --logits, or "
                 "features of --model inception."
             )
 
     def _check_clusters(self, clusters: Clusters) -> None:
         if not len(clusters.centroids):
             raise InputError(f"{clusters.name}: holds no centroids, by which generated samples get their clusters.")
-        assert isinstance(self.generated, FeatureSource)
-        assert isinstance(self.reference, FeatureSource)
         made_of = parent(clusters.record, "features")
         if not made_of:
             return
         made_of = {**made_of, "fingerprint": clusters.fingerprint}
-        for side in (self.generated, self.reference):
+        for side in self.sources.values():
+            assert isinstance(side, FeatureSource)
             try:
                 check_space({side.name: side.record, clusters.name: made_of})
             except MismatchError as error:
@@ -123,7 +112,7 @@ class EvalJob(FileJob):
     @functools.cached_property
     def record(self) -> Record:
         """Provenance of the result."""
-        parents = {"generated": self.generated.parent, "reference": self.reference.parent}
+        parents = {role: source.parent for role, source in self.sources.items()}
         given = {"clusters": self.clusters, "subset": self.subset, "logits": self.logits}
         parents |= {role: value.as_parent() for role, value in given.items() if value is not None}
         options, seed = self.settings.options(), self.settings.seed
@@ -139,7 +128,7 @@ class EvalJob(FileJob):
         from dprune.measuring.evaluation import evaluate
 
         found = evaluate(
-            {"generated": self.generated, "reference": self.reference}, self.settings, self.device, monitor,
+            self.sources, self.settings, self.device, monitor,
             subset=self.subset, clusters=self.clusters, logits=self.logits, saved=self.statistics,
         )  # fmt: skip
         if self.statistics is not None and found.statistics is not None:
@@ -166,19 +155,13 @@ def open_eval(generated: str, reference: str, settings: EvalSettings, embedding:
     statistics = {role: read_statistics(side.path) for role, side in paths.items() if side.holds == "statistics"}
     known = {side.name: side.features for side in statistics.values()}
     features = {role: side for role, side in paths.items() if role not in statistics}
-    sides: dict[str, FeatureSource | Statistics] = {**statistics, **open_sources(features, embedding, known)}
+    opened = open_sources(features, embedding, known)
+    sources = {role: statistics[role] if role in statistics else opened[role] for role in paths}
     subset = read_ids(settings.subset) if settings.subset else None
-    return EvalJob(
-        sides["generated"],
-        sides["reference"],
-        settings,
-        embedding.device,
-        read_clusters(settings.clusters) if settings.clusters else None,
-        subset,
-        _read_logits(settings.logits) if settings.logits else None,
-        _statistics_file(settings.save_stats, sides["reference"], subset) if settings.save_stats else None,
-        output,
-    )
+    clusters = read_clusters(settings.clusters) if settings.clusters else None
+    logits = _read_logits(settings.logits) if settings.logits else None
+    saved = _statistics_file(settings.save_stats, sources["reference"], subset) if settings.save_stats else None
+    return EvalJob(sources, settings, embedding.device, clusters, subset, logits, saved, output)
 
 
 def _read_logits(path: str) -> Array:

@@ -127,14 +127,15 @@ def compute(name: str, pair: ReadyPair) -> Found:
 
 @_computes("fid")
 def _frechet(pair: ReadyPair) -> Found:
-    ours, theirs, infinity = pair.generated.spread, pair.reference.spread, pair.settings.infinity
-    if infinity and ours.moments.count < 2 * POINTS:
-        raise InputError(f"--fid-infinity: {ours.moments.count} generated samples are too few: give {2 * POINTS}.")
+    (ours, replicates), (theirs, _), infinity = pair.generated.moments, pair.reference.moments, pair.settings.infinity
+    if infinity and ours.count < 2 * POINTS:
+        raise InputError(f"--fid-infinity: {ours.count} generated samples are too few: give {2 * POINTS}.")
     # One sample has no covariance, so with two of them there is no replicate.
-    blocks = ours.blocks if ours.blocks is not None and min(ours.blocks.remaining) > 1 else None
-    found = frechet_distance(ours.moments, theirs.moments, _stoppable(ours.replicates, pair.monitor), blocks)
+    blocks = pair.generated.blocks
+    blocks = blocks if blocks is not None and min(blocks.remaining) > 1 else None
+    found = frechet_distance(ours, theirs, _stoppable(replicates, pair.monitor), blocks)
     for role in found.undersampled:
-        moments = ours.moments if role == "generated" else theirs.moments
+        moments = ours if role == "generated" else theirs
         _log.warning(
             "%d %s samples are fewer than the %d dimensions, where the Fréchet distance is mostly bias: compare it at "
             "equal counts only.", moments.count, role, moments.dimension,
@@ -143,7 +144,7 @@ def _frechet(pair: ReadyPair) -> Found:
     details: dict[str, Any] = {"mean_term": found.mean_term, "covariance_term": found.covariance_term}
     if infinity:
         assert pair.generated.side is not None
-        line = frechet_infinity(pair.generated.side.x, theirs.moments, pair.settings.seed, POINTS)
+        line = frechet_infinity(pair.generated.side.x, theirs, pair.settings.seed, POINTS)
         metrics["frechet_infinity"] = Estimate(line.value)
         details["infinity"] = {"counts": line.counts, "distances": line.distances}
     return Found(metrics, {"frechet": details})
@@ -159,10 +160,10 @@ def _stoppable(replicates: Iterable[Moments], monitor: Monitor) -> Iterator[Mome
 @_computes("is")
 def _inception_score(pair: ReadyPair) -> Found:
     assert pair.logits is not None
-    found = inception_score(pair.logits, pair.settings.splits, pair.settings.seed, pair.generated.blocks)
-    return Found(
-        {"inception_score": found.score}, {"inception_score": {"splits": found.splits, "deviation": found.deviation}}
-    )
+    splits = pair.settings.splits
+    found = inception_score(pair.logits, splits, pair.settings.seed, pair.generated.blocks)
+    details = {"splits": splits, "deviation": found.deviation}
+    return Found({"inception_score": found.score}, {"inception_score": details})
 
 
 @_computes("prdc")
@@ -196,7 +197,7 @@ def _prd(pair: ReadyPair) -> Found:
 
 @_computes("vendi")
 def _vendi(pair: ReadyPair) -> Found:
-    scores = vendi(pair.rows[0], pair.settings.vendi_orders, pair.generated.blocks).scores
+    scores = vendi(pair.rows[0], pair.settings.vendi_orders, pair.generated.blocks)
     by_order = {order_name(q): {"value": score.value, "se": score.error} for q, score in scores.items()}
     return Found({"vendi": scores[VENDI_ORDER]}, {"vendi": by_order})
 

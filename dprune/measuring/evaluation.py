@@ -199,6 +199,6 @@ def _possible(pair: ReadyPair) -> tuple[str, ...]:
 def _statistics(reference: Measured, saved: Beside | None) -> Statistics | None:
     if saved is None:
         return None
-    moments = reference.spread.moments
+    moments, _ = reference.moments
     mean, covariance = moments.mean.cpu().numpy(), moments.covariance().cpu().numpy()
     return Statistics(str(saved.path), moments.count, mean, covariance, saved.record)

@@ -96,7 +96,7 @@ def find_copies(
             _log.info("without --held-out there is no copying test, and no yardstick of samples that were not seen.")
         generated = load_side(features["generated"], chosen_ids(features["generated"], None), "generated", place)
         train = TrainingRows(SubsetRows(features["train"], ids), monitor)
-        metrics, details, found = Memorization(generated, train, held_out, settings, monitor).measure()
+        metrics, details, found = _Search(generated, train, held_out, settings, monitor).measure()
         counts = {"generated": (len(generated.ids), generated.dropped), "train": (train.finite, train.dropped)}
         if held_out is not None:
             counts["held_out"] = (len(held_out.ids), held_out.dropped)
@@ -115,16 +115,8 @@ def _check_dimensions(features: Mapping[str, Features]) -> None:
 
 
 @dataclass(frozen=True)
-class Memorization:
-    """A measurement, ready to run.
-
-    Attributes:
-        generated: generated samples.
-        train: the training samples of the model.
-        held_out: samples that the model did not see, or None.
-        settings: neighbours, cells and the like.
-        monitor: told of the progress, and asked whether to stop.
-    """
+class _Search:
+    """Sides in memory, and what is found of them."""
 
     generated: Side
     train: TrainingRows
@@ -133,15 +125,7 @@ class Memorization:
     monitor: Monitor
 
     def measure(self) -> tuple[Record, Record, Neighbours]:
-        """Search, summarize and test.
-
-        Returns:
-            The metrics, the details, and the nearest training rows of each generated sample.
-
-        Raises:
-            InputError: no training sample has finite features, or there are fewer of them than cells asked for.
-            Interrupted: the monitor asks to stop.
-        """
+        """Return the metrics, the details, and the nearest training rows of each generated sample."""
         found = self._search()
         distances = {"generated": found.distance[:, 0]}
         if self.held_out is not None:

@@ -25,21 +25,8 @@ from dprune.runtime import Monitor, check_stop
 
 DrawBlocks = Callable[[int], Blocks]
 """Partitions so many samples into the blocks of the standard errors."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Moments of one side.
-
-    Attributes:
-        moments: of all samples.
-        replicates: without each block; can be walked once.
-        blocks: the blocks, None without standard errors.
-    """
-
-    moments: Moments
-    replicates: Iterable[Moments] = ()
-    blocks: Blocks | None = None
+MomentsAndReplicates = tuple[Moments, Iterable[Moments]]
+"""Moments of all samples, and those without each block, which can be walked once; none without standard errors."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +46,13 @@ class Measured:
     count: int | None
     dropped: int
     dimension: int
-    take: Callable[[], Spread]
+    take: Callable[[], MomentsAndReplicates]
     side: Side | None = None
     features: Features | None = None
     blocks: Blocks | None = None
 
     @functools.cached_property
-    def spread(self) -> Spread:
+    def moments(self) -> MomentsAndReplicates:
         """The moments, computed once."""
         return self.take()
 
@@ -77,7 +64,7 @@ def given(statistics: Statistics, device: torch.device) -> Measured:
     count = statistics.count or (1 << dimension.bit_length()) + 1
     mean, covariance = (torch.from_numpy(values).to(device) for values in (statistics.mean, statistics.covariance))
     moments = Moments.of_covariance(count, mean, covariance)
-    return Measured(statistics.count, 0, dimension, lambda: Spread(moments))
+    return Measured(statistics.count, 0, dimension, lambda: (moments, ()))
 
 
 def held(
@@ -98,8 +85,8 @@ def held(
     side = load_side(features, ids, role, device)
     blocks = draw(len(side.x)) if draw else None
 
-    def take() -> Spread:
-        return Spread(Moments.of(side.x)) if blocks is None else Spread(*replicate_moments(side.x, blocks), blocks)
+    def take() -> MomentsAndReplicates:
+        return (Moments.of(side.x), ()) if blocks is None else replicate_moments(side.x, blocks)
 
     return Measured(len(side.x), side.dropped, side.x.shape[1], take, side, features, blocks)
 
@@ -130,8 +117,8 @@ def streamed(
         # The blocks are of the samples that take part, which are known only now.
         return replace(streamed(features, ids[kept.cpu().numpy()], role, device, monitor, draw), dropped=dropped)
     whole = Moments.total(parts)
-    spread = Spread(whole) if blocks is None else Spread(whole, (whole.without(part) for part in parts), blocks)
-    return Measured(len(ids) - dropped, dropped, dimension, lambda: spread)
+    replicates = () if blocks is None else (whole.without(part) for part in parts)
+    return Measured(len(ids) - dropped, dropped, dimension, lambda: (whole, replicates), blocks=blocks)
 
 
 def _moments_by_block(

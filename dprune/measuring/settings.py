@@ -39,6 +39,11 @@ class EvalSettings:
             raise UsageError("--jackknife 1: leaving out the only block leaves nothing: give 2 or more, or 0 for none.")
         if self.infinity and "fid" not in names:
             raise UsageError("--fid-infinity extrapolates the Fréchet distance: add fid to --metrics.")
+        for given, metric, option in ((self.clusters, "shares", "clusters"), (self.logits, "is", "logits")):
+            if given is not None and metric not in names:
+                raise UsageError(
+                    f"--{option} is for the metric {metric!r}: add it to --metrics, or leave the option out."
+                )
         assert VENDI_ORDER in self.vendi_orders
 
     @property

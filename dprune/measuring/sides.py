@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,9 @@ from dprune.errors import InputError
 from dprune.formats.arrays import Array
 from dprune.formats.features import Features
 from dprune.formats.provenance import Record
+from dprune.formats.statistics import Statistics
 from dprune.formats.subsets import narrowed
+from dprune.measuring.sources import FeatureSource
 from dprune.metrics.rows import finite_rows
 from dprune.runtime import Monitor, check_stop
 
@@ -159,25 +160,15 @@ def tell_dropped(features: Features, role: str, dropped: int, count: int) -> Non
         _log.warning("%d of the %s samples have features that are not finite and are left out.", dropped, role)
 
 
-class Origin(Protocol):
-    """Where a side comes from: a `FeatureSource`, or statistics."""
-
-    @property
-    def model(self) -> str | None:
-        """Network that made the features, None if that is not known."""
-
-    @property
-    def parent(self) -> Record:
-        """How a record describes it as an input."""
-
-
-def describe_side(role: str, origin: Origin, count: int | None, dropped: int, dimension: int) -> Record:
+def describe_side(
+    role: str, source: FeatureSource | Statistics, count: int | None, dropped: int, dimension: int
+) -> Record:
     """Describe one side for the result file; a count of None is not known."""
     return {
         "role": role,
         "count": count,
         "dropped": dropped,
         "dimension": dimension,
-        "model": origin.model,
-        "digest": origin.parent["digest"],
+        "model": source.model,
+        "digest": source.parent["digest"],
     }

@@ -31,20 +31,16 @@ class DistanceSummary:
         count: samples that have one; those without features or without any row to compare with are left out.
         mean: their mean; NaN, as all that follows, where there are none.
         median: the 0.5 quantile.
-        deviation: standard deviation, with n - 1.
         quantiles: by level, linear between order statistics.
         histogram: samples in each bin, those beyond the edges left out.
-        edges: of the bins, one more than these.
         zero_count: samples at distance exactly 0.
     """
 
     count: int
     mean: float
     median: float
-    deviation: float
     quantiles: dict[float, float]
     histogram: list[int]
-    edges: list[float]
     zero_count: int
 
 
@@ -87,14 +83,10 @@ class CalibratedCopies:
     Attributes:
         copies: samples whose ratio is below 1.
         ratio: float64 [n], NaN where there is no distance.
-        neighbours: how many neighbours the neighbourhood was.
-        alpha: the factor on its mean distance.
     """
 
     copies: int
     ratio: Tensor
-    neighbours: int
-    alpha: float
 
 
 def histogram_edges(distances: Sequence[Tensor], bins: int = 50) -> list[float]:
@@ -120,10 +112,8 @@ def summarize(
         count=len(kept),
         mean=float(kept.mean()) if len(kept) else math.nan,
         median=_quantile(kept, 0.5),
-        deviation=float(kept.std()) if len(kept) > 1 else math.nan,
         quantiles={level: _quantile(kept, level) for level in quantiles},
         histogram=torch.bincount(bins, minlength=len(bounds) - 1).tolist(),
-        edges=bounds,
         zero_count=int((kept == 0).sum()),
     )
 
@@ -251,7 +241,7 @@ def calibrated_copies(distances: Tensor, alpha: float = 0.5) -> CalibratedCopies
     known = torch.isfinite(table)
     mean = table.where(known, 0.0).sum(1) / known.sum(1)
     ratio = torch.where(table[:, 0] == 0, 0.0, table[:, 0] / (alpha * mean))
-    return CalibratedCopies(int((ratio < 1).sum()), ratio, table.shape[1], alpha)
+    return CalibratedCopies(int((ratio < 1).sum()), ratio)
 
 
 def _finite(distances: Tensor) -> Tensor:

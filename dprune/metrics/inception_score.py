@@ -21,14 +21,10 @@ class InceptionScore:
     Attributes:
         score: mean over the splits.
         deviation: standard deviation over the splits, which the literature prints behind ±; no standard error.
-        splits: number of splits.
-        count: samples.
     """
 
     score: Estimate
     deviation: float
-    splits: int
-    count: int
 
 
 def inception_score(
@@ -65,7 +61,7 @@ def inception_score(
     value = Estimate(float(scores.mean()))
     if blocks is not None:
         value = blocks.estimate(value.value, _scores(sums.sum(1, keepdim=True) - sums).mean(0))
-    return InceptionScore(value, float(scores.std(correction=0)), splits, count)
+    return InceptionScore(value, float(scores.std(correction=0)))
 
 
 def _grouped(logits: Tensor, group: Tensor, groups: int) -> Tensor:

@@ -36,8 +36,6 @@ class Manifold:
         f_score: harmonic mean of the two.
         density: balls of the reference that a generated point is in, on average, over k.
         coverage: share of the reference's balls that hold a generated point.
-        k: neighbours for precision and recall.
-        density_k: neighbours for density and coverage.
     """
 
     precision: Estimate
@@ -45,8 +43,6 @@ class Manifold:
     f_score: Estimate
     density: Estimate
     coverage: Estimate
-    k: int
-    density_k: int
 
 
 def manifold(
@@ -90,7 +86,7 @@ def manifold(
             hits.add(rows, columns, precise, dense, recalled)
             if widened is not None:
                 hits.add_widened(rows, columns, table, recalled, widened)
-    return hits.result(k, density_k)
+    return hits.result(density_k)
 
 
 @dataclass(frozen=True)
@@ -144,26 +140,21 @@ class _Hits:
             held = square <= limits[column, j]
             self._grown[rows.start + row[held], block[column[held], j]] = 1
 
-    def result(self, k: int, density_k: int) -> Manifold:
+    def result(self, density_k: int) -> Manifold:
         """Turn the counts into the metrics."""
         precise, members = self._precise.double() @ self._member.double(), self._member.sum(0, dtype=torch.float64)
         dense, recalled = self._dense.sum(1, keepdim=True), self._recalled.sum(1, keepdim=True)
         whole = _metrics(precise.sum(), members.sum(), recalled, self._dense.sum(dtype=torch.float64), dense, density_k)
         values = [float(value) for value in whole]
         if self._blocks is None:
-            return _manifold([Estimate(value) for value in values], k, density_k)
+            return Manifold(*(Estimate(value) for value in values))
         by_block = self._dense.sum(0, dtype=torch.float64)
         replicates = _metrics(
             precise.sum() - precise, members.sum() - members, recalled - self._recalled + self._grown,
             by_block.sum() - by_block, dense - self._dense, density_k,
         )  # fmt: skip
         pairs = zip(values, replicates, strict=True)
-        return _manifold([self._blocks.estimate(*pair) for pair in pairs], k, density_k)
-
-
-def _manifold(estimates: list[Estimate], k: int, density_k: int) -> Manifold:
-    precision, recall, f_score, density, coverage = estimates
-    return Manifold(precision, recall, f_score, density, coverage, k, density_k)
+        return Manifold(*(self._blocks.estimate(*pair) for pair in pairs))
 
 
 def _metrics(

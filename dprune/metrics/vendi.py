@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,20 +15,7 @@ from dprune.metrics.rows import check_rows, spans, unit_rows
 ORDERS = (0.5, 1.0, 2.0, math.inf)
 
 
-@dataclass(frozen=True)
-class Vendi:
-    """Vendi scores of one set of samples.
-
-    Attributes:
-        scores: score of each order q; q = 1 is the Vendi score proper.
-        count: samples.
-    """
-
-    scores: dict[float, Estimate]
-    count: int
-
-
-def vendi(x: Tensor, orders: Sequence[float] = ORDERS, blocks: Blocks | None = None) -> Vendi:
+def vendi(x: Tensor, orders: Sequence[float] = ORDERS, blocks: Blocks | None = None) -> dict[float, Estimate]:
     """Compute exp of the Rényi entropy of order q of the eigenvalues of K / n, K the cosine similarities, in float64.
 
     Friedman and Dieng (2022), for the orders Pasarkar and Dieng (2023). K = X Xᵀ has the eigenvalues of Xᵀ X besides
@@ -40,17 +26,20 @@ def vendi(x: Tensor, orders: Sequence[float] = ORDERS, blocks: Blocks | None = N
         orders: values of q, from 0 to infinity.
         blocks: for the standard errors.
 
+    Returns:
+        The score of each order; that of q = 1 is the Vendi score proper.
+
     Raises:
         InputError: there are no samples, or some are not finite.
     """
     check_rows(x, "generated")
     if blocks is None:
         scores = _scores(_gram_eigenvalues(x), orders)
-        return Vendi({q: Estimate(value) for q, value in zip(orders, scores, strict=True)}, len(x))
+        return {q: Estimate(value) for q, value in zip(orders, scores, strict=True)}
     whole, replicates = _eigenvalues(x, blocks)
     values, left_out = _scores(whole, orders), [_scores(values, orders) for values in replicates]
     estimates = [blocks.estimate(value, column) for value, *column in zip(values, *left_out, strict=True)]
-    return Vendi(dict(zip(orders, estimates, strict=True)), len(x))
+    return dict(zip(orders, estimates, strict=True))
 
 
 def _gram(x: Tensor) -> Tensor:

@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dprune.metrics.catalogue import Measure
-from dprune.reporting.grouping import Cell, Comparison, Line, SeedMean, ratio_text
-from dprune.reporting.svg import (
-    DASHES,
-    MARKERS,
-    PALETTE,
-    Chart,
-    padded,
-    reference_sample,
-    sample,
-    tick_text,
-)
+from dprune.reporting.grouping import Comparison, Line, SeedMean, ratio_text
+from dprune.reporting.svg import DASHES, MARKERS, PALETTE, Chart, padded, reference_sample, sample, tick_text
 
-Known = list[tuple[float, SeedMean, Cell]]
+Known = list[tuple[float, SeedMean]]
 
 _SHAPES = ("circle", "square", "triangle", "diamond")
-_CLOSEST = 0.055
+# Share of the axis that the name of a ratio takes.
+_ROOM = 0.055 * 1.6
+# How far, in ratios, the axis goes on beyond the outermost ones, or beyond a single one.
+_BESIDE, _BESIDE_SINGLE = 0.06, 0.3
 
 
 class Colours:
@@ -62,9 +56,10 @@ def curve(comparison: Comparison, measure: Measure, colours: Colours) -> Chart |
     levels = [(line, estimate) for line in comparison.unpruned if (estimate := line.cells[0].estimate(measure.key))]
     if not any(cells for _, cells in known) or sum(len(cells) for _, cells in known) + len(levels) < 2:
         return None
-    ratios = sorted({ratio for _, cells in known for ratio, _, _ in cells})
-    x = (ratios[0] - 0.06, ratios[-1] + 0.06) if len(ratios) > 1 else (ratios[0] - 0.3, ratios[0] + 0.3)
-    estimates = [estimate for _, cells in known for _, estimate, _ in cells] + [estimate for _, estimate in levels]
+    ratios = sorted({ratio for _, cells in known for ratio, _ in cells})
+    beside = _BESIDE if len(ratios) > 1 else _BESIDE_SINGLE
+    x = (ratios[0] - beside, ratios[-1] + beside)
+    estimates = [estimate for _, cells in known for _, estimate in cells] + [estimate for _, estimate in levels]
     bounds = [e.mean + sign * (e.spread or 0) for e in estimates for sign in (-1, 1)]
     chart = Chart(f"{measure.name} {measure.arrow}".strip(), x, padded(bounds), label=_said(measure, known))
     chart.grid(_ratio_ticks(ratios, x), "pruning ratio")
@@ -84,12 +79,12 @@ def _place(comparison: Comparison, line: Line, otherwise: int) -> int:
 
 
 def _known(line: Line, key: str) -> Known:
-    return [(c.ratio, e, c) for c in line.cells if c.ratio is not None and (e := c.estimate(key)) is not None]
+    return [(c.ratio, e) for c in line.cells if c.ratio is not None and (e := c.estimate(key)) is not None]
 
 
 def _said(measure: Measure, known: Sequence[tuple[Line, Known]]) -> str:
     lines = [
-        f"{line.label}: {', '.join(f'{tick_text(e.mean)} at {ratio_text(ratio)}' for ratio, e, _ in cells)}"
+        f"{line.label}: {', '.join(f'{tick_text(e.mean)} at {ratio_text(ratio)}' for ratio, e in cells)}"
         for line, cells in known
         if cells
     ]
@@ -100,7 +95,7 @@ def _ratio_ticks(ratios: Sequence[float], x: tuple[float, float]) -> list[tuple[
     """Name every ratio that there is room for."""
     shown: list[float] = []
     for ratio in ratios:
-        if not shown or (ratio - shown[-1]) / (x[1] - x[0]) > _CLOSEST * 1.6:
+        if not shown or (ratio - shown[-1]) / (x[1] - x[0]) > _ROOM:
             shown.append(ratio)
     return [(ratio, ratio_text(ratio)) for ratio in shown]
 
@@ -116,11 +111,11 @@ def _draw_level(chart: Chart, estimate: SeedMean, css: str) -> None:
 
 def _draw_line(chart: Chart, line: Line, cells: Known, colours: Colours) -> None:
     colour = colours.of(line)
-    if len(cells) > 1 and any(e.deviation for _, e, _ in cells):
-        upper, lower = ([(ratio, e.mean + sign * (e.deviation or 0)) for ratio, e, _ in cells] for sign in (1, -1))
+    if len(cells) > 1 and any(e.deviation for _, e in cells):
+        upper, lower = ([(ratio, e.mean + sign * (e.deviation or 0)) for ratio, e in cells] for sign in (1, -1))
         chart.band(upper, lower, colour)
-    chart.line([(ratio, e.mean) for ratio, e, _ in cells], colour, colours.dash(line))
-    for ratio, estimate, _ in cells:
+    chart.line([(ratio, e.mean) for ratio, e in cells], colour, colours.dash(line))
+    for ratio, estimate in cells:
         barred = estimate.spread if len(cells) == 1 or estimate.deviation is None else None
         if barred:
             chart.error(ratio, estimate.mean - barred, estimate.mean + barred, colour)

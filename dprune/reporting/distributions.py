@@ -16,6 +16,10 @@ from dprune.reporting.tables import csv_text
 GROUPS = {"cluster": "clusters", "class": "classes"}
 _MOST_BARS = 80
 _PRD_POINTS = 120
+# In pixels; a chart of precision over recall is about as high as it is wide.
+_WIDTH, _HEIGHT, _SQUARE_HEIGHT = 300, 168, 290
+# Room above the highest bar.
+_ABOVE = 1.08
 
 
 def cell_title(line: Line, cell: Cell) -> str:
@@ -37,13 +41,13 @@ def _named(cell: Cell) -> str:
 def share_charts(comparison: Comparison, kind: str, colours: Colours) -> list[Chart]:
     """Draw for each cell what share each cluster or class has, bars for generated and ticks for the reference."""
     found = list(_shares(comparison, kind))
-    top = max((max(*ours, *theirs) for _, _, _, ours, theirs in found), default=1.0) * 1.08
+    top = max((max(*ours, *theirs) for _, _, _, ours, theirs in found), default=1.0) * _ABOVE
     charts = []
     for line, cell, names, ours, theirs in found:
         order = list(range(len(ours)))
         if kind == "cluster" or len(order) > _MOST_BARS:
             order.sort(key=lambda group: -theirs[group])
-        chart = Chart(cell_title(line, cell), (0.0, float(len(order))), (0.0, top), width=300, height=168,
+        chart = Chart(cell_title(line, cell), (0.0, float(len(order))), (0.0, top), width=_WIDTH, height=_HEIGHT,
                       label=f"Share of each {kind}, {cell_title(line, cell)}")  # fmt: skip
         named = [(place + 0.5, names[group]) for place, group in enumerate(order)] if len(order) <= 12 else []
         chart.grid(named, "" if named else f"{len(order)} {GROUPS[kind]}, largest first")
@@ -86,7 +90,7 @@ def histogram_charts(comparison: Comparison, colours: Colours) -> list[Chart]:
     charts = []
     for line, cell, edges, parts in found:
         title = cell_title(line, cell)
-        chart = Chart(title, (edges[0], edges[-1]), (0.0, top), width=300, height=168,
+        chart = Chart(title, (edges[0], edges[-1]), (0.0, top), width=_WIDTH, height=_HEIGHT,
                       label=f"Distances to the nearest training sample, {title}", margin=(30, 12, 34, 14))  # fmt: skip
         shown = [(value, tick_text(value)) for value in ticks(edges[0], edges[-1], 4)]
         chart.grid(shown, "distance to nearest training sample", y=False)
@@ -128,7 +132,9 @@ def prd_charts(comparison: Comparison, colours: Colours) -> list[Chart]:
     charts = []
     for ratio in ratios or ([""] if unpruned else []):
         title = f"pruned {ratio}" if ratio else "unpruned"
-        chart = Chart(title, (0.0, 1.0), (0.0, 1.0), width=300, height=290, label=f"Precision over recall, {title}")
+        chart = Chart(
+            title, (0.0, 1.0), (0.0, 1.0), width=_WIDTH, height=_SQUARE_HEIGHT, label=f"Precision over recall, {title}"
+        )
         shown = [(value, tick_text(value)) for value in ticks(0, 1, 4)]
         chart.grid(shown, "recall")
         for _, _, precision, recall in unpruned:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
 from dprune.errors import InputError
@@ -20,13 +20,27 @@ from dprune.formats.provenance import (
     training_subset,
 )
 from dprune.formats.results import Result
-from dprune.reporting.factors import ANY, ASIDE, AXES, COMMAND, IMAGES, OWN, SOURCE, Factor, Factors, Path, flatten
+from dprune.reporting.factors import (
+    ANY,
+    ASIDE,
+    AXES,
+    COMMAND,
+    IMAGES,
+    OWN,
+    SOURCE,
+    Chain,
+    Factor,
+    Factors,
+    Path,
+    flatten,
+)
 from dprune.selecting.amount import Amount
 
 UNPRUNED, EXTERNAL = "unpruned", "external"
 SUBSET: Path = ("subset",)
 GENERATED = "generated"
-# Options that choose what is computed, and inputs that add to it: they set nothing apart unless they contradict.
+# Options that choose metrics, and inputs that only some metrics take: results that differ in whether they have them
+# are comparable.
 _CHOOSING = ("metrics", "fid_infinity")
 _ADDING = ("clusters", "logits", "held_out")
 # What chooses among candidates says nothing where all of them are kept.
@@ -71,6 +85,7 @@ class Point:
         own: paths at which the training subset stands in for another input.
         result: what was measured; None for images.
         mark: digest of the content.
+        training: steps, batch size and samples of the model's training, None where nothing tells.
     """
 
     subset: Subset
@@ -82,7 +97,7 @@ class Point:
     own: frozenset[Path]
     result: Result | None
     mark: str
-    training: tuple[int, int, int] | None = field(default=None)
+    training: tuple[int, int, int] | None
 
 
 def result_digest(result: Result) -> str:
@@ -144,21 +159,15 @@ def _digest(main: Record | None) -> str | None:
     return str(main["digest"]) if main and "digest" in main else None
 
 
-@dataclass
-class _Made:
-    factors: Factors
-    own: set[Path]
-
-
-def _made(chain: Record | None, main: Record | None, subset: Subset, *, tagged: bool, source: str) -> _Made:
+def _made(chain: Record | None, main: Record | None, subset: Subset, *, tagged: bool, source: str) -> Chain:
     """Flatten how samples were made, the choice of the training set aside."""
     if chain is None:
-        return _Made({Factor((GENERATED,), "", SOURCE): ANY if tagged else source[:12]}, set())
+        return Chain({Factor((GENERATED,), "", SOURCE): ANY if tagged else source[:12]})
     flat = flatten(chain, (GENERATED,), own=_digest(main), aside=subset.pruned, quiet=tagged)
     # The subset of the training itself is no factor; that of the autoencoder is.
     own = {path for path in flat.own if any(role in ASIDE for role in path)}
     factors = {**flat.factors, **{Factor(path, "", OWN): "yes" for path in own}}
-    return _Made(factors, own)
+    return Chain(factors, own)
 
 
 def _own_side(kind: str, paths: set[Path]) -> Factors:

@@ -73,7 +73,7 @@ def flatten(
         path: roles that led to it.
         own: digest of the model's training subset, at which the descent stops.
         aside: whether it stops there in the ancestry of the autoencoder, too.
-        quiet: whether a tag on the way spoke for what has no provenance.
+        quiet: whether a record on the way has tags, which then stand for the digests of what has no provenance.
         tags_speak: whether tags may do so.
         chain: what was found so far.
     """

@@ -23,6 +23,9 @@ IntArray = npt.NDArray[np.int64]
 MOST_TRAIN, MOST_GENERATED = 2000, 500
 # t-SNE looks at distances alone, which hardly change when directions of no variance go.
 _FIRST = 50
+# Widths of dots in pixels: of training samples, of generated ones, and of the frames of these.
+_DOT, _MARKED_DOT, _FRAME = 3.0, 4.4, 6.4
+_PALE = 0.34
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,8 @@ def _titles(generated: Sequence[Features]) -> list[str]:
 
 def _dots(chart: Chart, points: FloatArray, group: IntArray, *, generated: bool) -> None:
     if generated:
-        chart.dots(points.tolist(), "k", 6.4)
+        chart.dots(points.tolist(), "k", _FRAME)
     for number in np.unique(group).tolist():
         colour = "f" if number < 0 else str(number % PALETTE)
         some = points[group == number].tolist()
-        chart.dots(some, colour, 4.4 if generated else 3.0, 1.0 if generated else 0.34)
+        chart.dots(some, colour, _MARKED_DOT if generated else _DOT, 1.0 if generated else _PALE)

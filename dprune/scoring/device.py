@@ -1,91 +1,125 @@
-"""What the device does for a scoring: loading a model, and measuring pieces with it."""
+"""What the device does for a scoring: one network after the other, loaded, held to the samples and measured with."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from dprune.errors import InputError
 from dprune.models.dit_files import LoadedDiT, load_dit
 from dprune.models.files import ModelFile, fits
+from dprune.models.latents import Normalisation
 from dprune.precision import float32
-from dprune.runtime import Monitor, explained, take_device
-from dprune.scoring.latents import ScoredLatents
-from dprune.scoring.passes import Measuring
+from dprune.runtime import Monitor, check_stop, explained, take_device
+from dprune.scoring.passes import Measuring, ScoredLatents
 from dprune.scoring.population import Samples
-from dprune.scoring.progress import Piece, Progress
+from dprune.scoring.progress import Share
 from dprune.scoring.scorer import Scorer
-from dprune.scoring.settings import Settings
-
-if TYPE_CHECKING:
-    from dprune.scoring.el2n_grand import ScoreJob
+from dprune.scoring.settings import ScoreSettings
 
 _log = logging.getLogger("dprune")
 
 
-def load_model(file: ModelFile, samples: Samples, weights: str | None, device: torch.device) -> LoadedDiT:
-    """Load a network and hold it to the samples.
+def measure_shares(
+    samples: Samples, settings: ScoreSettings, shares: Sequence[Share], monitor: Monitor, *, gradients: bool
+) -> None:
+    """Measure samples by networks of one architecture.
 
     Args:
-        file: of the network.
-        samples: what it is to score.
-        weights: `raw` for the raw ones of a checkpoint, else the averaged ones.
-        device: where it goes.
+        samples: what is scored.
+        settings: noise levels, draws, precision, device.
+        shares: what is measured by each network.
+        monitor: asked to stop.
+        gradients: whether squared norms of gradients are measured, too.
 
     Raises:
-        InputError: the file is damaged, or no such network.
-        MismatchError: it is not one for the samples.
+        InputError: a network or the store is not sound, or they give numbers that are not finite.
+        MismatchError: a network is not one for the store.
+        UsageError: the device is impossible.
+        Interrupted: a signal or a deadline came; what was measured stays.
+        DpruneError: out of memory.
     """
-    loaded = load_dit(file.path, device)
-    if weights == "raw":
-        state = file.state("raw.")
-        if unlike := fits(loaded.model, state):
-            raise InputError(f"{file.path}: its raw weights do not fit its averaged ones ({unlike}): make it again.")
-        loaded.model.load_state_dict(state)
-    config = loaded.model.config
-    samples.check_network(str(file.path), {**config.as_json(), "label_count": loaded.label_count})
-    if loaded.conditional and not samples.has_labels():
-        _log.warning(
-            "%s has no labels, and %s knows some: it is told of none.", samples.latents.store.folder, file.path
-        )
-    return loaded
+    with computing(settings) as device:
+        networks = ScoredNetworks(samples, settings, device, gradients=gradients)
+        for share in shares:
+            check_stop(monitor)
+            scorer = networks.at(share.file)
+            data = networks.latents(samples.ids)
+            title = f"{share.file.path} in {settings.precision}"
+            Measuring(scorer, data, share.progress, settings.batch_size, title).fill(
+                share.portions, monitor, share.label
+            )
 
 
 @contextlib.contextmanager
-def computing(name: str, settings: Settings, batch_size: int) -> Iterator[torch.device]:
+def computing(settings: ScoreSettings) -> Iterator[torch.device]:
     """Choose this worker's device and the arithmetic, and explain what can go wrong on it.
-
-    Args:
-        name: of the device, as it was given.
-        settings: with the precision.
-        batch_size: that memory may be too small for.
 
     Raises:
         UsageError: the device is impossible.
         DpruneError: it is out of memory.
     """
-    device = take_device(name)
-    with explained(device, f"a --batch-size below {batch_size}"), float32(tf32=settings.precision == "tfloat32"):
+    device, remedy = take_device(settings.device), f"a --batch-size below {settings.batch_size}"
+    with explained(device, remedy), float32(tf32=settings.precision == "tfloat32"):
         yield device
 
 
-def measure(job: ScoreJob, progress: Progress, pieces: Sequence[Piece], monitor: Monitor) -> None:
-    """Measure pieces of a job.
+class ScoredNetworks:
+    """Networks of one architecture as one scorer, whose blocks are compiled once.
 
-    Raises:
-        InputError: the model or the store is not sound, or they give numbers that are not finite.
-        MismatchError: the model is not one for the store.
-        UsageError: the device is impossible.
-        Interrupted: a signal or a deadline came; what was measured stays.
-        DpruneError: out of memory.
+    Args:
+        samples: what they score.
+        settings: noise levels, draws, precision, and which weights of a checkpoint.
+        device: where the networks go.
+        gradients: whether gradients are measured.
     """
-    with computing(job.device, job.settings, job.batch_size) as device:
-        loaded = load_model(job.model, job.samples, job.weights, device)
-        scorer = Scorer(loaded.model, job.settings, gradients=job.gradients, compiles=job.compiles)
-        data = ScoredLatents(job.samples.latents, job.samples.ids, loaded.mean, loaded.std)
-        title = f"{job.model.path} in {job.settings.precision}"
-        Measuring(scorer, data, progress, job.batch_size, title).fill(pieces, monitor)
+
+    def __init__(self, samples: Samples, settings: ScoreSettings, device: torch.device, *, gradients: bool) -> None:
+        self._samples, self._settings, self._device, self._gradients = samples, settings, device, gradients
+        self._first: LoadedDiT | None = None
+        self._scorer: Scorer | None = None
+
+    def at(self, file: ModelFile) -> Scorer:
+        """Return the scorer with a file's weights; it is the same object each time.
+
+        Raises:
+            InputError: the file is damaged, or no such network.
+            MismatchError: the network is not one for the samples.
+        """
+        if self._scorer is None:
+            self._first = self._load(file)
+            self._scorer = Scorer(self._first.model, self._settings, gradients=self._gradients)
+            return self._scorer
+        state = file.state("raw.") if self._settings.weights == "raw" else file.weights()
+        if unlike := fits(self._scorer.network, state):
+            raise InputError(f"{file.path}: does not fit the checkpoints before it ({unlike}): copy the run again.")
+        self._scorer.load(state)
+        return self._scorer
+
+    def _load(self, file: ModelFile) -> LoadedDiT:
+        """Load a network and hold it to the samples."""
+        loaded, samples = load_dit(file.path, self._device), self._samples
+        if self._settings.weights == "raw":
+            state = file.state("raw.")
+            if unlike := fits(loaded.model, state):
+                raise InputError(
+                    f"{file.path}: its raw weights do not fit its averaged ones ({unlike}): make it again."
+                )
+            loaded.model.load_state_dict(state)
+        samples.check_network(str(file.path), {**loaded.model.config.as_json(), "label_count": loaded.label_count})
+        if loaded.conditional and not samples.has_labels():
+            _log.warning(
+                "%s has no labels, and %s knows some: it is told of none.", samples.latents.store.folder, file.path
+            )
+        return loaded
+
+    def latents(self, ids: npt.NDArray[np.int64]) -> ScoredLatents:
+        """Return the latents of samples, normalised as the networks were trained on them."""
+        assert self._first is not None
+        latents = self._samples.latents
+        return ScoredLatents(latents, ids, Normalisation(latents, self._first.mean, self._first.std), self._device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.provenance import difference
 from dprune.scoring.population import Samples
+from dprune.scoring.progress import Progress
 from dprune.training.checkpoints import Checkpoint, TrainedRun, Wanted, open_run
 from dprune.training.dit.settings import Fold
 
@@ -40,6 +42,36 @@ class Surrogate:
     def title(self) -> str:
         """What messages and parents call it."""
         return "run" if self.fold is None else f"fold {self.fold.number}"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A fold's samples by one checkpoint of its surrogate: what one worker measures.
+
+    Attributes:
+        surrogate: of the fold.
+        checkpoint: of it.
+        progress: what is measured of the samples.
+    """
+
+    surrogate: Surrogate
+    checkpoint: Checkpoint
+    progress: Progress
+
+    @property
+    def title(self) -> str:
+        """What progress calls it."""
+        return f"{self.surrogate.title}, step {self.checkpoint.step}"
+
+    @property
+    def gradient(self) -> Path:
+        """Where the sum of gradients is kept until the unit is measured."""
+        return self.progress.folder / "gradient.safetensors"
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether it is measured."""
+        return not self.progress.missing()
 
 
 def open_surrogates(samples: Samples, paths: Sequence[str], wanted: Wanted, only: int | None) -> list[Surrogate]:

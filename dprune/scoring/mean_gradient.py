@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,41 +13,39 @@ from dprune.errors import InputError
 from dprune.formats.provenance import Record
 from dprune.models.files import ModelFile, publish_model
 from dprune.runtime import Monitor, check_stop
-from dprune.scoring.device import computing
-from dprune.scoring.latents import ScoredLatents
-from dprune.scoring.networks import Networks
-from dprune.scoring.passes import Measuring
-from dprune.scoring.progress import Piece
+from dprune.scoring.device import ScoredNetworks, computing
+from dprune.scoring.folds import Unit
+from dprune.scoring.passes import Measuring, ScoredLatents, Span
+from dprune.scoring.population import Samples
+from dprune.scoring.progress import Portion
 from dprune.scoring.scorer import Scorer
-
-if TYPE_CHECKING:
-    from dprune.scoring.moso_job import MosoJob, Unit
+from dprune.scoring.settings import ScoreSettings
 
 
-def measure(job: MosoJob, units: Sequence[Unit], monitor: Monitor) -> None:
-    """Measure folds by checkpoints.
+def measure_folds(
+    samples: Samples, settings: ScoreSettings, units: Sequence[Unit], record: Record, monitor: Monitor
+) -> None:
+    """Measure folds by checkpoints; it raises what `measure_shares` raises.
 
-    Raises:
-        InputError: a checkpoint or the store is not sound, or they give numbers that are not finite.
-        MismatchError: a network is not one for the store.
-        UsageError: the device is impossible.
-        Interrupted: a signal or a deadline came; what was measured stays.
-        DpruneError: out of memory.
+    Args:
+        samples: of which the folds are.
+        settings: noise levels, draws, precision, device.
+        units: what is measured.
+        record: provenance of the scores, which kept sums of gradients carry.
+        monitor: asked to stop.
     """
-    with computing(job.device, job.settings, job.batch_size) as device:
-        networks = Networks(job.samples, job.weights, job.settings, device, gradients=True, compiles=job.compiles)
+    with computing(settings) as device:
+        networks = ScoredNetworks(samples, settings, device, gradients=True)
         for unit in units:
             check_stop(monitor)
-            scorer = networks.at(unit.checkpoint)
+            scorer, progress = networks.at(unit.checkpoint.file), unit.progress
             data = networks.latents(unit.surrogate.ids)
-            title = f"{unit.checkpoint.file.path} in {job.settings.precision}"
+            title = f"{unit.checkpoint.file.path} in {settings.precision}"
             # Those of the unit before are as large as the network.
             scorer.aim(None)
-            summing = _Summing(scorer, data, unit, job.batch_size, job.record)
+            summing = _Summing(scorer, data, unit, settings.batch_size, record)
             scorer.aim(summing.mean(monitor, title))
-            Measuring(scorer, data, unit.progress, job.batch_size, title).fill(
-                unit.progress.pieces(), monitor, unit.title
-            )
+            Measuring(scorer, data, progress, settings.batch_size, title).fill(progress.missing(), monitor, unit.title)
             unit.gradient.unlink(missing_ok=True)
 
 
@@ -98,8 +95,8 @@ class _Summing:
         begun = self._done
         monitor.start(f"{self._unit.title}: mean gradient", len(self._data) - begun, "samples")
         with closing(self._data.spans(self._missing())) as spans:
-            for _, (labels, rows) in spans:
-                self._add(labels, rows, monitor)
+            for _, span in spans:
+                self._add(span, monitor)
         if self._done > begun:
             self._keep()
         levels, draws, _ = self._scorer.shape
@@ -109,22 +106,19 @@ class _Summing:
             raise InputError(f"{title}: gives gradients that are not finite: give --precision fp32, or other runs.")
         return mean
 
-    def _missing(self) -> list[Piece]:
-        pieces = [replace(piece, done=min(max(self._done - piece.begin, 0), piece.end - piece.begin))
-                  for piece in self._unit.progress.pieces()]  # fmt: skip
-        return [piece for piece in pieces if not piece.whole]
+    def _missing(self) -> list[Portion]:
+        portions = [replace(portion, done=min(max(self._done - portion.begin, 0), portion.end - portion.begin))
+                  for portion in self._unit.progress.portions()]  # fmt: skip
+        return [portion for portion in portions if not portion.whole]
 
-    def _add(self, labels: Tensor, rows: Tensor, monitor: Monitor) -> None:
-        for begin in range(0, len(labels), self._size):
+    def _add(self, span: Span, monitor: Monitor) -> None:
+        for latents, labels, count in self._data.batches(span, self._size):
             if monitor.stop_requested():
                 self._keep()
                 check_stop(monitor)
-            some, which = rows[begin : begin + self._size], labels[begin : begin + self._size]
-            # The last row again and again, so that every batch has the shape that was compiled.
-            places = torch.arange(self._size, device=labels.device).clamp_(max=len(which) - 1)
-            self._scorer.add_gradients(self._data.normalised(some[places]), which[places], self._sums, len(which))
-            self._done += len(which)
-            monitor.advance(len(which))
+            self._scorer.add_gradients(latents, labels, self._sums, count)
+            self._done += count
+            monitor.advance(count)
 
     def _keep(self) -> None:
         header = {"kind": "gradient", "mark": self._unit.progress.mark, "done": self._done}

@@ -1,9 +1,32 @@
-"""Loss monotonicity: in what share of a training's steps from checkpoint to checkpoint a sample's loss rose."""
+"""Loss monotonicity: in what share of a training's steps from checkpoint to checkpoint a sample's loss rose.
+
+Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+
+from dprune.errors import InputError, UsageError
+from dprune.formats.arrays import write_array
+from dprune.formats.beside import Beside
+from dprune.formats.provenance import Record, digest, record_digest, variant
+from dprune.formats.publish import STDOUT, Output
+from dprune.runtime import Monitor, ranks
+from dprune.scoring.outputs import ScoreFile, of_all
+from dprune.scoring.population import open_samples
+from dprune.scoring.progress import Progress, Share, progress_folder
+from dprune.scoring.reliability import reliability, standard_errors
+from dprune.scoring.settings import LOSS, ScoreOptions
+from dprune.scoring.sharing import SharedScoring
+from dprune.training.checkpoints import Checkpoint, TrainedRun, Wanted, open_run
 
 Floats = npt.NDArray[np.float64]
 
@@ -24,3 +47,125 @@ def rises(losses: npt.NDArray[np.floating]) -> Floats:
 def rises_of_mean(pairs: npt.NDArray[np.floating]) -> Floats:
     """Return `rises` of the mean over pairs of draws, float64 [n], for losses [n, P, K]."""
     return rises(pairs.mean(1))
+
+
+@dataclass(frozen=True)
+class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
+    """Loss monotonicity of a latent store by the checkpoints of a run, as far as it is this worker's to measure.
+
+    Attributes:
+        trained: the run.
+        checkpoints: that are read, in the order of their steps.
+        losses: where the losses go, too; None for nowhere.
+    """
+
+    trained: TrainedRun
+    checkpoints: Sequence[Checkpoint]
+    losses: str | None
+
+    @functools.cached_property
+    def record(self) -> Record:
+        """Provenance of the scores."""
+        run, steps = self.trained.as_parent(self.checkpoints), [checkpoint.step for checkpoint in self.checkpoints]
+        return self.record_of("monotonicity", self.settings, {"run": run}, steps=steps)
+
+    @property
+    def _losses_record(self) -> Record:
+        return variant(self.record, values="loss")
+
+    def _file(self) -> ScoreFile:
+        return ScoreFile(Path(self.output.path), self.record, self.settings, "loss monotonicity")
+
+    @property
+    def beside(self) -> list[Beside]:
+        """The standard errors and the losses."""
+        losses = [] if self.losses is None else [Beside("--losses", Path(self.losses), self._losses_record)]
+        return [*self._file().files][1:] + losses
+
+    def progress(self) -> list[tuple[Checkpoint, Progress]]:
+        """Return what is measured by each checkpoint."""
+        # Not of the other checkpoints, so that a range that grows goes on.
+        options = self.settings.options() | {"seed": self.settings.seed}
+        inputs = [
+            record_digest(self.trained.record),
+            {r: p["digest"] for r, p in self.samples.parents().items()},
+            options,
+        ]
+        shape = (len(self.settings.sigmas), self.settings.draws, 1)
+        return [
+            (each, Progress(progress_folder(self.output.path) / f"step-{each.step:08d}", len(self.samples.ids), shape,
+                            digest([*inputs, each.mark])))
+            for each in self.checkpoints
+        ]  # fmt: skip
+
+    def measure(self, monitor: Monitor) -> None:
+        """Measure what is missing of this worker's share of the samples by each checkpoint."""
+        here, shares = ranks(), list[Share]()
+        for place, (checkpoint, progress) in enumerate(self.progress()):
+            # Beginning at another portion each time, so that few portions go round, too.
+            if missing := progress.missing((here.rank + place) % here.world, here.world):
+                shares.append(Share(checkpoint.file, progress, missing, f"step {checkpoint.step}"))
+        if shares:
+            from dprune.scoring.device import measure_shares
+
+            measure_shares(self.samples, self.settings, shares, monitor, gradients=False)
+
+    def values(self) -> npt.NDArray[np.float32] | None:
+        """Return the losses by pairs of draws (or one draw), float32 [n, P, K]."""
+        found: npt.NDArray[np.float32] | None = None
+        for place, (_, progress) in enumerate(self.progress()):
+            if (measures := progress.values()) is None:
+                return None
+            losses = measures[:, 0, :, LOSS].astype(np.float64)
+            pairs = losses.reshape(len(losses), self.settings.pairs, -1).mean(2)
+            if found is None:
+                found = np.empty((*pairs.shape, len(self.checkpoints)), np.float32)
+            found[..., place] = pairs
+        return found
+
+    def write(self, values: npt.NDArray[np.float32]) -> dict[str, Any]:
+        """Publish the losses, the standard errors and the scores."""
+        ids, count, pairs = self.samples.ids, len(self.samples.latents), values.astype(np.float64)
+        if self.losses is not None:
+            write_array(self.losses, of_all(pairs.mean(1), ids, count), self._losses_record)
+        found = reliability(pairs, self.settings.seed, rises_of_mean)
+        errors = of_all(standard_errors(rises(pairs)), ids, count) if self.settings.pairs > 1 else None
+        self._file().publish(of_all(rises_of_mean(pairs), ids, count), errors, found)
+        return {"loss monotonicity": found} if found else {}
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a summary says in any case."""
+        return super().summary() | {"checkpoints": len(self.checkpoints)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonotonicityOptions(ScoreOptions):
+    """Options of `dprune score monotonicity`."""
+
+    losses: str | None = None
+    checkpoints: str = "all"
+    weights: str = "raw"
+
+
+def open_monotonicity(store: str, run: str, options: MonotonicityOptions, output: Output) -> MonotonicityJob:
+    """Open what `dprune score monotonicity` was given.
+
+    Raises:
+        InputError: a file or folder is missing, damaged or of another kind, or checkpoints are missing.
+        MismatchError: the run is not one for the store.
+        UsageError: an option cannot be.
+    """
+    settings = options.resolve()
+    if len(settings.sigmas) > 1:
+        raise UsageError("--sigma: loss monotonicity is of one noise level: give one.")
+    if options.losses == STDOUT:
+        raise UsageError("--losses -: losses go to a file: name one.")
+    wanted = Wanted.parse(options.checkpoints)
+    samples, trained = open_samples(store, options.subset), open_run(run)
+    samples.check_autoencoder(trained.checkpoints[0].file)
+    samples.check_network(run, trained.checkpoints[0].file.network)
+    chosen = trained.chosen(wanted)
+    if len(chosen) < 2:
+        raise InputError(f"{run}: one checkpoint is there or asked for, and a rise takes two: "
+                         "give more --checkpoints, or train for two epochs with --save-every epoch.")  # fmt: skip
+    return MonotonicityJob(samples, settings, output, trained, chosen, options.losses)

@@ -1,18 +1,34 @@
 """MoSo: how much the loss over the other samples would move if a sample were left out of training.
 
-Tan et al., "Data pruning via moving-one-sample-out" (NeurIPS 2023).
+Tan et al., "Data pruning via moving-one-sample-out" (NeurIPS 2023). Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from dprune.scoring.settings import DOT, SQUARED_NORM
+from dprune.formats.beside import Beside
+from dprune.formats.provenance import Record, digest, record_digest
+from dprune.formats.publish import Output
+from dprune.runtime import Monitor, ranks
+from dprune.scoring.folds import Surrogate, Unit, open_surrogates
+from dprune.scoring.outputs import ScoreFile
+from dprune.scoring.population import open_samples
+from dprune.scoring.progress import Progress, progress_folder
+from dprune.scoring.settings import DOT, SQUARED_NORM, ScoreOptions
+from dprune.scoring.sharing import SharedScoring
+from dprune.training.checkpoints import Checkpoint, Wanted
 
 Floats = npt.NDArray[np.float64]
 
-FORMS = ("exact", "first-order")
+MEASURES = 3
 
 
 def moso(measures: npt.NDArray[np.floating], form: str) -> Floats:
@@ -50,3 +66,127 @@ def standardized(singles: Floats) -> Floats:
     # A fold whose samples all score alike ranks nothing, and is not divided by zero.
     found: Floats = (singles - scores.mean(0, keepdims=True)) / np.where(deviation > 0, deviation, 1)
     return found
+
+
+@dataclass(frozen=True)
+class MosoJob(SharedScoring["list[Floats]"]):
+    """MoSo of a latent store by surrogates of its folds, as far as it is this worker's to measure.
+
+    Workers share folds and checkpoints rather than samples: the mean gradient over a fold comes first, and workers
+    that each had a part of it would wait for each other.
+
+    Attributes:
+        surrogates: in the order of their folds.
+        only: fold that is worked on alone; None for all.
+        form: of the score, see `moso`.
+        normalize: `zscore` (within each fold) or `none`.
+    """
+
+    surrogates: Sequence[Surrogate]
+    only: int | None
+    form: str
+    normalize: str
+
+    @functools.cached_property
+    def record(self) -> Record:
+        """Provenance of the scores."""
+        runs = {each.title: each.run.as_parent(each.checkpoints) for each in self.surrogates}
+        checkpoints = len(self.surrogates[0].checkpoints)
+        return self.record_of(
+            "moso", self.settings, runs, form=self.form, normalize=self.normalize, checkpoints=checkpoints
+        )
+
+    def _file(self) -> ScoreFile:
+        return ScoreFile(Path(self.output.path), self.record, self.settings, "MoSo")
+
+    @property
+    def beside(self) -> list[Beside]:
+        """The standard errors."""
+        return [*self._file().files][1:]
+
+    def units(self, surrogate: Surrogate) -> list[Unit]:
+        """Return the work of a fold, measured or not."""
+        return [Unit(surrogate, each, self._progress(surrogate, each)) for each in surrogate.checkpoints]
+
+    def _progress(self, surrogate: Surrogate, checkpoint: Checkpoint) -> Progress:
+        # Of nothing but what changes the measures, so that a fold that was filled alone counts when all are there.
+        options = self.settings.options() | {"seed": self.settings.seed}
+        mark = digest([record_digest(surrogate.run.record), checkpoint.mark, options])
+        folder = progress_folder(self.output.path) / f"{surrogate.title.replace(' ', '-')}-step-{checkpoint.step:08d}"
+        shape = (len(self.settings.sigmas), self.settings.draws, MEASURES)
+        return Progress(folder, len(surrogate.ids), shape, mark)
+
+    def _asked_for(self) -> list[Unit]:
+        chosen = [
+            each for each in self.surrogates if self.only is None or (each.fold and each.fold.number == self.only)
+        ]
+        return [unit for each in chosen for unit in self.units(each)]
+
+    def measure(self, monitor: Monitor) -> None:
+        """Measure what is missing of this worker's folds and checkpoints."""
+        here = ranks()
+        missing = [unit for unit in self._asked_for()[here.rank :: here.world] if not unit.whole]
+        if missing:
+            from dprune.scoring.mean_gradient import measure_folds
+
+            measure_folds(self.samples, self.settings, missing, self.record, monitor)
+
+    def values(self) -> list[Floats] | None:
+        """Return single-draw scores [N, S, M] of each fold, means over its checkpoints."""
+        if self.only is not None:
+            return None
+        found = [self._scored(self.units(surrogate)) for surrogate in self.surrogates]
+        whole = [singles for singles in found if singles is not None]
+        return whole if len(whole) == len(found) else None
+
+    def _scored(self, units: Sequence[Unit]) -> Floats | None:
+        total: Floats | None = None
+        for unit in units:
+            if (measures := unit.progress.values()) is None:
+                return None
+            singles = moso(measures, self.form)
+            total = singles if total is None else total + singles
+        assert total is not None
+        found: Floats = total / len(units)
+        return standardized(found) if self.normalize == "zscore" else found
+
+    def write(self, values: list[Floats]) -> dict[str, Any]:
+        """Publish the scores and their standard errors."""
+        ids = np.concatenate([surrogate.ids for surrogate in self.surrogates])
+        found = self._file().write(np.concatenate(values), ids, len(self.samples.latents))
+        return {"MoSo": found} if found else {}
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a summary says in any case."""
+        found = self.counted(sum(len(surrogate.ids) for surrogate in self.surrogates))
+        return found | {"runs": len(self.surrogates), "checkpoints": len(self.surrogates[0].checkpoints)}
+
+    def waits_for(self) -> str:
+        """Say what is missing when this worker has measured its share."""
+        if self.only is None or not all(unit.whole for unit in self._asked_for()):
+            return super().waits_for()
+        return f"fold {self.only} is measured, and the command without --only-fold makes the scores of all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MosoOptions(ScoreOptions):
+    """Options of `dprune score moso`."""
+
+    form: str = "exact"
+    normalize: str = "zscore"
+    only_fold: int | None = None
+    checkpoints: str = "all"
+
+
+def open_moso(store: str, runs: Sequence[str], options: MosoOptions, output: Output) -> MosoJob:
+    """Open what `dprune score moso` was given.
+
+    Raises:
+        InputError: a file or folder is missing, damaged or of another kind, or folds are missing.
+        MismatchError: runs do not belong together, or not to the store.
+        UsageError: an option is not for such runs.
+    """
+    settings, wanted = options.resolve(), Wanted.parse(options.checkpoints)
+    samples = open_samples(store, options.subset)
+    surrogates = open_surrogates(samples, runs, wanted, options.only_fold)
+    return MosoJob(samples, settings, output, surrogates, options.only_fold, options.form, options.normalize)

@@ -14,7 +14,7 @@ from dprune.formats.arrays import write_array
 from dprune.formats.beside import Beside
 from dprune.formats.provenance import Record, variant, with_findings
 from dprune.scoring.reliability import pair_scores, reliability, standard_errors, warn_of_noise
-from dprune.scoring.settings import Settings
+from dprune.scoring.settings import ScoreSettings
 
 ERROR = "standard error"
 
@@ -33,7 +33,7 @@ class ScoreFile:
 
     path: Path
     record: Record
-    settings: Settings
+    settings: ScoreSettings
     title: str
     option: str = "-o"
 
@@ -42,7 +42,7 @@ class ScoreFile:
         """Yield each file that belongs to the score, the score first."""
         yield Beside(self.option, self.path, self.record)
         if self.settings.pairs > 1:
-            yield Beside(self.option, beside(self.path, "se"), self._error_record)
+            yield Beside(self.option, named_beside(self.path, "se"), self._error_record)
 
     @property
     def _error_record(self) -> Record:
@@ -58,8 +58,8 @@ class ScoreFile:
         """
         pairs = pair_scores(singles)
         found = reliability(pairs, self.settings.seed)
-        errors = spread(standard_errors(pairs), ids, count) if self.settings.pairs > 1 else None
-        self.publish(spread(pairs.mean(1), ids, count), errors, found)
+        errors = of_all(standard_errors(pairs), ids, count) if self.settings.pairs > 1 else None
+        self.publish(of_all(pairs.mean(1), ids, count), errors, found)
         return found
 
     def publish(
@@ -74,7 +74,7 @@ class ScoreFile:
         """
         warn_of_noise(self.title, found)
         if errors is not None:
-            write_array(beside(self.path, "se"), errors, with_findings(self._error_record, found))
+            write_array(named_beside(self.path, "se"), errors, with_findings(self._error_record, found))
         # Last: whoever finds the scores finds all that belongs to them.
         write_array(self.path, scores, with_findings(self.record, found))
 
@@ -104,12 +104,12 @@ class ScoreFiles:
         return self.whole.write(singles, ids, count)
 
 
-def beside(path: Path, what: str) -> Path:
+def named_beside(path: Path, what: str) -> Path:
     """Return the name of a file that belongs to another: `x.se.npy` of `x.npy`."""
     return path.with_name(f"{path.name.removesuffix('.npy')}.{what}.npy")
 
 
-def spread(values: npt.NDArray[np.floating], ids: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.float32]:
+def of_all(values: npt.NDArray[np.floating], ids: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.float32]:
     """Return values [n, ...] of some samples as those of all, float32 [count, ...], NaN where there are none."""
     out = np.full((count, *values.shape[1:]), np.nan, np.float32)
     out[ids] = values

@@ -1,19 +1,105 @@
-"""The pass over a latent store: batches to measures, published piece by piece while the device is at the next one."""
+"""The pass over a latent store: batches to measures, published portion by portion while the device is at the next one.
+
+Latents are scored as they are stored, neither flipped nor drawn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from dprune.errors import InputError
+from dprune.formats.latents import NAMES, Latents
+from dprune.formats.shards import split_ids
+from dprune.models.latents import as_held, pinned
 from dprune.runtime import Monitor, check_stop
-from dprune.scoring.latents import ScoredLatents, Span
-from dprune.scoring.progress import Piece, Progress
+from dprune.scoring.progress import Portion, Progress
 from dprune.scoring.scorer import Scorer
+
+
+class Span(NamedTuple):
+    """Samples on the device.
+
+    Attributes:
+        labels: int64 [n], -1 for none.
+        rows: as the store holds them: codes int16 [n, h * w], or means float16 [n, c, h, w].
+    """
+
+    labels: Tensor
+    rows: Tensor
+
+
+class ScoredLatents:
+    """The latents of the samples that are scored, normalised as the network was trained on them.
+
+    Of a KL store they are the means of the posteriors, so that a score depends on nothing but its noises.
+
+    Args:
+        latents: the store.
+        ids: sorted ids of what is scored, int64 [n].
+        normalised: makes rows of the store latents, see `Normalisation`.
+        device: where they go.
+    """
+
+    def __init__(
+        self,
+        latents: Latents,
+        ids: npt.NDArray[np.int64],
+        normalised: Callable[[Tensor], Tensor],
+        device: torch.device,
+    ) -> None:
+        self.ids, self._latents, self._normalised, self._device = ids, latents, normalised, device
+        self._parts = latents.mapped(NAMES[latents.network["kind"]][0])
+        self._labels = latents.labels()[ids]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.ids)
+
+    def spans(self, portions: Iterable[Portion]) -> Generator[tuple[Portion, Span]]:
+        """Yield what is not yet measured of each portion; the next one is read meanwhile.
+
+        Raises:
+            InputError: codes are beyond the codebook.
+        """
+        with ThreadPoolExecutor(1) as reader:
+            ahead = None
+            for portion in portions:
+                following = portion, reader.submit(self._read, portion)
+                if ahead is not None:
+                    yield ahead[0], self._sent(ahead[1].result())
+                ahead = following
+            if ahead is not None:
+                yield ahead[0], self._sent(ahead[1].result())
+
+    def _read(self, portion: Portion) -> Span:
+        wanted = slice(portion.begin + portion.done, portion.end)
+        store = self._latents.store
+        shares = zip(store.shards, self._parts, split_ids(self.ids[wanted], store.counts), strict=True)
+        rows = np.concatenate([as_held(self._latents, shard, part[some]) for shard, part, some in shares if len(some)])
+        columns = torch.from_numpy(self._labels[wanted]), torch.from_numpy(rows)
+        return Span(*(pinned(column, self._device) for column in columns))
+
+    def _sent(self, span: Span) -> Span:
+        return Span(*(column.to(self._device, non_blocking=True) for column in span))
+
+    def batches(self, span: Span, size: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Yield latents float32 [size, c, h, w] and labels [size] of a span, and how many of them count.
+
+        The last row fills a batch up, again and again, so that every batch has the shape that was compiled.
+        """
+        for begin in range(0, len(span.labels), size):
+            labels, rows = (column[begin : begin + size] for column in span)
+            count = len(labels)
+            places = torch.arange(size, device=labels.device).clamp_(max=count - 1)
+            yield self._normalised(rows[places]), labels[places], count
 
 
 class Measuring:
@@ -23,7 +109,7 @@ class Measuring:
         scorer: the network.
         data: what is scored.
         progress: what is filled.
-        batch_size: samples in a pass; every batch is padded to it, or to a piece if that is smaller.
+        batch_size: samples in a pass; every batch is padded to it, or to a portion if that is smaller.
         title: what messages call the network and its precision.
     """
 
@@ -32,24 +118,23 @@ class Measuring:
         self._size = min(batch_size, progress.size, len(data))
         self._title = title
 
-    def fill(self, pieces: Sequence[Piece], monitor: Monitor, label: str = "scoring") -> None:
-        """Measure what is missing of the pieces and publish each.
+    def fill(self, portions: Sequence[Portion], monitor: Monitor, label: str) -> None:
+        """Measure portions, none of them whole, and publish each.
 
         Raises:
             InputError: the network gives numbers that are not finite, or the store is damaged.
             Interrupted: the monitor asked to stop; all that was measured is published.
         """
-        missing = [piece for piece in pieces if not piece.whole]
-        monitor.start(label, sum(piece.end - piece.begin - piece.done for piece in missing), "samples")
+        monitor.start(label, sum(portion.end - portion.begin - portion.done for portion in portions), "samples")
         ahead: _Measured | None = None
-        left = bool(missing)
-        with closing(self._data.spans(missing)) as spans:
-            for piece, span in spans:
-                following = self._measured(piece, span, monitor)
+        left = bool(portions)
+        with closing(self._data.spans(portions)) as spans:
+            for portion, span in spans:
+                following = self._measured(portion, span, monitor)
                 if ahead is not None:
                     self._publish(ahead)
                 ahead = following
-                left = not following.whole or piece is not missing[-1]
+                left = not following.whole or portion is not portions[-1]
                 if monitor.stop_requested():
                     break
         if ahead is not None:
@@ -57,39 +142,34 @@ class Measuring:
         if left:
             check_stop(monitor)
 
-    def _measured(self, piece: Piece, span: Span, monitor: Monitor) -> _Measured:
+    def _measured(self, portion: Portion, span: Span, monitor: Monitor) -> _Measured:
         """Queue the batches of a span, as many as there is time for."""
         found = []
-        for begin in range(0, len(span.labels), self._size):
-            labels, rows = (column[begin : begin + self._size] for column in span)
-            count = len(labels)
-            # The last row again and again, so that every batch has the shape that was compiled.
-            places = torch.arange(self._size, device=labels.device).clamp_(max=count - 1)
-            latents = self._data.normalised(rows[places])
-            values = self._scorer.measure(latents, labels[places], monitor.stop_requested)
+        for latents, labels, count in self._data.batches(span, self._size):
+            values = self._scorer.measure(latents, labels, monitor.stop_requested)
             if values is None:
                 break
             found.append(values[:count])
             monitor.advance(count)
-        return _Measured(piece, found, self._scorer.shape, len(span.labels))
+        return _Measured(portion, found, self._scorer.shape, len(span.labels))
 
     def _publish(self, measured: _Measured) -> None:
-        piece, values = measured.piece, measured.wait()
+        portion, values = measured.portion, measured.wait()
         if not len(values):
             return
         sound = np.isfinite(values).all(axis=(1, 2, 3))
         if not sound.all():
-            sample = self._data.ids[piece.begin + piece.done + int(sound.argmin())]
+            sample = self._data.ids[portion.begin + portion.done + int(sound.argmin())]
             raise InputError(f"{self._title} gives sample {sample} a loss that is not finite: "
                              "give --precision fp32, or another model.")  # fmt: skip
-        self._progress.write(piece, np.concatenate((self._progress.read(piece), values)))
+        self._progress.write(portion, np.concatenate((self._progress.read(portion), values)))
 
 
 class _Measured:
-    """What was queued of a piece, on its way to the host."""
+    """What was queued of a portion, on its way to the host."""
 
-    def __init__(self, piece: Piece, batches: Sequence[Tensor], shape: tuple[int, ...], wanted: int) -> None:
-        self.piece = piece
+    def __init__(self, portion: Portion, batches: Sequence[Tensor], shape: tuple[int, ...], wanted: int) -> None:
+        self.portion = portion
         found = torch.cat(list(batches)) if batches else torch.empty(0, *shape)
         self.whole = len(found) == wanted
         self._event: torch.cuda.Event | None = None

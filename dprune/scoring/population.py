@@ -3,18 +3,66 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dprune.errors import InputError, MismatchError
-from dprune.formats.arrays import Array
-from dprune.formats.latents import Latents
-from dprune.formats.provenance import Record, check_same_dataset, parent
+from dprune.errors import InputError, MismatchError, UsageError
+from dprune.formats.arrays import Array, read_array, read_ids
+from dprune.formats.clusters import read_clusters
+from dprune.formats.features import open_features
+from dprune.formats.kinds import kind_of
+from dprune.formats.latents import Latents, open_latents
+from dprune.formats.provenance import Record, digest, parent, parent_record, record_digest
+from dprune.formats.shards import open_dataset
+from dprune.formats.stores import Store
+from dprune.formats.subsets import narrowed
 from dprune.models.files import ModelFile
+
+# Kinds of single files that hold no samples, as messages call them.
+_OTHERS = {"statistics": "a file of statistics", "json": "a JSON file", "png": "a picture", "zip": "an archive"}
+
+
+@dataclass(frozen=True)
+class Population:
+    """The samples of a dataset, for scores that look at none of them: how many, and how a record names them."""
+
+    count: int
+    fingerprint: str | None
+    parents: dict[str, Record]
+
+
+def open_population(sources: Sequence[str]) -> Population:
+    """Count the samples of shards, a store, clusters or a plain array.
+
+    Raises:
+        InputError: the source is none of these, or damaged.
+    """
+    source = sources[0]
+    kind = kind_of(source) if len(sources) == 1 else ""
+    if kind == "clusters":
+        clusters = read_clusters(source)
+        return Population(len(clusters), clusters.fingerprint, {"clusters": clusters.as_parent()})
+    if kind in ("vector", "array"):
+        array = read_array(source)
+        if not array.values.ndim:
+            raise InputError(f"{source}: holds one number, and no row for each sample: give an array that does.")
+        return Population(len(array.values), array.fingerprint, {"array": array.as_parent()})
+    if kind in ("features", "matrix", "tensors"):
+        features = open_features(source)
+        return Population(features.shape[0], features.fingerprint, {"features": features.as_parent()})
+    if kind == "latents":
+        store = Store.open(source, kind)
+        content = digest([store.fingerprint, record_digest(store.record)])
+        return Population(sum(store.counts), store.fingerprint, {"latents": parent_record(store.record, content)})
+    if kind in _OTHERS:
+        raise InputError(f"{source}: is {_OTHERS[kind]}, which says of no samples: give shards, a store, clusters, or "
+                         "an array with one row a sample.")  # fmt: skip
+    dataset = open_dataset(sources)
+    return Population(len(dataset), dataset.fingerprint, dataset.parents())
 
 
 @dataclass(frozen=True)
@@ -37,16 +85,8 @@ class Samples:
             MismatchError: the subset speaks of another dataset.
             InputError: it names samples that are not there, or none is left.
         """
-        folder, subset = str(self.latents.store.folder), self.subset
-        ids: npt.NDArray[np.int64] = np.arange(len(self.latents), dtype=np.int64)
-        if subset is not None:
-            check_same_dataset({folder: self.latents.fingerprint, subset.name: subset.fingerprint})
-            ids = subset.values
-            if len(ids) and ids[-1] >= len(self.latents):
-                raise InputError(
-                    f"{subset.name}: holds the id {ids[-1]}, and {folder} has {len(self.latents):,} samples: "
-                    "give a subset of them."
-                )
+        folder = str(self.latents.store.folder)
+        ids = narrowed(self.subset, folder, self.latents.fingerprint, len(self.latents))
         ids = ids[self.latents.valid()[ids]]
         if not len(ids):
             raise InputError(f"{folder}: no sample is left to score: give a larger --subset.")
@@ -56,6 +96,32 @@ class Samples:
         """Describe the store and the subset as inputs."""
         given = {} if self.subset is None else {"subset": self.subset.as_parent()}
         return {"latents": self.latents.as_parent(), **given}
+
+    def check_model(self, file: ModelFile, weights: str | None) -> str | None:
+        """Hold the file of a network to the samples, as far as its header tells.
+
+        Args:
+            file: of the network.
+            weights: which of a checkpoint's are asked for.
+
+        Returns:
+            Those weights, None for a file that holds one set.
+
+        Raises:
+            InputError: it holds no DiT.
+            MismatchError: it is not one for the samples.
+            UsageError: raw weights are asked for and are not there.
+        """
+        file.check_kind("dit", "a DiT", "train-dit")
+        kept = "step" in file.network
+        if weights == "raw" and not kept:
+            raise UsageError(
+                f"--weights raw: {file.path} is no checkpoint, and holds one set of weights: leave it out."
+            )
+        self.check_autoencoder(file)
+        if file.network:
+            self.check_network(str(file.path), file.network)
+        return weights if kept else None
 
     def check_autoencoder(self, model: ModelFile) -> None:
         """Refuse a network that was trained on the latents of another autoencoder; what does not say passes.
@@ -102,6 +168,15 @@ class Samples:
     def has_labels(self) -> bool:
         """Tell whether any sample that is scored has a label."""
         return bool((self.latents.labels()[self.ids] >= 0).any())
+
+
+def open_samples(store: str, subset: str | None) -> Samples:
+    """Open a latent store, and the subset of it that is scored.
+
+    Raises:
+        InputError: one of them is missing, damaged or of another kind.
+    """
+    return Samples(open_latents(store), read_ids(subset) if subset else None)
 
 
 def _autoencoder(record: Record) -> str | None:

@@ -1,29 +1,31 @@
-"""The progress of a scoring: a folder of what was measured of the samples, a piece for each span of them.
+"""The progress of a scoring: a folder of what was measured of the samples, a portion for each span of them.
 
-A piece holds the first of its samples that were measured, and says of which scoring; another's counts as missing. So
+A portion holds the first of its samples that were measured, and says of which scoring; another's counts as missing. So
 any number of workers fills one folder, and whoever finds it full makes the scores of it.
 """
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.tensors import read_metadata, read_tensors, write_tensors
+from dprune.models.files import ModelFile
 
 Values = npt.NDArray[np.float32]
 
-MOST_PIECES = 64
+MOST_PORTIONS = 64
 SMALLEST, LARGEST = 256, 2048
 
 
 @dataclass(frozen=True)
-class Piece:
+class Portion:
     """Samples `begin` to `end`, as positions in what is scored, of which the first `done` are measured."""
 
     number: int
@@ -42,7 +44,7 @@ class Progress:
     """What was measured of `count` samples, as far as it is on disk.
 
     Attributes:
-        folder: that holds the pieces.
+        folder: that holds the portions.
         count: samples.
         shape: of one sample's measures.
         mark: digest of all that changes the measures.
@@ -55,63 +57,79 @@ class Progress:
 
     @property
     def size(self) -> int:
-        """Samples of a piece: the same for any number of workers, and enough pieces to go round."""
-        wanted = -(-self.count // MOST_PIECES)
+        """Samples of a portion: the same for any number of workers, and enough portions to go round."""
+        wanted = -(-self.count // MOST_PORTIONS)
         return min(LARGEST, max(SMALLEST, -(-wanted // SMALLEST) * SMALLEST))
 
-    def pieces(self, rank: int = 0, world: int = 1) -> list[Piece]:
-        """Return a worker's pieces, whether measured or not."""
+    def portions(self, rank: int = 0, world: int = 1) -> list[Portion]:
+        """Return a worker's portions, whether measured or not."""
         starts = range(0, self.count, self.size)
-        return [self._piece(number, starts[number]) for number in range(rank, len(starts), world)]
+        return [self._portion(number, starts[number]) for number in range(rank, len(starts), world)]
 
-    def _piece(self, number: int, begin: int) -> Piece:
+    def missing(self, rank: int = 0, world: int = 1) -> list[Portion]:
+        """Return those of a worker's portions that are not measured whole."""
+        return [portion for portion in self.portions(rank, world) if not portion.whole]
+
+    def _portion(self, number: int, begin: int) -> Portion:
         end = min(begin + self.size, self.count)
         try:
             metadata = read_metadata(self._path(number)) or {}
         except InputError:
             metadata = {}
         known = metadata.get("mark") == self.mark and type(metadata.get("count")) is int
-        return Piece(number, begin, end, min(metadata["count"], end - begin) if known else 0)
+        return Portion(number, begin, end, min(metadata["count"], end - begin) if known else 0)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.safetensors"
 
-    def read(self, piece: Piece) -> Values:
-        """Read what is measured of a piece, float32 [done, *shape].
+    def read(self, portion: Portion) -> Values:
+        """Read what is measured of a portion, float32 [done, *shape].
 
         Raises:
             InputError: the file is not whole.
         """
-        if not piece.done:
+        if not portion.done:
             return np.empty((0, *self.shape), np.float32)
-        name, tensors, _ = read_tensors(self._path(piece.number))
+        name, tensors, _ = read_tensors(self._path(portion.number))
         values = tensors.get("measures")
-        if values is None or values.shape != (piece.done, *self.shape) or values.dtype != np.float32:
+        if values is None or values.shape != (portion.done, *self.shape) or values.dtype != np.float32:
             raise InputError(f"{name}: does not hold what it says: remove it and run the same command again.")
         return values
 
-    def write(self, piece: Piece, values: Values) -> None:
-        """Publish what is measured of a piece.
+    def write(self, portion: Portion, values: Values) -> None:
+        """Publish what is measured of a portion.
 
         Args:
-            piece: any state of it.
+            portion: any state of it.
             values: measures of its first samples, float32 [done, *shape].
         """
-        write_tensors(self._path(piece.number), {"measures": values}, {"mark": self.mark, "count": len(values)})
+        write_tensors(self._path(portion.number), {"measures": values}, {"mark": self.mark, "count": len(values)})
 
     def values(self) -> Values | None:
         """Return all measures, float32 [count, *shape], or None while some are missing."""
-        pieces = self.pieces()
-        if not all(piece.whole for piece in pieces):
+        portions = self.portions()
+        if not all(portion.whole for portion in portions):
             return None
         out = np.empty((self.count, *self.shape), np.float32)
-        for piece in pieces:
-            out[piece.begin : piece.end] = self.read(piece)
+        for portion in portions:
+            out[portion.begin : portion.end] = self.read(portion)
         return out
 
-    def remove(self) -> None:
-        """Remove the folder, which another worker may be doing as well."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+
+class Share(NamedTuple):
+    """What a worker is to measure by one network.
+
+    Attributes:
+        file: of the network.
+        progress: that is filled.
+        portions: of it that are this worker's, and not whole.
+        label: what the terminal calls the work.
+    """
+
+    file: ModelFile
+    progress: Progress
+    portions: Sequence[Portion]
+    label: str
 
 
 def progress_folder(output: str | Path) -> Path:

@@ -11,10 +11,10 @@ from dprune import noise
 from dprune.flow import flow_loss
 from dprune.models.dit import DiT
 from dprune.models.gradients import SampleGradients
-from dprune.scoring.settings import Settings
+from dprune.scoring.settings import ScoreSettings
 
 
-def noise_bank(settings: Settings, shape: Sequence[int], device: torch.device) -> Tensor:
+def noise_bank(settings: ScoreSettings, shape: Sequence[int], device: torch.device) -> Tensor:
     """Return the noises that every sample gets, float32 [S, M, *shape] for S noise levels and M draws.
 
     Those of a level depend on the seed and the level alone, and the first of them are the same however many there
@@ -31,12 +31,11 @@ class Scorer:
 
     Args:
         network: in eval mode, on its device; it is prepared in place, and belongs to the scorer from then on.
-        settings: noise levels, draws, precision.
+        settings: noise levels, draws, precision, and whether blocks are compiled.
         gradients: whether squared norms of gradients are measured as well.
-        compiles: whether to compile the blocks.
     """
 
-    def __init__(self, network: DiT, settings: Settings, *, gradients: bool, compiles: bool) -> None:
+    def __init__(self, network: DiT, settings: ScoreSettings, *, gradients: bool) -> None:
         self.network, self._settings, self._device = network, settings, network.pos_embed.device
         config = network.config
         self._shape = (config.channels, config.input_size, config.input_size)
@@ -44,7 +43,7 @@ class Scorer:
         if self._lower:
             _lower(network)
         self.gradients = self._measured() if gradients else None
-        if compiles:
+        if settings.compiles:
             network.compile_blocks()
         self._bank = noise_bank(settings, self._shape, self._device)
         self._aimed = False

@@ -9,28 +9,33 @@ from dprune.errors import UsageError
 from dprune.precision import resolved
 from dprune.runtime import is_gpu
 
-SIGMA = ".06"
-DRAWS = 8
-BATCH_SIZE = 128
 LOSS, SQUARED_NORM, DOT = 0, 1, 2
 """Places of what is measured of a draw, in the last dimension of measures."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that changes a score, the network and the latents aside.
+class ScoreSettings:
+    """How samples are scored by networks.
 
     Attributes:
         sigmas: noise levels, from above 0 (clean) to 1 (noise), in rising order.
         draws: noises at each of them: 1, or pairs of a noise and its negative.
         seed: of the noises.
         precision: of the network's arithmetic, as records call it.
+        weights: `ema` or `raw`, which of a checkpoint's; None for a file that holds one set of weights.
+        device: its name.
+        batch_size: samples in one pass.
+        compiles: whether the network's blocks are compiled.
     """
 
     sigmas: tuple[float, ...]
     draws: int
     seed: int
     precision: str
+    weights: str | None = None
+    device: str = "cpu"
+    batch_size: int = 128
+    compiles: bool = False
 
     @property
     def pairs(self) -> int:
@@ -39,11 +44,44 @@ class Settings:
 
     def options(self) -> dict[str, Any]:
         """Return what changes the score, as provenance holds it, the seed aside."""
-        return {"sigma": list(self.sigmas), "draws": self.draws, "precision": self.precision}
+        weights = {} if self.weights is None else {"weights": self.weights}
+        return {"sigma": list(self.sigmas), "draws": self.draws, "precision": self.precision, **weights}
 
-    def at(self, sigma: float) -> Settings:
+    def at(self, sigma: float) -> ScoreSettings:
         """Return the settings of one noise level alone, whose draws are the same."""
         return replace(self, sigmas=(sigma,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """Options of all scores by models, as they are given; the command's help says what they are."""
+
+    subset: str | None = None
+    sigma: str = ".06"
+    draws: int = 8
+    weights: str = "ema"
+    precision: str = "auto"
+    compiles: bool | None = None
+    batch_size: int = 128
+    seed: int = 0
+    device: str = "auto"
+
+    def resolve(self) -> ScoreSettings:
+        """Check the options and fill in what was left out.
+
+        Raises:
+            UsageError: an option cannot be.
+        """
+        if self.draws > 1 and self.draws % 2:
+            raise UsageError(
+                f"--draws {self.draws}: they come in pairs of a noise and its negative: give 1, or an even number."
+            )
+        sigmas, on_gpu = parse_sigmas(self.sigma), is_gpu(self.device)
+        if self.compiles and not on_gpu:
+            raise UsageError("--compile: blocks are compiled for a GPU only: leave it out.")
+        compiles = on_gpu if self.compiles is None else self.compiles
+        return ScoreSettings(sigmas, self.draws, self.seed, resolved(self.precision, self.device), self.weights,
+                             self.device, self.batch_size, compiles)  # fmt: skip
 
 
 def parse_sigmas(text: str) -> tuple[float, ...]:
@@ -59,28 +97,3 @@ def parse_sigmas(text: str) -> tuple[float, ...]:
     if not sigmas or not all(0 < sigma <= 1 for sigma in sigmas) or len(set(sigmas)) < len(sigmas):
         raise UsageError(f"--sigma {text}: give noise levels above 0 (clean) and up to 1 (noise), such as .06,.29.")
     return sigmas
-
-
-def resolve_compile(compiles: bool | None, device: str) -> bool:
-    """Tell whether blocks are compiled: on a GPU, unless told otherwise.
-
-    Raises:
-        UsageError: they are to be, elsewhere.
-    """
-    on_gpu = is_gpu(device)
-    if compiles and not on_gpu:
-        raise UsageError("--compile: blocks are compiled for a GPU only: leave it out.")
-    return on_gpu if compiles is None else compiles
-
-
-def resolve(
-    sigma: str = SIGMA, draws: int = DRAWS, seed: int = 0, precision: str = "auto", device: str = "auto"
-) -> Settings:
-    """Check the options and fill in what was left out.
-
-    Raises:
-        UsageError: an option cannot be read.
-    """
-    if draws > 1 and draws % 2:
-        raise UsageError(f"--draws {draws}: they come in pairs of a noise and its negative: give 1, or an even number.")
-    return Settings(parse_sigmas(sigma), draws, seed, resolved(precision, device))

@@ -1,27 +1,40 @@
-"""What scorings have in common that several workers share: who measures, who writes, and what is up to date."""
+"""What scorings by networks have in common: who measures, who writes, and what is up to date."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from dprune.errors import InputError, UsageError
 from dprune.formats.jobs import FileJob
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import difference
-from dprune.formats.publish import STDOUT
+from dprune.formats.provenance import Record, difference, make_record
+from dprune.formats.publish import STDOUT, Output
 from dprune.runtime import Monitor, ranks
+from dprune.scoring.population import Samples
 from dprune.scoring.progress import progress_folder
+from dprune.scoring.settings import ScoreSettings
 
 Values = TypeVar("Values")
 
 _log = logging.getLogger("dprune")
 
 
+@dataclass(frozen=True)
 class SharedScoring(FileJob, Generic[Values]):
-    """Scores that are made of a progress folder: whoever finds it full makes them."""
+    """Scores that workers share: each fills its part of a progress folder, and whoever finds it full makes them.
+
+    Attributes:
+        samples: what is scored.
+        settings: noise levels, draws, precision, device.
+    """
+
+    samples: Samples
+    settings: ScoreSettings
+    output: Output
 
     @abstractmethod
     def measure(self, monitor: Monitor) -> None:
@@ -35,9 +48,31 @@ class SharedScoring(FileJob, Generic[Values]):
     def write(self, values: Values) -> dict[str, Any]:
         """Publish all files, the output last, and return what a summary says of them."""
 
-    @abstractmethod
+    def record_of(self, method: str, settings: ScoreSettings, inputs: dict[str, Record], **chosen: Any) -> Record:
+        """Return the provenance of scores.
+
+        Args:
+            method: that they are by.
+            settings: at which they are.
+            inputs: networks that they are by.
+            chosen: further options that change them.
+        """
+        return make_record(
+            f"score {method}",
+            settings.options() | chosen,
+            seed=settings.seed,
+            fingerprint=self.samples.latents.fingerprint,
+            parents=self.samples.parents() | inputs,
+            tags=self.output.tags,
+        )
+
     def summary(self) -> dict[str, Any]:
         """Return what a summary says in any case."""
+        return self.counted(len(self.samples.ids))
+
+    def counted(self, scored: int) -> dict[str, Any]:
+        """Count what is scored, and what is not."""
+        return {"scored": scored, "not_scored": len(self.samples.latents) - scored}
 
     def is_finished(self) -> bool:
         """Tell whether another worker has written the scores meanwhile."""
@@ -61,7 +96,7 @@ class SharedScoring(FileJob, Generic[Values]):
         try:
             values = self.values()
         except InputError:
-            # The worker that wrote the scores may be removing the pieces that this one reads.
+            # The worker that wrote the scores may be removing the portions that this one reads.
             if not self.is_finished():
                 raise
             values = None

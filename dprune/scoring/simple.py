@@ -4,62 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.arrays import read_array, write_array
+from dprune.formats.arrays import write_array
 from dprune.formats.clusters import Clusters, read_clusters
-from dprune.formats.features import open_features
 from dprune.formats.jobs import FileJob
-from dprune.formats.kinds import kind_of
-from dprune.formats.provenance import Record, digest, make_record, parent_record, record_digest
+from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import Output
-from dprune.formats.shards import open_dataset
-from dprune.formats.stores import Store
 from dprune.runtime import Monitor
+from dprune.scoring.population import Population, open_population
 from dprune.seeds import uniform_ids
 
 
 @dataclass(frozen=True)
-class Population:
-    """The samples that are to be scored: how many, of which dataset, and how a record names them."""
-
-    count: int
-    fingerprint: str | None
-    parents: dict[str, Record]
-
-
-def open_population(sources: Sequence[str]) -> Population:
-    """Count the samples of shards, a store, clusters or a plain array.
-
-    Raises:
-        InputError: the source is none of these.
-    """
-    source = Path(sources[0])
-    kind = kind_of(source) if len(sources) == 1 else ""
-    if kind == "clusters":
-        clusters = read_clusters(source)
-        return Population(len(clusters), clusters.fingerprint, {"clusters": clusters.as_parent()})
-    if kind == "vector":
-        array = read_array(source)
-        return Population(len(array.values), array.fingerprint, {"array": array.as_parent()})
-    if kind in ("features", "matrix"):
-        features = open_features(source)
-        return Population(features.shape[0], features.fingerprint, {"features": features.as_parent()})
-    if kind == "latents":
-        store = Store.open(source, kind)
-        content = digest([store.fingerprint, record_digest(store.record)])
-        return Population(sum(store.counts), store.fingerprint, {"latents": parent_record(store.record, content)})
-    dataset = open_dataset(sources)
-    return Population(len(dataset), dataset.fingerprint, dataset.parents())
-
-
-@dataclass(frozen=True)
-class RandomScores(FileJob):
+class RandomJob(FileJob):
     """Uniform scores in [0, 1) that depend on the seed and the id alone."""
 
     population: Population
@@ -86,24 +48,17 @@ class RandomScores(FileJob):
         return {"scored": len(values)}
 
 
+def open_random(sources: Sequence[str], seed: int, output: Output) -> RandomJob:
+    """Open what `dprune score random` was given; see `open_population`."""
+    return RandomJob(open_population(sources), seed, output)
+
+
 @dataclass(frozen=True)
-class DistanceScores(FileJob):
+class ClusterDistanceJob(FileJob):
     """Each sample's distance to the centroid of its cluster; NaN for samples in none."""
 
     clusters: Clusters
     output: Output
-
-    @classmethod
-    def open(cls, path: str, output: Output) -> DistanceScores:
-        """Read the clusters.
-
-        Raises:
-            InputError: the file holds no clusters, or no distances.
-        """
-        clusters = read_clusters(path)
-        if len(clusters) and np.isnan(clusters.distance).all():
-            raise InputError(f"{clusters.name}: holds no distances: make it with dprune cluster.")
-        return cls(clusters, output)
 
     @property
     def record(self) -> Record:
@@ -118,3 +73,15 @@ class DistanceScores(FileJob):
         values: npt.NDArray[np.float32] = self.clusters.distance
         write_array(self.output.path, values, self.record)
         return {"scored": int(np.isfinite(values).sum()), "not_scored": int(np.isnan(values).sum())}
+
+
+def open_cluster_distance(path: str, output: Output) -> ClusterDistanceJob:
+    """Read the clusters that `dprune score cluster-distance` was given.
+
+    Raises:
+        InputError: the file holds no clusters, or no distances.
+    """
+    clusters = read_clusters(path)
+    if len(clusters) and np.isnan(clusters.distance).all():
+        raise InputError(f"{clusters.name}: holds no distances: make it with dprune cluster.")
+    return ClusterDistanceJob(clusters, output)

@@ -27,7 +27,7 @@ from dprune.training.averages import Averages
 from dprune.training.order import Order, Positions, micro_batches, share
 from dprune.training.plan import Plan, is_due
 from dprune.training.run import Run
-from dprune.training.state import load_state, save_checkpoint, save_model, save_state
+from dprune.training.state import SavedState
 from dprune.training.task import Task
 from dprune.training.throughput import Stopwatch, product_rate
 
@@ -46,11 +46,12 @@ class Loop:
     """
 
     def __init__(self, task: Task, plan: Plan, run: Run, record: Record, device: torch.device) -> None:
-        self.task, self.plan, self.run, self.record, self.device = task, plan, run, record, device
+        self.task, self.plan, self.run, self.device = task, plan, run, device
         self.here = ranks()
         self.order = Order(task.samples, plan.batch_size, plan.seed)
         self.optimizers = {name: _adamw(network, plan) for name, network in task.networks.items()}
         self.averages = Averages(next(iter(task.networks.values())))
+        self.saved = SavedState(run, record, task.network_header, task.networks, self.optimizers, self.averages)
         self.objectives = {name: _shared(objective, device) for name, objective in task.objectives.items()}
         self.sums: dict[str, Tensor] = {}
         self.step = 0
@@ -68,10 +69,10 @@ class Loop:
             DpruneError: the loss is no longer finite, or a sample does not fit into memory.
         """
         if is_root():
-            self.run.begin(self.record)
+            self.run.begin(self.saved.record)
         _wait()
         micro_batch = self.plan.micro_batch or self._largest_micro_batch()
-        load_state(self)
+        self._resume()
         if is_root():
             self.run.rewind_log(self.step)
             self._log_start(micro_batch)
@@ -80,10 +81,19 @@ class Loop:
             last = self._steps(micro_batch, monitor)
             self._evaluate()
         if is_root():
-            save_state(self)
-            save_model(self)
+            self.saved.save(self._reached(), self.sums)
+            self.saved.publish()
         _wait()
         return {"steps": self.step, "epochs": self.order.epochs(self.step), **last}
+
+    def _resume(self) -> None:
+        if found := self.saved.load():
+            reached, sums = found
+            self.step, self.reported = reached["step"], reached["reported"]
+            self.sums = {name: value.to(self.device) for name, value in sums.items()}
+
+    def _reached(self) -> dict[str, Any]:
+        return {"step": self.step, "epoch": self.order.epochs(self.step), "reported": self.reported}
 
     def _steps(self, micro_batch: int, monitor: Monitor) -> dict[str, float]:
         """Take the steps that are left; return the last line of the log."""
@@ -175,7 +185,7 @@ class Loop:
         """Keep a checkpoint and evaluate, where they are due; tell whether that took time."""
         saves = is_due(self.step, self.plan.save_every)
         if saves and is_root():
-            save_checkpoint(self)
+            self.saved.keep_checkpoint(self._reached())
         evaluates = is_due(self.step, self.plan.evaluate_every) and self.step < self.plan.steps
         if evaluates:
             self._evaluate()
@@ -214,7 +224,7 @@ class Loop:
         self._check_finite([all_sum(self.sums[name]).item() for name in sorted(self.sums)])
         self._leave_sums_to_root()
         if is_root():
-            save_state(self)
+            self.saved.save(self._reached(), self.sums)
         _wait()
 
     def _leave_sums_to_root(self) -> None:

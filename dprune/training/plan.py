@@ -77,22 +77,22 @@ class Plan:
 class TrainingOptions:
     """What the user said of the training; None where nothing was said. See `Plan`."""
 
-    steps: int | None
-    epochs: float | None
-    batch_size: int | None
-    micro_batch: str
-    lr: float | None
-    warmup: int | None
-    schedule: str | None
-    ema: float | None
-    clip: float | None
-    precision: str
-    seed: int
-    log_every: int | None
-    save_every: str | None
-    evaluate_every: int | None
-    autosave: float
-    device: str
+    steps: int | None = None
+    epochs: float | None = None
+    batch_size: int | None = None
+    micro_batch: str = "auto"
+    lr: float | None = None
+    warmup: int | None = None
+    schedule: str | None = None
+    ema: float | None = None
+    clip: float | None = None
+    precision: str = "auto"
+    seed: int = 0
+    log_every: int | None = None
+    save_every: str | None = None
+    evaluate_every: int | None = None
+    autosave: float = 1800.0
+    device: str = "auto"
 
     def plan(self, samples: int, defaults: Mapping[str, Any]) -> Plan:
         """Fill in what was not said.

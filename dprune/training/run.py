@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ from typing import Any
 from dprune.errors import DpruneError, InputError
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import Record, difference, record_digest
+from dprune.formats.provenance import Record, difference, finite, record_digest
 from dprune.formats.publish import publish_bytes, publish_json
 from dprune.models.files import ModelFile
 
@@ -143,7 +142,7 @@ class Run:
     def log(self, line: Mapping[str, Any]) -> None:
         """Append a line to the log."""
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({name: _finite(value) for name, value in line.items()}) + "\n")
+            file.write(json.dumps(finite(dict(line))) + "\n")
 
     def rewind_log(self, step: int) -> None:
         """Drop the lines of steps that will be done again."""
@@ -153,11 +152,6 @@ class Run:
         lines = path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if _step(line) <= step]
         publish_bytes(path, "".join(f"{line}\n" for line in kept).encode())
-
-
-def _finite(value: Any) -> Any:
-    """Return None for what JSON has no number for."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _step(line: str) -> float:

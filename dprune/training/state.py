@@ -1,4 +1,4 @@
-"""What a run writes of its networks: the state to resume from, checkpoints, the model.
+"""What a run saves of its training: the state to resume from, checkpoints, the model.
 
 Tensors are named `raw.NAME` and `ema.NAME` for the weights of the published network and their averages,
 `NETWORK.NAME` for those of the others, `moments.NETWORK.NAME.KEY` for the optimizers', and `sum.NAME` for what the
@@ -7,80 +7,97 @@ next line of the log is to be the mean of.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from dprune.errors import InputError
-from dprune.formats.provenance import difference
+from dprune.formats.provenance import Record, difference
 from dprune.models.files import ModelFile, publish_model
-
-if TYPE_CHECKING:
-    from dprune.training.loop import Loop
-
-
-def save_model(loop: Loop) -> None:
-    """Publish the averaged weights."""
-    publish_model(loop.run.model, loop.averages.state(), loop.task.network_header, loop.record)
+from dprune.training.averages import Averages
+from dprune.training.run import Run
 
 
-def save_checkpoint(loop: Loop) -> None:
-    """Publish raw and averaged weights of this step, to be kept."""
-    raw = {f"raw.{name}": value for name, value in loop.averages.network.state_dict().items()}
-    averaged = {f"ema.{name}": value for name, value in loop.averages.tensors.items()}
-    publish_model(loop.run.checkpoint(loop.step), raw | averaged, _header(loop), loop.record)
+@dataclass(frozen=True)
+class SavedState:
+    """Writes what training changes to the folder of a run, and reads it back.
 
+    How far the training has come is `reached`: the `step`, its `epoch`, and the step that was `reported` last.
 
-def save_state(loop: Loop) -> None:
-    """Publish all that is needed to go on from this step."""
-    sums = {f"sum.{name}": value for name, value in loop.sums.items()}
-    publish_model(loop.run.state, dict(_tensors(loop)) | sums, _header(loop), loop.record)
-
-
-def load_state(loop: Loop) -> None:
-    """Copy the folder's state into the networks, if there is one.
-
-    Raises:
-        InputError: the state is damaged or another run's.
+    Attributes:
+        run: the folder.
+        record: provenance of the model.
+        network_header: what `ModelFile.network` is to say of the first network.
+        networks: by name; the first is averaged and published.
+        optimizers: of the networks, under their names.
+        averages: of the first network's weights.
     """
-    if not loop.run.state.is_file():
-        return
-    try:
-        file = ModelFile.open(loop.run.state)
-        stored = file.state()
-    except InputError as error:
-        raise InputError(f"{str(error).rstrip('.')}: remove it to train from the beginning.") from error
-    step = file.network.get("step")
-    if not isinstance(step, int) or difference(_without_steps(file.record), _without_steps(loop.record)):
-        raise InputError(f"{file.path}: is not the state of this run: remove it to train from the beginning.")
-    targets = dict(_tensors(loop))
-    sums = {name: stored.pop(name) for name in list(stored) if name.startswith("sum.")}
-    if stored.keys() != targets.keys():
-        raise InputError(f"{file.path}: does not hold this run's tensors: remove it to train from the beginning.")
-    with torch.no_grad():
-        for name, target in targets.items():
-            target.copy_(stored[name])
-    loop.sums = {name.removeprefix("sum."): value.to(loop.device) for name, value in sums.items()}
-    loop.step, loop.reported = step, file.network["reported"]
+
+    run: Run
+    record: Record
+    network_header: Mapping[str, Any]
+    networks: Mapping[str, nn.Module]
+    optimizers: Mapping[str, Optimizer]
+    averages: Averages
+
+    def publish(self) -> None:
+        """Publish the averaged weights."""
+        publish_model(self.run.model, self.averages.state(), self.network_header, self.record)
+
+    def keep_checkpoint(self, reached: Mapping[str, Any]) -> None:
+        """Publish raw and averaged weights, to be kept."""
+        raw = {f"raw.{name}": value for name, value in self.averages.network.state_dict().items()}
+        averaged = {f"ema.{name}": value for name, value in self.averages.tensors.items()}
+        header = {**self.network_header, **reached}
+        publish_model(self.run.checkpoint(reached["step"]), raw | averaged, header, self.record)
+
+    def save(self, reached: Mapping[str, Any], sums: Mapping[str, Tensor]) -> None:
+        """Publish all that is needed to go on from here."""
+        tensors = dict(self._tensors()) | {f"sum.{name}": value for name, value in sums.items()}
+        publish_model(self.run.state, tensors, {**self.network_header, **reached}, self.record)
+
+    def load(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """Copy the folder's state into networks, moments and averages.
+
+        Returns:
+            How far it had come, and its sums on the CPU; None if there is no state.
+
+        Raises:
+            InputError: the state is damaged or another run's.
+        """
+        if not self.run.state.is_file():
+            return None
+        try:
+            file = ModelFile.open(self.run.state)
+            stored = file.state()
+        except InputError as error:
+            raise InputError(f"{str(error).rstrip('.')}: remove it to train from the beginning.") from error
+        ours = not difference(_without_steps(file.record), _without_steps(self.record))
+        if not ours or not isinstance(file.network.get("step"), int):
+            raise InputError(f"{file.path}: is not the state of this run: remove it to train from the beginning.")
+        targets = dict(self._tensors())
+        sums = {name.removeprefix("sum."): stored.pop(name) for name in list(stored) if name.startswith("sum.")}
+        if stored.keys() != targets.keys():
+            raise InputError(f"{file.path}: does not hold this run's tensors: remove it to train from the beginning.")
+        with torch.no_grad():
+            for name, target in targets.items():
+                target.copy_(stored[name])
+        return file.network, sums
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every tensor of the state under its name; writing to them changes the training."""
+        for number, (network, module) in enumerate(self.networks.items()):
+            prefix = network if number else "raw"
+            yield from ((f"{prefix}.{name}", value) for name, value in module.state_dict().items())
+            moments = self.optimizers[network].state
+            for name, parameter in module.named_parameters():
+                yield from ((f"moments.{network}.{name}.{key}", value) for key, value in moments[parameter].items())
+        yield from ((f"ema.{name}", value) for name, value in self.averages.tensors.items())
 
 
-def _header(loop: Loop) -> dict[str, Any]:
-    place = {"step": loop.step, "epoch": loop.order.epochs(loop.step), "reported": loop.reported}
-    return {**loop.task.network_header, **place}
-
-
-def _without_steps(record: Any) -> dict[str, Any]:
+def _without_steps(record: Record | None) -> Record:
     return {**record, "options": {**record["options"], "steps": 0}} if record else {}
-
-
-def _tensors(loop: Loop) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor of the state under its name; writing to them changes the loop."""
-    for number, (network, module) in enumerate(loop.task.networks.items()):
-        prefix = network if number else "raw"
-        yield from ((f"{prefix}.{name}", value) for name, value in module.state_dict().items())
-        moments = loop.optimizers[network].state
-        for name, parameter in module.named_parameters():
-            yield from ((f"moments.{network}.{name}.{key}", value) for key, value in moments[parameter].items())
-    yield from ((f"ema.{name}", value) for name, value in loop.averages.tensors.items())

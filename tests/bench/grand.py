@@ -3,7 +3,7 @@ r"""Speed of scoring by EL2N and GraNd, beside a matrix product and beside one s
     python tests/bench/grand.py [--arch XL/2] [--batch 128] [--samples 16384] [--side 32] [--device cuda] [--no-loop]
 
 `el2n`, `grand` and `grand_dot` are passes of the scorer alone, with one draw; `command_*` go through the command's own
-job on a store of random latents, files and all, and their rate is that after the first piece, which compiles. `loop`
+job on a store of random latents, files and all, and their rate is that after the first portion, which compiles. `loop`
 is one gradient at a time by autograd in bf16, as the authors score. Prints JSON; hours are those of ImageNet.
 """
 
@@ -27,9 +27,9 @@ from dprune.models.dit_files import network_metadata
 from dprune.models.files import publish_model
 from dprune.precision import float32
 from dprune.runtime import Silent
-from dprune.scoring.el2n_grand import prepare
+from dprune.scoring.el2n_grand import El2nOptions, GrandOptions, open_el2n, open_grand
 from dprune.scoring.scorer import Scorer
-from dprune.scoring.settings import Settings, resolve
+from dprune.scoring.settings import ScoreSettings
 from dprune.training.throughput import product_rate, synchronize
 
 CHANNELS, CLASSES, IMAGENET = 4, 1000, 1_281_167
@@ -59,8 +59,8 @@ def memory(device):
 def passes(given, device, *, gradients, dots):
     """Rate and warm-up of the scorer alone."""
     clear(device)
-    settings = Settings((0.06,), 1, 0, "bfloat16")
-    scorer = Scorer(filled(given.arch, given.side, device), settings, gradients=gradients, compiles=given.compiles)
+    settings = ScoreSettings((0.06,), 1, 0, "bfloat16", compiles=given.compiles)
+    scorer = Scorer(filled(given.arch, given.side, device), settings, gradients=gradients)
     x = torch.randn(given.batch, CHANNELS, given.side, given.side, device=device)
     y = torch.arange(given.batch, device=device) % CLASSES
     if dots:
@@ -133,11 +133,10 @@ def command(given, device, method, folder, draws):
     """Rate of the command's job."""
     clear(device)
     watch, begin = Watch(), time.perf_counter()
-    settings = resolve(draws=draws, precision="bf16", device=given.device)
-    job = prepare(method, str(folder / "latents"), str(folder / "model.safetensors"), settings, device=given.device,
-                  batch_size=given.batch, compiles=given.compiles,
-                  output=Output(str(folder / f"{method}{draws}.npy")))  # fmt: skip
-    job.run(watch)
+    opened, made = (open_grand, GrandOptions) if method == "grand" else (open_el2n, El2nOptions)
+    options = made(draws=draws, precision="bf16", device=given.device, batch_size=given.batch, compiles=given.compiles)
+    output = Output(str(folder / f"{method}{draws}.npy"))
+    opened(str(folder / "latents"), str(folder / "model.safetensors"), options, output).run(watch)
     end = time.perf_counter()
     # Passes are queued ahead of the device: what is counted from is a moment at which it had to be waited for.
     skip = len(watch.done) // 4

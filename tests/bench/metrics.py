@@ -99,7 +99,7 @@ def by_sqrtm(mean: np.ndarray, cov: np.ndarray, other_mean: np.ndarray, other_co
 
 def bench_vendi(x: Tensor, repeats: int) -> dict[str, Any]:
     rows = torch.nn.functional.normalize(x.double(), dim=1).numpy()
-    runs: Runs = {"dprune": lambda: vendi(x, (1.0,)).scores[1.0].value}
+    runs: Runs = {"dprune": lambda: vendi(x, (1.0,))[1.0].value}
     if importlib.util.find_spec("vendi_score"):
         from vendi_score.vendi import score_K
 
@@ -171,7 +171,7 @@ def own_times(x: Tensor, y: Tensor, repeats: int) -> dict[str, Any]:
         "cmmd": lambda: cmmd(x, y, blocks).value,
         "manifold": lambda: summary(manifold(x, y, blocks=blocks)),
         "manifold without errors": lambda: summary(manifold(x, y)),
-        "vendi": lambda: vendi(x, blocks=blocks).scores[1.0].value,
+        "vendi": lambda: vendi(x, blocks=blocks)[1.0].value,
         "prd": lambda: prd(x, y, by_kmeans, blocks=blocks).f_8.value,
     }
     times, values = compare(runs, repeats)

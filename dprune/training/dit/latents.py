@@ -9,13 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that everyone knows it by
 from torch import Tensor
 
 from dprune import noise
-from dprune.errors import InputError
 from dprune.formats.latents import FLIPPED, NAMES, Latents
 from dprune.formats.shards import split_ids
+from dprune.models.latents import Normalisation, as_held, pinned, sent
 from dprune.training.order import Positions
 
 # Shares of what is free that latents may take: the rest is the model's, or other programs'.
@@ -45,15 +44,11 @@ class TrainingLatents:
         size = len(ids) * sum(row.dtype.itemsize * math.prod(row.shape) for row in latents.tensors.values())
         self.place = _fitting(size, device) if place == "auto" else place
         rows = split_ids(ids, latents.store.counts)
-        if latents.codebook is not None:
-            _check_codes(latents)
-        self._tensors = {name: _Rows(latents.mapped(name), rows, device, self.place) for name in latents.tensors}
+        self._tensors = {name: _Rows(latents, name, rows, device, self.place) for name in latents.tensors}
         self._ids = torch.from_numpy(ids).to(device)
         self._labels = torch.from_numpy(latents.labels()[ids]).to(device)
-        self._mean = torch.from_numpy(latents.mean).to(device)[:, None, None]
-        self._std = torch.from_numpy(latents.std).to(device)[:, None, None]
-        if latents.codebook is not None:
-            self._table = (torch.from_numpy(latents.codebook).to(device) - self._mean[:, 0, 0]) / self._std[:, 0, 0]
+        mean, std = (torch.from_numpy(values).to(device) for values in (latents.mean, latents.std))
+        self._normalised = Normalisation(latents, mean, std)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -69,7 +64,7 @@ class TrainingLatents:
         Returns:
             Ids int64 [b], labels int64 [b] (-1 none), and latents float32 [b, c, h, w] of mean 0 and deviation 1.
         """
-        where = _sent(torch.from_numpy(positions), self._device)
+        where = sent(torch.from_numpy(positions), self._device)
         ids = self._ids[where]
         names = NAMES[self._network["kind"]]
         rows = [self._tensors[name].take(positions, where) for name in names]
@@ -77,70 +72,46 @@ class TrainingLatents:
             flip = noise.uniform(self._seed, "flip of a latent", ids, step) < 0.5
             flipped = [self._tensors[name + FLIPPED].take(positions, where) for name in names]
             rows = [torch.where(flip.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(rows, flipped, strict=True)]
-        return ids, self._labels[where], self._normalised(rows, ids, step)
+        latents = rows[0] if self._network["kind"] == "vq" else self._drawn(rows, ids, step)
+        return ids, self._labels[where], self._normalised(latents)
 
     def denormalised(self, latents: Tensor) -> Tensor:
         """Bring normalised latents [B, c, h, w] to the scale that the autoencoder decodes."""
-        return latents * self._std + self._mean
+        return self._normalised.undone(latents)
 
-    def _normalised(self, rows: Sequence[Tensor], ids: Tensor, step: int) -> Tensor:
-        if self._network["kind"] == "vq":
-            # The bits are uint16, which torch does not index with.
-            codes = rows[0].to(torch.int64) & 0xFFFF
-            side = self._network["size"]
-            found: Tensor = F.embedding(codes, self._table).transpose(1, 2).unflatten(2, (side, side))
-            return found.contiguous()
+    def _drawn(self, rows: Sequence[Tensor], ids: Tensor, step: int) -> Tensor:
+        """Draw from the posteriors."""
         mean, logvar = (row.float() for row in rows)
         drawn = noise.normal(self._seed, "posterior of a latent", ids, step, mean.shape[1:])
-        return (mean + (0.5 * logvar).exp() * drawn - self._mean) / self._std
+        return mean + (0.5 * logvar).exp() * drawn
 
 
 class _Rows:
     """One tensor of the store, its rows in the order of the training set."""
 
     def __init__(
-        self, parts: Sequence[npt.NDArray[np.generic]], rows: Sequence[Positions], device: torch.device, place: str
+        self, latents: Latents, name: str, rows: Sequence[Positions], device: torch.device, place: str
     ) -> None:
         self._device = device
         self._held: Tensor | None = None
-        # torch gathers int16 on every device, and the bits stay the same.
-        views = [part.view(np.int16) if part.dtype == np.uint16 else part for part in parts]
+        views = [as_held(latents, shard, part)
+                 for shard, part in zip(latents.store.shards, latents.mapped(name), strict=True)]  # fmt: skip
         if place == "disk":
             self._views = views
             part = np.repeat(np.arange(len(rows)), [len(found) for found in rows])
             self._places = np.stack((part, np.concatenate(rows)), axis=1)
             return
-        held = torch.from_numpy(np.concatenate([view[found] for view, found in zip(views, rows, strict=True)]))
-        self._held = held.to(device) if place == "device" else held.pin_memory() if device.type == "cuda" else held
+        taken = torch.from_numpy(np.concatenate([view[found] for view, found in zip(views, rows, strict=True)]))
+        self._held = taken.to(device) if place == "device" else pinned(taken, device)
 
     def take(self, positions: Positions, where: Tensor) -> Tensor:
         """Gather rows by position, which is given on the host and on the device."""
         if self._held is None:
             found = np.stack([self._views[part][row] for part, row in self._places[positions]])
-            return _sent(torch.from_numpy(found), self._device)
+            return sent(torch.from_numpy(found), self._device)
         if self._held.device == where.device:
             return self._held[where]
-        return _sent(self._held[torch.from_numpy(positions)], self._device)
-
-
-def _check_codes(latents: Latents) -> None:
-    """Refuse codes beyond the codebook, which a GPU would end the process for.
-
-    Raises:
-        InputError: a part was changed.
-    """
-    for name in latents.tensors:
-        for part, codes in zip(latents.store.shards, latents.mapped(name), strict=True):
-            if codes.size and (largest := int(codes.max())) >= latents.network["codes"]:
-                raise InputError(
-                    f"{latents.store.path(part)}: holds the code {largest}, and there are {latents.network['codes']}: "
-                    f"remove the file and {latents.store.remedy}."
-                )
-
-
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to the device without waiting."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+        return sent(self._held[torch.from_numpy(positions)], self._device)
 
 
 def _fitting(size: int, device: torch.device) -> str:

@@ -6,6 +6,7 @@ import functools
 import logging
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,12 @@ import numpy.typing as npt
 from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import Array
 from dprune.formats.latents import Latents
-from dprune.formats.provenance import check_same_dataset
+from dprune.formats.subsets import narrowed
+from dprune.models.architectures import ARCHITECTURES, parse_architecture
+from dprune.models.files import ModelFile
+from dprune.models.vae_files import check_made
+from dprune.models.weights import check_file
+from dprune.runtime import is_gpu
 from dprune.seeds import hash_ids
 
 DEFAULTS = {"steps": 120_000, "batch_size": 256, "lr": 1e-4}
@@ -33,6 +39,8 @@ class DiTSettings:
         unconditional: whether labels are left out.
         label_dropout: share of the labels that are left out, so that guidance has something to compare with.
         time: how times are drawn, `uniform` or `logit-normal`.
+        init: file of weights to begin with, None to draw them.
+        vae: file of the autoencoder that decodes pictures, None for no pictures.
         compile: whether blocks are compiled.
         place: where latents are held; see `TrainingLatents`.
     """
@@ -41,6 +49,8 @@ class DiTSettings:
     unconditional: bool
     label_dropout: float
     time: str
+    init: Path | None
+    vae: Path | None
     compile: bool
     place: str
 
@@ -48,6 +58,70 @@ class DiTSettings:
         """Return what changes the weights, as provenance holds it."""
         labels = {"unconditional": True} if self.unconditional else {"label_dropout": self.label_dropout}
         return {"arch": self.arch, "time": self.time, **labels}
+
+    def check(self, latents: Latents) -> None:
+        """Hold the settings and the autoencoder to the latents.
+
+        Raises:
+            UsageError: the latents have no patches of the size that is asked for.
+            InputError: the latents have no labels.
+            MismatchError: another autoencoder made the latents.
+        """
+        *_, patch = parse_architecture(self.arch)
+        if (side := latents.network["size"]) % patch:
+            raise UsageError(f"--arch {self.arch}: latents of {side} x {side} have no patches of {patch}.")
+        if not self.unconditional and not latents.classes:
+            raise InputError(f"{latents.store.folder}: its samples have no labels: give --unconditional.")
+        if self.vae is not None:
+            check_made(ModelFile.open(self.vae), latents.record, str(latents.store.folder))
+
+
+@dataclass(frozen=True)
+class DiTOptions:
+    """What the user said of the model and its training set; None where nothing was said. See `DiTSettings`."""
+
+    subset: str | None = None
+    fold: str | None = None
+    arch: str | None = None
+    unconditional: bool = False
+    label_dropout: float | None = None
+    time: str = "uniform"
+    init: str | None = None
+    vae: str | None = None
+    place: str = "auto"
+    compiles: bool | None = None
+
+    def resolve(self, device: str) -> DiTSettings:
+        """Fill in what was not said.
+
+        Args:
+            device: that the training runs on, as an option names it.
+
+        Raises:
+            UsageError: options contradict each other.
+            InputError: a file of weights does not exist or is damaged.
+        """
+        if self.unconditional and self.label_dropout is not None:
+            raise UsageError("--label-dropout does nothing with --unconditional: leave it out.")
+        init = check_file(self.init, "--init") if self.init else None
+        return DiTSettings(
+            arch=self.arch or (_architecture_of(init) if init else None) or ARCH,
+            unconditional=self.unconditional,
+            label_dropout=LABEL_DROPOUT if self.label_dropout is None else self.label_dropout,
+            time=self.time,
+            init=init,
+            vae=check_file(self.vae, "--vae") if self.vae else None,
+            compile=is_gpu(device) if self.compiles is None else self.compiles,
+            place=self.place,
+        )
+
+
+def _architecture_of(path: Path) -> str | None:
+    """Tell the --arch of a file of dprune, None for a file that does not say."""
+    network = ModelFile.open(path).network
+    size = tuple(network.get(key) for key in ("width", "depth", "heads"))
+    name = next((name for name, known in ARCHITECTURES.items() if known == size), None)
+    return f"{name}/{network['patch']}" if name else None
 
 
 @dataclass(frozen=True)
@@ -101,11 +175,9 @@ class TrainingSet:
             MismatchError: the subset speaks of another dataset.
             InputError: it names samples that are not there, or nothing is left.
         """
-        ids: npt.NDArray[np.int64] = np.arange(len(self.latents), dtype=np.int64)
-        if self.subset is not None:
-            self._check(self.subset)
-            ids = self.subset.values
-        valid = self.latents.valid()[ids]
+        latents = self.latents
+        ids = narrowed(self.subset, str(latents.store.folder), latents.fingerprint, len(latents))
+        valid = latents.valid()[ids]
         if not valid.all():
             _log.warning("%d of the samples could not be decoded and are not trained on.", (~valid).sum())
         ids = ids[valid]
@@ -113,16 +185,8 @@ class TrainingSet:
             ids = ids[self.fold.holds(ids)]
         if not len(ids):
             remedy = "fewer folds" if self.fold is not None else "a larger subset"
-            raise InputError(f"{self.latents.store.folder}: no sample is left to train on: give {remedy}.")
+            raise InputError(f"{latents.store.folder}: no sample is left to train on: give {remedy}.")
         return ids
-
-    def _check(self, subset: Array) -> None:
-        folder = str(self.latents.store.folder)
-        check_same_dataset({folder: self.latents.fingerprint, subset.name: subset.fingerprint})
-        if len(subset.values) and subset.values[-1] >= len(self.latents):
-            raise InputError(
-                f"{subset.name}: holds the id {subset.values[-1]}, and {folder} has {len(self.latents):,} samples."
-            )
 
     def parents(self) -> dict[str, Any]:
         """Describe the store and the subset as inputs."""

@@ -46,7 +46,7 @@ def _blur(x: Tensor) -> Tensor:
     return conv2d(conv2d(x, weights, groups=x.shape[1]), weights.mT, groups=x.shape[1])
 
 
-class Evaluation:
+class Reconstruction:
     """Reconstruction of a fixed set of images.
 
     Args:

@@ -31,12 +31,12 @@ MOST_BAD_IN_A_ROW = 256
 _log = logging.getLogger("dprune")
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """A few images after decoding.
 
     Attributes:
         images: uint8 [n, 3, side, side].
-        bad: position and reason of each that could not be decoded.
+        bad: position of each that could not be decoded, and the reason.
         error: why nothing could be read, empty if it could.
     """
 
@@ -51,11 +51,11 @@ def _blocks(location: str, process: int) -> LocalBlocks | RemoteBlocks:
     return open_blocks(location)
 
 
-class _Source(TorchDataset[Piece]):
+class _Source(TorchDataset[Chunk]):
     """Decodes images by their positions in a list of ids.
 
-    Whoever cannot be decoded is stood in for by the next who can, so that an epoch has as many samples with it as
-    without, and the batch of a step does not depend on what was found out before.
+    An image that cannot be decoded is replaced by the next that can, so that an epoch always has as many samples, and
+    the batch of a step does not depend on which images were tried before.
     """
 
     def __init__(self, dataset: Dataset, ids: npt.NDArray[np.int64], side: int) -> None:
@@ -68,7 +68,7 @@ class _Source(TorchDataset[Piece]):
         places = [_places(dataset, number, own) for number, own in enumerate(rows) if len(own)]
         self._offset, self._size = np.concatenate(places, axis=1)
 
-    def __getitem__(self, positions: Positions) -> Piece:
+    def __getitem__(self, positions: Positions) -> Chunk:
         """Decode a few images; what goes wrong is returned, since exceptions of workers come with tracebacks."""
         images = torch.empty((len(positions), 3, self._side, self._side), dtype=torch.uint8)
         bad: list[tuple[int, str]] = []
@@ -76,8 +76,8 @@ class _Source(TorchDataset[Piece]):
             for place, position in enumerate(positions):
                 images[place] = self._stand_in(int(position), bad)
         except (DpruneError, OSError) as error:
-            return Piece(images, bad, str(error))
-        return Piece(images, bad)
+            return Chunk(images, bad, str(error))
+        return Chunk(images, bad)
 
     def _stand_in(self, position: int, bad: list[tuple[int, str]]) -> Tensor:
         for offset in range(min(len(self.row), MOST_BAD_IN_A_ROW)):
@@ -164,7 +164,7 @@ class TrainingImages:
                 step, parts = ahead.popleft()
                 yield step, parts, [self._collect(len(part), pieces) for part in parts]
 
-    def _collect(self, count: int, pieces: Iterator[Piece]) -> Tensor:
+    def _collect(self, count: int, pieces: Iterator[Chunk]) -> Tensor:
         found: list[Tensor] = []
         for _ in range(0, count, PIECE):
             piece = next(pieces)
@@ -172,7 +172,7 @@ class TrainingImages:
             found.append(piece.images.to(self.device, non_blocking=True))
         return torch.cat(found)
 
-    def _check(self, piece: Piece) -> None:
+    def _check(self, piece: Chunk) -> None:
         """Say once what cannot be decoded.
 
         Raises:
@@ -199,6 +199,6 @@ def _pieces(steps: Iterable[Step], ahead: deque[Step]) -> Iterator[Positions]:
             yield from (part[begin : begin + PIECE] for begin in range(0, len(part), PIECE))
 
 
-def _with_first(first: Piece, others: Iterator[Piece]) -> Iterator[Piece]:
+def _with_first(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:
     yield first
     yield from others

@@ -17,6 +17,8 @@ from dprune.formats.provenance import Record, digest, make_record
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.formats.subsets import read_subset
+from dprune.runtime import default_workers
+from dprune.seeds import purpose_key
 from dprune.training.job import TrainingJob
 from dprune.training.plan import Plan, TrainingOptions
 from dprune.training.vae.settings import PLANS, VAEOptions, VAESettings
@@ -25,8 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from dprune.models.vae import VAE
-    from dprune.training.vae.evaluation import Evaluation
+    from dprune.training.vae.evaluation import Reconstruction
     from dprune.training.vae.images import TrainingImages
     from dprune.training.vae.task import VAETask
 
@@ -78,7 +79,7 @@ class VAEJob(TrainingJob):
         import torch
 
         from dprune.models.discriminator import PatchGAN
-        from dprune.seeds import purpose_key
+        from dprune.models.vae import VAE
         from dprune.training.vae.task import VAETask
 
         distance = self._distance(device)
@@ -87,22 +88,14 @@ class VAEJob(TrainingJob):
         # Drawn on the CPU, so that they do not depend on the device.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(purpose_key(self.plan.seed, "initial weights"))
-            vae = self._network()
-            critic = PatchGAN(self.settings.image_size) if self.settings.gan_weight else None
+            vae = VAE(self.settings.config)
+            critic = PatchGAN(self.settings.config.image_size) if self.settings.gan_weight else None
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         for network in (vae, critic):
             if network is not None:
                 network.to(device, memory_format=layout)  # type: ignore[call-overload]
         fingerprint = digest([self.dataset.fingerprint, digest_array(self.ids)])
         return VAETask(vae, critic, distance, self.settings, self.plan, images, evaluation, fingerprint)
-
-    def _network(self) -> VAE:
-        from dataclasses import fields
-
-        from dprune.models.vae import VAE
-        from dprune.models.vae_files import VAEConfig
-
-        return VAE(VAEConfig(**{field.name: getattr(self.settings, field.name) for field in fields(VAEConfig)}))
 
     def _distance(self, device: torch.device) -> nn.Module | None:
         """Load the perceptual distance."""
@@ -116,7 +109,7 @@ class VAEJob(TrainingJob):
             return LPIPS(self.settings.perceptual_file).to(device)
         from dprune.embedding.timm_backbone import load_timm
 
-        found = load_timm(name, self.settings.perceptual_file, self.settings.image_size, None, "--perceptual")
+        found = load_timm(name, self.settings.perceptual_file, self.settings.config.image_size, None, "--perceptual")
         if not hasattr(found.module, "forward_intermediates"):
             raise UsageError(f"--perceptual timm:{name}: gives no features at several depths: choose another network.")
         return FeatureDistance(found.module, found.mean, found.std).to(device)
@@ -124,48 +117,37 @@ class VAEJob(TrainingJob):
     def _images(self, dataset: Dataset, ids: npt.NDArray[np.int64], device: torch.device) -> TrainingImages:
         from dprune.training.vae.images import TrainingImages
 
-        images = TrainingImages(dataset, ids, self.settings.image_size, device, self.workers, strict=self.strict)
+        images = TrainingImages(dataset, ids, self.settings.config.image_size, device, self.workers, strict=self.strict)
         _log.debug("%s images of %s are %s.", f"{len(images):,}", dataset.title,
                    "held decoded" if images.held else "decoded as they are needed")  # fmt: skip
         return images
 
-    def _evaluation(self, images: TrainingImages, distance: nn.Module | None) -> Evaluation:
-        from dprune.training.vae.evaluation import Evaluation
+    def _evaluation(self, images: TrainingImages, distance: nn.Module | None) -> Reconstruction:
+        from dprune.training.vae.evaluation import Reconstruction
 
         if self.held_out is None:
-            return Evaluation(images, "train", distance)
+            return Reconstruction(images, "train", distance)
         ids = np.arange(len(self.held_out), dtype=np.int64)
-        return Evaluation(self._images(self.held_out, ids, images.device), "held_out", distance)
+        return Reconstruction(self._images(self.held_out, ids, images.device), "held_out", distance)
 
 
-def prepare(
-    shards: Sequence[str],
-    options: VAEOptions,
-    training: TrainingOptions,
-    *,
-    subset: str | None = None,
-    held_out: Sequence[str] = (),
-    workers: int | None = None,
-    strict: bool = False,
-    output: Output,
-) -> VAEJob:
+def open_train_vae(shards: Sequence[str], options: VAEOptions, training: TrainingOptions, output: Output) -> VAEJob:
     """Open what `dprune train-vae` was given and fill in what was left out.
 
     Raises:
         UsageError: options contradict each other.
         InputError: an input is missing, damaged, or does not fit the others.
+        MismatchError: the subset was chosen from other shards.
     """
-    from dprune.runtime import default_workers
-
     settings = options.resolve()
-    dataset = open_dataset(shards)
+    dataset, subset = open_dataset(shards), options.subset
     ids, chosen = read_subset(subset, dataset) if subset else (np.arange(len(dataset), dtype=np.int64), None)
-    dataset.split(ids)
     if not len(ids):
         raise InputError(f"{subset or dataset.title}: holds no sample to train on: give more.")
-    measured = open_dataset(held_out) if held_out else None
-    if measured is not None and not len(measured):
-        raise InputError(f"--held-out {held_out[0]}: holds no sample to measure on: leave it out.")
-    plan = training.plan(len(ids), PLANS[options.preset])
-    workers = default_workers() if workers is None else workers
-    return VAEJob(dataset, ids, chosen, measured, settings, plan, training.device, workers, strict, output)
+    held_out = open_dataset(options.held_out) if options.held_out else None
+    if held_out is not None and not len(held_out):
+        raise InputError(f"--held-out {options.held_out[0]}: holds no sample to measure on: leave it out.")
+    return VAEJob(
+        dataset, ids, chosen, held_out, settings, training.plan(len(ids), PLANS[options.preset]), training.device,
+        default_workers() if options.workers is None else options.workers, options.strict, output,
+    )  # fmt: skip

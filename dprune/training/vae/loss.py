@@ -27,7 +27,7 @@ class ImageBatch:
         pixels: uint8 [n, 3, H, W].
         trial: whether it only serves to find out what fits into memory, so that everything has to be computed.
         tokens: what was quantised, float32 [n * h * w, c].
-        codes: as what, int64 [n, h * w].
+        codes: the codes that it became, int64 [n, h * w].
         made: reconstructions, float32 [n, 3, H, W]; only where a critic wants them.
         pulls: gradients of the reconstruction's and of the adversarial loss at the decoder's last layer, [2, ...].
     """
@@ -79,7 +79,7 @@ class AutoencoderObjective(nn.Module):
     def forward(self, micro: ImageBatch, step: int) -> tuple[Tensor, Terms]:
         """Return the sum of the samples' losses, and of their terms for the log.
 
-        With a critic the first has the sum's gradient but not its value.
+        With a critic the first has the gradient of the sum, but another value.
         """
         images = micro.images()
         latents, terms, penalty = self._latents(images, micro, step)
@@ -95,7 +95,7 @@ class AutoencoderObjective(nn.Module):
     def _latents(self, images: Tensor, micro: ImageBatch, step: int) -> tuple[Tensor, Terms, Tensor]:
         """Return what is decoded, the terms that speak of it, and what they add to the loss, [n]."""
         settings = self._settings
-        if settings.kind == "vq":
+        if self.vae.config.kind == "vq":
             found = self.vae.quantizer(self.vae.encode(images))
             micro.tokens, micro.codes = found.tokens, found.codes
             penalty = found.codebook + settings.commitment * found.commitment

@@ -9,8 +9,12 @@ from typing import Any
 
 from dprune.errors import UsageError
 from dprune.formats.latents import MOST_CODES
+from dprune.models.vae_files import VAEConfig
 from dprune.models.weights import check_file, file_digest
 
+LEAST_SIDE = 16
+# Of channels that are normalised together.
+GROUP = 4
 MULTIPLIERS = {4: (1, 2, 4), 8: (1, 2, 2, 4), 16: (1, 1, 2, 2, 4)}
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -30,14 +34,7 @@ class VAESettings:
     """Everything that changes the weights, besides the plan of the training and the data.
 
     Attributes:
-        kind: `vq` or `kl`.
-        image_size: side of the images in pixels.
-        width: channels at full resolution.
-        multipliers: of the width, one a resolution.
-        blocks: residual blocks a resolution.
-        latent_channels: channels of a latent.
-        codes: in the codebook, 0 for `kl`.
-        l2_codes: whether codes have unit length.
+        config: of the network.
         commitment: weight of the term that pulls the encoder's outputs to their codes.
         kl_weight: weight of the divergence from a standard normal.
         loss: of the pixels, `mse` or `l1`.
@@ -49,58 +46,58 @@ class VAESettings:
         flip: whether images are mirrored at random.
     """
 
-    kind: str
-    image_size: int
-    width: int
-    multipliers: tuple[int, ...]
-    blocks: int
-    latent_channels: int
-    codes: int
-    l2_codes: bool
-    commitment: float
-    kl_weight: float
-    loss: str
-    perceptual: str
-    perceptual_file: Path | None
-    perceptual_weight: float
-    gan_weight: float
-    gan_start: int
-    flip: bool
+    config: VAEConfig
+    commitment: float = 0.25
+    kl_weight: float = 1e-6
+    loss: str = "mse"
+    perceptual: str = "none"
+    perceptual_file: Path | None = None
+    perceptual_weight: float = 1.0
+    gan_weight: float = 0.0
+    gan_start: int = 0
+    flip: bool = False
 
     def options(self) -> dict[str, Any]:
         """Return the settings as provenance holds them, without those that play no role."""
-        idle = {"perceptual_file"} | ({"kl_weight"} if self.kind == "vq" else {"codes", "l2_codes", "commitment"})
+        idle = {"kl_weight"} if self.config.kind == "vq" else {"codes", "l2_codes", "commitment"}
+        idle |= {"perceptual_file"}
         idle |= {"perceptual_weight"} if self.perceptual == "none" else set()
         idle |= {"gan_start"} if not self.gan_weight else set()
-        kept = {name: value for name, value in asdict(self).items() if name not in idle}
+        values = asdict(self)
+        values = values.pop("config") | values
+        kept = {name: value for name, value in values.items() if name not in idle}
         weights = {} if self.perceptual_file is None else {"perceptual_weights": file_digest(self.perceptual_file)}
-        return {**kept, "multipliers": list(self.multipliers), **weights}
+        return {**kept, "multipliers": list(self.config.multipliers), **weights}
 
 
 @dataclass(frozen=True)
 class VAEOptions:
-    """What the user said of the autoencoder; None where nothing was said. See `VAESettings`."""
+    """What the user said of the autoencoder and its data; None where nothing was said. See `VAESettings`."""
 
-    preset: str
-    kind: str
-    image_size: int | None
-    width: int | None
-    multipliers: tuple[int, ...] | None
-    downsample: int | None
-    blocks: int | None
-    latent_channels: int | None
-    codes: int | None
-    l2_codes: bool
-    commitment: float | None
-    kl_weight: float | None
-    loss: str
-    perceptual: str | None
-    lpips_weights: str | None
-    perceptual_weights: str | None
-    perceptual_weight: float | None
-    gan_weight: float
-    gan_start: int | None
-    flip: bool
+    subset: str | None = None
+    held_out: tuple[str, ...] = ()
+    preset: str = "base"
+    kind: str = "vq"
+    image_size: int | None = None
+    width: int | None = None
+    multipliers: tuple[int, ...] | None = None
+    downsample: int | None = None
+    blocks: int | None = None
+    latent_channels: int | None = None
+    codes: int | None = None
+    l2_codes: bool = False
+    commitment: float | None = None
+    kl_weight: float | None = None
+    loss: str = "mse"
+    perceptual: str | None = None
+    lpips_weights: str | None = None
+    perceptual_weights: str | None = None
+    perceptual_weight: float | None = None
+    gan_weight: float = 0.0
+    gan_start: int | None = None
+    flip: bool = False
+    strict: bool = False
+    workers: int | None = None
 
     def resolve(self) -> VAESettings:
         """Fill in what was not said, and check all against each other.
@@ -110,21 +107,35 @@ class VAEOptions:
             InputError: a file of weights does not exist.
         """
         self._refuse_idle()
-        preset = PRESETS[self.preset]
-        said = {name: getattr(self, name) for name in ("image_size", "width", "blocks", "codes")}
-        filled = {name: preset[name] if value is None else value for name, value in said.items()}
         perceptual, file = self._perceptual()
-        channels = self.latent_channels or LATENT_CHANNELS[self.preset][self.kind]
-        filled |= {"multipliers": self._multipliers(preset), "latent_channels": channels}
-        filled |= {} if self.kind == "vq" else {"codes": 0}
-        settings = VAESettings(
-            **filled, kind=self.kind, l2_codes=self.l2_codes, commitment=_or(self.commitment, 0.25),
-            kl_weight=_or(self.kl_weight, 1e-6), loss=self.loss, perceptual=perceptual, perceptual_file=file,
-            perceptual_weight=_or(self.perceptual_weight, 1.0), gan_weight=self.gan_weight,
-            gan_start=self.gan_start or 0, flip=self.flip,
-        )  # fmt: skip
-        _check(settings)
-        return settings
+        given = {name: getattr(self, name) for name in ("commitment", "kl_weight", "perceptual_weight", "gan_start")}
+        said = {name: value for name, value in given.items() if value is not None}
+        return VAESettings(self._config(), loss=self.loss, perceptual=perceptual, perceptual_file=file,
+                           gan_weight=self.gan_weight, flip=self.flip, **said)  # fmt: skip
+
+    def _config(self) -> VAEConfig:
+        preset = PRESETS[self.preset]
+        config = VAEConfig(
+            kind=self.kind,
+            image_size=self.image_size or preset["image_size"],
+            width=self.width or preset["width"],
+            multipliers=self._multipliers(preset),
+            blocks=self.blocks or preset["blocks"],
+            latent_channels=self.latent_channels or LATENT_CHANNELS[self.preset][self.kind],
+            codes=0 if self.kind == "kl" else self.codes or preset["codes"],
+            l2_codes=self.l2_codes,
+        )
+        if config.image_size % config.downsample or config.image_size < LEAST_SIDE:
+            raise UsageError(
+                f"--image-size {config.image_size}: give a multiple of {config.downsample}, the side of a latent, "
+                f"from {LEAST_SIDE}."
+            )
+        if config.width % GROUP:
+            raise UsageError(f"--width {config.width}: give a multiple of {GROUP}, "
+                             "since channels are normalised in groups.")  # fmt: skip
+        if config.kind == "vq" and not 2 <= config.codes <= MOST_CODES:
+            raise UsageError(f"--codes {config.codes}: give 2 to {MOST_CODES:,}, which is what latents are stored for.")
+        return config
 
     def _refuse_idle(self) -> None:
         """Refuse options that would do nothing."""
@@ -176,19 +187,3 @@ class VAEOptions:
                 f"--perceptual {chosen} needs its weights, which are never downloaded: give {option} FILE."
             )
         return chosen, check_file(given, option)
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
-
-
-def _check(settings: VAESettings) -> None:
-    downsample = 2 ** (len(settings.multipliers) - 1)
-    if settings.image_size % downsample or settings.image_size < 16:
-        raise UsageError(
-            f"--image-size {settings.image_size}: give a multiple of {downsample}, the side of a latent, from 16."
-        )
-    if settings.width % 4:
-        raise UsageError(f"--width {settings.width}: give a multiple of 4, since channels are normalised in groups.")
-    if settings.kind == "vq" and not 2 <= settings.codes <= MOST_CODES:
-        raise UsageError(f"--codes {settings.codes}: give 2 to {MOST_CODES:,}, which is what latents are stored for.")

@@ -18,7 +18,7 @@ from dprune.models.vae import VAE
 from dprune.runtime import ranks
 from dprune.training.order import Positions
 from dprune.training.plan import Plan
-from dprune.training.vae.evaluation import Evaluation
+from dprune.training.vae.evaluation import Reconstruction
 from dprune.training.vae.images import TrainingImages
 from dprune.training.vae.loss import AutoencoderObjective, CriticObjective, ImageBatch
 from dprune.training.vae.settings import VAESettings
@@ -42,7 +42,7 @@ class VAETask:
     """
 
     def __init__(self, vae: VAE, critic: PatchGAN | None, distance: nn.Module | None, settings: VAESettings,
-                 plan: Plan, images: TrainingImages, evaluation: Evaluation, fingerprint: str) -> None:  # fmt: skip
+                 plan: Plan, images: TrainingImages, evaluation: Reconstruction, fingerprint: str) -> None:  # fmt: skip
         self._vae, self._critic, self._settings, self._plan = vae, critic, settings, plan
         self._images, self._evaluation, self.fingerprint = images, evaluation, fingerprint
         self._ids = torch.from_numpy(images.ids).to(images.device)
@@ -73,7 +73,7 @@ class VAETask:
         return name == "vae" or step >= self._settings.gan_start
 
     def batches(self, steps: Iterator[tuple[int, list[Positions]]]) -> Generator[list[ImageBatch]]:
-        """Gather each step's micro-batches, mirrored as chance will have it."""
+        """Gather each step's micro-batches, with images mirrored at random."""
         with contextlib.closing(self._images.batches(steps)) as found:
             for step, parts, pixels in found:
                 ids = [self._ids[torch.from_numpy(part).to(self._ids.device)] for part in parts]
@@ -88,8 +88,8 @@ class VAETask:
         return torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
 
     def trial(self, size: int) -> ImageBatch:
-        """Return grey images, with everything asked of them that a step ever asks."""
-        side, device = self._settings.image_size, self._images.device
+        """Return grey images, for which all terms of the loss are computed, whatever the step."""
+        side, device = self._vae.config.image_size, self._images.device
         pixels = torch.full((size, 3, side, side), 127, dtype=torch.uint8, device=device)
         micro = ImageBatch(torch.arange(size, device=device), pixels, trial=True)
         micro.made = micro.images()
@@ -98,7 +98,7 @@ class VAETask:
     def after_step(self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]) -> None:
         """Count codes, revive dead ones, and balance the critic against the reconstruction for the next step."""
         with torch.no_grad():
-            if self._settings.kind == "vq":
+            if self._vae.config.kind == "vq":
                 if step % REVIVE_EVERY == 0:
                     self._revive(step, optimizers["vae"], averages[CODES])
                 codes = torch.cat([micro.codes for micro in self._micro if micro.codes is not None])
@@ -131,9 +131,9 @@ class VAETask:
         return tokens[drawn.clamp(0, len(tokens) - 1)] * mine[:, None]
 
     def statistics(self) -> dict[str, float]:
-        """Return how many codes are in use, and how hard the critic pushes."""
+        """Return how many codes are in use, and the weight of the critic's gradient."""
         found = {}
-        if self._settings.kind == "vq":
+        if self._vae.config.kind == "vq":
             used, perplexity = self._vae.quantizer.statistics()
             found = {"codes_used": used.item(), "perplexity": perplexity.item()}
         if self._critic is not None:
