@@ -325,11 +325,26 @@ def test_inception_score_shuffles_by_the_seed() -> None:
     assert found.score.value != pytest.approx(inception_score(logits, seed=1).score.value, rel=1e-6)
 
 
+def test_the_ends_of_the_curve_speak_of_supports() -> None:
+    """Nearly no weight on one of the two leaves what the other reaches, however thinly."""
+    few, many = torch.tensor([1.0, 9999.0]).double(), torch.tensor([9000.0, 1000.0]).double()
+    precision, recall = prd_curve(few, many)
+    assert recall[0].item() == pytest.approx(1, abs=1e-9)
+    assert precision[-1].item() == pytest.approx(1, abs=1e-9)
+    precision, recall = prd_curve(torch.tensor([0.0, 4.0]).double(), torch.tensor([3.0, 1.0]).double())
+    assert (precision[-1].item(), recall[0].item()) == (pytest.approx(1), pytest.approx(0.25))
+
+
 def test_vendi_counts_distinct_directions() -> None:
     basis = torch.eye(30)[:8].repeat(5, 1) * torch.arange(1, 41).unsqueeze(1)
     for x in (basis, basis[:16]):
         for q, estimate in vendi(x, (0.0, 0.1, 1.0, 2.0, math.inf)).items():
             assert estimate.value == pytest.approx(8, rel=1e-9), q
+    # Of three directions in eight dimensions rounding leaves more eigenvalues than three, all but zero.
+    draw = torch.Generator().manual_seed(0)
+    mixed = torch.randn(200, 3, generator=draw) @ torch.randn(3, 8, generator=draw)
+    for x in (mixed.double(), mixed.double()[:5]):
+        assert vendi(x, (0.0,))[0.0].value == pytest.approx(3, rel=1e-9)
     scores = [estimate.value for estimate in vendi(GENERATED).values()]
     assert scores == sorted(scores, reverse=True)
     assert vendi(torch.ones(9, 4))[1.0].value == pytest.approx(1)
@@ -363,6 +378,9 @@ def test_shares_of_groups() -> None:
     assert found.total_variation.value == 0.5
     assert found.entropy.value == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
     assert (found.smallest.value, found.smallest_group, found.unlabelled) == (0, 2, 1)
+    # A group that the reference does not have is not missed.
+    found = shares(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1]), 3)
+    assert (found.smallest.value, found.smallest_group) == (0.25, 0)
     with pytest.raises(InputError, match="outside -1 to 2"):
         shares(torch.tensor([3]), torch.tensor([0]), 3)
     with pytest.raises(InputError, match="no generated sample"):

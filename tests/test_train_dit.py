@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ from dprune.models.vae import VAE
 from dprune.models.vae_files import VAEConfig
 from dprune.models.weights import file_digest
 from dprune.training.dit.latents import TrainingLatents
-from dprune.training.dit.settings import Fold
+from dprune.training.dit.settings import DiTSettings, Fold
+from dprune.training.dit.task import FlowObjective, LatentBatch
 
 CPU = torch.device("cpu")
 SMALL = ("--arch", "nano/2", "--batch-size", "6", "--steps", "8", "--log-every", "1", "--lr", "1e-3")
@@ -255,6 +257,44 @@ def test_labels_that_are_all_dropped_train_no_row_of_the_table_but_the_last(stor
         train(store, tmp_path / name, "--label-dropout", "1", "--steps", dropout).ok()
     short, long = (model(tmp_path / name)["y_embedder.embedding_table.weight"] for name in ("short", "long"))
     assert np.abs(short - long)[:5].max() < 1e-6 < np.abs(short - long)[5].max()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_samples_without_a_label_and_dropped_ones_get_that_of_none(dropout: float):
+    seen: list[torch.Tensor] = []
+
+    class Network(torch.nn.Module):
+        config = SimpleNamespace(classes=5)
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            seen.append(y)
+            return x
+
+    settings = DiTSettings("nano/2", False, dropout, "uniform", None, None, False, "auto")
+    labels = torch.arange(4000) % 6 - 1
+    batch = LatentBatch(torch.arange(4000), labels, torch.zeros(4000, 1, 1, 1))
+    for step in (0, 1):
+        FlowObjective(Network(), settings, 0)(batch, step)
+    for found in seen:
+        assert (found[labels < 0] == 5).all()
+        known = labels >= 0
+        assert (found[known] == 5).double().mean() == pytest.approx(dropout, abs=0.03)
+        assert ((found == labels) | (found == 5)).all()
+    assert torch.equal(*seen) == (dropout == 0), "other labels are dropped at each step"
+
+
+def test_averages_follow_the_weights_as_ema_says(store: Path, tmp_path: Path):
+    """By min(.9999, (1 + step) / (10 + step)), the step being the number of those before."""
+    train(store, tmp_path / "run", "--steps", "3", "--save-every", "1").ok()
+    states = [load_file(path) for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+    names = [name for name in states[0] if name.startswith("raw.") and f"ema.{name[4:]}" in states[0]]
+    assert len(names) > 9
+    for step in (1, 2):
+        decay = (1 + step) / (10 + step)
+        for name in names:
+            before, raw, after = (states[i][key] for i, key in
+                                  ((step - 1, f"ema.{name[4:]}"), (step, name), (step, f"ema.{name[4:]}")))  # fmt: skip
+            np.testing.assert_allclose(after, decay * before + (1 - decay) * raw, rtol=1e-4, atol=1e-7)
 
 
 def test_stores_without_labels_want_unconditional(tmp_path: Path):
