@@ -517,3 +517,10 @@ def test_the_scorer_takes_other_weights_and_directions(inputs):
     bank = noise_bank(settings, x.shape[1:], CPU)
     expected = plain.measure(lambda: flow_loss(other, x, bank[1, 1].expand_as(x), torch.full((6,), 0.7), y), 6)
     torch.testing.assert_close(found[:, 1, 1, 1], expected.squared_norm)
+
+
+def test_draws_that_would_correlate_as_wanted():
+    assert [reliability.draws_for(0.8, correlation, 8) for correlation in (0.5, 0.6, 0.8, 0.999)] == [32, 22, 8, 2]
+    # By Spearman and Brown they do, and two fewer do not.
+    assert reliability.lengthened(0.6, 22 / 8) >= 0.8 > reliability.lengthened(0.6, 20 / 8)
+    assert [reliability.draws_for(0.8, correlation, 8) for correlation in (0.0, -0.2, math.nan)] == [None] * 3
