@@ -67,13 +67,13 @@ def open_select(scores: str | None, settings: SelectSettings, output: Output) ->
     if bool(settings.figure) != bool(settings.shards):
         raise UsageError("--figure and --shards go together.")
     images = open_dataset(settings.shards) if settings.figure else None
-    read = read_scores(scores) if scores else None
+    ranked = read_scores(scores) if scores else None
     clusters = read_clusters(settings.clusters) if settings.clusters else None
     groups = _read_groups(settings.groups) if settings.groups else None
     within, without, unions = (
         tuple(map(read_ids, paths)) for paths in (settings.within, settings.without, settings.unions)
     )
-    return SelectJob(settings, read, clusters, groups, within, without, unions, images, output)
+    return SelectJob(settings, ranked, clusters, groups, within, without, unions, images, output)
 
 
 def _read_groups(path: str) -> Array:
