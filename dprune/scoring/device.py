@@ -96,7 +96,7 @@ class ScoredNetworks:
             self._scorer = Scorer(self._first.model, self._settings, gradients=self._gradients)
         else:
             state = file.state("raw.") if self._settings.weights == "raw" else file.weights()
-            if unlike := fits(self._scorer.network, state):
+            if unlike := fits(self._scorer.network.state_dict(), state):
                 raise InputError(f"{file.path}: does not fit the checkpoints before it ({unlike}): copy the run again.")
             self._scorer.network.load_state_dict(state)
         latents = self._samples.latents
@@ -111,7 +111,7 @@ class ScoredNetworks:
         loaded, samples = load_dit(file.path, self._device), self._samples
         if self._settings.weights == "raw":
             state = file.state("raw.")
-            if unlike := fits(loaded.model, state):
+            if unlike := fits(loaded.model.state_dict(), state):
                 raise InputError(
                     f"{file.path}: its raw weights do not fit its averaged ones ({unlike}): make it again."
                 )

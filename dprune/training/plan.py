@@ -104,17 +104,16 @@ class TrainingOptions:
         Raises:
             UsageError: options contradict each other.
         """
-        said = {name: getattr(self, name) for name in
-                ("batch_size", "lr", "warmup", "schedule", "ema", "clip", "log_every", "evaluate_every")}  # fmt: skip
-        filled = {**defaults, **{name: value for name, value in said.items() if value is not None}}
-        batch_size = filled["batch_size"]
-        filled |= {
+        said = {name: value for name, value in vars(self).items()
+                if value is not None and name not in ("epochs", "device")}  # fmt: skip
+        batch_size = said.get("batch_size", defaults["batch_size"])
+        resolved = {
             "steps": self._steps(samples, batch_size, defaults["steps"]),
             "precision": pick_precision(self.precision, self.device),
             "micro_batch": self._micro_batch(),
             "save_every": self._save_every(samples, batch_size),
         }
-        return Plan(**filled, seed=self.seed, autosave=self.autosave)
+        return Plan(**{**defaults, **said, **resolved})
 
     def _steps(self, samples: int, batch_size: int, default: int) -> int:
         if self.steps is not None and self.epochs is not None:

@@ -37,8 +37,6 @@ class DiTJob(TrainingJob):
     Attributes:
         data: what is trained on.
         settings: of the model and its loss.
-        plan: of the training.
-        device: name of the device.
     """
 
     data: TrainingSet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 from collections import deque
@@ -160,7 +161,7 @@ class TrainingImages:
         pin = self.device.type == "cuda"
         with decoding(self._source, _pieces(steps, ahead), self._workers, pin=pin) as decoded:
             for first in decoded:
-                pieces = _with_first(first, decoded)
+                pieces = itertools.chain([first], decoded)
                 step, parts = ahead.popleft()
                 yield step, parts, [self._collect(len(part), pieces) for part in parts]
 
@@ -197,8 +198,3 @@ def _pieces(steps: Iterable[Step], ahead: deque[Step]) -> Iterator[Positions]:
         ahead.append((step, parts))
         for part in parts:
             yield from (part[begin : begin + PIECE] for begin in range(0, len(part), PIECE))
-
-
-def _with_first(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:
-    yield first
-    yield from others

@@ -44,8 +44,6 @@ class VAEJob(TrainingJob):
         subset: the subset's description as an input, None for all samples.
         held_out: shards that are measured on, None to measure on samples that are trained on.
         settings: of the model and its loss.
-        plan: of the training.
-        device: name of the device.
         workers: processes that decode.
         strict: whether an image that cannot be decoded ends the work.
     """
