@@ -117,7 +117,7 @@ class ScoredNetworks:
                 )
             loaded.model.load_state_dict(state)
         samples.check_network(str(file.path), {**loaded.model.config.as_json(), "label_count": loaded.label_count})
-        if loaded.conditional and not samples.has_labels():
+        if loaded.conditional and (samples.latents.labels()[samples.ids] < 0).all():
             _log.warning(
                 "%s has no labels, and %s knows some: it is told of none.", samples.latents.store.folder, file.path
             )

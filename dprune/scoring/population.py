@@ -143,10 +143,6 @@ class Samples(LatentSubset):
                 "give a model that was trained with all of them."
             )
 
-    def has_labels(self) -> bool:
-        """Tell whether any sample that is scored has a label."""
-        return bool((self.latents.labels()[self.ids] >= 0).any())
-
 
 def open_samples(store: str, subset: str | None) -> Samples:
     """Open a latent store, and the subset of it that is scored.

@@ -106,11 +106,11 @@ class TrainingOptions:
         """
         said = {name: value for name, value in vars(self).items()
                 if value is not None and name not in ("epochs", "device")}  # fmt: skip
-        batch_size = said.get("batch_size", defaults["batch_size"])
+        micro, batch_size = self.micro_batch, said.get("batch_size", defaults["batch_size"])
         resolved = {
             "steps": self._steps(samples, batch_size, defaults["steps"]),
             "precision": pick_precision(self.precision, self.device),
-            "micro_batch": self._micro_batch(),
+            "micro_batch": None if micro == "auto" else int(_positive("--micro-batch", micro, "auto")),
             "save_every": self._save_every(samples, batch_size),
         }
         return Plan(**{**defaults, **said, **resolved})
@@ -122,9 +122,6 @@ class TrainingOptions:
             # As it was written: the float 0.1 is a little more than a tenth, and would cost a step more.
             return max(1, math.ceil(Fraction(str(self.epochs)) * samples / batch_size))
         return default if self.steps is None else self.steps
-
-    def _micro_batch(self) -> int | None:
-        return None if self.micro_batch == "auto" else int(_positive("--micro-batch", self.micro_batch, "auto"))
 
     def _save_every(self, samples: int, batch_size: int) -> Fraction | None:
         if self.save_every == "epoch":
