@@ -176,6 +176,14 @@ def test_init_takes_a_tenth_or_a_hundred_thousand(monkeypatch: pytest.MonkeyPatc
     assert asked == [100_000, 30]
 
 
+@pytest.mark.parametrize(("k", "trials"), [(1, 2), (3, 3), (20, 4), (21, 5)])
+def test_init_draws_what_its_seed_says(k: int, trials: int) -> None:
+    """2 + log k candidates a step, as scikit-learn tries; another number would change published clusters."""
+    points = points_of(random(300, 2).numpy())
+    draws = torch.from_numpy(generator(5, "k-means++ 1").random((k, trials)))
+    assert torch.equal(initial_centroids(points, k, "kmeans++", 5, 1), greedy_kmeans_plus_plus(points.x, draws))
+
+
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_engines_agree(engine: str, metric: str) -> None:
@@ -230,6 +238,10 @@ def test_empty_clusters_take_over_the_furthest_points() -> None:
     assert solution.repaired == 2
     labels = nearest_two(points.x, solution.centroids)[0]
     assert sorted(np.bincount(labels, minlength=3)) == [1, 1, 100]
+    # Centroids that were only just given a point do not rest, however much they may move.
+    lax = lloyd(points, make_engine("torch", points.x), start, KMeansSettings(3, tolerance=1e12), Silent())
+    assert lax.iterations == 2
+    assert (nearest_two(points.x, lax.centroids)[0] == labels).all()
 
 
 def test_points_that_are_not_numbers_or_have_no_direction_are_left_out() -> None:

@@ -239,6 +239,10 @@ def test_subset_copies_members_byte_for_byte_in_id_order(tmp_path: Path) -> None
     piped = (tmp_path / "keep.npy").read_bytes()
     dprune("pack", tmp_path / "in", "--subset", "-", "-o", tmp_path / "piped", stdin=piped).ok()
     assert tree(tmp_path / "by-key") == tree(tmp_path / "piped") == tree(tmp_path / "out")
+    # As an editor on Windows leaves it.
+    lines = b"\r\nd\r\na"
+    dprune("pack", tmp_path / "in", "--subset", "-", "-o", tmp_path / "by-line", stdin=lines).ok()
+    assert tree(tmp_path / "by-line") == tree(tmp_path / "out")
 
 
 def test_a_tenth_of_the_samples_costs_a_tenth_of_the_reads(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from dprune.formats.provenance import make_record, parent
 from dprune.formats.publish import publish_bytes
 from dprune.formats.results import read_result
 from dprune.metrics.catalogue import QUALITY
+from dprune.reporting.curves import Colours, curve
 from dprune.reporting.experiments import point_of_result
 from dprune.reporting.grouping import MISSING, compare
 from dprune.reporting.svg import padded, ticks
@@ -126,6 +127,20 @@ def test_numbers_of_the_tables_are_those_of_the_results(tmp_path: Path) -> None:
     assert markdown[2] == f"| unpruned | 0 | 1 | 500 | 8 ±0.25 | {MISSING} |"
     assert markdown[3] == f"| cluster-distance lowest | 0.75 | 2 | 500 | 12 ±2.8 | {MISSING} |"
     assert 'title="not measured' in (tmp_path / "report" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("keeps", [("0.25",), ("0.5", "0.1")])
+def test_all_ratios_lie_inside_the_axes(tmp_path: Path, keeps: tuple[str, ...]) -> None:
+    runs = [Run(), *(replace(PRUNED, keep=keep) for keep in keeps)]
+    files = [write_metrics(tmp_path / f"{number}.json", run) for number, run in enumerate(runs)]
+    comparisons = compare([point_of_result(read_result(file)) for file in files])
+    measure = next(measure for measure in QUALITY if measure.key == "frechet_distance")
+    chart = curve(comparisons[0], measure, Colours(comparisons))
+    assert chart is not None
+    ratios = [1 - float(keep) for keep in keeps]
+    left, right = min(ratios) - chart.x[0], chart.x[1] - max(ratios)
+    assert left == pytest.approx(right)
+    assert left > 0.05
 
 
 def test_the_best_at_each_ratio_is_marked(tmp_path: Path) -> None:

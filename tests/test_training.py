@@ -349,3 +349,14 @@ def test_more_ranks_than_samples_in_a_batch_are_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "6")
     with pytest.raises(UsageError, match="--batch-size 5"):
         train(tmp_path)
+
+
+@pytest.mark.parametrize(("count", "most", "sizes"), [(8, 4, [4, 4]), (9, 4, [3, 3, 3]), (3, 4, [3]), (7, 1, [1] * 7)])
+def test_micro_batches_are_as_few_and_as_equal_as_can_be(count, most, sizes):
+    pieces = micro_batches(np.arange(count), most)
+    assert [len(piece) for piece in pieces] == sizes
+    assert np.concatenate(pieces).tolist() == list(range(count))
+
+
+def test_ranks_share_a_batch_in_order():
+    assert [share(np.arange(7), rank, 3).tolist() for rank in range(3)] == [[0, 1, 2], [3, 4], [5, 6]]
