@@ -15,7 +15,7 @@ from dprune.measuring.moments import Measured
 from dprune.measuring.settings import EvalSettings, order_name
 from dprune.measuring.sides import Side
 from dprune.metrics.catalogue import METRICS, VENDI_ORDER
-from dprune.metrics.frechet import Moments, frechet_distance, frechet_infinity
+from dprune.metrics.frechet import POINTS, Moments, frechet_distance, frechet_infinity
 from dprune.metrics.inception_score import inception_score
 from dprune.metrics.jackknife import Estimate
 from dprune.metrics.kernel import cmmd, kid
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("dprune")
 
-# Sizes of the subsets that the Fréchet distance is extrapolated from.
-POINTS = 15
 # Of the precision-recall curve, which is drawn and no more: all digits of its 2,002 numbers would be most of a result.
 CURVE_DECIMALS = 6
 
@@ -134,17 +132,17 @@ def _frechet(pair: ReadyPair) -> Found:
     blocks = pair.generated.blocks
     blocks = blocks if blocks is not None and min(blocks.remaining) > 1 else None
     found = frechet_distance(ours, theirs, _stoppable(replicates, pair.monitor), blocks)
-    for role in found.undersampled:
-        moments = ours if role == "generated" else theirs
-        _log.warning(
-            "%d %s samples are fewer than the %d dimensions, where the Fréchet distance is mostly bias: compare it at "
-            "equal counts only.", moments.count, role, moments.dimension,
-        )  # fmt: skip
+    for role, moments in (("generated", ours), ("reference", theirs)):
+        if moments.undersampled:
+            _log.warning(
+                "%d %s samples are fewer than the %d dimensions, where the Fréchet distance is mostly bias: compare "
+                "it at equal counts only.", moments.count, role, moments.dimension,
+            )  # fmt: skip
     metrics = {"frechet_distance": found.distance}
     details: dict[str, Any] = {"mean_term": found.mean_term, "covariance_term": found.covariance_term}
     if infinity:
         assert pair.generated.side is not None
-        line = frechet_infinity(pair.generated.side.x, theirs, pair.settings.seed, POINTS)
+        line = frechet_infinity(pair.generated.side.x, theirs, pair.settings.seed)
         metrics["frechet_infinity"] = Estimate(line.value)
         details["infinity"] = {"counts": line.counts, "distances": line.distances}
     return Found(metrics, {"frechet": details})

@@ -27,7 +27,7 @@ from dprune.measuring.sources import FeatureSource
 from dprune.metrics.copying import (
     DistanceSummary,
     authenticity,
-    calibrated_copies,
+    calibrated_ratios,
     copying_test_in_cells,
     histogram_edges,
     mann_whitney_z,
@@ -185,14 +185,14 @@ class _Search:
 
     def _authpct(self, found: Neighbours) -> float | None:
         # A single training sample has no rest to be nearer to.
-        return authenticity(found, self.train.stage("authenticity")).authpct if self.train.finite > 1 else None
+        return authenticity(found, self.train.stage("authenticity"))[0] if self.train.finite > 1 else None
 
     def _calibrated(self, found: Neighbours) -> tuple[Record, Record]:
         """Return Carlini's count of copies, and how it was made."""
         width, alpha = min(found.distance.shape[1], self.train.finite), self.settings.alpha
         if width < self.settings.neighbours:
             _log.warning("the calibrated ratio looks at %d neighbours: there are no more training samples.", width)
-        copies = calibrated_copies(found.distance[:, :width], alpha).copies if width > 1 else None
+        copies = int((calibrated_ratios(found.distance[:, :width], alpha) < 1).sum()) if width > 1 else None
         return {"calibrated_copies": copies}, {"neighbours": width, "alpha": alpha}
 
     @staticmethod
@@ -208,11 +208,11 @@ class _Search:
             )  # fmt: skip
         return {
             "nearest_distance_mean": generated.mean,
-            "nearest_distance_median": generated.median,
+            "nearest_distance_median": generated.quantiles[0.5],
             "nearest_distance_quantiles": {str(level): value for level, value in generated.quantiles.items()},
             "zero_count": generated.zero_count,
             "held_out_nearest_distance_mean": held_out and held_out.mean,
-            "held_out_nearest_distance_median": held_out and held_out.median,
+            "held_out_nearest_distance_median": held_out and held_out.quantiles[0.5],
             "nearest_distance_ratio": ratio,
             "train_nearest_distance_mean": train.mean,
         }
