@@ -21,7 +21,7 @@ from dprune.formats.results import Result, read_result
 from dprune.formats.stores import Store
 from dprune.measuring import pair_sheet as p
 from dprune.measuring.cells import Cells, components, default_cells
-from dprune.measuring.sides import SubsetRows, TrainingRows
+from dprune.measuring.sides import TrainingRows
 from dprune.metrics.copying import authenticity, calibrated_ratios, copying_test_in_cells, mann_whitney_z
 from dprune.metrics.jackknife import Blocks
 from dprune.metrics.nearest import nearest
@@ -617,7 +617,7 @@ def rows(x: np.ndarray) -> TrainingRows:
         def take(ids: np.ndarray) -> np.ndarray:
             return x[ids]
 
-    return TrainingRows(SubsetRows(Memory(), np.arange(len(x))), Silent())  # type: ignore[arg-type]
+    return TrainingRows(Memory(), np.arange(len(x)), Silent())  # type: ignore[arg-type]
 
 
 def test_cells_are_those_of_the_nearest_centroid() -> None:

@@ -22,7 +22,7 @@ from dprune.formats.provenance import Record
 from dprune.measuring.cells import Cells, default_cells
 from dprune.measuring.pairs import nearest_pairs
 from dprune.measuring.settings import MemorizationSettings
-from dprune.measuring.sides import Side, SubsetRows, TrainingRows, chosen_ids, describe_side, load_side
+from dprune.measuring.sides import Findings, Side, TrainingRows, chosen_ids, describe_side, load_side
 from dprune.measuring.sources import FeatureSource
 from dprune.metrics.copying import (
     DistanceSummary,
@@ -42,48 +42,21 @@ from dprune.seeds import generator
 _log = logging.getLogger("dprune")
 
 
-@dataclass(frozen=True)
-class MemorizationFindings:
-    """What was found.
-
-    Attributes:
-        metrics: headline numbers, None for what could not be computed.
-        details: histograms, and how the tests were made.
-        inputs: descriptions of the sides.
-        pairs: each generated sample with its nearest training sample, see `nearest_pairs`.
-    """
-
-    metrics: Record
-    details: Record
-    inputs: list[Record]
-    pairs: npt.NDArray[np.void]
-
-
 def find_copies(
     sources: Mapping[str, FeatureSource],
     settings: MemorizationSettings,
     device: str,
     monitor: Monitor,
     *,
-    subset: Array | None = None,
-    held_ids: Array | None = None,
-) -> MemorizationFindings:
+    subset: Array | None,
+    held_ids: Array | None,
+) -> tuple[Findings, npt.NDArray[np.void]]:
     """Open all sides, making what features are missing, and compare them.
 
-    Args:
-        sources: by role: `generated`, `train` and perhaps `held_out`.
-        settings: what changes the numbers.
-        device: name of the device.
-        monitor: told of the progress, and asked whether to stop.
-        subset: ids of the training samples, None for all.
-        held_ids: ids of the held-out samples, None for all of their source.
+    The arguments are what `MemorizationJob` holds.
 
-    Raises:
-        InputError: features cannot be used, or there are fewer training samples than cells asked for.
-        MismatchError: the features have different dimensions.
-        UsageError: the device is impossible.
-        DpruneError: the device is out of memory.
-        Interrupted: the monitor asks to stop.
+    Returns:
+        What was found, and each generated sample with its nearest training sample, see `nearest_pairs`.
     """
     place = take_device(device)
     with explained(place, "--device cpu"):
@@ -95,13 +68,13 @@ def find_copies(
         else:
             _log.info("without --held-out there is no copying test, and no yardstick of samples that were not seen.")
         generated = load_side(features["generated"], chosen_ids(features["generated"], None), "generated", place)
-        train = TrainingRows(SubsetRows(features["train"], ids), monitor)
+        train = TrainingRows(features["train"], ids, monitor)
         metrics, details, found = _Search(generated, train, held_out, settings, monitor).measure()
         counts = {"generated": (len(generated.ids), generated.dropped), "train": (train.finite, train.dropped)}
         if held_out is not None:
             counts["held_out"] = (len(held_out.ids), held_out.dropped)
         inputs = [describe_side(role, sources[role], *known, train.shape[1]) for role, known in counts.items()]
-        return MemorizationFindings(metrics, details, inputs, nearest_pairs(found, generated.ids, train.ids))
+        return Findings(metrics, details, inputs), nearest_pairs(found, generated.ids, train.ids)
 
 
 def _check_dimensions(features: Mapping[str, Features]) -> None:
