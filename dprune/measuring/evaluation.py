@@ -20,7 +20,7 @@ from dprune.formats.statistics import Statistics
 from dprune.measuring.eval_metrics import FUNCTIONS, ReadyPair, obstacle
 from dprune.measuring.moments import Measured, given, held, streamed
 from dprune.measuring.settings import EvalSettings
-from dprune.measuring.sides import Findings, chosen_ids, describe_side
+from dprune.measuring.sides import Measurement, chosen_ids, describe_side
 from dprune.measuring.sources import FeatureSource
 from dprune.metrics.catalogue import METRICS
 from dprune.metrics.jackknife import Blocks
@@ -40,7 +40,7 @@ def evaluate(
     clusters: Clusters | None,
     logits: Array | None,
     saved: Beside | None,
-) -> Findings:
+) -> Measurement:
     """Open both sides, making what features are missing, compute the metrics, and save the reference's statistics.
 
     The arguments are what `EvalJob` holds.
@@ -56,7 +56,7 @@ def evaluate(
         inputs = [describe_side(role, sources[role], s.count, s.dropped, dimension) for role, s in sides.items()]
         if saved is not None:
             _save_statistics(sides["reference"], saved)
-        return Findings(metrics, details, inputs)
+        return Measurement(metrics, details, inputs)
 
 
 def _common_dimension(

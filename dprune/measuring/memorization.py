@@ -22,7 +22,7 @@ from dprune.formats.provenance import Record
 from dprune.measuring.cells import Cells, default_cells
 from dprune.measuring.pairs import nearest_pairs
 from dprune.measuring.settings import MemorizationSettings
-from dprune.measuring.sides import Findings, Side, TrainingRows, chosen_ids, describe_side, load_side
+from dprune.measuring.sides import Measurement, Side, TrainingRows, chosen_ids, describe_side, load_side
 from dprune.measuring.sources import FeatureSource
 from dprune.metrics.copying import (
     DistanceSummary,
@@ -50,7 +50,7 @@ def find_copies(
     *,
     subset: Array | None,
     held_ids: Array | None,
-) -> tuple[Findings, npt.NDArray[np.void]]:
+) -> tuple[Measurement, npt.NDArray[np.void]]:
     """Open all sides, making what features are missing, and compare them.
 
     The arguments are what `MemorizationJob` holds.
@@ -74,7 +74,7 @@ def find_copies(
         if held_out is not None:
             counts["held_out"] = (len(held_out.ids), held_out.dropped)
         inputs = [describe_side(role, sources[role], *known, train.shape[1]) for role, known in counts.items()]
-        return Findings(metrics, details, inputs), nearest_pairs(found, generated.ids, train.ids)
+        return Measurement(metrics, details, inputs), nearest_pairs(found, generated.ids, train.ids)
 
 
 def _check_dimensions(features: Mapping[str, Features]) -> None:

@@ -153,7 +153,7 @@ def tell_dropped(features: Features, role: str, dropped: int, count: int) -> Non
 
 
 @dataclass(frozen=True)
-class Findings:
+class Measurement:
     """What a measurement found: what `formats.results.Result` says of it, before it is written."""
 
     metrics: Record
