@@ -23,18 +23,12 @@ _log = logging.getLogger("dprune")
 _verbosity = 0
 
 
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return f"dprune: {prefix}{record.getMessage()}"
-
-
 class _Handler(logging.StreamHandler[Any]):
     """Looks stderr up at each message, because test runners and progress bars replace it."""
 
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-        self.setFormatter(_Formatter())
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return f"dprune: {prefix}{record.getMessage()}"
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -238,9 +239,12 @@ class Part(NamedTuple):
     labels: Tensor
     bad: list[Record]
 
-    def output(self, number: int) -> Tensor | None:
-        """Return one output of all batches on the CPU, None for a shard without samples."""
-        return torch.cat([batch[number] for batch in self.batches]).cpu() if self.batches else None
+    def output(self, number: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """Return one output of all batches, [n, *shape]; float32 for a shard without samples."""
+        if not self.batches:
+            return np.empty((0, *shape), dtype=np.float32)
+        found: npt.NDArray[Any] = torch.cat([batch[number] for batch in self.batches]).cpu().numpy()
+        return found
 
 
 def parts(

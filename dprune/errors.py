@@ -26,6 +26,11 @@ class MismatchError(InputError):
     """Two inputs that are sound but do not belong together."""
 
 
+def unreadable(path: object, error: OSError) -> InputError:
+    """Describe a file that the system does not let us read."""
+    return InputError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}.")
+
+
 class Interrupted(DpruneError):
     """Stopped by a signal or by --stop-after; the same command goes on from here."""
 

@@ -97,7 +97,7 @@ def delivers(
             function(delivery=delivery, **kwargs)
 
         shared = [
-            click.option("-o", "--output", metavar="PATH", help=kind, **_required_unless(default)),
+            click.option("-o", "--output", metavar="PATH", help=kind, required=default is None, **_told(default)),
             click.option("--overwrite", is_flag=True, help="Replace an output that was made otherwise."),
             click.option("--dry-run", is_flag=True, help="Print the resolved plan as JSON and touch nothing."),
             click.option("--json", "json_", is_flag=True, help="Print a summary as JSON on stdout."),
@@ -113,21 +113,19 @@ def delivers(
     return decorate
 
 
-def _required_unless(default: str | None) -> dict[str, Any]:
+def _told(default: str | int | None) -> dict[str, Any]:
     # A default of None that is stated would satisfy click, required or not.
-    return {"required": True} if default is None else {"default": default, "show_default": True}
+    return {} if default is None else {"default": default, "show_default": True}
 
 
 def count(name: str, text: str, *, default: int | None = None, least: int = 1) -> Decorator:
     """An option for a whole number, the smallest of which is `least`; a default is told behind its help `text`."""
-    shown: dict[str, Any] = {} if default is None else {"default": default, "show_default": True}
-    return click.option(name, type=click.IntRange(min=least), metavar="N", help=text, **shown)
+    return click.option(name, type=click.IntRange(min=least), metavar="N", help=text, **_told(default))
 
 
 def choice(name: str, values: Sequence[str], text: str, *, default: str | None = None) -> Decorator:
     """An option for one of a few words; a default is told behind its help `text`."""
-    shown: dict[str, Any] = {} if default is None else {"default": default, "show_default": True}
-    return click.option(name, type=click.Choice(values), help=text, **shown)
+    return click.option(name, type=click.Choice(values), help=text, **_told(default))
 
 
 def gathers(argument: str, source: str, *decorators: Decorator, **fixed: Any) -> Decorator:
@@ -209,10 +207,9 @@ def embeds(default: str) -> Decorator:
         click.option("--model", metavar="MODEL",
                      help=f"Network for shards, as embed takes it.  [default: the other side's, or {default}]"),
         click.option("--weights", metavar="FILE", help="Its weights instead of the hub's."),
-        count("--image-size", "Side in pixels of what the network sees."),
-        choice("--color", ["rgb", "grey"], "Colours of pixels.  [default: rgb]"),
-        choice("--precision", ["auto", "fp32", "bf16", "fp16"], "Arithmetic of the network; auto is bf16 on a GPU.",
-               default="auto"),
+        image_size,
+        color,
+        network_precision,
         batch_size,
         workers,
         device,
@@ -236,5 +233,9 @@ shards = click.argument("shards", nargs=-1, required=True, metavar="SHARDS...",
 strict = click.option("--strict", is_flag=True, help="Fail on an image that cannot be decoded.")
 seed = count("--seed", "Seed of all randomness.", default=0, least=0)
 device = click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+image_size = count("--image-size", "Side in pixels of what the network sees.")
+color = choice("--color", ["rgb", "grey"], "Colours of pixels.  [default: rgb]")
+network_precision = choice("--precision", ["auto", "fp32", "bf16", "fp16"],
+                           "Arithmetic of the network; auto is bf16 on a GPU.", default="auto")  # fmt: skip
 batch_size = count("--batch-size", "Samples in one pass through the device.", default=256)
 workers = count("--workers", "Processes that decode; 0 decodes in the main one.  [default: one a core]", least=0)

@@ -16,7 +16,7 @@ import dprune.inspecting.job as inspecting
 from dprune import __version__, console
 from dprune.cli import STAGES, cli
 from dprune.errors import DpruneError, InputError, Interrupted, MismatchError, UsageError
-from dprune.options import Duration
+from dprune.options import Duration, Tag
 
 NAMES = [name for stage in STAGES.values() for name in stage]
 HEAVY = {"torch", "numpy", "rich", "webdataset"}
@@ -195,6 +195,17 @@ def test_a_closed_pipe_ends_with_1_and_no_traceback(args: tuple[str, ...], tmp_p
     assert done.stderr == ""
 
 
+def test_arrays_do_not_go_to_a_terminal(tmp_path: Path) -> None:
+    np.save(tmp_path / "scores.npy", np.arange(8, dtype=np.float32))
+    master, slave = os.openpty()
+    command = [sys.executable, "-m", "dprune", "select", str(tmp_path / "scores.npy"), "--keep", "2"]
+    done = subprocess.run(command, stdout=slave, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(slave)
+    os.close(master)
+    assert done.returncode == 2
+    assert "stdout is a terminal: give -o FILE" in done.stderr
+
+
 def test_quiet_says_only_errors(tmp_path: Path) -> None:
     np.save(tmp_path / "scores.npy", np.arange(8, dtype=np.float32))
     args = ("select", tmp_path / "scores.npy", "--keep", "2", "-o")
@@ -220,6 +231,13 @@ def test_verbosity_is_counted(args: tuple[str, ...], level: int, tmp_path: Path)
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("45m", 2700), ("3h50m", 13800), ("1d", 86400)])
 def test_durations(text: str, seconds: float) -> None:
     assert Duration().convert(text, None, None) == seconds
+
+
+def test_a_tag_ends_its_key_at_the_first_equals_sign() -> None:
+    assert Tag().convert("formula=a=b", None, None) == ("formula", "a=b")
+    for text in ("formula", "=b", ""):
+        with pytest.raises(click.BadParameter, match="KEY=VALUE"):
+            Tag().convert(text, None, None)
 
 
 @pytest.mark.parametrize("text", ["", "soon", "5 m", "-3m", "3m5h"])

@@ -364,6 +364,20 @@ def test_the_reference_keeps_the_clusters_that_it_was_given(shards: Path, tmp_pa
     assert shares["class"]["reference"] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
 
 
+def test_an_assignment_of_another_dataset_is_not_used(save: Any, tmp_path: Path) -> None:
+    """As many samples make no dataset the same."""
+    x, y = save("x", normal(60, 3)), save("y", normal(60, 3, seed=1))
+    dprune("cluster", x, "-k", 3, "-o", tmp_path / "c.safetensors").ok()
+    shares = evaluate(x, y, "--metrics", "shares", "--clusters", tmp_path / "c.safetensors")["details"]["shares"]
+    centroids = load_file(tmp_path / "c.safetensors")["centroids"]
+    nearest = np.linalg.norm(np.load(y)[:, None] - centroids, axis=2).argmin(1)
+    given = np.bincount(nearest, minlength=3) / 60
+    assert (
+        given.tolist() != (np.bincount(load_file(tmp_path / "c.safetensors")["assignment"], minlength=3) / 60).tolist()
+    )
+    assert shares["cluster"]["reference"] == pytest.approx(given.tolist())
+
+
 def test_class_shares_need_labels_on_both_sides(tmp_path: Path) -> None:
     x, label = normal(40, 4).astype(np.float32), np.array([7, 7, 10**12, -1] * 10)
     save_file({"features": x, "label": label}, tmp_path / "x.safetensors")

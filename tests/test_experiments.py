@@ -13,6 +13,7 @@ from dprune.errors import InputError
 from dprune.formats.provenance import make_record, parent, parent_record
 from dprune.formats.results import read_result
 from dprune.reporting.experiments import point_of_result
+from dprune.reporting.factors import Factor, flatten
 from dprune.reporting.grouping import compare
 
 PRUNED = Run(scores="cluster-distance")
@@ -358,3 +359,13 @@ def test_the_order_of_results_makes_no_difference(compared) -> None:
 
     runs = [replace(PRUNED, keep=keep, seed=seed) for keep in ("0.25", "0.5") for seed in (0, 1)]
     assert marks(*runs, Run()) == marks(Run(), *reversed(runs)) != marks(*runs)
+
+
+def test_of_steps_that_share_a_path_the_last_one_counts():
+    """Shards packed from a subset stand where those that they were packed from would."""
+    first = make_record("pack", {"shard_size": 100}, parents={"images": parent_record(None, mark("x"))})
+    subset = parent_record(None, mark("subset"))
+    again = make_record("pack", {"shard_size": 50}, parents={"shards": made(first), "subset": subset})
+    found = flatten(make_record("embed", {"model": "pixels"}, parents={"shards": made(again)})).factors
+    assert found[Factor(("shards",), "pack", "shard_size")] == "50"
+    assert found[Factor((), "embed", "model")] == "pixels"

@@ -27,6 +27,7 @@ from dprune.formats.provenance import make_record, parent_record
 from dprune.formats.shards import open_dataset
 from dprune.formats.stores import Store
 from dprune.formats.tensors import write_tensors
+from dprune.inspecting.findings import describe_chain
 from dprune.inspecting.job import open_info
 
 
@@ -477,3 +478,10 @@ def test_results_of_measurements(tmp_path: Path) -> None:
 def test_json_that_is_no_result(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"kind": "metrics"}')
     assert "a.json: is no result" in problems(tmp_path / "a.json")[0]
+
+
+def test_a_chain_leaves_out_what_was_not_asked_for() -> None:
+    options = {"pca": None, "flips": False, "color": "", "only": [], "keep": "0.25"}
+    ((depth, text),) = describe_chain(make_record("select", options, seed=0, tags={"why": ""}))
+    assert depth == 0
+    assert text == "select  keep=0.25  seed=0"

@@ -132,6 +132,24 @@ def test_a_command_with_half_a_rank_is_a_usage_error() -> None:
     assert done.stderr == "dprune: error: RANK and WORLD_SIZE go together: set both, or neither.\n"
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("group", [True, False])
+def test_of_a_group_rank_0_talks_and_tasks_of_an_array_all_do(
+    rank: int, group: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environ = {"RANK": str(rank), "WORLD_SIZE": "2"} | ({"TORCHELASTIC_RUN_ID": "x"} if group else {})
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    console.set_verbosity(0)
+    console.say("said")
+    console.emit("data")
+    console.fail("broken")
+    out, err = capsys.readouterr()
+    talks = rank == 0 or not group
+    assert (out == "data\n") == ("said" in err) == talks
+    assert "error: broken" in err, "each rank may have a reason of its own"
+
+
 def test_devices_that_do_not_exist() -> None:
     assert pick_device("cpu").type == "cpu"
     for name in ("gpu", "cuda:99"):

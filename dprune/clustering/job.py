@@ -46,7 +46,6 @@ def open_cluster(path: str, settings: ClusterSettings, output: Output) -> Job:
     Args:
         path: feature store, .npy or .safetensors.
         settings: how to cluster.
-        output: where the clusters go.
 
     Raises:
         InputError: the features or the init file cannot be used, or there are fewer samples than clusters.

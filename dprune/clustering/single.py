@@ -29,15 +29,7 @@ _log = logging.getLogger("dprune")
 
 @dataclass(frozen=True)
 class ClusterJob(FileJob):
-    """One clustering.
-
-    Attributes:
-        features: what to cluster.
-        parents: the inputs, as a record names them.
-        settings: how.
-        seed: seed of the run.
-        device: where.
-    """
+    """One clustering."""
 
     features: Features
     parents: Mapping[str, Record]

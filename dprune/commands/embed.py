@@ -14,30 +14,27 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@options.apply(
-    options.shards,
-    options.gathers(
-        "embedding", "dprune.embedding.settings:EmbedOptions",
-        click.option("--model", default="dinov2-b", show_default=True, metavar="MODEL",
-                     help="Short name, timm:NAME, open_clip:ARCH/TAG, inception or pixels."),
-        click.option("--weights", metavar="FILE", help="Weights as safetensors or torch file instead of the hub's."),
-        options.count("--image-size", "Side in pixels of what the network sees."),
-        click.option("--crop-pct", type=options.Number(0, 1, min_open=True), metavar="X",
-                     help="Share of the resized image that the centre crop keeps (timm)."),
-        options.choice("--color", ["rgb", "grey"], "Colours of pixels.  [default: rgb]"),
-        options.count("--pca", "Principal components kept of pixels."),
-        click.option("--normalize", is_flag=True, help="Give features unit length."),
-        options.choice("--dtype", ["float16", "float32"], "Type of the stored features.", default="float16"),
-        options.strict,
-        options.choice("--precision", ["auto", "fp32", "bf16", "fp16"],
-                       "Arithmetic of the network; auto is bf16 on a GPU.", default="auto"),
-        options.device,
-        options.batch_size,
-        options.workers,
-        options.count("--seed", "Chooses the images that --pca is fitted to.", default=0, least=0),
-    ),
-    options.delivers("Feature store, a folder with one file a shard.", can_stop=True, shares_work=True, folder=True),
+@options.shards
+@options.gathers(
+    "embedding", "dprune.embedding.settings:EmbedOptions",
+    click.option("--model", default="dinov2-b", show_default=True, metavar="MODEL",
+                 help="Short name, timm:NAME, open_clip:ARCH/TAG, inception or pixels."),
+    click.option("--weights", metavar="FILE", help="Weights as safetensors or torch file instead of the hub's."),
+    options.image_size,
+    click.option("--crop-pct", type=options.Number(0, 1, min_open=True), metavar="X",
+                 help="Share of the resized image that the centre crop keeps (timm)."),
+    options.color,
+    options.count("--pca", "Principal components kept of pixels."),
+    click.option("--normalize", is_flag=True, help="Give features unit length."),
+    options.choice("--dtype", ["float16", "float32"], "Type of the stored features.", default="float16"),
+    options.strict,
+    options.network_precision,
+    options.device,
+    options.batch_size,
+    options.workers,
+    options.count("--seed", "Chooses the images that --pca is fitted to.", default=0, least=0),
 )  # fmt: skip
+@options.delivers("Feature store, a folder with one file a shard.", can_stop=True, shares_work=True, folder=True)
 def command(*, delivery: Delivery, shards: tuple[str, ...], embedding: EmbedOptions) -> None:
     """Turn the images of shards into a store of features.
 

@@ -14,23 +14,21 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@options.apply(
-    options.shards,
-    options.gathers(
-        "encoding", "dprune.encoding.settings:EncodeSettings",
-        click.option("--vae", required=True, metavar="FILE", help="Autoencoder, the model.safetensors of train-vae."),
-        click.option("--flips", is_flag=True, help="Store the latents of the mirrored images too."),
-        options.count("--verify", "Samples to encode again and to decode once the store is made.", default=0, least=0),
-        options.strict,
-        options.choice("--precision", ["auto", "fp32", "bf16"], "Arithmetic of the encoder; auto is fp32 without tf32.",
-                       default="auto"),
-        options.device,
-        options.batch_size,
-        options.workers,
-        options.count("--seed", "Chooses the samples of --verify.", default=0, least=0),
-    ),
-    options.delivers("Latent store, a folder with one file a shard.", can_stop=True, shares_work=True, folder=True),
+@options.shards
+@options.gathers(
+    "encoding", "dprune.encoding.settings:EncodeSettings",
+    click.option("--vae", required=True, metavar="FILE", help="Autoencoder, the model.safetensors of train-vae."),
+    click.option("--flips", is_flag=True, help="Store the latents of the mirrored images too."),
+    options.count("--verify", "Samples to encode again and to decode once the store is made.", default=0, least=0),
+    options.strict,
+    options.choice("--precision", ["auto", "fp32", "bf16"], "Arithmetic of the encoder; auto is fp32 without tf32.",
+                   default="auto"),
+    options.device,
+    options.batch_size,
+    options.workers,
+    options.count("--seed", "Chooses the samples of --verify.", default=0, least=0),
 )  # fmt: skip
+@options.delivers("Latent store, a folder with one file a shard.", can_stop=True, shares_work=True, folder=True)
 def command(*, delivery: Delivery, shards: tuple[str, ...], encoding: EncodeSettings) -> None:
     """Turn the images of shards into a store of latents.
 

@@ -14,36 +14,34 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@options.apply(
-    click.argument("model", metavar="MODEL"),
-    options.gathers(
-        "sampling", "dprune.sampling.settings:SampleOptions",
-        click.option("--vae", required=True, metavar="FILE", help="Autoencoder that decodes the latents."),
-        click.option("--seeds", required=True, metavar="SEEDS", help="One for each image: 0-49999, or 3,5,9-12."),
-        click.option("--classes", metavar="CLASSES",
-                     help="balanced (seed modulo classes), random, or a list that takes turns.  [default: balanced]"),
-        options.choice("--solver", ["euler", "heun", "dopri5"],
-                       "How the flow is integrated; dopri5 couples the images of a batch.", default="euler"),
-        options.count("--steps", "Of euler or heun.  [default: 60]"),
-        click.option("--cfg", type=options.Number(min=0), metavar="X", default=1.0, show_default=True,
-                     help="Classifier-free guidance; 1 is none."),
-        click.option("--cfg-interval", metavar="LO,HI", help="Guide between these noise levels, 0 clean and 1 noise."),
-        options.count("--cfg-channels", "Guide the first N channels; 3 is what DiT's and SiT's code do."),
-        click.option("--quantize/--no-quantize", default=True, show_default=True,
-                     help="Replace latents by the nearest code where the autoencoder has codes."),
-        options.count("--shard-size", "Images in a shard.", default=1000),
-        click.option("--grid", metavar="FILE", help="Draw the first images as one PNG, too."),
-        options.count("--grid-count", "Most images in the grid.  [default: 64]"),
-        click.option("--npz", metavar="FILE", help="Write all images as one array, too, as evaluators read them."),
-        options.choice("--precision", ["auto", "fp32", "bf16"], "Arithmetic of the transformer; auto is bf16 on a GPU.",
-                       default="auto"),
-        click.option("--compile/--no-compile", "compiles", default=None,
-                     help="Compile the transformer's blocks.  [default: on a GPU]"),
-        options.count("--batch-size", "Images in one pass through the device.", default=64),
-        options.device,
-    ),
-    options.delivers("Folder that the shards go to.", can_stop=True, shares_work=True, folder=True),
+@click.argument("model", metavar="MODEL")
+@options.gathers(
+    "sampling", "dprune.sampling.settings:SampleOptions",
+    click.option("--vae", required=True, metavar="FILE", help="Autoencoder that decodes the latents."),
+    click.option("--seeds", required=True, metavar="SEEDS", help="One for each image: 0-49999, or 3,5,9-12."),
+    click.option("--classes", metavar="CLASSES",
+                 help="balanced (seed modulo classes), random, or a list that takes turns.  [default: balanced]"),
+    options.choice("--solver", ["euler", "heun", "dopri5"],
+                   "How the flow is integrated; dopri5 couples the images of a batch.", default="euler"),
+    options.count("--steps", "Of euler or heun.  [default: 60]"),
+    click.option("--cfg", type=options.Number(min=0), metavar="X", default=1.0, show_default=True,
+                 help="Classifier-free guidance; 1 is none."),
+    click.option("--cfg-interval", metavar="LO,HI", help="Guide between these noise levels, 0 clean and 1 noise."),
+    options.count("--cfg-channels", "Guide the first N channels; 3 is what DiT's and SiT's code do."),
+    click.option("--quantize/--no-quantize", default=True, show_default=True,
+                 help="Replace latents by the nearest code where the autoencoder has codes."),
+    options.count("--shard-size", "Images in a shard.", default=1000),
+    click.option("--grid", metavar="FILE", help="Draw the first images as one PNG, too."),
+    options.count("--grid-count", "Most images in the grid.  [default: 64]"),
+    click.option("--npz", metavar="FILE", help="Write all images as one array, too, as evaluators read them."),
+    options.choice("--precision", ["auto", "fp32", "bf16"], "Arithmetic of the transformer; auto is bf16 on a GPU.",
+                   default="auto"),
+    click.option("--compile/--no-compile", "compiles", default=None,
+                 help="Compile the transformer's blocks.  [default: on a GPU]"),
+    options.count("--batch-size", "Images in one pass through the device.", default=64),
+    options.device,
 )  # fmt: skip
+@options.delivers("Folder that the shards go to.", can_stop=True, shares_work=True, folder=True)
 def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
     """Generate images, one a seed, as WebDataset shards.
 

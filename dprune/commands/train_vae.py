@@ -29,7 +29,8 @@ class Multipliers(click.ParamType[tuple[int, ...]]):
         return tuple(int(part) for part in parts)
 
 
-count, weight = click.IntRange(min=1), options.Number(min=0)
+def _weight(name: str, text: str) -> options.Decorator:
+    return click.option(name, type=options.Number(min=0), metavar="X", help=text)
 
 
 @click.command()
@@ -40,39 +41,31 @@ count, weight = click.IntRange(min=1), options.Number(min=0)
         click.option("--subset", metavar="FILE", help="Ids to train on (.npy), or keys as text."),
         click.option("--held-out", multiple=True, metavar="SHARDS",
                      help="Shards to measure on, instead of some of the training images. Repeatable."),
-        click.option("--preset", type=click.Choice(["base", "tiny"]), default="base", show_default=True,
-                     help="base: 256 pixels, for a GPU; tiny: 32 pixels, for a CPU. It sets what is not given."),
-        click.option("--kind", type=click.Choice(["vq", "kl"]), default="vq", show_default=True,
-                     help="Quantised latents, or Gaussian ones."),
-        click.option("--image-size", type=count, metavar="N", help="Side of the images.  [default: base 256, tiny 32]"),
-        click.option("--width", type=count, metavar="N",
-                     help="Channels at full resolution.  [default: base 128, tiny 16]"),
+        options.choice("--preset", ["base", "tiny"], default="base",
+                       text="base: 256 pixels, for a GPU; tiny: 32 pixels, for a CPU. It sets what is not given."),
+        options.choice("--kind", ["vq", "kl"], "Quantised latents, or Gaussian ones.", default="vq"),
+        options.count("--image-size", "Side of the images.  [default: base 256, tiny 32]"),
+        options.count("--width", "Channels at full resolution.  [default: base 128, tiny 16]"),
         click.option("--downsample", type=click.Choice([4, 8, 16]),
                      help="Pixels a latent's side stands for.  [default: base 8, tiny 4]"),
         click.option("--multipliers", type=Multipliers(), metavar="N,N,...",
                      help="Multiples of the width, one a resolution.  "
                           "[default: 1,2,4 for 4; 1,2,2,4 for 8; 1,1,2,2,4 for 16]"),
-        click.option("--blocks", type=count, metavar="N",
-                     help="Residual blocks a resolution.  [default: base 2, tiny 1]"),
-        click.option("--latent-channels", type=count, metavar="N",
-                     help="Channels of a latent.  [default: base 8 (vq) or 4 (kl), tiny 4]"),
-        click.option("--codes", type=count, metavar="N", help="Size of the codebook.  [default: base 16384, tiny 512]"),
+        options.count("--blocks", "Residual blocks a resolution.  [default: base 2, tiny 1]"),
+        options.count("--latent-channels", "Channels of a latent.  [default: base 8 (vq) or 4 (kl), tiny 4]"),
+        options.count("--codes", "Size of the codebook.  [default: base 16384, tiny 512]"),
         click.option("--l2-codes", is_flag=True, help="Give codes unit length."),
-        click.option("--commitment", type=weight, metavar="X",
-                     help="Weight of the term that pulls the encoder to its codes.  [default: 0.25]"),
-        click.option("--kl-weight", type=weight, metavar="X",
-                     help="Weight of the term that pulls Gaussian latents to a standard normal.  [default: 1e-6]"),
-        click.option("--loss", type=click.Choice(["mse", "l1"]), default="mse", show_default=True,
-                     help="Loss of the pixels."),
+        _weight("--commitment", "Weight of the term that pulls the encoder to its codes.  [default: 0.25]"),
+        _weight("--kl-weight", "Weight of the term that pulls Gaussian latents to a standard normal.  [default: 1e-6]"),
+        options.choice("--loss", ["mse", "l1"], "Loss of the pixels.", default="mse"),
         click.option("--perceptual", metavar="none|lpips|timm:NAME",
                      help="Network whose features are compared, too.  [default: lpips if it has weights, else none]"),
         click.option("--lpips-weights", metavar="FILE", help="State dict of lpips.LPIPS(net='vgg')."),
         click.option("--perceptual-weights", metavar="FILE", help="Weights of timm:NAME."),
-        click.option("--perceptual-weight", type=weight, metavar="X", help="Weight of that comparison.  [default: 1]"),
-        click.option("--gan-weight", type=weight, default=0.0, show_default=True, metavar="X",
+        _weight("--perceptual-weight", "Weight of that comparison.  [default: 1]"),
+        click.option("--gan-weight", type=options.Number(min=0), metavar="X", default=0.0, show_default=True,
                      help="Weight of the adversarial loss, relative to the others; 0 for no critic."),
-        click.option("--gan-start", type=click.IntRange(min=0), metavar="N",
-                     help="First step with the adversarial loss.  [default: 0]"),
+        options.count("--gan-start", "First step with the adversarial loss.  [default: 0]", least=0),
         click.option("--flip", is_flag=True, help="Mirror images at random."),
         options.strict,
         options.workers,

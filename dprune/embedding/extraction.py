@@ -28,15 +28,7 @@ NAMES = ("features", "logits")
 
 
 def extract(settings: EmbedSettings, filling: Filling, store: Store, shards: Sequence[Shard], monitor: Monitor) -> None:
-    """Make and publish the parts of `shards`.
-
-    Raises:
-        InputError: the weights or a shard are not sound, or features do not fit the dtype.
-        MismatchError: the hub's weights are no longer those of the parts that are there.
-        UsageError: the device or the image size is impossible.
-        Interrupted: a signal or --stop-after ended the work; published parts stay.
-        DpruneError: out of memory on the device, or workers that died.
-    """
+    """Make and publish the parts of `shards`."""
     given = settings.given
     device = take_device(given.device)
     with explained(device, f"a --batch-size below {given.batch_size}"):
@@ -57,11 +49,7 @@ def extract(settings: EmbedSettings, filling: Filling, store: Store, shards: Seq
 
 
 def _origin(settings: EmbedSettings, store: Store, shards: Sequence[Shard], backbone: Backbone) -> Record:
-    """Return what a part must say about weights that the record calls the hub's, whose content may change.
-
-    Raises:
-        MismatchError: the parts that stay were made with others.
-    """
+    """Return what a part must say about weights that the record calls the hub's, whose content may change."""
     if settings.digest != HUB:
         return {}
     assert backbone.file is not None
@@ -75,19 +63,14 @@ def _origin(settings: EmbedSettings, store: Store, shards: Sequence[Shard], back
 def _tensors(settings: EmbedSettings, part: Part, widths: tuple[int, ...]) -> dict[str, npt.NDArray[np.generic]]:
     tensors: dict[str, npt.NDArray[np.generic]] = {"label": part.labels.numpy()}
     for number, (name, width) in enumerate(zip(NAMES, widths, strict=False)):
-        output = part.output(number)
-        rows = np.empty((0, width), dtype=np.float32) if output is None else output.numpy()
+        rows = part.output(number, (width,))
         rows[[entry["row"] for entry in part.bad]] = np.nan
         tensors[name] = _stored(settings, rows, len(part.bad), part.shard)
     return tensors
 
 
 def _stored(settings: EmbedSettings, rows: npt.NDArray[np.float32], bad: int, shard: Shard) -> npt.NDArray[np.floating]:
-    """Cast features to the store's dtype.
-
-    Raises:
-        InputError: a number is beyond the range of that dtype or of the network's arithmetic.
-    """
+    """Cast features to the store's dtype, unless a number is beyond the range of that or the network's arithmetic."""
     with np.errstate(over="ignore"):
         stored = rows.astype(settings.given.dtype)
     finite = np.isfinite(stored).all(1)

@@ -159,13 +159,9 @@ def load_inception(weights: Path | None) -> Backbone:
     return Backbone(clean_resize, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), module, path)
 
 
-def _folders() -> list[Path]:
-    own = os.environ.get("DPRUNE_WEIGHTS_DIR")
-    return [*([Path(own)] if own else []), Path(torch.hub.get_dir()) / "checkpoints"]
-
-
 def _find() -> Path:
-    folders = _folders()
+    own = os.environ.get("DPRUNE_WEIGHTS_DIR")
+    folders = [*([Path(own)] if own else []), Path(torch.hub.get_dir()) / "checkpoints"]
     for path in (folder / INCEPTION_FILE for folder in folders):
         if path.is_file():
             if file_digest(path) != INCEPTION_SHA256:

@@ -10,23 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dprune.embedding.settings import PCA_FILE, EmbedOptions, EmbedSettings
-from dprune.formats.filling import Filling, parents_by_name
+from dprune.formats.filling import Filling, StoreJob, parents_by_name
 from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, Shard, open_dataset
-from dprune.formats.store_job import StoreJob
 from dprune.formats.stores import Store
 from dprune.runtime import Monitor
 
 
 @dataclass(frozen=True)
 class EmbedJob(StoreJob):
-    """Features of a dataset, as far as they are this worker's to make.
-
-    Attributes:
-        dataset: the shards.
-        settings: how their features are made.
-    """
+    """Features of a dataset, as far as they are this worker's to make."""
 
     dataset: Dataset
     settings: EmbedSettings
@@ -39,14 +33,9 @@ class EmbedJob(StoreJob):
         Principal components depend on every image, so with them it holds the fingerprint.
         """
         fitted = self.settings.given.pca is not None
-        return make_record(
-            "embed",
-            self.settings.options(),
-            seed=self.settings.given.seed if fitted else None,
-            fingerprint=self.dataset.fingerprint if fitted else None,
-            parents=parents_by_name(self.dataset),
-            tags=self.output.tags,
-        )
+        seed, fingerprint = (self.settings.given.seed, self.dataset.fingerprint) if fitted else (None, None)
+        return make_record("embed", self.settings.options(), seed=seed, fingerprint=fingerprint,
+                           parents=parents_by_name(self.dataset), tags=self.output.tags)  # fmt: skip
 
     @functools.cached_property
     def filling(self) -> Filling:
@@ -67,7 +56,6 @@ def open_embed(shards: Sequence[str], options: EmbedOptions, output: Output) -> 
     Args:
         shards: see `open_dataset`.
         options: how features are to be made.
-        output: where the store goes.
 
     Raises:
         UsageError: the network does not take one of the options.

@@ -61,13 +61,9 @@ def _config(name: str, option: str) -> Any:
 def _hub_file(name: str, config: Any) -> HubFile:
     single = (config.hf_hub_filename,) if config and config.hf_hub_filename else None
     url = config.url if config and isinstance(config.url, str) else ""
-    return HubFile(
-        network=f"timm:{name}",
-        repo=(config.hf_hub_id or "") if config else "",
-        names=single or ("model.safetensors", "pytorch_model.bin"),
-        url=url,
-        folder=Path(torch.hub.get_dir()) / "checkpoints",
-    )
+    repo = (config.hf_hub_id or "") if config else ""
+    names = single or ("model.safetensors", "pytorch_model.bin")
+    return HubFile(f"timm:{name}", repo, names, url, Path(torch.hub.get_dir()) / "checkpoints")
 
 
 def _create(name: str, config: Any, path: Path, image_size: int | None) -> nn.Module:

@@ -73,14 +73,7 @@ def load_encoder(vae: ModelFile, settings: EncodeSettings, device: torch.device)
 def encode(
     vae: ModelFile, settings: EncodeSettings, filling: Filling, store: Store, shards: Sequence[Shard], monitor: Monitor
 ) -> None:
-    """Make and publish the codebook and the parts of `shards`.
-
-    Raises:
-        InputError: the autoencoder or a shard is not sound, or moments do not fit float16.
-        UsageError: the device is impossible.
-        Interrupted: a signal or --stop-after ended the work; published parts stay.
-        DpruneError: out of memory on the device, or workers that died.
-    """
+    """Make and publish the codebook and the parts of `shards`."""
     network, device = latent_network(vae), take_device(settings.device)
     # Whole pieces only: a CPU takes each by itself, and rounds sums otherwise in pieces of another length.
     batch_size = settings.batch_size - settings.batch_size % PIECE or settings.batch_size
@@ -108,10 +101,8 @@ def _tensors(network: Record, flips: bool, part: Part, count: int, vae: ModelFil
     valid[[entry["row"] for entry in part.bad]] = False
     tensors: dict[str, npt.NDArray[Any]] = {"label": part.labels.numpy(), "valid": valid}
     for number, (name, row) in enumerate(latent_tensors(network, flips).items()):
-        output = part.output(number)
-        values = np.empty((0, *row.shape)) if output is None else output.numpy()
         # Sums are added up in this order, however convolutions left the values.
-        tensors[name] = values.astype(row.dtype, order="C")
+        tensors[name] = part.output(number, row.shape).astype(row.dtype, order="C")
         tensors[name][~valid] = 0
         if row.dtype.kind == "f" and not np.isfinite(tensors[name]).all():
             raise InputError(

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dprune.encoding.settings import EncodeSettings
-from dprune.formats.filling import Filling, parents_by_name
+from dprune.formats.filling import Filling, StoreJob, parents_by_name
 from dprune.formats.latents import CODEBOOK_FILE, KIND
 from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, Shard, open_dataset
-from dprune.formats.store_job import StoreJob
 from dprune.formats.stores import Store
 from dprune.models.files import ModelFile
 from dprune.models.vae_files import latent_network, open_vae
@@ -25,13 +24,7 @@ from dprune.runtime import Monitor
 
 @dataclass(frozen=True)
 class EncodeJob(StoreJob):
-    """Latents of a dataset, as far as they are this worker's to make.
-
-    Attributes:
-        dataset: the shards.
-        vae: the autoencoder's file.
-        settings: how the latents are made.
-    """
+    """Latents of a dataset, as far as they are this worker's to make."""
 
     dataset: Dataset
     vae: ModelFile
@@ -86,7 +79,6 @@ def open_encode(shards: Sequence[str], settings: EncodeSettings, output: Output)
     Args:
         shards: see `open_dataset`.
         settings: how the latents are made, and by what.
-        output: where the store goes.
 
     Raises:
         InputError: the shards are not there, or the autoencoder's file is none.

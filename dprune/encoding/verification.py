@@ -57,7 +57,6 @@ def verify(
 
     Raises:
         InputError: a part or the codebook is not what the autoencoder gives, or a part's sums are wrong.
-        DpruneError: out of memory on the device, or workers that died.
     """
     network, device = latent_network(vae), take_device(settings.device)
     with explained(device, f"a --batch-size below {settings.batch_size}"):

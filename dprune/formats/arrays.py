@@ -17,11 +17,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dprune.errors import InputError, UsageError
+from dprune.errors import InputError, UsageError, unreadable
 from dprune.formats.provenance import Record, canonical, checked_record, parent_record
 from dprune.formats.publish import STDOUT, publish_bytes
 
 NPY_MAGIC = b"\x93NUMPY"
+VECTORS = {
+    "scores": ("scores are one number a sample", "fiu"),
+    "subset": ("a subset is a vector of sample ids", "iu"),
+    "groups": ("groups are one whole number a sample", "iu"),
+}
+"""What vectors of a kind are in words, and the kinds of dtypes that will do."""
 NPY_ERRORS = (ValueError, EOFError, OSError, MemoryError, OverflowError, TypeError, RecursionError, TokenError)
 """What numpy raises on damaged headers, which may be no Python or speak of more values than memory holds."""
 
@@ -90,7 +96,7 @@ def read_file(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}.") from error
+        raise unreadable(path, error) from error
 
 
 def read_array(path: str | Path, data: bytes | None = None) -> Array:
@@ -125,16 +131,28 @@ def _trailing_record(name: str, line: bytes) -> Record | None:
     return checked_record(name, record)
 
 
+def misshapen(values: npt.NDArray[Any], kind: str) -> str:
+    """Say that an array is no vector of a kind in `VECTORS`, or return an empty string."""
+    words, dtypes = VECTORS[kind]
+    if values.ndim == 1 and values.dtype.kind in dtypes:
+        return ""
+    return f"{words}, not {values.dtype} of shape {list(values.shape)}"
+
+
+def _read_vector(path: str | Path, kind: str, data: bytes | None = None) -> Array:
+    array = read_array(path, data)
+    if problem := misshapen(array.values, kind):
+        raise InputError(f"{array.name}: {problem}.")
+    return array
+
+
 def read_scores(path: str | Path) -> Array:
     """Read one score a sample; NaN means not scored.
 
     Raises:
         InputError: as `read_array`, or not a vector of numbers.
     """
-    array = read_array(path)
-    if array.values.ndim != 1 or array.values.dtype.kind not in "fiu":
-        raise InputError(f"{array.name}: scores are one number a sample, not {_shape(array.values)}.")
-    return array
+    return _read_vector(path, "scores")
 
 
 def read_ids(path: str | Path, data: bytes | None = None) -> Array:
@@ -143,11 +161,8 @@ def read_ids(path: str | Path, data: bytes | None = None) -> Array:
     Raises:
         InputError: as `read_array`, or not a vector of unique ids from 0.
     """
-    array = read_array(path, data)
-    values = array.values
-    if values.ndim != 1 or values.dtype.kind not in "iu":
-        raise InputError(f"{array.name}: a subset is a vector of sample ids, not {_shape(values)}.")
-    ids = np.sort(values.astype(np.int64))
+    array = _read_vector(path, "subset", data)
+    ids = np.sort(array.values.astype(np.int64))
     if len(ids) and ids[0] < 0:
         raise InputError(f"{array.name}: holds the id {ids[0]}; ids count from 0.")
     if (repeated := ids[1:][ids[1:] == ids[:-1]]).size:
@@ -161,11 +176,5 @@ def read_groups(path: str | Path) -> Array:
     Raises:
         InputError: as `read_array`, or not a vector of whole numbers.
     """
-    array = read_array(path)
-    if array.values.ndim != 1 or array.values.dtype.kind not in "iu":
-        raise InputError(f"{array.name}: groups are one whole number a sample, not {_shape(array.values)}.")
+    array = _read_vector(path, "groups")
     return Array(array.name, array.values.astype(np.int64), array.record)
-
-
-def _shape(values: npt.NDArray[Any]) -> str:
-    return f"{values.dtype} of shape {list(values.shape)}"

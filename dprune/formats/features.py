@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,75 +11,57 @@ import numpy.typing as npt
 from dprune.errors import InputError
 from dprune.formats.arrays import NPY_ERRORS, digest_array
 from dprune.formats.kinds import TENSOR_FILES, kind_of
-from dprune.formats.provenance import Record, digest, parent_record, record_digest
+from dprune.formats.provenance import Record, parent_record
 from dprune.formats.shards import split_ids
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_tensors
 
 
-class Features(Protocol):
-    """One feature vector a sample, in the order of the ids."""
+class Features(ABC):
+    """One feature vector a sample, in the order of the ids.
 
-    @property
-    def name(self) -> str:
-        """What messages call them."""
+    Attributes:
+        name: what messages call them.
+        shape: samples and dimension.
+        record: what made them, None for features made elsewhere.
+        fingerprint: of the dataset, None for features made elsewhere.
+    """
 
-    @property
-    def record(self) -> Record | None:
-        """What made them, None for features made elsewhere."""
+    name: str
+    shape: tuple[int, int]
+    record: Record | None = None
+    fingerprint: str | None = None
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Samples and dimension."""
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Fingerprint of the dataset, None for features made elsewhere."""
-
+    @abstractmethod
     def rows(self, begin: int, end: int) -> npt.NDArray[np.float32]:
         """Return samples `begin` to `end` as float32 [end - begin, d]; NaN rows could not be decoded."""
 
+    @abstractmethod
     def take(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Return the samples that sorted `ids` name, [len(ids), d]: float64 where they are stored so, else float32."""
 
+    @abstractmethod
     def logits(self) -> npt.NDArray[np.floating] | None:
         """Return the Inception network's logits, float32 or float64 [n, c], or None where there are none."""
 
+    @abstractmethod
     def labels(self) -> npt.NDArray[np.int64] | None:
         """Return the labels, int64 [n] with -1 for none, or None where no sample has one."""
 
+    @abstractmethod
     def as_parent(self) -> Record:
         """Describe them as the input of another file."""
 
 
-@dataclass(frozen=True)
-class StoreFeatures:
+class StoreFeatures(Features):
     """Features in a store that `embed` made."""
 
-    store: Store
-
-    @property
-    def name(self) -> str:
-        """What messages call them."""
-        return str(self.store.folder)
-
-    @property
-    def record(self) -> Record | None:
-        """Provenance of the store."""
-        return self.store.record
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Fingerprint of the dataset."""
-        return self.store.fingerprint
-
-    @functools.cached_property
-    def shape(self) -> tuple[int, int]:
-        """Samples and dimension."""
-        count = sum(self.store.counts)
-        first = self.store.read(self.store.shards[0], "features", 0, 0)
+    def __init__(self, store: Store) -> None:
+        self.store, self.name = store, str(store.folder)
+        self.record, self.fingerprint = store.record, store.fingerprint
+        first = store.read(store.shards[0], "features", 0, 0)
         assert first is not None
-        return count, first.shape[1]
+        self.shape = sum(store.counts), first.shape[1]
 
     def rows(self, begin: int, end: int) -> npt.NDArray[np.float32]:
         """Return samples `begin` to `end` as float32."""
@@ -119,29 +99,21 @@ class StoreFeatures:
 
     def as_parent(self) -> Record:
         """Describe them as the input of another file."""
-        content = digest([self.store.fingerprint, record_digest(self.store.record)])
-        return parent_record(self.store.record, content)
+        return self.store.as_parent()
 
 
-@dataclass(frozen=True)
-class ArrayFeatures:
-    """Features in one array, made elsewhere."""
+class ArrayFeatures(Features):
+    """Features in one array, made elsewhere, with the labels and logits that came with it."""
 
-    name: str
-    values: npt.NDArray[np.floating]
-    label: npt.NDArray[np.int64] | None = None
-    record: Record | None = None
-    logit: npt.NDArray[np.floating] | None = None
-
-    @property
-    def fingerprint(self) -> str | None:
-        """None: nothing is known of the dataset."""
-        return None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Samples and dimension."""
-        return self.values.shape[0], self.values.shape[1]
+    def __init__(
+        self,
+        name: str,
+        values: npt.NDArray[np.floating],
+        label: npt.NDArray[np.int64] | None = None,
+        logit: npt.NDArray[np.floating] | None = None,
+    ) -> None:
+        self.name, self.values, self._label, self._logit = name, values, label, logit
+        self.shape = values.shape[0], values.shape[1]
 
     def rows(self, begin: int, end: int) -> npt.NDArray[np.float32]:
         """Return samples `begin` to `end` as float32."""
@@ -153,11 +125,11 @@ class ArrayFeatures:
 
     def logits(self) -> npt.NDArray[np.floating] | None:
         """Return the logits that came with the array."""
-        return None if self.logit is None else _at_least_single(self.logit)
+        return None if self._logit is None else _at_least_single(self._logit)
 
     def labels(self) -> npt.NDArray[np.int64] | None:
         """Return the labels that came with the array."""
-        return self.label
+        return self._label
 
     def as_parent(self) -> Record:
         """Describe them as the input of another file."""
@@ -190,7 +162,7 @@ def open_features(path: str | Path) -> Features:
         raise InputError(f"{name}: 'label' is not one whole number a sample.")
     if logits is not None and (logits.ndim != 2 or len(logits) != len(values) or logits.dtype.kind != "f"):
         raise InputError(f"{name}: 'logits' are not floats of shape [n, classes], one row a sample.")
-    return ArrayFeatures(name, values, None if label is None else label.astype(np.int64), logit=logits)
+    return ArrayFeatures(name, values, None if label is None else label.astype(np.int64), logits)
 
 
 def _at_least_single(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

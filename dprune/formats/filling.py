@@ -6,18 +6,20 @@ import functools
 import logging
 import os
 import re
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
+from dprune.formats.jobs import Job
 from dprune.formats.manifests import read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, difference, digest
 from dprune.formats.shards import Dataset, Shard
 from dprune.formats.stores import Store
-from dprune.runtime import ranks
+from dprune.runtime import Monitor, ranks
 
 _log = logging.getLogger("dprune")
 
@@ -51,13 +53,7 @@ class Filling:
     @functools.cached_property
     def sizes(self) -> dict[str, tuple[int, str]]:
         """Samples and digest of the members of each of this worker's shards."""
-        found = {}
-        for shard in self.mine:
-            index = shard.index()
-            if not len(index):
-                _log.warning("%s holds no samples.", shard.location)
-            found[shard.name] = (len(index), index.digest)
-        return found
+        return {shard.name: shard.size() for shard in self.mine}
 
     def store(self, output: str) -> Store:
         """Return the store at `output`, whatever is there now.
@@ -76,7 +72,7 @@ class Filling:
         return store
 
     def existing(self, output: str) -> Mapping[str, Any] | None:
-        """Return the provenance of what stands at `output`, as `delivery.Job` asks for it.
+        """Return the provenance of what stands at `output`, as `Job` asks for it.
 
         The record names shards and not their members, which are other workers' to walk; so a part that was made
         from a shard of the same name and other members is what tells another dataset's store.
@@ -160,7 +156,7 @@ class Filling:
         return {"images": images, "undecodable": len(bad), "shards": len(parts), "shards_made": made}
 
     def _leftovers(self, folder: Path) -> list[Path]:
-        """Temporary files of killed runs; what another worker may be writing now is left alone."""
+        """Return temporary files of killed runs; what another worker may be writing now is left alone."""
         here = ranks()
         parts = {f"{shard.name.removesuffix('.tar')}.safetensors" for shard in self.mine}
         found = []
@@ -173,6 +169,42 @@ class Filling:
             ):  # fmt: skip
                 found.append(folder / name)
         return found
+
+
+class StoreJob(Job):
+    """A store that is to be made, as far as it is this worker's to make: what is there is left as it is."""
+
+    @property
+    @abstractmethod
+    def filling(self) -> Filling:
+        """The store by its dataset, and which of its parts are this worker's."""
+
+    @abstractmethod
+    def fill(self, store: Store, shards: Sequence[Shard], monitor: Monitor) -> None:
+        """Make and publish what the store's parts share, and the parts of `shards`."""
+
+    def is_shared_whole(self, store: Store) -> bool:
+        """Tell whether what the parts share is there."""
+        return True
+
+    def existing(self) -> Mapping[str, Any] | None:
+        """See `Filling.existing`."""
+        return self.filling.existing(self.output.path)
+
+    def complete(self) -> bool:
+        """Tell whether this worker's parts are all there and no killed run left anything behind."""
+        return self.filling.complete(self.output.path) and self.is_shared_whole(self.filling.store(self.output.path))
+
+    def run(self, monitor: Monitor) -> dict[str, Any]:
+        """Make what is missing and return counts over all of this worker's parts."""
+        store = self.filling.store(self.output.path)
+        missing = self.filling.missing(store)
+        self.filling.tidy(store)
+        if missing or not self.is_shared_whole(store):
+            self.fill(store, missing, monitor)
+        else:
+            store.publish_manifest()
+        return self.filling.summary(store, len(missing))
 
 
 def parents_by_name(dataset: Dataset) -> dict[str, Record]:

@@ -1,4 +1,4 @@
-"""Decoding images that nobody vouches for, and the one resize that packing uses."""
+"""Images: decoding those that nobody vouches for, the one resize that packing uses, and pictures for people."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from dprune.errors import InputError
 from dprune.formats.publish import publish_bytes
+from dprune.formats.shards import Dataset, ShardReader
 
 SOFTWARE, PNG_MARK = "dprune", "Content"
+MISSING = "#d9dee4"
+"""Colour of the thumbnail of an image that cannot be decoded."""
 # Pillow opens more than images: PostScript, for one, by running Ghostscript.
 DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 
@@ -127,6 +130,35 @@ def tile(images: npt.NDArray[np.uint8], columns: int, gap: int = 2) -> Image.Ima
         top, left = gap + number // columns * (height + gap), gap + number % columns * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return Image.fromarray(sheet)
+
+
+def thumbnail(data: bytes, side: int) -> Image.Image:
+    """Decode an image and bring its middle square to `side` pixels; one that cannot be decoded becomes grey."""
+    try:
+        image = decode_image(data)
+    except BadImage:
+        return Image.new("RGB", (side, side), MISSING)
+    square = min(image.size)
+    left, top = (image.width - square) // 2, (image.height - square) // 2
+    # Enlarging tiny images smoothly would show detail that they do not have.
+    smooth = Image.Resampling.LANCZOS if square > side else Image.Resampling.NEAREST
+    return image.resize((side, side), smooth, (left, top, left + square, top + square))
+
+
+def thumbnails(dataset: Dataset, ids: npt.NDArray[np.int64], side: int) -> dict[int, Image.Image]:
+    """Make a thumbnail of each sample that sorted ids name.
+
+    Raises:
+        InputError: an id is outside the dataset.
+    """
+    found, first = {}, 0
+    for shard, rows, count in zip(dataset.shards, dataset.split(ids), dataset.counts, strict=True):
+        reader = ShardReader(shard, shard.index()) if len(rows) else None
+        for row in rows.tolist():
+            assert reader is not None
+            found[first + row] = thumbnail(reader.image(row), side)
+        first += count
+    return found
 
 
 def png_mark(path: str | Path) -> str:

@@ -47,13 +47,12 @@ def kind_of(path: str | Path) -> str:
     # Before what begins with a brace: a tar begins with the name of its first member.
     if head[257:262] == b"ustar":
         return "tar"
-    if head[8:9] == b"{" and not head.lstrip().startswith(b"{"):
-        return _tensors(path)
-    beginnings = {b"PK\x03\x04": "zip", b"\x89PNG\r\n\x1a\n": "png"}
-    found = next((kind for beginning, kind in beginnings.items() if head.startswith(beginning)), "")
     if head.lstrip().startswith(b"{"):
         return "json"
-    return found or "file"
+    if head[8:9] == b"{":
+        return _tensors(path)
+    beginnings = {b"PK\x03\x04": "zip", b"\x89PNG\r\n\x1a\n": "png"}
+    return next((kind for beginning, kind in beginnings.items() if head.startswith(beginning)), "file")
 
 
 def _array(path: str | Path) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.provenance import Record, digest, parent_record, record_digest
+from dprune.formats.provenance import Record
 from dprune.formats.stores import Store
 from dprune.formats.tensors import Place, map_tensor, tensor_places
 
@@ -193,7 +193,7 @@ class Latents:
 
     def as_parent(self) -> Record:
         """Describe it as the input of another file."""
-        return parent_record(self.record, digest([self.fingerprint, record_digest(self.record)]))
+        return self.store.as_parent()
 
 
 def open_latents(path: str | Path) -> Latents:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
-from dprune.errors import InputError
+from dprune.errors import InputError, unreadable
 
 
 class LocalBlocks:
@@ -17,7 +16,7 @@ class LocalBlocks:
         try:
             self._descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
-            raise InputError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}.") from error
+            raise unreadable(path, error) from error
         self.size = os.fstat(self._descriptor).st_size
         if hasattr(os, "posix_fadvise"):
             # Headers and chosen samples are far apart: read-ahead would fetch what nobody asked for.
@@ -78,16 +77,8 @@ def open_blocks(location: str) -> LocalBlocks | RemoteBlocks:
     return RemoteBlocks(location) if is_url(location) else LocalBlocks(location)
 
 
-@dataclass(frozen=True)
-class Version:
-    """What tells one version of a file from the next without reading it."""
-
-    place: str
-    token: str
-
-
-def version(location: str) -> Version:
-    """Return the full name of a file and a token that changes when its content does.
+def version(location: str) -> tuple[str, str]:
+    """Return the full name of a file and a token that changes when its content does, without reading it.
 
     Raises:
         InputError: the file does not exist.
@@ -95,8 +86,8 @@ def version(location: str) -> Version:
     try:
         if is_url(location):
             system, path = remote(location)
-            return Version(location, f"{system.ukey(path)}/{system.size(path)}")
+            return location, f"{system.ukey(path)}/{system.size(path)}"
         status = os.stat(location)
-        return Version(os.path.realpath(location), f"{status.st_size}/{status.st_mtime_ns}")
+        return os.path.realpath(location), f"{status.st_size}/{status.st_mtime_ns}"
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"{location}: cannot be read: {error}.") from error

@@ -152,9 +152,9 @@ def cached_index(location: str) -> ShardIndex:
     Raises:
         InputError: as `build_index`.
     """
-    current = version(location)
-    path = cache_folder() / f"{hashlib.sha256(current.place.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.index"
-    stamp = {"layout": _LAYOUT, "version": current.token}
+    place, token = version(location)
+    path = cache_folder() / f"{hashlib.sha256(place.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.index"
+    stamp = {"layout": _LAYOUT, "version": token}
     with contextlib.suppress(OSError, SafetensorError, KeyError, ValueError), safe_open(path, framework="np") as file:
         metadata = json.loads((file.metadata() or {})[METADATA_KEY])
         if metadata["stamp"] == stamp:

@@ -8,12 +8,12 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
+from dprune.formats.arrays import read_file
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.provenance import Record, digest, parent_record, record_digest
 from dprune.formats.ranges import is_url, open_blocks
@@ -40,6 +40,13 @@ class Shard:
     def index(self) -> ShardIndex:
         """Return the shard's samples and offsets; see `cached_index`."""
         return cached_index(self.location)
+
+    def size(self) -> tuple[int, str]:
+        """Return how many samples it holds and the digest of its members, and warn of a shard without samples."""
+        index = self.index()
+        if not len(index):
+            _log.warning("%s holds no samples.", self.location)
+        return len(index), index.digest
 
 
 class ShardReader:
@@ -100,20 +107,14 @@ class Dataset:
         return folders[0] if len(folders) == 1 else f"{folders[0]} and {len(folders) - 1} more folders"
 
     @functools.cached_property
-    def _summaries(self) -> tuple[tuple[int, str], ...]:
+    def _sizes(self) -> tuple[tuple[int, str], ...]:
         # Indexes are dropped after this: those of ImageNet together take gigabytes.
-        found = []
-        for shard in self.shards:
-            index = shard.index()
-            if not len(index):
-                _log.warning("%s holds no samples.", shard.location)
-            found.append((len(index), index.digest))
-        return tuple(found)
+        return tuple(shard.size() for shard in self.shards)
 
     @property
     def counts(self) -> list[int]:
         """Samples in each shard."""
-        return [count for count, _ in self._summaries]
+        return [count for count, _ in self._sizes]
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -124,7 +125,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """Hash of the shards' names, every member's name and size, and the manifests' provenance."""
         names = (shard.name for shard in self.shards)
-        return fingerprint(zip(names, (digest for _, digest in self._summaries), strict=True), self.origins)
+        return fingerprint(zip(names, (digest for _, digest in self._sizes), strict=True), self.origins)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -197,10 +198,7 @@ def _expand(source: str) -> list[str]:
     if source == "-" or source.startswith("pipe:"):
         raise InputError(f"{source}: a stream cannot be read by offset: run dprune pack on it first.")
     if source.startswith("@"):
-        try:
-            lines = Path(source[1:]).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise InputError(f"{source[1:]}: cannot be read: {(error.strerror or str(error)).lower()}.") from error
+        lines = read_file(source[1:]).decode().splitlines()
         return [found for line in lines if line.strip() for found in _expand(line.strip())]
     if os.path.isdir(source):
         return _folder(source)

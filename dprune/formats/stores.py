@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from dprune.errors import InputError, MismatchError
 from dprune.formats.manifests import MANIFEST, read_manifest
-from dprune.formats.provenance import Record, record_digest
+from dprune.formats.provenance import Record, digest, parent_record, record_digest
 from dprune.formats.publish import publish_json
 from dprune.formats.shards import fingerprint
 from dprune.formats.tensors import damaged, read_metadata, read_tensors, write_tensors
@@ -166,6 +166,10 @@ class Store:
     def fingerprint(self) -> str:
         """Fingerprint of the dataset, from the parts."""
         return fingerprint(zip(self.shards, (part["members"] for part in self.parts), strict=True), self.datasets)
+
+    def as_parent(self) -> Record:
+        """Describe the store as the input of another file."""
+        return parent_record(self.record, digest([self.fingerprint, record_digest(self.record)]))
 
     @property
     def counts(self) -> list[int]:

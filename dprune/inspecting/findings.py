@@ -39,9 +39,7 @@ class Findings:
 
     def fingerprints(self) -> set[str]:
         """Its own fingerprint and those of everything it was made from."""
-        found = {self.fingerprint}
-        for record in self.records:
-            found |= set(_fingerprints(record))
+        found = {self.fingerprint}.union(*map(_fingerprints, self.records))
         return {fingerprint for fingerprint in found if isinstance(fingerprint, str)}
 
     def as_json(self) -> dict[str, Any]:

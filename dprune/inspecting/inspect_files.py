@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from dprune.formats.arrays import digest_array, read_array
+from dprune.formats.arrays import VECTORS, digest_array, misshapen, read_array
 from dprune.formats.clusters import read_clusters
 from dprune.formats.kinds import kind_of
 from dprune.formats.latents import FLIPPED, NAMES
@@ -27,7 +27,6 @@ MOST_EXAMPLES = 3
 _LATENTS = {name + suffix for names in NAMES.values() for name in names for suffix in ("", FLIPPED)}
 BY_SAMPLE = {"features", "label", "logits", "valid", "assignment", "distance"} | _LATENTS
 """Tensors with one row a sample."""
-_SCORES, _IDS = "scores are one number a sample", "a subset is a vector of sample ids"
 
 
 def inspect_array(path: str) -> Findings:
@@ -45,10 +44,8 @@ def inspect_array(path: str) -> Findings:
     findings.fingerprint = array.fingerprint
     findings.content = {"shape": list(values.shape), "dtype": str(values.dtype), "digest": digest_array(values)}
     findings.kind = _kind_of_array(values, array.record)
-    wanted = {"scores": (_SCORES, "fiu"), "subset": (_IDS, "iu")}.get(findings.kind)
-    if wanted and (values.ndim != 1 or values.dtype.kind not in wanted[1]):
-        found = f"{values.dtype} of shape {list(values.shape)}"
-        findings.problems.append(f"{findings.name}: {wanted[0]}, not {found}: make it again.")
+    if findings.kind in VECTORS and (problem := misshapen(values, findings.kind)):
+        findings.problems.append(f"{findings.name}: {problem}: make it again.")
     elif describe := {"scores": _scores, "subset": _subset, "labels": _labels, "pairs": _pairs}.get(findings.kind):
         describe(findings, values)
     return findings

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from dprune.errors import InputError
+from dprune.errors import InputError, unreadable
 from dprune.formats.kinds import ARRAY_FILES, TENSOR_FILES, kind_of
 from dprune.inspecting.findings import DIGITS, Findings
 from dprune.inspecting.inspect_files import inspect_array, inspect_result, inspect_tensors
@@ -85,7 +85,7 @@ def _inspect(sources: Sequence[str]) -> Findings:
     except InputError as error:
         return Findings(name, problems=[str(error)])
     except OSError as error:
-        return Findings(name, problems=[f"{name}: cannot be read: {(error.strerror or str(error)).lower()}."])
+        return Findings(name, problems=[str(unreadable(name, error))])
     except (*_NONSENSE, SafetensorError) as error:
         return Findings(name, problems=[f"{name}: says nonsense ({type(error).__name__}: {error}): make it again."])
 

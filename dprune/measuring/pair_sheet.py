@@ -12,10 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dprune.errors import MismatchError
 from dprune.formats.beside import Beside
-from dprune.formats.images import publish_png
+from dprune.formats.images import publish_png, thumbnails
 from dprune.formats.provenance import Record, check_same_dataset, variant
 from dprune.formats.shards import Dataset
-from dprune.formats.thumbnails import thumbnails
 from dprune.measuring.sources import FeatureSource
 from dprune.runtime import Silent
 

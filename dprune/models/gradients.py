@@ -42,6 +42,9 @@ class SampleGradients:
     blocks of the network, do so afterwards. Parameters that require gradients are those that are measured; they are
     frozen here, so that no gradient of a weight is formed.
 
+    Attributes:
+        columns: measures besides the loss: 1, or 2 with a direction.
+
     Args:
         network: on its device, the dtypes of its weights being those to compute in (autocast may lower them).
         example: arguments of a forward pass, to see that no layer is used twice.
@@ -63,7 +66,7 @@ class SampleGradients:
         self._layers = {name: _replaced(network, name, self._tally) for name in layers}
         for parameter in self.parameters.values():
             parameter.requires_grad_(False)
-        self._aimed = False
+        self.columns = 1
 
     def aim(self, direction: Mapping[str, Tensor] | None) -> None:
         """Set the direction that dots are taken with.
@@ -71,7 +74,7 @@ class SampleGradients:
         Args:
             direction: a tensor for each trainable parameter, by name, such as a mean gradient; None for no dots.
         """
-        self._aimed = direction is not None
+        self.columns = 1 if direction is None else 2
         for prefix, layer in self._layers.items():
             names = (f"{prefix}.{name}" for name in ("weight", "bias"))
             layer.aim(*(direction[name] if direction and name in self.parameters else None for name in names))
@@ -83,8 +86,7 @@ class SampleGradients:
             losses: runs the network once and returns each sample's loss, [B].
             count: B.
         """
-        columns = 2 if self._aimed else 1
-        zero = torch.zeros(count, columns, dtype=self._dtype, device=self._device, requires_grad=True)
+        zero = torch.zeros(count, self.columns, dtype=self._dtype, device=self._device, requires_grad=True)
         self._tally.zero = zero
         try:
             with torch.enable_grad():
@@ -92,7 +94,7 @@ class SampleGradients:
                 (found,) = torch.autograd.grad(loss.sum(), zero)
         finally:
             self._tally.zero = None
-        return Measures(loss.detach(), found[:, 0], found[:, 1] if self._aimed else None)
+        return Measures(loss.detach(), found[:, 0], found[:, 1] if self.columns == 2 else None)
 
     def zeros(self) -> dict[str, Tensor]:
         """Return zeros to add gradients to, for each trainable parameter by name; float32, or float64 of float64."""

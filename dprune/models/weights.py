@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dprune.errors import InputError
+from dprune.errors import InputError, unreadable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ def file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}.") from error
+        raise unreadable(path, error) from error
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -61,7 +61,6 @@ def open_pack(locations: Sequence[str], settings: PackSettings, output: Output) 
     Args:
         locations: one folder or zip of images, `sklearn:digits`, or any number of shards or of streams.
         settings: what is packed of them, and how.
-        output: folder that the shards go to.
 
     Raises:
         InputError: a location does not exist or holds nothing to pack.
@@ -100,12 +99,7 @@ def _open_shards(locations: Sequence[str], subset: str | None) -> ShardSource:
 
 @dataclass(frozen=True)
 class PackJob(Job):
-    """One pack.
-
-    Attributes:
-        source: samples by number, or streams.
-        settings: what becomes of them.
-    """
+    """One pack."""
 
     source: Source | Streams
     settings: PackSettings
@@ -136,18 +130,12 @@ class PackJob(Job):
         return True
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
-        """Write the shards that are missing, then classes, ledger and manifest.
-
-        Raises:
-            InputError: a key occurs twice, an image is unreadable with `strict`, or the folder holds other shards
-                or the source itself.
-            Interrupted: the monitor asked to stop; finished shards stay.
-        """
-        output, classes = self.output.path, self.source.classes
+        """Write the shards that are missing, then classes, ledger and manifest."""
+        output = Path(self.output.path)
         if os.path.realpath(output) in self.source.folders:
-            raise InputError(f"{output}: is the folder that is to be packed: give another -o.")
+            raise InputError(f"{self.output.path}: is the folder that is to be packed: give another -o.")
         keys = None if isinstance(self.source, Streams) else self._keys(self.source.keys())
-        journal = Journal.begin(Path(output), self.record, monitor, resume=keys is not None)
+        journal = Journal.begin(output, self.record, monitor, resume=keys is not None)
         try:
             with Workers(self._load, self._worker_count()) as workers:
                 monitor.start("pack", None if keys is None else len(keys), "samples")
@@ -155,9 +143,9 @@ class PackJob(Job):
         except InputError:
             journal.abandon()
             raise
-        journal.finish(self.record, shards, classes)
+        journal.finish(self.record, shards, self.source.classes)
         samples, bad = sum(shard.count for shard in shards), sum(len(shard.bad) for shard in shards)
-        return {"samples": samples, "unreadable": bad, "shards": len(shards), "classes": len(classes)}
+        return {"samples": samples, "unreadable": bad, "shards": len(shards), "classes": len(self.source.classes)}
 
     def _worker_count(self) -> int:
         if self.settings.size is None and self.source.trusted:
@@ -177,7 +165,8 @@ class PackJob(Job):
             raise InputError(f"the key {key!r} would be ignored by loaders, as names __like_this__ are: rename it.")
         if key in seen and self.settings.keys != "unique":
             raise InputError(f"the key {key!r} occurs twice: rename one, or give --keys unique.")
-        key = next(name for name in _variants(key) if name not in seen)
+        variants = itertools.chain([key], (f"{key}-{number}" for number in itertools.count(2)))
+        key = next(name for name in variants if name not in seen)
         seen.add(key)
         return key
 
@@ -247,8 +236,3 @@ def treated(sample: Sample, settings: PackSettings, *, trusted: bool) -> Sample:
 
 def _unreadable(key: str, reason: str) -> InputError:
     return InputError(f"the image of {key!r} {reason}: mend it, or leave out --strict.")
-
-
-def _variants(key: str) -> Iterator[str]:
-    yield key
-    yield from (f"{key}-{number}" for number in itertools.count(2))

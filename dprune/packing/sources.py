@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import abc
 import functools
 import hashlib
 import logging
 import os
 import stat
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -55,31 +54,29 @@ def local_folders(locations: Iterable[str]) -> set[str]:
     }
 
 
-class Source(Protocol):
-    """Samples in a fixed order that can be loaded one by one, in any process."""
+class Source(ABC):
+    """Samples in a fixed order that can be loaded one by one, in any process.
+
+    Attributes:
+        trusted: whether the images were packed before, so that copying need not decode them.
+        classes: names of the labels, empty where there are none.
+        folders: real paths of the folders that nothing must be removed from while the samples are read.
+    """
+
+    trusted = True
+    classes: Sequence[str] = ()
+    folders: set[str] = set()
 
     @property
+    @abstractmethod
     def parents(self) -> dict[str, Record]:
         """The inputs, as a record names them."""
 
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names of the labels, empty where there are none."""
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the images were packed before, so that copying need not decode them."""
-
-    @property
-    def folders(self) -> set[str]:
-        """Real paths of the folders that nothing must be removed from while the samples are read."""
-
+    @abstractmethod
     def keys(self) -> Iterable[str]:
         """Keys of all samples, before repeated ones are told apart."""
 
-    def __len__(self) -> int:
-        """Return the number of samples."""
-
+    @abstractmethod
     def load(self, number: int) -> Sample:
         """Read one sample.
 
@@ -108,7 +105,7 @@ class ImageFile:
         return self.path.rpartition("/")[0]
 
 
-class ImageFiles(abc.ABC):
+class ImageFiles(Source):
     """Images in a folder or a zip; the folder that an image lies in is its class."""
 
     trusted = False
@@ -124,7 +121,6 @@ class ImageFiles(abc.ABC):
         Raises:
             InputError: there are no images.
         """
-        self.folders: set[str] = set()
         visible = [f for f in files if not any(part.startswith((".", "__MACOSX")) for part in f.path.split("/"))]
         wanted = (*IMAGE_SUFFIXES, *CONVERTIBLE_SUFFIXES) if convert else IMAGE_SUFFIXES
         self._location = location
@@ -149,9 +145,6 @@ class ImageFiles(abc.ABC):
             listing.update(f"{file.path}\0{file.size}{checksum}\n".encode("utf-8", "surrogateescape"))
         return {"images": parent_record(None, listing.hexdigest())}
 
-    def __len__(self) -> int:
-        return len(self._files)
-
     def keys(self) -> Iterable[str]:
         """Relative paths with dots as `_`, since a key ends at its first dot."""
         return (file.path.rpartition(".")[0].replace(".", "_") for file in self._files)
@@ -166,7 +159,7 @@ class ImageFiles(abc.ABC):
             members.append((LABEL_SUFFIX, str(self._labels[file.folder]).encode()))
         return Sample("", members)
 
-    @abc.abstractmethod
+    @abstractmethod
     def _read(self, file: ImageFile) -> bytes:
         """Read an image's bytes."""
 
@@ -231,12 +224,10 @@ class ZipSource(ImageFiles):
             raise BadImage(f"cannot be read from the archive: {error}") from error
 
 
-class DigitsSource:
+class DigitsSource(Source):
     """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn ships, as 32 px RGB."""
 
-    trusted = True
     classes = [str(digit) for digit in range(10)]
-    folders: set[str] = set()
 
     def __init__(self) -> None:
         from sklearn.datasets import load_digits
@@ -250,12 +241,9 @@ class DigitsSource:
         """The pixels, as a digest."""
         return {"images": parent_record(None, hashlib.sha256(self._pixels.tobytes()).hexdigest())}
 
-    def __len__(self) -> int:
-        return len(self._labels)
-
     def keys(self) -> Iterable[str]:
         """Their numbers."""
-        return (f"digit-{number:04d}" for number in range(len(self)))
+        return (f"digit-{number:04d}" for number in range(len(self._labels)))
 
     def load(self, number: int) -> Sample:
         """Enlarge and encode one digit."""
@@ -264,47 +252,33 @@ class DigitsSource:
         return Sample("", [("png", encode_image(image, "png")), (LABEL_SUFFIX, label)])
 
 
-@dataclass
-class ShardSource:
-    """Samples of existing shards, or a subset of them, with all their members byte for byte."""
+class ShardSource(Source):
+    """Samples of existing shards, or a subset of them, with all their members byte for byte.
 
-    dataset: Dataset
-    ids: npt.NDArray[np.int64] | None = None
-    subset: Record | None = None
-    trusted = True
+    Args:
+        dataset: the shards.
+        ids: of the samples that are wanted, sorted; None for all.
+        subset: the ids as an input of the pack.
+    """
 
-    def __post_init__(self) -> None:
-        """Find out which rows of which shards are wanted."""
-        ids = np.arange(len(self.dataset)) if self.ids is None else self.ids
-        self._rows = self.dataset.split(ids)
+    def __init__(
+        self, dataset: Dataset, ids: npt.NDArray[np.int64] | None = None, subset: Record | None = None
+    ) -> None:
+        self._dataset, self._subset = dataset, subset
+        self._rows = dataset.split(np.arange(len(dataset)) if ids is None else ids)
         self._stops = np.cumsum([len(rows) for rows in self._rows])
         self._open: tuple[int, int, ShardReader] | None = None
+        self.folders = local_folders(shard.location for shard in dataset.shards)
+        self.classes = _shared_classes(dataset)
 
     @property
     def parents(self) -> dict[str, Record]:
         """The dataset by its fingerprint, and the subset."""
-        shards = self.dataset.parents()
-        return shards if self.subset is None else {**shards, "subset": self.subset}
-
-    @functools.cached_property
-    def classes(self) -> Sequence[str]:
-        """The class names that lie beside the shards, if all folders agree on them."""
-        found = {Path(shard.location).parent / CLASSES for shard in self.dataset.shards}
-        texts = {path.read_text(encoding="utf-8", errors="surrogateescape") for path in found if path.exists()}
-        # Names may hold what str.splitlines takes for the end of a line.
-        return texts.pop().rstrip("\n").split("\n") if len(texts) == 1 else []
-
-    @property
-    def folders(self) -> set[str]:
-        """Folders of the shards."""
-        return local_folders(shard.location for shard in self.dataset.shards)
-
-    def __len__(self) -> int:
-        return int(self._stops[-1])
+        return self._dataset.parents() | ({} if self._subset is None else {"subset": self._subset})
 
     def keys(self) -> Iterable[str]:
         """Keys as they are."""
-        for shard, rows in zip(self.dataset.shards, self._rows, strict=True):
+        for shard, rows in zip(self._dataset.shards, self._rows, strict=True):
             if len(rows):
                 index = shard.index()
                 yield from (index.key(int(row)) for row in rows)
@@ -314,9 +288,17 @@ class ShardSource:
         which = int(np.searchsorted(self._stops, number, side="right"))
         row = int(self._rows[which][number - self._stops[which]])
         if self._open is None or self._open[:2] != (os.getpid(), which):
-            shard = self.dataset.shards[which]
+            shard = self._dataset.shards[which]
             self._open = (os.getpid(), which, ShardReader(shard, shard.index()))
         reader = self._open[2]
         begin, end = int(reader.index.start[row]), int(reader.index.stop[row])
         members = [(reader.index.suffix(member), reader.member(member)) for member in range(begin, end)]
         return Sample("", members, int(reader.index.image[row]) - begin)
+
+
+def _shared_classes(dataset: Dataset) -> Sequence[str]:
+    """Return the class names that lie beside the shards, if all folders agree on them."""
+    found = {Path(shard.location).parent / CLASSES for shard in dataset.shards}
+    texts = {path.read_text(encoding="utf-8", errors="surrogateescape") for path in found if path.exists()}
+    # Names may hold what str.splitlines takes for the end of a line.
+    return texts.pop().rstrip("\n").split("\n") if len(texts) == 1 else []

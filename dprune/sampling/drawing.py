@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -149,13 +149,6 @@ class Sampler:
         return to_pixels(images).permute(0, 2, 3, 1)
 
 
-class Drawn(Protocol):
-    """Images that the device may still be at work on."""
-
-    def wait(self, times: Times) -> tuple[Tensor, bool]:
-        """Return images uint8 [n, h, w, 3] on the CPU and whether their latents are finite; add the seconds."""
-
-
 class DrawnOnGpu:
     """A batch that was queued on a GPU.
 
@@ -187,7 +180,7 @@ class DrawnOnGpu:
         return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
     def wait(self, times: Times) -> tuple[Tensor, bool]:
-        """See `Drawn`."""
+        """Return images uint8 [n, h, w, 3] on the CPU and whether their latents are finite; add the seconds."""
         begun, sampled, decoded = self._events
         decoded.synchronize()
         times.sampling += begun.elapsed_time(sampled) / 1000
@@ -220,8 +213,12 @@ class DrawnOnCpu:
         self._threads = min(len(self._pieces), torch.get_num_threads())
 
     def wait(self, times: Times) -> tuple[Tensor, bool]:
-        """See `Drawn`."""
+        """See `DrawnOnGpu.wait`."""
         images, sound, sampling, decoding = zip(*self._pieces, strict=True)
         times.sampling += sum(sampling) / self._threads
         times.decoding += sum(decoding) / self._threads
         return torch.cat(images), all(sound)
+
+
+Drawn = DrawnOnGpu | DrawnOnCpu
+"""Images that the device may still be at work on."""

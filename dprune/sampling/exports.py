@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -102,7 +101,9 @@ class NpzExport(Export):
             with archive.open(_member("arr_0"), "w", force_zip64=True) as member:
                 for number, chunk in enumerate(_chunks(_rows(shards))):
                     if number == 0:
-                        _write_header(member, (len(labels), *chunk.shape[1:]), np.dtype(np.uint8))
+                        shape = (len(labels), *chunk.shape[1:])
+                        layout = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(member, layout)
                     member.write(chunk.data)
             if max(labels) >= 0:
                 with archive.open(_member("arr_1"), "w") as member:
@@ -119,8 +120,3 @@ def _chunks(samples: Iterator[tuple[ShardReader, int]]) -> Iterator[Pixels]:
 def _member(name: str) -> zipfile.ZipInfo:
     # A time of day would make the same images give other bytes.
     return zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
-
-
-def _write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[np.uint8]) -> None:
-    layout = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, layout)

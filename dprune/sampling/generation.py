@@ -42,13 +42,6 @@ def generate(
         record: provenance of all shards.
         shards: numbers of those that are missing.
         monitor: progress and requests to stop.
-
-    Raises:
-        InputError: a network is not sound, or the folder holds files that dprune did not write.
-        MismatchError: the networks do not fit each other.
-        UsageError: the device is impossible, or options are not for such networks.
-        Interrupted: a signal or a deadline came; finished shards stay.
-        DpruneError: out of memory.
     """
     device, times = take_device(settings.given.device), Times()
     # tf32, which convolutions use unless told otherwise, would keep ten bits of what was asked for as float32.
@@ -84,9 +77,7 @@ def _samples(
 ) -> Generator[Entry]:
     """Draw images; those of a batch become files while the device is at the next one.
 
-    Raises:
-        InputError: the transformer gives numbers that are not finite.
-        Interrupted: the monitor asked to stop; all that was drawn was yielded before.
+    When the monitor asks to stop, all that was drawn is yielded before.
     """
 
     def encoded(batch: Batch, drawn: Drawn) -> Iterator[Entry]:

@@ -27,13 +27,7 @@ _log = logging.getLogger("dprune")
 
 @dataclass(frozen=True)
 class SampleJob(Job):
-    """Generated images, as far as they are this worker's to make.
-
-    Attributes:
-        model: file of the transformer.
-        vae: file of the autoencoder.
-        settings: what is asked of them.
-    """
+    """Generated images, as far as they are this worker's to make."""
 
     model: ModelFile
     vae: ModelFile
@@ -75,15 +69,7 @@ class SampleJob(Job):
         return range(here.rank, self.settings.shards, here.world)
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
-        """Make this worker's missing shards; the worker that finds none missing adds the exports and the manifest.
-
-        Raises:
-            InputError: a network is not sound, or the folder holds files that dprune did not write.
-            MismatchError: the networks do not fit each other.
-            UsageError: the device is impossible, or options are not for such networks.
-            Interrupted: a signal or --stop-after ended the work; finished shards stay.
-            DpruneError: out of memory.
-        """
+        """Make this worker's missing shards; the worker that finds none missing adds the exports and the manifest."""
         folder, made = Path(self.output.path), dict[str, Any]()
         missing = self._missing(folder)
         if missing:
@@ -130,7 +116,6 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
     Args:
         model: file of the transformer.
         options: what is asked of it, and what decodes its latents.
-        output: where the shards go.
 
     Raises:
         InputError: a file is missing, damaged or of another kind.

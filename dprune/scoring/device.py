@@ -18,7 +18,7 @@ from dprune.precision import float32
 from dprune.runtime import Monitor, check_stop, explained, take_device
 from dprune.scoring.passes import Measuring, ScoredLatents
 from dprune.scoring.population import Samples
-from dprune.scoring.progress import Share
+from dprune.scoring.progress import Progress, Share
 from dprune.scoring.scorer import Scorer
 from dprune.scoring.settings import ScoreSettings
 
@@ -44,20 +44,15 @@ def measure_shares(
         Interrupted: a signal or a deadline came; what was measured stays.
         DpruneError: out of memory.
     """
-    with computing(settings) as device:
-        networks = ScoredNetworks(samples, settings, device, gradients=gradients)
+    with on_device(samples, settings, gradients=gradients) as networks:
         for share in shares:
             check_stop(monitor)
-            scorer = networks.at(share.file)
-            data = networks.latents(samples.ids)
-            title = f"{share.file.path} in {settings.precision}"
-            Measuring(scorer, data, share.progress, settings.batch_size, title).fill(
-                share.portions, monitor, share.label
-            )
+            measuring = networks.measuring(share.file, samples.ids, share.progress)
+            measuring.fill(share.portions, monitor, share.label)
 
 
 @contextlib.contextmanager
-def computing(settings: ScoreSettings) -> Iterator[torch.device]:
+def on_device(samples: Samples, settings: ScoreSettings, *, gradients: bool) -> Iterator[ScoredNetworks]:
     """Choose this worker's device and the arithmetic, and explain what can go wrong on it.
 
     Raises:
@@ -66,7 +61,7 @@ def computing(settings: ScoreSettings) -> Iterator[torch.device]:
     """
     device, remedy = take_device(settings.device), f"a --batch-size below {settings.batch_size}"
     with explained(device, remedy), float32(tf32=settings.precision == "tfloat32"):
-        yield device
+        yield ScoredNetworks(samples, settings, device, gradients=gradients)
 
 
 class ScoredNetworks:
@@ -84,22 +79,32 @@ class ScoredNetworks:
         self._first: LoadedDiT | None = None
         self._scorer: Scorer | None = None
 
-    def at(self, file: ModelFile) -> Scorer:
-        """Return the scorer with a file's weights; it is the same object each time.
+    def measuring(self, file: ModelFile, ids: npt.NDArray[np.int64], progress: Progress) -> Measuring:
+        """Take a file's weights, and return what measures samples by them; before the next file it must be done.
+
+        Args:
+            file: of the network.
+            ids: of the samples, sorted, int64 [n].
+            progress: that is filled.
 
         Raises:
             InputError: the file is damaged, or no such network.
             MismatchError: the network is not one for the samples.
         """
-        if self._scorer is None:
+        if self._first is None or self._scorer is None:
             self._first = self._load(file)
             self._scorer = Scorer(self._first.model, self._settings, gradients=self._gradients)
-            return self._scorer
-        state = file.state("raw.") if self._settings.weights == "raw" else file.weights()
-        if unlike := fits(self._scorer.network, state):
-            raise InputError(f"{file.path}: does not fit the checkpoints before it ({unlike}): copy the run again.")
-        self._scorer.load(state)
-        return self._scorer
+        else:
+            state = file.state("raw.") if self._settings.weights == "raw" else file.weights()
+            if unlike := fits(self._scorer.network, state):
+                raise InputError(f"{file.path}: does not fit the checkpoints before it ({unlike}): copy the run again.")
+            self._scorer.network.load_state_dict(state)
+        latents = self._samples.latents
+        # As the networks were trained on them.
+        normalised = Normalisation(latents, self._first.mean, self._first.std)
+        data = ScoredLatents(latents, ids, normalised, self._device)
+        title = f"{file.path} in {self._settings.precision}"
+        return Measuring(self._scorer, data, progress, self._settings.batch_size, title)
 
     def _load(self, file: ModelFile) -> LoadedDiT:
         """Load a network and hold it to the samples."""
@@ -117,9 +122,3 @@ class ScoredNetworks:
                 "%s has no labels, and %s knows some: it is told of none.", samples.latents.store.folder, file.path
             )
         return loaded
-
-    def latents(self, ids: npt.NDArray[np.int64]) -> ScoredLatents:
-        """Return the latents of samples, normalised as the networks were trained on them."""
-        assert self._first is not None
-        latents = self._samples.latents
-        return ScoredLatents(latents, ids, Normalisation(latents, self._first.mean, self._first.std), self._device)

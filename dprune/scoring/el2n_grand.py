@@ -6,6 +6,7 @@ Paul, Ganguli and Dziugaite, "Deep learning on a data diet" (NeurIPS 2021), with
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from dprune.formats.provenance import Record, record_digest
 from dprune.formats.publish import STDOUT, Output
 from dprune.models.files import ModelFile
 from dprune.runtime import Monitor, ranks
-from dprune.scoring.outputs import ScoreFile, ScoreFiles, named_beside
+from dprune.scoring.outputs import ScoreFile, named_beside
 from dprune.scoring.population import open_samples
-from dprune.scoring.progress import Progress, Share, progress_folder
+from dprune.scoring.progress import Progress, Share
 from dprune.scoring.settings import LOSS, SQUARED_NORM, ScoreOptions, ScoreSettings
 from dprune.scoring.sharing import SharedScoring
 
@@ -57,31 +58,31 @@ class El2nGrandJob(SharedScoring["npt.NDArray[np.float32]"]):
     def _record(self, method: str, settings: ScoreSettings) -> Record:
         return self.record_of(method, settings, {"model": self.model.as_parent()})
 
-    def outputs(self) -> dict[str, ScoreFiles]:
-        """Return the files of each method that is asked for."""
-        found = {self.method: self._files(self.method, Path(self.output.path), "-o")}
-        return found | ({"el2n": self._files("el2n", Path(self.el2n), "--el2n")} if self.el2n else {})
+    @property
+    def file(self) -> ScoreFile:
+        """See `SharedScoring`."""
+        return self._file(self.method, Path(self.output.path), "-o")
 
-    def _files(self, method: str, path: Path, option: str) -> ScoreFiles:
-        whole = ScoreFile(path, self._record(method, self.settings), self.settings, METHODS[method], option)
-        alone = [self.settings.at(sigma) for sigma in self.settings.sigmas] if self.per_sigma else []
-        levels = [
-            ScoreFile(named_beside(path, f"s{level.sigmas[0]:g}"), self._record(method, level), level,
-                      f"{METHODS[method]} at sigma {level.sigmas[0]:g}", option)
-            for level in alone
-        ]  # fmt: skip
-        return ScoreFiles(whole, tuple(levels))
+    def outputs(self) -> dict[str, ScoreFile]:
+        """Return the files of each method that is asked for."""
+        return {self.method: self.file} | ({"el2n": self._file("el2n", Path(self.el2n), "--el2n")} if self.el2n else {})
+
+    def _file(self, method: str, path: Path, option: str) -> ScoreFile:
+        title, levels = METHODS[method], []
+        for sigma in self.settings.sigmas if self.per_sigma else ():
+            own, place = self.settings.at(sigma), named_beside(path, f"s{sigma:g}")
+            levels.append(ScoreFile(place, self._record(method, own), own, f"{title} at sigma {sigma:g}", option))
+        return ScoreFile(path, self._record(method, self.settings), self.settings, title, option, tuple(levels))
 
     @property
-    def beside(self) -> list[Beside]:
+    def beside(self) -> Sequence[Beside]:
         """Every file of every method but the scores themselves."""
-        return [file for files in self.outputs().values() for file in files.files][1:]
+        return [file for score in self.outputs().values() for file in score.files][1:]
 
     def progress(self) -> Progress:
         """Return what is measured."""
-        shape = (len(self.settings.sigmas), self.settings.draws, 2 if self.method == "grand" else 1)
-        mark = record_digest(self.record)
-        return Progress(progress_folder(self.output.path), len(self.samples.ids), shape, mark)
+        measures = 2 if self.method == "grand" else 1
+        return self.portions("", len(self.samples.ids), measures, record_digest(self.record))
 
     def measure(self, monitor: Monitor) -> None:
         """Measure what is missing of this worker's portions."""

@@ -13,12 +13,11 @@ from dprune.errors import InputError
 from dprune.formats.provenance import Record
 from dprune.models.files import ModelFile, publish_model
 from dprune.runtime import Monitor, check_stop
-from dprune.scoring.device import ScoredNetworks, computing
+from dprune.scoring.device import on_device
 from dprune.scoring.folds import Unit
-from dprune.scoring.passes import Measuring, ScoredLatents, Span
+from dprune.scoring.passes import Measuring, Span
 from dprune.scoring.population import Samples
 from dprune.scoring.progress import Portion
-from dprune.scoring.scorer import Scorer
 from dprune.scoring.settings import ScoreSettings
 
 
@@ -34,18 +33,16 @@ def measure_folds(
         record: provenance of the scores, which kept sums of gradients carry.
         monitor: asked to stop.
     """
-    with computing(settings) as device:
-        networks = ScoredNetworks(samples, settings, device, gradients=True)
+    with on_device(samples, settings, gradients=True) as networks:
         for unit in units:
             check_stop(monitor)
-            scorer, progress = networks.at(unit.checkpoint.file), unit.progress
-            data = networks.latents(unit.surrogate.ids)
-            title = f"{unit.checkpoint.file.path} in {settings.precision}"
+            measuring = networks.measuring(unit.checkpoint.file, unit.surrogate.ids, unit.progress)
+            gradients = measuring.scorer.gradients
+            assert gradients is not None
             # Those of the unit before are as large as the network.
-            scorer.aim(None)
-            summing = _Summing(scorer, data, unit, settings.batch_size, record)
-            scorer.aim(summing.mean(monitor, title))
-            Measuring(scorer, data, progress, settings.batch_size, title).fill(progress.missing(), monitor, unit.title)
+            gradients.aim(None)
+            gradients.aim(_Summing(measuring, gradients.zeros(), unit, record).mean(monitor))
+            measuring.fill(unit.progress.missing(), monitor, unit.title)
             unit.gradient.unlink(missing_ok=True)
 
 
@@ -53,18 +50,15 @@ class _Summing:
     """Adds up the gradients of a fold, from where an interrupted worker left them.
 
     Args:
-        scorer: the network.
-        data: the fold.
+        measuring: the network and the fold.
+        sums: zeros, see `SampleGradients`.
         unit: whose gradients they are.
-        batch_size: samples in a pass.
         record: provenance of what they are for.
     """
 
-    def __init__(self, scorer: Scorer, data: ScoredLatents, unit: Unit, batch_size: int, record: Record) -> None:
-        assert scorer.gradients is not None
-        self._scorer, self._data, self._unit, self._record = scorer, data, unit, record
-        self._size = min(batch_size, unit.progress.size, len(data))
-        self._sums = scorer.gradients.zeros()
+    def __init__(self, measuring: Measuring, sums: dict[str, Tensor], unit: Unit, record: Record) -> None:
+        self._scorer, self._data, self._size = measuring.scorer, measuring.data, measuring.size
+        self._title, self._sums, self._unit, self._record = measuring.title, sums, unit, record
         self._done = self._resumed()
 
     def _resumed(self) -> int:
@@ -81,16 +75,12 @@ class _Summing:
             # A damaged file is made again; nothing of it was copied.
             return 0
 
-    def mean(self, monitor: Monitor, title: str) -> dict[str, Tensor]:
+    def mean(self, monitor: Monitor) -> dict[str, Tensor]:
         """Return the mean gradient over samples, noise levels and draws.
-
-        Args:
-            monitor: asked to stop; what was added up is kept.
-            title: what messages call the network.
 
         Raises:
             InputError: it is not finite.
-            Interrupted: the monitor asked to stop.
+            Interrupted: the monitor asked to stop; what was added up is kept.
         """
         begun = self._done
         monitor.start(f"{self._unit.title}: mean gradient", len(self._data) - begun, "samples")
@@ -103,7 +93,9 @@ class _Summing:
         mean = {name: value.div_(self._done * levels * draws) for name, value in self._sums.items()}
         if not torch.stack([value.isfinite().all() for value in mean.values()]).all():
             self._unit.gradient.unlink(missing_ok=True)
-            raise InputError(f"{title}: gives gradients that are not finite: give --precision fp32, or other runs.")
+            raise InputError(
+                f"{self._title}: gives gradients that are not finite: give --precision fp32, or other runs."
+            )
         return mean
 
     def _missing(self) -> list[Portion]:

@@ -22,13 +22,11 @@ from dprune.formats.publish import STDOUT, Output
 from dprune.runtime import Monitor, ranks
 from dprune.scoring.outputs import ScoreFile, of_all
 from dprune.scoring.population import open_samples
-from dprune.scoring.progress import Progress, Share, progress_folder
-from dprune.scoring.reliability import reliability, standard_errors
+from dprune.scoring.progress import Progress, Share
+from dprune.scoring.reliability import Floats
 from dprune.scoring.settings import LOSS, ScoreOptions
 from dprune.scoring.sharing import SharedScoring
 from dprune.training.checkpoints import Checkpoint, TrainedRun, Wanted, open_run
-
-Floats = npt.NDArray[np.float64]
 
 
 def rises(losses: npt.NDArray[np.floating]) -> Floats:
@@ -73,30 +71,25 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
     def _losses_record(self) -> Record:
         return variant(self.record, values="loss")
 
-    def _file(self) -> ScoreFile:
+    @property
+    def file(self) -> ScoreFile:
+        """See `SharedScoring`."""
         return ScoreFile(Path(self.output.path), self.record, self.settings, "loss monotonicity")
 
     @property
-    def beside(self) -> list[Beside]:
+    def beside(self) -> Sequence[Beside]:
         """The standard errors and the losses."""
         losses = [] if self.losses is None else [Beside("--losses", Path(self.losses), self._losses_record)]
-        return [*self._file().files][1:] + losses
+        return [*super().beside, *losses]
 
     def progress(self) -> list[tuple[Checkpoint, Progress]]:
         """Return what is measured by each checkpoint."""
         # Not of the other checkpoints, so that a range that grows goes on.
         options = self.settings.options() | {"seed": self.settings.seed}
-        inputs = [
-            record_digest(self.trained.record),
-            {r: p["digest"] for r, p in self.samples.parents().items()},
-            options,
-        ]
-        shape = (len(self.settings.sigmas), self.settings.draws, 1)
-        return [
-            (each, Progress(progress_folder(self.output.path) / f"step-{each.step:08d}", len(self.samples.ids), shape,
-                            digest([*inputs, each.mark])))
-            for each in self.checkpoints
-        ]  # fmt: skip
+        samples = {role: parent["digest"] for role, parent in self.samples.parents().items()}
+        inputs, count = [record_digest(self.trained.record), samples, options], len(self.samples.ids)
+        return [(each, self.portions(f"step-{each.step:08d}", count, 1, digest([*inputs, each.mark])))
+                for each in self.checkpoints]  # fmt: skip
 
     def measure(self, monitor: Monitor) -> None:
         """Measure what is missing of this worker's share of the samples by each checkpoint."""
@@ -128,10 +121,8 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
         ids, count, pairs = self.samples.ids, len(self.samples.latents), values.astype(np.float64)
         if self.losses is not None:
             write_array(self.losses, of_all(pairs.mean(1), ids, count), self._losses_record)
-        found = reliability(pairs, self.settings.seed, rises_of_mean)
-        errors = of_all(standard_errors(rises(pairs)), ids, count) if self.settings.pairs > 1 else None
-        self._file().publish(of_all(rises_of_mean(pairs), ids, count), errors, found)
-        return {"loss monotonicity": found} if found else {}
+        found = self.file.publish(pairs, rises(pairs), rises_of_mean, ids, count)
+        return {self.file.title: found} if found else {}
 
     def summary(self) -> dict[str, Any]:
         """Return what a summary says in any case."""

@@ -14,19 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dprune.formats.beside import Beside
 from dprune.formats.provenance import Record, digest, record_digest
 from dprune.formats.publish import Output
 from dprune.runtime import Monitor, ranks
 from dprune.scoring.folds import Surrogate, Unit, open_surrogates
 from dprune.scoring.outputs import ScoreFile
 from dprune.scoring.population import open_samples
-from dprune.scoring.progress import Progress, progress_folder
+from dprune.scoring.progress import Progress
+from dprune.scoring.reliability import Floats
 from dprune.scoring.settings import DOT, SQUARED_NORM, ScoreOptions
 from dprune.scoring.sharing import SharedScoring
 from dprune.training.checkpoints import Checkpoint, Wanted
-
-Floats = npt.NDArray[np.float64]
 
 MEASURES = 3
 
@@ -96,13 +94,10 @@ class MosoJob(SharedScoring["list[Floats]"]):
             "moso", self.settings, runs, form=self.form, normalize=self.normalize, checkpoints=checkpoints
         )
 
-    def _file(self) -> ScoreFile:
-        return ScoreFile(Path(self.output.path), self.record, self.settings, "MoSo")
-
     @property
-    def beside(self) -> list[Beside]:
-        """The standard errors."""
-        return [*self._file().files][1:]
+    def file(self) -> ScoreFile:
+        """See `SharedScoring`."""
+        return ScoreFile(Path(self.output.path), self.record, self.settings, "MoSo")
 
     def units(self, surrogate: Surrogate) -> list[Unit]:
         """Return the work of a fold, measured or not."""
@@ -112,9 +107,8 @@ class MosoJob(SharedScoring["list[Floats]"]):
         # Of nothing but what changes the measures, so that a fold that was filled alone counts when all are there.
         options = self.settings.options() | {"seed": self.settings.seed}
         mark = digest([record_digest(surrogate.run.record), checkpoint.mark, options])
-        folder = progress_folder(self.output.path) / f"{surrogate.title.replace(' ', '-')}-step-{checkpoint.step:08d}"
-        shape = (len(self.settings.sigmas), self.settings.draws, MEASURES)
-        return Progress(folder, len(surrogate.ids), shape, mark)
+        name = f"{surrogate.title.replace(' ', '-')}-step-{checkpoint.step:08d}"
+        return self.portions(name, len(surrogate.ids), MEASURES, mark)
 
     def _asked_for(self) -> list[Unit]:
         chosen = [
@@ -153,8 +147,8 @@ class MosoJob(SharedScoring["list[Floats]"]):
     def write(self, values: list[Floats]) -> dict[str, Any]:
         """Publish the scores and their standard errors."""
         ids = np.concatenate([surrogate.ids for surrogate in self.surrogates])
-        found = self._file().write(np.concatenate(values), ids, len(self.samples.latents))
-        return {"MoSo": found} if found else {}
+        found = self.file.write(np.concatenate(values), ids, len(self.samples.latents))
+        return {self.file.title: found} if found else {}
 
     def summary(self) -> dict[str, Any]:
         """Return what a summary says in any case."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,15 @@ import numpy.typing as npt
 from dprune.formats.arrays import write_array
 from dprune.formats.beside import Beside
 from dprune.formats.provenance import Record, variant, with_findings
-from dprune.scoring.reliability import pair_scores, reliability, standard_errors, warn_of_noise
+from dprune.scoring.reliability import (
+    Floats,
+    Scoring,
+    mean_of_pairs,
+    pair_scores,
+    reliability,
+    standard_errors,
+    warn_of_noise,
+)
 from dprune.scoring.settings import ScoreSettings
 
 ERROR = "standard error"
@@ -29,6 +36,7 @@ class ScoreFile:
         settings: noise levels and draws that they are of.
         title: what messages call the score.
         option: that names the score.
+        levels: the scores at each noise level alone, in their order, where these are asked for.
     """
 
     path: Path
@@ -36,72 +44,47 @@ class ScoreFile:
     settings: ScoreSettings
     title: str
     option: str = "-o"
+    levels: tuple[ScoreFile, ...] = ()
 
     @property
-    def files(self) -> Iterator[Beside]:
-        """Yield each file that belongs to the score, the score first."""
-        yield Beside(self.option, self.path, self.record)
+    def files(self) -> list[Beside]:
+        """Each file that belongs to the score, the score first."""
+        own = [Beside(self.option, self.path, self.record)]
         if self.settings.pairs > 1:
-            yield Beside(self.option, named_beside(self.path, "se"), self._error_record)
+            own.append(Beside(self.option, named_beside(self.path, "se"), self._error_record))
+        return own + [file for level in self.levels for file in level.files]
 
     @property
     def _error_record(self) -> Record:
         return variant(self.record, values=ERROR)
 
     def write(self, singles: npt.NDArray[np.floating], ids: npt.NDArray[np.int64], count: int) -> dict[str, Any]:
-        """Publish the score, float32 [count], and return what is found of its reliability.
+        """Publish the score by single-draw scores [n, S, M], and that at each level; see `publish`."""
+        for place, level in enumerate(self.levels):
+            level.write(singles[:, place : place + 1], ids, count)
+        pairs = pair_scores(singles)
+        return self.publish(pairs, pairs, mean_of_pairs, ids, count)
+
+    def publish(
+        self, pairs: Floats, alone: Floats, score: Scoring, ids: npt.NDArray[np.int64], count: int
+    ) -> dict[str, Any]:
+        """Publish the score and its standard error, float32 [count], and return what is found of its reliability.
 
         Args:
-            singles: single-draw scores [n, S, M].
+            pairs: what pairs of draws gave, [n, P, ...].
+            alone: scores by each pair alone, [n, P].
+            score: makes the score of all pairs.
             ids: of the n samples, int64; all others get NaN.
             count: samples of the dataset.
         """
-        pairs = pair_scores(singles)
-        found = reliability(pairs, self.settings.seed)
-        errors = of_all(standard_errors(pairs), ids, count) if self.settings.pairs > 1 else None
-        self.publish(of_all(pairs.mean(1), ids, count), errors, found)
-        return found
-
-    def publish(
-        self, scores: npt.NDArray[np.float32], errors: npt.NDArray[np.float32] | None, found: dict[str, Any]
-    ) -> None:
-        """Publish the score and its standard error.
-
-        Args:
-            scores: [N].
-            errors: [N], None for none.
-            found: what `reliability` returned.
-        """
+        found = reliability(pairs, self.settings.seed, score)
         warn_of_noise(self.title, found)
-        if errors is not None:
+        if self.settings.pairs > 1:
+            errors = of_all(standard_errors(alone), ids, count)
             write_array(named_beside(self.path, "se"), errors, with_findings(self._error_record, found))
         # Last: whoever finds the scores finds all that belongs to them.
-        write_array(self.path, scores, with_findings(self.record, found))
-
-
-@dataclass(frozen=True)
-class ScoreFiles:
-    """All files of one method.
-
-    Attributes:
-        whole: the score over all noise levels.
-        levels: the scores at each of them, where these are asked for, with their place.
-    """
-
-    whole: ScoreFile
-    levels: tuple[ScoreFile, ...] = field(default=())
-
-    @property
-    def files(self) -> Iterator[Beside]:
-        """Yield every file, the whole score first."""
-        for score in (self.whole, *self.levels):
-            yield from score.files
-
-    def write(self, singles: npt.NDArray[np.floating], ids: npt.NDArray[np.int64], count: int) -> dict[str, Any]:
-        """Publish all; see `ScoreFile.write`."""
-        for place, level in enumerate(self.levels):
-            level.write(singles[:, place : place + 1], ids, count)
-        return self.whole.write(singles, ids, count)
+        write_array(self.path, of_all(score(pairs), ids, count), with_findings(self.record, found))
+        return found
 
 
 def named_beside(path: Path, what: str) -> Path:

@@ -105,6 +105,9 @@ class ScoredLatents:
 class Measuring:
     """Fills the progress of one network's scoring.
 
+    Attributes:
+        size: samples in a pass.
+
     Args:
         scorer: the network.
         data: what is scored.
@@ -114,9 +117,8 @@ class Measuring:
     """
 
     def __init__(self, scorer: Scorer, data: ScoredLatents, progress: Progress, batch_size: int, title: str) -> None:
-        self._scorer, self._data, self._progress = scorer, data, progress
-        self._size = min(batch_size, progress.size, len(data))
-        self._title = title
+        self.scorer, self.data, self.title, self._progress = scorer, data, title, progress
+        self.size = min(batch_size, progress.size, len(data))
 
     def fill(self, portions: Sequence[Portion], monitor: Monitor, label: str) -> None:
         """Measure portions, none of them whole, and publish each.
@@ -128,7 +130,7 @@ class Measuring:
         monitor.start(label, sum(portion.end - portion.begin - portion.done for portion in portions), "samples")
         ahead: _Measured | None = None
         left = bool(portions)
-        with closing(self._data.spans(portions)) as spans:
+        with closing(self.data.spans(portions)) as spans:
             for portion, span in spans:
                 following = self._measured(portion, span, monitor)
                 if ahead is not None:
@@ -145,13 +147,13 @@ class Measuring:
     def _measured(self, portion: Portion, span: Span, monitor: Monitor) -> _Measured:
         """Queue the batches of a span, as many as there is time for."""
         found = []
-        for latents, labels, count in self._data.batches(span, self._size):
-            values = self._scorer.measure(latents, labels, monitor.stop_requested)
+        for latents, labels, count in self.data.batches(span, self.size):
+            values = self.scorer.measure(latents, labels, monitor.stop_requested)
             if values is None:
                 break
             found.append(values[:count])
             monitor.advance(count)
-        return _Measured(portion, found, self._scorer.shape, len(span.labels))
+        return _Measured(portion, found, self.scorer.shape, len(span.labels))
 
     def _publish(self, measured: _Measured) -> None:
         portion, values = measured.portion, measured.wait()
@@ -159,8 +161,8 @@ class Measuring:
             return
         sound = np.isfinite(values).all(axis=(1, 2, 3))
         if not sound.all():
-            sample = self._data.ids[portion.begin + portion.done + int(sound.argmin())]
-            raise InputError(f"{self._title} gives sample {sample} a loss that is not finite: "
+            sample = self.data.ids[portion.begin + portion.done + int(sound.argmin())]
+            raise InputError(f"{self.title} gives sample {sample} a loss that is not finite: "
                              "give --precision fp32, or another model.")  # fmt: skip
         self._progress.write(portion, np.concatenate((self._progress.read(portion), values)))
 

@@ -54,16 +54,12 @@ def standard_errors(pairs: Floats) -> Floats:
     return found
 
 
-def tied_ranks(values: npt.NDArray[np.floating]) -> Floats:
-    """Rank values [n] from 1; equal ones share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    found: Floats = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return found
-
-
 def rank_correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
     """Return Spearman's rank correlation of two vectors; NaN where one of them is constant or empty."""
-    x, y = (found - found.mean() if len(found) else found for found in (tied_ranks(a), tied_ranks(b)))
+    # Slow to import, and wanted at the end of a scoring.
+    from scipy.stats import rankdata
+
+    x, y = (rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
     scale = math.sqrt(float(x @ x) * float(y @ y))
     return float(x @ y) / scale if scale else math.nan
 

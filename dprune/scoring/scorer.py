@@ -30,7 +30,8 @@ class Scorer:
     """Measures losses, and where asked for gradients, of batches of samples.
 
     Args:
-        network: in eval mode, on its device; it is prepared in place, and belongs to the scorer from then on.
+        network: in eval mode, on its device; it is prepared in place, and belongs to the scorer from then on. Other
+            weights may be loaded into it, without compiling again.
         settings: noise levels, draws, precision, and whether blocks are compiled.
         gradients: whether squared norms of gradients are measured as well.
     """
@@ -46,7 +47,6 @@ class Scorer:
         if settings.compiles:
             network.compile_blocks()
         self._bank = noise_bank(settings, self._shape, self._device)
-        self._aimed = False
 
     def _measured(self) -> SampleGradients:
         # Files of models do not say what was trained: all but the table of positions.
@@ -58,24 +58,9 @@ class Scorer:
             return SampleGradients(self.network, zero, time, label)
 
     @property
-    def measures(self) -> int:
-        """Measures of one draw: the loss, the squared norm of the gradient, its dot with the direction."""
-        return 1 if self.gradients is None else 3 if self._aimed else 2
-
-    @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one sample's measures: noise levels, draws, measures."""
-        return (*self._bank.shape[:2], self.measures)
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take other weights of the same network, without compiling again."""
-        self.network.load_state_dict(state)
-
-    def aim(self, direction: Mapping[str, Tensor] | None) -> None:
-        """Set the direction that dots are taken with, by name of parameter, None for no dots."""
-        assert self.gradients is not None
-        self.gradients.aim(direction)
-        self._aimed = direction is not None
+        """Of one sample's measures: noise levels, draws, and the loss, the squared norm of the gradient, its dot."""
+        return (*self._bank.shape[:2], 1 if self.gradients is None else 1 + self.gradients.columns)
 
     def measure(self, latents: Tensor, labels: Tensor, stopped: Callable[[], bool] = lambda: False) -> Tensor | None:
         """Measure a batch at every noise level with every draw, without waiting for the device.
@@ -103,9 +88,7 @@ class Scorer:
         found = self.gradients.measure(losses, count)
         return torch.stack([column.to(found.loss.dtype) for column in found if column is not None], 1)
 
-    def add_gradients(
-        self, latents: Tensor, labels: Tensor, sums: Mapping[str, Tensor], count: int | None = None
-    ) -> None:
+    def add_gradients(self, latents: Tensor, labels: Tensor, sums: Mapping[str, Tensor], count: int) -> None:
         """Add a batch's gradients, over all noise levels and draws, to what `gradients.zeros` returned.
 
         Divided by samples, noise levels and draws, the sum over a set is its mean gradient.
@@ -114,7 +97,7 @@ class Scorer:
             latents: normalised, float32 [B, C, H, W].
             labels: int64 [B], -1 for none.
             sums: changed in place.
-            count: how many of the first samples count, None for all; the others fill the batch up.
+            count: how many of the first samples count; the others fill the batch up.
         """
         assert self.gradients is not None
         for losses in self._passes(latents, labels):

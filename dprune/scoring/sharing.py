@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import shutil
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from dprune.errors import InputError, UsageError
+from dprune.formats.beside import Beside
 from dprune.formats.jobs import FileJob
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, difference, make_record
 from dprune.formats.publish import STDOUT, Output
 from dprune.runtime import Monitor, ranks
+from dprune.scoring.outputs import ScoreFile
 from dprune.scoring.population import Samples
-from dprune.scoring.progress import progress_folder
+from dprune.scoring.progress import Progress, progress_folder
 from dprune.scoring.settings import ScoreSettings
 
 Values = TypeVar("Values")
@@ -35,6 +38,28 @@ class SharedScoring(FileJob, Generic[Values]):
     samples: Samples
     settings: ScoreSettings
     output: Output
+
+    @property
+    @abstractmethod
+    def file(self) -> ScoreFile:
+        """The output."""
+
+    @property
+    def beside(self) -> Sequence[Beside]:
+        """See `Job`."""
+        return self.file.files[1:]
+
+    def portions(self, name: str, count: int, measures: int, mark: str) -> Progress:
+        """Return what is measured of `count` samples.
+
+        Args:
+            name: of the folder inside that of the progress, empty for that folder itself.
+            count: samples.
+            measures: of one draw.
+            mark: see `Progress`.
+        """
+        shape = (len(self.settings.sigmas), self.settings.draws, measures)
+        return Progress(progress_folder(self.output.path) / name, count, shape, mark)
 
     @abstractmethod
     def measure(self, monitor: Monitor) -> None:
@@ -80,15 +105,7 @@ class SharedScoring(FileJob, Generic[Values]):
         return found is not None and not difference(found, self.record) and all(b.is_made() for b in self.beside)
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
-        """Measure this worker's share; whoever finds all shares measured writes the scores.
-
-        Raises:
-            InputError: a model or the store is not sound, or they give numbers that are not finite.
-            MismatchError: a model is not one for the store.
-            UsageError: the device is impossible, or the output is stdout.
-            Interrupted: a signal or --stop-after ended the work; what was measured stays.
-            DpruneError: out of memory.
-        """
+        """Measure this worker's share; whoever finds all shares measured writes the scores."""
         if self.output.path == STDOUT:
             raise UsageError("--output -: errors and progress go beside the scores: give -o FILE.")
         if not self.is_finished():
@@ -101,17 +118,13 @@ class SharedScoring(FileJob, Generic[Values]):
                 raise
             values = None
         if values is None:
-            return self.summary() | {"complete": self._left()}
+            if not (finished := self.is_finished()):
+                _log.info("%s is not complete yet: %s.", self.output.path, self.waits_for())
+            return self.summary() | {"complete": finished}
         found = self.write(values)
         # Another worker may be doing so as well.
         shutil.rmtree(progress_folder(self.output.path), ignore_errors=True)
         return self.summary() | {"complete": True} | found
-
-    def _left(self) -> bool:
-        finished = self.is_finished()
-        if not finished:
-            _log.info("%s is not complete yet: %s.", self.output.path, self.waits_for())
-        return finished
 
     def waits_for(self) -> str:
         """Say what is missing when this worker has measured its share."""

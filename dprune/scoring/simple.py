@@ -32,14 +32,8 @@ class RandomJob(FileJob):
     def record(self) -> Record:
         """Provenance of the scores."""
         population = self.population
-        return make_record(
-            "score random",
-            {},
-            seed=self.seed,
-            fingerprint=population.fingerprint,
-            parents=population.parents,
-            tags=self.output.tags,
-        )
+        about: dict[str, Any] = {"fingerprint": population.fingerprint, "parents": population.parents}
+        return make_record("score random", {}, seed=self.seed, tags=self.output.tags, **about)
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Draw and publish the scores, float32 [N]."""

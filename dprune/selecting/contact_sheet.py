@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from dprune.formats.images import publish_png
+from dprune.formats.images import publish_png, thumbnails
 from dprune.formats.shards import Dataset
-from dprune.formats.thumbnails import thumbnails
+from dprune.selecting.quotas import IntArray
 from dprune.selecting.ranking import Ranking
-
-IntArray = npt.NDArray[np.int64]
 
 MOST_GROUPS = 32
 COLUMNS = 7
 THUMB, GAP, FRAME, BLOCK_GAP, MARGIN, LABEL, HEADER = 64, 12, 3, 40, 28, 124, 78
+BLOCK = COLUMNS * (THUMB + GAP) - GAP
+"""Width of a block of thumbnails in pixels."""
 PAPER, INK, FAINT, KEPT = "#ffffff", "#1c2733", "#6b7785", "#0a7d5a"
 TITLES = ("lowest", "middle", "highest")
 
@@ -58,16 +57,12 @@ class _Sheet:
     """The canvas and where things go on it."""
 
     def __init__(self, rows: int) -> None:
-        width = LABEL + 3 * self._block_width() + 2 * BLOCK_GAP + 2 * MARGIN
+        width = LABEL + 3 * BLOCK + 2 * BLOCK_GAP + 2 * MARGIN
         self.image = Image.new("RGB", (width, HEADER + rows * (THUMB + GAP) + MARGIN), PAPER)
         self._draw = ImageDraw.Draw(self.image)
 
-    @staticmethod
-    def _block_width() -> int:
-        return COLUMNS * (THUMB + GAP) - GAP
-
     def _left(self, block: int) -> int:
-        return MARGIN + LABEL + block * (self._block_width() + BLOCK_GAP)
+        return MARGIN + LABEL + block * (BLOCK + BLOCK_GAP)
 
     def _text(self, place: tuple[int, int], text: str, size: int, colour: str) -> None:
         self._draw.text(place, text, fill=colour, font=ImageFont.load_default(size))

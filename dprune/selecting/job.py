@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.arrays import Array, read_groups, read_ids, read_scores, write_array
@@ -22,9 +21,8 @@ from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
+from dprune.selecting.quotas import IntArray
 from dprune.selecting.ranking import allot, rank
-
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,6 @@ def open_select(scores: str | None, settings: SelectSettings, output: Output) ->
     Args:
         scores: .npy of one score a sample, or None.
         settings: what to keep, and the other files.
-        output: where the subset goes.
 
     Raises:
         InputError: a file is missing or not what it should be.
@@ -70,17 +67,13 @@ def open_select(scores: str | None, settings: SelectSettings, output: Output) ->
     if bool(settings.figure) != bool(settings.shards):
         raise UsageError("--figure and --shards go together.")
     images = open_dataset(settings.shards) if settings.figure else None
-    return SelectJob(
-        settings,
-        read_scores(scores) if scores else None,
-        read_clusters(settings.clusters) if settings.clusters else None,
-        _read_groups(settings.groups) if settings.groups else None,
-        tuple(map(read_ids, settings.within)),
-        tuple(map(read_ids, settings.without)),
-        tuple(map(read_ids, settings.unions)),
-        images,
-        output,
+    read = read_scores(scores) if scores else None
+    clusters = read_clusters(settings.clusters) if settings.clusters else None
+    groups = _read_groups(settings.groups) if settings.groups else None
+    within, without, unions = (
+        tuple(map(read_ids, paths)) for paths in (settings.within, settings.without, settings.unions)
     )
+    return SelectJob(settings, read, clusters, groups, within, without, unions, images, output)
 
 
 def _read_groups(path: str) -> Array:
@@ -96,18 +89,7 @@ def _read_groups(path: str) -> Array:
 
 @dataclass(frozen=True)
 class SelectJob(FileJob):
-    """One selection, its inputs read and checked.
-
-    Attributes:
-        settings: what to keep.
-        scores: float [N] or None.
-        clusters: clusters to choose inside of, or None.
-        groups: int64 [N] to choose inside of, or None.
-        within: subsets that candidates must be in.
-        without: subsets that candidates must not be in.
-        unions: subsets added to the result.
-        images: of the picture, or None.
-    """
+    """One selection, and what was read from the files that its settings name."""
 
     settings: SelectSettings
     scores: Array | None
@@ -120,12 +102,7 @@ class SelectJob(FileJob):
     output: Output
 
     def __post_init__(self) -> None:
-        """Hold the inputs together.
-
-        Raises:
-            MismatchError: they speak of different datasets or numbers of samples.
-            UsageError: they leave open what to choose from.
-        """
+        """Hold the inputs together."""
         self._check_usage()
         counts = {value.name: len(value.values) for value in (self.scores, self.groups) if value is not None}
         counts |= {} if self.clusters is None else {self.clusters.name: len(self.clusters)}

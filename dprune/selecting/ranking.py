@@ -13,8 +13,7 @@ from dprune.errors import InputError
 from dprune.seeds import hash_ids
 from dprune.selecting import quotas
 from dprune.selecting.amount import Amount
-
-IntArray = npt.NDArray[np.int64]
+from dprune.selecting.quotas import IntArray
 
 _log = logging.getLogger("dprune")
 

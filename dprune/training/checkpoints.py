@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from dprune.errors import InputError, UsageError
+from dprune.errors import InputError, UsageError, unreadable
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record, difference, digest, parent_record, record_digest
 from dprune.models.files import ModelFile
@@ -81,7 +81,7 @@ class Checkpoint:
                     file.seek(size * number // _BLOCKS)
                     sha.update(file.read(_BLOCK))
         except OSError as error:
-            raise InputError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}.") from error
+            raise unreadable(path, error) from error
         return [self.step, size, sha.hexdigest()]
 
 

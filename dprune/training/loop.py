@@ -99,7 +99,8 @@ class Loop:
         """Take the steps that are left; return the last line of the log."""
         last: dict[str, float] = {}
         saved = time.monotonic()
-        ceiling = product_rate(self.device, _product_dtype(self.plan.precision)) if self.task.flop else 0.0
+        dtype = torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
+        ceiling = product_rate(self.device, dtype) if self.task.flop else 0.0
         watch = Stopwatch(self.device, self.task.flop, ceiling)
         monitor.start("training", self.plan.steps - self.step, "steps")
         schedule = ((step, self._positions(step, micro_batch)) for step in range(self.step, self.plan.steps))
@@ -177,9 +178,12 @@ class Loop:
         for name, norm in norms.items():
             line["grad_norm" if len(self.optimizers) == 1 else f"{name}_grad_norm"] = norm.item()
         line |= self.task.statistics() | {"lr": self.plan.rate(self.step - 1)} | watch.read(self.here.world)
-        if is_root():
-            self.run.log({"step": self.step, "epoch": self.order.epochs(self.step), **line})
+        self._log(line)
         return line
+
+    def _log(self, found: dict[str, float]) -> None:
+        if is_root():
+            self.run.log({"step": self.step, "epoch": self.order.epochs(self.step), **found})
 
     def _keep(self) -> bool:
         """Keep a checkpoint and evaluate, where they are due; tell whether that took time."""
@@ -197,14 +201,12 @@ class Loop:
         with self.averages.applied(), self._autocast(), torch.no_grad():
             found = self.task.evaluate(self.step, self.run.pictures)
         if found and is_root():
-            self.run.log({"step": self.step, "epoch": self.order.epochs(self.step), **found})
+            self._log(found)
             figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
             _log.info("step %s: %s", f"{self.step:,}", figures)
 
     def _agree(self, stops: bool, saves: bool) -> tuple[bool, bool]:
         """Tell whether any rank was asked to stop or finds it time to save; all must do so after the same step."""
-        if not in_group():
-            return stops, saves
         any_stops, any_saves = all_sum(torch.tensor([int(stops), int(saves)])).tolist()
         return any_stops > 0, any_saves > 0
 
@@ -264,9 +266,10 @@ class Loop:
         return bool(all_sum(fits) == self.here.world)
 
     def _log_start(self, micro_batch: int) -> None:
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         parameters = sum(p.numel() for p in self.averages.network.parameters())
         start = {
-            "step": self.step, "event": "start", "device": _device_name(self.device), "ranks": self.here.world,
+            "step": self.step, "event": "start", "device": device, "ranks": self.here.world,
             "samples": self.order.size, "steps": self.plan.steps, "epochs": self.order.epochs(self.plan.steps),
             "batch_size": self.plan.batch_size, "micro_batch": micro_batch, "parameters": parameters,
             "flop_per_sample": self.task.flop,
@@ -321,11 +324,3 @@ def _check_ranks_agree(task: Task, plan: Plan) -> None:
 def _wait() -> None:
     """Wait for rank 0 to have written: torchrun kills all ranks soon after one has ended."""
     all_sum(torch.zeros(()))
-
-
-def _product_dtype(precision: str) -> torch.dtype:
-    return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from dprune.training.order import Positions
 
@@ -13,52 +14,36 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-class MicroBatch(Protocol):
-    """What one pass takes. The objectives of a step get the same one in turn and may leave something in it."""
+class Task(ABC):
+    """Networks that are trained together, their losses and their data.
 
-    def __len__(self) -> int:
-        """Return the number of samples."""
+    Attributes:
+        networks: by name, each trained by an optimizer of its own, in this order; the first is averaged and published.
+        objectives: for each network, under its name, a module whose forward(micro, step) returns its loss. That is a
+            tensor, the sum over the samples of the micro-batch, and a table of further such sums, detached, for the
+            log. All trainable parameters of an objective are those of its network, and each gets a gradient.
+        network_header: what `ModelFile.network` is to say of the first network.
+        samples: size of the training set.
+        fingerprint: digest of what is trained on, which all ranks must share.
+        flop: floating-point operations of the training on one sample, 0 if not known.
+    """
 
-
-class Task(Protocol):
-    """Networks that are trained together, their losses and their data."""
-
-    @property
-    def networks(self) -> Mapping[str, nn.Module]:
-        """The networks by name, each trained by an optimizer of its own, in this order.
-
-        The first is averaged and published.
-        """
-
-    @property
-    def objectives(self) -> Mapping[str, nn.Module]:
-        """For each network, under its name, a module whose forward(micro, step) returns its loss.
-
-        That is a tensor, the sum over the samples of the micro-batch, and a table of further such sums, detached,
-        for the log. All trainable parameters of an objective are those of its network, and each gets a gradient.
-        """
-
-    @property
-    def network_header(self) -> dict[str, Any]:
-        """What `ModelFile.network` is to say of the first network."""
-
-    @property
-    def samples(self) -> int:
-        """Size of the training set."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of what is trained on, which all ranks must share."""
-
-    @property
-    def flop(self) -> int:
-        """Floating-point operations of the training on one sample, 0 if not known."""
+    networks: Mapping[str, nn.Module]
+    objectives: Mapping[str, nn.Module]
+    network_header: dict[str, Any]
+    samples: int
+    fingerprint: str
+    flop: int = 0
 
     def active(self, name: str, step: int) -> bool:
         """Tell whether a network is trained at a step."""
+        return True
 
+    @abstractmethod
     def batches(self, steps: Iterator[tuple[int, list[Positions]]]) -> Generator[list[Any]]:
-        """Turn each step's micro-batches of this rank from positions in the training set into `MicroBatch`es.
+        """Turn each step's micro-batches of this rank from positions in the training set into what a pass takes.
+
+        The objectives of a step get the same micro-batch in turn and may leave something in it.
 
         Args:
             steps: the number of each step to come, and its positions, a piece for each micro-batch.
@@ -67,18 +52,23 @@ class Task(Protocol):
             The micro-batches of a step; closed early, it lets go of what it holds.
         """
 
+    @abstractmethod
     def trial(self, size: int) -> Any:
         """Return a micro-batch of `size` made-up samples, to find out whether it fits into memory.
 
         What the networks hold besides parameters and what a first batch initialises is put back afterwards.
         """
 
-    def after_step(self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]) -> None:
+    def after_step(  # noqa: B027 - most have nothing to do
+        self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]
+    ) -> None:
         """Do what is to be done when the weights of a step are there; may change weights, moments and averages."""
 
     def statistics(self) -> dict[str, float]:
         """Return what the log is to say besides sums; called on every rank."""
+        return {}
 
+    @abstractmethod
     def evaluate(self, step: int, folder: Path) -> dict[str, float]:
         """Measure the model, whose weights are the averaged ones meanwhile, and draw pictures into `folder`.
 

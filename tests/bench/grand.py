@@ -64,7 +64,7 @@ def passes(given, device, *, gradients, dots):
     x = torch.randn(given.batch, CHANNELS, given.side, given.side, device=device)
     y = torch.arange(given.batch, device=device) % CLASSES
     if dots:
-        scorer.aim({name: torch.randn_like(value) for name, value in scorer.gradients.zeros().items()})
+        scorer.gradients.aim({name: torch.randn_like(value) for name, value in scorer.gradients.zeros().items()})
     with float32(tf32=False):
         began = time.perf_counter()
         scorer.measure(x, y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +23,26 @@ GPU_SHARE = 0.25
 HOST_SHARE = 0.5
 
 
+class LatentBatch(NamedTuple):
+    """A micro-batch.
+
+    Attributes:
+        ids: int64 [b].
+        labels: int64 [b], -1 for none.
+        latents: float32 [b, c, h, w], of mean 0 and deviation 1.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    latents: Tensor
+
+
 class TrainingLatents:
     """The latents of a subset, normalised by the mean and deviation of the whole store.
 
     Attributes:
         place: where they are held: `device`, `host` or `disk`.
+        normalised: what normalised them.
 
     Args:
         latents: the store.
@@ -48,21 +64,18 @@ class TrainingLatents:
         self._ids = torch.from_numpy(ids).to(device)
         self._labels = torch.from_numpy(latents.labels()[ids]).to(device)
         mean, std = (torch.from_numpy(values).to(device) for values in (latents.mean, latents.std))
-        self._normalised = Normalisation(latents, mean, std)
+        self.normalised = Normalisation(latents, mean, std)
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self._ids)
 
-    def batch(self, positions: Positions, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(self, positions: Positions, step: int) -> LatentBatch:
         """Gather a batch, without waiting for the device.
 
         Args:
             positions: in the training set, int64 [b].
             step: of the training; flips and posterior draws depend on it.
-
-        Returns:
-            Ids int64 [b], labels int64 [b] (-1 none), and latents float32 [b, c, h, w] of mean 0 and deviation 1.
         """
         where = sent(torch.from_numpy(positions), self._device)
         ids = self._ids[where]
@@ -73,11 +86,7 @@ class TrainingLatents:
             flipped = [self._tensors[name + FLIPPED].take(positions, where) for name in names]
             rows = [torch.where(flip.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(rows, flipped, strict=True)]
         latents = rows[0] if self._network["kind"] == "vq" else self._drawn(rows, ids, step)
-        return ids, self._labels[where], self._normalised(latents)
-
-    def denormalised(self, latents: Tensor) -> Tensor:
-        """Bring normalised latents [B, c, h, w] to the scale that the autoencoder decodes."""
-        return self._normalised.undone(latents)
+        return LatentBatch(ids, self._labels[where], self.normalised(latents))
 
     def _drawn(self, rows: Sequence[Tensor], ids: Tensor, step: int) -> Tensor:
         """Draw from the posteriors."""

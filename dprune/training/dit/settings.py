@@ -78,7 +78,7 @@ class DiTSettings:
 
 @dataclass(frozen=True)
 class DiTOptions:
-    """What the user said of the model and its training set; None where nothing was said. See `DiTSettings`."""
+    """The options of `dprune train-dit`, which says what each means, without those of the loop."""
 
     subset: str | None = None
     fold: str | None = None

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from dprune import noise
 from dprune.collectives import is_root
@@ -22,25 +19,13 @@ from dprune.models.dit import DiT
 from dprune.models.dit_files import network_metadata
 from dprune.models.pixels import to_pixels
 from dprune.models.vae import VAE
-from dprune.training.dit.latents import TrainingLatents
+from dprune.training.dit.latents import LatentBatch, TrainingLatents
 from dprune.training.dit.settings import DiTSettings
 from dprune.training.order import Positions
+from dprune.training.task import Task
 
 PREVIEW_STEPS = 30
 PREVIEW_COLUMNS = 8
-
-
-@dataclass(frozen=True)
-class LatentBatch:
-    """A micro-batch: latents with their ids and labels, see `TrainingLatents.batch`."""
-
-    ids: Tensor
-    labels: Tensor
-    latents: Tensor
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.ids)
 
 
 class FlowObjective(nn.Module):
@@ -77,7 +62,7 @@ class FlowObjective(nn.Module):
         return torch.where(dropped | (micro.labels < 0), null, micro.labels)
 
 
-class DiTTask:
+class DiTTask(Task):
     """A diffusion transformer on the latents of a subset.
 
     Args:
@@ -93,48 +78,24 @@ class DiTTask:
     def __init__(self, network: DiT, settings: DiTSettings, seed: int, data: TrainingLatents, latents: Latents,
                  fingerprint: str, preview: VAE | None) -> None:  # fmt: skip
         self._network, self._data, self._latents, self._preview = network, data, latents, preview
-        self.fingerprint = fingerprint
         self._device = network.pos_embed.device
         if settings.compile:
             network.compile_blocks()
-        self.networks: Mapping[str, nn.Module] = {"dit": network}
-        self.objectives: Mapping[str, nn.Module] = {"dit": FlowObjective(network, settings, seed)}
-
-    @property
-    def network_header(self) -> dict[str, Any]:
-        """Describe the model and its latents; see `load_dit`."""
-        mean, std = torch.from_numpy(self._latents.mean), torch.from_numpy(self._latents.std)
-        return network_metadata(self._network.config, mean, std, self._latents.classes)
-
-    @property
-    def samples(self) -> int:
-        """Size of the training set."""
-        return len(self._data)
-
-    @property
-    def flop(self) -> int:
-        """Operations of one sample's forward pass, and twice as many for the backward pass."""
-        return 3 * self._network.config.flop()
-
-    def active(self, name: str, step: int) -> bool:
-        """Always: there is one network."""
-        return True
+        self.networks, self.objectives = {"dit": network}, {"dit": FlowObjective(network, settings, seed)}
+        mean, std = torch.from_numpy(latents.mean), torch.from_numpy(latents.std)
+        self.network_header = network_metadata(network.config, mean, std, latents.classes)
+        self.samples, self.fingerprint = len(data), fingerprint
+        # A backward pass takes twice as many operations as a forward pass.
+        self.flop = 3 * network.config.flop()
 
     def batches(self, steps: Iterator[tuple[int, list[Positions]]]) -> Generator[list[LatentBatch]]:
         """Gather each step's micro-batches."""
         for step, positions in steps:
-            yield [LatentBatch(*self._data.batch(piece, step)) for piece in positions]
+            yield [self._data.batch(piece, step) for piece in positions]
 
     def trial(self, size: int) -> LatentBatch:
         """Return the first samples, again and again."""
-        return LatentBatch(*self._data.batch(np.arange(size) % len(self._data), 0))
-
-    def after_step(self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]) -> None:
-        """Do nothing."""
-
-    def statistics(self) -> dict[str, float]:
-        """Return nothing: the loss says all."""
-        return {}
+        return self._data.batch(np.arange(size) % self.samples, 0)
 
     def evaluate(self, step: int, folder: Path) -> dict[str, float]:
         """Draw a grid of samples from the noise that `dprune sample` gives the first seeds, unguided."""
@@ -149,4 +110,4 @@ class DiTTask:
         labels = seeds % self._latents.classes if null else torch.zeros_like(seeds)
         velocity = guided(self._network, labels, null, Guidance())
         found = solve(velocity, start(seeds, (self._network.config.channels, side, side)), "euler", PREVIEW_STEPS)
-        return vae.decode(vae.snap(self._data.denormalised(found)))
+        return vae.decode(vae.snap(self._data.normalised.undone(found)))

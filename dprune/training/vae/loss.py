@@ -40,10 +40,6 @@ class ImageBatch:
     made: Tensor | None = None
     pulls: Tensor | None = None
 
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.ids)
-
     def images(self) -> Tensor:
         """Return the images as networks want them, float32 [n, 3, H, W] in [-1, 1]."""
         return to_unit(self.pixels)

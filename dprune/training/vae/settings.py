@@ -72,7 +72,7 @@ class VAESettings:
 
 @dataclass(frozen=True)
 class VAEOptions:
-    """What the user said of the autoencoder and its data; None where nothing was said. See `VAESettings`."""
+    """The options of `dprune train-vae`, which says what each means, without those of the loop."""
 
     subset: str | None = None
     held_out: tuple[str, ...] = ()

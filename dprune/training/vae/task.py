@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from dprune.models.vae import VAE
 from dprune.runtime import ranks
 from dprune.training.order import Positions
 from dprune.training.plan import Plan
+from dprune.training.task import Task
 from dprune.training.vae.evaluation import Reconstruction
 from dprune.training.vae.images import TrainingImages
 from dprune.training.vae.loss import AutoencoderObjective, CriticObjective, ImageBatch
@@ -27,7 +27,7 @@ REVIVE_EVERY = 100
 CODES = "quantizer.embedding"
 
 
-class VAETask:
+class VAETask(Task):
     """An autoencoder on the images of a dataset.
 
     Args:
@@ -44,29 +44,14 @@ class VAETask:
     def __init__(self, vae: VAE, critic: PatchGAN | None, distance: nn.Module | None, settings: VAESettings,
                  plan: Plan, images: TrainingImages, evaluation: Reconstruction, fingerprint: str) -> None:  # fmt: skip
         self._vae, self._critic, self._settings, self._plan = vae, critic, settings, plan
-        self._images, self._evaluation, self.fingerprint = images, evaluation, fingerprint
+        self._images, self._evaluation = images, evaluation
+        self.samples, self.fingerprint = len(images), fingerprint
+        self.network_header = {"kind": "vae", **vae.config.as_json()}
         self._ids = torch.from_numpy(images.ids).to(images.device)
         self._micro: list[ImageBatch] = []
         objective = AutoencoderObjective(vae, settings, plan.seed, distance, critic)
-        self.networks: Mapping[str, nn.Module] = {"vae": vae} | ({"critic": critic} if critic else {})
-        self.objectives: Mapping[str, nn.Module] = {"vae": objective} | (
-            {"critic": CriticObjective(critic)} if critic else {}
-        )
-
-    @property
-    def network_header(self) -> dict[str, Any]:
-        """Describe the autoencoder; see `load_vae`."""
-        return {"kind": "vae", **self._vae.config.as_json()}
-
-    @property
-    def samples(self) -> int:
-        """Size of the training set."""
-        return len(self._images)
-
-    @property
-    def flop(self) -> int:
-        """Not known."""
-        return 0
+        self.networks = {"vae": vae} | ({"critic": critic} if critic else {})
+        self.objectives = {"vae": objective} | ({"critic": CriticObjective(critic)} if critic else {})
 
     def active(self, name: str, step: int) -> bool:
         """The critic begins late."""
