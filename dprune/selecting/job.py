@@ -130,6 +130,8 @@ class SelectJob(FileJob):
             raise InputError(f"{self.clusters.name}: holds no samples to choose from: cluster features of some.")
         if (settings.quota == "equal" or settings.cap is not None or settings.only is not None) and not grouped:
             raise UsageError("--quota equal, --cap and --only speak of groups: give --clusters or --groups.")
+        if settings.only == ():
+            raise UsageError("--only: names no group, and nothing would be kept: give numbers such as 3,17,42.")
         if settings.only and min(settings.only) < 0:
             raise UsageError(f"--only {min(settings.only)}: groups count from 0, and a negative number is no group.")
         if self.scores is None and not (grouped or self.within):
