@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PLAIN_INTERVAL_S = 30.0
+SPEED_PERIOD_S = 300.0
 SLOW = 10
 """Rates below this, a second, are written with decimals."""
 
@@ -169,4 +170,4 @@ def _make_bar(unit: str) -> Progress:
             return Text("" if not task.speed else f"{_figures(task.speed)} {unit}/s", style="progress.data.speed")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=SPEED_PERIOD_S)

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from dprune.formats.provenance import parent
 from dprune.formats.results import read_result
 from dprune.formats.tensors import read_metadata, write_tensors
-from dprune.measuring.eval_metrics import _FUNCTIONS
+from dprune.measuring.eval_metrics import FUNCTIONS
 from dprune.measuring.groups import by_kmeans
 from dprune.metrics import reading as block_reader
 from dprune.metrics.catalogue import METRICS
@@ -155,7 +155,7 @@ def test_by_default_all_that_the_inputs_allow_is_computed(pair: tuple[Path, Path
 
 
 def test_every_metric_of_the_catalogue_is_computed_and_named(pair: tuple[Path, Path]) -> None:
-    assert list(_FUNCTIONS) == list(METRICS)
+    assert list(FUNCTIONS) == list(METRICS)
     assert f"Of {','.join(METRICS)}." in " ".join(dprune("eval", "--help").ok().out.decode().split())
     dprune("eval", *pair, "--metrics", "all", "-o", "-").fails(2, f"choose from {','.join(METRICS)}.")
 

@@ -76,7 +76,7 @@ def check_against_loop(network, losses, example, tolerance):
         direction[name] = mean[begin : begin + parameter.numel()].view_as(parameter)
         begin += parameter.numel()
     sums = found.zeros()
-    torch.testing.assert_close(found.add_gradients(losses, sums), loss)
+    found.add_gradients(losses, sums)
     for name, value in sums.items():
         torch.testing.assert_close(value / len(loss), direction[name], rtol=tolerance, atol=tolerance)
     plain = found.measure(losses, len(loss))

@@ -217,6 +217,7 @@ def test_dry_run_touches_nothing(files: tuple[Path, Path], tmp_path: Path) -> No
         (["{s}", "--groups", "{g}", "--only", "99"], 3, ["--only 99"]),
         (["{s}", "--groups", "{g}", "--only", "x"], 2, ["neither numbers"]),
         (["{s}", "--groups", "{g}", "--only", "3,-1"], 2, ["--only -1", "groups count from 0"]),
+        (["{s}", "--groups", "{g}", "--only", ""], 2, ["--only", "names no group"]),
         (["--order", "random", "--groups", "{g}", "--clusters", "{c}", "--keep", "1"], 2, ["exclude each other"]),
         (["{s}", "--keep", "1.0", "--figure", "f.png"], 2, ["go together"]),
         (["nowhere.npy", "--keep", "0.5"], 3, ["nowhere.npy", "no such file"]),

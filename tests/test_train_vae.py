@@ -180,7 +180,7 @@ def test_ranks_change_nothing(shards: Path, tmp_path: Path) -> None:
 def test_adversarial_gradient_is_that_of_the_sum() -> None:
     from dprune.models.discriminator import PatchGAN, generator_loss
     from dprune.models.vae import VAE, VAEConfig
-    from dprune.training.vae.loss import AutoencoderObjective, ImageBatch
+    from dprune.training.vae.loss import AutoencoderObjective, ImageBatch, to_unit
     from dprune.training.vae.settings import VAEOptions
 
     settings = VAEOptions(preset="tiny", loss="l1", gan_weight=0.7).resolve()
@@ -191,9 +191,9 @@ def test_adversarial_gradient_is_that_of_the_sum() -> None:
     loss, sums = AutoencoderObjective(vae, settings, 0, None, critic)(micro, 0)
     loss.backward()
     assert all(p.grad is None for p in critic.parameters())
-    found = vae.quantizer(vae.encode(micro.images()))
+    found = vae.quantizer(vae.encode(to_unit(micro.pixels)))
     made = vae.decode(found.latents)
-    plain = (made - micro.images()).abs().flatten(1).mean(1).sum()
+    plain = (made - to_unit(micro.pixels)).abs().flatten(1).mean(1).sum()
     against = generator_loss(critic(made)).sum()
     total = plain + 0.7 * 2 * against + (found.codebook + 0.25 * found.commitment).sum()
     torch.testing.assert_close(sums["loss"], total.detach())
@@ -249,8 +249,8 @@ def test_streams_what_it_could_hold(shards: Path, workers: int) -> None:
     dataset, ids = open_dataset([str(shards)]), np.array([0, 3, 6, 7, 9, 12, 17])
     held = TrainingImages(dataset, ids, 16, CPU, 0)
     streamed = TrainingImages(dataset, ids, 16, CPU, workers, held_bytes=0)
-    assert held.held
-    assert not streamed.held
+    assert held.held is not None
+    assert streamed.held is None
     draw = np.random.default_rng(0)
     steps = [(step, [draw.integers(0, 7, 20), draw.integers(0, 7, 3)]) for step in range(5)]
     for a, b in zip(held.batches(iter(steps)), streamed.batches(iter(steps)), strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,9 @@ from dprune.errors import InputError
 from dprune.formats.arrays import digest_array
 from dprune.formats.provenance import Record, checked_record, digest, parent_record
 from dprune.formats.tensors import read_tensors, write_tensors
+
+TENSORS = ("centroids", "assignment", "distance", "second_distance", "sizes", "label")
+"""What the file holds, each the attribute of that name."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,9 @@ class Clusters:
 
     def write(self, path: str | Path) -> None:
         """Publish the clustering with its record."""
-        tensors: dict[str, npt.NDArray[Any]] = {
-            "centroids": self.centroids,
-            "assignment": self.assignment,
-            "distance": self.distance,
-            "second_distance": self.second_distance,
-            "sizes": self.sizes,
-        }
-        if self.label is not None:
-            tensors["label"] = self.label
-        write_tensors(path, tensors, self.record or {})
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        known = {name: values for name, values in tensors.items() if values is not None}
+        write_tensors(path, known, self.record or {})
 
 
 def read_clusters(path: str | Path) -> Clusters:

@@ -78,24 +78,16 @@ def read_statistics(path: str | Path) -> Statistics:
     else:
         name, count, record = str(path), None, None
         mean, covariance = _read_npz(path)
-    if not _is_matrix_of(mean, covariance):
+    if mean is None or covariance is None or not _are_moments(mean, covariance):
         raise InputError(f"{name}: holds no mean [d] and covariance [d, d]: give features, or what --save-stats wrote.")
-    assert mean is not None
-    assert covariance is not None
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise InputError(f"{name}: holds NaN or infinity: make the statistics again, without the samples that have it.")
     return Statistics(name, _count(name, count), mean.astype(np.float64), covariance.astype(np.float64), record)
 
 
-def _is_matrix_of(mean: npt.NDArray[Any] | None, covariance: npt.NDArray[Any] | None) -> bool:
-    return (
-        mean is not None
-        and covariance is not None
-        and mean.ndim == 1
-        and len(mean) > 0
-        and covariance.shape == (len(mean), len(mean))
-        and mean.dtype.kind == covariance.dtype.kind == "f"
-    )
+def _are_moments(mean: npt.NDArray[Any], covariance: npt.NDArray[Any]) -> bool:
+    fit = mean.ndim == 1 and len(mean) > 0 and covariance.shape == (len(mean), len(mean))
+    return fit and mean.dtype.kind == covariance.dtype.kind == "f"
 
 
 def _count(name: str, count: npt.NDArray[Any] | None) -> int | None:

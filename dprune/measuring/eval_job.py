@@ -18,7 +18,6 @@ from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.jobs import FileJob
 from dprune.formats.provenance import Record, check_same_dataset, make_record, parent
 from dprune.formats.publish import Output
-from dprune.formats.results import summarized, write_result
 from dprune.formats.statistics import Statistics, read_statistics
 from dprune.measuring.settings import EvalSettings
 from dprune.measuring.sources import Embedding, FeatureSource, SidePath, check_space, open_sources
@@ -49,13 +48,7 @@ class EvalJob(FileJob):
     output: Output
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be computed whatever the features hold.
-
-        Raises:
-            InputError: a metric that was asked for is impossible with these inputs.
-            MismatchError: the inputs speak of different datasets or features.
-            UsageError: an option has nothing to work on.
-        """
+        """Refuse what cannot be computed whatever the features hold; raises what `open_eval` does."""
         self._check_statistics()
         self._check_logits()
         reference = self.sources["reference"]
@@ -124,17 +117,14 @@ class EvalJob(FileJob):
         return [] if self.statistics is None else [self.statistics]
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
-        """Compute the metrics, publish them and return the headline numbers; raises what `evaluate` does."""
+        """See `Job`."""
         from dprune.measuring.evaluation import evaluate
 
         found = evaluate(
             self.sources, self.settings, self.device, monitor,
             subset=self.subset, clusters=self.clusters, logits=self.logits, saved=self.statistics,
         )  # fmt: skip
-        if self.statistics is not None and found.statistics is not None:
-            found.statistics.write(self.statistics.path)
-        write_result(self.output.path, "metrics", found.metrics, found.details, found.inputs, self.record)
-        return summarized(found.metrics, found.inputs)
+        return found.publish(self.output.path, "metrics", self.record)
 
 
 def open_eval(generated: str, reference: str, settings: EvalSettings, embedding: Embedding, output: Output) -> EvalJob:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dprune.errors import InputError
@@ -15,7 +15,7 @@ from dprune.measuring.moments import Measured
 from dprune.measuring.settings import EvalSettings, order_name
 from dprune.measuring.sides import Side
 from dprune.metrics.catalogue import METRICS, VENDI_ORDER
-from dprune.metrics.frechet import Moments, frechet_distance, frechet_infinity
+from dprune.metrics.frechet import POINTS, Moments, frechet_distance, frechet_infinity
 from dprune.metrics.inception_score import inception_score
 from dprune.metrics.jackknife import Estimate
 from dprune.metrics.kernel import cmmd, kid
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("dprune")
 
-# Sizes of the subsets that the Fréchet distance is extrapolated from.
-POINTS = 15
 # Of the precision-recall curve, which is drawn and no more: all digits of its 2,002 numbers would be most of a result.
 CURVE_DECIMALS = 6
 
@@ -82,19 +80,6 @@ class ReadyPair:
         return {kind: groups for kind, groups in found.items() if groups is not None}
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a metric found.
-
-    Attributes:
-        metrics: estimates by key.
-        details: for the result's `details`.
-    """
-
-    metrics: dict[str, Estimate]
-    details: dict[str, Any] = field(default_factory=dict)
-
-
 def obstacle(name: str, pair: ReadyPair) -> str | None:
     """Say why a metric cannot be computed, None where it can."""
     count, others, settings = pair.generated.count, pair.reference.count, pair.settings
@@ -111,18 +96,15 @@ def obstacle(name: str, pair: ReadyPair) -> str | None:
     return None
 
 
-_Function = Callable[[ReadyPair], Found]
-_FUNCTIONS: dict[str, _Function] = {}
+Found = tuple[dict[str, Estimate], dict[str, Any]]
+"""Estimates by their key in the result, and what goes into its `details`."""
+Function = Callable[[ReadyPair], Found]
+FUNCTIONS: dict[str, Function] = {}
+"""What computes each metric of the catalogue."""
 
 
-def _computes(name: str) -> Callable[[_Function], _Function]:
-    """Enter the function that computes a metric of the catalogue."""
-    return lambda function: _FUNCTIONS.setdefault(name, function)
-
-
-def compute(name: str, pair: ReadyPair) -> Found:
-    """Compute one metric by its name in --metrics."""
-    return _FUNCTIONS[name](pair)
+def _computes(name: str) -> Callable[[Function], Function]:
+    return lambda function: FUNCTIONS.setdefault(name, function)
 
 
 @_computes("fid")
@@ -134,20 +116,20 @@ def _frechet(pair: ReadyPair) -> Found:
     blocks = pair.generated.blocks
     blocks = blocks if blocks is not None and min(blocks.remaining) > 1 else None
     found = frechet_distance(ours, theirs, _stoppable(replicates, pair.monitor), blocks)
-    for role in found.undersampled:
-        moments = ours if role == "generated" else theirs
-        _log.warning(
-            "%d %s samples are fewer than the %d dimensions, where the Fréchet distance is mostly bias: compare it at "
-            "equal counts only.", moments.count, role, moments.dimension,
-        )  # fmt: skip
+    for role, moments in (("generated", ours), ("reference", theirs)):
+        if moments.undersampled:
+            _log.warning(
+                "%d %s samples are fewer than the %d dimensions, where the Fréchet distance is mostly bias: compare "
+                "it at equal counts only.", moments.count, role, moments.dimension,
+            )  # fmt: skip
     metrics = {"frechet_distance": found.distance}
     details: dict[str, Any] = {"mean_term": found.mean_term, "covariance_term": found.covariance_term}
     if infinity:
         assert pair.generated.side is not None
-        line = frechet_infinity(pair.generated.side.x, theirs, pair.settings.seed, POINTS)
+        line = frechet_infinity(pair.generated.side.x, theirs, pair.settings.seed)
         metrics["frechet_infinity"] = Estimate(line.value)
         details["infinity"] = {"counts": line.counts, "distances": line.distances}
-    return Found(metrics, {"frechet": details})
+    return metrics, {"frechet": details}
 
 
 def _stoppable(replicates: Iterable[Moments], monitor: Monitor) -> Iterator[Moments]:
@@ -163,23 +145,23 @@ def _inception_score(pair: ReadyPair) -> Found:
     splits = pair.settings.splits
     found = inception_score(pair.logits, splits, pair.settings.seed, pair.generated.blocks)
     details = {"splits": splits, "deviation": found.deviation}
-    return Found({"inception_score": found.score}, {"inception_score": details})
+    return {"inception_score": found.score}, {"inception_score": details}
 
 
 @_computes("prdc")
 def _manifold(pair: ReadyPair) -> Found:
     found = manifold(*pair.rows, pair.settings.k, pair.settings.density_k, pair.generated.blocks)
-    return Found({key: getattr(found, key) for key in METRICS["prdc"].keys})
+    return {key: getattr(found, key) for key in METRICS["prdc"].keys}, {}
 
 
 @_computes("kid")
 def _kid(pair: ReadyPair) -> Found:
-    return Found({"kid": kid(*pair.rows, pair.generated.blocks)})
+    return {"kid": kid(*pair.rows, pair.generated.blocks)}, {}
 
 
 @_computes("cmmd")
 def _cmmd(pair: ReadyPair) -> Found:
-    return Found({"cmmd": cmmd(*pair.rows, pair.generated.blocks)})
+    return {"cmmd": cmmd(*pair.rows, pair.generated.blocks)}, {}
 
 
 @_computes("prd")
@@ -189,17 +171,15 @@ def _prd(pair: ReadyPair) -> Found:
         name: [round(value, CURVE_DECIMALS) for value in values.tolist()]
         for name, values in (("precision", found.precision), ("recall", found.recall))
     }
-    return Found(
-        {"prd_f_8": found.f_8, "prd_f_1_8": found.f_1_8},
-        {"prd": {**curve, "clusters": found.clusters, "runs": found.runs}},
-    )
+    details = {**curve, "clusters": found.clusters, "runs": found.runs}
+    return {"prd_f_8": found.f_8, "prd_f_1_8": found.f_1_8}, {"prd": details}
 
 
 @_computes("vendi")
 def _vendi(pair: ReadyPair) -> Found:
     scores = vendi(pair.rows[0], pair.settings.vendi_orders, pair.generated.blocks)
     by_order = {order_name(q): {"value": score.value, "se": score.error} for q, score in scores.items()}
-    return Found({"vendi": scores[VENDI_ORDER]}, {"vendi": by_order})
+    return {"vendi": scores[VENDI_ORDER]}, {"vendi": by_order}
 
 
 @_computes("shares")
@@ -221,4 +201,4 @@ def _shares(pair: ReadyPair) -> Found:
             "smallest": groups.names[found.smallest_group],
             "unlabelled": found.unlabelled,
         }
-    return Found(metrics, {"shares": details})
+    return metrics, {"shares": details}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,11 @@ from dprune.formats.arrays import Array
 from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters
 from dprune.formats.features import Features
-from dprune.formats.provenance import Record
 from dprune.formats.statistics import Statistics
-from dprune.measuring.eval_metrics import ReadyPair, compute, obstacle
+from dprune.measuring.eval_metrics import FUNCTIONS, ReadyPair, obstacle
 from dprune.measuring.moments import Measured, given, held, streamed
 from dprune.measuring.settings import EvalSettings
-from dprune.measuring.sides import chosen_ids, describe_side
+from dprune.measuring.sides import Measurement, chosen_ids, describe_side
 from dprune.measuring.sources import FeatureSource
 from dprune.metrics.catalogue import METRICS
 from dprune.metrics.jackknife import Blocks
@@ -32,68 +30,38 @@ from dprune.runtime import Monitor, check_stop, explained, take_device
 _log = logging.getLogger("dprune")
 
 
-@dataclass(frozen=True)
-class EvalFindings:
-    """What an evaluation found.
-
-    Attributes:
-        metrics: numbers by key, None for what the inputs did not allow.
-        details: curves, shares and the like.
-        inputs: descriptions of both sides.
-        statistics: of the reference, None where they are not to be saved.
-    """
-
-    metrics: Record
-    details: Record
-    inputs: list[Record]
-    statistics: Statistics | None
-
-
 def evaluate(
     sources: Mapping[str, FeatureSource | Statistics],
     settings: EvalSettings,
     device: str,
     monitor: Monitor,
     *,
-    subset: Array | None = None,
-    clusters: Clusters | None = None,
-    logits: Array | None = None,
-    saved: Beside | None = None,
-) -> EvalFindings:
-    """Open both sides, making what features are missing, and compute the metrics.
+    subset: Array | None,
+    clusters: Clusters | None,
+    logits: Array | None,
+    saved: Beside | None,
+) -> Measurement:
+    """Open both sides, making what features are missing, compute the metrics, and save the reference's statistics.
 
-    Args:
-        sources: the sides, `generated` and `reference`.
-        settings: what to compute.
-        device: name of the device.
-        monitor: told of the progress, and asked whether to stop.
-        subset: ids of the reference that take part, None for all.
-        clusters: whose shares are compared, or None.
-        logits: of the generated samples [n, classes], None for those that their features came with.
-        saved: file that the statistics of the reference are for, None where nobody wants them.
-
-    Raises:
-        InputError: features cannot be used, or a metric that was asked for cannot be computed from them.
-        MismatchError: the features have different dimensions.
-        UsageError: the device is impossible.
-        Interrupted: the monitor asks to stop.
-        DpruneError: out of memory.
+    The arguments are what `EvalJob` holds.
     """
     place = take_device(device)
     features = {role: source.open(monitor) for role, source in sources.items() if isinstance(source, FeatureSource)}
-    _check_widths(sources, features, clusters)
+    dimension = _common_dimension(sources, features, clusters)
     with explained(place, "--device cpu, or fewer --metrics"):
         sides = _ready(sources, features, settings, subset, place, monitor)
         taken = _logits(sides["generated"], logits, place) if "is" in settings.names else None
         pair = ReadyPair(sides["generated"], sides["reference"], settings, monitor, clusters, taken)
         metrics, details = _compute_all(pair)
-        inputs = [describe_side(role, sources[role], s.count, s.dropped, s.dimension) for role, s in sides.items()]
-        return EvalFindings(metrics, details, inputs, _statistics(sides["reference"], saved))
+        inputs = [describe_side(role, sources[role], s.count, s.dropped, dimension) for role, s in sides.items()]
+        if saved is not None:
+            _save_statistics(sides["reference"], saved)
+        return Measurement(metrics, details, inputs)
 
 
-def _check_widths(
+def _common_dimension(
     sources: Mapping[str, FeatureSource | Statistics], features: Mapping[str, Features], clusters: Clusters | None
-) -> None:
+) -> int:
     """Hold all dimensions together."""
     widths = {role: side.shape[1] for role, side in features.items()}
     widths |= {role: len(side.mean) for role, side in sources.items() if isinstance(side, Statistics)}
@@ -103,6 +71,7 @@ def _check_widths(
             f"{clusters.name} has centroids of {clusters.centroids.shape[1]} dimensions, and the features have "
             f"{widths['generated']}: take the shares by an eval of their own, with --metrics shares."
         )
+    return widths["generated"]
 
 
 def _ready(
@@ -169,10 +138,10 @@ def _compute_all(pair: ReadyPair) -> tuple[dict[str, float | None], dict[str, An
             metrics |= {f"{key}{suffix}": None for key in METRICS[name].keys for suffix in ("", "_se")}
             continue
         check_stop(pair.monitor)
-        found = compute(name, pair)
-        for key, estimate in found.metrics.items():
+        estimates, more = FUNCTIONS[name](pair)
+        for key, estimate in estimates.items():
             metrics |= {key: estimate.value, f"{key}_se": estimate.error}
-        details |= found.details
+        details |= more
         pair.monitor.advance()
     return metrics, details
 
@@ -196,9 +165,7 @@ def _possible(pair: ReadyPair) -> tuple[str, ...]:
     return tuple(name for name in names if name not in reasons)
 
 
-def _statistics(reference: Measured, saved: Beside | None) -> Statistics | None:
-    if saved is None:
-        return None
+def _save_statistics(reference: Measured, saved: Beside) -> None:
     moments, _ = reference.moments
     mean, covariance = moments.mean.cpu().numpy(), moments.covariance().cpu().numpy()
-    return Statistics(str(saved.path), moments.count, mean, covariance, saved.record)
+    Statistics(str(saved.path), moments.count, mean, covariance, saved.record).write(saved.path)

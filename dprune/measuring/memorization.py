@@ -22,12 +22,12 @@ from dprune.formats.provenance import Record
 from dprune.measuring.cells import Cells, default_cells
 from dprune.measuring.pairs import nearest_pairs
 from dprune.measuring.settings import MemorizationSettings
-from dprune.measuring.sides import Side, SubsetRows, TrainingRows, chosen_ids, describe_side, load_side
+from dprune.measuring.sides import Measurement, Side, TrainingRows, chosen_ids, describe_side, load_side
 from dprune.measuring.sources import FeatureSource
 from dprune.metrics.copying import (
     DistanceSummary,
     authenticity,
-    calibrated_copies,
+    calibrated_ratios,
     copying_test_in_cells,
     histogram_edges,
     mann_whitney_z,
@@ -42,48 +42,21 @@ from dprune.seeds import generator
 _log = logging.getLogger("dprune")
 
 
-@dataclass(frozen=True)
-class MemorizationFindings:
-    """What was found.
-
-    Attributes:
-        metrics: headline numbers, None for what could not be computed.
-        details: histograms, and how the tests were made.
-        inputs: descriptions of the sides.
-        pairs: each generated sample with its nearest training sample, see `nearest_pairs`.
-    """
-
-    metrics: Record
-    details: Record
-    inputs: list[Record]
-    pairs: npt.NDArray[np.void]
-
-
 def find_copies(
     sources: Mapping[str, FeatureSource],
     settings: MemorizationSettings,
     device: str,
     monitor: Monitor,
     *,
-    subset: Array | None = None,
-    held_ids: Array | None = None,
-) -> MemorizationFindings:
+    subset: Array | None,
+    held_ids: Array | None,
+) -> tuple[Measurement, npt.NDArray[np.void]]:
     """Open all sides, making what features are missing, and compare them.
 
-    Args:
-        sources: by role: `generated`, `train` and perhaps `held_out`.
-        settings: what changes the numbers.
-        device: name of the device.
-        monitor: told of the progress, and asked whether to stop.
-        subset: ids of the training samples, None for all.
-        held_ids: ids of the held-out samples, None for all of their source.
+    The arguments are what `MemorizationJob` holds.
 
-    Raises:
-        InputError: features cannot be used, or there are fewer training samples than cells asked for.
-        MismatchError: the features have different dimensions.
-        UsageError: the device is impossible.
-        DpruneError: the device is out of memory.
-        Interrupted: the monitor asks to stop.
+    Returns:
+        What was found, and each generated sample with its nearest training sample, see `nearest_pairs`.
     """
     place = take_device(device)
     with explained(place, "--device cpu"):
@@ -95,13 +68,13 @@ def find_copies(
         else:
             _log.info("without --held-out there is no copying test, and no yardstick of samples that were not seen.")
         generated = load_side(features["generated"], chosen_ids(features["generated"], None), "generated", place)
-        train = TrainingRows(SubsetRows(features["train"], ids), monitor)
+        train = TrainingRows(features["train"], ids, monitor)
         metrics, details, found = _Search(generated, train, held_out, settings, monitor).measure()
         counts = {"generated": (len(generated.ids), generated.dropped), "train": (train.finite, train.dropped)}
         if held_out is not None:
             counts["held_out"] = (len(held_out.ids), held_out.dropped)
         inputs = [describe_side(role, sources[role], *known, train.shape[1]) for role, known in counts.items()]
-        return MemorizationFindings(metrics, details, inputs, nearest_pairs(found, generated.ids, train.ids))
+        return Measurement(metrics, details, inputs), nearest_pairs(found, generated.ids, train.ids)
 
 
 def _check_dimensions(features: Mapping[str, Features]) -> None:
@@ -185,14 +158,14 @@ class _Search:
 
     def _authpct(self, found: Neighbours) -> float | None:
         # A single training sample has no rest to be nearer to.
-        return authenticity(found, self.train.stage("authenticity")).authpct if self.train.finite > 1 else None
+        return authenticity(found, self.train.stage("authenticity"))[0] if self.train.finite > 1 else None
 
     def _calibrated(self, found: Neighbours) -> tuple[Record, Record]:
         """Return Carlini's count of copies, and how it was made."""
         width, alpha = min(found.distance.shape[1], self.train.finite), self.settings.alpha
         if width < self.settings.neighbours:
             _log.warning("the calibrated ratio looks at %d neighbours: there are no more training samples.", width)
-        copies = calibrated_copies(found.distance[:, :width], alpha).copies if width > 1 else None
+        copies = int((calibrated_ratios(found.distance[:, :width], alpha) < 1).sum()) if width > 1 else None
         return {"calibrated_copies": copies}, {"neighbours": width, "alpha": alpha}
 
     @staticmethod
@@ -208,11 +181,11 @@ class _Search:
             )  # fmt: skip
         return {
             "nearest_distance_mean": generated.mean,
-            "nearest_distance_median": generated.median,
+            "nearest_distance_median": generated.quantiles[0.5],
             "nearest_distance_quantiles": {str(level): value for level, value in generated.quantiles.items()},
             "zero_count": generated.zero_count,
             "held_out_nearest_distance_mean": held_out and held_out.mean,
-            "held_out_nearest_distance_median": held_out and held_out.median,
+            "held_out_nearest_distance_median": held_out and held_out.quantiles[0.5],
             "nearest_distance_ratio": ratio,
             "train_nearest_distance_mean": train.mean,
         }

@@ -16,7 +16,7 @@ from dprune.formats.beside import Beside
 from dprune.formats.jobs import FileJob
 from dprune.formats.provenance import Record, check_same_dataset, make_record, packed_subset, training_subset
 from dprune.formats.publish import Output
-from dprune.formats.results import summarized, write_result
+from dprune.formats.shards import open_dataset
 from dprune.measuring.pairs import COMMAND
 from dprune.measuring.settings import MemorizationSettings
 from dprune.measuring.sources import Embedding, FeatureSource, SidePath, open_sources
@@ -48,12 +48,7 @@ class MemorizationJob(FileJob):
     output: Output
 
     def __post_init__(self) -> None:
-        """Hold the inputs together.
-
-        Raises:
-            InputError: the model's training subset is not given.
-            MismatchError: another one is, or the images are of another dataset.
-        """
+        """Hold the inputs together; raises what `open_memorization` does."""
         train = self.sources["train"]
         if not self.settings.full:
             _check_subset(self.sources["generated"], train, self.subset)
@@ -62,8 +57,7 @@ class MemorizationJob(FileJob):
                 check_same_dataset({ids.name: ids.fingerprint, train.name: train.fingerprint})
         self._check_held_out()
         if self.sheet is not None:
-            for role in ("generated", "train"):
-                self.sheet.check(role, self.sources[role])
+            self.sheet.check(self.sources)
 
     def _check_held_out(self) -> None:
         train, held_out = self.sources["train"], self.sources.get("held_out")
@@ -99,18 +93,17 @@ class MemorizationJob(FileJob):
         return found + ([self.sheet.beside(self.record)] if self.sheet is not None else [])
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
-        """Measure, publish the pairs, the picture and the result, and summarize it; raises what `find_copies` does."""
+        """See `Job`."""
         from dprune.measuring.memorization import find_copies
 
-        found = find_copies(
+        found, pairs = find_copies(
             self.sources, self.settings, self.device, monitor, subset=self.subset, held_ids=self.held_ids
         )
         if self.settings.pairs is not None:
-            write_array(self.settings.pairs, found.pairs, self.record)
+            write_array(self.settings.pairs, pairs, self.record)
         if self.sheet is not None:
-            self.sheet.draw(found.pairs, self.sources["generated"].model, self.record)
-        write_result(self.output.path, COMMAND, found.metrics, found.details, found.inputs, self.record)
-        return summarized(found.metrics, found.inputs)
+            self.sheet.draw(pairs, self.sources["generated"].model, self.record)
+        return found.publish(self.output.path, COMMAND, self.record)
 
 
 def open_memorization(
@@ -150,12 +143,13 @@ def _open_sheet(settings: MemorizationSettings, sides: Mapping[str, SidePath]) -
         return None
     from dprune.measuring.pair_sheet import PairSheet
 
-    images = {"generated": settings.generated_shards, "train": settings.train_shards}
+    images: dict[str, tuple[str, ...]] = {"generated": settings.generated_shards, "train": settings.train_shards}
     for role, stated in images.items():
         images[role] = stated or ((sides[role].path,) if sides[role].holds == "shards" else ())
         if not images[role]:
             raise UsageError(f"--figure shows images, and {role} is features: give --{role}-shards.")
-    return PairSheet.open(images["generated"], images["train"], settings.figure, settings.figure_count)
+    datasets = {role: open_dataset(paths) for role, paths in images.items()}
+    return PairSheet(datasets, settings.figure, settings.figure_count)
 
 
 def _check_subset(generated: FeatureSource, train: FeatureSource, subset: Array | None) -> None:

@@ -6,7 +6,7 @@ The Fréchet distance needs moments alone, so where nothing else is asked for, f
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,7 +36,6 @@ class Measured:
     Attributes:
         count: samples that take part, None for statistics that do not say.
         dropped: samples left out because their features are not finite.
-        dimension: of the features.
         take: computes the moments.
         side: the samples, None where only their moments are at hand.
         features: where they are from, None likewise.
@@ -45,7 +44,6 @@ class Measured:
 
     count: int | None
     dropped: int
-    dimension: int
     take: Callable[[], MomentsAndReplicates]
     side: Side | None = None
     features: Features | None = None
@@ -64,7 +62,7 @@ def given(statistics: Statistics, device: torch.device) -> Measured:
     count = statistics.count or (1 << dimension.bit_length()) + 1
     mean, covariance = (torch.from_numpy(values).to(device) for values in (statistics.mean, statistics.covariance))
     moments = Moments.of_covariance(count, mean, covariance)
-    return Measured(statistics.count, 0, dimension, lambda: (moments, ()))
+    return Measured(statistics.count, 0, lambda: (moments, ()))
 
 
 def held(
@@ -88,7 +86,7 @@ def held(
     def take() -> MomentsAndReplicates:
         return (Moments.of(side.x), ()) if blocks is None else replicate_moments(side.x, blocks)
 
-    return Measured(len(side.x), side.dropped, side.x.shape[1], take, side, features, blocks)
+    return Measured(len(side.x), side.dropped, take, side, features, blocks)
 
 
 def streamed(
@@ -105,8 +103,7 @@ def streamed(
         InputError: none of them has finite features.
         Interrupted: the monitor asks to stop.
     """
-    dimension = features.shape[1]
-    if draw and len(ids) <= dimension:
+    if draw and len(ids) <= features.shape[1]:
         # Moments of so few rows are not taken away from each other without loss: the rows are needed.
         return held(features, ids, role, device, draw)
     blocks = draw(len(ids)) if draw else None
@@ -118,7 +115,7 @@ def streamed(
         return replace(streamed(features, ids[kept.cpu().numpy()], role, device, monitor, draw), dropped=dropped)
     whole = Moments.total(parts)
     replicates = () if blocks is None else (whole.without(part) for part in parts)
-    return Measured(len(ids) - dropped, dropped, dimension, lambda: (whole, replicates), blocks=blocks)
+    return Measured(len(ids) - dropped, dropped, lambda: (whole, replicates), blocks=blocks)
 
 
 def _moments_by_block(
@@ -127,20 +124,15 @@ def _moments_by_block(
     """Return the moments of each block's finite rows, and which rows are finite, bool [n]."""
     parts: dict[int, Moments] = {}
     finite = torch.empty(len(ids), dtype=torch.bool, device=device)
+    blocks = blocks or Blocks.whole(finite)
     monitor.start("reading features", len(ids), "samples")
     for begin, rows in read_blocks(SubsetRows(features, ids), device):
         check_stop(monitor)
         kept = finite[begin : begin + len(rows)] = finite_rows(rows)
-        labels = None if blocks is None else blocks.labels[begin : begin + len(rows)]
-        for block, own in _by_block(rows, kept, labels, 1 if blocks is None else len(blocks)):
-            part = Moments.of(own)
-            parts[block] = parts[block].merge(part) if block in parts else part
+        labels = blocks.labels[begin : begin + len(rows)]
+        for block in range(len(blocks)):
+            if len(own := rows[kept & (labels == block)]):
+                part = Moments.of(own)
+                parts[block] = parts[block].merge(part) if block in parts else part
         monitor.advance(len(rows))
     return list(parts.values()), finite
-
-
-def _by_block(rows: Tensor, kept: Tensor, labels: Tensor | None, count: int) -> Iterator[tuple[int, Tensor]]:
-    for block in range(count):
-        own = rows[kept] if labels is None else rows[kept & (labels == block)]
-        if len(own):
-            yield block, own

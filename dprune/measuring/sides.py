@@ -14,6 +14,7 @@ from dprune.errors import InputError
 from dprune.formats.arrays import Array
 from dprune.formats.features import Features
 from dprune.formats.provenance import Record
+from dprune.formats.results import summarized, write_result
 from dprune.formats.statistics import Statistics
 from dprune.formats.subsets import narrowed
 from dprune.measuring.sources import FeatureSource
@@ -38,7 +39,7 @@ class Side:
     dropped: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class SubsetRows:
     """Some rows of features, read block by block as `metrics.nearest` wants them.
 
@@ -60,27 +61,18 @@ class SubsetRows:
         return self.features.take(self.ids[begin:end])
 
 
-class TrainingRows:
-    """Training features on their way through a search: read block by block, counted, shown, and stopped on request.
+@dataclass
+class TrainingRows(SubsetRows):
+    """Training features on their way through a search: counted, shown, and stopped on request.
 
-    Args:
-        source: the training rows that take part.
+    Attributes:
         monitor: told of the rows read, and asked at each block whether to stop.
+        dropped: rows read so far whose features are not finite.
     """
 
-    def __init__(self, source: SubsetRows, monitor: Monitor) -> None:
-        self._source, self._monitor = source, monitor
-        self._counted = self.dropped = 0
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of rows and dimension."""
-        return self._source.shape
-
-    @property
-    def ids(self) -> npt.NDArray[np.int64]:
-        """Ids of the rows in their dataset, sorted, int64 [n]."""
-        return self._source.ids
+    monitor: Monitor
+    dropped: int = 0
+    _counted: int = 0
 
     @property
     def finite(self) -> int:
@@ -93,11 +85,11 @@ class TrainingRows:
         Raises:
             InputError: these are all.
         """
-        tell_dropped(self._source.features, "training", self.dropped, len(self.ids))
+        tell_dropped(self.features, "training", self.dropped, len(self.ids))
 
     def stage(self, label: str) -> TrainingRows:
         """Announce one more pass over all rows."""
-        self._monitor.start(label, len(self.ids), "training samples")
+        self.monitor.start(label, len(self.ids), "training samples")
         return self
 
     def rows(self, begin: int, end: int) -> npt.NDArray[np.floating]:
@@ -106,18 +98,18 @@ class TrainingRows:
         Raises:
             Interrupted: the monitor asks to stop.
         """
-        check_stop(self._monitor)
-        rows = self._source.rows(begin, end)
+        check_stop(self.monitor)
+        rows = super().rows(begin, end)
         if begin == self._counted:
             # In float64 sums of finite numbers stay finite.
             self.dropped += int((~np.isfinite(rows.sum(1, dtype=np.float64))).sum())
             self._counted = end
-        self._monitor.advance(end - begin)
+        self.monitor.advance(end - begin)
         return rows
 
     def take(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Return the rows at some places from 0 to n - 1, ascending."""
-        return self._source.features.take(self.ids[places])
+        return self.features.take(self.ids[places])
 
 
 def chosen_ids(features: Features, subset: Array | None) -> npt.NDArray[np.int64]:
@@ -158,6 +150,20 @@ def tell_dropped(features: Features, role: str, dropped: int, count: int) -> Non
         raise InputError(f"{features.name}: no {role} sample has features that are numbers: embed the images again.")
     if dropped:
         _log.warning("%d of the %s samples have features that are not finite and are left out.", dropped, role)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a measurement found: what `formats.results.Result` says of it, before it is written."""
+
+    metrics: Record
+    details: Record
+    inputs: list[Record]
+
+    def publish(self, path: str, kind: str, record: Record) -> Record:
+        """Write the result, and summarize it."""
+        write_result(path, kind, self.metrics, self.details, self.inputs, record)
+        return summarized(self.metrics, self.inputs)
 
 
 def describe_side(

@@ -33,15 +33,9 @@ class Embedding:
     """How the features of shards are made, as it was asked for.
 
     Attributes:
-        model: see `embedding.settings.parse_model`; None for that of the other side, or else `default`.
+        model: None for that of the other side, or else `default`.
         default: model where no side names one.
-        weights: file of the network's weights, None for the hub's.
-        image_size: side in pixels of what the network sees.
-        color: `rgb` or `grey`, for pixels.
-        precision: of the network's arithmetic.
-        device: name of the device.
-        batch_size: images in one forward pass.
-        workers: processes that decode, None for one a core.
+        weights: as all that follow, see `dprune embed`.
     """
 
     model: str | None
@@ -70,11 +64,12 @@ class Embedding:
             UsageError: the options contradict each other.
             MismatchError: features like those cannot be made.
         """
+        own = EmbedOptions(
+            self.model or self.default, self.weights, self.image_size, color=self.color, precision=self.precision,
+            device=self.device, batch_size=self.batch_size, workers=self.workers,
+        )  # fmt: skip
         if like is None or self.model is not None:
-            return EmbedOptions(
-                self.model or self.default, self.weights, self.image_size, color=self.color, precision=self.precision,
-                device=self.device, batch_size=self.batch_size, workers=self.workers,
-            )  # fmt: skip
+            return own
         known = like["options"]
         if "pca" in known:
             raise MismatchError(
@@ -82,11 +77,10 @@ class Embedding:
                 "embed both sides without --pca."
             )
         precision = {dtype: name for name, dtype in PRECISIONS.items()}[known["precision"]]
-        options = EmbedOptions(
-            known["model"], self.weights, self.image_size or known.get("image_size"), known.get("crop_pct"),
-            self.color or known.get("color"), normalize=known["normalize"], dtype=known["dtype"],
-            precision=precision if self.precision == "auto" else self.precision, device=self.device,
-            batch_size=self.batch_size, workers=self.workers,
+        options = replace(
+            own, model=known["model"], image_size=self.image_size or known.get("image_size"),
+            crop_pct=known.get("crop_pct"), color=self.color or known.get("color"), normalize=known["normalize"],
+            dtype=known["dtype"], precision=precision if self.precision == "auto" else self.precision,
         )  # fmt: skip
         if options.settings.options().get("weights") != known.get("weights"):
             raise MismatchError(

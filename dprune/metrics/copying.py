@@ -27,34 +27,19 @@ CORRECTION = 0.5
 class DistanceSummary:
     """The distribution of nearest distances.
 
+    Samples that have none, without features or without any row to compare with, are left out.
+
     Attributes:
-        count: samples that have one; those without features or without any row to compare with are left out.
-        mean: their mean; NaN, as all that follows, where there are none.
-        median: the 0.5 quantile.
+        mean: NaN, as the quantiles, where no sample has one.
         quantiles: by level, linear between order statistics.
         histogram: samples in each bin, those beyond the edges left out.
         zero_count: samples at distance exactly 0.
     """
 
-    count: int
     mean: float
-    median: float
     quantiles: dict[float, float]
     histogram: list[int]
     zero_count: int
-
-
-@dataclass(frozen=True)
-class Authenticity:
-    """Which generated samples are nearer to a training sample than that is to the rest of the training set.
-
-    Attributes:
-        authpct: percentage of samples that are authentic, of those that have a distance; NaN where none has.
-        authentic: of each sample, bool [n].
-    """
-
-    authpct: float
-    authentic: Tensor
 
 
 @dataclass(frozen=True)
@@ -76,19 +61,6 @@ class CopyingTest:
     weight: float
 
 
-@dataclass(frozen=True)
-class CalibratedCopies:
-    """Nearest distances in units of how far the neighbourhood is.
-
-    Attributes:
-        copies: samples whose ratio is below 1.
-        ratio: float64 [n], NaN where there is no distance.
-    """
-
-    copies: int
-    ratio: Tensor
-
-
 def histogram_edges(distances: Sequence[Tensor], bins: int = 50) -> list[float]:
     """Return edges from 0 that hold the finite distances of all sets, so that their histograms can be laid over."""
     tops = [float(found.max()) for x in distances if len(found := _finite(x))]
@@ -98,27 +70,18 @@ def histogram_edges(distances: Sequence[Tensor], bins: int = 50) -> list[float]:
     return [*edges[:-1], top]
 
 
-def summarize(
-    distances: Tensor, edges: Sequence[float] | None = None, quantiles: Sequence[float] = QUANTILES
-) -> DistanceSummary:
-    """Summarize nearest distances, [n] of any float dtype; NaN and infinite ones are left out."""
+def summarize(distances: Tensor, edges: Sequence[float]) -> DistanceSummary:
+    """Summarize nearest distances, [n] of any float dtype, over bins with these edges."""
     kept = _finite(distances).sort().values
-    bounds = list(edges) if edges is not None else histogram_edges([kept])
-    table = torch.tensor(bounds, dtype=torch.float64)
-    # The last bin is closed on both sides.
-    inside = kept[(kept >= table[0]) & (kept <= table[-1])]
-    bins = (torch.searchsorted(table, inside, right=True) - 1).clamp_(max=len(bounds) - 2)
     return DistanceSummary(
-        count=len(kept),
         mean=float(kept.mean()) if len(kept) else math.nan,
-        median=_quantile(kept, 0.5),
-        quantiles={level: _quantile(kept, level) for level in quantiles},
-        histogram=torch.bincount(bins, minlength=len(bounds) - 1).tolist(),
+        quantiles={level: _quantile(kept, level) for level in QUANTILES},
+        histogram=np.histogram(kept.numpy(), edges)[0].tolist(),
         zero_count=int((kept == 0).sum()),
     )
 
 
-def authenticity(found: Neighbours, train: Rows | Tensor | npt.NDArray[np.floating]) -> Authenticity:
+def authenticity(found: Neighbours, train: Rows | Tensor | npt.NDArray[np.floating]) -> tuple[float, Tensor]:
     """Compare each sample's nearest distance with that of its nearest training sample to the rest of these.
 
     A sample is authentic if its nearest training row is nearer to some other training row than to the sample: Alaa et
@@ -128,15 +91,19 @@ def authenticity(found: Neighbours, train: Rows | Tensor | npt.NDArray[np.floati
     Args:
         found: what `nearest` found for the generated samples, on the device that is to work.
         train: the training rows [n, d] that it found them in; read twice.
+
+    Returns:
+        The percentage of authentic samples among those that have a distance, NaN where none has, and which samples
+        are authentic, bool [m].
     """
     ids, distances = found.id[:, 0], found.distance[:, 0]
     matched, owner = ids[ids >= 0].unique(return_inverse=True)
     authentic = torch.zeros(len(ids), dtype=torch.bool)
     if not len(matched):
-        return Authenticity(math.nan, authentic)
+        return math.nan, authentic
     rest = nearest(take(train, matched), train, exclude=matched).distance[:, 0]
     authentic[(ids >= 0).cpu()] = (rest[owner] < distances[ids >= 0]).cpu()
-    return Authenticity(100 * int(authentic.sum()) / len(owner), authentic)
+    return 100 * int(authentic.sum()) / len(owner), authentic
 
 
 def mann_whitney_z(generated: Tensor, held_out: Tensor, correction: float = 0.0) -> float:
@@ -222,7 +189,7 @@ def copying_test_in_cells(
     return copying_test(near, far, own, other, tau)
 
 
-def calibrated_copies(distances: Tensor, alpha: float = 0.5) -> CalibratedCopies:
+def calibrated_ratios(distances: Tensor, alpha: float = 0.5) -> Tensor:
     """Divide each nearest distance by alpha times the mean of the first k: below 1 the nearest is unusually near.
 
     Carlini et al., "Extracting training data from diffusion models", 2023, with k = 50 and alpha = 0.5. An exact copy
@@ -232,6 +199,9 @@ def calibrated_copies(distances: Tensor, alpha: float = 0.5) -> CalibratedCopies
         distances: ascending, [n, k], as `nearest` gives them; infinite ones are left out of the mean.
         alpha: the factor.
 
+    Returns:
+        The ratio of each sample, float64 [n], NaN where there is no distance.
+
     Raises:
         InputError: there is but one neighbour, whose ratio says nothing.
     """
@@ -240,8 +210,7 @@ def calibrated_copies(distances: Tensor, alpha: float = 0.5) -> CalibratedCopies
     table = distances.double().cpu()
     known = torch.isfinite(table)
     mean = table.where(known, 0.0).sum(1) / known.sum(1)
-    ratio = torch.where(table[:, 0] == 0, 0.0, table[:, 0] / (alpha * mean))
-    return CalibratedCopies(int((ratio < 1).sum()), ratio)
+    return torch.where(table[:, 0] == 0, 0.0, table[:, 0] / (alpha * mean))
 
 
 def _finite(distances: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dprune.errors import InputError
 from dprune.metrics.rows import spans
 from dprune.precision import float32
 
@@ -51,15 +50,11 @@ class Cloud:
     def __len__(self) -> int:
         return len(self.x)
 
-    def part(self, low: int, high: int) -> Cloud:
-        """Return a view of some rows."""
-        return Cloud(self.given[low:high], self.x[low:high], self.squares[low:high])
-
     def tiles(self, step: int) -> Iterator[tuple[slice, Cloud]]:
         """Yield views of `step` rows each, and where they are."""
         for low in range(0, len(self), step):
-            high = min(low + step, len(self))
-            yield slice(low, high), self.part(low, high)
+            where = slice(low, min(low + step, len(self)))
+            yield where, Cloud(self.given[where], self.x[where], self.squares[where])
 
 
 def common_centre(x: Tensor) -> Tensor:
@@ -185,13 +180,3 @@ def exact_radii(cloud: Cloud, k: int, squares: Tensor, ids: Tensor, centre: Tens
 def _kth(cloud: Cloud, rows: Tensor, ids: Tensor, k: int) -> Tensor:
     exact = exact_squares(cloud.given, cloud.given, rows.repeat_interleave(ids.shape[1]), ids.reshape(-1))
     return exact.view(ids.shape).kthvalue(k, 1).values
-
-
-def check_neighbours(count: int, k: int, role: str) -> None:
-    """Refuse a set in which points have no k-th neighbour.
-
-    Raises:
-        InputError: there are too few points.
-    """
-    if count <= k:
-        raise InputError(f"{count} {role} samples have no {k} neighbours each: give at least {k + 1}.")

@@ -21,6 +21,8 @@ from dprune.metrics.rows import check_dimensions, check_rows, spans
 from dprune.seeds import generator
 
 EPSILON = torch.finfo(torch.float64).eps
+# Sizes of the subsets that the distance is extrapolated from.
+POINTS = 15
 
 
 @dataclass(frozen=True)
@@ -129,13 +131,11 @@ class Frechet:
         distance: the squared distance that the literature calls FID or FD.
         mean_term: the part that the means cause.
         covariance_term: the part that the covariances cause.
-        undersampled: roles, of `generated` and `reference`, with fewer samples than dimensions: the caller warns.
     """
 
     distance: Estimate
     mean_term: float
     covariance_term: float
-    undersampled: tuple[str, ...]
 
 
 def frechet_distance(
@@ -153,8 +153,7 @@ def frechet_distance(
         InputError: a side has fewer than two samples, or its moments are not finite.
         MismatchError: the dimensions differ.
     """
-    roles = {"generated": generated, "reference": reference}
-    for role, moments in roles.items():
+    for role, moments in (("generated", generated), ("reference", reference)):
         if moments.count < 2:
             raise InputError(f"{moments.count} {role} samples have no covariance: a Fréchet distance takes two.")
         if not torch.isfinite(moments.scatter.sum() + moments.mean.sum()):
@@ -164,8 +163,7 @@ def frechet_distance(
     distance = Estimate(mean_term + covariance_term)
     if blocks is not None:
         distance = blocks.estimate(distance.value, [sum(_terms(moments, reference)) for moments in replicates])
-    undersampled = tuple(role for role, moments in roles.items() if moments.undersampled)
-    return Frechet(distance, mean_term, covariance_term, undersampled)
+    return Frechet(distance, mean_term, covariance_term)
 
 
 def _terms(generated: Moments, reference: Moments) -> tuple[float, float]:
@@ -220,7 +218,7 @@ class Extrapolation:
     distances: tuple[float, ...]
 
 
-def frechet_infinity(x: Tensor, reference: Moments, seed: int = 0, points: int = 15) -> Extrapolation:
+def frechet_infinity(x: Tensor, reference: Moments, seed: int = 0) -> Extrapolation:
     """Extrapolate the Fréchet distance to infinitely many generated samples (Chong and Forsyth, 2020).
 
     The subsets are the beginnings of one random order, from a tenth of the samples on, though from twice the
@@ -230,15 +228,14 @@ def frechet_infinity(x: Tensor, reference: Moments, seed: int = 0, points: int =
         x: generated features [n, d] of any float type.
         reference: moments of the reference.
         seed: seed of the order.
-        points: subset sizes, evenly spaced.
 
     Raises:
         InputError: there are too few samples for a line, or they are not finite.
     """
-    check_rows(x, "generated", 2 * points)
+    check_rows(x, "generated", 2 * POINTS)
     check_dimensions(x.shape[1], reference.dimension)
     least = max(len(x) // 10, min(2 * x.shape[1], len(x) // 2), 2)
-    counts = [round(count) for count in np.linspace(least, len(x), points)]
+    counts = [round(count) for count in np.linspace(least, len(x), POINTS)]
     order = torch.from_numpy(generator(seed, "FID-infinity").permutation(len(x))).to(x.device)
     pieces = order.tensor_split(counts[:-1])
     grown: Moments | None = None

@@ -54,14 +54,12 @@ def inception_score(
     # The first row of split i is i * count // splits, as everywhere in the literature.
     bounds = np.arange(1, splits) * count // splits
     owner = torch.from_numpy(np.searchsorted(bounds, position, side="right")).to(logits.device)
-    groups = 1 if blocks is None else len(blocks)
-    group = owner * groups if blocks is None else owner * groups + blocks.labels
-    sums = _grouped(logits, group, splits * groups).view(splits, groups, -1)
+    blocks = blocks or Blocks.whole(logits)
+    group = owner * len(blocks) + blocks.labels
+    sums = _grouped(logits, group, splits * len(blocks)).view(splits, len(blocks), -1)
     scores = _scores(sums.sum(1))
-    value = Estimate(float(scores.mean()))
-    if blocks is not None:
-        value = blocks.estimate(value.value, _scores(sums.sum(1, keepdim=True) - sums).mean(0))
-    return InceptionScore(value, float(scores.std(correction=0)))
+    score = blocks.estimate(float(scores.mean()), _scores(sums.sum(1, keepdim=True) - sums).mean(0))
+    return InceptionScore(score, float(scores.std(correction=0)))
 
 
 def _grouped(logits: Tensor, group: Tensor, groups: int) -> Tensor:

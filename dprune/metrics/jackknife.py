@@ -51,6 +51,11 @@ class Blocks:
         sizes = np.bincount(labels, minlength=count)
         return cls(torch.from_numpy(labels).to(device), tuple(sizes.tolist()))
 
+    @classmethod
+    def whole(cls, x: Tensor) -> Blocks:
+        """Put all rows of `x` [n, ...] into one block, without which nothing is left: no error can be told."""
+        return cls(torch.zeros(len(x), dtype=torch.int64, device=x.device), (len(x),))
+
     def __len__(self) -> int:
         return len(self.sizes)
 

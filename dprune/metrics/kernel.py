@@ -40,29 +40,17 @@ def kid(generated: Tensor, reference: Tensor, blocks: Blocks | None = None) -> E
         InputError: a side has fewer than two samples or is not finite.
         MismatchError: the dimensions differ.
     """
-    check_pair(generated, reference, 2)
-    sums = _sums(generated, reference, _cubic, lambda rows: rows.double(), blocks)
-    return _estimate(sums, blocks, unbiased=True)
+    return _discrepancy(generated, reference, blocks, _cubic, Tensor.double, unbiased=True)
 
 
 def cmmd(generated: Tensor, reference: Tensor, blocks: Blocks | None = None) -> Estimate:
     """Compute the CLIP maximum mean discrepancy (Jayasumana et al., 2024), in float64.
 
     As its authors define it: features of unit length, which this function sees to, the kernel
-    exp(-|x - y|² / (2 · 10²)), the estimate in which samples meet themselves too, and times 1000.
-
-    Args:
-        generated: CLIP features [n, d] of any float type.
-        reference: CLIP features [m, d] on the same device.
-        blocks: of the generated samples, for the standard error.
-
-    Raises:
-        InputError: a side has fewer than two samples or is not finite.
-        MismatchError: the dimensions differ.
+    exp(-|x - y|² / (2 · 10²)), the estimate in which samples meet themselves too, and times 1000. Takes and raises
+    what `kid` does.
     """
-    check_pair(generated, reference, 2)
-    sums = _sums(generated, reference, _gaussian, unit_rows, blocks)
-    return _estimate(sums, blocks, unbiased=False, scale=SCALE)
+    return _discrepancy(generated, reference, blocks, _gaussian, unit_rows, unbiased=False, scale=SCALE)
 
 
 def _cubic(products: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -119,26 +107,24 @@ class _Sums:
         return self.xx / n**2 + self.yy / m**2 - 2 * cross
 
 
-def _estimate(sums: _Sums, blocks: Blocks | None, unbiased: bool, scale: float = 1.0) -> Estimate:
+def _discrepancy(
+    generated: Tensor, reference: Tensor, blocks: Blocks | None, kernel: Kernel, prepare: Prepare, *,
+    unbiased: bool, scale: float = 1.0,
+) -> Estimate:  # fmt: skip
+    check_pair(generated, reference, 2)
+    blocks = blocks or Blocks.whole(generated)
+    sums = _sums(generated, reference, kernel, prepare, blocks)
     value = scale * float(sums.total().discrepancy(unbiased))
-    if blocks is None:
-        return Estimate(value)
     return blocks.estimate(value, scale * sums.without_each().discrepancy(unbiased))
 
 
-def _sums(generated: Tensor, reference: Tensor, kernel: Kernel, prepare: Prepare, blocks: Blocks | None) -> _Sums:
-    x_member, y_member = _member(generated, blocks), _member(reference, None)
+def _sums(generated: Tensor, reference: Tensor, kernel: Kernel, prepare: Prepare, blocks: Blocks) -> _Sums:
+    x_member, y_member = (own.one_hot(torch.float64) for own in (blocks, Blocks.whole(reference)))
     sides = [(generated, x_member), (reference, y_member)]
     xx, yy = (_pair_sums(x, x, own, own, kernel, prepare) for x, own in sides)
     xy = _pair_sums(generated, reference, x_member, y_member, kernel, prepare)
     x_own, y_own = (_own_sums(x, own, kernel, prepare) for x, own in sides)
     return _Sums(xx, xy[:, 0], yy[0, 0], x_own, y_own[0], x_member.sum(0), len(reference))
-
-
-def _member(x: Tensor, blocks: Blocks | None) -> Tensor:
-    if blocks is None:
-        return torch.ones((len(x), 1), dtype=torch.float64, device=x.device)
-    return blocks.one_hot(torch.float64)
 
 
 def _pair_sums(x: Tensor, y: Tensor, x_member: Tensor, y_member: Tensor, kernel: Kernel, prepare: Prepare) -> Tensor:

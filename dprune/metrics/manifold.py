@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dprune.errors import InputError
 from dprune.metrics.distances import (
+    ROWS,
     SPARE,
     Cloud,
-    check_neighbours,
     columns_at_once,
     common_centre,
     exact_radii,
@@ -21,7 +22,6 @@ from dprune.metrics.distances import (
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_pair
 
-ROWS = 512
 # Among so many random samples, all but a few of one block in twenty has a chance of less than 1e-9.
 MORE_NEIGHBOURS = 9
 
@@ -66,17 +66,19 @@ def manifold(
         MismatchError: the dimensions differ.
     """
     check_pair(generated, reference)
-    check_neighbours(len(generated), k, "generated")
-    check_neighbours(len(reference), max(k, density_k), "reference")
+    for x, most, role in ((generated, k, "generated"), (reference, max(k, density_k), "reference")):
+        if len(x) <= most:
+            raise InputError(f"{len(x)} {role} samples have no {most} neighbours each: give at least {most + 1}.")
     centre = common_centre(reference)
     ours, theirs = Cloud.around(generated, centre), Cloud.around(reference, centre)
     found = neighbours(theirs, min(max(k, density_k) + SPARE, len(theirs) - 1))
     precise_radii, dense_radii = (exact_radii(theirs, each, *found, centre) for each in (k, density_k))
-    more = 0 if blocks is None else MORE_NEIGHBOURS
+    blocks = blocks or Blocks.whole(generated)
+    more = MORE_NEIGHBOURS if len(blocks) > 1 else 0
     squares, ids = neighbours(ours, min(k + SPARE + more, len(ours) - 1))
     recall_radii = exact_radii(ours, k, squares, ids, centre)
-    widened = None if blocks is None else _widened(squares, ids, k, blocks)
-    hits = _Hits(len(generated), len(reference), blocks, generated.device)
+    widened = _widened(squares, ids, k, blocks) if len(blocks) > 1 else None
+    hits = _Hits(blocks, len(reference))
     for columns, points in ours.tiles(columns_at_once(ours.x)):
         for rows, centres in theirs.tiles(ROWS):
             table = product_squares(centres, points)
@@ -117,13 +119,11 @@ def _widened(squares: Tensor, ids: Tensor, k: int, blocks: Blocks) -> _Widened:
 class _Hits:
     """Counts of who is in whose ball, apart by the blocks of the generated points."""
 
-    def __init__(self, generated: int, reference: int, blocks: Blocks | None, device: torch.device) -> None:
-        count = 1 if blocks is None else len(blocks)
-        self._blocks = blocks
-        self._member = torch.ones((generated, 1), device=device) if blocks is None else blocks.one_hot(torch.float32)
-        self._precise = torch.zeros(generated, dtype=torch.bool, device=device)
+    def __init__(self, blocks: Blocks, reference: int) -> None:
+        self._blocks, self._member = blocks, blocks.one_hot(torch.float32)
+        self._precise = torch.zeros_like(blocks.labels, dtype=torch.bool)
         # By reference point and block: generated points in its ball, balls that it is in, and those that grew to it.
-        self._dense, self._recalled, self._grown = torch.zeros((3, reference, count), device=device)
+        self._dense, self._recalled, self._grown = self._member.new_zeros((3, reference, len(blocks)))
 
     def add(self, rows: slice, columns: slice, precise: Tensor, dense: Tensor, recalled: Tensor) -> None:
         """Add a tile [reference points, generated points]."""
@@ -145,16 +145,13 @@ class _Hits:
         precise, members = self._precise.double() @ self._member.double(), self._member.sum(0, dtype=torch.float64)
         dense, recalled = self._dense.sum(1, keepdim=True), self._recalled.sum(1, keepdim=True)
         whole = _metrics(precise.sum(), members.sum(), recalled, self._dense.sum(dtype=torch.float64), dense, density_k)
-        values = [float(value) for value in whole]
-        if self._blocks is None:
-            return Manifold(*(Estimate(value) for value in values))
         by_block = self._dense.sum(0, dtype=torch.float64)
         replicates = _metrics(
             precise.sum() - precise, members.sum() - members, recalled - self._recalled + self._grown,
             by_block.sum() - by_block, dense - self._dense, density_k,
         )  # fmt: skip
-        pairs = zip(values, replicates, strict=True)
-        return Manifold(*(self._blocks.estimate(*pair) for pair in pairs))
+        pairs = zip(whole, replicates, strict=True)
+        return Manifold(*(self._blocks.estimate(float(value), left_out) for value, left_out in pairs))
 
 
 def _metrics(

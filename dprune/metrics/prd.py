@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dprune.metrics.distances import common_centre
 from dprune.metrics.jackknife import Blocks, Estimate
-from dprune.metrics.rows import check_pair, spans
+from dprune.metrics.rows import check_pair
 from dprune.seeds import generator
 
 CLUSTERS = 20
@@ -76,18 +77,17 @@ def prd(
     x, balanced = _union(generated, reference, seed)
     clusters = min(clusters, len(balanced))
     some = x if len(balanced) == len(x) else x.index_select(0, balanced)
-    seeds = range(seed * RUNS, seed * RUNS + runs)
+    seeds, blocks = range(seed * RUNS, seed * RUNS + runs), blocks or Blocks.whole(generated)
     histograms = [_histograms(clustering(some, x, clusters, each), len(generated), clusters, blocks) for each in seeds]
     ours, theirs = (torch.stack(parts) for parts in zip(*histograms, strict=True))
-    precision, recall = prd_curve(ours.sum(1, keepdim=True), theirs.unsqueeze(1))
-    precision, recall = precision.mean(0), recall.mean(0)
-    f_8, f_1_8 = (Estimate(float(f_beta(precision, recall, beta)[0])) for beta in (BETA, 1 / BETA))
-    if blocks is not None:
-        left_out = ours.sum(1, keepdim=True) - ours
-        p, r = (part.mean(0) for part in prd_curve(left_out, theirs.unsqueeze(1)))
-        f_8 = blocks.estimate(f_8.value, f_beta(p, r, BETA))
-        f_1_8 = blocks.estimate(f_1_8.value, f_beta(p, r, 1 / BETA))
-    return Curve(precision[0], recall[0], f_8, f_1_8, clusters, runs)
+    whole = ours.sum(1, keepdim=True)
+    (p, r), (p_left, r_left) = (
+        (part.mean(0) for part in prd_curve(counts, theirs.unsqueeze(1))) for counts in (whole, whole - ours)
+    )
+    f_8, f_1_8 = (
+        blocks.estimate(float(f_beta(p, r, beta)[0]), f_beta(p_left, r_left, beta)) for beta in (BETA, 1 / BETA)
+    )
+    return Curve(p[0], r[0], f_8, f_1_8, clusters, runs)
 
 
 def prd_curve(generated: Tensor, reference: Tensor, angles: int = ANGLES) -> tuple[Tensor, Tensor]:
@@ -118,10 +118,7 @@ def f_beta(precision: Tensor, recall: Tensor, beta: float) -> Tensor:
 def _union(generated: Tensor, reference: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Return all rows, float32 and centred, and the ids of as many of either side."""
     x = torch.cat([generated.float(), reference.float()])
-    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    for low, high in spans(len(x), x.shape[1]):
-        total += x[low:high].sum(0, dtype=torch.float64)
-    x -= (total / len(x)).float()
+    x -= common_centre(x).float()
     fewer, ids = min(len(generated), len(reference)), []
     for first, count, role in ((0, len(generated), "generated"), (len(generated), len(reference), "reference")):
         chosen = np.sort(generator(seed, f"PRD {role}").choice(count, fewer, replace=False, shuffle=False))
@@ -129,10 +126,8 @@ def _union(generated: Tensor, reference: Tensor, seed: int) -> tuple[Tensor, Ten
     return x, torch.cat(ids).to(x.device)
 
 
-def _histograms(cluster: Tensor, generated: int, clusters: int, blocks: Blocks | None) -> tuple[Tensor, Tensor]:
+def _histograms(cluster: Tensor, generated: int, clusters: int, blocks: Blocks) -> tuple[Tensor, Tensor]:
     """Count the generated rows, which come first, by block and cluster, [blocks, k], the others by cluster, [k]."""
-    count = 1 if blocks is None else len(blocks)
-    block = torch.zeros_like(cluster[:generated]) if blocks is None else blocks.labels
-    ours = torch.bincount(block * clusters + cluster[:generated], minlength=count * clusters)
+    ours = torch.bincount(blocks.labels * clusters + cluster[:generated], minlength=len(blocks) * clusters)
     theirs = torch.bincount(cluster[generated:], minlength=clusters)
-    return ours.view(count, clusters).double(), theirs.double()
+    return ours.view(len(blocks), clusters).double(), theirs.double()

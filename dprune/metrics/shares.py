@@ -48,36 +48,31 @@ def shares(generated: Tensor, reference: Tensor, groups: int, blocks: Blocks | N
     Raises:
         InputError: a label is out of range, or a side has no labelled sample.
     """
-    theirs = _histogram(reference, groups, "reference", None).sum(0)
+    blocks = blocks or Blocks.whole(generated)
+    theirs = _histogram(reference, groups, "reference", Blocks.whole(reference))[0]
     counts = _histogram(generated, groups, "generated", blocks)
     expected = theirs / theirs.sum()
     whole = counts.sum(0, keepdim=True)
-    statistics = _statistics(whole, expected)
-    if blocks is None:
-        estimates = [Estimate(float(value)) for value in statistics]
-    else:
-        pairs = zip(statistics, _statistics(blocks.without_each(counts), expected), strict=True)
-        estimates = [blocks.estimate(float(value), left_out) for value, left_out in pairs]
+    pairs = zip(_statistics(whole, expected), _statistics(blocks.without_each(counts), expected), strict=True)
+    total_variation, entropy, smallest = (blocks.estimate(float(value), left_out) for value, left_out in pairs)
     share = (whole / whole.sum())[0]
     return Shares(
-        generated=share, reference=expected, total_variation=estimates[0], entropy=estimates[1],
-        reference_entropy=float(torch.special.entr(expected).sum()), smallest=estimates[2],
+        generated=share, reference=expected, total_variation=total_variation, entropy=entropy,
+        reference_entropy=float(torch.special.entr(expected).sum()), smallest=smallest,
         smallest_group=int(share.masked_fill(expected == 0, torch.inf).argmin()),
         unlabelled=len(generated) - int(whole.sum()),
     )  # fmt: skip
 
 
-def _histogram(labels: Tensor, groups: int, role: str, blocks: Blocks | None) -> Tensor:
+def _histogram(labels: Tensor, groups: int, role: str, blocks: Blocks) -> Tensor:
     """Count samples by block and group, float64 [blocks, k]."""
     known = labels >= 0
     if not known.any():
         raise InputError(f"no {role} sample belongs to a group: shares need labels or clusters.")
     if int(labels.max()) >= groups or int(labels.min()) < -1:
         raise InputError(f"labels of the {role} samples are outside -1 to {groups - 1}, the groups there are.")
-    block = torch.zeros_like(labels, dtype=torch.int64) if blocks is None else blocks.labels
-    count = 1 if blocks is None else len(blocks)
-    cells = (block * groups + labels)[known]
-    return torch.bincount(cells, minlength=count * groups).view(count, groups).double()
+    cells = (blocks.labels * groups + labels)[known]
+    return torch.bincount(cells, minlength=len(blocks) * groups).view(len(blocks), groups).double()
 
 
 def _statistics(counts: Tensor, expected: Tensor) -> tuple[Tensor, Tensor, Tensor]:

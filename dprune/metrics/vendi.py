@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,9 +33,7 @@ def vendi(x: Tensor, orders: Sequence[float] = ORDERS, blocks: Blocks | None = N
         InputError: there are no samples, or some are not finite.
     """
     check_rows(x, "generated")
-    if blocks is None:
-        scores = _scores(_gram_eigenvalues(x), orders)
-        return {q: Estimate(value) for q, value in zip(orders, scores, strict=True)}
+    blocks = blocks or Blocks.whole(x)
     whole, replicates = _eigenvalues(x, blocks)
     values, left_out = _scores(whole, orders), [_scores(values, orders) for values in replicates]
     estimates = [blocks.estimate(value, column) for value, *column in zip(values, *left_out, strict=True)]
@@ -51,22 +49,20 @@ def _gram(x: Tensor) -> Tensor:
     return total
 
 
-def _gram_eigenvalues(x: Tensor) -> Tensor:
-    rows = unit_rows(x) if len(x) < x.shape[1] else None
-    values: Tensor = torch.linalg.eigvalsh(_gram(x) if rows is None else rows @ rows.T)
-    return values
-
-
 def _eigenvalues(x: Tensor, blocks: Blocks) -> tuple[Tensor, list[Tensor]]:
-    """Return the eigenvalues of all samples and of those outside each block; the products are computed once."""
+    """Return the eigenvalues of all samples and of those outside each of several blocks; products are computed once."""
+    left_out: Iterable[Tensor]
     if len(x) >= x.shape[1]:
         grams = [_gram(rows) for rows in blocks.rows(x)]
         whole = functools.reduce(torch.add, grams)
-        return torch.linalg.eigvalsh(whole), [torch.linalg.eigvalsh(whole - gram) for gram in grams]
-    rows = unit_rows(x)
-    similarity = rows @ rows.T
-    kept = [torch.nonzero(blocks.labels != block).squeeze(1) for block in range(len(blocks))]
-    return torch.linalg.eigvalsh(similarity), [torch.linalg.eigvalsh(similarity[ids][:, ids]) for ids in kept]
+        left_out = (whole - gram for gram in grams)
+    else:
+        rows = unit_rows(x)
+        whole = rows @ rows.T
+        kept = (torch.nonzero(blocks.labels != block).squeeze(1) for block in range(len(blocks)))
+        left_out = (whole[ids][:, ids] for ids in kept)
+    values: Tensor = torch.linalg.eigvalsh(whole)
+    return values, [torch.linalg.eigvalsh(table) for table in left_out] if len(blocks) > 1 else []
 
 
 def _scores(eigenvalues: Tensor, orders: Sequence[float]) -> list[float]:

@@ -38,11 +38,6 @@ class LoadedDiT:
     std: Tensor
 
     @property
-    def null(self) -> int:
-        """The label that stands for none."""
-        return self.model.config.classes
-
-    @property
     def conditional(self) -> bool:
         """Whether the model knows labels."""
         return self.model.config.classes > 0
@@ -50,8 +45,8 @@ class LoadedDiT:
     @property
     def label_count(self) -> int:
         """Labels that it was trained on; its table may have more, which a larger model that it began with had."""
-        count = self.file.network.get("label_count")
-        return count if isinstance(count, int) and 0 < count <= self.null else self.null
+        count, classes = self.file.network.get("label_count"), self.model.config.classes
+        return count if isinstance(count, int) and 0 < count <= classes else classes
 
     def denormalised(self, latents: Tensor) -> Tensor:
         """Bring normalised latents [B, C, H, W] to the scale that the autoencoder decodes."""
@@ -81,7 +76,7 @@ def load_dit(path: str | Path, device: torch.device) -> LoadedDiT:
             model = DiT(config)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise InputError(f"{path}: describes no possible DiT ({error}): make it again.") from error
-    if unlike := fits(model, state):
+    if unlike := fits(model.state_dict(), state):
         raise InputError(f"{path}: does not fit the DiT that it is said to be ({unlike}): copy or make it again.")
     model.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
     scale = (torch.tensor(values, dtype=torch.float32, device=device) for values in (mean, std))

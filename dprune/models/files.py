@@ -22,7 +22,7 @@ from dprune.formats.tensors import damaged
 from dprune.models.weights import file_digest
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 NETWORK_KEY = "network"
 
@@ -141,9 +141,8 @@ def publish_model(path: str | Path, state: Mapping[str, Tensor], network: Mappin
         sync(file.name)
 
 
-def fits(network: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """Say what first keeps a state dict from fitting a network, or return an empty string."""
-    expected = network.state_dict()
+def fits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Say what first keeps a state dict from fitting a network, given the network's, or return an empty string."""
     for name, value in expected.items():
         if name not in state:
             return f"{name} is missing"

@@ -100,29 +100,24 @@ class SampleGradients:
         """Return zeros to add gradients to, for each trainable parameter by name; float32, or float64 of float64."""
         return {name: torch.zeros_like(p, dtype=self._dtype) for name, p in self.parameters.items()}
 
-    def add_gradients(self, losses: Callable[[], Tensor], sums: Mapping[str, Tensor]) -> Tensor:
+    def add_gradients(self, losses: Callable[[], Tensor], sums: Mapping[str, Tensor]) -> None:
         """Add the gradient of the sum of a batch's losses, which is the sum of the samples' gradients.
 
         Args:
             losses: runs the network once and returns each sample's loss, [B].
             sums: what `zeros` returned, changed in place.
-
-        Returns:
-            The losses, [B].
         """
         parameters = list(self.parameters.values())
         for parameter in parameters:
             parameter.requires_grad_(True)
         try:
             with torch.enable_grad():
-                loss = losses()
-                found = torch.autograd.grad(loss.sum(), parameters, materialize_grads=True)
+                found = torch.autograd.grad(losses().sum(), parameters, materialize_grads=True)
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(False)
         for name, gradient in zip(self.parameters, found, strict=True):
             sums[name].add_(gradient)
-        return loss.detach()
 
 
 class _Tally:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dprune.errors import InputError
+from dprune.models.files import fits
 from dprune.models.weights import read_state
 
 # Layers of torchvision's VGG16 after which LPIPS looks: the last activation before each of its poolings.
@@ -67,20 +68,16 @@ class LPIPS(_Distance):
         self.requires_grad_(False).eval()
 
     def _load(self, path: Path) -> None:
-        own = [(name, value) for name, value in self.named_parameters()]
-        state, published = read_state(path), {_published(name): name for name, _ in own}
+        own = {_published(name): name for name, _ in self.named_parameters()}
+        expected = {name: self.get_parameter(own[name]) for name in sorted(own)}
         # The package's state dict names its heads twice and holds constants.
-        strange = sorted(name for name in state.keys() - published if not name.startswith(("lins.", "scaling_layer.")))
-        missing = sorted(published.keys() - state.keys())
-        problem = f"{missing[0]} is missing" if missing else f"{strange[0]} is not expected" if strange else ""
-        found = {published[name]: value for name, value in state.items() if name in published}
-        for name, value in own if not problem else ():
-            if found[name].shape != value.shape:
-                problem = f"{_published(name)} is {list(found[name].shape)}, not {list(value.shape)}"
-        if problem:
+        more = ("lins.", "scaling_layer.")
+        state = {name: value for name, value in read_state(path).items() if not name.startswith(more)}
+        if problem := fits(expected, state):
             raise InputError(
                 f"--lpips-weights {path}: {problem}: give the state dict of lpips.LPIPS(net='vgg'), saved to a file."
             )
+        found = {own[name]: value for name, value in state.items()}
         self.load_state_dict({"shift": self.shift, "scale": self.scale, **found}, assign=True)
 
     def forward(self, a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:

@@ -193,7 +193,7 @@ def load_vae(path: str | Path, device: torch.device) -> tuple[VAE, ModelFile]:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: its description is damaged ({error}): make it again.") from error
     state = file.weights()
-    if unlike := fits(vae, state):
+    if unlike := fits(vae.state_dict(), state):
         raise InputError(f"{path}: does not fit the autoencoder that it is said to be ({unlike}): make it again.")
     vae.load_state_dict(state, assign=True)
     return vae.to(device).eval().requires_grad_(False), file

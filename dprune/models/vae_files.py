@@ -95,6 +95,12 @@ def latent_network(file: ModelFile) -> Record:
     return {"kind": config.kind, "channels": config.latent_channels, **sizes}
 
 
+def made_by(latents: Record) -> str | None:
+    """Return the digest of the autoencoder that made latents, None for a record that does not say."""
+    digest = latents.get("parents", {}).get("vae", {}).get("digest")
+    return digest if isinstance(digest, str) else None
+
+
 def check_made(vae: ModelFile, latents: Record, title: str) -> None:
     """Refuse an autoencoder that did not make the latents; those that do not say what made them pass.
 
@@ -106,9 +112,9 @@ def check_made(vae: ModelFile, latents: Record, title: str) -> None:
     Raises:
         MismatchError: the latents were made by another one.
     """
-    made_by = latents.get("parents", {}).get("vae", {}).get("digest")
-    if made_by and vae.digest != made_by:
+    theirs = made_by(latents)
+    if theirs and vae.digest != theirs:
         raise MismatchError(
-            f"--vae {vae.path} ({vae.digest[:12]}) is not the autoencoder that made {title} ({made_by[:12]}): "
+            f"--vae {vae.path} ({vae.digest[:12]}) is not the autoencoder that made {title} ({theirs[:12]}): "
             "give that one."
         )

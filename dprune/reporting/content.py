@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dprune.formats.images import drawn_png
 from dprune.formats.results import KINDS
@@ -12,6 +12,7 @@ from dprune.metrics.catalogue import MEMORIZATION, QUALITY, SHARES, Measure
 from dprune.reporting.curves import Colours, curve, legend
 from dprune.reporting.distributions import GROUPS, histogram_charts, prd_charts, share_charts, shares_csv
 from dprune.reporting.experiments import Point
+from dprune.reporting.feature_map import MapInputs
 from dprune.reporting.grouping import Comparison, compare
 from dprune.reporting.image_grid import ImageGrid, draw_grid
 from dprune.reporting.svg import Chart
@@ -33,17 +34,14 @@ class Content:
         points: one for each result.
         grid: images, or None.
         maps: of features.
-        clustered: whether the maps are coloured by cluster.
-        projection: of the maps.
+        map_inputs: what they show, or None.
     """
 
     title: str
     points: Sequence[Point]
     grid: ImageGrid | None = None
     maps: Sequence[Chart] = ()
-    clustered: bool = False
-    projection: str = "pca"
-    _charts: dict[str, list[Chart]] = field(default_factory=dict)
+    map_inputs: MapInputs | None = None
 
     @functools.cached_property
     def comparisons(self) -> dict[str, list[Comparison]]:
@@ -92,7 +90,8 @@ class Content:
                 found |= self._drawings(kind, comparison, f"-{number}" if len(comparisons) > 1 else "")
         for number, chart in enumerate(self.maps, 1):
             found[f"map-{number}.svg" if len(self.maps) > 1 else "map.svg"] = chart.standalone()
-        return {path: text.encode() for path, text in found.items()} | self._pictures()
+        pictures = {"images/grid.png": drawn_png(draw_grid(self.grid))} if self.grid else {}
+        return {path: text.encode() for path, text in found.items()} | pictures
 
     def _drawings(self, kind: str, comparison: Comparison, suffix: str) -> dict[str, str]:
         samples = legend(comparison, self.colours)
@@ -107,8 +106,3 @@ class Content:
                 shown = samples if name == "prd" else ()
                 found[f"distributions/{name}{suffix}-{number:02d}.svg"] = chart.standalone(shown)
         return found
-
-    def _pictures(self) -> dict[str, bytes]:
-        if self.grid is None:
-            return {}
-        return {"images/grid.png": drawn_png(draw_grid(self.grid))}

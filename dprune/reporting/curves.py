@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from dprune.metrics.catalogue import Measure
 from dprune.reporting.grouping import Comparison, Line, SeedMean, ratio_text
-from dprune.reporting.svg import DASHES, MARKERS, PALETTE, Chart, padded, reference_sample, sample, tick_text
+from dprune.reporting.svg import DASHES, MARKERS, PALETTE, Chart, padded, sample, stroke, tick_text
 
 Known = list[tuple[float, SeedMean]]
 
@@ -44,7 +44,12 @@ class Colours:
 def legend(comparison: Comparison, colours: Colours) -> list[tuple[str, str]]:
     """Return a sample of each line with its label."""
     pruned = [(sample(colours.of(x), colours.shape(x), colours.dash(x)), x.label) for x in comparison.pruned]
-    return [(reference_sample(n), line.label) for n, line in enumerate(comparison.unpruned)] + pruned
+    return [(stroke(_level_style(n)), line.label) for n, line in enumerate(comparison.unpruned)] + pruned
+
+
+def _level_style(number: int) -> str:
+    """Return the style of the level of an unpruned line by its place among these."""
+    return "ref ref2" if number % 2 else "ref"
 
 
 def curve(comparison: Comparison, measure: Measure, colours: Colours) -> Chart | None:
@@ -53,7 +58,8 @@ def curve(comparison: Comparison, measure: Measure, colours: Colours) -> Chart |
     Bands and bars are standard deviations over seeds; where there is one seed, bars are standard errors.
     """
     known = [(line, _known(line, measure.key)) for line in comparison.pruned]
-    levels = [(line, estimate) for line in comparison.unpruned if (estimate := line.cells[0].estimate(measure.key))]
+    found = ((number, line.cells[0].estimate(measure.key)) for number, line in enumerate(comparison.unpruned))
+    levels = [(number, estimate) for number, estimate in found if estimate]
     if not any(cells for _, cells in known) or sum(len(cells) for _, cells in known) + len(levels) < 2:
         return None
     ratios = sorted({ratio for _, cells in known for ratio, _ in cells})
@@ -65,17 +71,12 @@ def curve(comparison: Comparison, measure: Measure, colours: Colours) -> Chart |
     chart.grid(_ratio_ticks(ratios, x), "pruning ratio")
     if measure.baseline is not None and chart.y[0] < measure.baseline < chart.y[1]:
         chart.level(measure.baseline, "base")
-    for number, (line, estimate) in enumerate(levels):
-        _draw_level(chart, estimate, "ref ref2" if _place(comparison, line, number) % 2 else "ref")
+    for number, estimate in levels:
+        _draw_level(chart, estimate, _level_style(number))
     for line, cells in known:
         if cells:
             _draw_line(chart, line, cells, colours)
     return chart
-
-
-def _place(comparison: Comparison, line: Line, otherwise: int) -> int:
-    labels = [other.label for other in comparison.unpruned]
-    return labels.index(line.label) if line.label in labels else otherwise
 
 
 def _known(line: Line, key: str) -> Known:
@@ -101,10 +102,8 @@ def _ratio_ticks(ratios: Sequence[float], x: tuple[float, float]) -> list[tuple[
 
 
 def _draw_level(chart: Chart, estimate: SeedMean, css: str) -> None:
-    spread = estimate.spread
-    if spread:
-        ends = chart.x
-        upper, lower = ([(end, estimate.mean + sign * spread) for end in ends] for sign in (1, -1))
+    if spread := estimate.spread:
+        upper, lower = ([(end, estimate.mean + sign * spread) for end in chart.x] for sign in (1, -1))
         chart.band(upper, lower, "k")
     chart.level(estimate.mean, css)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from dprune.errors import InputError
 from dprune.reporting.curves import Colours
-from dprune.reporting.grouping import Cell, Comparison, Line, ratio_text
+from dprune.reporting.grouping import Cell, Comparison, Line, cell_title, ratio_text
 from dprune.reporting.svg import Chart, tick_text, ticks
 from dprune.reporting.tables import csv_text
 
@@ -20,11 +20,6 @@ _PRD_POINTS = 120
 _WIDTH, _HEIGHT, _SQUARE_HEIGHT = 300, 168, 290
 # Room above the highest bar.
 _ABOVE = 1.08
-
-
-def cell_title(line: Line, cell: Cell) -> str:
-    """Name a cell."""
-    return line.label if line.is_unpruned else f"{line.label}, {ratio_text(cell.ratio)}"
 
 
 def _numbers(values: Any, name: str) -> list[float]:

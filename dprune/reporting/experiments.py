@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -12,7 +11,6 @@ from dprune.formats.provenance import (
     GENERATOR,
     Record,
     digest,
-    lineage,
     nearest_first,
     parent,
     parents_of,
@@ -127,7 +125,8 @@ def point_of_result(result: Result) -> Point:
     # How images became features is part of the measurement.
     features = {f: v for f, v in made.factors.items() if f.path == (GENERATED,) and f.command == "embed"}
     stated = {f: v for f, v in measuring.factors.items() if f.name not in _CHOOSING and f not in said}
-    measure = stated | features | _own_side(result.kind, measuring.own)
+    # Memorization always takes the training subset for one side.
+    measure = stated | features | ({} if result.kind == "memorization" else _own(measuring.own))
     optional = {f: v for f, v in measure.items() if _is_optional(result.kind, f)}
     return Point(
         subset=subset,
@@ -166,13 +165,12 @@ def _made(chain: Record | None, main: Record | None, subset: Subset, *, tagged: 
     flat = flatten(chain, (GENERATED,), own=_digest(main), aside=subset.pruned, quiet=tagged)
     # The subset of the training itself is no factor; that of the autoencoder is.
     own = {path for path in flat.own if any(role in ASIDE for role in path)}
-    factors = {**flat.factors, **{Factor(path, "", OWN): "yes" for path in own}}
-    return Chain(factors, own)
+    return Chain(flat.factors | _own(own), own)
 
 
-def _own_side(kind: str, paths: set[Path]) -> Factors:
-    """Note where the measurement took the training subset for one side; memorization always does."""
-    return {} if kind == "memorization" else {Factor(path, "", OWN): "yes" for path in paths}
+def _own(paths: set[Path]) -> Factors:
+    """Note where the training subset was taken for an input."""
+    return {Factor(path, "", OWN): "yes" for path in paths}
 
 
 def _is_optional(kind: str, factor: Factor) -> bool:
@@ -206,9 +204,9 @@ def _is_idle(factor: Factor, found: Factors) -> bool:
 
 
 def _subset(name: str, record: Record, chain: Record | None, main: Record | None) -> Subset:
-    tags = _axis_tags(record, chain, main)
+    tags = _axis_tags(record, chain)
     method, order, axis, ratio = EXTERNAL, "", "", None
-    if main is None and _trainings(chain):
+    if main is None and _model(chain):
         method, ratio = UNPRUNED, Fraction(0)
     elif main is not None:
         ratio = _counted_ratio(chain, main)
@@ -276,38 +274,30 @@ def _amount(name: str, keep: str) -> Amount:
 
 def _counted_ratio(chain: Record | None, main: Record) -> Fraction | None:
     """Return the share of the latents that the training left out, where the subset was given to the training."""
-    for step in _trainings(chain)[:1]:
-        if step.get("parents", {}).get("subset", {}).get("digest") == _digest(main):
-            samples, total = (step.get("options", {}).get(name) for name in ("samples", "of"))
-            known = isinstance(samples, int) and isinstance(total, int) and 0 < samples <= total
-            return 1 - Fraction(samples, total) if known else None
-    return None
+    step = _model(chain)
+    samples, total = (step.get("options", {}).get(name) for name in ("samples", "of"))
+    known = isinstance(samples, int) and isinstance(total, int) and 0 < samples <= total
+    own = step.get("parents", {}).get("subset", {}).get("digest") == _digest(main)
+    return 1 - Fraction(samples, total) if known and own else None
 
 
-def _trainings(chain: Record | None) -> list[Record]:
-    """Return the records of trainings of models in an ancestry, the model's own first."""
-    return [step.record for step in lineage(chain) if step.record.get("command") == GENERATOR]
+def _model(chain: Record | None) -> Record:
+    """Return the record of the training of the model behind samples, empty where none is known."""
+    return next((step for step in nearest_first(chain) if step.get("command") == GENERATOR), {})
 
 
 def _training(chain: Record | None) -> tuple[int, int, int] | None:
     """Return steps, batch size and samples of the model's training."""
-    for step in _trainings(chain)[:1]:
-        found = [step.get("options", {}).get(name) for name in ("steps", "batch_size", "samples")]
-        return (found[0], found[1], found[2]) if all(isinstance(value, int) for value in found) else None
-    return None
+    found = [_model(chain).get("options", {}).get(name) for name in ("steps", "batch_size", "samples")]
+    return (found[0], found[1], found[2]) if all(isinstance(value, int) for value in found) else None
 
 
-def _axis_tags(record: Record, chain: Record | None, main: Record | None) -> dict[str, str]:
+def _axis_tags(record: Record, chain: Record | None) -> dict[str, str]:
     """Return the tags that name method, order, amount and seed, the nearest to the result first."""
     found: dict[str, str] = {}
-    for step in _tagged_steps(record, chain, main):
+    # What can speak of the training set: not its yardsticks, nor the autoencoder's.
+    for step in (record, *nearest_first(chain, besides=(*ASIDE, "without", "clusters", "groups", "features"))):
         found |= {
             name: str(value) for name, value in step.get("tags", {}).items() if name in AXES and name not in found
         }
     return found
-
-
-def _tagged_steps(record: Record, chain: Record | None, main: Record | None) -> Iterator[Record]:
-    """Yield the records that can speak of the training set: not of its yardsticks, nor of the autoencoder's."""
-    yield record
-    yield from nearest_first(chain, besides=(*ASIDE, "without", "clusters", "groups", "features"))

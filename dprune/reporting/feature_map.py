@@ -14,6 +14,7 @@ from dprune.formats.features import Features, open_features
 from dprune.formats.provenance import check_same_dataset
 from dprune.measuring.sources import check_space
 from dprune.reporting.experiments import point_of_images
+from dprune.reporting.grouping import cell_title, compare
 from dprune.reporting.svg import PALETTE, Chart, padded
 from dprune.seeds import generator
 
@@ -85,23 +86,18 @@ def _check_clusters(clusters: Clusters, train: Features) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """Samples that are shown: features [n, d] and clusters [n], -1 for none."""
-
-    x: FloatArray
-    group: IntArray
-
-
 def draw_maps(inputs: MapInputs) -> list[Chart]:
     """Draw a map for each set of generated features, all with the same bounds.
 
     Raises:
         InputError: too few samples have features that are numbers.
     """
-    train = _training(inputs)
-    others = [_generated(features, inputs.clusters) for features in inputs.generated]
-    placed = _project([train.x, *(other.x for other in others)], inputs.projection)
+    train, ids = _shown(inputs.train, MOST_TRAIN)
+    if len(train) < 3:
+        raise InputError(f"{inputs.train.name}: fewer than three samples have features that are numbers: embed again.")
+    group = inputs.clusters.assignment[ids].astype(np.int64) if inputs.clusters else np.full(len(ids), -1)
+    others = [_shown(features, MOST_GENERATED)[0] for features in inputs.generated]
+    placed = _project([train, *others], inputs.projection)
     every = np.concatenate(placed)
     across, up = (padded(every[:, axis].tolist(), 0.03) for axis in (0, 1))
     titles = _titles(inputs.generated)
@@ -109,8 +105,8 @@ def draw_maps(inputs: MapInputs) -> list[Chart]:
     for title, other, points in zip(titles, others, placed[1:], strict=True):
         chart = Chart(title, across, up, width=360, height=340, margin=(30, 6, 8, 6),
                       label=f"Map of training samples and {title}")  # fmt: skip
-        _dots(chart, placed[0], train.group, generated=False)
-        _dots(chart, points, other.group, generated=True)
+        _dots(chart, placed[0], group, generated=False)
+        _dots(chart, points, _nearest_clusters(other, inputs.clusters), generated=True)
         charts.append(chart)
     return charts
 
@@ -127,23 +123,14 @@ def _shown(features: Features, most: int) -> tuple[FloatArray, IntArray]:
     return x[kept], ids[kept]
 
 
-def _training(inputs: MapInputs) -> _Sample:
-    x, ids = _shown(inputs.train, MOST_TRAIN)
-    if len(x) < 3:
-        raise InputError(f"{inputs.train.name}: fewer than three samples have features that are numbers: embed again.")
-    group = inputs.clusters.assignment[ids].astype(np.int64) if inputs.clusters else np.full(len(ids), -1)
-    return _Sample(x, group)
-
-
-def _generated(features: Features, clusters: Clusters | None) -> _Sample:
-    x, _ = _shown(features, MOST_GENERATED)
+def _nearest_clusters(x: FloatArray, clusters: Clusters | None) -> IntArray:
     if clusters is None:
-        return _Sample(x, np.zeros(len(x), dtype=np.int64))
+        return np.zeros(len(x), dtype=np.int64)
     import torch
 
     from dprune.measuring.groups import nearest_centroids
 
-    return _Sample(x, nearest_centroids(torch.from_numpy(x.astype(np.float32)), clusters).numpy())
+    return nearest_centroids(torch.from_numpy(x.astype(np.float32)), clusters).numpy()
 
 
 def _project(parts: Sequence[FloatArray], projection: str) -> list[FloatArray]:
@@ -166,15 +153,13 @@ def _project(parts: Sequence[FloatArray], projection: str) -> list[FloatArray]:
 
 def _titles(generated: Sequence[Features]) -> list[str]:
     """Name each map by how its samples were made."""
-    from dprune.reporting.grouping import compare, ratio_text
-
     points = [
         point_of_images(features.name, features.record, features.as_parent()["digest"]) if features.record else None
         for features in generated
     ]
     known = [point for point in points if point is not None]
     names = {
-        point.mark: line.label if line.is_unpruned else f"{line.label}, {ratio_text(cell.ratio)}"
+        point.mark: cell_title(line, cell)
         for comparison in compare(known)
         for line, cell in comparison.cells()
         for point in cell.points

@@ -162,7 +162,10 @@ def _views(points: Sequence[Point]) -> list[tuple[Factors, list[Point]]]:
     def measured(point: Point) -> Factors:
         return point.measure | {f: v for f, v in point.optional.items() if f in contradicted}
 
-    found = _grouped([point for point in points if point.subset.given], measured)
+    given = _grouped(
+        (point for point in points if point.subset.given), lambda point: frozenset(measured(point).items())
+    )
+    found = [(measured(view[0]), view) for view in given]
     for point in points:
         if point.subset.given:
             continue
@@ -189,27 +192,22 @@ def _regardless(measured: Factors) -> Factors:
     return {f: v for f, v in measured.items() if f.name not in (OWN, "full")}
 
 
-def _grouped(points: Sequence[Point], key: Callable[[Point], Factors]) -> list[tuple[Factors, list[Point]]]:
-    found: dict[Hashable, tuple[Factors, list[Point]]] = {}
+def _grouped(points: Iterable[Point], key: Callable[[Point], Hashable]) -> list[list[Point]]:
+    found = defaultdict(list)
     for point in points:
-        factors = key(point)
-        found.setdefault(frozenset(factors.items()), (factors, []))[1].append(point)
+        found[key(point)].append(point)
     return list(found.values())
 
 
 def _comparison(title: str, points: Sequence[Point]) -> Comparison:
     points = _by_epochs(points)
-    groups = defaultdict(list)
-    for point in points:
-        groups[_line_key(point)].append(point)
+    groups = _grouped(points, _line_key)
     own = {factor for point in points for factor in point.experiment if factor.name == OWN}
-    naming = Labeller([_experiment(group[0], own) for group in groups.values()])
-    methods: dict[str, list[Factors]] = defaultdict(list)
-    for group in groups.values():
-        methods[group[0].subset.method].append(group[0].selection)
-    choosing = {method: Labeller(selections) for method, selections in methods.items()}
+    naming = Labeller([_experiment(group[0], own) for group in groups])
+    methods = _grouped((group[0] for group in groups), lambda point: point.subset.method)
+    choosing = {some[0].subset.method: Labeller([point.selection for point in some]) for some in methods}
     lines = []
-    for group in groups.values():
+    for group in groups:
         first = group[0]
         extras = [choosing[first.subset.method].name(first.selection), naming.name(first.experiment)]
         lines.append(_line(group, ", ".join(extra for extra in extras if extra)))
@@ -243,10 +241,7 @@ def _line_key(point: Point) -> Hashable:
 
 def _line(points: Sequence[Point], extra: str) -> Line:
     first = points[0].subset
-    amounts: dict[Hashable, list[Point]] = defaultdict(list)
-    for point in points:
-        amounts[point.subset.axis or point.subset.ratio].append(point)
-    cells = [_cell(group) for group in amounts.values()]
+    cells = [_cell(group) for group in _grouped(points, lambda point: point.subset.axis or point.subset.ratio)]
     cells.sort(key=lambda cell: (cell.ratio is None, cell.ratio or 0, cell.points[0].subset.axis))
     name = f"{first.method} {first.order}".strip()
     return Line(", ".join(filter(None, (name, extra))), ", ".join(filter(None, (first.method, extra))), first.order,
@@ -263,13 +258,10 @@ def _cell(points: Sequence[Point]) -> Cell:
 def _with_unpruned(line: Line, lines: Sequence[Line]) -> Line:
     """Name the unpruned lines that were trained and sampled alike, those with the same candidates before others."""
     first = line.cells[0].points[0]
-    alike = [other for other in lines if other.is_unpruned and _alike(first, other.cells[0].points[0])]
-    closest = [other for other in alike if agree(_candidates(first), _candidates(other.cells[0].points[0]))]
-    return replace(line, unpruned=tuple(other.label for other in closest or alike))
-
-
-def _alike(pruned: Point, unpruned: Point) -> bool:
-    return agree(pruned.experiment, unpruned.experiment, pruned.own)
+    unpruned = [(other.label, other.cells[0].points[0]) for other in lines if other.is_unpruned]
+    alike = [(label, point) for label, point in unpruned if agree(first.experiment, point.experiment, first.own)]
+    closest = [(label, point) for label, point in alike if agree(_candidates(first), _candidates(point))]
+    return replace(line, unpruned=tuple(label for label, _ in closest or alike))
 
 
 def _candidates(point: Point) -> Factors:
@@ -302,3 +294,13 @@ def _common(points: Sequence[Point]) -> Factors:
 def ratio_text(ratio: float | None) -> str:
     """Write a pruning ratio; a dash where it is not known."""
     return MISSING if ratio is None else f"{ratio:.3g}"
+
+
+def cell_ratio(line: Line, cell: Cell) -> str:
+    """Write the pruning ratio of a cell, 0 for the unpruned."""
+    return "0" if line.is_unpruned else ratio_text(cell.ratio)
+
+
+def cell_title(line: Line, cell: Cell) -> str:
+    """Name a cell."""
+    return line.label if line.is_unpruned else f"{line.label}, {ratio_text(cell.ratio)}"

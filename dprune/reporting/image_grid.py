@@ -16,7 +16,7 @@ from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record
 from dprune.formats.shards import Dataset, ShardReader, open_dataset
 from dprune.reporting.experiments import Point, point_of_images
-from dprune.reporting.grouping import Cell, Comparison, Line, compare, ratio_text
+from dprune.reporting.grouping import Comparison, Line, cell_ratio, compare, ratio_text
 from dprune.sampling.seeds import KEY_DIGITS, Seeds
 
 SMALLEST, LARGEST, GAP = 64, 128, 2
@@ -155,15 +155,11 @@ def make_grid(folders: Sequence[Folder], count: int) -> ImageGrid:
     (comparison,) = compare([folder.point for folder in by_mark.values()])
     cells = comparison.cells()
     pictures = {
-        (line.label, _column(line, cell)): _tiled(by_mark[cell.points[0].mark].images(seeds)) for line, cell in cells
+        (line.label, cell_ratio(line, cell)): _tiled(by_mark[cell.points[0].mark].images(seeds)) for line, cell in cells
     }
     known = sorted({(cell.ratio is None, cell.ratio or 0.0) for line, cell in cells if not line.is_unpruned})
     ratios = dict.fromkeys(ratio_text(None if unknown else ratio) for unknown, ratio in known)
     return ImageGrid(comparison, tuple(ratios), tuple(seeds), pictures)
-
-
-def _column(line: Line, cell: Cell) -> str:
-    return "0" if line.is_unpruned else ratio_text(cell.ratio)
 
 
 def _tiled(images: Sequence[Image.Image]) -> Image.Image:
@@ -174,15 +170,12 @@ def _tiled(images: Sequence[Image.Image]) -> Image.Image:
     for number, image in enumerate(images):
         # Enlarging tiny images smoothly would show detail that they do not have.
         smooth = Image.Resampling.LANCZOS if max(image.size) > side else Image.Resampling.NEAREST
-        scaled = image.resize(_fitted(image.size, side), smooth)
+        share = side / max(image.size)
+        width, height = (max(1, round(length * share)) for length in image.size)
         corner = (number % columns * (side + GAP), number // columns * (side + GAP))
-        sheet.paste(scaled, (corner[0] + (side - scaled.width) // 2, corner[1] + (side - scaled.height) // 2))
+        middle = (corner[0] + (side - width) // 2, corner[1] + (side - height) // 2)
+        sheet.paste(image.resize((width, height), smooth), middle)
     return sheet
-
-
-def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
-    share = side / max(size)
-    return max(1, round(size[0] * share)), max(1, round(size[1] * share))
 
 
 def draw_grid(grid: ImageGrid) -> Image.Image:

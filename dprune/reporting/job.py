@@ -91,7 +91,7 @@ class ReportJob(Job):
         return make_record("report", options, parents=parents, tags=self.output.tags)
 
     def existing(self) -> Record | None:
-        """Return the provenance of the report that is there."""
+        """See `Job`."""
         return existing_record(self.output.path, "report")
 
     def complete(self) -> bool:
@@ -122,11 +122,8 @@ class ReportJob(Job):
     def _content(self, monitor: Monitor) -> Content:
         grid = make_grid(self.folders, self.image_seeds) if self.folders else None
         check_stop(monitor)
-        if self.map_inputs is None:
-            return Content(self.title, self.points, grid)
-        clustered = self.map_inputs.clusters is not None
-        maps = draw_maps(self.map_inputs)
-        return Content(self.title, self.points, grid, maps, clustered, self.map_inputs.projection)
+        maps = draw_maps(self.map_inputs) if self.map_inputs else ()
+        return Content(self.title, self.points, grid, maps, self.map_inputs)
 
 
 def open_report(results: Sequence[str], settings: ReportSettings, output: Output) -> ReportJob:

@@ -14,7 +14,7 @@ from dprune.reporting.curves import legend
 from dprune.reporting.facts import describe
 from dprune.reporting.grouping import Comparison
 from dprune.reporting.image_grid import ImageGrid, seeds_text
-from dprune.reporting.svg import SHAPES, STYLE, Chart
+from dprune.reporting.svg import SHAPES, STYLE, Chart, stroke
 from dprune.reporting.tables import html_table
 
 if TYPE_CHECKING:
@@ -106,11 +106,7 @@ def _measures(content: Content, name: str) -> str:
 
 
 def _legend(comparison: Comparison, content: Content) -> str:
-    items = "".join(
-        f'<li><svg viewBox="0 0 34 12" aria-hidden="true">{sample}</svg>{escape(label)}</li>'
-        for sample, label in legend(comparison, content.colours)
-    )
-    return f'<ul class="legend">{items}</ul>'
+    return _key(*((escape(label), _swatch(drawn)) for drawn, label in legend(comparison, content.colours)))
 
 
 def _charts(charts: Sequence[Chart], css: str = "") -> str:
@@ -121,10 +117,10 @@ def _charts(charts: Sequence[Chart], css: str = "") -> str:
 def _cell_charts(heading: str, kind: str, charts: Sequence[Chart], comparison: Comparison, content: Content) -> str:
     keys = {
         "prd": _legend(comparison, content),
-        "distances": _key(("generated", '<span class="swatch"></span>'), ("held-out", _stroke("line sk")),
-                          ("training, to the rest", _stroke("line sf", "2 2"))),
+        "distances": _key(("generated", '<span class="swatch"></span>'), ("held-out", _swatch(stroke("line sk"))),
+                          ("training, to the rest", _swatch(stroke("line sf", "2 2")))),
     }  # fmt: skip
-    shares = _key(("generated", '<span class="swatch"></span>'), ("reference", _stroke("line sk")))
+    shares = _key(("generated", '<span class="swatch"></span>'), ("reference", _swatch(stroke("line sk"))))
     inside = keys.get(kind, shares) + _charts(charts, "small")
     if len(charts) <= _FOLDED:
         return f"<h3>{heading}</h3>{inside}"
@@ -135,9 +131,8 @@ def _key(*entries: tuple[str, str]) -> str:
     return f'<ul class="legend">{"".join(f"<li>{swatch}{name}</li>" for name, swatch in entries)}</ul>'
 
 
-def _stroke(css: str, dash: str = "") -> str:
-    dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'<svg viewBox="0 0 34 12" aria-hidden="true"><path class="{css}"{dashed} d="M0 6H34"/></svg>'
+def _swatch(drawn: str) -> str:
+    return f'<svg viewBox="0 0 34 12" aria-hidden="true">{drawn}</svg>'
 
 
 def _picture(image: Image, said: str) -> str:
@@ -177,8 +172,10 @@ def _caption(label: str, references: Sequence[object]) -> str:
 
 
 def _maps(content: Content) -> str:
-    how = "the first two principal components of the training features" if content.projection == "pca" else "t-SNE"
-    colours = "Colours are clusters, of generated samples that of the nearest centroid." if content.clustered else ""
+    assert content.map_inputs is not None
+    pca, clusters = content.map_inputs.projection == "pca", content.map_inputs.clusters
+    how = "the first two principal components of the training features" if pca else "t-SNE"
+    colours = "Colours are clusters, of generated samples that of the nearest centroid." if clusters else ""
     return f'<p class="note">By {how}. Training samples are light, generated ones framed. {colours}</p>' + _charts(
         content.maps
     )

@@ -131,8 +131,7 @@ class Chart:
 
     def line(self, points: Points, colour: str, dash: str = "", css: str = "line") -> None:
         """Draw a line through values."""
-        dashed = f' stroke-dasharray="{dash}"' if dash else ""
-        self._parts.append(f'<path class="{css} s{colour}"{dashed} d="{self._path(points)}"/>')
+        self._parts.append(stroke(f"{css} s{colour}", dash, self._path(points)))
 
     def level(self, value: float, css: str) -> None:
         """Draw a line across at a value."""
@@ -218,12 +217,12 @@ def marker(x: float, y: float, colour: str, shape: str, title: str = "") -> str:
     return f'<circle class="mark p{colour}" cx="{x:.1f}" cy="{y:.1f}" r="4">{said}</circle>'
 
 
-def sample(colour: str, shape: str, dash: str) -> str:
-    """Return a short line with its marker, for legends, 34 by 12 pixels."""
+def stroke(css: str, dash: str = "", d: str = "M0 6H34") -> str:
+    """Return a line, by default a short one for legends, 34 by 12 pixels."""
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'<path class="line s{colour}"{dashed} d="M0 6H34"/>{marker(17, 6, colour, shape)}'
+    return f'<path class="{css}"{dashed} d="{d}"/>'
 
 
-def reference_sample(number: int = 0) -> str:
-    """Return a short line as that of the unpruned, for legends."""
-    return f'<path class="ref{" ref2" if number % 2 else ""}" d="M0 6H34"/>'
+def sample(colour: str, shape: str, dash: str) -> str:
+    """Return a short line with its marker, for legends."""
+    return stroke(f"line s{colour}", dash) + marker(17, 6, colour, shape)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 from dprune.metrics.catalogue import Measure
-from dprune.reporting.grouping import MISSING, Cell, Comparison, Line, SeedMean, ratio_text
+from dprune.reporting.grouping import MISSING, Cell, Comparison, Line, SeedMean, cell_ratio, ratio_text
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,12 @@ class TableRow:
     line: Line
     cell: Cell
     estimates: tuple[SeedMean | None, ...]
+
+    def names(self) -> tuple[str, str, str, str]:
+        """Return what stands before the metrics: method, pruning ratio, seeds and number of generated samples."""
+        count = self.count("generated")
+        known = MISSING if count is None else f"{count:,}"
+        return self.line.label, cell_ratio(self.line, self.cell), str(self.cell.seeds), known
 
     def count(self, role: str) -> int | None:
         """Return the samples of one side, None where results do not agree."""
@@ -103,10 +109,6 @@ def _estimate_html(estimate: SeedMean | None, *, best: bool) -> str:
     return f'<td>{value} <span class="spread" title="{kind}">{spread}</span></td>'
 
 
-def _names(row: TableRow) -> tuple[str, str]:
-    return row.line.label, "0" if row.line.is_unpruned else ratio_text(row.cell.ratio)
-
-
 def html_table(table: Table, caption: str) -> str:
     """Write a table that scrolls inside its own frame."""
     heads = "".join(
@@ -116,15 +118,14 @@ def html_table(table: Table, caption: str) -> str:
     lines = []
     previous = None
     for number, row in enumerate(table.rows):
-        label, ratio = _names(row)
+        label, ratio, seeds, generated = row.names()
         begins = "unpruned" if row.line.is_unpruned else ratio
         style = ' class="first"' if previous not in (None, begins) else ""
         previous = begins
         values = "".join(_estimate_html(e, best=(number, c) in table.best) for c, e in enumerate(row.estimates))
-        count = row.count("generated")
         lines.append(
-            f'<tr{style}><th scope="row">{escape(label)}</th><td>{ratio}</td><td>{row.cell.seeds}</td>'
-            f"<td>{MISSING if count is None else f'{count:,}'}</td>{values}</tr>"
+            f'<tr{style}><th scope="row">{escape(label)}</th><td>{ratio}</td><td>{seeds}</td><td>{generated}</td>'
+            f"{values}</tr>"
         )
     return (
         f'<div class="scroll" tabindex="0"><table><caption>{escape(caption)}</caption><thead><tr>'
@@ -139,8 +140,7 @@ def markdown_table(table: Table) -> str:
     heads = ["Method", "Pruned", "Seeds", "N", *(f"{m.name} {m.arrow}".strip() for m in table.measures)]
     lines = [_markdown_row(heads), _markdown_row(["---", *["---:"] * (len(heads) - 1)])]
     for number, row in enumerate(table.rows):
-        count = row.count("generated")
-        cells = [*_names(row), str(row.cell.seeds), MISSING if count is None else f"{count:,}"]
+        cells = [*row.names()]
         for column, estimate in enumerate(row.estimates):
             mean = MISSING if estimate is None else number_text(estimate.mean)
             shown = f"**{mean}**" if (number, column) in table.best else mean

@@ -96,7 +96,7 @@ class ScoredNetworks:
             self._scorer = Scorer(self._first.model, self._settings, gradients=self._gradients)
         else:
             state = file.state("raw.") if self._settings.weights == "raw" else file.weights()
-            if unlike := fits(self._scorer.network, state):
+            if unlike := fits(self._scorer.network.state_dict(), state):
                 raise InputError(f"{file.path}: does not fit the checkpoints before it ({unlike}): copy the run again.")
             self._scorer.network.load_state_dict(state)
         latents = self._samples.latents
@@ -111,13 +111,13 @@ class ScoredNetworks:
         loaded, samples = load_dit(file.path, self._device), self._samples
         if self._settings.weights == "raw":
             state = file.state("raw.")
-            if unlike := fits(loaded.model, state):
+            if unlike := fits(loaded.model.state_dict(), state):
                 raise InputError(
                     f"{file.path}: its raw weights do not fit its averaged ones ({unlike}): make it again."
                 )
             loaded.model.load_state_dict(state)
         samples.check_network(str(file.path), {**loaded.model.config.as_json(), "label_count": loaded.label_count})
-        if loaded.conditional and not samples.has_labels():
+        if loaded.conditional and (samples.latents.labels()[samples.ids] < 0).all():
             _log.warning(
                 "%s has no labels, and %s knows some: it is told of none.", samples.latents.store.folder, file.path
             )

@@ -70,7 +70,7 @@ class El2nGrandJob(SharedScoring["npt.NDArray[np.float32]"]):
     def _file(self, method: str, path: Path, option: str) -> ScoreFile:
         title, levels = METHODS[method], []
         for sigma in self.settings.sigmas if self.per_sigma else ():
-            own, place = self.settings.at(sigma), named_beside(path, f"s{sigma:g}")
+            own, place = replace(self.settings, sigmas=(sigma,)), named_beside(path, f"s{sigma:g}")
             levels.append(ScoreFile(place, self._record(method, own), own, f"{title} at sigma {sigma:g}", option))
         return ScoreFile(path, self._record(method, self.settings), self.settings, title, option, tuple(levels))
 

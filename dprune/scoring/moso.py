@@ -20,11 +20,10 @@ from dprune.runtime import Monitor, ranks
 from dprune.scoring.folds import Surrogate, Unit, open_surrogates
 from dprune.scoring.outputs import ScoreFile
 from dprune.scoring.population import open_samples
-from dprune.scoring.progress import Progress
 from dprune.scoring.reliability import Floats
 from dprune.scoring.settings import DOT, SQUARED_NORM, ScoreOptions
 from dprune.scoring.sharing import SharedScoring
-from dprune.training.checkpoints import Checkpoint, Wanted
+from dprune.training.checkpoints import Wanted
 
 MEASURES = 3
 
@@ -101,14 +100,13 @@ class MosoJob(SharedScoring["list[Floats]"]):
 
     def units(self, surrogate: Surrogate) -> list[Unit]:
         """Return the work of a fold, measured or not."""
-        return [Unit(surrogate, each, self._progress(surrogate, each)) for each in surrogate.checkpoints]
-
-    def _progress(self, surrogate: Surrogate, checkpoint: Checkpoint) -> Progress:
-        # Of nothing but what changes the measures, so that a fold that was filled alone counts when all are there.
-        options = self.settings.options() | {"seed": self.settings.seed}
-        mark = digest([record_digest(surrogate.run.record), checkpoint.mark, options])
-        name = f"{surrogate.title.replace(' ', '-')}-step-{checkpoint.step:08d}"
-        return self.portions(name, len(surrogate.ids), MEASURES, mark)
+        options, found = self.settings.options() | {"seed": self.settings.seed}, []
+        for each in surrogate.checkpoints:
+            # Of nothing but what changes the measures, so that a fold that was filled alone counts when all are there.
+            mark = digest([record_digest(surrogate.run.record), each.mark, options])
+            name = f"{surrogate.title.replace(' ', '-')}-step-{each.step:08d}"
+            found.append(Unit(surrogate, each, self.portions(name, len(surrogate.ids), MEASURES, mark)))
+        return found
 
     def _asked_for(self) -> list[Unit]:
         chosen = [

@@ -5,6 +5,7 @@ Latents are scored as they are stored, neither flipped nor drawn.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -71,13 +72,12 @@ class ScoredLatents:
         """
         with ThreadPoolExecutor(1) as reader:
             ahead = None
-            for portion in portions:
-                following = portion, reader.submit(self._read, portion)
+            # None lets the last one out.
+            for portion in itertools.chain(portions, [None]):
+                following = (portion, reader.submit(self._read, portion)) if portion else None
                 if ahead is not None:
                     yield ahead[0], self._sent(ahead[1].result())
                 ahead = following
-            if ahead is not None:
-                yield ahead[0], self._sent(ahead[1].result())
 
     def _read(self, portion: Portion) -> Span:
         wanted = slice(portion.begin + portion.done, portion.end)

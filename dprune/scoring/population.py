@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,16 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import Array, read_array, read_ids
+from dprune.formats.arrays import read_array, read_ids
 from dprune.formats.clusters import read_clusters
 from dprune.formats.features import open_features
 from dprune.formats.kinds import kind_of
-from dprune.formats.latents import Latents, open_latents
+from dprune.formats.latents import open_latents
 from dprune.formats.provenance import Record, digest, parent, parent_record, record_digest
 from dprune.formats.shards import open_dataset
 from dprune.formats.stores import Store
-from dprune.formats.subsets import narrowed
 from dprune.models.files import ModelFile
+from dprune.models.vae_files import made_by
+from dprune.training.dit.settings import LatentSubset
 
 # Kinds of single files that hold no samples, as messages call them.
 _OTHERS = {"statistics": "a file of statistics", "json": "a JSON file", "png": "a picture", "zip": "an archive"}
@@ -65,37 +65,15 @@ def open_population(sources: Sequence[str]) -> Population:
     return Population(len(dataset), dataset.fingerprint, dataset.parents())
 
 
-@dataclass(frozen=True)
-class Samples:
-    """What is scored: a latent store, or a subset of it.
+class Samples(LatentSubset):
+    """What is scored: a latent store, or a subset of it."""
 
-    Attributes:
-        latents: the store.
-        subset: ids that are scored, None for all.
-    """
-
-    latents: Latents
-    subset: Array | None = None
-
-    @functools.cached_property
+    @property
     def ids(self) -> npt.NDArray[np.int64]:
-        """Sorted ids, int64 [n]; samples whose image could not be decoded are left out.
-
-        Raises:
-            MismatchError: the subset speaks of another dataset.
-            InputError: it names samples that are not there, or none is left.
-        """
-        folder = str(self.latents.store.folder)
-        ids = narrowed(self.subset, folder, self.latents.fingerprint, len(self.latents))
-        ids = ids[self.latents.valid()[ids]]
-        if not len(ids):
-            raise InputError(f"{folder}: no sample is left to score: give a larger --subset.")
-        return ids
-
-    def parents(self) -> dict[str, Any]:
-        """Describe the store and the subset as inputs."""
-        given = {} if self.subset is None else {"subset": self.subset.as_parent()}
-        return {"latents": self.latents.as_parent(), **given}
+        """Sorted ids, int64 [n], at least one; see `decoded`."""
+        if not len(self.decoded):
+            raise InputError(f"{self.latents.store.folder}: no sample is left to score: give a larger --subset.")
+        return self.decoded
 
     def check_model(self, file: ModelFile, weights: str | None) -> str | None:
         """Hold the file of a network to the samples, as far as its header tells.
@@ -129,7 +107,7 @@ class Samples:
         Raises:
             MismatchError: it was.
         """
-        theirs, ours = _autoencoder(parent(model.record, "latents")), _autoencoder(self.latents.record)
+        theirs, ours = made_by(parent(model.record, "latents")), made_by(self.latents.record)
         if theirs and ours and theirs != ours:
             raise MismatchError(
                 f"{model.path} was trained on latents of another autoencoder ({theirs[:12]}) than that of "
@@ -165,10 +143,6 @@ class Samples:
                 "give a model that was trained with all of them."
             )
 
-    def has_labels(self) -> bool:
-        """Tell whether any sample that is scored has a label."""
-        return bool((self.latents.labels()[self.ids] >= 0).any())
-
 
 def open_samples(store: str, subset: str | None) -> Samples:
     """Open a latent store, and the subset of it that is scored.
@@ -177,8 +151,3 @@ def open_samples(store: str, subset: str | None) -> Samples:
         InputError: one of them is missing, damaged or of another kind.
     """
     return Samples(open_latents(store), read_ids(subset) if subset else None)
-
-
-def _autoencoder(record: Record) -> str | None:
-    digest = record.get("parents", {}).get("vae", {}).get("digest")
-    return digest if isinstance(digest, str) else None

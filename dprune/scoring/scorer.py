@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -110,14 +111,11 @@ class Scorer:
         for sigma, bank in zip(self._settings.sigmas, self._bank, strict=True):
             t = torch.full((len(latents),), 1 - sigma, dtype=latents.dtype, device=self._device)
             for drawn in bank:
-                yield self._losses(latents, drawn.to(latents.dtype).expand_as(latents), t, y)
+                yield functools.partial(self._losses, latents, drawn.to(latents.dtype).expand_as(latents), t, y)
 
-    def _losses(self, latents: Tensor, drawn: Tensor, t: Tensor, y: Tensor) -> Callable[[], Tensor]:
-        def losses() -> Tensor:
-            with self._arithmetic():
-                return flow_loss(self.network, latents, drawn, t, y)
-
-        return losses
+    def _losses(self, latents: Tensor, drawn: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        with self._arithmetic():
+            return flow_loss(self.network, latents, drawn, t, y)
 
     def _arithmetic(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._lower)

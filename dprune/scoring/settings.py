@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from dprune.errors import UsageError
@@ -46,10 +46,6 @@ class ScoreSettings:
         """Return what changes the score, as provenance holds it, the seed aside."""
         weights = {} if self.weights is None else {"weights": self.weights}
         return {"sigma": list(self.sigmas), "draws": self.draws, "precision": self.precision, **weights}
-
-    def at(self, sigma: float) -> ScoreSettings:
-        """Return the settings of one noise level alone, whose draws are the same."""
-        return replace(self, sigmas=(sigma,))
 
 
 @dataclass(frozen=True, kw_only=True)

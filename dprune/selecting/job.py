@@ -67,13 +67,13 @@ def open_select(scores: str | None, settings: SelectSettings, output: Output) ->
     if bool(settings.figure) != bool(settings.shards):
         raise UsageError("--figure and --shards go together.")
     images = open_dataset(settings.shards) if settings.figure else None
-    read = read_scores(scores) if scores else None
+    ranked = read_scores(scores) if scores else None
     clusters = read_clusters(settings.clusters) if settings.clusters else None
     groups = _read_groups(settings.groups) if settings.groups else None
     within, without, unions = (
         tuple(map(read_ids, paths)) for paths in (settings.within, settings.without, settings.unions)
     )
-    return SelectJob(settings, read, clusters, groups, within, without, unions, images, output)
+    return SelectJob(settings, ranked, clusters, groups, within, without, unions, images, output)
 
 
 def _read_groups(path: str) -> Array:
@@ -130,6 +130,8 @@ class SelectJob(FileJob):
             raise InputError(f"{self.clusters.name}: holds no samples to choose from: cluster features of some.")
         if (settings.quota == "equal" or settings.cap is not None or settings.only is not None) and not grouped:
             raise UsageError("--quota equal, --cap and --only speak of groups: give --clusters or --groups.")
+        if settings.only == ():
+            raise UsageError("--only: names no group, and nothing would be kept: give numbers such as 3,17,42.")
         if settings.only and min(settings.only) < 0:
             raise UsageError(f"--only {min(settings.only)}: groups count from 0, and a negative number is no group.")
         if self.scores is None and not (grouped or self.within):

@@ -27,12 +27,12 @@ class Wanted:
     Attributes:
         last: how many of the last, None for any number.
         first_epoch: the fewest whole epochs that were trained for.
-        last_epoch: the most, None for no limit.
+        last_epoch: the most.
     """
 
     last: int | None = None
     first_epoch: int = 0
-    last_epoch: int | None = None
+    last_epoch: float = math.inf
 
     @classmethod
     def parse(cls, text: str) -> Wanted:
@@ -48,11 +48,11 @@ class Wanted:
         match = re.fullmatch(r"(\d*):(\d*)", text, re.ASCII)
         if not match or not any(match.groups()) or (all(match.groups()) and int(match[1]) > int(match[2])):
             raise UsageError(f"--checkpoints {text}: give all, a number (the last N), or epochs A:B such as 10:40.")
-        return cls(None, int(match[1] or 0), int(match[2]) if match[2] else None)
+        return cls(None, int(match[1] or 0), int(match[2]) if match[2] else math.inf)
 
     def of_epoch(self, epoch: float) -> bool:
         """Tell whether checkpoints of this epoch are among those that it may be."""
-        return self.first_epoch <= math.floor(epoch) <= (math.inf if self.last_epoch is None else self.last_epoch)
+        return self.first_epoch <= math.floor(epoch) <= self.last_epoch
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from dprune.errors import UsageError
 from dprune.formats.jobs import Job
+from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record
 from dprune.runtime import Monitor, explained, process_group, ranks, take_device
 from dprune.training.plan import Plan
-from dprune.training.run import Run
+from dprune.training.run import KIND, Run, extends
 from dprune.training.task import Task
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ class TrainingJob(Job):
         return Run(Path(self.output.path))
 
     def existing(self) -> Record | None:
-        """See `Job`; a run that this one extends counts as this one."""
-        return self.folder.existing(self.record)
+        """See `Job`; a run that differs in nothing but having fewer steps can be extended, and counts as this one."""
+        found = existing_record(self.output.path, KIND)
+        return self.record if found and extends(found, self.record) else found
 
     def complete(self) -> bool:
         """See `Job`."""

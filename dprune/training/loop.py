@@ -59,10 +59,7 @@ class Loop:
         _check_ranks_agree(task, plan)
 
     def train(self, monitor: Monitor) -> dict[str, Any]:
-        """Train from where the folder's state is to the last step, and publish the model.
-
-        Returns:
-            A summary.
+        """Train from where the folder's state is to the last step, publish the model and return a summary.
 
         Raises:
             Interrupted: the monitor asked to stop; the state is saved.

@@ -104,17 +104,16 @@ class TrainingOptions:
         Raises:
             UsageError: options contradict each other.
         """
-        said = {name: getattr(self, name) for name in
-                ("batch_size", "lr", "warmup", "schedule", "ema", "clip", "log_every", "evaluate_every")}  # fmt: skip
-        filled = {**defaults, **{name: value for name, value in said.items() if value is not None}}
-        batch_size = filled["batch_size"]
-        filled |= {
+        said = {name: value for name, value in vars(self).items()
+                if value is not None and name not in ("epochs", "device")}  # fmt: skip
+        micro, batch_size = self.micro_batch, said.get("batch_size", defaults["batch_size"])
+        resolved = {
             "steps": self._steps(samples, batch_size, defaults["steps"]),
             "precision": pick_precision(self.precision, self.device),
-            "micro_batch": self._micro_batch(),
+            "micro_batch": None if micro == "auto" else int(_positive("--micro-batch", micro, "auto")),
             "save_every": self._save_every(samples, batch_size),
         }
-        return Plan(**filled, seed=self.seed, autosave=self.autosave)
+        return Plan(**{**defaults, **said, **resolved})
 
     def _steps(self, samples: int, batch_size: int, default: int) -> int:
         if self.steps is not None and self.epochs is not None:
@@ -123,9 +122,6 @@ class TrainingOptions:
             # As it was written: the float 0.1 is a little more than a tenth, and would cost a step more.
             return max(1, math.ceil(Fraction(str(self.epochs)) * samples / batch_size))
         return default if self.steps is None else self.steps
-
-    def _micro_batch(self) -> int | None:
-        return None if self.micro_batch == "auto" else int(_positive("--micro-batch", self.micro_batch, "auto"))
 
     def _save_every(self, samples: int, batch_size: int) -> Fraction | None:
         if self.save_every == "epoch":

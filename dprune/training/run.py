@@ -22,7 +22,6 @@ from typing import Any
 
 from dprune.errors import DpruneError, InputError
 from dprune.formats.manifests import MANIFEST, read_manifest
-from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, difference, finite, record_digest
 from dprune.formats.publish import publish_bytes, publish_json
 from dprune.models.files import ModelFile
@@ -61,14 +60,6 @@ class Run:
     def checkpoint(self, step: int) -> Path:
         """Where the weights of a step are kept."""
         return self.folder / CHECKPOINTS / f"step-{step:08d}.safetensors"
-
-    def existing(self, record: Record) -> Record | None:
-        """Return the provenance of the run that is here, for `delivery.Job`.
-
-        A run that differs from `record` in nothing but having fewer steps can be extended, and counts as the same.
-        """
-        found = existing_record(self.folder, KIND)
-        return record if found and extends(found, record) else found
 
     def complete(self, record: Record) -> bool:
         """Tell whether the model is there and was trained as `record` says."""

@@ -59,9 +59,7 @@ class Task(ABC):
         What the networks hold besides parameters and what a first batch initialises is put back afterwards.
         """
 
-    def after_step(  # noqa: B027 - most have nothing to do
-        self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]
-    ) -> None:
+    def after_step(self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Do what is to be done when the weights of a step are there; may change weights, moments and averages."""
 
     def statistics(self) -> dict[str, float]:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import torch
 
     from dprune.models.dit import DiT, DiTConfig
-    from dprune.models.vae import VAE
     from dprune.training.dit.task import DiTTask
 
 _log = logging.getLogger("dprune")
@@ -37,8 +36,6 @@ class DiTJob(TrainingJob):
     Attributes:
         data: what is trained on.
         settings: of the model and its loss.
-        plan: of the training.
-        device: name of the device.
     """
 
     data: TrainingSet
@@ -65,6 +62,7 @@ class DiTJob(TrainingJob):
 
     def task(self, device: torch.device) -> DiTTask:
         """Make the model and hold the latents."""
+        from dprune.models.vae import load_vae
         from dprune.training.dit.latents import TrainingLatents
         from dprune.training.dit.task import DiTTask
 
@@ -73,7 +71,8 @@ class DiTJob(TrainingJob):
         held = TrainingLatents(latents, ids, device, self.settings.place, self.plan.seed)
         _log.debug("%d latents are held on: %s.", len(held), held.place)
         fingerprint = digest([latents.fingerprint, digest_array(ids)])
-        return DiTTask(network, self.settings, self.plan.seed, held, latents, fingerprint, self._preview(device))
+        preview = None if self.settings.vae is None else load_vae(self.settings.vae, device)[0]
+        return DiTTask(network, self.settings, self.plan.seed, held, latents, fingerprint, preview)
 
     def _network(self, device: torch.device) -> DiT:
         """Make the network with its first weights, which do not depend on the device."""
@@ -90,13 +89,6 @@ class DiTJob(TrainingJob):
         network = DiT(config)
         network.initialize(torch.Generator().manual_seed(purpose_key(self.plan.seed, "initial weights") >> 1))
         return network.to(device)
-
-    def _preview(self, device: torch.device) -> VAE | None:
-        if self.settings.vae is None:
-            return None
-        from dprune.models.vae import load_vae
-
-        return load_vae(self.settings.vae, device)[0]
 
 
 def _initialised(path: Path, config: DiTConfig, device: torch.device) -> DiT:

@@ -154,41 +154,54 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class TrainingSet:
-    """The samples that are trained on.
+class LatentSubset:
+    """Samples of a latent store.
 
     Attributes:
         latents: the store.
         subset: ids to keep, None for all.
-        fold: part of them that is trained on, None for all.
     """
 
     latents: Latents
     subset: Array | None = None
-    fold: Fold | None = None
 
     @functools.cached_property
-    def ids(self) -> npt.NDArray[np.int64]:
+    def decoded(self) -> npt.NDArray[np.int64]:
         """Sorted ids, int64 [n]; samples whose image could not be decoded are left out.
 
         Raises:
             MismatchError: the subset speaks of another dataset.
-            InputError: it names samples that are not there, or nothing is left.
+            InputError: it names samples that are not there.
         """
         latents = self.latents
         ids = narrowed(self.subset, str(latents.store.folder), latents.fingerprint, len(latents))
-        valid = latents.valid()[ids]
-        if not valid.all():
-            _log.warning("%d of the samples could not be decoded and are not trained on.", (~valid).sum())
-        ids = ids[valid]
-        if self.fold is not None:
-            ids = ids[self.fold.holds(ids)]
-        if not len(ids):
-            remedy = "fewer folds" if self.fold is not None else "a larger subset"
-            raise InputError(f"{latents.store.folder}: no sample is left to train on: give {remedy}.")
-        return ids
+        return ids[latents.valid()[ids]]
 
     def parents(self) -> dict[str, Any]:
         """Describe the store and the subset as inputs."""
         given = {} if self.subset is None else {"subset": self.subset.as_parent()}
         return {"latents": self.latents.as_parent(), **given}
+
+
+@dataclass(frozen=True)
+class TrainingSet(LatentSubset):
+    """The samples that are trained on.
+
+    Attributes:
+        fold: part of the subset that is trained on, None for all.
+    """
+
+    fold: Fold | None = None
+
+    @functools.cached_property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Sorted ids, int64 [n], at least one; see `decoded`."""
+        ids, asked_for = self.decoded, len(self.latents) if self.subset is None else len(self.subset.values)
+        if len(ids) < asked_for:
+            _log.warning("%d of the samples could not be decoded and are not trained on.", asked_for - len(ids))
+        if self.fold is not None:
+            ids = ids[self.fold.holds(ids)]
+        if not len(ids):
+            remedy = "fewer folds" if self.fold is not None else "a larger subset"
+            raise InputError(f"{self.latents.store.folder}: no sample is left to train on: give {remedy}.")
+        return ids

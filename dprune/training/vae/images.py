@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 from collections import deque
@@ -107,12 +108,15 @@ def _places(dataset: Dataset, number: int, rows: npt.NDArray[np.int64]) -> npt.N
 class TrainingImages:
     """Images of a dataset, or of some of its samples, cut to squares of one size.
 
+    Attributes:
+        held: all images on the device, uint8 [n, 3, side, side], None where they take too much room.
+
     Args:
         dataset: the shards.
         ids: sorted sample ids, int64 [n], at least one.
         side: of the images in pixels.
         device: where batches are wanted.
-        workers: processes that decode, 0 for this one.
+        workers: processes that decode, see `decoding`.
         strict: whether an image that cannot be decoded ends the work.
         held_bytes: how much decoded images may take to be held on the device.
 
@@ -120,24 +124,19 @@ class TrainingImages:
         InputError: a shard cannot be read, or with `strict` an image cannot be decoded.
     """
 
-    def __init__(self, dataset: Dataset, ids: npt.NDArray[np.int64], side: int, device: torch.device, workers: int,
-                 *, strict: bool = False, held_bytes: int = HELD_BYTES) -> None:  # fmt: skip
+    def __init__(self, dataset: Dataset, ids: npt.NDArray[np.int64], side: int, device: torch.device,
+                 workers: int | None, *, strict: bool = False, held_bytes: int = HELD_BYTES) -> None:  # fmt: skip
         self.dataset, self.ids, self.device = dataset, ids, device
         self.side, self._workers, self._strict = side, workers, strict
         self._source = _Source(dataset, ids, side)
         self._bad: set[int] = set()
-        self._held: Tensor | None = None
+        self.held: Tensor | None = None
         if len(ids) * 3 * side**2 <= held_bytes:
-            self._held = self.load(np.arange(len(ids)))
+            self.held = self.load(np.arange(len(ids)))
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.ids)
-
-    @property
-    def held(self) -> bool:
-        """Whether all images are on the device."""
-        return self._held is not None
 
     def load(self, positions: Positions) -> Tensor:
         """Decode images at once; uint8 [n, 3, side, side] on the device."""
@@ -152,15 +151,15 @@ class TrainingImages:
         Yields:
             The same with the images of each micro-batch, uint8 [n, 3, side, side] on the device.
         """
-        if self._held is not None:
+        if self.held is not None:
             for step, parts in steps:
-                yield step, parts, [self._held[torch.from_numpy(part).to(self.device)] for part in parts]
+                yield step, parts, [self.held[torch.from_numpy(part).to(self.device)] for part in parts]
             return
         ahead: deque[Step] = deque()
         pin = self.device.type == "cuda"
         with decoding(self._source, _pieces(steps, ahead), self._workers, pin=pin) as decoded:
             for first in decoded:
-                pieces = _with_first(first, decoded)
+                pieces = itertools.chain([first], decoded)
                 step, parts = ahead.popleft()
                 yield step, parts, [self._collect(len(part), pieces) for part in parts]
 
@@ -197,8 +196,3 @@ def _pieces(steps: Iterable[Step], ahead: deque[Step]) -> Iterator[Positions]:
         ahead.append((step, parts))
         for part in parts:
             yield from (part[begin : begin + PIECE] for begin in range(0, len(part), PIECE))
-
-
-def _with_first(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:
-    yield first
-    yield from others

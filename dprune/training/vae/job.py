@@ -17,7 +17,6 @@ from dprune.formats.provenance import Record, digest, make_record
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.formats.subsets import read_subset
-from dprune.runtime import default_workers
 from dprune.seeds import purpose_key
 from dprune.training.job import TrainingJob
 from dprune.training.plan import Plan, TrainingOptions
@@ -44,9 +43,7 @@ class VAEJob(TrainingJob):
         subset: the subset's description as an input, None for all samples.
         held_out: shards that are measured on, None to measure on samples that are trained on.
         settings: of the model and its loss.
-        plan: of the training.
-        device: name of the device.
-        workers: processes that decode.
+        workers: processes that decode, None for one a core.
         strict: whether an image that cannot be decoded ends the work.
     """
 
@@ -57,7 +54,7 @@ class VAEJob(TrainingJob):
     settings: VAESettings
     plan: Plan
     device: str
-    workers: int
+    workers: int | None
     strict: bool
     output: Output
 
@@ -119,7 +116,7 @@ class VAEJob(TrainingJob):
 
         images = TrainingImages(dataset, ids, self.settings.config.image_size, device, self.workers, strict=self.strict)
         _log.debug("%s images of %s are %s.", f"{len(images):,}", dataset.title,
-                   "held decoded" if images.held else "decoded as they are needed")  # fmt: skip
+                   "held decoded" if images.held is not None else "decoded as they are needed")  # fmt: skip
         return images
 
     def _evaluation(self, images: TrainingImages, distance: nn.Module | None) -> Reconstruction:
@@ -149,5 +146,5 @@ def open_train_vae(shards: Sequence[str], options: VAEOptions, training: Trainin
         raise InputError(f"--held-out {options.held_out[0]}: holds no sample to measure on: leave it out.")
     return VAEJob(
         dataset, ids, chosen, held_out, settings, training.plan(len(ids), PLANS[options.preset]), training.device,
-        default_workers() if options.workers is None else options.workers, options.strict, output,
+        options.workers, options.strict, output,
     )  # fmt: skip

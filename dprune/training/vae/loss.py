@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -40,10 +39,6 @@ class ImageBatch:
     made: Tensor | None = None
     pulls: Tensor | None = None
 
-    def images(self) -> Tensor:
-        """Return the images as networks want them, float32 [n, 3, H, W] in [-1, 1]."""
-        return to_unit(self.pixels)
-
 
 def to_unit(pixels: Tensor) -> Tensor:
     """Bring uint8 [n, 3, H, W] to float32 in [-1, 1], channels last on a GPU, where convolutions want that."""
@@ -77,7 +72,7 @@ class AutoencoderObjective(nn.Module):
 
         With a critic the first has the gradient of the sum, but another value.
         """
-        images = micro.images()
+        images = to_unit(micro.pixels)
         latents, terms, penalty = self._latents(images, micro, step)
         made = self.vae.decode(latents).float()
         critic = self._critic[0]
@@ -137,8 +132,8 @@ class AutoencoderObjective(nn.Module):
 
 def _judged(critic: PatchGAN, images: Tensor) -> Tensor:
     """Return the critic's logits without giving its parameters gradients."""
-    fixed: Mapping[str, Tensor] = {name: value.detach() for name, value in critic.state_dict(keep_vars=True).items()}
-    logits: Tensor = functional_call(critic, dict(fixed), (images,))
+    fixed = {name: value.detach() for name, value in critic.state_dict(keep_vars=True).items()}
+    logits: Tensor = functional_call(critic, fixed, (images,))
     return logits.float()
 
 
@@ -152,7 +147,7 @@ class CriticObjective(nn.Module):
     def forward(self, micro: ImageBatch, step: int) -> tuple[Tensor, Terms]:
         """Return the sum of the samples' losses, twice: to differentiate and for the log."""
         assert micro.made is not None
-        real, made = self.critic(torch.cat((micro.images(), micro.made))).float().chunk(2)
+        real, made = self.critic(torch.cat((to_unit(micro.pixels), micro.made))).float().chunk(2)
         loss = critic_loss(real, made)
         return loss.sum(), _sums({"critic": loss})
 

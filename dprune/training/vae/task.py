@@ -20,7 +20,7 @@ from dprune.training.plan import Plan
 from dprune.training.task import Task
 from dprune.training.vae.evaluation import Reconstruction
 from dprune.training.vae.images import TrainingImages
-from dprune.training.vae.loss import AutoencoderObjective, CriticObjective, ImageBatch
+from dprune.training.vae.loss import AutoencoderObjective, CriticObjective, ImageBatch, to_unit
 from dprune.training.vae.settings import VAESettings
 
 REVIVE_EVERY = 100
@@ -76,9 +76,7 @@ class VAETask(Task):
         """Return grey images, for which all terms of the loss are computed, whatever the step."""
         side, device = self._vae.config.image_size, self._images.device
         pixels = torch.full((size, 3, side, side), 127, dtype=torch.uint8, device=device)
-        micro = ImageBatch(torch.arange(size, device=device), pixels, trial=True)
-        micro.made = micro.images()
-        return micro
+        return ImageBatch(torch.arange(size, device=device), pixels, trial=True, made=to_unit(pixels))
 
     def after_step(self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]) -> None:
         """Count codes, revive dead ones, and balance the critic against the reconstruction for the next step."""
