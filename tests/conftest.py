@@ -97,11 +97,15 @@ def pytest_unconfigure() -> None:
     _servers.close()
 
 
-def torchrun(*args: object) -> Result:
-    """Run a subcommand as two ranks on this machine, whatever its host's name resolves to."""
+def torchrun(*args: object, fresh: bool = False) -> Result:
+    """Run a subcommand as two ranks on this machine, whatever its host's name resolves to.
+
+    `fresh` starts torchrun and its ranks as a user would, and has each of the three import torch.
+    """
     launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
-    command = [sys.executable, *launch, "-m", "dprune", *(str(arg) for arg in args)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    python = sys.executable if fresh else warm_python()
+    command = [python, *launch, "-m", "dprune", *(str(arg) for arg in args)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHON_EXEC": python}
     done = subprocess.run(command, capture_output=True, env=env, check=False, timeout=300)
     return Result(done.returncode, done.stdout, done.stderr.decode())
 

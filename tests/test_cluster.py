@@ -410,7 +410,9 @@ def test_two_ranks_agree_with_one_process(tmp_path: Path) -> None:
     save_file({"features": x, "label": np.arange(3001) % 7}, tmp_path / "x.safetensors")
     args = ("-k", 20, "--metric", "l2")
     one = cluster(tmp_path / "x.safetensors", tmp_path / "one.safetensors", *args)
-    result = torchrun("cluster", tmp_path / "x.safetensors", "-o", tmp_path / "two.safetensors", *args, "--json").ok()
+    result = torchrun(
+        "cluster", tmp_path / "x.safetensors", "-o", tmp_path / "two.safetensors", *args, "--json", fresh=True
+    ).ok()
     two = load_file(tmp_path / "two.safetensors")
     assert two.keys() == one.keys()
     for name in ("assignment", "sizes", "label"):

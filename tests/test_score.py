@@ -55,6 +55,16 @@ def test_random_counts_a_tar_whose_first_member_begins_with_a_brace(tmp_path: Pa
     np.testing.assert_array_equal(renamed, whole)
 
 
+def test_distances_that_are_none_are_not_scored(tmp_path: Path) -> None:
+    distance = np.array([1, np.nan, 3, np.nan, 0.5], np.float32)
+    assignment = np.where(np.isnan(distance), -1, 0).astype(np.int32)
+    save_file({"assignment": assignment, "distance": distance}, tmp_path / "c.safetensors")
+    args = ("score", "cluster-distance", tmp_path / "c.safetensors", "-o", tmp_path / "s.npy", "--json")
+    found = json.loads(dprune(*args).ok().out)
+    assert (found["scored"], found["not_scored"]) == (3, 2)
+    np.testing.assert_array_equal(np.load(tmp_path / "s.npy"), distance)
+
+
 def make_what_holds_no_samples(folder: Path) -> None:
     np.save(folder / "whole.npy", np.zeros(1000))
     save_file({"x": np.zeros(1000)}, folder / "whole.safetensors")

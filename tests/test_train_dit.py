@@ -231,7 +231,7 @@ def test_a_line_of_the_log_outlives_a_stop_of_torchrun(store: Path, tmp_path: Pa
 def test_two_ranks_follow_the_loss_of_one(store: Path, tmp_path: Path):
     args = ["train-dit", store, *SMALL, "--batch-size", "7", "--steps", "50", "-o"]
     dprune(*args, tmp_path / "one").ok()
-    torchrun(*args, tmp_path / "two").ok()
+    torchrun(*args, tmp_path / "two", fresh=True).ok()
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
     assert log(tmp_path / "two")[0]["ranks"] == 2
     for name, value in model(tmp_path / "one").items():

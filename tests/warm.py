@@ -21,6 +21,9 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signa
 def launch(address: str, arguments: list[str]) -> None:
     """Run `python ARGUMENTS` in a child of the server, and end as it ends."""
     python = [sys.executable, *arguments]
+    if arguments[:1] == ["-u"]:
+        # As torchrun starts its ranks, whose output nobody reads before they end.
+        del arguments[0]
     if arguments[:1] != ["-m"]:
         os.execv(sys.executable, python)
     request = json.dumps({"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
