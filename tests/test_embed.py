@@ -72,6 +72,12 @@ def test_samples_without_labels(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [*sample("x", 1), *sample("y", 2, 5)])
     embed(tmp_path / "a.tar", tmp_path / "f").ok()
     assert load_file(tmp_path / "f" / "a.safetensors")["label"].tolist() == [-1, 5]
+    labels = open_features(tmp_path / "f").labels()
+    assert labels is not None
+    assert labels.tolist() == [-1, 5]
+    write_tar(tmp_path / "b.tar", [*sample("x", 1), *sample("y", 2)])
+    embed(tmp_path / "b.tar", tmp_path / "g").ok()
+    assert open_features(tmp_path / "g").labels() is None, "no label at all"
 
 
 def test_up_to_date_without_torch(shards: Path, tmp_path: Path) -> None:
