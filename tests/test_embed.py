@@ -20,6 +20,7 @@ from conftest import Result, dprune, dprune_process, image_bytes, sample, warm_p
 from PIL import Image
 from safetensors.numpy import load_file
 
+from dprune.errors import InputError
 from dprune.formats.features import open_features
 from dprune.formats.shards import open_dataset
 from dprune.formats.stores import Store
@@ -276,6 +277,17 @@ def test_pca_is_that_of_scikit_learn(shards: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.abs(features), np.abs(expected), atol=1e-5)
     components = load_file(tmp_path / "f" / "pca.safetensors")["components"]
     assert (components[np.arange(6), np.abs(components).argmax(1)] > 0).all()
+
+
+def test_rounding_is_no_direction_to_vary_in() -> None:
+    from dprune.embedding.pixels import fit_pca
+
+    draw = np.random.default_rng(0)
+    for count in (40, 8):
+        flat = (draw.normal(size=(count, 3)) @ draw.normal(size=(3, 12))).astype(np.float32)
+        assert fit_pca(flat, 3)[1].shape == (3, 12)
+        with pytest.raises(InputError, match="vary in 3 directions"):
+            fit_pca(flat, 4)
 
 
 def test_pca_depends_on_the_whole_dataset(shards: Path, tmp_path: Path) -> None:

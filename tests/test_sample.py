@@ -470,3 +470,19 @@ def test_a_dry_run_touches_nothing(sample, tmp_path):
     plan = json.loads(sample("out", "--seeds", "0-3", "--dry-run").ok().out)
     assert plan["provenance"]["options"]["seeds"] == "0-3"
     assert not (tmp_path / "out").exists()
+
+
+def test_listed_classes_belong_to_seeds_and_not_to_places():
+    assert Classes.parse("3,1,7").labels(np.array([5, 2, 0, 7]), 10).tolist() == [7, 7, 3, 1]
+    assert Classes.parse("balanced").labels(np.array([5, 12, 3]), 10).tolist() == [5, 2, 3]
+
+
+def test_guidance_acts_at_the_ends_of_its_interval(sample, tmp_path):
+    """Where steps end by rounding a little outside of it, too: 7 steps of .1 are more than .7."""
+    options = ("--seeds", "0-3", "--cfg", "3", "--steps", "10")
+    sample("ends", *options, "--cfg-interval", "0.3,0.7").ok()
+    sample("beyond", *options, "--cfg-interval", "0.25,0.75").ok()
+    sample("within", *options, "--cfg-interval", "0.35,0.65").ok()
+    ends, beyond, within = (pixels(tmp_path / name) for name in ("ends", "beyond", "within"))
+    assert all((ends[key] == beyond[key]).all() for key in ends)
+    assert any((ends[key] != within[key]).any() for key in ends)

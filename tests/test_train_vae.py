@@ -205,6 +205,35 @@ def test_adversarial_gradient_is_that_of_the_sum() -> None:
         torch.testing.assert_close(pull, torch.autograd.grad(own, vae.last_weight, retain_graph=True)[0])
 
 
+def test_gaussian_latents_are_drawn_and_diverge_as_defined() -> None:
+    """Kingma and Welling (2014): mean + deviation * noise, and the divergence from a standard normal per pixel."""
+    from dprune.training.vae.loss import AutoencoderObjective, ImageBatch
+    from dprune.training.vae.settings import VAEOptions
+
+    decoded = []
+    settings = VAEOptions(preset="tiny", kind="kl", kl_weight=0.3).resolve()
+
+    class Network(torch.nn.Module):
+        config = settings.config
+
+        def moments(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.full((len(images), 4, 8, 8), 2.0), torch.full((len(images), 4, 8, 8), 0.25).log()
+
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            decoded.append(latents)
+            return torch.zeros(len(latents), 3, 16, 16)
+
+    micro = ImageBatch(torch.arange(16), torch.full((16, 3, 16, 16), 255, dtype=torch.uint8))
+    loss, sums = AutoencoderObjective(Network(), settings, 0, None, None)(micro, 5)
+    (latents,) = decoded
+    assert latents.mean().item() == pytest.approx(2, abs=0.03)
+    assert latents.std().item() == pytest.approx(0.5, abs=0.02)
+    divergence = 0.5 * (4 + 0.25 - 1 - np.log(0.25)) * 4 * 8 * 8
+    assert sums["kl"].item() == pytest.approx(16 * divergence, rel=1e-5)
+    # White images against grey ones are off by one everywhere.
+    assert loss.item() == pytest.approx(16 * (1 + 0.3 * divergence / (3 * 16 * 16)), rel=1e-5)
+
+
 def test_subset(shards: Path, tmp_path: Path) -> None:
     ids = np.array([1, 8, 15])
     write_array(
