@@ -68,7 +68,7 @@ def compare(runs: Runs, repeats: int) -> tuple[dict[str, dict[str, float]], dict
             synchronize(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
             times[name].append((time.process_time() - cpu, time.perf_counter() - wall))
     best = {name: [min(column) for column in zip(*rows)] for name, rows in times.items()}
-    return {name: {"cpu_s": round(cpu, 3), "wall_s": round(wall, 3)} for name, (cpu, wall) in best.items()}, values
+    return {name: {"cpu_s": round(cpu, 6), "wall_s": round(wall, 6)} for name, (cpu, wall) in best.items()}, values
 
 
 def versus(times: dict[str, dict[str, float]], baseline: str, ours: str) -> dict[str, Any]:
