@@ -481,7 +481,7 @@ def test_json_that_is_no_result(tmp_path: Path) -> None:
 
 
 def test_a_chain_leaves_out_what_was_not_asked_for() -> None:
-    options = {"pca": None, "flips": False, "color": "", "only": [], "keep": "0.25"}
+    options = {"pca": None, "flips": False, "color": "", "only": [], "keep": "0.25", "cfg": 0.0}
     ((depth, text),) = describe_chain(make_record("select", options, seed=0, tags={"why": ""}))
     assert depth == 0
-    assert text == "select  keep=0.25  seed=0"
+    assert text == "select  keep=0.25  cfg=0.0  seed=0"

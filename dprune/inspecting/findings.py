@@ -88,8 +88,10 @@ def _describe(role: str, step: Record) -> str:
 
 
 def _stated(table: Any) -> list[tuple[str, Any]]:
-    """Items that say something: an option that is off or empty does not."""
-    return [(k, v) for k, v in table.items() if v not in (None, False, "", [], {})] if isinstance(table, dict) else []
+    """Items that say something: an option that is off or empty does not, one of 0 does."""
+    if not isinstance(table, dict):
+        return []
+    return [(k, v) for k, v in table.items() if not (v is None or v is False or v in ("", [], {}))]
 
 
 def _compact(value: Any) -> str:
