@@ -263,6 +263,16 @@ def test_inputs_of_different_sizes_or_datasets_are_refused(tmp_path: Path) -> No
         failed.fails(3, "different datasets", f"{other}.npy", "keep.npy")
 
 
+@pytest.mark.parametrize("option", ["--within", "--without", "--or"])
+def test_subsets_with_ids_that_are_not_there_are_refused(option: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "scores.npy", np.arange(5, dtype=np.float32))
+    args = ("select", tmp_path / "scores.npy", "--keep", "1", option, tmp_path / "ids.npy")
+    np.save(tmp_path / "ids.npy", np.array([1, 4]))
+    dprune(*args).ok()
+    np.save(tmp_path / "ids.npy", np.array([1, 5]))
+    dprune(*args).fails(3, "ids.npy: holds the id 5", "scores.npy has 5 samples")
+
+
 def test_a_million_scores_in_little_time(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     count, k = 1_281_167, 1000

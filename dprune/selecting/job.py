@@ -19,6 +19,7 @@ from dprune.formats.jobs import FileJob
 from dprune.formats.provenance import Record, check_same_dataset, make_record, variant
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
+from dprune.formats.subsets import narrowed
 from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
 from dprune.selecting.quotas import IntArray
@@ -114,11 +115,9 @@ class SelectJob(FileJob):
                     f"{first} has {count:,} samples and {name} {other:,}: make both from the same dataset."
                 )
         for subset in (*self.within, *self.without, *self.unions):
-            if counts and len(subset.values) and subset.values[-1] >= count:
-                raise MismatchError(
-                    f"{subset.name} holds the id {subset.values[-1]}, but {first} has {count:,} samples: "
-                    "make both from the same dataset."
-                )
+            if counts:
+                narrowed(subset, first, None, count)
+        # What is said of one dataset has one fingerprint.
         _ = self.fingerprint
 
     def _check_usage(self) -> None:
