@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
+from dprune.formats.locations import JOURNAL
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, canonical, difference
 from dprune.formats.publish import publish, publish_bytes, publish_json
-from dprune.formats.shards import BAD, CLASSES, JOURNAL
+from dprune.formats.shards import BAD, CLASSES
 from dprune.formats.tar import END_MARKER, member_bytes
 from dprune.runtime import Monitor, check_stop, ranks
 
