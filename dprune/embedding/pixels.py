@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dprune.embedding.backbones import Backbone
 from dprune.errors import InputError
 from dprune.formats.provenance import METADATA_KEY, canonical
-from dprune.formats.publish import publish_bytes, temporary
+from dprune.formats.publish import publish_bytes
 from dprune.formats.tensors import read_metadata, read_tensors
 
 PCA_SAMPLES = 4096
@@ -107,11 +107,4 @@ def read_pca(path: Path, options: str) -> tuple[npt.NDArray[np.float32], npt.NDA
 def publish_pca(path: Path, options: str, pca: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]) -> None:
     """Publish mean and components unless another worker was faster: all workers must project alike."""
     data = save({"mean": pca[0], "components": pca[1]}, {METADATA_KEY: canonical({"options": options})})
-    partial = temporary(path)
-    publish_bytes(partial, data)
-    if path.exists() and read_pca(path, options) is None:
-        partial.replace(path)
-        return
-    with contextlib.suppress(FileExistsError):
-        os.link(partial, path)
-    partial.unlink()
+    publish_bytes(path, data, replace=path.exists() and read_pca(path, options) is None)

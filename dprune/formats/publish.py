@@ -16,6 +16,7 @@ from dprune.formats.provenance import json_text
 from dprune.formats.temporary import is_temporary, temporary
 
 STDOUT = "-"
+_STDOUTS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,12 @@ def check_place(path: str | Path, option: str = "-o") -> None:
     """
     parent = os.path.realpath(os.path.dirname(path) or ".")
     try:
-        special = not stat.S_IFMT(os.stat(path).st_mode) & (stat.S_IFREG | stat.S_IFDIR)
+        special = stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
     except OSError:
         special = False
     if special or parent == "/dev" or f"{parent}/".startswith("/proc/"):
-        raise InputError(f"{path}: is no place for a file: give {option} a name elsewhere, or - for stdout.")
+        remedy = "give - for stdout" if str(path) in _STDOUTS else f"give another {option}"
+        raise InputError(f"{path}: is a device or a pipe, and an output is a file or folder: {remedy}.")
 
 
 @contextlib.contextmanager
