@@ -61,27 +61,26 @@ class Delivery:
             return
         if self._is_stdout and sys.stdout.isatty():
             raise UsageError("stdout is a terminal: give -o FILE, or pipe the array on.")
-        if self._is_made(job):
-            return self._tell_made(job)
+        summary = None if self._is_made(job) else self._run(job)
+        job.tidy()
+        if summary is None:
+            console.say(f"{self.output.path} is up to date.")
+        else:
+            self._tell(summary)
+        if self.json:
+            found = {"output": self.output.path, "up_to_date": summary is None}
+            console.emit(json.dumps(found | (summary or {})))
+
+    def _run(self, job: Job) -> dict[str, Any] | None:
+        """Run `job` and return its summary, None where another process had made the output before this one's turn."""
         job.tidy()
         with console.TerminalMonitor(self.stop_after) as monitor, self._claimed(job, monitor):
-            # Another process may have made it while this one waited for it.
-            made = self._is_made(job)
-            summary = {} if made else job.run(monitor)
-        if made:
-            return self._tell_made(job)
+            if self._is_made(job):
+                return None
+            summary = job.run(monitor)
         if summary.get("complete") is not False:
             self._check_whole(job)
-        job.tidy()
-        self._tell(summary)
-        if self.json:
-            console.emit(json.dumps({"output": self.output.path, "up_to_date": False, **summary}))
-
-    def _tell_made(self, job: Job) -> None:
-        job.tidy()
-        console.say(f"{self.output.path} is up to date.")
-        if self.json:
-            console.emit(json.dumps({"output": self.output.path, "up_to_date": True}))
+        return summary
 
     def _claimed(self, job: Job, monitor: Monitor) -> AbstractContextManager[None]:
         """Keep other processes from the same work; what goes to stdout is nobody else's."""
