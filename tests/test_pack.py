@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import xxhash
 from conftest import dprune, dprune_process, image_bytes, sample, warm_python, write_tar
 from PIL import Image
 
@@ -486,6 +487,14 @@ def test_an_empty_shard_is_passed_over_with_a_word(shards: Path, tmp_path: Path)
 
 
 # Outputs
+
+
+def test_the_manifest_holds_a_digest_of_each_shards_bytes(shards: Path, tmp_path: Path) -> None:
+    dprune("pack", shards, "-o", tmp_path / "out", "--shard-size", 10).ok()
+    listed = json.loads((tmp_path / "out" / "manifest.json").read_text())["shards"]
+    assert [entry["name"] for entry in listed] == ["000000.tar", "000001.tar"]
+    for entry in listed:
+        assert entry["xxh3"] == xxhash.xxh3_64_hexdigest((tmp_path / "out" / entry["name"]).read_bytes())
 
 
 def test_bytes_depend_on_nothing_but_the_input(photos: Path, tmp_path: Path) -> None:
