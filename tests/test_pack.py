@@ -222,6 +222,12 @@ def test_links_are_followed_once(photos: Path, tmp_path: Path) -> None:
     assert len(members(tmp_path / "out")) == 10
 
 
+def test_a_second_image_of_a_sample_is_not_taken_for_the_resized_one(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("a.jpg", image_bytes(1, suffix="jpg")), ("a.png", image_bytes(2))])
+    dprune("pack", tmp_path / "a.tar", "--size", 8, "--workers", 0, "-o", tmp_path / "out").ok()
+    assert list(members(tmp_path / "out")) == ["a.png", "a.other.png"]
+
+
 # Subsets
 
 
