@@ -249,7 +249,7 @@ class SelectJob(FileJob):
 
 
 def _scored(ids: IntArray, scores: Array) -> IntArray:
-    scored = ids[~np.isnan(scores.values[ids])]
+    scored: IntArray = ids[~np.isnan(scores.values[ids])]
     if len(ids) and not len(scored):
         raise InputError(
             f"{scores.name}: the score of each of the {len(ids):,} samples to choose from is NaN, which is never "
