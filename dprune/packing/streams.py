@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dprune.errors import InputError, Interrupted
+from dprune.formats.members import IMAGE_SUFFIXES
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url, remote
-from dprune.formats.shard_index import IMAGE_SUFFIXES
 from dprune.formats.tar import COMPRESSED_MAGIC, END_MARKER
 from dprune.packing.sources import Sample, local_folders
 from dprune.runtime import Monitor, check_stop
