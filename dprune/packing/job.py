@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dprune.errors import InputError, UsageError
-from dprune.formats.images import BadImage, decode_image, encode_image, resize_image
+from dprune.errors import BadImage, InputError, UsageError
+from dprune.formats.images import decode_image, encode_image, resize_image
 from dprune.formats.jobs import Job
 from dprune.formats.locations import expand
+from dprune.formats.members import split_name, with_image
 from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import STDOUT, Output
-from dprune.formats.shard_index import split_name
 from dprune.formats.shard_journal import Bad, Entry, FinishedShard, Journal, complete_shards, existing_shards
 from dprune.formats.shards import BAD, open_dataset
 from dprune.formats.subsets import read_subset
@@ -243,9 +243,8 @@ def treated(sample: Sample, settings: PackSettings, *, trusted: bool) -> Sample:
     image = decode_image(sample.members[sample.image][1])
     if settings.size is None:
         return sample
-    members, suffix = list(sample.members), settings.format
-    members[sample.image] = (suffix, encode_image(resize_image(image, settings.size, settings.crop), suffix))
-    return Sample(sample.key, members, sample.image)
+    resized = encode_image(resize_image(image, settings.size, settings.crop), settings.format)
+    return Sample(sample.key, with_image(sample.members, sample.image, settings.format, resized), sample.image)
 
 
 def _unreadable(key: str, reason: str) -> InputError:

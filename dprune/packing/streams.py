@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
 
 from dprune.errors import DpruneError, InputError, unreadable
+from dprune.formats.members import IMAGE_SUFFIXES, split_name
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url, remote
-from dprune.formats.shard_index import IMAGE_SUFFIXES, split_name
 from dprune.formats.tar import COMPRESSED_MAGIC, TarMember, truncated, walk
 from dprune.packing.sources import MOST_BYTES, Sample, local_folders
 from dprune.runtime import Monitor, check_stop

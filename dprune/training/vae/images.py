@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from dprune.decoding import decoding
-from dprune.errors import DpruneError, InputError
-from dprune.formats.images import BadImage, decode_image, resize_image
+from dprune.errors import BadImage, DpruneError, InputError
+from dprune.formats.images import decode_image, resize_image
 from dprune.formats.ranges import LocalBlocks, RemoteBlocks, open_blocks
 from dprune.formats.shards import Dataset
 from dprune.training.order import Positions
