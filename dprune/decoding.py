@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dprune.errors import DpruneError, InputError
+from dprune.errors import BadImage, DpruneError, InputError
 from dprune.formats.filling import Filling
-from dprune.formats.images import BadImage, check_shape, decode_image, resize_image
+from dprune.formats.images import check_shape, decode_image, resize_image
 from dprune.formats.provenance import Record
 from dprune.formats.shards import Shard, ShardReader
 from dprune.precision import float32

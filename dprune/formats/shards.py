@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import glob
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -13,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.arrays import read_file
-from dprune.formats.manifests import MANIFEST, read_manifest
+from dprune.formats.locations import expand
+from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record, digest, parent_record, record_digest
 from dprune.formats.ranges import is_url, open_blocks
 from dprune.formats.shard_index import ShardIndex, cached_index
 
-JOURNAL = ".dprune"
 CLASSES = "classes.txt"
 BAD = "bad.jsonl"
 
@@ -177,7 +175,7 @@ def open_dataset(sources: Sequence[str]) -> Dataset:
     Raises:
         InputError: nothing is found, a folder's pack is unfinished, or two shards share a name.
     """
-    locations = [location for source in sources for location in _expand(source)]
+    locations = [location for source in sources for location in expand(source)]
     if not locations:
         raise InputError("no shards given: name a folder with .tar files, or the files themselves.")
     names: dict[str, str] = {}
@@ -192,43 +190,3 @@ def open_dataset(sources: Sequence[str]) -> Dataset:
     manifests = (read_manifest(folder) for folder in folders)
     records = tuple(manifest["provenance"] for manifest in manifests if manifest.get("kind") == "shards")
     return Dataset(tuple(Shard(location) for location in locations), records)
-
-
-def _expand(source: str) -> list[str]:
-    if source == "-" or source.startswith("pipe:"):
-        raise InputError(f"{source}: a stream cannot be read by offset: run dprune pack on it first.")
-    if source.startswith("@"):
-        lines = read_file(source[1:]).decode().splitlines()
-        return [found for line in lines if line.strip() for found in _expand(line.strip())]
-    if os.path.isdir(source):
-        return _folder(source)
-    if os.path.exists(source):
-        return [source]
-    if "{" in source:
-        from braceexpand import braceexpand
-
-        try:
-            expanded = list(braceexpand(source))
-        except ValueError:
-            raise InputError(f"{source}: the braces are not balanced.") from None
-        if expanded != [source]:
-            return [found for name in expanded for found in _expand(name)]
-    if is_url(source):
-        return [source]
-    if found := sorted(glob.glob(source)):
-        return [location for path in found for location in _expand(path)]
-    raise InputError(f"{source}: no such file or folder.")
-
-
-def _folder(folder: str) -> list[str]:
-    if os.path.isdir(os.path.join(folder, JOURNAL)):
-        raise InputError(f"{folder}: is not finished: run the command that makes it again.")
-    found = sorted(glob.glob(os.path.join(glob.escape(folder), "*.tar")))
-    manifest = read_manifest(folder)
-    if manifest.get("kind") == "shards":
-        missing = {shard["name"] for shard in manifest["shards"]} - {os.path.basename(path) for path in found}
-        if missing:
-            raise InputError(f"{folder}: {min(missing)} is missing, which its {MANIFEST} lists: make the set again.")
-    if not found:
-        raise InputError(f"{folder}: holds no .tar files.")
-    return found

@@ -14,11 +14,12 @@ import numpy as np
 from dprune.clustering.sweep_plot import PLOT, TABLE
 from dprune.errors import InputError
 from dprune.formats.latents import SUMS, open_latents
+from dprune.formats.locations import JOURNAL
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.provenance import Record, record_digest
 from dprune.formats.ranges import is_url
 from dprune.formats.shard_index import ShardIndex, build_index
-from dprune.formats.shards import BAD, CLASSES, JOURNAL, Shard, fingerprint, open_dataset
+from dprune.formats.shards import BAD, CLASSES, Shard, fingerprint, open_dataset
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_metadata
 from dprune.inspecting.findings import Findings

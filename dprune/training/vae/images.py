@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from dprune.decoding import PIECE, decoding
-from dprune.errors import DpruneError, InputError
-from dprune.formats.images import BadImage, decode_image, resize_image
+from dprune.errors import BadImage, DpruneError, InputError
+from dprune.formats.images import decode_image, resize_image
 from dprune.formats.ranges import LocalBlocks, RemoteBlocks, open_blocks
 from dprune.formats.shards import Dataset
 from dprune.runtime import Monitor, Silent
