@@ -24,6 +24,7 @@ from dprune.errors import InputError
 from dprune.formats.features import open_features
 from dprune.formats.shards import open_dataset
 from dprune.formats.stores import Store
+from dprune.formats.temporary import temporary
 
 PIXELS = ("--model", "pixels", "--image-size", "8", "--workers", "0")
 
@@ -233,7 +234,7 @@ def wait_for(happened: object, seconds: float = 60) -> None:
 def test_leftovers_of_killed_runs_go(shards: Path, tmp_path: Path) -> None:
     embed(shards, tmp_path / "f").ok()
     whole = content(tmp_path / "f")
-    for name in (".000001.safetensors.3.tmp", ".manifest.json.0.tmp", ".manifest.json.5.tmp", ".pca.safetensors.0.tmp"):
+    for name in (".000001.safetensors.3-00c0ffee.tmp", ".manifest.json.5-0badcafe.tmp", ".claim.0-of-1.tmp"):
         (tmp_path / "f" / name).write_bytes(b"half")
     embed(shards, tmp_path / "f").ok()
     assert content(tmp_path / "f") == whole
@@ -243,11 +244,9 @@ def test_temporary_files_of_other_workers_stay(shards: Path, tmp_path: Path, mon
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     (tmp_path / "f").mkdir()
-    busy = [tmp_path / "f" / name for name in (".000001.safetensors.1.tmp", ".manifest.json.1.tmp")]
-    for path in busy:
-        path.write_bytes(b"being written")
-    embed(shards, tmp_path / "f").ok()
-    assert all(path.exists() for path in busy)
+    with temporary(tmp_path / "f" / "000001.safetensors") as busy:
+        embed(shards, tmp_path / "f").ok()
+        assert Path(busy.name).exists()
     assert not (tmp_path / "f" / "000001.safetensors").exists()
 
 
@@ -458,7 +457,20 @@ def test_a_worker_that_dies(tmp_path: Path) -> None:
     children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     _, said = command.communicate(timeout=60)
-    Result(command.returncode, b"", said).fails(1, "a process that decodes images died", "--workers")
+    Result(command.returncode, b"", said).fails(1, "a worker process was killed", "--workers")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0, reason="needs to mount")
+def test_a_full_dev_shm_is_not_needed(shards: Path, tmp_path: Path) -> None:
+    options = [str(shards), "--model", "pixels", "--image-size", "64", "--workers", "2", "-o"]
+    command = [sys.executable, "-m", "dprune", "embed", *options, str(tmp_path / "f")]
+    mount = 'mount -t tmpfs -o size=4k tmpfs /dev/shm; echo > /dev/shm/full; exec "$@"'
+    done = subprocess.run(["unshare", "-m", "sh", "-c", mount, "sh", *command], stderr=subprocess.PIPE, timeout=60,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    dprune("embed", *options, tmp_path / "g").ok()
+    assert content(tmp_path / "f") == content(tmp_path / "g")
 
 
 @pytest.mark.slow

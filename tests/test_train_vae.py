@@ -15,9 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dprune.formats.arrays import write_array
+from dprune.formats.claims import claim_in, claimed
 from dprune.formats.provenance import make_record
 from dprune.formats.shards import open_dataset
 from dprune.models.vae import load_vae
+from dprune.runtime import Ranks, Silent
 from dprune.training.run import Run
 from dprune.training.vae.images import TrainingImages
 from dprune.training.vae.settings import PRESETS
@@ -60,7 +62,6 @@ def test_run_folder(shards: Path, tmp_path: Path) -> None:
     found = [line for line in log(run) if "held_out_psnr" in line]
     assert [line["step"] for line in found] == [2, 3]
     assert found[0]["held_out_ssim"] != found[1]["held_out_ssim"]
-    assert [line["codes_used"] for line in losses(run)] == [1.0, 1.0, 1.0]
     picture = Image.open(run / "pictures" / "step-00000003.png")
     assert picture.size == (8 * 18 + 2, 2 * 18 + 2)
     pixels = np.asarray(picture)
@@ -75,6 +76,24 @@ def test_run_folder(shards: Path, tmp_path: Path) -> None:
     assert "kl_weight" not in file.record["options"]
     assert "up to date" in train(shards, run).ok().err
     train(shards, run, "--commitment", 0.5).fails(3, "commitment")
+
+
+def test_the_log_counts_codes_that_images_take_not_those_that_were_revived(tmp_path: Path) -> None:
+    grey = io.BytesIO()
+    Image.new("RGB", (16, 16), (90, 120, 150)).save(grey, "PNG")
+    write_tar(tmp_path / "a.tar", [(f"s{number}.png", grey.getvalue()) for number in range(6)])
+    run = tmp_path / "run"
+    train(tmp_path / "a.tar", run, "--codes", 512, "--log-every", 2, "--stop-after", "0s", steps=4).fails(75)
+    train(tmp_path / "a.tar", run, "--codes", 512, "--log-every", 2, steps=4).ok()
+    whole = tmp_path / "whole"
+    train(tmp_path / "a.tar", whole, "--codes", 512, "--log-every", 2, steps=4).ok()
+    lines = losses(whole)
+    # Latents of one colour are 16 to an image, and differ only by how near they are to its borders.
+    assert all(line["codes_used"] <= 2 * 16 / 512 for line in lines)
+    assert all(1 <= line["perplexity"] <= 16 for line in lines)
+    assert [line["codes_revived"] for line in lines] == [512, 0]
+    for name in ("codes_used", "perplexity", "codes_revived"):
+        assert [line[name] for line in losses(run)] == [line[name] for line in lines]
 
 
 def test_dry_run_resolves_the_preset(shards: Path, tmp_path: Path) -> None:
@@ -129,12 +148,22 @@ def test_overwriting_a_folder_spares_what_is_not_of_a_run(shards: Path, tmp_path
     assert not (run / "pictures" / "step-00000009.png").exists()
 
 
+def test_leftovers_of_a_kill_are_removed(shards: Path, tmp_path: Path) -> None:
+    train(shards, tmp_path / "run", "--save-every", 1, steps=1).ok()
+    names = (".state.safetensors.17-00c0ffee.tmp", "checkpoints/.step-00000001.safetensors.17-00c0ffee.tmp")
+    left = [tmp_path / "run" / name for name in names]
+    for path in left:
+        path.write_bytes(b"x")
+    assert "up to date" in train(shards, tmp_path / "run", steps=1).ok().err
+    assert not any(path.exists() for path in left)
+
+
 def test_one_process_at_a_time_trains_in_a_folder(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dprune.training.run.PATIENCE", 0)
-    with Run(tmp_path / "run").claimed():
-        train(shards, tmp_path / "run", steps=1).fails(1, "another process trains here", "another -o")
+    monkeypatch.setattr("dprune.formats.claims.PATIENCE_S", 0)
+    with claimed(claim_in(tmp_path / "run", Ranks()), "run", Silent()):
+        train(shards, tmp_path / "run", steps=1).fails(1, "another process is making it", "another -o")
     train(shards, tmp_path / "run", steps=1).ok()
     (tmp_path / "file").touch()
     train(shards, tmp_path / "file" / "run", steps=1).fails(1, "cannot write", "give another -o")
@@ -161,9 +190,22 @@ def test_micro_batches_change_nothing(kind: str, shards: Path, tmp_path: Path) -
         assert losses(tmp_path / "cut")[0]["kl"] > 0
 
 
+COMPARED = {
+    "loss",
+    "grad_norm",
+    "perplexity",
+    "codes_used",
+    "codes_revived",
+    "gan_scale",
+    "critic",
+    "kl",
+    "adversarial",
+}
+
+
 def assert_same_curves(one: Path, other: Path) -> None:
     for a, b in zip(losses(one), losses(other), strict=True):
-        for name in a.keys() & {"loss", "grad_norm", "perplexity", "gan_scale", "critic", "kl", "adversarial"}:
+        for name in a.keys() & COMPARED:
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-5), (name, a["step"])
 
 

@@ -32,8 +32,8 @@ class TrainingJob(Job):
     device: str
 
     @abstractmethod
-    def task(self, device: torch.device) -> Task:
-        """Make the networks and open the data."""
+    def task(self, device: torch.device, monitor: Monitor) -> Task:
+        """Make the networks and open the data, whose waits look at the monitor."""
 
     @property
     def folder(self) -> Run:
@@ -67,4 +67,4 @@ class TrainingJob(Job):
             raise UsageError("RANK and WORLD_SIZE are set without torchrun: start the ranks of a training with it.")
         device = take_device(self.device)
         with explained(device, "a smaller --micro-batch"), process_group(device):
-            return Loop(self.task(device), self.plan, self.folder, self.record, device).train(monitor)
+            return Loop(self.task(device, monitor), self.plan, self.folder, self.record, device).train(monitor)
