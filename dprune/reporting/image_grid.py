@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dprune.errors import DpruneError, InputError
-from dprune.formats.images import BadImage, decode_image
+from dprune.errors import BadImage, DpruneError, InputError
+from dprune.formats.images import decode_image
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record
 from dprune.formats.shards import Dataset, ShardReader, open_dataset
