@@ -54,9 +54,10 @@ class _Expansion:
         """Yield what one word names, which stands in the lists that it was come to by."""
         if source == "-" or source.startswith("pipe:"):
             raise InputError(f"{source}: a stream cannot be read by offset: run dprune pack on it first.")
-        if source.startswith("@"):
+        exists = os.path.exists(source)
+        if source.startswith("@") and not exists:
             yield from self._listed(source[1:], lists)
-        elif "{" in source and not os.path.exists(source):
+        elif "{" in source and not exists:
             words = _words(source)
             self._bound(source, words.count)
             for word in words:
