@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     click.option("--vae", required=True, metavar="FILE", help="Autoencoder that decodes the latents."),
     click.option("--seeds", required=True, metavar="SEEDS", help="One for each image: 0-49999, or 3,5,9-12."),
     click.option("--classes", metavar="CLASSES",
-                 help="balanced (seed modulo classes), random, or a list that takes turns.  [default: balanced]"),
+                 help="balanced (seed modulo classes), random, proportional (as the training set has them), or a "
+                      "list that takes turns; all but a list leave out classes that the model was trained on no "
+                      "sample of.  [default: balanced]"),
     options.choice("--solver", ["euler", "heun", "dopri5"],
                    "How the flow is integrated; dopri5 couples the images of a batch.", default="euler"),
     options.count("--steps", "Of euler or heun.  [default: 60]"),
