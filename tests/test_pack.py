@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import xxhash
-from conftest import dprune, dprune_process, image_bytes, sample, warm_python, write_tar
+from conftest import Result, dprune, dprune_process, image_bytes, sample, warm_python, write_tar
 from PIL import Image
 
 from dprune.formats.tar import member_bytes
@@ -768,3 +768,33 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, nu
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     assert os.listdir(tmp_path / "out").count(".dprune") == 0
+
+
+def test_a_worker_that_is_killed_ends_the_command(tmp_path: Path) -> None:
+    """As the kernel does where memory is short."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    content = image_bytes(0, (600, 600))
+    for number in range(2000):
+        (folder / f"{number:04d}.png").write_bytes(content)
+    command = [sys.executable, "-m", "dprune", "pack", str(folder), "--size", "64", "--workers", "2"]
+    with subprocess.Popen([*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True) as process:
+        while not (workers := workers_of(tmp_path / "out")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(workers[0], signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    Result(process.returncode, b"", said).fails(1, "a worker process was killed", "--workers")
+
+
+def workers_of(output: Path) -> list[int]:
+    """Processes that pack into a folder and whose parent does so, too."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            words = (status.parent / "cmdline").read_bytes().split(b"\0")
+            if str(output).encode() in words:
+                found[int(status.parent.name)] = int(status.read_text().split("PPid:")[1].split()[0])
+        except OSError:
+            continue
+    return [process for process, parent in found.items() if parent in found]

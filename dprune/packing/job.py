@@ -25,12 +25,14 @@ from dprune.formats.publish import STDOUT, Output
 from dprune.formats.shard_journal import Bad, Entry, FinishedShard, Journal, complete_shards, existing_shards
 from dprune.formats.shards import BAD, open_dataset
 from dprune.formats.subsets import read_subset
-from dprune.packing.pool import Workers
 from dprune.packing.sources import DigitsSource, FolderSource, Sample, ShardSource, Source, ZipSource, is_images
 from dprune.packing.streams import Streams, compressed_tars, is_compressed, is_stream
 from dprune.runtime import Monitor, check_stop, cpu_count
+from dprune.workers import Workers
 
 DIGITS = "sklearn:digits"
+CHUNK = 8
+"""Samples that travel together: each costs an exchange with a worker, and photos of 10 MB take room."""
 
 # A key with the number or the content of its sample, and what becomes of it.
 Task = tuple[str, "int | Sample"]
@@ -151,7 +153,7 @@ class PackJob(Job):
         keys = None if isinstance(self.source, Streams) else self._keys(self.source.keys())
         journal = Journal.begin(output, self.record, monitor, resume=keys is not None)
         try:
-            with Workers(self._load, self._worker_count()) as workers:
+            with Workers(self._load, self._worker_count(), chunk=CHUNK, monitor=monitor) as workers:
                 monitor.start("pack", None if keys is None else len(keys), "samples")
                 shards = list(self._shards(journal, keys, workers, monitor))
         except InputError:

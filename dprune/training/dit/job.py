@@ -15,6 +15,7 @@ from dprune.formats.provenance import Record, digest, make_record
 from dprune.formats.publish import Output
 from dprune.models.architectures import parse_architecture
 from dprune.models.files import ModelFile
+from dprune.runtime import Monitor
 from dprune.seeds import purpose_key
 from dprune.training.dit.settings import DEFAULTS, DiTOptions, DiTSettings, Fold, TrainingSet
 from dprune.training.job import TrainingJob
@@ -60,7 +61,7 @@ class DiTJob(TrainingJob):
             tags=self.output.tags,
         )
 
-    def task(self, device: torch.device) -> DiTTask:
+    def task(self, device: torch.device, monitor: Monitor) -> DiTTask:
         """Make the model and hold the latents."""
         from dprune.models.vae import load_vae
         from dprune.training.dit.latents import TrainingLatents
