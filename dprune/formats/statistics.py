@@ -16,6 +16,7 @@ from dprune.errors import InputError
 from dprune.formats.arrays import NPY_ERRORS, digest_array
 from dprune.formats.kinds import kind_of
 from dprune.formats.provenance import Record, checked_record, digest, parent, parent_record
+from dprune.formats.regular import check_regular
 from dprune.formats.tensors import read_tensors, write_tensors
 
 NAMES = ("count", "mean", "covariance")
@@ -128,6 +129,7 @@ def _count(name: str, count: npt.NDArray[Any] | None) -> int | None:
 
 
 def _read_npz(path: str | Path) -> tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
+    check_regular(path)
     try:
         # Opened here, because numpy leaves files open that are no whole archives.
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from dprune.errors import InputError
-from dprune.formats.arrays import read_stdin
+from dprune.formats.arrays import read_file, read_stdin
 from dprune.formats.provenance import METADATA_KEY, Record, canonical
 from dprune.formats.publish import STDOUT, publish_bytes
 
@@ -109,7 +109,7 @@ def read_tensors(path: str | Path) -> tuple[str, dict[str, npt.NDArray[Any]], Re
     """
     name = "stdin" if str(path) == STDOUT else str(path)
     try:
-        data = read_stdin() if name == "stdin" else Path(path).read_bytes()
+        data = read_stdin() if name == "stdin" else read_file(path)
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return name, tensors, _parse(header.get("__metadata__"))

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from dprune.errors import DpruneError, InputError
 from dprune.formats.provenance import METADATA_KEY, Record, canonical, checked_record, parent_record
 from dprune.formats.publish import publish, sync
+from dprune.formats.regular import check_regular
 from dprune.formats.tensors import damaged
 from dprune.models.weights import file_digest
 
@@ -52,6 +53,7 @@ class ModelFile:
         path = Path(path)
         if path.is_dir():
             raise InputError(f"{path}: is a folder: name the model.safetensors in it, which is there when it is done.")
+        check_regular(path)
         try:
             with path.open("rb") as file:
                 head = file.read(9)
