@@ -72,7 +72,7 @@ def is_hidden(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Choice:
+class FileChoice:
     """Which files of a folder or zip are wanted.
 
     Attributes:
@@ -98,7 +98,7 @@ class ImageFiles(Source):
 
     trusted = False
 
-    def __init__(self, location: str, files: Iterable[ImageFile], choice: Choice, left: Counter[str]) -> None:
+    def __init__(self, location: str, files: Iterable[ImageFile], choice: FileChoice, left: Counter[str]) -> None:
         """Sort the images and number their classes.
 
         Args:
@@ -211,7 +211,7 @@ def is_images(location: str) -> bool:
 class FolderSource(ImageFiles):
     """Images in a folder and the folders below it."""
 
-    def __init__(self, location: str, choice: Choice) -> None:
+    def __init__(self, location: str, choice: FileChoice) -> None:
         left = Counter[str]()
         super().__init__(location, _walk(location, left), choice, left)
         self.folders = {os.path.realpath(location)}
@@ -260,7 +260,7 @@ def _walk(location: str, left: Counter[str]) -> Iterator[ImageFile]:
 class ZipSource(ImageFiles):
     """Images in a zip archive, read without unpacking it."""
 
-    def __init__(self, location: str, choice: Choice) -> None:
+    def __init__(self, location: str, choice: FileChoice) -> None:
         try:
             with zipfile.ZipFile(location) as archive:
                 entries = enumerate(archive.infolist())

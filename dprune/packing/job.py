@@ -25,7 +25,7 @@ from dprune.formats.publish import STDOUT, Output
 from dprune.formats.shard_journal import Bad, Entry, FinishedShard, Journal, complete_shards, existing_shards
 from dprune.formats.shards import BAD, open_dataset
 from dprune.formats.subsets import read_subset
-from dprune.packing.folders import Choice, FolderSource, ZipSource, is_images
+from dprune.packing.folders import FileChoice, FolderSource, ZipSource, is_images
 from dprune.packing.sources import DigitsSource, Sample, ShardSource, Source
 from dprune.packing.streams import Streams, compressed_tars, is_compressed, is_stream
 from dprune.runtime import Monitor, check_stop, cpu_count
@@ -92,7 +92,7 @@ def open_pack(locations: Sequence[str], settings: PackSettings, output: Output) 
         source = DigitsSource()
     elif images:
         kind = FolderSource if os.path.isdir(images[0]) else ZipSource
-        source = kind(images[0], Choice(settings.split, settings.beside))
+        source = kind(images[0], FileChoice(settings.split, settings.beside))
     else:
         source = _open_shards(locations, settings.subset)
     return PackJob(source, settings, output)

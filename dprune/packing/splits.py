@@ -21,7 +21,7 @@ _SPLIT = re.compile(
 
 
 @dataclass(frozen=True)
-class Classes:
+class FolderClasses:
     """What is taken of folders of images.
 
     Attributes:
@@ -37,7 +37,7 @@ class Classes:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
-def find_classes(location: str, folders: Mapping[str, int], split: str | None) -> Classes:
+def find_classes(location: str, folders: Mapping[str, int], split: str | None) -> FolderClasses:
     """Tell classes from splits.
 
     Args:
@@ -54,12 +54,12 @@ def find_classes(location: str, folders: Mapping[str, int], split: str | None) -
     if splits is None and asked:
         raise InputError(f"{location}: all images lie in the same folder, so there is no split {split!r}.")
     if splits is None:
-        return Classes({folder: folder for folder in folders}, sorted(filter(None, folders)))
+        return FolderClasses({folder: folder for folder in folders}, sorted(filter(None, folders)))
     taken = splits.chosen(location, split)
     labels = {folder: splits.label(folder) for folder in folders if splits.at(folder) == taken}
     alike = {splits.label(folder) for folder in folders if _kind(splits.at(folder))}
     left = {f"{name or '.'}/": count for name, count in splits.sizes.items() if name != taken}
-    return Classes(labels, sorted(filter(None, alike.union(labels.values()))), taken, left)
+    return FolderClasses(labels, sorted(filter(None, alike.union(labels.values()))), taken, left)
 
 
 @dataclass(frozen=True)
