@@ -44,8 +44,7 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
     click.option("--split", metavar="NAME",
                  help="Take this one of folders called train, val, test and the like; none takes them as classes."),
     click.option("--beside", type=Suffixes(), default=(), metavar="SUFFIX,...",
-                 help="Keep captions and the like that are called as an image is, such as txt,json, in its sample; "
-                      "cls are its label."),
+                 help="Keep what is named like an image, such as txt,json, in its sample; cls is its label."),
     options.count("--shard-size", "Samples in a shard.", default=10_000),
     click.option("--strict", is_flag=True,
                  help="End at the first unreadable image instead of listing it in bad.jsonl."),
