@@ -23,7 +23,7 @@ MOST_BYTES = 256 << 20
 DEEPEST = 48
 """Tables and lists within each other; those of dprune take a dozen."""
 INT64 = (1 << 63) - 1
-AGAIN = "copy the file again, or make it again"
+AGAIN = "copy the file again, or remove it and make it again"
 """The remedy for a damaged file."""
 
 
@@ -211,7 +211,7 @@ class FileName:
         if problem := Text(4096).misfit(content, place):
             return problem
         inside = content not in ("", ".", "..") and "\0" not in content and content == Path(content).name
-        return "" if inside else f"{place} is {_shown(content)}, which is no name of a file in its folder"
+        return "" if inside else f"{place} is {_shown(content)}, a file outside its folder"
 
 
 @dataclass(frozen=True)
