@@ -22,6 +22,10 @@ class InputError(DpruneError):
     exit_code = 3
 
 
+class BadImage(InputError):
+    """Bytes that are no readable image, which costs a sample and not the work."""
+
+
 class MismatchError(InputError):
     """Two inputs that are sound but do not belong together."""
 

@@ -456,7 +456,20 @@ def test_a_worker_that_dies(tmp_path: Path) -> None:
     children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     _, said = command.communicate(timeout=60)
-    Result(command.returncode, b"", said).fails(1, "a process that decodes images died", "--workers")
+    Result(command.returncode, b"", said).fails(1, "a worker process was killed", "--workers")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0, reason="needs to mount")
+def test_a_full_dev_shm_is_not_needed(shards: Path, tmp_path: Path) -> None:
+    options = [str(shards), "--model", "pixels", "--image-size", "64", "--workers", "2", "-o"]
+    command = [sys.executable, "-m", "dprune", "embed", *options, str(tmp_path / "f")]
+    mount = 'mount -t tmpfs -o size=4k tmpfs /dev/shm; echo > /dev/shm/full; exec "$@"'
+    done = subprocess.run(["unshare", "-m", "sh", "-c", mount, "sh", *command], stderr=subprocess.PIPE, timeout=60,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    dprune("embed", *options, tmp_path / "g").ok()
+    assert content(tmp_path / "f") == content(tmp_path / "g")
 
 
 @pytest.mark.slow

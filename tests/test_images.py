@@ -10,7 +10,8 @@ from conftest import sample, write_tar
 from PIL import Image
 
 from dprune.decoding import CentreCrop, Images, Piece
-from dprune.formats.images import BadImage, check_shape, decode_image, encode_image, resize_image
+from dprune.errors import BadImage
+from dprune.formats.images import check_shape, decode_image, encode_image, resize_image
 from dprune.formats.shards import open_dataset
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"

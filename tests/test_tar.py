@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dprune.errors import InputError
-from dprune.formats.shard_index import split_name
+from dprune.formats.members import split_name
 from dprune.formats.tar import BLOCK, END_MARKER, TarMember, member_bytes, walk
 
 LONG = "folder/" + "n" * 130 + ".jpg"

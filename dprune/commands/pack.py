@@ -35,9 +35,9 @@ def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings
     """Pack images or shards, or a subset of them, into WebDataset shards.
 
     SOURCE is a folder or zip of images (the folder that an image lies in becomes its label), existing shards
-    (a folder, paths, globs, brace ranges, @list.txt), streamed shards (URLs, pipe:COMMAND, - for stdin), or
-    sklearn:digits, the 1,797 handwritten digits that scikit-learn ships. Interrupted packs go on when the same
-    command runs again.
+    (a folder, paths, globs, brace ranges, @list.txt), streamed shards (URLs, pipe:COMMAND, - for stdin, compressed
+    tars), or sklearn:digits, the 1,797 handwritten digits that scikit-learn ships. Interrupted packs go on when the
+    same command runs again.
 
     \b
     Examples:

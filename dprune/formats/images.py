@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from dprune.errors import InputError
+from dprune.errors import BadImage
 from dprune.formats.publish import publish_bytes
 from dprune.formats.shards import Dataset, ShardReader
 
@@ -21,10 +21,6 @@ MISSING = "#d9dee4"
 """Colour of the thumbnail of an image that cannot be decoded."""
 # Pillow opens more than images: PostScript, for one, by running Ghostscript.
 DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
-
-
-class BadImage(InputError):
-    """Bytes that are no readable image."""
 
 
 def decode_image(data: bytes) -> Image.Image:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from dprune.errors import DpruneError, InputError
+from dprune.formats.members import IMAGE_SUFFIXES, LABEL_SUFFIX, split_name
 from dprune.formats.provenance import METADATA_KEY
 from dprune.formats.publish import publish_bytes
 from dprune.formats.ranges import open_blocks, version
@@ -27,24 +28,8 @@ from dprune.formats.tar import TarMember, walk
 
 IntArray = npt.NDArray[np.int64]
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-LABEL_SUFFIX = "cls"
-
 _LAYOUT = 1
 _log = logging.getLogger("dprune")
-
-
-def split_name(name: str) -> tuple[str, str] | None:
-    """Split a member's name into key and lower-case suffix at the first dot of its basename.
-
-    Returns None for names that WebDataset ignores: without a dot, hidden, or in or called `__like this__`.
-    """
-    folder, slash, base = name.rpartition("/")
-    stem, dot, suffix = base.partition(".")
-    first = name.partition("/")[0]
-    if not stem or not dot or (len(first) > 3 and first.startswith("__") and first.endswith("__")):
-        return None
-    return folder + slash + stem, suffix.lower()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
+from dprune.formats.checked_json import read_json
+from dprune.formats.digests import RunningDigest, without_check
 from dprune.formats.locations import JOURNAL
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
@@ -46,11 +47,20 @@ Entry = tuple[str, list[tuple[str, bytes]] | Bad]
 
 @dataclass(frozen=True)
 class FinishedShard:
-    """What one finished shard holds."""
+    """What one finished shard holds.
+
+    Attributes:
+        name: of the file.
+        count: samples.
+        digest: of its members' names and sizes, see `ShardIndex`.
+        xxh3: of the file's bytes, see `dprune.formats.digests`.
+        bad: ledger of images that cannot be read, each with `key` and `reason`.
+    """
 
     name: str
     count: int
     digest: str
+    xxh3: str
     bad: list[dict[str, Any]]
 
 
@@ -162,7 +172,7 @@ class Journal:
     def shard(self, number: int) -> FinishedShard | None:
         """Return a shard that is finished, None for one that is not or that was removed since."""
         try:
-            shard = FinishedShard(**json.loads(self._entry(number).read_text()))
+            shard = FinishedShard(**without_check(str(self._entry(number)), read_json(self._entry(number))))
         except FileNotFoundError:
             return None
         return shard if (self.folder / shard.name).is_file() else None
@@ -174,7 +184,7 @@ class Journal:
             number: of the shard.
             samples: what goes into it; drawn one at a time.
         """
-        name, sha, count = f"{number:06d}.tar", hashlib.sha256(), 0
+        name, sha, running, count = f"{number:06d}.tar", hashlib.sha256(), RunningDigest(), 0
         bad: list[dict[str, Any]] = []
         with publish(self.folder / name) as file:
             for key, members in samples:
@@ -185,9 +195,12 @@ class Journal:
                 for suffix, content in members:
                     member = f"{key}.{suffix}"
                     sha.update(f"{member}\0{len(content)}\n".encode("utf-8", "surrogateescape"))
-                    file.write(member_bytes(member, content))
+                    written = member_bytes(member, content)
+                    running.update(written)
+                    file.write(written)
+            running.update(END_MARKER)
             file.write(END_MARKER)
-        shard = FinishedShard(name, count, sha.hexdigest(), bad)
+        shard = FinishedShard(name, count, sha.hexdigest(), running.hexdigest(), bad)
         publish_json(self._entry(number), vars(shard))
         return shard
 
@@ -205,7 +218,7 @@ class Journal:
         ledger = [canonical(entry) for shard in shards for entry in shard.bad]
         if ledger:
             publish_bytes(self.folder / BAD, _lines(ledger))
-        listed = [{"name": shard.name, "count": shard.count, "digest": shard.digest} for shard in shards]
+        listed = [{name: value for name, value in vars(shard).items() if name != "bad"} for shard in shards]
         publish_json(self.folder / MANIFEST, {"kind": "shards", "shards": listed, "provenance": record})
         # Two workers may both see that nothing is missing any more.
         shutil.rmtree(self.path, ignore_errors=ranks().world > 1)

@@ -15,21 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dprune.errors import InputError, UsageError
-from dprune.formats.images import BadImage, decode_image, encode_image, resize_image
+from dprune.errors import BadImage, InputError, UsageError
+from dprune.formats.images import decode_image, encode_image, resize_image
 from dprune.formats.jobs import Job
+from dprune.formats.locations import expand
+from dprune.formats.members import split_name, with_image
 from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import STDOUT, Output
-from dprune.formats.shard_index import split_name
 from dprune.formats.shard_journal import Bad, Entry, FinishedShard, Journal, complete_shards, existing_shards
 from dprune.formats.shards import BAD, open_dataset
 from dprune.formats.subsets import read_subset
-from dprune.packing.pool import Workers
 from dprune.packing.sources import DigitsSource, FolderSource, Sample, ShardSource, Source, ZipSource, is_images
-from dprune.packing.streams import Streams, is_stream
+from dprune.packing.streams import Streams, compressed_tars, is_compressed, is_stream
 from dprune.runtime import Monitor, check_stop, cpu_count
+from dprune.workers import Workers
 
 DIGITS = "sklearn:digits"
+CHUNK = 8
+"""Samples that travel together: each costs an exchange with a worker, and photos of 10 MB take room."""
 
 # A key with the number or the content of its sample, and what becomes of it.
 Task = tuple[str, "int | Sample"]
@@ -68,11 +71,11 @@ def open_pack(locations: Sequence[str], settings: PackSettings, output: Output) 
         UsageError: the locations cannot be packed together, or have no ids that a subset could speak of.
     """
     streams = [location for location in locations if is_stream(location)]
-    images = [location for location in locations if location == DIGITS or is_images(location)]
+    images = [location for location in locations if location == DIGITS or _is_images(location)]
     if (streams and len(streams) < len(locations)) or (images and len(locations) > 1):
         raise UsageError("only shards can be packed together: give one folder or zip of images, or only streams.")
     if settings.subset is not None and (images or streams):
-        raise UsageError(f"--subset speaks of samples of shards: pack {locations[0]} first, then a subset of that.")
+        raise _without_ids(locations[0])
     if STDOUT in streams and sys.stdin.isatty():
         raise UsageError("stdin is a terminal: pipe shards in, or name files.")
     source: Source | Streams
@@ -87,8 +90,21 @@ def open_pack(locations: Sequence[str], settings: PackSettings, output: Output) 
     return PackJob(source, settings, output)
 
 
-def _open_shards(locations: Sequence[str], subset: str | None) -> ShardSource:
-    dataset = open_dataset(locations)
+def _is_images(location: str) -> bool:
+    return is_images(location) and not compressed_tars(location)
+
+
+def _without_ids(location: str) -> UsageError:
+    return UsageError(f"--subset speaks of samples of shards: pack {location} first, then a subset of that.")
+
+
+def _open_shards(locations: Sequence[str], subset: str | None) -> ShardSource | Streams:
+    found = [location for source in locations for location in compressed_tars(source) or expand(source)]
+    if any(map(is_compressed, found)):
+        if subset is not None:
+            raise _without_ids(locations[0])
+        return Streams(found)
+    dataset = open_dataset(found)
     if subset is None:
         return ShardSource(dataset)
     ids, record = read_subset(subset, dataset)
@@ -137,7 +153,7 @@ class PackJob(Job):
         keys = None if isinstance(self.source, Streams) else self._keys(self.source.keys())
         journal = Journal.begin(output, self.record, monitor, resume=keys is not None)
         try:
-            with Workers(self._load, self._worker_count()) as workers:
+            with Workers(self._load, self._worker_count(), chunk=CHUNK, monitor=monitor) as workers:
                 monitor.start("pack", None if keys is None else len(keys), "samples")
                 shards = list(self._shards(journal, keys, workers, monitor))
         except InputError:
@@ -229,9 +245,8 @@ def treated(sample: Sample, settings: PackSettings, *, trusted: bool) -> Sample:
     image = decode_image(sample.members[sample.image][1])
     if settings.size is None:
         return sample
-    members, suffix = list(sample.members), settings.format
-    members[sample.image] = (suffix, encode_image(resize_image(image, settings.size, settings.crop), suffix))
-    return Sample(sample.key, members, sample.image)
+    resized = encode_image(resize_image(image, settings.size, settings.crop), settings.format)
+    return Sample(sample.key, with_image(sample.members, sample.image, settings.format, resized), sample.image)
 
 
 def _unreadable(key: str, reason: str) -> InputError:

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dprune.errors import InputError
-from dprune.formats.images import BadImage, encode_image
+from dprune.errors import BadImage, InputError
+from dprune.formats.images import encode_image
+from dprune.formats.members import IMAGE_SUFFIXES, LABEL_SUFFIX
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
-from dprune.formats.shard_index import IMAGE_SUFFIXES, LABEL_SUFFIX
 from dprune.formats.shards import CLASSES, Dataset, ShardReader
 
 CONVERTIBLE_SUFFIXES = ("bmp", "gif", "ppm", "tif", "tiff")
