@@ -77,7 +77,7 @@ def test_files_of_json(tmp_path: Path) -> None:
     path.write_text('{"a": 1}')
     assert read_json(path) == {"a": 1}
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(InputError, match="is no regular file"):
+    with pytest.raises(InputError, match="is a pipe: name a regular file"):
         read_json(tmp_path / "fifo")
     with pytest.raises(InputError, match="cannot be read: is a directory"):
         read_json(tmp_path)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,16 +106,31 @@ def read_stdin() -> bytes:
     return data
 
 
-def read_file(path: str | Path) -> bytes:
-    """Read a whole file.
+def read_file(path: str | Path, most: int | None = None) -> bytes:
+    """Read a whole file or pipe.
+
+    Args:
+        path: of the file.
+        most: bytes that a file of its kind can have, None for any number.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, is a device, many of which never end, or has more bytes than that.
     """
     try:
-        return Path(path).read_bytes()
+        mode = os.stat(path).st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise InputError(f"{path}: is a device: name a file.")
+        # A pipe that nobody writes to would be waited for, and is empty.
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+            os.set_blocking(file.fileno(), True)
+            data = file.read() if most is None else file.read(most + 1)
     except OSError as error:
         raise unreadable(path, error) from error
+    except ValueError:
+        raise InputError(f"{path}: no file has such a name.") from None
+    if most is not None and len(data) > most:
+        raise InputError(f"{path}: has more than {most:,} bytes, which is too much for what it is read as.")
+    return data
 
 
 def read_array(path: str | Path, data: bytes | None = None) -> Array:

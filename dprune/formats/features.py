@@ -12,6 +12,7 @@ from dprune.errors import InputError
 from dprune.formats.arrays import digest_array, map_array
 from dprune.formats.kinds import TENSOR_FILES, kind_of
 from dprune.formats.provenance import Record, parent_record
+from dprune.formats.regular import check_regular
 from dprune.formats.shards import split_ids
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_tensors
@@ -170,6 +171,7 @@ def _at_least_single(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floatin
 
 
 def _map_array(path: Path) -> npt.NDArray[np.floating]:
+    check_regular(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder.")
     return map_array(path)

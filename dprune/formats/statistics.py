@@ -18,6 +18,7 @@ from dprune.errors import InputError
 from dprune.formats.arrays import NPY_ERRORS, digest_array, unsound_array
 from dprune.formats.kinds import kind_of
 from dprune.formats.provenance import Record, checked_record, digest, parent, parent_record
+from dprune.formats.regular import check_regular
 from dprune.formats.tensors import read_tensors, write_tensors
 
 NAMES = ("count", "mean", "covariance")
@@ -133,6 +134,7 @@ def _count(name: str, count: npt.NDArray[Any] | None) -> int | None:
 
 
 def _read_npz(path: str | Path) -> tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
+    check_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             mean, covariance = (_member(archive, name) for name in NPZ_NAMES)

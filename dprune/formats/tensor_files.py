@@ -11,7 +11,6 @@ import functools
 import json
 import math
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from dprune.formats.checked_json import AGAIN, Anything, ListOf, Object, Text, W
 from dprune.formats.digests import RunningDigest, changed, content_digest
 from dprune.formats.provenance import METADATA_KEY, Record, canonical
 from dprune.formats.publish import STDOUT, publish, publish_bytes
+from dprune.formats.regular import check_regular
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -145,11 +145,10 @@ class TensorFile:
         Raises:
             InputError: the file does not exist, cannot be read or is not whole, or its metadata are damaged.
         """
+        check_regular(path)
         try:
-            with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+            with open(path, "rb") as file:
                 state = os.fstat(file.fileno())
-                if not stat.S_ISREG(state.st_mode):
-                    raise not_whole(str(path), "it is no regular file")
                 length = int.from_bytes(file.read(8), "little")
                 text = file.read(min(length, _MOST_HEADER))
         except FileNotFoundError:

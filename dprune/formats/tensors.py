@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from dprune.formats.arrays import read_stdin
+from dprune.formats.arrays import read_file, read_stdin
 from dprune.formats.provenance import Record
 from dprune.formats.publish import STDOUT
 from dprune.formats.tensor_files import TensorFile, content_of, publish_tensors
@@ -37,5 +37,8 @@ def read_tensors(path: str | Path) -> tuple[str, dict[str, npt.NDArray[Any]], Re
     Raises:
         InputError: the file does not exist or is not whole.
     """
-    file = TensorFile.parse("stdin", read_stdin()) if str(path) == STDOUT else TensorFile.open(path)
+    if str(path) == STDOUT:
+        file = TensorFile.parse("stdin", read_stdin())
+    else:
+        file = TensorFile.open(path) if Path(path).is_file() else TensorFile.parse(str(path), read_file(path))
     return file.name, {name: file.read(name) for name in file.places}, file.metadata

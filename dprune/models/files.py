@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from dprune.errors import InputError, unreadable
 from dprune.formats.provenance import Record, checked_record, parent_record
+from dprune.formats.regular import check_regular
 from dprune.formats.tensor_files import StoredTensor, TensorFile, not_whole, publish_tensors
 from dprune.models.weights import file_digest
 
@@ -54,6 +55,7 @@ class ModelFile:
         path = Path(path)
         if path.is_dir():
             raise InputError(f"{path}: is a folder: name the model.safetensors in it, which is there when it is done.")
+        check_regular(path)
         try:
             with path.open("rb") as file:
                 head = file.read(9)

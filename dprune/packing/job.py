@@ -99,7 +99,7 @@ def _without_ids(location: str) -> UsageError:
 
 
 def _open_shards(locations: Sequence[str], subset: str | None) -> ShardSource | Streams:
-    found = [location for source in locations for location in compressed_tars(source) or expand(source)]
+    found = expand([place for source in locations for place in compressed_tars(source) or [source]])
     if any(map(is_compressed, found)):
         if subset is not None:
             raise _without_ids(locations[0])

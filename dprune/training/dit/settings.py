@@ -139,7 +139,7 @@ class Fold:
         Raises:
             UsageError: it is none.
         """
-        match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
         if not match or int(match[2]) < 2 or int(match[1]) >= int(match[2]):
             raise UsageError(f"--fold {text}: give I/N with I from 0 to N-1, such as 0/12.")
         return cls(int(match[1]), int(match[2]))
