@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -57,7 +56,7 @@ class Delivery:
             raise UsageError("RANK and WORLD_SIZE are set, but this command does not share its work: unset both.")
         check_names(self.output.path, job.beside)
         if self.dry_run:
-            console.emit(json.dumps({"output": self.output.path, "provenance": job.record}, indent=2))
+            console.emit_json({"output": self.output.path, "provenance": job.record}, indent=2)
             return
         if self._is_stdout and sys.stdout.isatty():
             raise UsageError("stdout is a terminal: give -o FILE, or pipe the array on.")
@@ -69,7 +68,7 @@ class Delivery:
             self._tell(summary)
         if self.json:
             found = {"output": self.output.path, "up_to_date": summary is None}
-            console.emit(json.dumps(found | (summary or {})))
+            console.emit_json(found | (summary or {}))
 
     def _run(self, job: Job) -> dict[str, Any] | None:
         """Run `job` and return its summary, None where another process had made the output before this one's turn."""

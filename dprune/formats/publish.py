@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dprune.errors import DpruneError, InputError
+from dprune.formats.digests import with_check
 from dprune.formats.provenance import json_text
 from dprune.formats.temporary import is_temporary, temporary
 
@@ -101,16 +102,17 @@ def sync(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def publish_bytes(path: str | Path, data: bytes, *, replace: bool = True) -> None:
-    """Publish `data` at `path`, see `publish`, or write it to stdout when `path` is a dash."""
+def publish_bytes(path: str | Path, data: bytes) -> None:
+    """Publish `data` at `path`, or write it to stdout when `path` is a dash."""
     if str(path) == STDOUT:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    with publish(path, replace=replace) as file:
+    with publish(path) as file:
         file.write(data)
 
 
-def publish_json(path: str | Path, content: Any) -> None:
-    """Publish `content` as indented JSON with sorted keys."""
+def publish_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Publish a JSON object with its digest, indented and with sorted keys; see `digests.without_check`."""
+    content = with_check(content)
     publish_bytes(path, json_text(content, indent=2, sort_keys=True).encode() + b"\n")

@@ -17,7 +17,7 @@ from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.checked_json import FileName, Hex, ListOf, Object, Shape, Text, Whole, read_json, shaped
-from dprune.formats.digests import CHECK_KEY, RunningDigest, with_check, without_check
+from dprune.formats.digests import CHECK_KEY, RunningDigest, without_check
 from dprune.formats.locations import JOURNAL
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
@@ -207,7 +207,7 @@ class Journal:
             running.update(END_MARKER)
             file.write(END_MARKER)
         shard = FinishedShard(name, count, sha.hexdigest(), running.hexdigest(), bad)
-        publish_json(self._entry(number), with_check(vars(shard) | {"version": version(str(self.folder / name))[1]}))
+        publish_json(self._entry(number), vars(shard) | {"version": version(str(self.folder / name))[1]})
         return shard
 
     def finish(self, record: Record, shards: Sequence[FinishedShard], classes: Sequence[str]) -> None:
