@@ -197,16 +197,12 @@ def test_only_files_and_folders_are_outputs(place: str, tmp_path: Path) -> None:
 
 
 def test_folders_and_files_beside_an_output_are_no_devices(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    np.save(tmp_path / "s.npy", np.arange(4.0))
-    dprune_process("pack", "sklearn:digits", "-o", tmp_path / "pipe", "--overwrite").fails(3, "is a device or a pipe")
-    features = ["cluster", tmp_path / "s.npy", "-k", 2, "-o", tmp_path / "c.safetensors"]
-    np.save(tmp_path / "s.npy", np.arange(8.0).reshape(4, 2))
-    dprune(*features).ok()
-    figure = ["select", "--order", "random", "--clusters", tmp_path / "c.safetensors", "--keep", 2]
-    dprune(*figure, "-o", tmp_path / "k.npy").ok()
-    memorization = ["memorization", tmp_path / "s.npy", "--train", tmp_path / "s.npy", "-o", tmp_path / "m.json"]
-    dprune_process(*memorization, "--pairs", tmp_path / "pipe").fails(3, "another --pairs")
+    pipe, features = tmp_path / "pipe", tmp_path / "f.npy"
+    os.mkfifo(pipe)
+    np.save(features, np.arange(8.0).reshape(4, 2))
+    dprune_process("pack", "sklearn:digits", "-o", pipe, "--overwrite").fails(3, "is a device or a pipe", "another -o")
+    command = ["memorization", features, features, "-o", tmp_path / "m.json"]
+    dprune_process(*command, "--pairs", pipe).fails(3, "is a device or a pipe", "another --pairs")
 
 
 def test_json_is_the_same_bytes_whatever_the_order(tmp_path: Path) -> None:
