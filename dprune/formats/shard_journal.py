@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ class Journal:
 
     def _own(self) -> set[str]:
         """Return the names of the shards that dprune wrote here."""
-        names = {*listed_shards(self.folder), *listed_shards(self.path)}
+        names = {*listed_shards(self.folder), *_listed(self.manifest())}
         # The journal's entry of a shard comes after the shard, which may thus be the only trace of itself.
         if self.path.exists():
             names |= {path.name for path in self.folder.glob("[0-9]" * 6 + ".tar")}
@@ -247,6 +247,15 @@ def _read_entry(path: Path) -> dict[str, Any]:
     return without_check(str(path), content)
 
 
+def _ends(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(END_MARKER), os.SEEK_END)
+            return file.read() == END_MARKER
+    except OSError:
+        return False
+
+
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         digest: str = hashlib.file_digest(file, RunningDigest).hexdigest()
@@ -259,7 +268,10 @@ def _lines(texts: Iterable[str]) -> bytes:
 
 def listed_shards(folder: Path) -> list[str]:
     """Return the names of the shards that a folder's manifest lists."""
-    manifest = read_manifest(folder)
+    return _listed(read_manifest(folder))
+
+
+def _listed(manifest: Mapping[str, Any]) -> list[str]:
     return [shard["name"] for shard in manifest["shards"]] if manifest.get("kind") == "shards" else []
 
 
@@ -276,10 +288,10 @@ def existing_shards(output: str) -> Record | None:
 
 
 def complete_shards(output: str) -> bool:
-    """Tell whether the shards at `output` were finished and are all there."""
+    """Tell whether the shards at `output` were finished, are all there, and none has been cut."""
     folder = Path(output)
     names = listed_shards(folder)
-    if not names or not all((folder / name).is_file() for name in names):
+    if not names or not all(_ends(folder / name) for name in names):
         return False
     # The manifest is published last: a journal beside it is what a kill left while it was being removed.
     shutil.rmtree(folder / JOURNAL, ignore_errors=True)
