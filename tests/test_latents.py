@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from dprune.errors import InputError
 from dprune.formats.arrays import read_array
-from dprune.formats.latents import CODEBOOK_FILE, SUMS, latent_tensors, open_latents, part_sums
+from dprune.formats.latents import CODEBOOK_FILE, MOST_CLASSES, SUMS, latent_tensors, open_latents, part_sums
 from dprune.formats.provenance import make_record, record_digest
 from dprune.formats.stores import Store
 from dprune.formats.tensors import map_tensor, tensor_places, write_tensors
@@ -174,6 +174,27 @@ def test_parts_that_are_missing_damaged_or_of_other_shapes(kind: str, tmp_path: 
     refused(tmp_path, "the sums of its parts are not those of its 7 samples")
     path.write_bytes(whole)
     assert len(open_latents(tmp_path)) == 7
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (3_000_000_000, ("sample 5 has the label 3,000,000,000, of 4 different labels", "number the labels from 0")),
+        (MOST_CLASSES, ("sample 5 has the label 131,072",)),
+        (-2, ("sample 5 has the label -2", "-1 (none)")),
+    ],
+)
+def test_labels_that_no_table_could_hold(label: int, words: tuple[str, ...], tmp_path: Path) -> None:
+    store = make_latents(tmp_path, "vq")
+    part = load_file(store.path("c.tar"))
+    part["label"] = np.array([1, 0, label, 1])
+    store.publish_part("c.tar", part, "digest of c.tar", 4, [])
+    refused(tmp_path, *words)
+    dprune("train-dit", tmp_path, "--arch", "nano/1", "-o", tmp_path / "run").fails(3, *words)
+    assert words[0] in dprune("info", tmp_path).fails(3).err.replace("\n", " ")
+    part["label"][2] = MOST_CLASSES - 1
+    store.publish_part("c.tar", part, "digest of c.tar", 4, [])
+    assert open_latents(tmp_path).classes == MOST_CLASSES
 
 
 def test_a_codebook_that_is_missing_damaged_or_of_another_store(tmp_path: Path) -> None:

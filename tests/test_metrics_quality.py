@@ -281,6 +281,13 @@ def test_identical_sets() -> None:
     assert curve.f_1_8.value == pytest.approx(1)
 
 
+@pytest.mark.parametrize("place", [0.0, 3.0])
+def test_sets_that_are_one_point_are_on_its_boundary(place: float) -> None:
+    """There is nothing inside balls without a radius, as prdc has it."""
+    x, y = torch.full((300, 10), place), torch.full((280, 10), place)
+    assert numbers(manifold(x, y)) == brute(x, y, 3, 5) == [1, 1, 1, 0, 0]
+
+
 def test_disjoint_sets() -> None:
     x, y = normal(300, 10), normal(280, 10, seed=1) + 100
     blocks = Blocks.draw(300)
@@ -413,6 +420,9 @@ def test_unusable_statistics_are_one_clear_error() -> None:
         frechet(x, normal(20, 5))
     with pytest.raises(InputError, match="1 generated"):
         frechet(x[:1], x)
+    indefinite = Moments.of_covariance(50, torch.zeros(4), 2 - torch.eye(4))
+    with pytest.raises(InputError, match="clearly negative eigenvalues"):
+        frechet_distance(indefinite, indefinite)
     with pytest.raises(InputError, match="at least 4"):
         manifold(x[:3], x)
     with pytest.raises(InputError, match="at least 10"):

@@ -428,3 +428,73 @@ def test_files_are_told_by_what_they_hold(tmp_path: Path, files: tuple[Path, Pat
     dprune("select", tmp_path / "s", "--clusters", tmp_path / "c", "--keep", "9", "-o", tmp_path / "k").ok()
     again = dprune("select", tmp_path / "s", "--clusters", tmp_path / "c", "--keep", "9", "-o", tmp_path / "k")
     assert "up to date" in again.ok().err
+
+
+def test_a_subset_is_no_scores_and_no_groups(tmp_path: Path) -> None:
+    """What stands at a position of a subset has nothing to do with the sample of that id."""
+    np.save(tmp_path / "s.npy", np.random.default_rng(0).random(100, np.float32))
+    dprune("select", tmp_path / "s.npy", "--keep", "20", "-o", tmp_path / "prop.npy").ok()
+    kept = np.load(tmp_path / "prop.npy")
+    for name, dtype in {"signed": np.int64, "unsigned": np.uint16}.items():
+        np.save(tmp_path / f"{name}.npy", kept.astype(dtype))
+    more = ("--order", "random", "--keep", "10%", "-o", tmp_path / "k.npy")
+    for name in ("prop", "signed", "unsigned"):
+        subset = tmp_path / f"{name}.npy"
+        dprune("select", subset, *more).fails(3, f"{name}.npy", "a subset, not scores", "--within")
+        dprune("select", "-", *more, stdin=subset.read_bytes()).fails(3, "stdin", "a subset, not scores")
+        dprune("select", "--groups", subset, *more).fails(3, f"{name}.npy", "a subset, not groups", "--within")
+        dprune("score", "random", subset).fails(3, f"{name}.npy", "a subset, not one row for each sample")
+        for option in ("--within", "--without", "--or"):
+            dprune("select", tmp_path / "s.npy", option, subset, "--keep", "5").ok()
+    assert not (tmp_path / "k.npy").exists()
+
+
+def test_whole_numbers_that_can_be_scores_are(tmp_path: Path) -> None:
+    for values in ([0, 1, 2], [3, 1, 2], [-1, 2, 9], [5, 5, 9], [0.0, 5.0, 9.0]):
+        np.save(tmp_path / "s.npy", np.array(values))
+        assert len(ids(dprune("select", tmp_path / "s.npy", "--keep", "1").ok().out)) == 1
+    np.save(tmp_path / "s.npy", np.array([2, 5, 9]))
+    dprune("select", tmp_path / "s.npy", "--keep", "1").fails(3, "save scores as floats")
+
+
+def test_scores_are_no_subset(tmp_path: Path, shards: Path) -> None:
+    dprune("score", "random", shards, "-o", tmp_path / "s.npy").ok()
+    words = ("s.npy", "scores, not a subset", "dprune select")
+    dprune("select", tmp_path / "s.npy", "--keep", "5", "--within", tmp_path / "s.npy").fails(3, *words)
+    dprune("pack", shards, "--subset", tmp_path / "s.npy", "-o", tmp_path / "p").fails(3, *words)
+
+
+def test_scores_that_are_all_nan_keep_nothing(tmp_path: Path) -> None:
+    scores = np.arange(10, dtype=np.float32)
+    scores[5:] = np.nan
+    np.save(tmp_path / "half.npy", scores)
+    np.save(tmp_path / "none.npy", np.full(10, np.nan, np.float32))
+    np.save(tmp_path / "low.npy", np.arange(5))
+    np.save(tmp_path / "high.npy", np.arange(5, 10))
+    np.save(tmp_path / "groups.npy", np.arange(10) // 5)
+    half, words = tmp_path / "half.npy", ("the score of each of the 5 samples to choose from is NaN",)
+    for order in ("lowest", "random"):
+        more = ("--order", order, "--keep", "0.5", "-o", tmp_path / "k.npy")
+        dprune("select", tmp_path / "none.npy", *more).fails(3, "none.npy", "each of the 10 samples", "NaN")
+        dprune("select", half, "--within", tmp_path / "high.npy", *more).fails(3, *words)
+        dprune("select", half, "--without", tmp_path / "low.npy", *more).fails(3, *words)
+        dprune("select", half, "--groups", tmp_path / "groups.npy", "--only", "1", *more).fails(3, *words)
+    np.save(tmp_path / "groups.npy", np.full(10, -1))
+    dprune("select", half, "--groups", tmp_path / "groups.npy", *more).fails(3, "groups.npy", "no sample in a group")
+    assert not (tmp_path / "k.npy").exists()
+
+
+def test_an_empty_subset_is_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([1, 2]))
+    assert "nothing is kept" in dprune("select", "--within", tmp_path / "a.npy", "--without", tmp_path / "a.npy").err
+
+
+def test_a_subset_says_of_how_many_candidates_it_is(tmp_path: Path) -> None:
+    np.save(tmp_path / "s.npy", np.arange(10, dtype=np.float32))
+    np.save(tmp_path / "g.npy", np.arange(10) % 5)
+    np.save(tmp_path / "held.npy", np.array([0, 9]))
+    args = ("select", tmp_path / "s.npy", "--without", tmp_path / "held.npy")
+    found = record_of(dprune(*args, "--keep", "0.5", "--or", tmp_path / "held.npy").ok().out)["findings"]
+    assert found == {"candidates": 8, "kept": 4}
+    found = record_of(dprune(*args, "--groups", tmp_path / "g.npy", "--only", "0,1").ok().out)["findings"]
+    assert found == {"candidates": 3, "kept": 3, "every_group": 8}

@@ -73,7 +73,15 @@ def test_other_files_are_no_statistics(tmp_path: Path) -> None:
         ({"mean": np.zeros(3, dtype=int)}, "no mean [d] and covariance [d, d]"),
         ({"mean": np.zeros(0), "covariance": np.zeros((0, 0))}, "no mean [d] and covariance [d, d]"),
         ({"covariance": np.full((3, 3), np.nan)}, "NaN or infinity"),
+        ({"covariance": np.diag([1.0, np.inf, 1.0])}, "NaN or infinity"),
+        ({"mean": np.array([0, 0, -np.inf])}, "NaN or infinity"),
+        ({"covariance": -np.eye(3)}, "negative variance -1"),
+        ({"covariance": np.diag([1.0, -0.01, 1e-9])}, "negative variance -0.01"),
+        ({"covariance": np.eye(3) + 2 * np.eye(3, k=1)}, "not symmetric"),
+        ({"covariance": np.eye(3, dtype=np.float32) + 2 - np.eye(3, dtype=np.float32) * 2}, "negative eigenvalues"),
+        ({"covariance": 1e200 * (2 - np.eye(3))}, "negative eigenvalues"),
         ({"count": np.array(1)}, "'count'"),
+        ({"count": np.array(-5)}, "'count'"),
         ({"count": np.array([5, 6])}, "'count'"),
         ({"count": np.array(5.0)}, "'count'"),
     ],
@@ -86,6 +94,32 @@ def test_statistics_that_are_none(tmp_path: Path, changed: dict[str, Any], words
         read_statistics(path)
     assert words in str(error.value)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize(("count", "offset"), [(2, 0.0), (20, 0.4), (20, 30.0), (200, 0.4)])
+def test_covariances_of_few_samples_pass_whatever_their_rounding(
+    dtype: type, count: int, offset: float, tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(0)
+    x = (draw.normal(size=(count, 60)) * np.exp(draw.normal(size=60)) + offset).astype(np.float32)
+    np.savez(tmp_path / "s.npz", mu=x.mean(0), sigma=np.cov(x.T.astype(np.float64)).astype(dtype))
+    one_pass = x.T @ x / np.float32(count) - np.outer(x.mean(0), x.mean(0))
+    np.savez(tmp_path / "one-pass.npz", mu=x.mean(0), sigma=one_pass)
+    np.savez(tmp_path / "constant.npz", mu=x.mean(0), sigma=np.zeros((60, 60), dtype))
+    for name in ("s", "one-pass", "constant"):
+        read_statistics(tmp_path / f"{name}.npz")
+
+
+def test_a_distance_of_no_covariances_is_refused(tmp_path: Path) -> None:
+    """Singular values of their parts that are real would give 1e-32."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32))
+    for name, sigma in {"indefinite": [[1.0, 2], [2, 1]], "asymmetric": [[1.0, 2], [0, 1]]}.items():
+        np.savez(tmp_path / f"{name}.npz", mu=np.zeros(2), sigma=np.array(sigma))
+        for other in (f"{name}.npz", "x.npy"):
+            run = dprune("eval", tmp_path / f"{name}.npz", tmp_path / other, "-o", tmp_path / "m.json")
+            run.fails(3, f"{name}.npz", "its covariance")
+    assert not (tmp_path / "m.json").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "other names", "pickled"])

@@ -28,6 +28,16 @@ VECTORS = {
     "groups": ("groups are one whole number a sample", "iu"),
 }
 """What vectors of a kind are in words, and the kinds of dtypes that will do."""
+_WRITES = {"select": "subset", "score": "scores", "memorization": "pairs"}
+"""What kind of array each command writes."""
+_MISTAKEN = {
+    ("subset", "scores"): "a subset, not scores: give it by --within, to choose among its samples",
+    ("subset", "groups"): "a subset, not groups: give it by --within, to choose among its samples",
+    ("subset", "rows"): "a subset, not one row for each sample: give what it was chosen from",
+    ("scores", "subset"): "scores, not a subset: choose one by them with dprune select",
+    ("scores", "groups"): "scores, not groups: give them as SCORES",
+}
+"""What an array of one kind is that was given as another, and what to do with it."""
 NPY_ERRORS = (ValueError, EOFError, OSError, MemoryError, OverflowError, TypeError, RecursionError, TokenError)
 """What numpy raises on damaged headers, which may be no Python or speak of more values than memory holds."""
 
@@ -131,6 +141,38 @@ def _trailing_record(name: str, line: bytes) -> Record | None:
     return checked_record(name, record)
 
 
+def stated_kind(record: Record | None) -> str:
+    """Return what its provenance says that an array holds: `subset`, `scores`, `pairs`, or nothing."""
+    return _WRITES.get(str((record or {}).get("command", "")).partition(" ")[0], "")
+
+
+def is_like_ids(values: npt.NDArray[Any]) -> bool:
+    """Tell whether whole numbers can hardly be anything but sorted ids: they ascend beyond what would count them."""
+    if values.ndim != 1 or values.dtype.kind not in "iu" or not len(values):
+        return False
+    return bool(values[0] >= 0 and values[-1] >= len(values) and (values[1:] > values[:-1]).all())
+
+
+def check_role(array: Array, role: str) -> None:
+    """Hold an array to what it was given as, since what stands at a position may fit there by chance.
+
+    Args:
+        array: by its provenance, or of whole numbers from elsewhere by what they are.
+        role: `scores`, `subset`, `groups`, or `rows` for whatever has one row a sample.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if mistaken := _MISTAKEN.get((stated_kind(array.record), role)):
+        raise InputError(f"{array.name}: holds {mistaken}.")
+    if role != "subset" and array.record is None and is_like_ids(array.values):
+        otherwise = ", or save scores as floats" if role == "scores" else ""
+        raise InputError(
+            f"{array.name}: its whole numbers ascend to {array.values[-1]}, beyond their count, as those of "
+            f"{_MISTAKEN['subset', role]}{otherwise}."
+        )
+
+
 def misshapen(values: npt.NDArray[Any], kind: str) -> str:
     """Say that an array is no vector of a kind in `VECTORS`, or return an empty string."""
     words, dtypes = VECTORS[kind]
@@ -141,6 +183,7 @@ def misshapen(values: npt.NDArray[Any], kind: str) -> str:
 
 def _read_vector(path: str | Path, kind: str, data: bytes | None = None) -> Array:
     array = read_array(path, data)
+    check_role(array, kind)
     if problem := misshapen(array.values, kind):
         raise InputError(f"{array.name}: {problem}.")
     return array

@@ -23,6 +23,8 @@ KIND = "latents"
 CODEBOOK_FILE = "codebook.safetensors"
 MOST_CODES = 1 << 16
 """Codes that uint16 can tell apart."""
+MOST_CLASSES = 1 << 17
+"""Labels that a model holds a vector of, unless there are more samples than that."""
 SUMS = {"vq": "code_counts", "kl": "channel_sums"}
 NAMES = {"vq": ("codes",), "kl": ("mean", "logvar")}
 FLIPPED = "_flipped"
@@ -215,6 +217,7 @@ def open_latents(path: str | Path) -> Latents:
     if not any(part.any() for part in latents.mapped("valid")):
         raise InputError(f"{path}: holds no image that could be decoded: encode other shards.")
     _check_sums(latents)
+    _check_labels(latents)
     return latents
 
 
@@ -274,4 +277,26 @@ def _check_sums(latents: Latents) -> None:
         raise InputError(
             f"{latents.store.folder}: the sums of its parts are not those of its {len(latents):,} samples: "
             f"remove the parts and {latents.store.remedy}."
+        )
+
+
+def _check_labels(latents: Latents) -> None:
+    """Refuse labels that are no numbers of classes: a model's table of them would take all memory there is."""
+    labels = latents.labels()
+    if not len(labels):
+        return
+    places = int(labels.argmin()), int(labels.argmax())
+    lowest, largest = (int(labels[place]) for place in places)
+    folder = latents.store.folder
+    if lowest < -1:
+        raise InputError(
+            f"{folder}: sample {places[0]} has the label {lowest}, and labels are -1 (none) or count from 0: "
+            f"mend the shards' .cls, and {latents.store.remedy}."
+        )
+    if largest >= max(MOST_CLASSES, len(labels)):
+        distinct = len(np.unique(labels[labels >= 0]))
+        raise InputError(
+            f"{folder}: sample {places[1]} has the label {largest:,}, of {distinct:,} different labels, and a model "
+            f"holds a vector for each number up to it: number the labels from 0 in the shards' .cls, and "
+            f"{latents.store.remedy}."
         )

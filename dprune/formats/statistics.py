@@ -20,6 +20,8 @@ from dprune.formats.tensors import read_tensors, write_tensors
 
 NAMES = ("count", "mean", "covariance")
 NPZ_NAMES = ("mu", "sigma")
+TOLERANCE = 1e-4
+"""How far rounding may take a covariance from a symmetric, positive semi-definite one, relative to its norm."""
 # Damaged archives raise these besides what damaged arrays do; the last is for compressions that Python lacks.
 NPZ_ERRORS = (*NPY_ERRORS, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
@@ -69,7 +71,7 @@ def read_statistics(path: str | Path) -> Statistics:
     """Read dprune's statistics, or the .npz with `mu` and `sigma` that pytorch-fid, clean-fid and ADM use.
 
     Raises:
-        InputError: the file is not whole, or holds no such statistics.
+        InputError: the file is not whole, or holds no such statistics, or a covariance that is none.
     """
     if kind_of(path) == "statistics":
         name, tensors, metadata = read_tensors(path)
@@ -82,7 +84,34 @@ def read_statistics(path: str | Path) -> Statistics:
         raise InputError(f"{name}: holds no mean [d] and covariance [d, d]: give features, or what --save-stats wrote.")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise InputError(f"{name}: holds NaN or infinity: make the statistics again, without the samples that have it.")
-    return Statistics(name, _count(name, count), mean.astype(np.float64), covariance.astype(np.float64), record)
+    moments = mean.astype(np.float64), covariance.astype(np.float64)
+    if problem := no_covariance(moments[1], max(TOLERANCE, np.finfo(covariance.dtype).eps)):
+        raise InputError(f"{name}: its covariance {problem}, as no set of features has it: make the statistics again.")
+    return Statistics(name, _count(name, count), *moments, record)
+
+
+def no_covariance(covariance: npt.NDArray[np.float64], tolerance: float = TOLERANCE) -> str:
+    """Say what keeps a matrix from being the covariance of anything, or return an empty string.
+
+    Fewer samples than dimensions have a singular one, whose smallest eigenvalues rounding makes negative.
+
+    Args:
+        covariance: finite, float64 [d, d].
+        tolerance: what rounding may add, relative to the Frobenius norm.
+    """
+    # Scaled, because squares of large numbers are infinite.
+    scaled = covariance / (np.abs(covariance).max() or 1)
+    slack = tolerance * float(np.linalg.norm(scaled))
+    if scaled.diagonal().min() < -slack:
+        return f"has the negative variance {covariance.diagonal().min():.3g}"
+    if np.abs(scaled - scaled.T).max() > slack:
+        return "is not symmetric"
+    try:
+        # An eighth of the time that eigenvalues would take.
+        np.linalg.cholesky(scaled + (slack or 1) * np.eye(len(scaled)))
+    except np.linalg.LinAlgError:
+        return "has clearly negative eigenvalues"
+    return ""
 
 
 def _are_moments(mean: npt.NDArray[Any], covariance: npt.NDArray[Any]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from dprune.formats.arrays import VECTORS, digest_array, misshapen, read_array
+from dprune.formats.arrays import VECTORS, digest_array, misshapen, read_array, stated_kind
 from dprune.formats.clusters import read_clusters
 from dprune.formats.kinds import kind_of
 from dprune.formats.latents import FLIPPED, NAMES
@@ -52,14 +52,14 @@ def inspect_array(path: str) -> Findings:
 
 
 def _kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
-    command = str(record.get("command")) if record else ""
-    if command.startswith("select"):
-        return "subset"
+    stated = stated_kind(record)
+    if stated == "subset":
+        return stated
     if values.ndim != 1:
         return "array"
     if values.dtype.names:
         return "pairs" if values.dtype.names == PAIR.names else "array"
-    if command.startswith("score") or values.dtype.kind == "f":
+    if stated == "scores" or values.dtype.kind == "f":
         return "scores"
     if values.dtype.kind not in "iu":
         return "array"

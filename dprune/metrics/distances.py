@@ -111,8 +111,10 @@ def inside(squares: Tensor, radii: Tensor, a: Cloud, b: Cloud, closed: bool) -> 
     """
     slack = error(a, b)
     limit = radii.to(squares.dtype)
-    surely = squares <= (limit - slack).unsqueeze(1)
-    perhaps = squares <= (limit + slack).unsqueeze(1)
+    # Where all points are one, nothing is lost by rounding and nothing is doubtful: these alone tell.
+    within = torch.le if closed else torch.lt
+    surely = within(squares, (limit - slack).unsqueeze(1))
+    perhaps = within(squares, (limit + slack).unsqueeze(1))
     doubtful = torch.nonzero(perhaps ^ surely)
     if len(doubtful):
         rows, columns = doubtful.unbind(1)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dprune.errors import InputError
+from dprune.formats.statistics import TOLERANCE
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_dimensions, check_rows, spans
 from dprune.seeds import generator
@@ -111,7 +112,11 @@ class Moments:
 
     @functools.cached_property
     def factor(self) -> Tensor:
-        """F with Fᵀ F = covariance, float64 [r, d]."""
+        """F with Fᵀ F = covariance, float64 [r, d].
+
+        Raises:
+            InputError: there is none, since the covariance has negative eigenvalues that are no rests of rounding.
+        """
         if self.root is not None:
             return self.root / math.sqrt(self.count - 1)
         if self.cholesky is not None:
@@ -119,6 +124,8 @@ class Moments:
         values: Tensor
         vectors: Tensor
         values, vectors = torch.linalg.eigh(self.covariance())
+        if values[0] < -TOLERANCE * torch.linalg.vector_norm(values):
+            raise InputError("a covariance has clearly negative eigenvalues, as no set of features has it.")
         real = values > self.dimension * EPSILON * values[-1]
         return values[real].sqrt().unsqueeze(1) * vectors[:, real].T
 
@@ -150,7 +157,7 @@ def frechet_distance(
         blocks: the blocks; without them there is no standard error.
 
     Raises:
-        InputError: a side has fewer than two samples, or its moments are not finite.
+        InputError: a side has fewer than two samples, or its moments are not finite, or a covariance is none.
         MismatchError: the dimensions differ.
     """
     for role, moments in (("generated", generated), ("reference", reference)):

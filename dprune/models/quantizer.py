@@ -124,8 +124,9 @@ class Quantizer(nn.Module):
         self.usage.masked_fill_(dead_K, 1.0)
         return dead_K
 
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Return the share of the codes that are in use, and the perplexity of their distribution."""
-        p = self.usage / self.usage.sum().clamp(min=1e-12)
-        perplexity: Tensor = torch.special.entr(p).sum().exp()
-        return (self.usage >= DEAD_BELOW).float().mean(), perplexity
+
+def code_use(counts_K: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the share of the codes that occur at all, and the perplexity of their distribution, given their counts."""
+    p_K = counts_K / counts_K.sum().clamp(min=1)
+    perplexity: Tensor = torch.special.entr(p_K).sum().exp()
+    return (counts_K > 0).float().mean(), perplexity

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import read_array, read_ids
+from dprune.formats.arrays import check_role, read_array, read_ids
 from dprune.formats.clusters import read_clusters
 from dprune.formats.features import open_features
 from dprune.formats.kinds import kind_of
@@ -48,6 +48,7 @@ def open_population(sources: Sequence[str]) -> Population:
         return Population(len(clusters), clusters.fingerprint, {"clusters": clusters.as_parent()})
     if kind in ("vector", "array"):
         array = read_array(source)
+        check_role(array, "rows")
         if not array.values.ndim:
             raise InputError(f"{source}: holds one number, and no row for each sample: give an array that does.")
         return Population(len(array.values), array.fingerprint, {"array": array.as_parent()})

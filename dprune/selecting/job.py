@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import open_features
 from dprune.formats.jobs import FileJob
-from dprune.formats.provenance import Record, check_same_dataset, make_record, variant
+from dprune.formats.provenance import Record, check_same_dataset, make_record, variant, with_findings
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.formats.subsets import narrowed
@@ -24,6 +25,8 @@ from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
 from dprune.selecting.quotas import IntArray
 from dprune.selecting.ranking import allot, rank
+
+_log = logging.getLogger("dprune")
 
 
 @dataclass(frozen=True)
@@ -176,28 +179,34 @@ class SelectJob(FileJob):
             return self.clusters.assignment.astype(np.int64)
         return None if self.groups is None else self.groups.values
 
-    def candidates(self) -> IntArray:
+    def candidates(self, *, every_group: bool = False) -> IntArray:
         """Return the sorted ids that may be kept: scored, in a group that is asked for, within and not without.
 
+        Args:
+            every_group: whether to return those of all groups, whichever are asked for.
+
         Raises:
-            InputError: a group that is asked for does not exist.
+            InputError: a group that is asked for does not exist, no sample is in a group, or none of those has a score.
         """
-        groups, only = self._group_of, self.settings.only
-        masks = []
-        if self.scores is not None:
-            masks.append(~np.isnan(self.scores.values))
-        if groups is not None:
-            masks.append(groups >= 0)
-        if groups is not None and only is not None:
-            if missing := sorted(set(only) - set(np.unique(groups).tolist())):
-                raise InputError(f"--only {missing[0]}: there is no such group.")
-            masks.append(np.isin(groups, only))
-        ids = np.flatnonzero(np.all(masks, axis=0)) if masks else self.within[0].values
+        ids = self._grouped(None if every_group else self.settings.only)
         for subset in self.within:
             ids = np.intersect1d(ids, subset.values, assume_unique=True)
         for subset in self.without:
             ids = np.setdiff1d(ids, subset.values, assume_unique=True)
-        return ids
+        return ids if self.scores is None else _scored(ids, self.scores)
+
+    def _grouped(self, only: tuple[int, ...] | None) -> IntArray:
+        """Return the ids of all samples, where there are groups of those in one of `only`."""
+        grouped, groups = self.groups if self.clusters is None else self.clusters, self._group_of
+        if grouped is None or groups is None:
+            return self.within[0].values if self.scores is None else np.arange(len(self.scores.values))
+        if len(groups) and groups.max() < 0:
+            raise InputError(f"{grouped.name}: puts no sample in a group, and nothing would be kept.")
+        if only is None:
+            return np.flatnonzero(groups >= 0)
+        if missing := sorted(set(only) - set(np.unique(groups).tolist())):
+            raise InputError(f"--only {missing[0]}: there is no such group.")
+        return np.flatnonzero(np.isin(groups, only))
 
     @property
     def beside(self) -> list[Beside]:
@@ -213,9 +222,14 @@ class SelectJob(FileJob):
         ranking = rank(candidates, scores, self._group_of, settings.order, settings.seed)
         counts = allot(ranking.sizes, settings.amount, settings.order, settings.quota, settings.cap)
         kept = ranking.keep(counts, settings.order)
+        findings = {"candidates": len(candidates), "kept": len(kept)}
+        if settings.only is not None:
+            findings["every_group"] = len(self.candidates(every_group=True))
         for union in self.unions:
             kept = np.union1d(kept, union.values)
-        write_array(self.output.path, kept, self.record)
+        if not len(kept):
+            _log.warning("nothing is kept of %d candidates.", len(candidates))
+        write_array(self.output.path, kept, with_findings(self.record, findings))
         for picture in self.beside:
             from dprune.selecting.contact_sheet import draw_sheet
 
@@ -232,6 +246,16 @@ class SelectJob(FileJob):
         if self.clusters is not None and self.clusters.label is not None:
             summary["kept_by_class"] = _count(self.clusters.label, kept, candidates)
         return {**summary, "fingerprint": self.fingerprint}
+
+
+def _scored(ids: IntArray, scores: Array) -> IntArray:
+    scored: IntArray = ids[~np.isnan(scores.values[ids])]
+    if len(ids) and not len(scored):
+        raise InputError(
+            f"{scores.name}: the score of each of the {len(ids):,} samples to choose from is NaN, which is never "
+            "kept: score them first."
+        )
+    return scored
 
 
 def _count(groups: IntArray, kept: IntArray, candidates: IntArray) -> dict[str, int]:

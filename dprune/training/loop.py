@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -139,7 +140,7 @@ class Loop:
             optimizer.step()
             optimizer.zero_grad()
         self.averages.update(self.plan.ema_decay(self.step))
-        self.task.after_step(self.step, self.optimizers, self.averages.tensors)
+        self._add(self.task.after_step(self.step, self.optimizers, self.averages.tensors))
         self.step += 1
         return norms
 
@@ -153,8 +154,11 @@ class Loop:
                 with self._autocast():
                     loss, sums = objective(micro, self.step)
                 (loss * scale).backward()
-            for name, value in sums.items():
-                self.sums[name] = self.sums[name].add_(value) if name in self.sums else value.clone()
+            self._add(sums)
+
+    def _add(self, sums: Mapping[str, Tensor]) -> None:
+        for name, value in sums.items():
+            self.sums[name] = self.sums[name].add_(value) if name in self.sums else value.clone()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16")
@@ -167,6 +171,7 @@ class Loop:
         """
         samples = (self.step - self.reported) * self.plan.batch_size
         self.reported = self.step
+        tallies = {name: all_sum(self.sums.pop(name)) for name in sorted(self.sums) if self.sums[name].ndim}
         names = sorted(self.sums)
         totals = all_sum(torch.stack([self.sums[name].float() for name in names])).tolist()
         self.sums.clear()
@@ -174,7 +179,7 @@ class Loop:
         line = {name: total / samples for name, total in zip(names, totals, strict=True)}
         for name, norm in norms.items():
             line["grad_norm" if len(self.optimizers) == 1 else f"{name}_grad_norm"] = norm.item()
-        line |= self.task.statistics() | {"lr": self.plan.rate(self.step - 1)} | watch.read(self.here.world)
+        line |= self.task.statistics(tallies) | {"lr": self.plan.rate(self.step - 1)} | watch.read(self.here.world)
         self._log(line)
         return line
 
@@ -220,7 +225,7 @@ class Loop:
         Raises:
             DpruneError: the loss is no longer finite, and the state before was.
         """
-        self._check_finite([all_sum(self.sums[name]).item() for name in sorted(self.sums)])
+        self._check_finite([all_sum(self.sums[name]).sum().item() for name in sorted(self.sums)])
         self._leave_sums_to_root()
         if is_root():
             self.saved.save(self._reached(), self.sums)

@@ -59,11 +59,22 @@ class Task(ABC):
         What the networks hold besides parameters and what a first batch initialises is put back afterwards.
         """
 
-    def after_step(self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Do what is to be done when the weights of a step are there; may change weights, moments and averages."""
+    def after_step(
+        self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
+        """Do what is to be done when the weights of a step are there; may change weights, moments and averages.
 
-    def statistics(self) -> dict[str, float]:
-        """Return what the log is to say besides sums; called on every rank."""
+        Returns:
+            Tensors of at least one dimension that `statistics` wants the sums of, over steps and ranks.
+        """
+        return {}
+
+    def statistics(self, tallies: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return what the log is to say besides means; called on every rank.
+
+        Args:
+            tallies: sums of what `after_step` returned since the line before.
+        """
         return {}
 
     @abstractmethod

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dprune import noise
-from dprune.collectives import all_sum
+from dprune.collectives import all_sum, is_root
 from dprune.models.discriminator import PatchGAN, adaptive_scale
+from dprune.models.quantizer import code_use
 from dprune.models.vae import VAE
 from dprune.runtime import ranks
 from dprune.training.order import Positions
@@ -78,28 +79,37 @@ class VAETask(Task):
         pixels = torch.full((size, 3, side, side), 127, dtype=torch.uint8, device=device)
         return ImageBatch(torch.arange(size, device=device), pixels, trial=True, made=to_unit(pixels))
 
-    def after_step(self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]) -> None:
+    def after_step(
+        self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
         """Count codes, revive dead ones, and balance the critic against the reconstruction for the next step."""
+        tallies: dict[str, Tensor] = {}
         with torch.no_grad():
             if self._vae.config.kind == "vq":
-                if step % REVIVE_EVERY == 0:
-                    self._revive(step, optimizers["vae"], averages[CODES])
                 codes = torch.cat([micro.codes for micro in self._micro if micro.codes is not None])
-                self._vae.quantizer.observe(all_sum(self._vae.quantizer.counts(codes)))
+                counts = self._vae.quantizer.counts(codes)
+                tallies = {"codes": counts.clone(), "revived": torch.zeros_like(counts)}
+                if step % REVIVE_EVERY == 0:
+                    dead = self._revive(step, optimizers["vae"], averages[CODES])
+                    # All ranks revive the same codes, which count once.
+                    tallies["revived"] += dead * is_root()
+                self._vae.quantizer.observe(all_sum(counts))
             pulls = [micro.pulls for micro in self._micro if micro.pulls is not None]
             if self._critic is not None and pulls:
                 # Of the whole batch, which micro-batches and ranks see only parts of; so it acts a step later.
                 self._critic.scale.copy_(adaptive_scale(*all_sum(torch.stack(pulls).sum(0))))
+        return tallies
 
-    def _revive(self, step: int, optimizer: Optimizer, average: Tensor) -> None:
-        """Replace dead codes by what was quantised last, and forget what was known of them."""
+    def _revive(self, step: int, optimizer: Optimizer, average: Tensor) -> Tensor:
+        """Replace dead codes by what was quantised last, forget what was known of them, and say which they are."""
         quantizer = self._vae.quantizer
         candidates = all_sum(self._candidates(step, quantizer.embedding))
-        dead = quantizer.revive(candidates)[:, None]
-        average.copy_(torch.where(dead, candidates, average))
+        dead = quantizer.revive(candidates)
+        average.copy_(torch.where(dead[:, None], candidates, average))
         moments = optimizer.state[quantizer.embedding]
         for name in ("exp_avg", "exp_avg_sq"):
-            moments[name].masked_fill_(dead, 0.0)
+            moments[name].masked_fill_(dead[:, None], 0.0)
+        return dead
 
     def _candidates(self, step: int, codes: Tensor) -> Tensor:
         """Draw a token of the global batch for each code; zero where another rank has it, float32 [K, c]."""
@@ -113,12 +123,13 @@ class VAETask(Task):
         mine = (drawn >= 0) & (drawn < len(tokens))
         return tokens[drawn.clamp(0, len(tokens) - 1)] * mine[:, None]
 
-    def statistics(self) -> dict[str, float]:
-        """Return how many codes are in use, and the weight of the critic's gradient."""
+    def statistics(self, tallies: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return which share of the codes occurred, how many were revived, and the weight of the critic's gradient."""
         found = {}
-        if self._vae.config.kind == "vq":
-            used, perplexity = self._vae.quantizer.statistics()
-            found = {"codes_used": used.item(), "perplexity": perplexity.item()}
+        if tallies:
+            used, perplexity = code_use(tallies["codes"])
+            found = {"codes_used": used.item(), "perplexity": perplexity.item(),
+                     "codes_revived": int(tallies["revived"].sum())}  # fmt: skip
         if self._critic is not None:
             found["gan_scale"] = self._critic.scale.item()
         return found
