@@ -225,6 +225,23 @@ def _pax_fields(extra: bytes) -> dict[str, str]:
     return fields
 
 
+def read_member(source: Bytes, offset: int, size: int, header: int) -> bytes:
+    """Read the content of a member that a walk found; see `TarMember`.
+
+    Raises:
+        InputError: the file has become another since: the member's header is not before it, or it is cut short.
+    """
+    data = source.read(offset - BLOCK, BLOCK + size)
+    if len(data) < BLOCK + size or zlib.crc32(memoryview(data)[:BLOCK]) != header:
+        raise changed_meanwhile(source.name)
+    return data[BLOCK:]
+
+
+def changed_meanwhile(name: str) -> InputError:
+    """Describe a shard that is not what it was when the work began."""
+    return InputError(f"{name}: was changed or cut while it was read: run the command again.")
+
+
 def member_bytes(name: str, content: bytes) -> bytes:
     """Return a member whose bytes depend on its name and content alone: no time, owner or host."""
     info = tarfile.TarInfo(name)
