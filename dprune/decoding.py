@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import warnings
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from dprune.errors import BadImage, DpruneError, InputError
 from dprune.formats.filling import Filling
@@ -23,9 +21,26 @@ from dprune.formats.provenance import Record
 from dprune.formats.shards import Shard, ShardReader
 from dprune.precision import float32
 from dprune.runtime import Monitor, check_stop, default_workers, single_threads
+from dprune.workers import Workers
 
 PIECE = 16
+AHEAD = 4
+LABEL_BYTES = 64
+"""At least what a label takes, and the rounding of a piece's labels and images."""
 T = TypeVar("T")
+P_contra = TypeVar("P_contra", contravariant=True)
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Decoder(Protocol[P_contra, T_co]):
+    """What decodes a piece into a named tuple."""
+
+    @property
+    def image_bytes(self) -> int:
+        """What an image takes after decoding."""
+
+    def __getitem__(self, piece: P_contra, /) -> T_co:
+        """Decode a piece of at most `PIECE` images."""
 
 
 class Piece(NamedTuple):
@@ -51,7 +66,7 @@ class Decoded(NamedTuple):
     error: str = ""
 
 
-class Images(Dataset[Decoded]):
+class Images:
     """Decodes pieces; each worker process opens the shards anew.
 
     Args:
@@ -64,6 +79,7 @@ class Images(Dataset[Decoded]):
         self._transform = transform
         self._black = transform(Image.new("RGB", (32, 32)))
         self.shape: tuple[int, ...] = tuple(self._black.shape)
+        self.image_bytes: int = self._black.nbytes
         self._position = -1
         self._reader: ShardReader | None = None
 
@@ -127,39 +143,47 @@ def cut(shard: int, rows: Sequence[int], batch_size: int) -> Iterator[Piece]:
 
 
 @contextlib.contextmanager
-def decoding(images: Dataset[T], pieces: Iterable[Any], workers: int | None, *, pin: bool) -> Iterator[Iterator[T]]:
+def decoding(
+    images: Decoder[Any, T], pieces: Iterable[Any], workers: int | None, monitor: Monitor, *, pin: bool
+) -> Iterator[Iterator[T]]:
     """Decode pieces in order, ahead of their use, and end the workers with the block however it ends.
 
     Args:
         images: what decodes them.
         pieces: in the order in which they will come; taken one by one if they are no sequence.
         workers: processes, 0 for this one, None for one a core; never more than pieces of a sequence.
-        pin: whether to put them into memory that a GPU can copy from by itself.
+        monitor: is asked whether to stop while workers are waited for.
+        pin: whether to put tensors into memory that a GPU can copy from by itself.
 
     Yields:
-        An iterator over the decoded pieces.
+        An iterator over the decoded pieces, which raises what `Workers.map` does.
     """
     workers = default_workers() if workers is None else workers
     workers = min(workers, len(pieces)) if isinstance(pieces, Sized) else workers
-    ahead: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": _deaf} if workers else {}
-    with warnings.catch_warnings():
-        # Whoever asks for more workers than cores means it.
-        warnings.simplefilter("ignore")
-        loader = DataLoader(images, sampler=pieces, batch_size=None, num_workers=workers, pin_memory=pin, **ahead)
-    decoded = iter(loader)
-    try:
-        yield decoded
-    finally:
-        # Workers are deaf to the signal by which Python ends those that an exception left behind, and would be
-        # waited for without end.
-        if workers:
-            decoded._shutdown_workers()  # type: ignore[attr-defined]
+    decode = functools.partial(_in_worker, images) if workers else images.__getitem__
+    room = PIECE * (images.image_bytes + LABEL_BYTES)
+    with (
+        Workers(decode, workers, ahead=AHEAD, room=room, monitor=monitor) as crew,
+        contextlib.closing(crew.map(pieces)) as decoded,
+    ):
+        yield (_as_tensors(piece, pin=pin) for piece in decoded)
 
 
-def _deaf(worker: int) -> None:
-    """Leave signals to the main process, which lets its workers finish; batch systems signal all processes at once."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+def _in_worker(images: Decoder[Any, Any], piece: Any) -> Any:
+    """Decode a piece; its tensors travel as arrays, since torch would send them through files in /dev/shm."""
+    # A fork has none of its parent's threads, which torch would wait for.
+    torch.set_num_threads(1)
+    return _replaced(images[piece], Tensor, Tensor.numpy)
+
+
+def _as_tensors(decoded: Any, *, pin: bool) -> Any:
+    found = _replaced(decoded, np.ndarray, torch.from_numpy)
+    return _replaced(found, Tensor, Tensor.pin_memory) if pin else found
+
+
+def _replaced(decoded: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """Change the fields of a named tuple that are of a kind."""
+    return decoded._make(change(value) if isinstance(value, kind) else value for value in decoded)
 
 
 def checked(
@@ -179,9 +203,10 @@ def checked(
 
     Raises:
         InputError: a shard cannot be read, or holds an image that is not forgiven.
+        DpruneError: a worker was killed.
         Interrupted: a signal or a deadline came.
     """
-    with decoding(images, pieces, workers, pin=pin) as all_decoded:
+    with decoding(images, pieces, workers, monitor, pin=pin) as all_decoded:
         monitor.start(label, sum(len(piece.rows) for piece in pieces), "images")
         for piece, decoded in zip(pieces, all_decoded, strict=True):
             check_stop(monitor)

@@ -192,7 +192,7 @@ def explained(device: torch.device, remedy: str) -> Iterator[None]:
         remedy: what to give then, such as `a smaller --batch-size`.
 
     Raises:
-        DpruneError: the device is out of memory, or a worker died.
+        DpruneError: the device is out of memory.
     """
     import torch
 
@@ -200,13 +200,6 @@ def explained(device: torch.device, remedy: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise DpruneError(f"{device}: out of memory: give {remedy}.") from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DpruneError(
-            "a process that decodes images died, for want of memory or of shared memory (/dev/shm): "
-            "give fewer --workers."
-        ) from error
 
 
 def single_threads() -> ThreadPoolExecutor:

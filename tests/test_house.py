@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     WORK,
     frozenset({"metrics", "models", "flow", "decoding"}),
     frozenset({"formats"}),
-    frozenset({"runtime", "precision", "collectives", "noise", "seeds"}),
+    frozenset({"runtime", "workers", "precision", "collectives", "noise", "seeds"}),
     frozenset({"errors", "__init__"}),
 )
 # The talk of a command, and what every floor may say.

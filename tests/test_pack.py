@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import bz2
 import gc
+import gzip
 import io
 import itertools
 import json
+import lzma
 import os
 import shutil
 import signal
@@ -19,17 +21,19 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import xxhash
-from conftest import dprune, dprune_process, image_bytes, sample, warm_python, write_tar
+from conftest import Result, dprune, dprune_process, image_bytes, sample, warm_python, write_tar
 from PIL import Image
+from studies import rewrite
 
 from dprune.formats.tar import member_bytes
-from dprune.packing.streams import Stream, Streams
-from dprune.runtime import Monitor, Silent
+from dprune.packing.streams import Streams
+from dprune.runtime import Monitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -391,14 +395,66 @@ def test_repeated_keys_of_streams(tmp_path: Path) -> None:
     assert list(members(out)) == ["same.png", "same-2.png"]
 
 
-@pytest.mark.parametrize("magic", [b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"])
-def test_compressed_streams_need_no_end_marker_of_their_own(tmp_path: Path, magic: bytes) -> None:
-    (tmp_path / "a").write_bytes(magic + b"content")
-    (tmp_path / "b").write_bytes(b"content")
-    with contextlib.closing(Stream(f"file://{tmp_path / 'a'}", Silent())) as stream:
-        stream.finish()
-    with contextlib.closing(Stream(f"file://{tmp_path / 'b'}", Silent())) as stream, pytest.raises(EOFError):
-        stream.finish()
+@pytest.mark.parametrize(("suffix", "module"), [("gz", gzip), ("bz2", bz2), ("xz", lzma)])
+def test_compressed_tars_are_read_as_streams(shards: Path, tmp_path: Path, suffix: str, module: Any) -> None:
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    for tar in shards.glob("*.tar"):
+        (folder / f"{tar.name}.{suffix}").write_bytes(module.compress(tar.read_bytes()))
+    dprune("pack", shards, "-o", tmp_path / "indexed").ok()
+    for number, sources in enumerate([sorted(folder.iterdir()), [folder / "{000000..000002}.tar.*"], [folder]]):
+        dprune("pack", *sources, "-o", tmp_path / f"{number}").ok()
+        assert members(tmp_path / f"{number}") == members(tmp_path / "indexed")
+    np.save(tmp_path / "k.npy", np.array([1]))
+    dprune("pack", folder, "--subset", tmp_path / "k.npy", "-o", tmp_path / "out").fails(2, "pack", "first")
+    dprune("score", "random", folder / f"000000.tar.{suffix}").fails(3, "is compressed", "run dprune pack on it")
+    cut = folder / f"000001.tar.{suffix}"
+    cut.write_bytes(cut.read_bytes()[:-20])
+    dprune("pack", folder, "-o", tmp_path / "out").fails(3, cut.name)
+    # Cut before it was compressed, at the end of a member.
+    cut.write_bytes(module.compress((shards / "000001.tar").read_bytes().rstrip(b"\0")))
+    dprune("pack", folder, "-o", tmp_path / "out").fails(3, cut.name, "end marker")
+
+
+def test_zstd_needs_a_package(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.tar.zst").write_bytes(b"\x28\xb5\x2f\xfdsqueezed")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    dprune("pack", tmp_path / "a.tar.zst", "-o", tmp_path / "out").fails(3, "zstandard", "pipe:'zstd -dc FILE'")
+    plain = io.BytesIO((shards / "000000.tar").read_bytes())
+    decompressor = SimpleNamespace(stream_reader=lambda *args, **options: plain)
+    monkeypatch.setitem(sys.modules, "zstandard", SimpleNamespace(ZstdDecompressor=lambda: decompressor))
+    dprune("pack", tmp_path / "a.tar.zst", "-o", tmp_path / "out").ok()
+    assert len(members(tmp_path / "out")) == 14
+
+
+def test_streams_are_held_to_what_shards_are(tmp_path: Path) -> None:
+    def refused(parts: list[tuple[str, bytes]], *words: str, tail: bytes = b"") -> None:
+        tar = write_tar(tmp_path / "in.tar", parts)
+        with tar.open("ab") as file:
+            file.write(tail)
+        for source in (tar, f"pipe:cat {tar}"):
+            dprune("pack", source, "-o", tmp_path / "out").fails(3, "in.tar", *words)
+            assert not (tmp_path / "out").exists()
+
+    a, b = sample("a", 1, 0), sample("b", 2, 1)
+    refused([a[0], b[0], a[1], b[1]], "'a'", "not adjacent")
+    refused([*a, *b, *a], "'a'", "twice")
+    refused([a[0], a[0]], "a.png", "twice")
+    refused(a, "behind the tar end marker", tail=write_tar(tmp_path / "b.tar", b).read_bytes())
+    damaged = write_tar(tmp_path / "in.tar", a).read_bytes()
+    start = damaged.index(b"a.cls")
+    (tmp_path / "in.tar").write_bytes(damaged[:start] + b"x" + damaged[start + 1 :])
+    dprune("pack", f"pipe:cat {tmp_path / 'in.tar'}", "-o", tmp_path / "out").fails(3, "is damaged at byte")
+
+
+def test_keys_of_streams_without_an_image_are_counted(tmp_path: Path) -> None:
+    labels = [("b.cls", b"1"), ("c.cls", b"2"), ("d.input.png", b"3")]
+    tar = write_tar(tmp_path / "in.tar", [*sample("a", 1, 0), *labels])
+    result = dprune("pack", f"pipe:cat {tar}", "-o", tmp_path / "out").ok()
+    assert "3 keys have no image and are left out (2 with .cls, 1 with .input.png)" in result.err
+    assert list(members(tmp_path / "out")) == ["a.png", "a.cls"]
+    write_tar(tar, labels)
+    dprune("pack", f"pipe:cat {tar}", "-o", tmp_path / "none").fails(3, "3 keys have no image", "no sample")
 
 
 def test_a_stream_that_waits_can_be_stopped(tmp_path: Path) -> None:
@@ -413,7 +469,7 @@ def test_a_stream_that_waits_can_be_stopped(tmp_path: Path) -> None:
 
 def test_a_stream_that_fails_says_why_and_leaves_nothing(tmp_path: Path, shards: Path) -> None:
     out = tmp_path / "out"
-    dprune("pack", "pipe:exit 3", "-o", out).fails(3, "pipe:exit 3", "empty file")
+    dprune("pack", "pipe:exit 3", "-o", out).fails(3, "pipe:exit 3", "exit code 3")
     dprune("pack", f"pipe:cat {shards}/000000.tar; exit 4", "-o", out).fails(3, "ended with exit code 4")
     dprune("pack", "nosuch://x/y.tar", "-o", out).fails(3, "nosuch://x/y.tar")
     assert not out.exists()
@@ -570,9 +626,7 @@ def test_a_missing_shard_of_an_interrupted_pack_is_made_again(interrupted: list[
 
 def test_an_upgrade_keeps_finished_shards(interrupted: list[object], tmp_path: Path) -> None:
     journal = tmp_path / "out" / ".dprune" / "manifest.json"
-    content = json.loads(journal.read_text())
-    content["provenance"]["dprune"] = "0.0.1"
-    journal.write_text(json.dumps(content))
+    rewrite(journal, lambda content: content["provenance"].update(dprune="0.0.1"))
     made = (tmp_path / "out" / "000000.tar").stat().st_mtime_ns
     dprune(*interrupted).ok()
     assert (tmp_path / "out" / "000000.tar").stat().st_mtime_ns == made
@@ -713,3 +767,33 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, nu
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     assert os.listdir(tmp_path / "out").count(".dprune") == 0
+
+
+def test_a_worker_that_is_killed_ends_the_command(tmp_path: Path) -> None:
+    """As the kernel does where memory is short."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    content = image_bytes(0, (600, 600))
+    for number in range(2000):
+        (folder / f"{number:04d}.png").write_bytes(content)
+    command = [sys.executable, "-m", "dprune", "pack", str(folder), "--size", "64", "--workers", "2"]
+    with subprocess.Popen([*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True) as process:
+        while not (workers := workers_of(tmp_path / "out")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(workers[0], signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    Result(process.returncode, b"", said).fails(1, "a worker process was killed", "--workers")
+
+
+def workers_of(output: Path) -> list[int]:
+    """Processes that pack into a folder and whose parent does so, too."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            words = (status.parent / "cmdline").read_bytes().split(b"\0")
+            if str(output).encode() in words:
+                found[int(status.parent.name)] = int(status.read_text().split("PPid:")[1].split()[0])
+        except OSError:
+            continue
+    return [process for process, parent in found.items() if parent in found]

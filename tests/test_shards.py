@@ -68,8 +68,8 @@ def test_keys_without_an_image_are_counted_with_their_suffixes(tmp_path: Path) -
 
 def test_links_to_images_are_samples_and_those_that_lead_out_are_named(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        for name, kind, link in (("a.png", tarfile.REGTYPE, ""), ("b.png", tarfile.LNKTYPE, "a.png"),
-                                 ("c.png", tarfile.SYMTYPE, "a.png"), ("d.png", tarfile.SYMTYPE, "/x.png")):  # fmt: skip
+        for name, kind, link in (("a.png", b"0", ""), ("b.png", b"1", "a.png"), ("c.png", b"2", "a.png"),
+                                 ("d.png", b"2", "/x.png")):  # fmt: skip
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, link
             info.size = 0 if link else len(image_bytes(7))
@@ -165,8 +165,10 @@ def test_a_damaged_cache_is_made_again_whatever_is_wrong_in_it(shards: Path, tmp
     (entry,) = cache_folder().iterdir()
     data, draw = entry.read_bytes(), np.random.default_rng(0)
     damages = [b"", b"noise" * 100, data[:-3], data + b"x", (1 << 62).to_bytes(8, "little") + data[8:]]
-    for place in draw.integers(0, len(data), 70):
-        damages.append(data[:place] + bytes([data[place] ^ (1 << draw.integers(8))]) + data[place + 1 :])
+    damages += [
+        data[:place] + bytes([data[place] ^ (1 << draw.integers(8))]) + data[place + 1 :]
+        for place in draw.integers(0, len(data), 70)
+    ]
     for number, content in enumerate(damages):
         entry.write_bytes(content)
         again = cached_index(path)
@@ -307,7 +309,7 @@ def test_manifests_of_others_are_left_alone(shards: Path) -> None:
         assert read_manifest(shards) == {}
         assert len(open_dataset([str(shards)])) == 18
     (shards / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match=r"manifest\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"manifest\.json: holds no sound JSON"):
         open_dataset([str(shards)])
 
 
@@ -338,7 +340,7 @@ def test_the_fingerprint_follows_order_names_members_and_provenance(shards: Path
     assert fingerprint(moved) == first
     for seed in (1, 2):
         record = make_record("sample", {}, seed=seed)
-        listed = [{"name": path.name} for path in sorted(moved.glob("*.tar"))]
+        listed = [{"name": path.name, "count": 1, "digest": ""} for path in sorted(moved.glob("*.tar"))]
         publish_json(moved / "manifest.json", {"kind": "shards", "shards": listed, "provenance": record})
         seen.add(fingerprint(moved))
         publish_json(
@@ -357,10 +359,13 @@ def test_the_fingerprint_follows_order_names_members_and_provenance(shards: Path
 @pytest.mark.parametrize("name", ["../victim", "/etc/hosts", "..", "", 3])
 @pytest.mark.parametrize("kind", ["shards", "features", "sweep"])
 def test_manifests_that_name_files_elsewhere_are_refused(kind: str, name: object, tmp_path: Path) -> None:
-    listed = {"shards": {"shards": [{"name": name}]}, "features": {"shards": [name], "datasets": []}}
+    listed = {
+        "shards": {"shards": [{"name": name, "count": 1, "digest": ""}]},
+        "features": {"shards": [name], "datasets": []},
+    }
     content = {"kind": kind, "provenance": {}, **listed.get(kind, {"files": [name]})}
     publish_json(tmp_path / "manifest.json", content)
-    with pytest.raises(InputError, match="outside its folder"):
+    with pytest.raises(InputError, match=r"outside its folder|not a text"):
         read_manifest(tmp_path)
 
 

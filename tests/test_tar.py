@@ -253,7 +253,7 @@ def test_sparse_members_are_refused() -> None:
 def test_sparse_members_of_the_pax_form_are_refused(fields: dict[str, str]) -> None:
     info = tarfile.TarInfo("GNUSparseFile.0/a.jpg")
     info.size, info.pax_headers = 3, fields
-    with pytest.raises(InputError, match="holds sparse files.*without --sparse"):
+    with pytest.raises(InputError, match=r"holds sparse files.*without --sparse"):
         found(info.tobuf(tarfile.PAX_FORMAT) + b"abc".ljust(BLOCK, b"\0") + END_MARKER)
 
 

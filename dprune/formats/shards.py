@@ -283,7 +283,7 @@ def open_dataset(sources: Sequence[str], choice: MemberChoice | None = None) -> 
         InputError: nothing is found, a folder's pack is unfinished, or a shard is named twice.
     """
     choice = choice or MemberChoice()
-    locations = [location for source in sources for location in expand(source)]
+    locations = expand(sources)
     if not locations:
         raise InputError("no shards given: name a folder with .tar files, or the files themselves.")
     if len(set(locations)) < len(locations):

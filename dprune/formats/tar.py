@@ -81,7 +81,7 @@ def walk(source: Bytes) -> Iterator[TarMember | TarLink]:
         if position == 0 and header.startswith(COMPRESSED_MAGIC):
             raise InputError(f"{source.name}: is compressed: unpack it, or run dprune pack on it.")
         if len(header) < BLOCK:
-            raise _truncated(source, position)
+            raise truncated(source, min(position, source.size))
         _check(source, header, position)
         kind, content = header[156:157], position + BLOCK
         try:
@@ -102,7 +102,7 @@ def walk(source: Bytes) -> Iterator[TarMember | TarLink]:
             raise _damaged(source, position) from None
         position = content + size_in_tar(length)
         if position > source.size:
-            raise _truncated(source, source.size)
+            raise truncated(source, source.size)
 
 
 def follow(entries: Iterable[TarMember | TarLink]) -> list[TarMember | TarLink]:
@@ -141,17 +141,18 @@ def _check_rest(source: Bytes, position: int) -> None:
 
     Writers pad tars to records of a few KiB, so little and only zeros may follow.
     """
-    rest = source.size - position
-    if rest > MOST_PADDING or source.read(position, rest).strip(b"\0"):
+    rest = source.read(position, MOST_PADDING + 1)
+    if len(rest) > MOST_PADDING or rest.strip(b"\0"):
         raise InputError(
-            f"{source.name}: goes on for {rest:,} bytes behind the tar end marker at byte {position:,}, so samples "
-            "are missing: copy or make the shard again."
+            f"{source.name}: goes on behind the tar end marker at byte {position:,}, so samples are missing: "
+            "copy or make the shard again."
         )
-    if position == 0 and not len(END_MARKER) <= rest <= MOST_EMPTY:
-        raise InputError(f"{source.name}: is {rest:,} zero bytes and no tar file: copy or make the shard again.")
+    if position == 0 and not len(END_MARKER) <= len(rest) <= MOST_EMPTY:
+        raise InputError(f"{source.name}: is {len(rest):,} zero bytes and no tar file: copy or make the shard again.")
 
 
-def _truncated(source: Bytes, position: int) -> InputError:
+def truncated(source: Bytes, position: int) -> InputError:
+    """Describe a tar that ends too early."""
     return InputError(
         f"{source.name}: ends after {position:,} bytes without a tar end marker, so samples are missing: "
         "copy or make the shard again."
@@ -193,7 +194,7 @@ def _natural(text: bytes | str, base: int) -> int:
 def _extended(source: Bytes, kind: bytes, content: int, length: int) -> dict[str, str]:
     """Read a header that speaks of the next member: a name in GNU's form, or pax fields."""
     if content + length > source.size:
-        raise _truncated(source, source.size)
+        raise truncated(source, source.size)
     if length > _LONGEST_EXTENDED:
         raise ValueError(length)
     extra = source.read(content, length)

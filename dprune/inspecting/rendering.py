@@ -47,7 +47,11 @@ def terminal_text(findings: Findings, width: int) -> str:
 
 def _rows(findings: Findings) -> list[tuple[str, str]]:
     hashes = {"digest": findings.content.get("digest"), "fingerprint": findings.fingerprint}
-    stated = {**findings.content, **{name: value and value[:DIGITS] for name, value in hashes.items()}}
+    stated = {
+        **findings.content,
+        "digests": findings.digests,
+        **{name: value and value[:DIGITS] for name, value in hashes.items()},
+    }
     return [(key.replace("_", " "), _words(value)) for key, value in stated.items() if value not in (None, [], {})]
 
 

@@ -1,27 +1,40 @@
-"""Shards that arrive as a stream (stdin, `pipe:` and URLs), which webdataset reads from front to back."""
+"""Shards that arrive as a stream (stdin, `pipe:`, URLs and compressed tars), read from front to back."""
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
 import hashlib
+import importlib
 import io
+import logging
+import lzma
+import os
+import re
 import select
 import subprocess
 import sys
-import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any, cast
 
-from dprune.errors import InputError, Interrupted
-from dprune.formats.members import IMAGE_SUFFIXES
+from dprune.errors import DpruneError, InputError, unreadable
+from dprune.formats.members import IMAGE_SUFFIXES, split_name
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url, remote
-from dprune.formats.tar import COMPRESSED_MAGIC, END_MARKER
-from dprune.packing.sources import Sample, local_folders
+from dprune.formats.tar import COMPRESSED_MAGIC, TarLink, TarMember, truncated, walk
+from dprune.packing.sources import MOST_BYTES, Sample, local_folders
 from dprune.runtime import Monitor, check_stop
 
 PIPE = "pipe:"
 LOOK_AGAIN_S = 0.2
+_CHUNK = 1 << 16
+_COMPRESSED_TAR = re.compile(r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
+_SHARD_IMAGES = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
+_LONGEST_MAGIC = max(map(len, COMPRESSED_MAGIC))
+
+_log = logging.getLogger("dprune")
 
 
 def is_stream(source: str) -> bool:
@@ -29,18 +42,37 @@ def is_stream(source: str) -> bool:
     return source == "-" or source.startswith(PIPE) or is_url(source)
 
 
-class Stream:
-    """A stream that can be stopped while it waits, and that remembers its last bytes.
+def is_compressed(path: str) -> bool:
+    """Tell a local file that is compressed, whatever its name, by its first bytes."""
+    # Opening what is no file, as a FIFO, might wait for ever.
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(_LONGEST_MAGIC).startswith(COMPRESSED_MAGIC)
+    except OSError as error:
+        raise unreadable(path, error) from error
 
-    Those tell a whole tar from one that was cut between two members.
-    """
+
+def compressed_tars(location: str) -> list[str]:
+    """Return the compressed tars of a folder that holds no folders, images or other tars."""
+    if not os.path.isdir(location):
+        return []
+    with os.scandir(location) as entries:
+        names = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+    if any(folder or name.lower().endswith((".tar", *_SHARD_IMAGES)) for name, folder in names.items()):
+        return []
+    return [os.path.join(location, name) for name in sorted(names) if _COMPRESSED_TAR.search(name)]
+
+
+class Stream:
+    """A stream that can be stopped while it waits."""
 
     def __init__(self, source: str, monitor: Monitor) -> None:
         self._command: subprocess.Popen[bytes] | None = None
         self._monitor = monitor
         self._file = self._open(source)
-        self._tail = b""
-        self._compressed = False
+        self._ahead = b""
 
     def _open(self, source: str) -> Any:
         if source == "-":
@@ -49,37 +81,38 @@ class Stream:
             command = source.removeprefix(PIPE)
             self._command = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, bufsize=0)
             return self._command.stdout
+        if not is_url(source):
+            return open(source, "rb", buffering=0)
         system, path = remote(source)
         return system.open(path, "rb")
+
+    def peek(self, size: int) -> bytes:
+        """Return the next `size` bytes, fewer at the end, and leave them to be read."""
+        while len(self._ahead) < size and (data := self._next(size - len(self._ahead))):
+            self._ahead += data
+        return self._ahead
 
     def read(self, size: int = -1) -> bytes:
         """Read from the stream.
 
         Raises:
+            EOFError: the stream's command failed.
             Interrupted: the monitor asked to stop while nothing came.
         """
+        if not self._ahead:
+            return self._next(size)
+        size = len(self._ahead) if size < 0 else size
+        data, self._ahead = self._ahead[:size], self._ahead[size:]
+        return data
+
+    def _next(self, size: int) -> bytes:
         if isinstance(self._file, io.FileIO):
             while not select.select([self._file], [], [], LOOK_AGAIN_S)[0]:
                 check_stop(self._monitor)
         data: bytes = self._file.read(size)
-        if not self._tail:
-            self._compressed = data.startswith(COMPRESSED_MAGIC)
-        self._tail = (self._tail + data)[-len(END_MARKER) :]
-        return data
-
-    def finish(self) -> None:
-        """Read what is left, and look how the stream ended.
-
-        Raises:
-            EOFError: the end marker is missing, or the command failed.
-        """
-        while self.read(1 << 20):
-            pass
-        if self._command is not None and (code := self._command.wait()):
+        if not data and self._command is not None and (code := self._command.wait()):
             raise EOFError(f"the command ended with exit code {code}")
-        # Compressed streams have checks of their own.
-        if not self._compressed and self._tail != END_MARKER:
-            raise EOFError("it ends without a tar end marker, so samples are missing: send it again")
+        return data
 
     def close(self) -> None:
         """Close the stream and end its command."""
@@ -97,13 +130,74 @@ def _unbuffered(stream: Any) -> Any:
         return stream
 
 
+def _decompressed(name: str, stream: Stream) -> Any:
+    """Return a file that decompresses the stream if its first bytes call for it."""
+    first = stream.peek(_LONGEST_MAGIC)
+    gz, bz, xz, zst = (first.startswith(magic) for magic in COMPRESSED_MAGIC)
+    file = cast(IO[bytes], stream)
+    if gz:
+        return gzip.GzipFile(fileobj=file)
+    if bz:
+        return bz2.BZ2File(file)
+    if xz:
+        return lzma.LZMAFile(file)
+    if not zst:
+        return stream
+    try:
+        zstandard = importlib.import_module("zstandard")
+    except ImportError:
+        raise InputError(
+            f"{name}: is compressed with zstd, which takes the Python package zstandard: install it, or let a "
+            "command decompress it, as in pipe:'zstd -dc FILE'."
+        ) from None
+    return zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
+
+
+class ForwardBytes:
+    """The bytes of a stream as a walk over a tar reads them, where nothing is read twice but the last place."""
+
+    def __init__(self, name: str, file: Any) -> None:
+        self.name = name
+        self.size = sys.maxsize
+        """Number of bytes, known when the stream has ended."""
+        self._file = file
+        self._begin, self._held = 0, bytearray()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes from `offset`, fewer at the end of the stream.
+
+        Raises:
+            InputError: `offset` has gone by.
+        """
+        if offset < self._begin:
+            raise InputError(f"{self.name}: is a stream, and cannot be read backwards: save it as a .tar file.")
+        while self._begin + len(self._held) < offset and self._more():
+            gone = min(len(self._held), offset - self._begin)
+            del self._held[:gone]
+            self._begin += gone
+        del self._held[: offset - self._begin]
+        self._begin = offset
+        while len(self._held) < size and self._more():
+            pass
+        return bytes(self._held[:size])
+
+    def _more(self) -> bool:
+        data = self._file.read(_CHUNK)
+        self._held += data
+        if not data:
+            self.size = min(self.size, self._begin + len(self._held))
+        return bool(data)
+
+
 class Streams:
     """The samples of streamed shards, once, with a running digest of their members."""
 
     trusted = True
     classes: Sequence[str] = ()
+    options = {"streamed": True}
 
     def __init__(self, sources: Sequence[str]) -> None:
+        self.left_out = Counter[str]()
         self._sources = sources
         self._sha = hashlib.sha256()
         self._ended = False
@@ -119,39 +213,71 @@ class Streams:
         return local_folders(self._sources)
 
     def read(self, monitor: Monitor) -> Iterator[Sample]:
-        """Yield samples in order.
+        """Yield samples in order, and warn of keys without an image.
 
         Raises:
-            InputError: a stream cannot be read, is cut short, or is no tar.
+            InputError: a stream cannot be read, is cut short or damaged, is no tar, or a key comes back in it.
             Interrupted: the monitor asked to stop.
         """
         for source in self._sources:
             name = "stdin" if source == "-" else source
             try:
                 with contextlib.closing(Stream(source, monitor)) as stream:
-                    yield from self._samples(name, stream)
-                    stream.finish()
-            except Interrupted:
-                # webdataset adds the stream to what it passes on.
-                check_stop(monitor)
+                    yield from self._samples(ForwardBytes(name, _decompressed(name, stream)))
+            except DpruneError:
                 raise
-            except (tarfile.TarError, EOFError, OSError, ValueError, ImportError) as error:
+            except Exception as error:  # decompressors and remote file systems raise nearly anything
                 reason = str(error.args[0] if error.args else type(error).__name__).rstrip(".")
                 raise InputError(f"{name}: cannot be read as a stream of shards: {reason}.") from error
         self._ended = True
 
-    def _samples(self, name: str, stream: Stream) -> Iterator[Sample]:
-        from webdataset.tariterators import group_by_keys, tar_file_expander
+    def _samples(self, tar: ForwardBytes) -> Iterator[Sample]:
+        without = Counter[str]()
+        for key, members in _grouped(tar):
+            for suffix, content in members.items():
+                self._sha.update(f"{key}.{suffix}\0{len(content)}\n".encode("utf-8", "surrogateescape"))
+            images = [suffix for suffix in IMAGE_SUFFIXES if suffix in members]
+            if images:
+                yield Sample(key, list(members.items()), list(members).index(images[0]))
+            else:
+                without[", ".join(f".{suffix}" for suffix in members)] += 1
+        if without:
+            self.left_out["keys without an image"] += without.total()
+            kinds = ", ".join(f"{number:,} with {suffixes}" for suffixes, number in without.most_common(5))
+            _log.warning("%s: %s keys have no image and are left out (%s).", tar.name, f"{without.total():,}", kinds)
 
-        for found in group_by_keys(tar_file_expander([{"url": name, "stream": stream}])):
-            if (sample := self._sample(found)) is not None:
-                yield sample
 
-    def _sample(self, found: dict[str, Any]) -> Sample | None:
-        key = found["__key__"]
-        members = [(name, content) for name, content in found.items() if not name.startswith("__")]
-        for suffix, content in members:
-            self._sha.update(f"{key}.{suffix}\0{len(content)}\n".encode("utf-8", "surrogateescape"))
-        names = [suffix for suffix, _ in members]
-        images = [names.index(suffix) for suffix in IMAGE_SUFFIXES if suffix in names]
-        return Sample(key, members, images[0]) if images else None
+def _grouped(tar: ForwardBytes) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield each key with the contents of its members by their suffixes."""
+    seen: set[str] = set()
+    key, found = "", dict[str, bytes]()
+    for member in walk(tar):
+        split = split_name(member.name)
+        if split is None:
+            continue
+        if isinstance(member, TarLink):
+            raise InputError(f"{tar.name}: holds links, which cannot be followed in a stream: save it as a .tar file.")
+        if split[0] != key and found:
+            yield key, found
+            found = {}
+        key, suffix = split
+        if not found and key in seen:
+            raise InputError(
+                f"{tar.name}: the members of {key!r} are not adjacent, or the key occurs twice: "
+                "write the shard again with each sample's members together."
+            )
+        if suffix in found:
+            raise InputError(f"{tar.name}: holds {member.name!r} twice: write the shard again with unique keys.")
+        seen.add(key)
+        found[suffix] = _content(tar, member)
+    if found:
+        yield key, found
+
+
+def _content(tar: ForwardBytes, member: TarMember) -> bytes:
+    if member.size > MOST_BYTES:
+        raise InputError(f"{tar.name}: {member.name} has {member.size:,} bytes, more than any image: leave it out.")
+    content = tar.read(member.offset, member.size)
+    if len(content) < member.size:
+        raise truncated(tar, tar.size)
+    return content

@@ -32,8 +32,8 @@ class TrainingJob(Job):
     device: str
 
     @abstractmethod
-    def task(self, device: torch.device) -> Task:
-        """Make the networks and open the data."""
+    def task(self, device: torch.device, monitor: Monitor) -> Task:
+        """Make the networks and open the data, whose waits look at the monitor."""
 
     @property
     def folder(self) -> Run:
@@ -63,6 +63,6 @@ class TrainingJob(Job):
             raise UsageError("RANK and WORLD_SIZE are set without torchrun: start the ranks of a training with it.")
         device = take_device(self.device)
         with explained(device, "a smaller --micro-batch"), process_group(device):
-            loop = Loop(self.task(device), self.plan, self.folder, self.record, device)
+            loop = Loop(self.task(device, monitor), self.plan, self.folder, self.record, device)
             with self.folder.claimed() if is_root() else nullcontext():
                 return loop.train(monitor)

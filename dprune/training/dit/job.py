@@ -15,6 +15,7 @@ from dprune.formats.provenance import Record, digest, make_record
 from dprune.formats.publish import Output
 from dprune.models.architectures import parse_architecture
 from dprune.models.files import ModelFile
+from dprune.runtime import Monitor
 from dprune.seeds import purpose_key
 from dprune.training.dit.settings import DEFAULTS, DiTOptions, DiTSettings, Fold, TrainingSet
 from dprune.training.job import TrainingJob
@@ -60,7 +61,7 @@ class DiTJob(TrainingJob):
             tags=self.output.tags,
         )
 
-    def task(self, device: torch.device) -> DiTTask:
+    def task(self, device: torch.device, monitor: Monitor) -> DiTTask:
         """Make the model and hold the latents."""
         from dprune.models.vae import load_vae
         from dprune.training.dit.latents import TrainingLatents
@@ -72,7 +73,7 @@ class DiTJob(TrainingJob):
         _log.debug("%d latents are held on: %s.", len(held), held.place)
         fingerprint = digest([latents.fingerprint, digest_array(ids)])
         preview = None if self.settings.vae is None else load_vae(self.settings.vae, device)[0]
-        return DiTTask(network, self.settings, self.plan.seed, held, latents, fingerprint, preview)
+        return DiTTask(network, self.settings, self.plan.seed, held, latents, self.data.classes, fingerprint, preview)
 
     def _network(self, device: torch.device) -> DiT:
         """Make the network with its first weights, which do not depend on the device."""
@@ -132,4 +133,6 @@ def open_train_dit(store: str, options: DiTOptions, training: TrainingOptions, o
     fold = Fold.parse(options.fold) if options.fold else None
     data = TrainingSet(open_latents(store), read_ids(options.subset) if options.subset else None, fold)
     settings.check(data.latents)
+    if not settings.unconditional:
+        data.check_labels()
     return DiTJob(data, settings, training.plan(len(data.ids), DEFAULTS), training.device, output)

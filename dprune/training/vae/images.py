@@ -14,19 +14,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset as TorchDataset
 
-from dprune.decoding import decoding
+from dprune.decoding import PIECE, decoding
 from dprune.errors import BadImage, DpruneError, InputError
 from dprune.formats.images import decode_image, resize_image
 from dprune.formats.ranges import LocalBlocks, RemoteBlocks, open_blocks
 from dprune.formats.shards import Dataset, read_image
+from dprune.runtime import Monitor, Silent
 from dprune.training.order import Positions
 
 Step = tuple[int, list[Positions]]
 
 HELD_BYTES = 2 << 30
-PIECE = 16
 MOST_BAD_IN_A_ROW = 256
 
 _log = logging.getLogger("dprune")
@@ -52,7 +51,7 @@ def _blocks(location: str, process: int) -> LocalBlocks | RemoteBlocks:
     return open_blocks(location)
 
 
-class _Source(TorchDataset[Chunk]):
+class _Source:
     """Decodes images by their positions in a list of ids.
 
     An image that cannot be decoded is replaced by the next that can, so that an epoch always has as many samples, and
@@ -62,6 +61,7 @@ class _Source(TorchDataset[Chunk]):
     def __init__(self, dataset: Dataset, ids: npt.NDArray[np.int64], side: int) -> None:
         self._locations = [shard.location for shard in dataset.shards]
         self._side = side
+        self.image_bytes = 3 * side**2
         rows = dataset.split(ids)
         self.shard = np.repeat(np.arange(len(rows), dtype=np.int32), [len(own) for own in rows])
         self.row = np.concatenate(rows)
@@ -117,15 +117,19 @@ class TrainingImages:
         workers: processes that decode, see `decoding`.
         strict: whether an image that cannot be decoded ends the work.
         held_bytes: how much decoded images may take to be held on the device.
+        monitor: is asked whether to stop while images are waited for.
 
     Raises:
         InputError: a shard cannot be read, or with `strict` an image cannot be decoded.
+        DpruneError: a worker was killed.
+        Interrupted: the monitor asked to stop while images were waited for.
     """
 
     def __init__(self, dataset: Dataset, ids: npt.NDArray[np.int64], side: int, device: torch.device,
-                 workers: int | None, *, strict: bool = False, held_bytes: int = HELD_BYTES) -> None:  # fmt: skip
+                 workers: int | None, *, strict: bool = False, held_bytes: int = HELD_BYTES,
+                 monitor: Monitor | None = None) -> None:  # fmt: skip
         self.dataset, self.ids, self.device = dataset, ids, device
-        self.side, self._workers, self._strict = side, workers, strict
+        self.side, self._workers, self._strict, self._monitor = side, workers, strict, monitor or Silent()
         self._source = _Source(dataset, ids, side)
         self._bad: set[int] = set()
         self.held: Tensor | None = None
@@ -155,7 +159,7 @@ class TrainingImages:
             return
         ahead: deque[Step] = deque()
         pin = self.device.type == "cuda"
-        with decoding(self._source, _pieces(steps, ahead), self._workers, pin=pin) as decoded:
+        with decoding(self._source, _pieces(steps, ahead), self._workers, self._monitor, pin=pin) as decoded:
             for first in decoded:
                 pieces = itertools.chain([first], decoded)
                 step, parts = ahead.popleft()

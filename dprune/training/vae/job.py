@@ -17,6 +17,7 @@ from dprune.formats.provenance import Record, digest, make_record
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.formats.subsets import read_subset
+from dprune.runtime import Monitor
 from dprune.seeds import purpose_key
 from dprune.training.job import TrainingJob
 from dprune.training.plan import Plan, TrainingOptions
@@ -71,7 +72,7 @@ class VAEJob(TrainingJob):
             tags=self.output.tags,
         )
 
-    def task(self, device: torch.device) -> VAETask:
+    def task(self, device: torch.device, monitor: Monitor) -> VAETask:
         """Make the networks and open the images."""
         import torch
 
@@ -80,8 +81,8 @@ class VAEJob(TrainingJob):
         from dprune.training.vae.task import VAETask
 
         distance = self._distance(device)
-        images = self._images(self.dataset, self.ids, device)
-        evaluation = self._evaluation(images, distance)
+        images = self._images(self.dataset, self.ids, device, monitor)
+        evaluation = self._evaluation(images, distance, monitor)
         # Drawn on the CPU, so that they do not depend on the device.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(purpose_key(self.plan.seed, "initial weights"))
@@ -111,21 +112,24 @@ class VAEJob(TrainingJob):
             raise UsageError(f"--perceptual timm:{name}: gives no features at several depths: choose another network.")
         return FeatureDistance(found.module, found.mean, found.std).to(device)
 
-    def _images(self, dataset: Dataset, ids: npt.NDArray[np.int64], device: torch.device) -> TrainingImages:
+    def _images(
+        self, dataset: Dataset, ids: npt.NDArray[np.int64], device: torch.device, monitor: Monitor
+    ) -> TrainingImages:
         from dprune.training.vae.images import TrainingImages
 
-        images = TrainingImages(dataset, ids, self.settings.config.image_size, device, self.workers, strict=self.strict)
+        side = self.settings.config.image_size
+        images = TrainingImages(dataset, ids, side, device, self.workers, strict=self.strict, monitor=monitor)
         _log.debug("%s images of %s are %s.", f"{len(images):,}", dataset.title,
                    "held decoded" if images.held is not None else "decoded as they are needed")  # fmt: skip
         return images
 
-    def _evaluation(self, images: TrainingImages, distance: nn.Module | None) -> Reconstruction:
+    def _evaluation(self, images: TrainingImages, distance: nn.Module | None, monitor: Monitor) -> Reconstruction:
         from dprune.training.vae.evaluation import Reconstruction
 
         if self.held_out is None:
             return Reconstruction(images, "train", distance)
         ids = np.arange(len(self.held_out), dtype=np.int64)
-        return Reconstruction(self._images(self.held_out, ids, images.device), "held_out", distance)
+        return Reconstruction(self._images(self.held_out, ids, images.device, monitor), "held_out", distance)
 
 
 def open_train_vae(shards: Sequence[str], options: VAEOptions, training: TrainingOptions, output: Output) -> VAEJob:
