@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dprune.errors import DpruneError
+from dprune.errors import DpruneError, InputError
 from dprune.formats.digests import RunningDigest, changed
+from dprune.formats.manifests import MANIFEST
 from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, canonical
 from dprune.formats.ranges import bytes_digest, is_url, version
@@ -28,28 +30,48 @@ _CHECK = "content"
 _log = logging.getLogger("dprune")
 
 
-def cached_index(location: str, choice: MemberChoice | None = None, xxh3: str | None = None) -> ShardIndex:
+def cached_index(
+    location: str, choice: MemberChoice | None = None, listed: Mapping[str, Any] | None = None
+) -> ShardIndex:
     """Return a shard's index from the cache, or build it and try to cache it.
 
     Args:
         location: path or URL.
         choice: which members are images and labels, None for the default.
-        xxh3: digest that the shard's bytes must have. They are read for it once, and again when the file has changed;
-            those behind a URL are not, since that would be to download the shard.
+        listed: what a manifest says of the shard. Its bytes are read for their digest once, and again when the file
+            has changed; those behind a URL are not, since that would be to download the shard.
 
     Raises:
-        InputError: as `build_index`, or the shard has another digest.
+        InputError: as `build_index`, or the shard is another than the one that is listed.
     """
-    entry = _Entry.of(location, choice or MemberChoice())
-    index, verified = entry.read() or (None, None)
-    wanted = None if is_url(location) else xxh3
-    if index is not None and wanted in (None, verified):
-        return index
-    index = index or build_index(location, choice)
-    if wanted is not None and bytes_digest(location) != wanted:
-        raise changed(location, "the file")
-    entry.write(index, wanted)
+    entry, listed = _Entry.of(location, choice or MemberChoice()), listed or {}
+    known = entry.read()
+    index, verified = known or (build_index(location, choice), None)
+    _check_members(location, index, listed)
+    wanted = None if is_url(location) else listed.get("xxh3")
+    if wanted not in (None, verified):
+        check_bytes(location, wanted)
+    if known is None or wanted not in (None, verified):
+        entry.write(index, wanted)
     return index
+
+
+def _check_members(location: str, index: ShardIndex, listed: Mapping[str, Any]) -> None:
+    if listed.get("digest", index.digest) == index.digest:
+        return
+    stated, found = listed["count"], len(index)
+    counts = f" ({found:,} samples for {stated:,})" if stated != found else ""
+    raise InputError(f"{location}: holds other members than its {MANIFEST} says{counts}: make the set again.")
+
+
+def check_bytes(location: str, xxh3: str) -> None:
+    """Read a shard whole, and hold it to its digest.
+
+    Raises:
+        InputError: it has another.
+    """
+    if bytes_digest(location) != xxh3:
+        raise changed(location, "the file")
 
 
 @dataclass(frozen=True)
