@@ -39,6 +39,8 @@ def read_tensors(path: str | Path) -> tuple[str, dict[str, npt.NDArray[Any]], Re
     """
     if str(path) == STDOUT:
         file = TensorFile.parse("stdin", read_stdin())
+    elif Path(path).is_fifo():
+        file = TensorFile.parse(str(path), read_file(path))
     else:
-        file = TensorFile.open(path) if Path(path).is_file() else TensorFile.parse(str(path), read_file(path))
+        file = TensorFile.open(path)
     return file.name, {name: file.read(name) for name in file.places}, file.metadata
