@@ -7,11 +7,13 @@ import functools
 import io
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +73,22 @@ def dprune_process(*args: object, stdin: bytes = b"", env: dict[str, str] | None
     command = [warm_python(), "-m", "dprune", *(str(arg) for arg in args)]
     done = subprocess.run(command, input=stdin, capture_output=True, env={**os.environ, **(env or {})}, check=False)
     return Result(done.returncode, done.stdout, done.stderr.decode())
+
+
+@contextlib.contextmanager
+def ends_within(seconds: float) -> Iterator[None]:
+    """Fail rather than hang; a command may import torch in that time."""
+
+    def fail(number: int, frame: object) -> None:
+        pytest.fail(f"took more than {seconds} s")
+
+    previous = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 _servers = contextlib.ExitStack()

@@ -49,7 +49,7 @@ def test_own_files_come_back_as_they_were(tmp_path):
     assert torch.equal(velocity(loaded.model), velocity(model))
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
-    assert (loaded.model.config.classes, loaded.conditional, loaded.label_count) == (10, True, 7)
+    assert (loaded.model.config.classes, loaded.conditional, loaded.trained.count) == (10, True, 7)
     assert loaded.file.record["command"] == "train-dit"
     found = loaded.denormalised(torch.ones(1, 4, 8, 8))
     assert found[0, :, 0, 0].tolist() == [2.0, 3.0, 4.0, 5.0]
@@ -70,7 +70,7 @@ def test_state_dicts_of_dit_and_sit_tell_their_configuration(tmp_path, wrap, lea
     assert torch.equal(velocity(loaded.model), velocity(model))
     assert loaded.mean.tolist() == [0.0] * 4
     assert torch.allclose(loaded.std, torch.full((4,), 1 / 0.18215))
-    assert (loaded.model.config.classes, loaded.label_count, loaded.file.record) == (10, 10, None)
+    assert (loaded.model.config.classes, loaded.trained.count, loaded.file.record) == (10, 10, None)
 
 
 def test_a_width_that_dit_does_not_have_is_refused(tmp_path):
