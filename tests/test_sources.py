@@ -276,7 +276,8 @@ def test_sides_that_were_swapped_are_told(
     """What is sampled from a model stands first: precision and recall would be each other's."""
     real = store(shards, tmp_path / "real")
     write_tar(tmp_path / "images" / "000000.tar", [part for n in range(5) for part in sample(f"{n}", n)])
-    manifest = {"kind": "shards", "provenance": make_record("sample", {})}
+    listed = [{"name": "000000.tar", "count": 5, "digest": ""}]
+    manifest = {"kind": "shards", "shards": listed, "provenance": make_record("sample", {})}
     (tmp_path / "images" / "manifest.json").write_text(json.dumps(manifest))
     generated = store(tmp_path / "images", tmp_path / "generated")
     opened(UNSTATED, **{"generated": generated, reference: real})
