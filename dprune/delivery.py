@@ -26,6 +26,7 @@ class Delivery:
     dry_run: bool = False
     json: bool = False
     stop_after: float | None = None
+    resumes: bool = False
     shares_work: bool = False
     folder: bool = False
 
@@ -64,7 +65,7 @@ class Delivery:
             if self.json:
                 console.emit(json.dumps({"output": self.output.path, "up_to_date": True}))
             return
-        with console.TerminalMonitor(self.stop_after) as monitor:
+        with console.TerminalMonitor(self.stop_after, resumes=self.resumes) as monitor:
             summary = job.run(monitor)
         self._tell(summary)
         if self.json:

@@ -155,6 +155,9 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
 
     Yields:
         Which of how many ranks this process is.
+
+    Raises:
+        DpruneError: another rank ended, or never came.
     """
     here = ranks()
     if not here.group:
@@ -162,12 +165,18 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
         return
     import torch.distributed as dist
 
-    with _stdout_on_stderr():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        yield here
-    finally:
-        dist.destroy_process_group()
+        with _stdout_on_stderr():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        try:
+            yield here
+        finally:
+            dist.destroy_process_group()
+    except RuntimeError as error:
+        # gloo has no kind of its own for this.
+        if not isinstance(error, dist.DistError) and "by peer" not in str(error):
+            raise
+        raise DpruneError("another rank ended or cannot be reached: see what it says of itself.") from error
 
 
 @contextlib.contextmanager

@@ -225,7 +225,8 @@ class Streams:
             except DpruneError:
                 raise
             except Exception as error:  # decompressors and remote file systems raise nearly anything
-                reason = str(error.args[0] if error.args else type(error).__name__).rstrip(".")
+                first = error.args[0] if error.args else type(error).__name__
+                reason = str(getattr(error, "strerror", None) or first).rstrip(".")
                 raise InputError(f"{name}: cannot be read as a stream of shards: {reason}.") from error
         self._ended = True
 
