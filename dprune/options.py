@@ -28,7 +28,7 @@ class Duration(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse `value`; a bare number is seconds."""
-        match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", str(value))
+        match = re.fullmatch(r"(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s?)?", str(value))
         if not match or not match.group():
             self.fail(f"{value!r} is no duration: write it as 90s, 45m or 3h50m.", param, ctx)
         days, hours, minutes, seconds = (int(part or 0) for part in match.groups())

@@ -13,8 +13,13 @@ from dprune.formats.stores import Store
 COUNTS = (20, 0, 13)
 
 
-def latent_store(folder: Path, kind: str = "vq", *, flips: bool = False, labels: bool = True, vae: str = "") -> Path:
-    """A store of 33 random samples in three parts, one of them empty; the last sample could not be decoded."""
+def latent_store(
+    folder: Path, kind: str = "vq", *, flips: bool = False, labels: bool = True, unlabelled: int = 0, vae: str = ""
+) -> Path:
+    """A store of 33 random samples in three parts, one of them empty; the last sample could not be decoded.
+
+    The first `unlabelled` samples of the first part have no label.
+    """
     draw = np.random.default_rng(0)
     network = {"kind": kind, "channels": 3, "size": 4, "codes": 50 if kind == "vq" else 0, "image_size": 16}
     parents = {"vae": {"digest": vae, "external": True}} if vae else None
@@ -31,6 +36,8 @@ def latent_store(folder: Path, kind: str = "vq", *, flips: bool = False, labels:
         }
         if number == 2:
             tensors["valid"][-1] = False
+        if not number:
+            tensors["label"][:unlabelled] = -1
         for flip in ("", "_flipped")[: 1 + flips]:
             if kind == "vq":
                 tensors[f"codes{flip}"] = draw.integers(0, 50, (count, 16)).astype(np.uint16)

@@ -378,6 +378,23 @@ def test_an_assignment_of_another_dataset_is_not_used(save: Any, tmp_path: Path)
     assert shares["cluster"]["reference"] == pytest.approx(given.tolist())
 
 
+@pytest.mark.parametrize(
+    ("ours", "warns"),
+    [((50, 30, 20), ""), ((45, 30, 25), ""), ((34, 33, 33), "0.16"), ((60, 0, 40), "0.30; of classes 1 none")],
+)
+def test_classes_of_other_shares_are_told_whatever_is_measured(
+    ours: tuple[int, ...], warns: str, tmp_path: Path
+) -> None:
+    for name, counts in (("x", ours), ("y", (50, 30, 20))):
+        rows = {"features": normal(100, 3), "label": np.repeat(np.arange(3), counts)}
+        write_tensors(tmp_path / f"{name}.safetensors", rows, {})
+    args = (tmp_path / "x.safetensors", tmp_path / "y.safetensors", "--metrics", "fid")
+    said = " ".join(dprune("eval", *args, "-o", tmp_path / "m.json").ok().err.split())
+    assert said.count("warning: ") == bool(warns)
+    assert ("have other shares (total variation " in said) == ("--classes proportional" in said) == bool(warns)
+    assert warns in said
+
+
 def test_class_shares_need_labels_on_both_sides(tmp_path: Path) -> None:
     x, label = normal(40, 4).astype(np.float32), np.array([7, 7, 10**12, -1] * 10)
     save_file({"features": x, "label": label}, tmp_path / "x.safetensors")

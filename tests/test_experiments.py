@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import dprune
+from safetensors.numpy import save_file
 from studies import TOTAL, Run, made, mark, write_memorization, write_metrics
 
 from dprune.errors import InputError
+from dprune.formats.arrays import read_ids
 from dprune.formats.provenance import make_record, parent, parent_record
 from dprune.formats.results import read_result
 from dprune.reporting.experiments import point_of_result
@@ -237,6 +240,113 @@ def test_set_algebra_over_a_choice_is_that_choice(compared) -> None:
     outer = make_record("select", {"order": "lowest"}, parents={"within": chosen, "without": made(Run().held_out())})
     (found,) = compared(Run(subset=made(outer), samples=450))
     assert shape(found) == {"cluster-distance lowest": [1 - 450 / TOTAL]}
+
+
+@pytest.fixture
+def selected(tmp_path):
+    """Choose among 20 samples in 4 clusters of 5 by the real command, and take the subset as an input."""
+    np.save(tmp_path / "s.npy", np.arange(20, dtype=np.float32))
+    np.save(tmp_path / "held.npy", np.array([0, 19]))
+    assignment, distance = np.arange(20, dtype=np.int32) % 4, np.ones(20, np.float32)
+    save_file({"assignment": assignment, "distance": distance}, tmp_path / "c.safetensors")
+    files = {"S": tmp_path / "s.npy", "C": tmp_path / "c.safetensors", "HELD": tmp_path / "held.npy"}
+
+    def select(line, samples=TOTAL, name="K", **options):
+        path = files[name] = tmp_path / f"{name}.npy"
+        dprune("select", *(files.get(word, word) for word in line.split()), "--overwrite", "-o", path).ok()
+        return Run(subset=read_ids(path).as_parent(), samples=samples, **options)
+
+    return select
+
+
+@pytest.mark.parametrize(
+    "everything",
+    [
+        "--clusters C --without HELD",
+        "--order random --keep 1.0 --clusters C --without HELD",
+        "S --order highest --keep 18 --without HELD",
+        "S --prune 0 --without HELD",
+        "--order random --cap 5 --clusters C --without HELD",
+        "S --without HELD",
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_keeps_all_its_candidates_is_unpruned(compared, selected, everything, packed) -> None:
+    """Samples that were held out are no pruned ones, and no option that chose nothing makes a line."""
+    lines = {
+        "--order random --keep 1.0 --clusters C --without HELD": 18,
+        everything: 18,
+        "S --keep 9 --without HELD": 9,
+    }
+    (found,) = compared(*(selected(line, samples=count, packed=packed) for line, count in lines.items()))
+    assert shape(found) == {"unpruned": [0.0], "external lowest": [0.5]}
+    assert found.pruned[0].unpruned == ("unpruned",)
+
+
+@pytest.mark.parametrize(
+    ("line", "label", "ratio"),
+    [
+        ("S --keep 9 --without HELD", "external lowest", 0.5),
+        ("--order random --keep 9 --clusters C --without HELD", "random", 0.5),
+        ("S --order highest --cap 3 --clusters C", "external highest", 0.4),
+        ("S --order middle --keep 0.5 --cap 1 --clusters C", "external middle", 0.8),
+        ("S --keep 0.5 --or HELD", "external lowest", 0.5),
+        ("--clusters C --only 1,3", "only 1,3", 0.5),
+        ("--clusters C --only 0 --without HELD", "only 0", 1 - 4 / 18),
+        ("S --keep 0.5 --clusters C --only 1,3", "external lowest", 0.5),
+    ],
+)
+def test_the_ratio_is_of_the_candidates(compared, selected, line, label, ratio) -> None:
+    (found,) = compared(selected(line, samples=1234))
+    assert shape(found) == {label: [pytest.approx(ratio)]}
+
+
+def test_groups_of_a_dataset_can_be_all_that_there_is(compared, selected) -> None:
+    (found,) = compared(selected("--order random --keep 1.0 --clusters C --only 1,3"),
+                        selected("S --keep 0.5 --clusters C --only 1,3"))  # fmt: skip
+    assert shape(found) == {"unpruned": [0.0], "external lowest": [0.5]}
+
+
+def test_subsets_that_are_only_intersected_are_what_they_were(compared, selected) -> None:
+    """The order that select has by default says nothing where there is nothing to order."""
+    (found,) = compared(selected("--within HELD", samples=500))
+    assert shape(found) == {"external": [0.75]}
+    selected("--order random --keep 1.0 --clusters C", name="ALL")
+    (found,) = compared(selected("--within ALL --without HELD", samples=500))
+    assert shape(found) == {"unpruned": [0.0]}
+    selected("S --keep 0.5", name="HALF")
+    (found,) = compared(selected("--within ALL --within HALF --without HELD", samples=500))
+    assert shape(found) == {"external lowest": [0.75]}
+
+
+def test_tags_of_a_choice_are_kept_and_those_of_candidates_are_not(compared, selected) -> None:
+    selected("S --keep 0.9 --tag keep=1 --tag method=pool", name="POOL")
+    (found,) = compared(selected("S --keep 0.5 --within POOL"))
+    assert shape(found) == {"external lowest": [0.5]}
+    (found,) = compared(selected("--within POOL --without HELD"))
+    assert shape(found) == {"unpruned": [0.0]}
+    selected("S --keep 0.25 --tag method=mine", name="MINE")
+    (found,) = compared(selected("--within MINE --without HELD", samples=500))
+    assert shape(found) == {"mine lowest": [0.75]}
+
+
+@pytest.mark.parametrize("where", ["select", "train-dit", "eval"])
+@pytest.mark.parametrize("keep", ["1", "1.0", "100%"])
+def test_a_tag_makes_anything_unpruned(compared, where, keep) -> None:
+    tags = {"keep": keep}
+    run = (PRUNED, {"tags": tags}) if where == "eval" else replace(PRUNED, tags={where: tags})
+    (found,) = compared(run, replace(PRUNED, keep="0.5"))
+    assert shape(found) == {"unpruned": [0.0], "cluster-distance lowest": [0.5]}
+
+
+def test_what_was_pruned_before_dprune_saw_it_is_not_unpruned(compared) -> None:
+    (found,) = compared(Run(tags={"train-dit": {"keep": "0.25"}}), Run())
+    assert shape(found) == {"unpruned": [0.0], "external": [0.75]}
+
+
+def test_standard_errors_are_no_scores_of_that_name(compared) -> None:
+    (found,) = compared(replace(PRUNED, scores="el2n", score={"values": "standard error"}))
+    assert shape(found) == {"el2n standard error lowest": [0.75]}
 
 
 def test_a_subset_made_elsewhere_is_a_line_by_its_digest(compared) -> None:

@@ -29,6 +29,7 @@ import pytest
 import xxhash
 from conftest import Result, dprune, dprune_process, image_bytes, sample, warm_python, write_tar
 from PIL import Image
+from studies import rewrite
 
 from dprune.formats.tar import member_bytes
 from dprune.packing.streams import Streams
@@ -514,7 +515,9 @@ def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     dprune("pack", tmp_path / "in", "-o", tmp_path / "out").fails(3, "holds no images")
     (tmp_path / "in" / "x.png").write_bytes(b"junk")
-    dprune("pack", tmp_path / "in", "-o", tmp_path / "out", "--workers", 0).fails(3, "every image is unreadable")
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "out", "--workers", 0).fails(
+        3, "every image is unreadable", "'x', which cannot be decoded"
+    )
     assert not list((tmp_path / "out").glob("*"))
 
 
@@ -625,9 +628,7 @@ def test_a_missing_shard_of_an_interrupted_pack_is_made_again(interrupted: list[
 
 def test_an_upgrade_keeps_finished_shards(interrupted: list[object], tmp_path: Path) -> None:
     journal = tmp_path / "out" / ".dprune" / "manifest.json"
-    content = json.loads(journal.read_text())
-    content["provenance"]["dprune"] = "0.0.1"
-    journal.write_text(json.dumps(content))
+    rewrite(journal, lambda content: content["provenance"].update(dprune="0.0.1"))
     made = (tmp_path / "out" / "000000.tar").stat().st_mtime_ns
     dprune(*interrupted).ok()
     assert (tmp_path / "out" / "000000.tar").stat().st_mtime_ns == made

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import dprune, image_bytes, write_tar
+from conftest import Result, dprune, image_bytes, write_tar
 from PIL import Image
 from studies import Run, histograms, made, rewrite, shares, write_memorization, write_metrics
 
 from dprune.errors import DpruneError
-from dprune.formats.provenance import make_record, parent
+from dprune.formats.provenance import make_record, parent, parent_record
 from dprune.formats.publish import publish_bytes
 from dprune.formats.results import read_result
 from dprune.metrics.catalogue import QUALITY
@@ -273,7 +273,11 @@ def generated(folder: Path, run: Run, seeds: str = "0-3", bad: bool = False) -> 
     if bad:
         members[0] = (members[0][0], b"no image")
     write_tar(folder / "000000.tar", members)
-    content = {"kind": "shards", "shards": [{"name": "000000.tar"}], "provenance": record}
+    content = {
+        "kind": "shards",
+        "shards": [{"name": "000000.tar", "count": len(members), "digest": ""}],
+        "provenance": record,
+    }
     (folder / "manifest.json").write_text(json.dumps(content))
     return folder
 
@@ -299,6 +303,41 @@ def test_images_stand_by_method_and_ratio_and_missing_ones_say_so(tmp_path: Path
     assert "seeds 2, 3" in " ".join(page.text)
     with Image.open(tmp_path / "report" / "images" / "grid.png") as grid:
         assert grid.width > grid.height > 100
+
+
+def test_the_baseline_is_what_it_is_said_to_be(tmp_path: Path) -> None:
+    """A file stands for all results of such a training set, whatever their kind and seed, and so does its line."""
+    control = replace(PRUNED, scores="random", order="random", keep="0.9")
+    files = []
+    for n, run in enumerate((control, replace(control, seed=1), PRUNED, replace(PRUNED, keep="0.5"))):
+        files += [write_metrics(tmp_path / f"q{n}.json", run), write_memorization(tmp_path / f"m{n}.json", run)]
+    images = [generated(tmp_path / f"i{n}", run) for n, run in enumerate((control, PRUNED))]
+
+    def report(*names: object) -> Result:
+        named = [part for name in names for part in ("--baseline", name)]
+        return dprune("report", *files, *with_images(*images), *named, "-o", tmp_path / "report", "--overwrite")
+
+    assert "--baseline" in report().ok().err
+    assert "none of them unpruned" in " ".join(page_of(tmp_path / "report").text)
+    seen = []
+    for name in (files[0], files[3], "random", "random, 0.1", images[0]):
+        assert "--baseline" not in report(name).ok().err
+        for table in ("quality.csv", "memorization.csv"):
+            rows = rows_of(tmp_path / "report", table)
+            assert [(row["line"], row["seeds"]) for row in rows[:2]] == [("unpruned", "2"), (rows[1]["line"], "1")]
+        page = page_of(tmp_path / "report")
+        assert not {"missing", "random"} & set(page.text)
+        seen.append(files_of(tmp_path / "report"))
+    assert all(found == seen[0] for found in seen)
+    report("nothing").fails(3, "--baseline nothing", "random, 0.1", "cluster-distance lowest, 0.75")
+    report("cluster-distance lowest").fails(3, "2 pruning ratios", "'cluster-distance lowest, 0.5'")
+    assert files_of(tmp_path / "report") == seen[0]
+
+
+def test_plain_features_are_the_baseline_by_their_file_alone(tmp_path: Path) -> None:
+    files = [write_metrics(tmp_path / f"{n}.json", PRUNED, generated=parent_record(None, n * 64)) for n in "ab"]
+    dprune("report", *files, "--baseline", files[0], "-o", tmp_path / "report").ok()
+    assert [row["method"] for row in rows_of(tmp_path / "report", "quality.csv")] == ["unpruned", "external"]
 
 
 def test_unpruned_images_alone(tmp_path: Path) -> None:
@@ -378,7 +417,13 @@ def test_maps_that_cannot_be_drawn(features: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [("", "no JSON"), ("{", "no JSON"), ("[1]", "no result"), ('{"kind": "run"}', "no result"), ("null", "no result")],
+    [
+        ("", "no sound JSON"),
+        ("{", "no sound JSON"),
+        ("[1]", "no result"),
+        ('{"kind": "run"}', "no result"),
+        ("null", "no result"),
+    ],
 )
 def test_what_is_no_result(tmp_path: Path, content: str, word: str) -> None:
     (tmp_path / "a.json").write_text(content)

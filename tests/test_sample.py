@@ -22,6 +22,7 @@ from dprune import noise
 from dprune.errors import UsageError
 from dprune.flow import Guidance, guided, solve
 from dprune.formats.provenance import make_record, parent, parent_record
+from dprune.models.classes import TrainedClasses
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.dit_files import load_dit, network_metadata
 from dprune.models.files import publish_model
@@ -56,13 +57,16 @@ def make_vae(path, kind="vq", channels=CHANNELS, image_size=4 * SIDE):
     return path
 
 
-def make_dit(path, vae, classes=CLASSES, labels=CLASSES):
+def make_dit(path, vae, classes=CLASSES, labels=CLASSES, counts=None, init=None, **options):
     config = DiTConfig(SIDE, CHANNELS, 1, 32, 2, 2, classes)
     encode = make_record("encode", {}, parents={"vae": {"digest": file_digest(vae)}})
     subset = parent_record(make_record("select", {"keep": "0.25"}), "beef")
     parents = {"latents": parent_record(encode, "cafe"), "subset": subset}
-    record = make_record("train-dit", {"arch": "other"}, parents=parents)
-    publish_model(path, filled(DiT(config)).state_dict(), network_metadata(config, MEAN, STD, labels), record)
+    if init is not None:
+        parents["init"] = parent_record(init, "babe")
+    record = make_record("train-dit", {"arch": "other", **options}, parents=parents)
+    network = network_metadata(config, MEAN, STD, labels, counts)
+    publish_model(path, filled(DiT(config)).state_dict(), network, record)
     return path
 
 
@@ -276,6 +280,65 @@ def test_classes(sample, models, tmp_path):
     assert labels(tmp_path / "few") == {0: 0, 1: 1, 2: 0, 3: 1}
 
 
+def test_classes_that_were_not_trained_on_are_left_out(sample, models, tmp_path):
+    pruned = make_dit(tmp_path / "pruned.safetensors", models[1], counts=[10, 0, 20, 5, 0])
+    assert "was trained on" not in sample("all", "--seeds", "0-29").ok().err
+    said = sample("balanced", "--seeds", "0-29", model=pruned).ok().err
+    assert said.count("warning: ") == 1
+    assert "trained on no sample of 2 of its 5 classes (1, 4): they are left out" in " ".join(said.split())
+    whole, found = labels(tmp_path / "all"), labels(tmp_path / "balanced")
+    assert np.bincount(list(found.values())).tolist() == [10, 0, 10, 10]
+    assert all(found[seed] == label for seed, label in whole.items() if label not in (1, 4)), "to be compared by seed"
+    sample("random", "--seeds", "0-59", "--classes", "random", model=pruned).ok()
+    assert set(labels(tmp_path / "random").values()) == {0, 2, 3}
+    said = sample("named", "--seeds", "0-3", "--classes", "4,3,1", model=pruned).ok().err
+    assert list(labels(tmp_path / "named").values()) == [4, 3, 1, 4]
+    assert said.count("warning: ") == 1
+    assert "--classes: " in said
+    assert "no sample of 1, 4" in " ".join(said.split())
+    assert "warning" not in sample("known", "--seeds", "0-3", "--classes", "3,0", model=pruned).ok().err
+
+
+def test_classes_in_proportion_to_the_training_set(sample, models, tmp_path):
+    counts = [10, 0, 20, 5, 1]
+    pruned = make_dit(tmp_path / "pruned.safetensors", models[1], counts=counts)
+    sample("out", "--seeds", "0-35", "--classes", "proportional", model=pruned).ok()
+    found = labels(tmp_path / "out")
+    assert np.bincount(list(found.values())).tolist() == counts
+    sample("again", "--seeds", "30,7-9,36", "--classes", "proportional", model=pruned).ok()
+    assert labels(tmp_path / "again") == {seed: found[seed % 36] for seed in (30, 7, 8, 9, 36)}
+    assert record(tmp_path / "out")["options"]["classes"] == "proportional"
+    done = sample("b", "--seeds", "0", "--classes", "proportional").fails(2, "--classes proportional", "does not say")
+    assert "balanced" in done.err
+
+
+def test_the_first_seeds_have_shares_as_near_as_their_number_allows():
+    counts = np.random.default_rng(0).integers(0, 300, 10)
+    trained = TrainedClasses(10, tuple(counts.tolist()))
+    drawn = trained.proportional(np.arange(2 * counts.sum()))
+    for number in (1, 7, 64, 500, int(counts.sum()), int(1.5 * counts.sum())):
+        quota = number * counts / counts.sum()
+        assert np.abs(np.bincount(drawn[:number], minlength=10) - quota).max() < 1
+    assert np.bincount(drawn, minlength=10).tolist() == (2 * counts).tolist()
+    even = TrainedClasses(3, (7, 7, 7)).proportional(np.arange(6))
+    assert even.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_guidance_away_from_what_was_never_learnt(sample, models, tmp_path):
+    """Without dropped labels only samples that have none, or the weights that training began with, teach it."""
+    base = make_record("train-dit", {"label_dropout": 0.1})
+    for name, warns, more in (
+        ("never", True, {}), ("old", True, {"counts": None}), ("some", False, {"samples": 9}),
+        ("begun", False, {"init": base}), ("dropped", False, {"label_dropout": 0.1}),
+    ):  # fmt: skip
+        options = {"label_dropout": 0, "samples": 8, "counts": [2, 2, 2, 1, 1]} | more
+        model = make_dit(tmp_path / f"{name}.safetensors", models[1], **options)
+        said = sample(name, "--seeds", "0", "--cfg", "2", model=model).ok().err
+        assert ("--cfg 2: " in said and "--label-dropout 0" in " ".join(said.split())) == warns, name
+        assert said.count("warning: ") == warns
+    assert "warning" not in sample("plain", "--seeds", "0", model=tmp_path / "never.safetensors").ok().err
+
+
 def test_unconditional_models_know_no_classes(sample, models, tmp_path):
     free = make_dit(tmp_path / "free.safetensors", models[1], classes=0)
     sample("out", "--seeds", "0-3", "--npz", tmp_path / "all.npz", model=free).ok()
@@ -460,7 +523,7 @@ def test_seeds_are_kept_in_order():
 
 
 def test_classes_are_read_back():
-    for text in ("balanced", "random", "3,17"):
+    for text in ("balanced", "random", "proportional", "3,17"):
         assert str(Classes.parse(text)) == text
     with pytest.raises(UsageError):
         Classes.parse("3,,17")
@@ -473,8 +536,8 @@ def test_a_dry_run_touches_nothing(sample, tmp_path):
 
 
 def test_listed_classes_belong_to_seeds_and_not_to_places():
-    assert Classes.parse("3,1,7").labels(np.array([5, 2, 0, 7]), 10).tolist() == [7, 7, 3, 1]
-    assert Classes.parse("balanced").labels(np.array([5, 12, 3]), 10).tolist() == [5, 2, 3]
+    assert Classes.parse("3,1,7").labels(np.array([5, 2, 0, 7]), TrainedClasses(10)).tolist() == [7, 7, 3, 1]
+    assert Classes.parse("balanced").labels(np.array([5, 12, 3]), TrainedClasses(10)).tolist() == [5, 2, 3]
 
 
 def test_guidance_acts_at_the_ends_of_its_interval(sample, tmp_path):

@@ -425,6 +425,13 @@ def test_an_unconditional_model_takes_no_labels_and_a_conditional_one_none(score
     np.testing.assert_allclose(scores(tmp_path / "none.npy")[:-1], losses.mean((1, 2)), rtol=1e-5)
 
 
+def test_labels_that_the_model_was_not_trained_on_are_told(score, inputs, tmp_path):
+    pruned = make_dit(tmp_path / "pruned.safetensors", vae="beef", class_counts=[3, 0, 3, 3, 3])
+    labels = open_latents(inputs[0]).labels()[:-1]
+    said = score("a.npy", "--draws", 2, "--sigma", ".3", method="el2n", model=pruned).ok().err
+    assert f"{(labels == 1).sum()} of the samples have labels that" in " ".join(said.split())
+
+
 def test_models_that_do_not_fit_are_refused(score, tmp_path):
     other = make_dit(tmp_path / "other.safetensors", vae="cafe")
     score("x.npy", model=other).fails(3, "other.safetensors", "another autoencoder", "cafe", "beef")

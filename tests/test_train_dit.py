@@ -25,6 +25,7 @@ from stores import latent_store
 from dprune.formats.arrays import write_array
 from dprune.formats.latents import open_latents
 from dprune.formats.provenance import make_record, parent
+from dprune.formats.tensors import read_tensors, write_tensors
 from dprune.models.files import ModelFile, publish_model
 from dprune.models.vae import VAE
 from dprune.models.vae_files import VAEConfig
@@ -143,6 +144,30 @@ def test_a_subset_changes_the_model_and_stays_traceable(store: Path, tmp_path: P
     assert parent(file.record, "subset")["options"] == {"keep": 3}
     # The latents are normalised by the whole store, whatever the subset.
     assert file.network["mean"] == ModelFile.open(tmp_path / "all" / "model.safetensors").network["mean"]
+
+
+def test_the_model_says_how_many_samples_of_each_class_it_was_trained_on(store: Path, tmp_path: Path):
+    labels = open_latents(store).labels()
+    assert "no sample to train on" not in train(store, tmp_path / "all").ok().err
+    network = ModelFile.open(tmp_path / "all" / "model.safetensors").network
+    assert network["class_counts"] == np.bincount(labels[:-1]).tolist()
+    np.save(tmp_path / "kept.npy", np.flatnonzero((labels[:-1] != 1) & (labels[:-1] != 3)))
+    said = train(store, tmp_path / "kept", "--subset", tmp_path / "kept.npy").ok().err
+    assert said.count("warning: ") == 1
+    assert "2 of the 5 classes have no sample to train on (1, 3)" in " ".join(said.split())
+    network = ModelFile.open(tmp_path / "kept" / "model.safetensors").network
+    assert np.flatnonzero(network["class_counts"]).tolist() == [0, 2, 4]
+    train(store, tmp_path / "free", "--unconditional").ok()
+    assert "class_counts" not in ModelFile.open(tmp_path / "free" / "model.safetensors").network
+
+
+def test_samples_without_a_label_are_counted(tmp_path: Path):
+    store = latent_store(tmp_path / "latents", unlabelled=12)
+    assert "12 of the 32 samples have no label" in " ".join(train(store, tmp_path / "run").ok().err.split())
+    np.save(tmp_path / "kept.npy", np.arange(12))
+    said = train(store, tmp_path / "none", "--subset", tmp_path / "kept.npy").fails(3, "--unconditional")
+    assert "no sample that is left has a label" in " ".join(said.err.split())
+    train(store, tmp_path / "none", "--subset", tmp_path / "kept.npy", "--unconditional").ok()
 
 
 def test_folds_are_disjoint_cover_everything_and_ignore_the_seed(store: Path, tmp_path: Path):
@@ -481,9 +506,9 @@ def test_nan_and_inf_are_no_numbers(store: Path, tmp_path: Path, option: str, va
 
 def test_a_code_beyond_the_codebook_is_named(store: Path, tmp_path: Path):
     part = store / "000000.safetensors"
-    header = part.read_bytes()
-    place = next(iter(open_latents(store).mapped("codes"))).offset
-    part.write_bytes(header[:place] + b"\xff\xff" + header[place + 2 :])
+    _, tensors, metadata = read_tensors(part)
+    tensors["codes"][0, 0] = 65535
+    write_tensors(part, tensors, metadata or {})
     train(store, tmp_path / "run").fails(3, "000000.safetensors", "65535")
     assert not (tmp_path / "run" / "log.jsonl").exists()
 

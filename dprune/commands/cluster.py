@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dprune.clustering.job import ClusterSettings
 
 OUTPUT = "The clusters: a .safetensors file, or - for stdout; with --sweep a folder."
+MOST_SWEPT = 1000
 
 
 class Sweep(click.ParamType[tuple[int, ...]]):
@@ -25,11 +26,15 @@ class Sweep(click.ParamType[tuple[int, ...]]):
         """Parse `value`; the step is 1 if left out."""
         if isinstance(value, tuple):
             return value
-        match = re.fullmatch(r"(\d+):(\d+)(?::(\d+))?", str(value))
+        match = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})(?::([0-9]{1,18}))?", str(value))
         start, stop, step = (int(part or 1) for part in match.groups()) if match else (0, 0, 0)
         if not 1 <= start <= stop or not step:
             self.fail(f"{value!r} is not START:STOP:STEP with 1 <= START <= STOP, such as 8:64:8.", param, ctx)
-        return tuple(range(start, stop + 1, step))
+        swept = range(start, stop + 1, step)
+        if len(swept) > MOST_SWEPT:
+            self.fail(f"{value!r} stands for {len(swept):,} numbers of clusters: give a larger STEP, for at most "
+                      f"{MOST_SWEPT:,}.", param, ctx)  # fmt: skip
+        return tuple(swept)
 
 
 @click.command()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         "settings", "dprune.reporting.job:ReportSettings",
         click.option("--title", default="What pruning did", show_default=True, metavar="TEXT",
                      help="Title of the page."),
+        click.option("--baseline", multiple=True, metavar="FILE|LABEL",
+                     help="Result, or line of the report, whose training set counts as unpruned. Repeatable."),
         click.option("--images", multiple=True, metavar="DIR",
                      help="Images of dprune sample for the grid of methods and ratios. Repeatable."),
         click.option("--image-seeds", type=click.IntRange(min=1, max=64), metavar="N",
@@ -37,13 +39,16 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
 
     RESULTS are files of dprune eval and dprune memorization, in any mix. They are grouped by the provenance that
     they carry, never by their names: each recorded option that differs makes a line of its own over the pruning
-    ratio, and only seeds are averaged. For results of other tools, --tag method=mine --tag keep=0.25 --tag
-    order=lowest --tag seed=3 at any step says where they belong. The folder holds report.html, which needs no
-    other file, and the tables and curves as Markdown, CSV and SVG.
+    ratio, and only seeds are averaged. A training set that leaves no candidate out is unpruned, whatever the order:
+    what --within and --without kept from being a candidate was not pruned. For results of other tools, --tag
+    method=mine --tag keep=0.25 --tag order=lowest --tag seed=3 at any step says where they belong, and --tag keep=1
+    that they are unpruned. The folder holds report.html, which needs no other file, and the tables and curves as
+    Markdown, CSV and SVG.
 
     \b
     Examples:
       dprune report runs/*/metrics.json runs/*/memorization.json -o report
+      dprune report runs/*/metrics.json --baseline runs/all/metrics.json -o report
       dprune report metrics.json --images pruned/generated --images unpruned/generated -o report
       dprune report metrics.json --train features --generated run/features --clusters clusters.safetensors -o report
     """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     click.option("--vae", required=True, metavar="FILE", help="Autoencoder that decodes the latents."),
     click.option("--seeds", required=True, metavar="SEEDS", help="One for each image: 0-49999, or 3,5,9-12."),
     click.option("--classes", metavar="CLASSES",
-                 help="balanced (seed modulo classes), random, or a list that takes turns.  [default: balanced]"),
+                 help="balanced, random, proportional, or a list that takes turns by the seed.  [default: balanced]"),
     options.choice("--solver", ["euler", "heun", "dopri5"],
                    "How the flow is integrated; dopri5 couples the images of a batch.", default="euler"),
     options.count("--steps", "Of euler or heun.  [default: 60]"),
@@ -50,11 +50,15 @@ def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
     only the shards that are missing; processes with RANK and WORLD_SIZE set share the shards of one folder, and the
     last one to end completes it with --grid and --npz.
 
+    Balanced classes are the seed modulo their number, proportional ones have the shares of the training set. Those
+    that the model was trained on no sample of are left out, unless they are listed.
+
     \b
     Examples:
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-49999 -o generated
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-63 --cfg 4 --grid grid.png -o first
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-99 --classes 207,360 -o dogs-and-otters
+      dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-4999 --classes proportional -o skewed
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-49999 --npz all.npz -o generated
       torchrun --nproc-per-node 8 -m dprune sample run/model.safetensors --vae vae/model.safetensors \\
         --seeds 0-49999 --stop-after 3h50m -o generated

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +12,8 @@ from dprune.selecting.amount import Amount
 
 if TYPE_CHECKING:
     from dprune.selecting.job import SelectSettings
+
+MOST_BYTES_OF_GROUPS = 8 << 20
 
 
 def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Amount | None:
@@ -25,11 +26,15 @@ def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Am
 def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     if value is None:
         return None
+    text = value
+    if value.startswith("@"):
+        from dprune.formats.arrays import read_file
+
+        text = read_file(value[1:], MOST_BYTES_OF_GROUPS).decode("utf-8", "replace")
     try:
-        text = Path(value[1:]).read_text() if value.startswith("@") else value
         return tuple(int(name) for name in text.replace(",", " ").split())
-    except (OSError, ValueError):
-        raise click.BadParameter(f"{value!r} is neither numbers (3,17,42) nor a readable @file of them.") from None
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither numbers (3,17,42) nor an @file of them.") from None
 
 
 @click.command()

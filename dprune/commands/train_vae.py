@@ -24,7 +24,7 @@ class Multipliers(click.ParamType[tuple[int, ...]]):
         if isinstance(value, tuple):
             return value
         parts = str(value).split(",")
-        if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        if not all(part.isascii() and part.isdigit() and len(part) < 10 and int(part) for part in parts):
             self.fail(f"{value!r} is no list of whole numbers from 1, such as 1,2,2,4.", param, ctx)
         return tuple(int(part) for part in parts)
 

@@ -125,7 +125,7 @@ def _is_step(content: Any) -> bool:
     """Tell whether JSON has the shape of a record, its table aside."""
     if not isinstance(content, dict) or not isinstance(content.get("command"), str):
         return False
-    tables = [content.get(name, {}) for name in ("options", "parents", "tags")]
+    tables = [content.get(name, {}) for name in ("options", "parents", "tags", FINDINGS_KEY)]
     if not all(isinstance(table, dict) for table in tables) or not isinstance(content.get("fingerprint", ""), str):
         return False
     entries = content.get("parents", {}).values()

@@ -175,7 +175,7 @@ def open_dataset(sources: Sequence[str]) -> Dataset:
     Raises:
         InputError: nothing is found, a folder's pack is unfinished, or two shards share a name.
     """
-    locations = [location for source in sources for location in expand(source)]
+    locations = expand(sources)
     if not locations:
         raise InputError("no shards given: name a folder with .tar files, or the files themselves.")
     names: dict[str, str] = {}

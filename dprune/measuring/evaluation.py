@@ -17,6 +17,7 @@ from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters
 from dprune.formats.features import Features
 from dprune.formats.statistics import Statistics
+from dprune.measuring.balance import warn_of_shares
 from dprune.measuring.eval_metrics import FUNCTIONS, ReadyPair, obstacle
 from dprune.measuring.moments import Measured, given, held, streamed
 from dprune.measuring.settings import EvalSettings
@@ -48,6 +49,8 @@ def evaluate(
     place = take_device(device)
     features = {role: source.open(monitor) for role, source in sources.items() if isinstance(source, FeatureSource)}
     dimension = _common_dimension(sources, features, clusters)
+    if len(features) == len(sources):
+        warn_of_shares(features["generated"], features["reference"], chosen_ids(features["reference"], subset))
     with explained(place, "--device cpu, or fewer --metrics"):
         sides = _ready(sources, features, settings, subset, place, monitor)
         taken = _logits(sides["generated"], logits, place) if "is" in settings.names else None

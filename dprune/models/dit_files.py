@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from dprune.errors import InputError
 from dprune.models.architectures import ARCHITECTURES
+from dprune.models.classes import TrainedClasses
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.files import ModelFile, fits
 from dprune.models.weights import read_state
@@ -42,11 +45,10 @@ class LoadedDiT:
         """Whether the model knows labels."""
         return self.model.config.classes > 0
 
-    @property
-    def label_count(self) -> int:
-        """Labels that it was trained on; its table may have more, which a larger model that it began with had."""
-        count, classes = self.file.network.get("label_count"), self.model.config.classes
-        return count if isinstance(count, int) and 0 < count <= classes else classes
+    @functools.cached_property
+    def trained(self) -> TrainedClasses:
+        """The classes that it was trained on."""
+        return TrainedClasses.of(self.file.network, self.model.config.classes)
 
     def denormalised(self, latents: Tensor) -> Tensor:
         """Bring normalised latents [B, C, H, W] to the scale that the autoencoder decodes."""
@@ -122,7 +124,9 @@ def _inferred(path: Path, state: dict[str, Tensor]) -> tuple[DiTConfig, list[flo
     return config, [0.0] * channels, [1 / LATENT_SCALE] * channels
 
 
-def network_metadata(config: DiTConfig, mean: Tensor, std: Tensor, label_count: int) -> dict[str, Any]:
+def network_metadata(
+    config: DiTConfig, mean: Tensor, std: Tensor, label_count: int, class_counts: Sequence[int] | None = None
+) -> dict[str, Any]:
     """Describe a DiT for the metadata of its file, as `load_dit` reads it.
 
     Args:
@@ -130,6 +134,8 @@ def network_metadata(config: DiTConfig, mean: Tensor, std: Tensor, label_count: 
         mean: of the latents, [C].
         std: of the latents, [C].
         label_count: largest label of the store that it was trained on, and one.
+        class_counts: samples of each of these labels that it was trained on, None where there are none.
     """
     latents = {"mean": mean.tolist(), "std": std.tolist(), "label_count": label_count}
-    return {"kind": "dit", **config.as_json(), **latents}
+    counts = {"class_counts": list(class_counts)} if config.classes and class_counts else {}
+    return {"kind": "dit", **config.as_json(), **latents, **counts}

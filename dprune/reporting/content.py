@@ -52,6 +52,11 @@ class Content:
             by_kind[point.result.kind].append(point)
         return {kind: compare(points) for kind, points in by_kind.items() if points}
 
+    @property
+    def has_unpruned(self) -> bool:
+        """Whether there is anything that the pruned can be compared with."""
+        return any(comparison.unpruned for found in self.comparisons.values() for comparison in found)
+
     @functools.cached_property
     def colours(self) -> Colours:
         """Colours of all lines."""

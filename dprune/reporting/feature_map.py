@@ -13,7 +13,7 @@ from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import Features, open_features
 from dprune.formats.provenance import check_same_dataset
 from dprune.measuring.sources import check_space
-from dprune.reporting.experiments import point_of_images
+from dprune.reporting.experiments import Choice, point_of_images
 from dprune.reporting.grouping import cell_title, compare
 from dprune.reporting.svg import PALETTE, Chart, padded
 from dprune.seeds import generator
@@ -38,12 +38,14 @@ class MapInputs:
         generated: features of generated samples, each a map of its own.
         clusters: of the training set, or None.
         projection: `pca` or `tsne`.
+        baselines: training sets that count as unpruned.
     """
 
     train: Features
     generated: tuple[Features, ...]
     clusters: Clusters | None
     projection: str
+    baselines: frozenset[Choice] = frozenset()
 
     @classmethod
     def open(cls, train: str, generated: Sequence[str], clusters: str | None, projection: str) -> MapInputs:
@@ -100,7 +102,7 @@ def draw_maps(inputs: MapInputs) -> list[Chart]:
     placed = _project([train, *others], inputs.projection)
     every = np.concatenate(placed)
     across, up = (padded(every[:, axis].tolist(), 0.03) for axis in (0, 1))
-    titles = _titles(inputs.generated)
+    titles = _titles(inputs.generated, inputs.baselines)
     charts = []
     for title, other, points in zip(titles, others, placed[1:], strict=True):
         chart = Chart(title, across, up, width=360, height=340, margin=(30, 6, 8, 6),
@@ -151,11 +153,11 @@ def _project(parts: Sequence[FloatArray], projection: str) -> list[FloatArray]:
     return np.split(placed.astype(np.float64), stops)
 
 
-def _titles(generated: Sequence[Features]) -> list[str]:
+def _titles(generated: Sequence[Features], baselines: frozenset[Choice]) -> list[str]:
     """Name each map by how its samples were made."""
     points = [
-        point_of_images(features.name, features.record, features.as_parent()["digest"]) if features.record else None
-        for features in generated
+        point_of_images(some.name, some.record, some.as_parent()["digest"], baselines) if some.record else None
+        for some in generated
     ]
     known = [point for point in points if point is not None]
     names = {

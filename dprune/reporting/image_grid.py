@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -15,7 +15,7 @@ from dprune.formats.images import decode_image
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record
 from dprune.formats.shards import Dataset, ShardReader, open_dataset
-from dprune.reporting.experiments import Point, point_of_images
+from dprune.reporting.experiments import Choice, Point, point_of_images
 from dprune.reporting.grouping import Comparison, Line, cell_ratio, compare, ratio_text
 from dprune.sampling.seeds import KEY_DIGITS, Seeds
 
@@ -41,6 +41,11 @@ class Folder:
     seeds: Seeds
     point: Point
     parent: Record
+
+    def placed(self, baselines: frozenset[Choice]) -> Folder:
+        """Place it anew, with training sets that count as unpruned."""
+        point = point_of_images(self.name, self.parent["provenance"], self.point.mark, baselines)
+        return replace(self, point=point)
 
     @classmethod
     def open(cls, path: str) -> Folder:

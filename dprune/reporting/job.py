@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,8 +16,9 @@ from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, make_record, parent_record
 from dprune.formats.publish import Output, publish_bytes, publish_json
 from dprune.formats.results import read_result
+from dprune.reporting.baselines import named_choices
 from dprune.reporting.content import Content
-from dprune.reporting.experiments import Point, point_of_result
+from dprune.reporting.experiments import Choice, Point, point_of_result
 from dprune.reporting.feature_map import MapInputs, draw_maps
 from dprune.reporting.image_grid import Folder, make_grid, open_folders
 from dprune.reporting.page import render
@@ -40,6 +41,7 @@ class ReportSettings:
     generated: tuple[str, ...] = ()
     clusters: str | None = None
     projection: str | None = None
+    baseline: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Hold the options together.
@@ -66,6 +68,7 @@ class ReportJob(Job):
         folders: of generated images.
         image_seeds: images in a cell of the grid.
         map_inputs: what is drawn as a map, or None.
+        baselines: training sets that count as unpruned, whatever their provenance says.
     """
 
     points: tuple[Point, ...]
@@ -73,6 +76,7 @@ class ReportJob(Job):
     folders: tuple[Folder, ...]
     image_seeds: int
     map_inputs: MapInputs | None
+    baselines: frozenset[Choice]
     output: Output
 
     @functools.cached_property
@@ -82,6 +86,9 @@ class ReportJob(Job):
         parents = _numbered("result", results) | _numbered("images", [folder.parent for folder in self.folders])
         options: dict[str, Any] = {"title": self.title}
         options |= {"image_seeds": self.image_seeds} if self.folders else {}
+        if self.baselines:
+            every = (*self.points, *(folder.point for folder in self.folders))
+            options["baseline"] = sorted(point.mark for point in every if point.choice in self.baselines)
         if self.map_inputs is not None:
             inputs = self.map_inputs
             options["projection"] = inputs.projection
@@ -116,6 +123,10 @@ class ReportJob(Job):
         for name, data in found.items():
             publish_bytes(folder / name, data)
         comparisons = [c for of_kind in content.comparisons.values() for c in of_kind]
+        if not content.has_unpruned:
+            _log.warning(
+                "no result is of the unpruned training set, to compare with: if one is, name it by --baseline."
+            )
         lines = {line.label for comparison in comparisons for line in comparison.lines}
         return {"results": len(self.points), "lines": len(lines), "files": len(found), "page": str(folder / PAGE)}
 
@@ -130,15 +141,21 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
     """Read what `dprune report` was given; the order of results makes no difference.
 
     Raises:
-        InputError: a file or folder is not what it should be.
+        InputError: a file or folder is not what it should be, or a baseline is not there.
         MismatchError: features and clusters do not belong together.
     """
     points, folders = _read_points(results), open_folders(settings.images)
+    baselines = named_choices(settings.baseline, points, {folder.name: folder.point for folder in folders})
+    if baselines:
+        points = tuple(point_of_result(point.result, baselines) for point in points if point.result)
+        folders = tuple(folder.placed(baselines) for folder in folders)
     map_inputs = None
     if settings.train:
         projection = settings.projection or PROJECTION
         map_inputs = MapInputs.open(settings.train, settings.generated, settings.clusters, projection)
-    return ReportJob(points, settings.title, folders, settings.image_seeds or IMAGE_SEEDS, map_inputs, output)
+        map_inputs = replace(map_inputs, baselines=baselines)
+    shown = settings.image_seeds or IMAGE_SEEDS
+    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, output)
 
 
 def _read_points(paths: Sequence[str]) -> tuple[Point, ...]:

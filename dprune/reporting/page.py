@@ -78,6 +78,7 @@ def _lead(content: Content) -> str:
     seeds = max((cell.seeds for comparison in every for _, cell in comparison.cells()), default=1)
     parts = [_count(len(content.points), "result"), _count(methods, "pruned line"), _count(ratios, "pruning ratio")]
     parts.append(f"up to {seeds} seeds each" if seeds > 1 else "one seed each")
+    parts += [] if content.has_unpruned else ["none of them unpruned"]
     return f'<p class="lead">{", ".join(parts)}.</p>'
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from dprune.flow import Guidance, guided, solve, start
+from dprune.models.classes import IntArray
 from dprune.models.dit import DiT
 from dprune.models.dit_files import LoadedDiT
 from dprune.models.pixels import to_pixels
 from dprune.models.vae import VAE
 from dprune.runtime import single_threads
-from dprune.sampling.seeds import IntArray
 from dprune.sampling.settings import SampleSettings
 
 # Images that one thread of a CPU takes through the networks together.

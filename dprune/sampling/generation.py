@@ -50,7 +50,7 @@ def generate(
         float32(tf32=settings.precision != "float32"),
     ):
         loaded = load_dit(model.path, device)
-        check_fit(settings, loaded.model.config.as_json(), latent_network(vae), model.path)
+        check_fit(settings, model.network or loaded.model.config.as_json(), latent_network(vae), model.path)
         sampler = Sampler(loaded, load_vae(vae.path, device)[0], settings, device)
         batches = _batches(loaded, settings, sampler.size, shards)
         journal = Journal.begin(folder, record, monitor)
@@ -67,7 +67,7 @@ def _batches(loaded: LoadedDiT, settings: SampleSettings, size: int, shards: Seq
         seeds = settings.seeds_in(number)
         labels = np.zeros_like(seeds)
         if loaded.conditional:
-            labels = (settings.classes or Classes(BALANCED)).labels(seeds, loaded.label_count)
+            labels = (settings.classes or Classes(BALANCED)).labels(seeds, loaded.trained)
         for begin in range(0, len(seeds), size):
             yield Batch(seeds[begin : begin + size], labels[begin : begin + size])
 

@@ -19,6 +19,7 @@ from dprune.formats.shard_journal import Journal, complete_shards, existing_shar
 from dprune.models.files import ModelFile
 from dprune.models.vae_files import check_made, latent_network, open_vae
 from dprune.runtime import Monitor, ranks
+from dprune.sampling.cautions import cautions
 from dprune.sampling.exports import Export, GridExport, NpzExport
 from dprune.sampling.settings import DEFAULT_GRID_COUNT, SampleOptions, SampleSettings, check_fit
 
@@ -75,6 +76,8 @@ class SampleJob(Job):
         if missing:
             from dprune.sampling.generation import generate
 
+            for caution in cautions(self.model, self.settings):
+                _log.warning("%s", caution)
             made = generate(self.model, self.vae, self.settings, folder, self.record, missing, monitor)
         whole = self._finish(folder)
         if not whole:

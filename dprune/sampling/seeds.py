@@ -7,17 +7,14 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from dprune.errors import UsageError
-from dprune.seeds import hash_ids
-
-IntArray = npt.NDArray[np.int64]
+from dprune.models.classes import IntArray, TrainedClasses
 
 MOST_IMAGES = 1_000_000_000
 # A key is its seed with so many digits at least, so that runs with other seeds give the same seed the same key.
 KEY_DIGITS = 8
-BALANCED, RANDOM = "balanced", "random"
+BALANCED, RANDOM, PROPORTIONAL = "balanced", "random", "proportional"
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class Classes:
     """How images get their classes.
 
     Attributes:
-        policy: `balanced` (seed modulo classes), `random` (by a hash of the seed), or empty for a list.
+        policy: `balanced`, `random` or `proportional`, see `TrainedClasses`, or empty for a list.
         listed: classes that take turns by the seed.
     """
 
@@ -89,26 +86,28 @@ class Classes:
 
     @classmethod
     def parse(cls, text: str) -> Classes:
-        """Read `balanced`, `random` or numbers such as `3,17`.
+        """Read `balanced`, `random`, `proportional` or numbers such as `3,17`.
 
         Raises:
             UsageError: it is something else.
         """
-        if text in (BALANCED, RANDOM):
+        if text in (BALANCED, RANDOM, PROPORTIONAL):
             return cls(text)
         tokens = [token.strip() for token in text.split(",")]
         if not all(re.fullmatch("[0-9]{1,9}", token) for token in tokens):
-            raise UsageError(f"--classes {text}: give balanced, random, or numbers such as 3,17.")
+            raise UsageError(f"--classes {text}: give balanced, random, proportional, or numbers such as 3,17.")
         return cls("", tuple(map(int, tokens)))
 
     def __str__(self) -> str:
         """Return what `parse` reads as this."""
         return self.policy or ",".join(map(str, self.listed))
 
-    def labels(self, seeds: IntArray, count: int) -> IntArray:
-        """Return each seed's class, of `count` classes."""
+    def labels(self, seeds: IntArray, trained: TrainedClasses) -> IntArray:
+        """Return each seed's class, of those that a model was trained on unless they are listed."""
         if self.policy == RANDOM:
-            return (hash_ids(0, "classes of samples", seeds) % np.uint64(count)).astype(np.int64)
+            return trained.random(seeds)
+        if self.policy == PROPORTIONAL:
+            return trained.proportional(seeds)
         if self.policy == BALANCED:
-            return seeds % count
+            return trained.balanced(seeds)
         return np.array(self.listed, dtype=np.int64)[seeds % len(self.listed)]

@@ -9,9 +9,10 @@ from typing import Any
 
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.provenance import Record
+from dprune.models.classes import IntArray, TrainedClasses
 from dprune.precision import resolved
 from dprune.runtime import is_gpu
-from dprune.sampling.seeds import BALANCED, Classes, IntArray, Seeds
+from dprune.sampling.seeds import BALANCED, PROPORTIONAL, Classes, Seeds
 
 DEFAULT_STEPS = 60
 DEFAULT_GRID_COUNT = 64
@@ -177,3 +178,8 @@ def check_fit(settings: SampleSettings, network: Mapping[str, Any], latents: Rec
                 raise UsageError(f"{option}: {model} knows no classes: leave it out.")
     elif asked is not None and max(asked.listed, default=0) >= classes:
         raise UsageError(f"--classes {asked}: {model} knows classes 0 to {classes - 1}.")
+    elif asked is not None and asked.policy == PROPORTIONAL and TrainedClasses.of(network, classes).samples is None:
+        raise UsageError(
+            f"--classes {PROPORTIONAL}: {model} does not say how many samples of each class it was trained on: "
+            "give balanced, or train it with this dprune."
+        )

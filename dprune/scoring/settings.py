@@ -9,6 +9,7 @@ from dprune.errors import UsageError
 from dprune.precision import resolved
 from dprune.runtime import is_gpu
 
+MOST_SIGMAS = 100
 LOSS, SQUARED_NORM, DOT = 0, 1, 2
 """Places of what is measured of a draw, in the last dimension of measures."""
 
@@ -92,4 +93,7 @@ def parse_sigmas(text: str) -> tuple[float, ...]:
         sigmas = ()
     if not sigmas or not all(0 < sigma <= 1 for sigma in sigmas) or len(set(sigmas)) < len(sigmas):
         raise UsageError(f"--sigma {text}: give noise levels above 0 (clean) and up to 1 (noise), such as .06,.29.")
+    if len(sigmas) > MOST_SIGMAS:
+        raise UsageError(f"--sigma: {len(sigmas):,} noise levels are given, each of which is a pass: give "
+                         f"{MOST_SIGMAS} at most.")  # fmt: skip
     return sigmas

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
+
+# Fraction would write out the zeros of 1e-999999999.
+_NUMBER = re.compile(r"[-+]?[0-9]{0,50}(\.[0-9]{0,50})?(e[-+]?[0-9]{1,2})?(/[0-9]{1,50})?%?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Amount:
             ValueError: the text is none of these, or the share is outside 0 to 1.
         """
         try:
+            if not _NUMBER.fullmatch(text):
+                raise ValueError
             if text.endswith("%"):
                 value: Fraction | int = Fraction(text[:-1]) / 100
             else:

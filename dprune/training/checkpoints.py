@@ -43,9 +43,9 @@ class Wanted:
         """
         if text == "all":
             return cls()
-        if re.fullmatch(r"0*[1-9]\d*", text, re.ASCII):
+        if re.fullmatch(r"0*[1-9][0-9]{0,17}", text):
             return cls(last=int(text))
-        match = re.fullmatch(r"(\d*):(\d*)", text, re.ASCII)
+        match = re.fullmatch(r"([0-9]{0,18}):([0-9]{0,18})", text)
         if not match or not any(match.groups()) or (all(match.groups()) and int(match[1]) > int(match[2])):
             raise UsageError(f"--checkpoints {text}: give all, a number (the last N), or epochs A:B such as 10:40.")
         return cls(None, int(match[1] or 0), int(match[2]) if match[2] else math.inf)

@@ -130,7 +130,7 @@ class TrainingOptions:
 
 
 def _positive(option: str, text: str, word: str) -> Fraction:
-    if not text.isascii() or not text.isdigit() or not int(text):
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or not int(text):
         raise UsageError(f"{option} {text}: give a whole number from 1, or {word}.")
     return Fraction(text)
 

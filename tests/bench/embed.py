@@ -68,7 +68,7 @@ def time_decoding(dataset: Dataset, backbone: Backbone, args: argparse.Namespace
     ]
     images = Images(dataset.shards, backbone.transform)
     began = time.perf_counter()
-    with decoding(images, pieces, args.workers, pin=args.device != "cpu") as decoded:
+    with decoding(images, pieces, args.workers, Silent(), pin=args.device != "cpu") as decoded:
         done = sum(len(piece.images) for piece in decoded)
     return done / (time.perf_counter() - began)
 

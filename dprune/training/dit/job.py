@@ -73,7 +73,7 @@ class DiTJob(TrainingJob):
         _log.debug("%d latents are held on: %s.", len(held), held.place)
         fingerprint = digest([latents.fingerprint, digest_array(ids)])
         preview = None if self.settings.vae is None else load_vae(self.settings.vae, device)[0]
-        return DiTTask(network, self.settings, self.plan.seed, held, latents, fingerprint, preview)
+        return DiTTask(network, self.settings, self.plan.seed, held, latents, self.data.classes, fingerprint, preview)
 
     def _network(self, device: torch.device) -> DiT:
         """Make the network with its first weights, which do not depend on the device."""
@@ -133,4 +133,6 @@ def open_train_dit(store: str, options: DiTOptions, training: TrainingOptions, o
     fold = Fold.parse(options.fold) if options.fold else None
     data = TrainingSet(open_latents(store), read_ids(options.subset) if options.subset else None, fold)
     settings.check(data.latents)
+    if not settings.unconditional:
+        data.check_labels()
     return DiTJob(data, settings, training.plan(len(data.ids), DEFAULTS), training.device, output)

@@ -17,6 +17,7 @@ from dprune.formats.arrays import Array
 from dprune.formats.latents import Latents
 from dprune.formats.subsets import narrowed
 from dprune.models.architectures import ARCHITECTURES, parse_architecture
+from dprune.models.classes import TrainedClasses, named
 from dprune.models.files import ModelFile
 from dprune.models.vae_files import check_made
 from dprune.models.weights import check_file
@@ -138,7 +139,7 @@ class Fold:
         Raises:
             UsageError: it is none.
         """
-        match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
         if not match or int(match[2]) < 2 or int(match[1]) >= int(match[2]):
             raise UsageError(f"--fold {text}: give I/N with I from 0 to N-1, such as 0/12.")
         return cls(int(match[1]), int(match[2]))
@@ -192,6 +193,28 @@ class TrainingSet(LatentSubset):
     """
 
     fold: Fold | None = None
+
+    @functools.cached_property
+    def classes(self) -> TrainedClasses:
+        """The classes of the store, and how many samples of each are trained on."""
+        labels, count = self.latents.labels()[self.ids], self.latents.classes
+        return TrainedClasses(count, tuple(np.bincount(labels[labels >= 0], minlength=count).tolist()))
+
+    def check_labels(self) -> None:
+        """Say which labels have no sample, and how many samples have no label.
+
+        Raises:
+            InputError: none has one.
+        """
+        samples, labelled = len(self.ids), sum(self.classes.samples or ())
+        if not labelled:
+            raise InputError(f"{self.latents.store.folder}: no sample that is left has a label: give --unconditional.")
+        if labelled < samples:
+            _log.warning("%s of the %s samples have no label, and are trained on without.",
+                         f"{samples - labelled:,}", f"{samples:,}")  # fmt: skip
+        if len(self.classes.empty):
+            _log.warning("%d of the %d classes have no sample to train on (%s): dprune sample leaves them out.",
+                         len(self.classes.empty), self.classes.count, named(self.classes.empty))  # fmt: skip
 
     @functools.cached_property
     def ids(self) -> npt.NDArray[np.int64]:

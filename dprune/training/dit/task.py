@@ -15,6 +15,7 @@ from dprune.flow import Guidance, flow_loss, guided, solve, start
 from dprune.formats.images import encode_image, tile
 from dprune.formats.latents import Latents
 from dprune.formats.publish import publish_bytes
+from dprune.models.classes import TrainedClasses
 from dprune.models.dit import DiT
 from dprune.models.dit_files import network_metadata
 from dprune.models.pixels import to_pixels
@@ -71,19 +72,20 @@ class DiTTask(Task):
         seed: of the run.
         data: what is trained on.
         latents: the store that it comes from.
+        trained: its classes, and how many samples of each are trained on.
         fingerprint: digest of the store and of the ids that are trained on.
         preview: autoencoder that decodes pictures at intervals, None for no pictures.
     """
 
     def __init__(self, network: DiT, settings: DiTSettings, seed: int, data: TrainingLatents, latents: Latents,
-                 fingerprint: str, preview: VAE | None) -> None:  # fmt: skip
-        self._network, self._data, self._latents, self._preview = network, data, latents, preview
+                 trained: TrainedClasses, fingerprint: str, preview: VAE | None) -> None:  # fmt: skip
+        self._network, self._data, self._trained, self._preview = network, data, trained, preview
         self._device = network.pos_embed.device
         if settings.compile:
             network.compile_blocks()
         self.networks, self.objectives = {"dit": network}, {"dit": FlowObjective(network, settings, seed)}
         mean, std = torch.from_numpy(latents.mean), torch.from_numpy(latents.std)
-        self.network_header = network_metadata(network.config, mean, std, latents.classes)
+        self.network_header = network_metadata(network.config, mean, std, latents.classes, trained.samples)
         self.samples, self.fingerprint = len(data), fingerprint
         # A backward pass takes twice as many operations as a forward pass.
         self.flop = 3 * network.config.flop()
@@ -105,9 +107,10 @@ class DiTTask(Task):
         return {}
 
     def _samples(self, vae: VAE) -> Tensor:
-        seeds = torch.arange(PREVIEW_COLUMNS**2, device=self._device)
+        numbers = np.arange(PREVIEW_COLUMNS**2)
+        seeds = torch.from_numpy(numbers).to(self._device)
         null, side = self._network.config.classes, self._network.config.input_size
-        labels = seeds % self._latents.classes if null else torch.zeros_like(seeds)
+        labels = torch.from_numpy(self._trained.balanced(numbers)).to(seeds) if null else torch.zeros_like(seeds)
         velocity = guided(self._network, labels, null, Guidance())
         found = solve(velocity, start(seeds, (self._network.config.channels, side, side)), "euler", PREVIEW_STEPS)
         return vae.decode(vae.snap(self._data.normalised.undone(found)))

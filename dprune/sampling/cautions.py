@@ -1,0 +1,52 @@
+"""What images are asked for that a model has not learnt; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dprune.formats.provenance import Record, parents_of
+from dprune.models.classes import TrainedClasses, named
+from dprune.models.files import ModelFile
+from dprune.sampling.settings import SampleSettings
+
+
+def cautions(model: ModelFile, settings: SampleSettings) -> Iterator[str]:
+    """Yield a sentence for each; a file made elsewhere does not say what it was trained on."""
+    classes = model.network.get("classes")
+    if not classes:
+        return
+    trained = TrainedClasses.of(model.network, classes)
+    if trained.samples is not None:
+        yield from _of_classes(model, trained, settings)
+    labelled = None if trained.samples is None else sum(trained.samples)
+    if settings.given.cfg != 1 and not _knows_none(model.record, labelled):
+        yield (
+            f"--cfg {settings.given.cfg:g}: {model.path} was trained with --label-dropout 0, and never learnt what it "
+            "draws without a label, which is what images are guided away from: give --cfg 1, or train it with some."
+        )
+
+
+def _of_classes(model: ModelFile, trained: TrainedClasses, settings: SampleSettings) -> Iterator[str]:
+    asked = settings.classes.listed if settings.classes else ()
+    known = set(trained.present.tolist())
+    if strange := sorted(set(asked) - known):
+        yield f"--classes: {model.path} was trained on no sample of {named(strange)}, and does not know what to draw."
+    elif len(trained.empty) and not asked:
+        yield (
+            f"{model.path} was trained on no sample of {len(trained.empty)} of its {trained.count} classes "
+            f"({named(trained.empty)}): they are left out; --classes draws what it names all the same."
+        )
+
+
+def _knows_none(record: Record | None, labelled: int | None = None) -> bool:
+    """Tell whether a model, or one that it began with, may have learnt what there is without a label.
+
+    Args:
+        record: provenance of the model.
+        labelled: samples with a label that it was trained on, None where that is not known.
+    """
+    options = record["options"] if record else {}
+    if options.get("label_dropout") != 0 or (labelled is not None and options.get("samples", 0) > labelled):
+        return True
+    begun = parents_of(record).get("init")
+    return begun is not None and _knows_none(begun.get("provenance"))
