@@ -515,7 +515,9 @@ def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     dprune("pack", tmp_path / "in", "-o", tmp_path / "out").fails(3, "holds no images")
     (tmp_path / "in" / "x.png").write_bytes(b"junk")
-    dprune("pack", tmp_path / "in", "-o", tmp_path / "out", "--workers", 0).fails(3, "every image is unreadable")
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "out", "--workers", 0).fails(
+        3, "every image is unreadable", "'x', which cannot be decoded"
+    )
     assert not list((tmp_path / "out").glob("*"))
 
 

@@ -212,7 +212,11 @@ class Journal:
         """
         if not any(shard.count for shard in shards):
             self._clear()
-            raise InputError("no sample could be packed: every image is unreadable, or there is none.")
+            first = next((bad for shard in shards for bad in shard.bad), None)
+            reason = (
+                f"every image is unreadable, as {first['key']!r}, which {first['reason']}" if first else "there is none"
+            )
+            raise InputError(f"no sample could be packed: {reason}.")
         if classes:
             publish_bytes(self.folder / CLASSES, _lines(classes))
         ledger = [canonical(entry) for shard in shards for entry in shard.bad]
