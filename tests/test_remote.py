@@ -14,6 +14,7 @@ import fsspec
 import pytest
 from conftest import dprune, ends_within, image_bytes, sample, write_tar
 
+from dprune import console
 from dprune.errors import InputError, Interrupted
 from dprune.formats import remote
 from dprune.formats.ranges import open_blocks, version
@@ -285,4 +286,6 @@ def test_waiting_looks_at_the_wish_to_stop(monkeypatch: pytest.MonkeyPatch) -> N
     begun = time.monotonic()
     with pytest.raises(Interrupted):
         patiently("x://y", fail, Stopping())
+    with console.TerminalMonitor(stop_after=0.2), pytest.raises(Interrupted):
+        patiently("x://y", fail)
     assert time.monotonic() - begun < 2

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from dprune.errors import InputError
-from dprune.runtime import Monitor, Silent, check_stop
+from dprune.runtime import Monitor, check_stop, current_monitor
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ def patiently(url: str, attempt: Callable[[], T], monitor: Monitor | None = None
     Args:
         url: that it reads.
         attempt: may be made again after it failed.
-        monitor: is asked whether to stop while it waits.
+        monitor: is asked whether to stop while it waits, by default that of this process.
 
     Raises:
         InputError: every attempt failed, or one for a reason that will not pass.
@@ -143,7 +143,7 @@ def patiently(url: str, attempt: Callable[[], T], monitor: Monitor | None = None
                 tried = f", {len(PAUSES_S) + 1} times" if fault.passes else ""
                 raise InputError(f"{url}: cannot be read{tried}: {fault.words}.") from error
             _log.debug("%s: %s; trying again in %.2g s.", url, fault.words, pause)
-            _wait(pause, monitor or Silent())
+            _wait(pause, monitor or current_monitor())
     raise AssertionError("the last attempt returns or raises")
 
 
