@@ -152,11 +152,11 @@ def test_captions_are_counted_or_kept(tmp_path: Path) -> None:
     folder = tree(
         tmp_path / "in", "cat/a.png", "cat/a.txt", "cat/a.json", "cat/b.png", "cat/c.txt", "d.png", "d.Caption"
     )
-    (folder / "cat" / "a.txt").write_bytes(b"a cat")
-    assert pack(folder, tmp_path / "plain")["left_out"] == {".txt": 2, ".json": 1, ".caption": 1}
+    (folder / "cat" / "a.TXT").write_bytes(b"a cat")
+    assert pack(folder, tmp_path / "plain")["left_out"] == {".txt": 3, ".json": 1, ".caption": 1}
     for source in (folder, zipped(folder)):
         out = tmp_path / f"out{source.suffix}"
-        assert pack(source, out, "--beside", "txt,.json,caption")["left_out"] == {".txt": 1}
+        assert pack(source, out, "--beside", "txt,.json,caption")["left_out"] == {".txt": 2}
         found = members(out)
         assert list(found) == ["cat/a.png", "cat/a.cls", "cat/a.json", "cat/a.txt", "cat/b.png", "cat/b.cls", "d.png",
                                "d.caption"]  # fmt: skip
