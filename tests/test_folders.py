@@ -127,8 +127,13 @@ def test_odd_images(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     frames[0].save(folder / "Ünï" / "moves.gif", save_all=True, append_images=frames[1:])
     frames[0].save(folder / "Ünï" / "moves2.webp", save_all=True, append_images=frames[1:], lossless=True)
-    summary = pack(folder, tmp_path / "out", "--size", 4)
+    result = dprune("pack", folder, "-o", tmp_path / "out", "--size", 4, "--workers", 0, "--json").ok()
+    summary = json.loads(result.out)
     assert (summary["samples"], summary["unreadable"]) == (5, 1)
+    assert "images of several frames or pages, of which the first was taken: 2." in result.err
+    # Nothing is lost of those that stay as they are.
+    kept = dprune("pack", folder, "-o", tmp_path / "kept", "--workers", 0).ok()
+    assert "the first was taken: 1." in kept.err
     found = members(tmp_path / "out")
     for name in ("dot", "moves", "moves2"):
         assert Image.open(io.BytesIO(found[f"Ünï/{name}.png"])).getpixel((0, 0)) == (255, 0, 0)
