@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 import traceback
 from typing import Any
@@ -68,8 +69,7 @@ class LazyGroup(click.Group):
             code = super().main(*args, **kwargs)
             sys.stdout.flush()
         except click.UsageError as error:
-            error.show()
-            code = 2
+            code = _explain_usage(error)
         except (click.Abort, KeyboardInterrupt):
             console.fail("interrupted.")
             code = 130
@@ -92,9 +92,24 @@ def _name_variables(command: click.Command, prefix: str) -> None:
             _name_variables(child, f"{prefix}_{name}")
 
 
+class _Screen(io.StringIO):
+    """A terminal to click, which from anything else takes escape codes out, as if they had not been there."""
+
+    def isatty(self) -> bool:
+        """Say yes."""
+        return True
+
+
+def _explain_usage(error: click.UsageError) -> int:
+    screen = _Screen()
+    error.show(screen)
+    console.fail_at_length(screen.getvalue())
+    return error.exit_code
+
+
 def _explain(error: Exception) -> int:
     if console.verbosity() >= 2:
-        traceback.print_exception(error)
+        console.fail_at_length("".join(traceback.format_exception(error)))
     if isinstance(error, DpruneError):
         console.fail(str(error))
         return error.exit_code

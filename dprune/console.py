@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import sys
@@ -10,6 +11,7 @@ import time
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from dprune.formats.readable import presentable
 from dprune.runtime import ranks
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ PLAIN_INTERVAL_S = 30.0
 SPEED_PERIOD_S = 300.0
 SLOW = 10
 """Rates below this, a second, are written with decimals."""
+LONGEST = 4000
+"""Characters of a message; a name or a value may have a million."""
 
 _log = logging.getLogger("dprune")
 _verbosity = 0
@@ -29,11 +33,17 @@ class _Handler(logging.StreamHandler[Any]):
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return f"dprune: {prefix}{record.getMessage()}"
+        return f"dprune: {prefix}{_sentence(record.getMessage())}"
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
+
+
+def _sentence(text: str) -> str:
+    """Return what is said on one line, whoever wrote the names in it."""
+    shown = presentable(text)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
 
 
 def set_verbosity(level: int) -> None:
@@ -64,18 +74,34 @@ def say(text: str) -> None:
 
 def fail(text: str) -> None:
     """Say why the command ends; every rank does, since each may have a reason of its own."""
-    print(f"dprune: error: {text}", file=sys.stderr)
+    print(f"dprune: error: {_sentence(text)}", file=sys.stderr)
 
 
-def emit(text: str) -> None:
-    """Write a line of data to stdout; what its encoding lacks is written as escapes.
+def fail_at_length(text: str) -> None:
+    """Say in several lines why the command ends."""
+    print(presentable(text, keep="\n\t"), file=sys.stderr, end="")
+
+
+def emit_json(content: Any, *, indent: int | None = None) -> None:
+    """Write data to stdout as JSON, see `emit`."""
+    # JSON may hold this one as it is, and `presentable` would write it in a way that JSON lacks.
+    emit(json.dumps(content, indent=indent).replace("\x7f", "\\u007f"))
+
+
+def emit(text: str, *, styled: bool = False) -> None:
+    """Write lines to stdout; what its encoding lacks is written as escapes.
 
     Of a process group only rank 0 writes.
+
+    Args:
+        text: for people.
+        styled: whether it holds the codes of colours, and is presentable but for them.
     """
     here = ranks()
     if here.group and here.rank > 0:
         return
     encoding = sys.stdout.encoding or "utf-8"
+    text = text if styled else presentable(text, keep="\n")
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
@@ -118,12 +144,12 @@ class TerminalMonitor:
     def start(self, label: str, total: int | None, unit: str) -> None:
         """End the stage before and begin one of `total` units."""
         self._end_stage()
-        self._label, self._total, self._unit = label, total, unit
+        self._label, self._total, self._unit = presentable(label), total, unit
         self._done, self._began = 0, time.monotonic()
         self._spoke = self._began
         if sys.stderr.isatty() and _log.isEnabledFor(logging.INFO):
             self._bar = _make_bar(unit)
-            self._task = self._bar.add_task(label, total=total)
+            self._task = self._bar.add_task(self._label, total=total)
             self._bar.start()
 
     def advance(self, count: int = 1) -> None:
@@ -169,5 +195,11 @@ def _make_bar(unit: str) -> Progress:
         def render(self, task: Any) -> Text:
             return Text("" if not task.speed else f"{_figures(task.speed)} {unit}/s", style="progress.data.speed")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=SPEED_PERIOD_S)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -55,20 +54,20 @@ class Delivery:
             raise UsageError("RANK and WORLD_SIZE are set, but this command does not share its work: unset both.")
         check_names(self.output.path, job.beside)
         if self.dry_run:
-            console.emit(json.dumps({"output": self.output.path, "provenance": job.record}, indent=2))
+            console.emit_json({"output": self.output.path, "provenance": job.record}, indent=2)
             return
         if self._is_stdout and sys.stdout.isatty():
             raise UsageError("stdout is a terminal: give -o FILE, or pipe the array on.")
         if self._is_made(job):
             console.say(f"{self.output.path} is up to date.")
             if self.json:
-                console.emit(json.dumps({"output": self.output.path, "up_to_date": True}))
+                console.emit_json({"output": self.output.path, "up_to_date": True})
             return
         with console.TerminalMonitor(self.stop_after) as monitor:
             summary = job.run(monitor)
         self._tell(summary)
         if self.json:
-            console.emit(json.dumps({"output": self.output.path, "up_to_date": False, **summary}))
+            console.emit_json({"output": self.output.path, "up_to_date": False, **summary})
 
     def _is_made(self, job: Job) -> bool:
         """Tell whether there is nothing to do, and refuse to replace what was made otherwise."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dprune.formats.provenance import digest, make_record, parent_record
+from dprune.formats.publish import publish_json
 from dprune.formats.results import write_result
 
 FINGERPRINT = "f" * 64
@@ -200,8 +201,8 @@ def histograms(run: Run) -> dict[str, Any]:
 
 
 def rewrite(path: Path, change: Any) -> Path:
-    """Change the JSON of a file."""
+    """Change the JSON of a file, and its digest with it."""
     content = json.loads(path.read_text())
     change(content)
-    path.write_text(json.dumps(content))
+    publish_json(path, content)
     return path

@@ -58,7 +58,7 @@ def test_what_is_no_sound_json(data: bytes, words: str) -> None:
     with pytest.raises(InputError, match=words) as raised:
         parse_json("x.json", data)
     assert str(raised.value).startswith("x.json: holds no sound JSON (")
-    assert str(raised.value).endswith(": copy the file again, or make it again.")
+    assert str(raised.value).endswith(": copy the file again, or remove it and make it again.")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_files_of_json(tmp_path: Path) -> None:
     path.write_text('{"a": 1}')
     assert read_json(path) == {"a": 1}
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(InputError, match="is no regular file"):
+    with pytest.raises(InputError, match="is a pipe: name a regular file"):
         read_json(tmp_path / "fifo")
     with pytest.raises(InputError, match="cannot be read: is a directory"):
         read_json(tmp_path)
@@ -113,7 +113,7 @@ SHARDS = ListOf(Object({"name": FileName(), "count": Whole()}, {"xxh3": Hex(16)}
         ("xx", OneOf(("vq", "kl")), 'it is "xx", not "vq" or "kl"'),
         (["a"], OneOf(("a",)), 'it is a list, not "a"'),
         ("ABC", Hex(3), 'it is "ABC", not a digest of 3 digits'),
-        ("../x", FileName(), 'it is "../x", which is no name of a file in its folder'),
+        ("../x", FileName(), 'it is "../x", a file outside its folder'),
         ([{"name": "a", "count": 1, "more": []}], SHARDS, ""),
         ([], SHARDS, "it has 0 entries"),
         ([{"name": "a", "count": -1}], SHARDS, "it[0].count is -1, not a whole number from 0"),

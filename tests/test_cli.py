@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
+import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +14,17 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from conftest import dprune, dprune_process
+from conftest import dprune, dprune_process, sample, write_tar
+from safetensors.numpy import save_file
 
 import dprune.inspecting.job as inspecting
 from dprune import __version__, console
 from dprune.cli import STAGES, cli
 from dprune.errors import DpruneError, InputError, Interrupted, MismatchError, UsageError
+from dprune.formats.arrays import write_array
+from dprune.formats.provenance import make_record
+from dprune.formats.publish import publish_json
+from dprune.inspecting.job import open_info
 from dprune.options import Duration, Tag
 
 NAMES = [name for stage in STAGES.values() for name in stage]
@@ -244,6 +253,119 @@ def test_a_tag_ends_its_key_at_the_first_equals_sign() -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(click.BadParameter, match="no duration"):
         Duration().convert(text, None, None)
+
+
+HOSTILE = "a\x1b[31m\x1b]0;owned\x07b\x9b5mc\x7fd\u202ee\u2028f\u200bg\ufeffh[bold]i\rj\nk\udcff"
+HARMLESS = "\\x1b[31m\\x1b]0;owned\\x07b\\x9b5mc\\x7fd\\u202ee\\u2028f\\u200bg\\ufeffh[bold]i\\rj\\nk\\udcff"
+NAMED = "a\x1b[31mb\u202ec[red]\nd"
+
+
+def is_harmless(text: str) -> bool:
+    return all(line.isprintable() for line in text.replace("\t", "").split("\n"))
+
+
+def hostile_record(**more: object) -> dict[str, object]:
+    return make_record(f"select {HOSTILE}", {HOSTILE: HOSTILE}, tags={HOSTILE: HOSTILE}, **more)
+
+
+def hostile_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files whose names, kinds, keys and provenance speak to the terminal, in the current folder."""
+    monkeypatch.chdir(folder)
+    write_array(f"{NAMED}.npy", np.arange(3), hostile_record())
+    Path(f"{NAMED}.txt").write_text("no array")
+    Path("keys").write_bytes(os.fsencode(HOSTILE))
+    Path("list").write_bytes(os.fsencode(f"none{HOSTILE}.tar"))
+    write_tar(Path(NAMED) / f"{NAMED}.tar", sample(NAMED.replace("\n", ""), 0, 1))
+    write_tar(Path("twice") / "0.tar", sample(NAMED, 0) + sample("b", 1) + sample(NAMED, 2))
+    publish_json(Path("odd") / "manifest.json", {"kind": HOSTILE, "provenance": hostile_record()})
+    save_file({HOSTILE.replace("\udcff", ""): np.ones(2)}, "tensors.safetensors")
+    publish_json("result.json", {"kind": HOSTILE, "metrics": {HOSTILE: 1}, "provenance": hostile_record()})
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("info", f"{NAMED}.npy"), ("info", f"{NAMED}.txt"), ("info", NAMED), ("info", "odd"), ("info", "twice"),
+        ("info", "tensors.safetensors"), ("info", "result.json"), ("info", "@list"), ("info", f"none{NAMED}"),
+        ("select", f"{NAMED}.txt", "--keep", "1"), ("select", f"{NAMED}.npy", "--only", NAMED),
+        ("select", "--keep", NAMED), (NAMED,), ("info", f"--{NAMED}"), ("cluster", "x", "--metric", NAMED, "-o", "o"),
+        ("cluster", "x", "--sweep", NAMED, "-o", "o"), ("select", "--tag", NAMED), ("sample", "x", NAMED),
+        ("pack", NAMED, "-o", "p", "--tag", f"{NAMED}={NAMED}"), ("pack", NAMED, "-o", "p", "--subset", "keys"),
+        ("pack", "twice", "-o", f"{NAMED}-out"), ("report", "result.json", "-o", "r"), ("embed", "@list", "-o", "o"),
+        ("embed", f"https://user:{NAMED}@x/{NAMED}.tar", "-o", "o"), ("select", f"{NAMED}.npy", "--dry-run"),
+        ("info", "-vv", f"none{NAMED}"), ("pack", "-vv", "twice", "-o", NAMED), ("embed", "-vv", "@list", "-o", "o"),
+    ],
+)  # fmt: skip
+def test_nothing_that_is_said_commands_the_terminal(
+    args: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile_files(tmp_path, monkeypatch)
+    result = dprune(*args)
+    assert is_harmless(result.err), result.err
+    assert is_harmless(result.out.decode()), result.out
+
+
+@pytest.mark.parametrize("name", [f"{NAMED}.npy", "tensors.safetensors"])
+def test_a_terminal_gets_colours_but_no_codes_of_others(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile_files(tmp_path, monkeypatch)
+    shown = open_info([name]).text(100)
+    assert is_harmless(re.sub(r"\x1b\[[0-9;]*m", "", shown))
+    assert "[red]" in shown or "[bold]" in shown
+    assert "owned\x07" not in shown
+
+
+def test_messages_progress_and_data_are_presentable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console.set_verbosity(0)
+    console.say(HOSTILE)
+    logging.getLogger("dprune").warning("%s", HOSTILE)
+    console.fail(HOSTILE)
+    monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 0.0)
+    with console.TerminalMonitor() as monitor:
+        monitor.start(HOSTILE, 2, "units")
+        monitor.advance()
+    said = capsys.readouterr().err
+    assert said.count(HARMLESS) == 4
+    assert len(said.splitlines()) == 4
+    console.emit_json({HOSTILE: HOSTILE})
+    data = capsys.readouterr().out
+    assert is_harmless(data)
+    assert json.loads(data) == {HOSTILE: HOSTILE}
+
+
+def test_a_bar_shows_labels_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    bar = console._make_bar("units")
+    bar.console.file = screen
+    bar.add_task("[red]a[/red] [link=http://x]", total=2)
+    bar.console.print(bar.get_renderable())
+    assert "[red]a[/red] [link=http://x]" in screen.getvalue()
+
+
+def test_a_message_has_an_end(capsys: pytest.CaptureFixture[str]) -> None:
+    console.fail("x" * 1_000_000)
+    assert len(capsys.readouterr().err) < 5000
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("s3://KEY:SECRET@bucket/a.tar", "s3://bucket/a.tar"),
+        ("https://u:p@ss@h.org/a.tar?X-Amz-Signature=abc&b=1: cannot", "https://h.org/a.tar?…: cannot"),
+        ("('https://h/a.tar?sig=abc',)", "('https://h/a.tar?…',)"),
+        ("simplecache::https://token@h/{0..9}.tar.", "simplecache::https://h/{0..9}.tar."),
+        ("a@b and what? https://h/a@b.tar", "a@b and what? https://h/a@b.tar"),
+    ],
+)
+def test_urls_are_shown_without_credentials(url: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    console.fail(url)
+    console.emit_json(url)
+    found = capsys.readouterr()
+    assert found.err == f"dprune: error: {shown}\n"
+    assert json.loads(found.out) == shown
 
 
 def test_text_that_the_terminal_cannot_show_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from dprune.errors import InputError
 from dprune.formats.features import open_features
 from dprune.formats.shards import open_dataset
 from dprune.formats.stores import Store
+from dprune.formats.tensors import read_metadata, write_tensors
 
 PIXELS = ("--model", "pixels", "--image-size", "8", "--workers", "0")
 
@@ -123,7 +123,8 @@ def test_what_is_no_store_is_not_overwritten(shards: Path, tmp_path: Path) -> No
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("precious")
     embed(shards, tmp_path / "mine").fails(3, "no provenance", "--overwrite")
-    manifest = {"kind": "shards", "provenance": {"command": "pack", "options": {}}, "shards": []}
+    manifest = {"kind": "shards", "provenance": {"command": "pack", "options": {}}}
+    manifest["shards"] = [{"name": "000000.tar", "count": 7, "digest": ""}]
     (shards / "manifest.json").write_text(json.dumps(manifest))
     embed(shards, shards, "--overwrite").fails(3, "is a folder of shards", "-o")
     assert json.loads((shards / "manifest.json").read_text()) == manifest
@@ -307,13 +308,10 @@ def test_pca_depends_on_the_whole_dataset(shards: Path, tmp_path: Path) -> None:
 
 def test_pca_of_the_first_worker_wins(shards: Path, tmp_path: Path) -> None:
     """A worker that was slower must project with what the first has published."""
-    from safetensors.numpy import save_file
-
     embed(shards, tmp_path / "f", "--pca", 2, "--dtype", "float32").ok()
     path = tmp_path / "f" / "pca.safetensors"
-    header = json.loads(path.read_bytes()[8 : 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]])
     fixed = {"mean": np.zeros(192, np.float32), "components": np.eye(2, 192, dtype=np.float32)}
-    save_file(fixed, path, header["__metadata__"])
+    write_tensors(path, fixed, read_metadata(path) or {})
     (tmp_path / "f" / "000000.safetensors").unlink()
     embed(shards, tmp_path / "f", "--pca", 2, "--dtype", "float32").ok()
     np.testing.assert_array_equal(open_features(tmp_path / "f").rows(0, 1)[0], squashed(image_bytes(0))[:2])

@@ -15,8 +15,10 @@ from dprune.errors import InputError
 from dprune.formats.arrays import read_array
 from dprune.formats.latents import CODEBOOK_FILE, MOST_CLASSES, SUMS, latent_tensors, open_latents, part_sums
 from dprune.formats.provenance import make_record, record_digest
+from dprune.formats.publish import publish_json
 from dprune.formats.stores import Store
-from dprune.formats.tensors import map_tensor, tensor_places, write_tensors
+from dprune.formats.tensor_files import TensorFile
+from dprune.formats.tensors import write_tensors
 
 COUNTS = {"a.tar": 0, "b.tar": 3, "c.tar": 4}
 BAD = 1
@@ -94,8 +96,7 @@ def test_maps_cannot_be_written_to_and_lie_on_the_disk(tmp_path: Path) -> None:
 def test_arrays_are_written_in_their_order_whatever_their_memory_is(tmp_path: Path) -> None:
     values = np.arange(24, dtype=np.float16).reshape(2, 3, 4).transpose(0, 2, 1)
     write_tensors(tmp_path / "x.safetensors", {"a": values}, {})
-    (place,) = tensor_places(tmp_path / "x.safetensors").values()
-    np.testing.assert_array_equal(map_tensor(tmp_path / "x.safetensors", place), values)
+    np.testing.assert_array_equal(TensorFile.open(tmp_path / "x.safetensors").mapped("a"), values)
 
 
 def test_a_constant_channel_has_a_deviation_to_divide_by(tmp_path: Path) -> None:
@@ -226,5 +227,5 @@ def test_manifests_of_people_who_mean_ill(tmp_path: Path) -> None:
     manifest = json.loads(path.read_text())
     for network in ({"kind": "vq", "channels": "3"}, {"kind": "gan"}, [], None):
         manifest["provenance"]["options"]["network"] = network
-        path.write_text(json.dumps(manifest))
+        publish_json(path, manifest)
         refused(tmp_path, "does not say what made the latents")

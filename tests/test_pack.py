@@ -29,6 +29,7 @@ import pytest
 import xxhash
 from conftest import Result, dprune, dprune_process, image_bytes, sample, warm_python, write_tar
 from PIL import Image
+from studies import rewrite
 
 from dprune.formats.tar import member_bytes
 from dprune.packing.streams import Streams
@@ -625,9 +626,7 @@ def test_a_missing_shard_of_an_interrupted_pack_is_made_again(interrupted: list[
 
 def test_an_upgrade_keeps_finished_shards(interrupted: list[object], tmp_path: Path) -> None:
     journal = tmp_path / "out" / ".dprune" / "manifest.json"
-    content = json.loads(journal.read_text())
-    content["provenance"]["dprune"] = "0.0.1"
-    journal.write_text(json.dumps(content))
+    rewrite(journal, lambda content: content["provenance"].update(dprune="0.0.1"))
     made = (tmp_path / "out" / "000000.tar").stat().st_mtime_ns
     dprune(*interrupted).ok()
     assert (tmp_path / "out" / "000000.tar").stat().st_mtime_ns == made

@@ -273,7 +273,11 @@ def generated(folder: Path, run: Run, seeds: str = "0-3", bad: bool = False) -> 
     if bad:
         members[0] = (members[0][0], b"no image")
     write_tar(folder / "000000.tar", members)
-    content = {"kind": "shards", "shards": [{"name": "000000.tar"}], "provenance": record}
+    content = {
+        "kind": "shards",
+        "shards": [{"name": "000000.tar", "count": len(members), "digest": ""}],
+        "provenance": record,
+    }
     (folder / "manifest.json").write_text(json.dumps(content))
     return folder
 
@@ -413,7 +417,13 @@ def test_maps_that_cannot_be_drawn(features: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [("", "no JSON"), ("{", "no JSON"), ("[1]", "no result"), ('{"kind": "run"}', "no result"), ("null", "no result")],
+    [
+        ("", "no sound JSON"),
+        ("{", "no sound JSON"),
+        ("[1]", "no result"),
+        ('{"kind": "run"}', "no result"),
+        ("null", "no result"),
+    ],
 )
 def test_what_is_no_result(tmp_path: Path, content: str, word: str) -> None:
     (tmp_path / "a.json").write_text(content)

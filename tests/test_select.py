@@ -40,10 +40,8 @@ def ids(data: bytes) -> np.ndarray:
 
 
 def record_of(data: bytes) -> dict[str, Any]:
-    """The JSON line behind an array."""
-    buffer = io.BytesIO(data)
-    np.load(buffer)
-    return json.loads(buffer.read())
+    """The last line of an array."""
+    return json.loads(data.splitlines()[-1])
 
 
 @pytest.mark.parametrize("keep", ["0.25", "0.5", "0.75"])

@@ -254,7 +254,7 @@ def test_manifests_of_others_are_left_alone(shards: Path) -> None:
         assert read_manifest(shards) == {}
         assert len(open_dataset([str(shards)])) == 18
     (shards / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match=r"manifest\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"manifest\.json: holds no sound JSON"):
         open_dataset([str(shards)])
 
 
@@ -285,7 +285,7 @@ def test_the_fingerprint_follows_order_names_members_and_provenance(shards: Path
     assert fingerprint(moved) == first
     for seed in (1, 2):
         record = make_record("sample", {}, seed=seed)
-        listed = [{"name": path.name} for path in sorted(moved.glob("*.tar"))]
+        listed = [{"name": path.name, "count": 1, "digest": ""} for path in sorted(moved.glob("*.tar"))]
         publish_json(moved / "manifest.json", {"kind": "shards", "shards": listed, "provenance": record})
         seen.add(fingerprint(moved))
         publish_json(
@@ -304,10 +304,13 @@ def test_the_fingerprint_follows_order_names_members_and_provenance(shards: Path
 @pytest.mark.parametrize("name", ["../victim", "/etc/hosts", "..", "", 3])
 @pytest.mark.parametrize("kind", ["shards", "features", "sweep"])
 def test_manifests_that_name_files_elsewhere_are_refused(kind: str, name: object, tmp_path: Path) -> None:
-    listed = {"shards": {"shards": [{"name": name}]}, "features": {"shards": [name], "datasets": []}}
+    listed = {
+        "shards": {"shards": [{"name": name, "count": 1, "digest": ""}]},
+        "features": {"shards": [name], "datasets": []},
+    }
     content = {"kind": kind, "provenance": {}, **listed.get(kind, {"files": [name]})}
     publish_json(tmp_path / "manifest.json", content)
-    with pytest.raises(InputError, match="outside its folder"):
+    with pytest.raises(InputError, match=r"outside its folder|not a text"):
         read_manifest(tmp_path)
 
 

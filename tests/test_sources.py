@@ -82,8 +82,8 @@ def test_statistics_and_ids_are_told_from_features(tmp_path: Path) -> None:
     [
         ("none", "no such file or folder"),
         ("none.npy", "no such file or folder"),
-        ("photos.zip", ".npz archive"),
-        ("m.json", "neither a feature store nor a .npy"),
+        ("photos.zip", "is a zip archive"),
+        ("m.json", "is text, not a .npy array"),
         ("empty", "samples"),
     ],
 )

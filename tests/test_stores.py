@@ -58,7 +58,7 @@ def header(text: bytes, data: bytes = b"") -> bytes:
         (header(b"[]"), "is not a whole safetensors file"),
         (header(b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}', b"x" * 35), "is not a whole"),
         (header(b'{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}', b"xx"), "type BF16, which numpy lacks"),
-        (header(b'{"__metadata__":{"dprune":"no json"}}'), "is not a whole safetensors file"),
+        (header(b'{"__metadata__":{"dprune":"no json"}}'), "its metadata\\): holds no sound JSON"),
     ],
 )
 def test_what_is_no_safetensors(data: bytes, words: str, tmp_path: Path) -> None:

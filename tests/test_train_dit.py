@@ -23,6 +23,7 @@ from stores import latent_store
 from dprune.formats.arrays import write_array
 from dprune.formats.latents import open_latents
 from dprune.formats.provenance import make_record, parent
+from dprune.formats.tensors import read_tensors, write_tensors
 from dprune.models.files import ModelFile, publish_model
 from dprune.models.vae import VAE
 from dprune.models.vae_files import VAEConfig
@@ -505,9 +506,9 @@ def test_nan_and_inf_are_no_numbers(store: Path, tmp_path: Path, option: str, va
 
 def test_a_code_beyond_the_codebook_is_named(store: Path, tmp_path: Path):
     part = store / "000000.safetensors"
-    header = part.read_bytes()
-    place = next(iter(open_latents(store).mapped("codes"))).offset
-    part.write_bytes(header[:place] + b"\xff\xff" + header[place + 2 :])
+    _, tensors, metadata = read_tensors(part)
+    tensors["codes"][0, 0] = 65535
+    write_tensors(part, tensors, metadata or {})
     train(store, tmp_path / "run").fails(3, "000000.safetensors", "65535")
     assert not (tmp_path / "run" / "log.jsonl").exists()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 
@@ -36,8 +35,9 @@ def command(files: tuple[str, ...], json_: bool) -> None:
 
     found = open_info(files)
     if json_:
-        console.emit(json.dumps(found.as_json(), indent=2))
+        console.emit_json(found.as_json(), indent=2)
     else:
-        console.emit(found.text(shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        console.emit(found.text(columns), styled=columns is not None)
     if problems := found.problems:
         raise InputError(problems[0] if len(problems) == 1 else f"{len(problems)} problems, the first: {problems[0]}")

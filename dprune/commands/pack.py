@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,21 @@ from dprune.delivery import Delivery
 
 if TYPE_CHECKING:
     from dprune.packing.job import PackSettings
+
+
+class Suffixes(click.ParamType[tuple[str, ...]]):
+    """Suffixes of files such as txt,json."""
+
+    name = "suffixes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Split `value` at its commas."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip().removeprefix(".").lower() for part in str(value).split(",")]
+        if not all(re.fullmatch(r"[a-z0-9_+-]+", part) for part in parts):
+            self.fail(f"{value!r} is no list of suffixes: write it as txt,json.", param, ctx)
+        return tuple(dict.fromkeys(parts))
 
 
 @click.command()
@@ -25,6 +41,10 @@ if TYPE_CHECKING:
     click.option("--subset", metavar="FILE", help="Write only these samples: ids (.npy), keys (text), or - for stdin."),
     options.choice("--keys", ["path", "unique"], "Refuse repeated keys, or tell them apart by a number.",
                    default="path"),
+    click.option("--split", metavar="NAME",
+                 help="Take this one of folders called train, val, test and the like; none takes them as classes."),
+    click.option("--beside", type=Suffixes(), default=(), metavar="SUFFIX,...",
+                 help="Keep what is named like an image, such as txt,json, in its sample; cls is its label."),
     options.count("--shard-size", "Samples in a shard.", default=10_000),
     click.option("--strict", is_flag=True,
                  help="End at the first unreadable image instead of listing it in bad.jsonl."),
@@ -34,10 +54,13 @@ if TYPE_CHECKING:
 def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings) -> None:
     """Pack images or shards, or a subset of them, into WebDataset shards.
 
-    SOURCE is a folder or zip of images (the folder that an image lies in becomes its label), existing shards
-    (a folder, paths, globs, brace ranges, @list.txt), streamed shards (URLs, pipe:COMMAND, - for stdin, compressed
-    tars), or sklearn:digits, the 1,797 handwritten digits that scikit-learn ships. Interrupted packs go on when the
-    same command runs again.
+    SOURCE is a folder or zip of images, existing shards (a folder, paths, globs, brace ranges, @list.txt), streamed
+    shards (URLs, pipe:COMMAND, - for stdin, compressed tars), or sklearn:digits, the 1,797 handwritten digits that
+    scikit-learn ships. Interrupted packs go on when the same command runs again.
+
+    The folder that an image lies in becomes its label; of folders called train, val, test and the like, one is taken.
+    Images in formats that shards do not hold become PNG, and of animations and pages the first is taken. Files that
+    are left out are counted by their suffixes.
 
     \b
     Examples:

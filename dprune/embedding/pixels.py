@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from safetensors.numpy import save
 from torch import Tensor, nn
 
 from dprune.embedding.backbones import Backbone
 from dprune.errors import InputError
-from dprune.formats.provenance import METADATA_KEY, canonical
-from dprune.formats.publish import publish_bytes, temporary
-from dprune.formats.tensors import read_metadata, read_tensors
+from dprune.formats.publish import temporary
+from dprune.formats.tensors import read_metadata, read_tensors, write_tensors
 
 PCA_SAMPLES = 4096
 
@@ -106,9 +104,8 @@ def read_pca(path: Path, options: str) -> tuple[npt.NDArray[np.float32], npt.NDA
 
 def publish_pca(path: Path, options: str, pca: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]) -> None:
     """Publish mean and components unless another worker was faster: all workers must project alike."""
-    data = save({"mean": pca[0], "components": pca[1]}, {METADATA_KEY: canonical({"options": options})})
     partial = temporary(path)
-    publish_bytes(partial, data)
+    write_tensors(partial, {"mean": pca[0], "components": pca[1]}, {"options": options})
     if path.exists() and read_pca(path, options) is None:
         partial.replace(path)
         return

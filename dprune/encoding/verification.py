@@ -21,7 +21,6 @@ from dprune.formats.latents import CODEBOOK_FILE, SUMS, checked_part, latent_ten
 from dprune.formats.provenance import Record
 from dprune.formats.shards import Shard
 from dprune.formats.stores import Store
-from dprune.formats.tensors import map_tensor
 from dprune.models.files import ModelFile
 from dprune.models.pixels import centred, centred_psnr
 from dprune.models.vae_files import latent_network
@@ -92,8 +91,8 @@ def _mapped(store: Store, shard: Shard, network: Record, flips: bool) -> Tensors
     """Map a part's tensors and add its sums up again."""
     part = store.part(shard.name)
     assert part is not None
-    places = checked_part(store, shard.name, part["count"], network, flips)
-    tensors = {name: map_tensor(store.path(shard.name), place) for name, place in places.items()}
+    file = checked_part(store, shard.name, part["count"], network, flips)
+    tensors = {name: file.mapped(name) for name in file.places}
     expected = part_sums(network, tensors)
     close = SUM_TOLERANCE * float(np.abs(expected).max())
     if not np.allclose(tensors[SUMS[network["kind"]]], expected, rtol=0, atol=close):

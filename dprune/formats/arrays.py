@@ -1,14 +1,15 @@
-"""Arrays of one value a sample, or of ids: .npy files with their provenance as one JSON line behind the data.
+"""Arrays of one value a sample, or of ids: .npy files with two lines behind the data.
 
-`np.load` and memory maps ignore that line, and files without it are taken as made elsewhere.
+The first is `xxh3` and the digest of the .npy and the second line, which is the provenance as JSON. `np.load` and
+memory maps ignore both, and files without them are taken as made elsewhere.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
+import re
 import stat
 import sys
 from dataclasses import dataclass
@@ -20,10 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError, UsageError, unreadable
+from dprune.formats.checked_json import AGAIN, parse_json
+from dprune.formats.digests import changed, content_digest
 from dprune.formats.provenance import Record, canonical, checked_record, parent_record
 from dprune.formats.publish import STDOUT, publish_bytes
 
 NPY_MAGIC = b"\x93NUMPY"
+HEAD = 512
+"""Bytes that tell what a file is."""
 VECTORS = {
     "scores": ("scores are one number a sample", "fiu"),
     "subset": ("a subset is a vector of sample ids", "iu"),
@@ -52,11 +57,13 @@ class Array:
         name: what messages call it.
         values: the array, read-only.
         record: its provenance, None for one made elsewhere.
+        guarded: whether the file carries a digest.
     """
 
     name: str
     values: npt.NDArray[Any]
     record: Record | None
+    guarded: bool = False
 
     @property
     def fingerprint(self) -> str | None:
@@ -79,9 +86,9 @@ def write_array(path: str | Path, values: npt.NDArray[Any], record: Record) -> N
     """Publish an array with its provenance, or write both to stdout when `path` is a dash."""
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
-    # On a line of its own, so that tail -n 1 shows it.
-    line = b"\n" + canonical(record).encode("utf-8", "surrogateescape") + b"\n"
-    publish_bytes(path, buffer.getvalue() + line)
+    # The record is the last line, so that tail -n 1 shows it.
+    array, line = buffer.getvalue(), canonical(record).encode()
+    publish_bytes(path, array + f"\nxxh3 {content_digest(array + line)}\n".encode() + line + b"\n")
 
 
 def read_stdin() -> bytes:
@@ -135,27 +142,83 @@ def read_array(path: str | Path, data: bytes | None = None) -> Array:
     name = "stdin" if str(path) == STDOUT else str(path)
     if data is None:
         data = read_stdin() if name == "stdin" else read_file(path)
-    if data.startswith(b"PK"):
-        raise InputError(f"{name}: is an .npz archive, not a .npy array: save one array with numpy.save.")
     if not data.startswith(NPY_MAGIC):
-        raise InputError(f"{name}: is no .npy array: save it with numpy.save.")
+        raise not_an_array(name, data[:HEAD])
     buffer = io.BytesIO(data)
     try:
         values = np.load(buffer, allow_pickle=False)
     except NPY_ERRORS as error:
-        raise InputError(f"{name}: is not a whole .npy array of numbers: {error}.") from error
+        raise unsound_array(name, error) from error
     values.flags.writeable = False
-    return Array(name, values, _trailing_record(name, data[buffer.tell() :]))
+    guarded, line = _behind(name, data, buffer.tell())
+    record = parse_json(f"{name} (what follows the array)", line) if line else None
+    return Array(name, values, checked_record(name, record), guarded)
 
 
-def _trailing_record(name: str, line: bytes) -> Record | None:
-    if not line.strip():
-        return None
+def map_array(path: str | Path) -> npt.NDArray[Any]:
+    """Map a .npy file without reading it to memory, unless it carries a digest.
+
+    Raises:
+        InputError: as `read_array`.
+    """
     try:
-        record = json.loads(line.decode("utf-8", "surrogateescape"))
-    except (ValueError, RecursionError):
-        raise InputError(f"{name}: what follows the array is no provenance: make the file again.") from None
-    return checked_record(name, record)
+        with open(path, "rb") as file:
+            head = file.read(HEAD)
+            if not head.startswith(NPY_MAGIC):
+                raise not_an_array(str(path), head)
+            values: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            file.seek(-1, io.SEEK_END)
+            alone = file.tell() < getattr(values, "offset", 0) + values.nbytes
+    except NPY_ERRORS as error:
+        if isinstance(error, OSError) and error.errno:
+            raise unreadable(path, error) from error
+        raise unsound_array(str(path), error) from error
+    return values if alone else read_array(path).values
+
+
+def _behind(name: str, data: bytes, end: int) -> tuple[bool, bytes]:
+    """Return whether an array's file carries a digest, which is right, and the line of its record."""
+    behind = data[end:]
+    if not behind.startswith(b"\nxxh3"):
+        # An older dprune wrote the record alone.
+        return False, behind.strip()
+    lines = re.fullmatch(rb"\nxxh3 ([0-9a-f]{16})\n(.*)\n", behind)
+    if lines is None or lines[1].decode() != content_digest(data[:end] + lines[2]):
+        raise changed(name, "its content")
+    return True, lines[2]
+
+
+def not_an_array(name: str, head: bytes) -> InputError:
+    """Describe a file that is no .npy.
+
+    Args:
+        name: what messages call it.
+        head: its first bytes.
+    """
+    is_, remedy = next(
+        (words for beginning, words in _OTHERS.items() if re.match(beginning, head, re.DOTALL)),
+        ("is no .npy array", "save it with numpy.save"),
+    )
+    return InputError(f"{name}: {is_}: {remedy}.")
+
+
+_OTHERS = {
+    rb"PK.{28}[^/]+/(?:data\.pkl|\.format_version|version|byteorder)": (
+        "is a torch file, not a .npy array", "save the tensor's .numpy() with numpy.save"),
+    rb"PK.{28}[^/]+\.npy": ("is an .npz archive, not a .npy array", "save one array with numpy.save"),
+    rb"PK": ("is a zip archive, not a .npy array", "save one array with numpy.save"),
+    rb"\x80[\x02-\x05]": ("is a Python pickle, which is never loaded", "save one array with numpy.save"),
+    rb"[\t\r\n\x20-\x7e]{1,64}": (
+        "is text, not a .npy array", "load it with numpy.loadtxt or pandas, and save the numbers with numpy.save"),
+}  # fmt: skip
+"""What is taken for an array by mistake, by its beginning: in words, and what to do."""
+
+
+def unsound_array(name: str, error: Exception) -> InputError:
+    """Describe a .npy, or one of an .npz, that numpy does not load."""
+    if "allow_pickle" in str(error) or "pickled" in str(error):
+        return InputError(f"{name}: holds pickled Python objects, which are never loaded: save an array of numbers.")
+    return InputError(f"{name}: is not a whole .npy array of numbers ({error}): {AGAIN}.")
 
 
 def stated_kind(record: Record | None) -> str:

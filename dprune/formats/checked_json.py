@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from dprune.errors import InputError, unreadable
+from dprune.formats.regular import check_regular
 
 MOST_BYTES = 256 << 20
 """The largest text that is parsed: manifests of a million shards are smaller."""
 DEEPEST = 48
 """Tables and lists within each other; those of dprune take a dozen."""
 INT64 = (1 << 63) - 1
-AGAIN = "copy the file again, or make it again"
+AGAIN = "copy the file again, or remove it and make it again"
 """The remedy for a damaged file."""
 
 
@@ -34,11 +33,9 @@ def read_json(path: str | Path, remedy: str = AGAIN) -> Any:
         FileNotFoundError: there is none.
         InputError: it cannot be read, is no regular file, or holds no sound JSON.
     """
+    check_regular(path)
     try:
-        # A pipe would be waited for.
-        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InputError(f"{path}: is no regular file: {remedy}.")
+        with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise
@@ -211,7 +208,7 @@ class FileName:
         if problem := Text(4096).misfit(content, place):
             return problem
         inside = content not in ("", ".", "..") and "\0" not in content and content == Path(content).name
-        return "" if inside else f"{place} is {_shown(content)}, which is no name of a file in its folder"
+        return "" if inside else f"{place} is {_shown(content)}, a file outside its folder"
 
 
 @dataclass(frozen=True)

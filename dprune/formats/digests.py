@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from dprune.errors import InputError
+from dprune.formats.checked_json import AGAIN
 from dprune.formats.provenance import canonical
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ def content_digest(data: Buffer | str) -> str:
 
 def with_check(content: Mapping[str, Any]) -> dict[str, Any]:
     """Add to a JSON object the digest of its canonical form, see `without_check`."""
+    rest = {key: value for key, value in content.items() if key != CHECK_KEY}
     # As it will be read: tuples as lists, keys as texts, and in their order.
-    as_read = json.loads(canonical(content))
-    return {**content, CHECK_KEY: content_digest(canonical(as_read))}
+    as_read = json.loads(canonical(rest))
+    return {**rest, CHECK_KEY: content_digest(canonical(as_read))}
 
 
 def without_check(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,6 +72,4 @@ def changed(name: str, what: str) -> InputError:
         name: what messages call the file.
         what: is not as it was written.
     """
-    return InputError(
-        f"{name}: is damaged: {what} is not what was written, by its digest: copy the file again, or make it again."
-    )
+    return InputError(f"{name}: is damaged: {what} is not what was written, by its digest: {AGAIN}.")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.arrays import NPY_ERRORS, digest_array
+from dprune.formats.arrays import digest_array, map_array
 from dprune.formats.kinds import TENSOR_FILES, kind_of
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.regular import check_regular
@@ -172,12 +172,6 @@ def _at_least_single(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floatin
 
 def _map_array(path: Path) -> npt.NDArray[np.floating]:
     check_regular(path)
-    if kind_of(path) == "zip":
-        raise InputError(f"{path}: is an .npz archive, not a .npy array.")
-    try:
-        values: npt.NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file or folder.") from None
-    except NPY_ERRORS as error:
-        raise InputError(f"{path}: is neither a feature store nor a .npy of floats: {error}.") from error
-    return values
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder.")
+    return map_array(path)

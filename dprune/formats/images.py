@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import warnings
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from PIL.PngImagePlugin import PngInfo
 
 from dprune.errors import BadImage
@@ -19,15 +20,29 @@ from dprune.formats.shards import Dataset, ShardReader
 SOFTWARE, PNG_MARK = "dprune", "Content"
 MISSING = "#d9dee4"
 """Colour of the thumbnail of an image that cannot be decoded."""
-# Pillow opens more than images: PostScript, for one, by running Ghostscript.
-DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+# Pillow opens more than images (PostScript, for one, by running Ghostscript), and some formats by no mark at all, so
+# that noise might be taken for a picture.
+DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF", "JPEG2000", "QOI", "PCX", "SGI", "SUN")
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+"""Tags of a TIFF."""
+
+
+@functools.cache
+def readable_suffixes() -> dict[str, str]:
+    """Return the suffixes of files that `decode_image` reads here, lower-case, and the format that each stands for."""
+    known = Image.registered_extensions()
+    formats = set(DECODERS) - ({"AVIF"} if not features.check("avif") else set())
+    return {suffix.removeprefix("."): name for suffix, name in known.items() if name in formats}
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Decode an image to RGB, upright, transparency over white.
+    """Decode an image to RGB of 8 bits, upright, transparency over white; of several frames, the first.
+
+    Greys of more than 8 bits are scaled by the range of their type, floats from 0 to 1.
 
     Raises:
-        BadImage: the bytes are cut short, damaged, no image, or more pixels than Pillow's limit against bombs.
+        BadImage: the bytes are cut short, damaged, no image, more pixels than Pillow's limit against bombs, or
+            numbers whose range is not known.
     """
     try:
         with warnings.catch_warnings():
@@ -36,20 +51,42 @@ def decode_image(data: bytes) -> Image.Image:
             warnings.filterwarnings("ignore", message="Palette images with Transparency")
             image = Image.open(io.BytesIO(data), formats=DECODERS)
             image.load()
+            if image.mode[0] in "IF":
+                return ImageOps.exif_transpose(_eight_bits(image)).convert("RGB")
             return _to_rgb(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(f"too many pixels: {str(error).split(',')[0]}") from error
+    except BadImage:
+        raise
     except Exception as error:
         reason = str(error).split(" <_io")[0] or type(error).__name__
         raise BadImage(f"cannot be decoded: {reason}") from error
 
 
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale greys of more than eight bits by the range of their type; converting them directly would clip them."""
+    values, tags = np.asarray(image), getattr(image, "tag_v2", {})
+    if image.mode == "F":
+        if not ((values >= 0) & (values <= 1)).all():
+            raise BadImage("holds floats that are not from 0 to 1, so their range is not known: write it with 8 bits")
+        grey = np.rint(values * 255)
+    elif image.mode == "I" and tags:
+        raise BadImage("holds integers of 32 bits or with a sign, whose range is not known: write it with 8 bits")
+    else:
+        grey = values >> (int(tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 8)
+    if tags.get(_PHOTOMETRIC) == 0:
+        grey = 255 - grey
+    scaled = Image.fromarray(grey.astype(np.uint8))
+    # It tells which side is up.
+    scaled.getexif().update(image.getexif())
+    return scaled
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I"):
-        # 16-bit greys; converting directly would clip them at 255.
-        return image.point(lambda value: value / 256).convert("L").convert("RGB")
+    if image.mode in ("RGBa", "La"):
+        image = image.convert(image.mode.upper())
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, "white")

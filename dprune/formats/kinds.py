@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from dprune.formats.arrays import NPY_ERRORS, NPY_MAGIC
+from dprune.errors import InputError
+from dprune.formats.arrays import HEAD, NPY_ERRORS, NPY_MAGIC
 from dprune.formats.manifests import read_manifest
 from dprune.formats.publish import STDOUT
+from dprune.formats.tensor_files import TensorFile
 
-HEAD = 512
 TENSOR_FILES = ("clusters", "statistics", "features", "tensors")
 """Kinds of safetensors files."""
 ARRAY_FILES = ("vector", "matrix", "array")
@@ -65,9 +65,8 @@ def _array(path: str | Path) -> str:
 
 def _tensors(path: str | Path) -> str:
     try:
-        with safe_open(path, framework="np") as file:
-            names = set(file.keys())
-    except (OSError, SafetensorError):
+        names = TensorFile.open(path).places.keys()
+    except InputError:
         return "tensors"
     marks = {"assignment": "clusters", "covariance": "statistics", "features": "features"}
     return next((kind for tensor, kind in marks.items() if tensor in names), "tensors")

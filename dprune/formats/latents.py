@@ -17,7 +17,7 @@ import numpy.typing as npt
 from dprune.errors import InputError
 from dprune.formats.provenance import Record
 from dprune.formats.stores import Store
-from dprune.formats.tensors import Place, map_tensor, tensor_places
+from dprune.formats.tensor_files import TensorFile
 
 KIND = "latents"
 CODEBOOK_FILE = "codebook.safetensors"
@@ -115,7 +115,7 @@ class Latents:
     network: dict[str, Any]
     flips: bool
     codebook: npt.NDArray[np.float32] | None
-    _places: tuple[dict[str, Place], ...]
+    _parts: tuple[TensorFile, ...]
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -136,17 +136,23 @@ class Latents:
         """What one sample has in each tensor of latents."""
         return latent_tensors(self.network, self.flips)
 
+    def part(self, number: int, name: str) -> npt.NDArray[Any]:
+        """Map a tensor of one part, which is read once to see that it is whole; see `mapped`."""
+        return self._parts[number].mapped(name)
+
     def mapped(self, name: str) -> list[npt.NDArray[Any]]:
-        """Map a tensor without reading it.
+        """Map a tensor of all parts; each is read once to see that it is whole.
 
         Args:
             name: one of `row_tensors`, or of the sums.
 
         Returns:
             A read-only array for each part, in order; [n, ...] with n of the part.
+
+        Raises:
+            InputError: one is not what was written.
         """
-        paths = map(self.store.path, self.store.shards)
-        return [map_tensor(path, places[name]) for path, places in zip(paths, self._places, strict=True)]
+        return [part.mapped(name) for part in self._parts]
 
     def labels(self) -> npt.NDArray[np.int64]:
         """Return the labels, int64 [N], -1 for none."""
@@ -211,9 +217,9 @@ def open_latents(path: str | Path) -> Latents:
     store = Store.open(path, KIND)
     network, flips = _network(store)
     # Reading all parts' metadata first tells those that are missing.
-    places = tuple(checked_part(store, shard, part["count"], network, flips)
-                   for shard, part in zip(store.shards, store.parts, strict=True))  # fmt: skip
-    latents = Latents(store, network, flips, _codebook(store, network), places)
+    parts = tuple(checked_part(store, shard, part["count"], network, flips)
+                  for shard, part in zip(store.shards, store.parts, strict=True))  # fmt: skip
+    latents = Latents(store, network, flips, _codebook(store, network), parts)
     if not any(part.any() for part in latents.mapped("valid")):
         raise InputError(f"{path}: holds no image that could be decoded: encode other shards.")
     _check_sums(latents)
@@ -236,8 +242,8 @@ def _network(store: Store) -> tuple[dict[str, Any], bool]:
     return network, flips
 
 
-def checked_part(store: Store, shard: str, count: int, network: Record, flips: bool) -> dict[str, Place]:
-    """Return where a part's tensors lie.
+def checked_part(store: Store, shard: str, count: int, network: Record, flips: bool) -> TensorFile:
+    """Open a part and look at its tensors' types and shapes.
 
     Raises:
         InputError: one is missing or of another shape.
@@ -246,14 +252,14 @@ def checked_part(store: Store, shard: str, count: int, network: Record, flips: b
     sums = np.dtype("<i8" if network["kind"] == "vq" else "<f8")
     expected[SUMS[network["kind"]]] = sums, sums_shape(network)
     path = store.path(shard)
-    places = tensor_places(path)
+    file = TensorFile.open(path)
     for name, (dtype, shape) in expected.items():
-        found = places.get(name)
+        found = file.places.get(name)
         if found is None or (found.dtype, found.shape) != (dtype, shape):
-            is_ = f"is {found.dtype} {list(found.shape)}" if found else "is missing"
+            is_ = f"is {found.dtype or found.letters} {list(found.shape)}" if found else "is missing"
             raise InputError(f"{path}: its tensor {name!r} {is_}, not {dtype} {list(shape)}: "
                              f"remove the file and {store.remedy}.")  # fmt: skip
-    return places
+    return file
 
 
 def _codebook(store: Store, network: Record) -> npt.NDArray[np.float32] | None:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from dprune.errors import InputError
+from dprune.formats.checked_json import FileName, Hex, ListOf, Object, Text, Whole, read_json, shaped
+from dprune.formats.digests import without_check
 from dprune.formats.provenance import checked_record
 
 MANIFEST = "manifest.json"
+REMEDY = "copy the folder again, or make it again"
+# Files that a manifest names may get removed: it can name none outside its folder.
+_NAMES = ListOf(FileName(), unique=True)
+_STORE = Object({"shards": ListOf(FileName(), least=1, unique=True), "datasets": ListOf(Text())})
+_SHARD = Object({"name": FileName(), "count": Whole(), "digest": Text()}, {"xxh3": Hex(16)})
+_SHAPES = {
+    "shards": Object({"shards": ListOf(_SHARD, least=1, unique="name")}),
+    "features": _STORE,
+    "latents": _STORE,
+    "sweep": Object({"files": _NAMES}),
+    "report": Object({"contents": ListOf(Text())}),
+}
+"""What the manifests of each kind hold besides `kind` and `provenance`."""
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
@@ -20,25 +33,14 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        content = read_json(path, REMEDY)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}.") from error
-    if not (isinstance(content, dict) and isinstance(content.get("provenance"), dict) and "kind" in content):
+    if not isinstance(content, dict):
+        return {}
+    content = without_check(str(path), content)
+    if not (isinstance(content.get("provenance"), dict) and isinstance(content.get("kind"), str)):
         return {}
     checked_record(str(path), content["provenance"])
-    _check_manifest(path, content)
+    shaped(str(path), content, _SHAPES.get(content["kind"], Object()), REMEDY)
     return content
-
-
-def _check_manifest(path: Path, content: dict[str, Any]) -> None:
-    """Refuse a manifest that lacks what its kind has, or names files outside its folder, which may get removed."""
-    needed = {"shards": ("shards",), "features": ("shards", "datasets"), "latents": ("shards", "datasets")}
-    lists = [content.get(name, []) for name in ("shards", "datasets", "files")]
-    whole = all(name in content for name in needed.get(str(content["kind"]), ()))
-    if not whole or not all(isinstance(entries, list) for entries in lists):
-        raise InputError(f"{path}: is damaged: make the folder again.")
-    entries = [entry.get("name") if isinstance(entry, dict) else entry for entry in (*lists[0], *lists[2])]
-    if not all(isinstance(name, str) and name not in ("", ".", "..") and name == Path(name).name for name in entries):
-        raise InputError(f"{path}: names files outside its folder: do not trust where it comes from.")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dprune.errors import DpruneError
+from dprune.formats.digests import with_check
 from dprune.formats.provenance import json_text
 
 STDOUT = "-"
@@ -84,6 +85,7 @@ def publish_bytes(path: str | Path, data: bytes) -> None:
         file.write(data)
 
 
-def publish_json(path: str | Path, content: Any) -> None:
-    """Publish `content` as indented JSON with sorted keys."""
+def publish_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Publish a JSON object with its digest, indented and with sorted keys; see `digests.without_check`."""
+    content = with_check(content)
     publish_bytes(path, json_text(content, indent=2, sort_keys=True).encode() + b"\n")

@@ -1,10 +1,32 @@
-"""Values in words for people."""
+"""Values and texts for people."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 MOST_SHOWN = 24
+
+# Up to where a quotation or a sentence goes on behind it.
+_URL = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*://)(?:[^/\s'"<>]*@)?([^\s'"<>?]*)(\?[^\s'"<>]*[^\s'"<>:,.;)])?""")
+
+
+def presentable(text: str, keep: str = "") -> str:
+    """Return a text that a terminal shows as it is, and that anybody may see.
+
+    Names, keys and what files say of themselves are other people's: what would command a terminal, hide or reorder
+    text, or end a line, is written as Python would write it, and so are the bytes of names that are no UTF-8. Of URLs
+    it leaves out passwords and queries, which may hold signatures.
+
+    Args:
+        text: of any origin.
+        keep: control characters to leave alone.
+    """
+    if "://" in text:
+        text = _URL.sub(lambda url: f"{url[1]}{url[2]}{'?…' if url[3] else ''}", text)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text)
 
 
 def readable(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,17 @@ from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.arrays import read_file
+from dprune.formats.checked_json import ListOf, Maybe, Object, OneOf, Text, Whole, parse_json
+from dprune.formats.digests import CHECK_KEY, with_check, without_check
 from dprune.formats.provenance import Record, checked_record, finite, json_text
 from dprune.formats.publish import publish_bytes
 
 KINDS = ("metrics", "memorization")
+REMEDY = "give what dprune eval or dprune memorization wrote"
+_SIDE = Object({"role": Text()}, {"count": Maybe(Whole()), "dropped": Whole(), "dimension": Maybe(Whole()),
+                                  "model": Maybe(Text()), "digest": Text()})  # fmt: skip
+_SHAPE = Object({"kind": OneOf(KINDS), "metrics": Object(), "details": Object(), "inputs": ListOf(_SIDE),
+                 "provenance": Object()})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Result:
         details: curves, histograms and the like.
         inputs: for each side `role`, `count` of samples, `dimension`, `model` (None if unknown) and `digest`.
         record: provenance of the measurement.
+        guarded: whether the file carries a digest.
     """
 
     name: str
@@ -35,6 +42,7 @@ class Result:
     details: dict[str, Any]
     inputs: list[Record]
     record: Record
+    guarded: bool = False
 
 
 def write_result(
@@ -47,7 +55,7 @@ def write_result(
 ) -> None:
     """Publish a measurement, or write it to stdout when `path` is a dash; what is not finite becomes null."""
     content = {"kind": kind, "metrics": metrics, "details": details, "inputs": list(inputs), "provenance": record}
-    publish_bytes(path, _laid_out(finite(content)).encode() + b"\n")
+    publish_bytes(path, _laid_out(with_check(finite(content))).encode() + b"\n")
 
 
 def summarized(metrics: Mapping[str, Any], inputs: Sequence[Record]) -> Record:
@@ -76,21 +84,13 @@ def read_result(path: str | Path) -> Result:
     Raises:
         InputError: the file does not exist, or is none.
     """
-    data = read_file(path)
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is no JSON: give what dprune eval or dprune memorization wrote.") from error
-    known = isinstance(content, dict) and content.get("kind") in KINDS and _is_whole(content)
-    record = checked_record(str(path), content.get("provenance")) if known else None
+    content = parse_json(str(path), read_file(path), REMEDY)
+    guarded = isinstance(content, dict) and CHECK_KEY in content
+    content = without_check(str(path), content) if guarded else content
+    if problem := _SHAPE.misfit(content):
+        raise InputError(f"{path}: is no result ({problem}): {REMEDY}.")
+    record = checked_record(str(path), content["provenance"])
     if record is None:
-        raise InputError(f"{path}: is no result: give what dprune eval or dprune memorization wrote.")
+        raise InputError(f"{path}: is no result (its provenance is none): {REMEDY}.")
     kind, metrics, details, inputs = (content[name] for name in ("kind", "metrics", "details", "inputs"))
-    return Result(str(path), kind, metrics, details, inputs, record)
-
-
-def _is_whole(content: Record) -> bool:
-    tables = all(isinstance(content.get(name), dict) for name in ("metrics", "details"))
-    inputs = content.get("inputs")
-    sides = isinstance(inputs, list) and all(isinstance(s, dict) and isinstance(s.get("role"), str) for s in inputs)
-    return tables and sides
+    return Result(str(path), kind, metrics, details, inputs, record, guarded)

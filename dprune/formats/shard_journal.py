@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
-from dprune.formats.digests import RunningDigest
+from dprune.formats.checked_json import read_json
+from dprune.formats.digests import RunningDigest, without_check
 from dprune.formats.locations import JOURNAL
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
@@ -172,7 +172,7 @@ class Journal:
     def shard(self, number: int) -> FinishedShard | None:
         """Return a shard that is finished, None for one that is not or that was removed since."""
         try:
-            shard = FinishedShard(**json.loads(self._entry(number).read_text()))
+            shard = FinishedShard(**without_check(str(self._entry(number)), read_json(self._entry(number))))
         except FileNotFoundError:
             return None
         return shard if (self.folder / shard.name).is_file() else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import io
+import lzma
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.arrays import NPY_ERRORS, digest_array
+from dprune.formats.arrays import NPY_ERRORS, digest_array, unsound_array
 from dprune.formats.kinds import kind_of
 from dprune.formats.provenance import Record, checked_record, digest, parent, parent_record
 from dprune.formats.regular import check_regular
@@ -23,8 +25,11 @@ NAMES = ("count", "mean", "covariance")
 NPZ_NAMES = ("mu", "sigma")
 TOLERANCE = 1e-4
 """How far rounding may take a covariance from a symmetric, positive semi-definite one, relative to its norm."""
-# Damaged archives raise these besides what damaged arrays do; the last is for compressions that Python lacks.
-NPZ_ERRORS = (*NPY_ERRORS, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_MOST_BYTES = 1 << 30
+"""A covariance of 11,585 dimensions; a small archive may unpack to any size."""
+# Damaged archives raise these besides what damaged arrays do; the last is for encryption, and for compressions that
+# Python lacks.
+NPZ_ERRORS = (*NPY_ERRORS, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -131,9 +136,29 @@ def _count(name: str, count: npt.NDArray[Any] | None) -> int | None:
 def _read_npz(path: str | Path) -> tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
     check_regular(path)
     try:
-        # Opened here, because numpy leaves files open that are no whole archives.
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            mean, covariance = (archive[name] if name in archive.files else None for name in NPZ_NAMES)
+        with zipfile.ZipFile(path) as archive:
+            mean, covariance = (_member(archive, name) for name in NPZ_NAMES)
             return mean, covariance
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
     except NPZ_ERRORS as error:
-        raise InputError(f"{path}: is no whole .npz archive: {error}.") from error
+        if "pickle" in str(error):
+            raise unsound_array(str(path), error) from error
+        raise InputError(f"{path}: is no whole .npz archive ({error}): give what --save-stats wrote.") from error
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any] | None:
+    """Read an array of an archive; its header is held to its size before memory is taken for it."""
+    try:
+        entry = archive.getinfo(f"{name}.npy")
+    except KeyError:
+        return None
+    if entry.file_size > _MOST_BYTES:
+        raise ValueError(f"{name} takes {entry.file_size:,} bytes")
+    with archive.open(entry) as file:
+        # The directory of an archive may say less than there is.
+        data = file.read(entry.file_size + 1)
+    if len(data) != entry.file_size:
+        raise ValueError(f"{name} is not as long as the archive says")
+    values: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    return values

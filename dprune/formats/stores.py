@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
 from dprune.errors import InputError, MismatchError
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.provenance import Record, digest, parent_record, record_digest
 from dprune.formats.publish import publish_json
 from dprune.formats.shards import fingerprint
-from dprune.formats.tensors import damaged, read_metadata, read_tensors, write_tensors
+from dprune.formats.tensor_files import TensorFile
+from dprune.formats.tensors import read_metadata, read_tensors, write_tensors
 
 PART_KEYS = ("count", "members", "options", "bad")
 """What the metadata of every part says."""
@@ -180,15 +181,7 @@ class Store:
         """Read rows of one tensor of one part, None if the part has no such tensor.
 
         Raises:
-            InputError: the part is not whole.
+            InputError: the part is not whole, or the tensor is not what was written.
         """
-        try:
-            with safe_open(self.path(shard), framework="np") as file:
-                if tensor not in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                    return None
-                part = file.get_slice(tensor)
-                # safetensors refuses to slice a tensor without rows, which the part of an empty shard holds.
-                values: npt.NDArray[Any] = part[begin:end] if part.get_shape()[0] else file.get_tensor(tensor)
-                return values
-        except (OSError, SafetensorError) as error:
-            raise damaged(str(self.path(shard)), error) from error
+        file = TensorFile.open(self.path(shard))
+        return np.array(file.mapped(tensor)[begin:end]) if tensor in file.places else None

@@ -26,6 +26,8 @@ class Findings:
         fingerprint: of the dataset that it speaks of, None where that is not known.
         samples: number of samples of that dataset, None where it does not tell.
         ids: smallest and largest id that it holds, None if it is no subset or an empty one.
+        digests: `whole` where all that it is made of carries digests, `some`, `none`; `damaged` where one is wrong,
+            None for files of kinds that carry none.
     """
 
     name: str
@@ -36,6 +38,13 @@ class Findings:
     fingerprint: str | None = None
     samples: int | None = None
     ids: tuple[int, int] | None = None
+    digests: str | None = None
+
+    def count_digests(self, carried: bool) -> None:
+        """Note whether one more of the files that it is made of carries digests."""
+        found = "whole" if carried else "none"
+        if self.digests != "damaged":
+            self.digests = found if self.digests in (None, found) else "some"
 
     def fingerprints(self) -> set[str]:
         """Its own fingerprint and those of everything it was made from."""
@@ -50,6 +59,7 @@ class Findings:
             "kind": self.kind,
             "content": self.content,
             "fingerprint": self.fingerprint,
+            "digests": self.digests,
             "provenance": provenance,
             "problems": self.problems,
         }

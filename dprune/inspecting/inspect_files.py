@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
-from dprune.formats.arrays import VECTORS, digest_array, misshapen, read_array, stated_kind
+from dprune.errors import InputError
+from dprune.formats.arrays import VECTORS, digest_array, map_array, misshapen, read_array, stated_kind
 from dprune.formats.clusters import read_clusters
 from dprune.formats.kinds import kind_of
 from dprune.formats.latents import FLIPPED, NAMES
@@ -19,7 +18,7 @@ from dprune.formats.provenance import Record
 from dprune.formats.publish import STDOUT
 from dprune.formats.results import read_result
 from dprune.formats.stores import PART_KEYS
-from dprune.formats.tensors import damaged, read_metadata
+from dprune.formats.tensor_files import TensorFile
 from dprune.inspecting.findings import Findings
 from dprune.measuring.pairs import PAIR
 
@@ -34,7 +33,7 @@ def inspect_array(path: str) -> Findings:
     findings = Findings("stdin" if path == STDOUT else path, "array")
     if kind_of(path) == "matrix":
         # Rows may take more than memory.
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped = map_array(path)
         findings.content = {"shape": list(mapped.shape), "dtype": str(mapped.dtype)}
         findings.samples = len(mapped)
         return findings
@@ -42,6 +41,7 @@ def inspect_array(path: str) -> Findings:
     values = array.values
     findings.records = [array.record] if array.record else []
     findings.fingerprint = array.fingerprint
+    findings.count_digests(array.guarded)
     findings.content = {"shape": list(values.shape), "dtype": str(values.dtype), "digest": digest_array(values)}
     findings.kind = _kind_of_array(values, array.record)
     if findings.kind in VECTORS and (problem := misshapen(values, findings.kind)):
@@ -118,6 +118,7 @@ def inspect_result(path: str) -> Findings:
     result = read_result(path)
     known = {key: value for key, value in result.metrics.items() if isinstance(value, int | float)}
     findings = Findings(path, result.kind, records=[result.record])
+    findings.count_digests(result.guarded)
     findings.content = {
         "samples": {side["role"]: side.get("count") for side in result.inputs},
         "models": sorted({str(side["model"]) for side in result.inputs if side.get("model")}),
@@ -127,9 +128,10 @@ def inspect_result(path: str) -> Findings:
 
 
 def inspect_tensors(path: str) -> Findings:
-    """Inspect a safetensors file by its header; the tensors of a clustering are read."""
-    findings = Findings(path, "tensors")
-    metadata, shapes = read_metadata(path) or {}, tensor_shapes(path)
+    """Inspect a safetensors file by its header; its tensors are held to their digests, and a clustering's are read."""
+    findings, file = Findings(path, "tensors"), TensorFile.open(path)
+    hold_to_digests(findings, file)
+    metadata, shapes = file.metadata or {}, tensor_shapes(file)
     if metadata.keys() >= set(PART_KEYS):
         findings.kind = "part"
         findings.content = {"samples": metadata["count"], "bad": len(metadata["bad"])}
@@ -144,18 +146,20 @@ def inspect_tensors(path: str) -> Findings:
     return findings
 
 
-def tensor_shapes(path: str | Path) -> dict[str, tuple[str, list[int]]]:
-    """Return each tensor's dtype, in safetensors' letters, and shape, without reading the tensors.
+def hold_to_digests(findings: Findings, file: TensorFile) -> None:
+    """Note the tensors of a file that are not what was written."""
+    findings.count_digests(file.guarded)
+    for name in file.places:
+        try:
+            file.check([name])
+        except InputError as error:
+            findings.problems.append(str(error))
+            findings.digests = "damaged"
 
-    Raises:
-        InputError: the file does not exist or is not whole.
-    """
-    try:
-        with safe_open(path, framework="np") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-            return {name: (part.get_dtype(), list(part.get_shape())) for name, part in slices.items()}
-    except (OSError, SafetensorError) as error:
-        raise damaged(str(path), error) from error
+
+def tensor_shapes(file: TensorFile) -> dict[str, tuple[str, list[int]]]:
+    """Return each tensor's dtype, in safetensors' letters, and shape."""
+    return {name: (place.letters, list(place.shape)) for name, place in file.places.items()}
 
 
 def row_problems(path: str, shapes: dict[str, tuple[str, list[int]]], count: int | None) -> list[str]:

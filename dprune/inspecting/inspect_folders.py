@@ -21,10 +21,10 @@ from dprune.formats.ranges import is_url
 from dprune.formats.shard_index import ShardIndex, build_index
 from dprune.formats.shards import BAD, CLASSES, Shard, fingerprint, open_dataset
 from dprune.formats.stores import Store
-from dprune.formats.tensors import read_metadata
+from dprune.formats.tensor_files import TensorFile
 from dprune.inspecting.findings import Findings
-from dprune.inspecting.inspect_files import MOST_EXAMPLES, inspect_tensors, row_problems, tensor_shapes
-from dprune.training.run import MODEL
+from dprune.inspecting.inspect_files import MOST_EXAMPLES, hold_to_digests, inspect_tensors, row_problems, tensor_shapes
+from dprune.training.run import CHECKPOINTS, MODEL, STATE
 
 
 def inspect_folder(folder: str, kind: str) -> Findings:
@@ -201,16 +201,16 @@ def _part(findings: Findings, store: Store, shard: str) -> Record | None:
         findings.problems.append(f"{store.folder}: lacks the part of {shard}: {store.remedy}.")
         return None
     try:
-        read_metadata(path)
-        shapes = tensor_shapes(path)
+        file = TensorFile.open(path)
     except InputError as error:
-        findings.problems.append(str(error).removesuffix(".") + f": {store.remedy}.")
+        findings.problems.append(str(error))
         return None
+    hold_to_digests(findings, file)
     part = store.part(shard)
     if part is None:
         findings.problems.append(f"{path}: was made with other options than the store: {store.remedy}.")
         return None
-    findings.problems += row_problems(str(path), shapes, part["count"])
+    findings.problems += row_problems(str(path), tensor_shapes(file), part["count"])
     return part
 
 
@@ -218,7 +218,7 @@ def _tensors(findings: Findings, store: Store, shards: Sequence[str]) -> dict[st
     """Describe a sample's row of each tensor, and note the parts that differ from the first."""
     described: dict[str, str] = {}
     for shard in shards:
-        shapes = tensor_shapes(store.path(shard))
+        shapes = tensor_shapes(TensorFile.open(store.path(shard)))
         rows = {
             name: f"{dtype} {shape} a part" if name in SUMS.values() else f"{dtype} {shape[1:]}"
             for name, (dtype, shape) in shapes.items()
@@ -256,6 +256,7 @@ def _sweep(folder: str, manifest: Record) -> Findings:
             findings.problems.append(str(error))
             continue
         findings.problems += clusters.problems
+        findings.count_digests(clusters.digests == "whole")
         findings.samples = clusters.samples
     stated = manifest["provenance"].get("options", {})
     findings.content = {"k": stated.get("k"), "samples": findings.samples, "files": sorted(manifest["files"])}
@@ -269,6 +270,9 @@ def _run(folder: str, manifest: Record) -> Findings:
         findings = Findings(folder, "run", records=[manifest["provenance"]])
         findings.fingerprint = manifest["provenance"].get("fingerprint")
         findings.problems.append(f"{folder}: is not finished: run the command that makes it again.")
+    for path in [*sorted(Path(folder).glob(f"{CHECKPOINTS}/*.safetensors")), Path(folder, STATE)]:
+        if path.is_file():
+            hold_to_digests(findings, TensorFile.open(path))
     findings.name, findings.kind = folder, "run"
     findings.content["files"] = sorted(os.listdir(folder))
     return findings

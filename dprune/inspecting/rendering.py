@@ -5,39 +5,38 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from dprune.formats.readable import MOST_SHOWN, readable
+from dprune.formats.readable import MOST_SHOWN, presentable, readable
 from dprune.inspecting.findings import DIGITS, Findings, describe_chain
 
 
 def plain_text(findings: Findings) -> str:
     """Write findings as lines."""
-    lines = [f"{findings.name}: {findings.kind}"]
+    lines = [f"{presentable(findings.name)}: {presentable(findings.kind)}"]
     rows = _rows(findings)
     width = max((len(key) for key, _ in rows), default=0)
     lines += [f"  {key:<{width}}  {value}" for key, value in rows]
     chain = _chain(findings)
     lines += ["  provenance"] * bool(chain) + [f"  {'  ' * (depth + 1)}{text}" for depth, text in chain]
-    lines += [f"  problem: {problem}" for problem in findings.problems] or ["  sound"]
+    lines += [f"  problem: {presentable(problem)}" for problem in findings.problems] or ["  sound"]
     return "\n".join(lines)
 
 
 def terminal_text(findings: Findings, width: int) -> str:
     """Write findings as a table with the escapes that colour it, for a terminal of so many columns."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
-    title = f"[bold]{escape(_printable(findings.name))}[/]: {findings.kind}"
+    title = Text.assemble((presentable(findings.name), "bold"), f": {presentable(findings.kind)}")
     table = Table(title=title, title_justify="left", box=None, show_header=False)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in _rows(findings):
-        table.add_row(key, Text(_printable(value)))
+        table.add_row(Text(key), Text(value))
     for number, (depth, text) in enumerate(_chain(findings)):
-        table.add_row("" if number else "provenance", Text("  " * depth + _printable(text)))
+        table.add_row("" if number else "provenance", Text("  " * depth + text))
     for problem in findings.problems:
-        table.add_row(Text("problem", style="bold red"), Text(_printable(problem)))
+        table.add_row(Text("problem", style="bold red"), Text(presentable(problem)))
     if not findings.problems:
         table.add_row("sound", Text("yes", style="green"))
     screen = io.StringIO()
@@ -47,8 +46,13 @@ def terminal_text(findings: Findings, width: int) -> str:
 
 def _rows(findings: Findings) -> list[tuple[str, str]]:
     hashes = {"digest": findings.content.get("digest"), "fingerprint": findings.fingerprint}
-    stated = {**findings.content, **{name: value and value[:DIGITS] for name, value in hashes.items()}}
-    return [(key.replace("_", " "), _words(value)) for key, value in stated.items() if value not in (None, [], {})]
+    stated = {
+        **findings.content,
+        "digests": findings.digests,
+        **{name: value and value[:DIGITS] for name, value in hashes.items()},
+    }
+    rows = [(key.replace("_", " "), _words(value)) for key, value in stated.items() if value not in (None, [], {})]
+    return [(presentable(key), presentable(words)) for key, words in rows]
 
 
 def _words(value: Any) -> str:
@@ -64,10 +68,5 @@ def _chain(findings: Findings) -> list[tuple[int, str]]:
         return [(0, "in the manifest of the store")]
     if not findings.records:
         return [(0, "none: made elsewhere")] if findings.content else []
-    return [step for record in findings.records for step in describe_chain(record)]
-
-
-def _printable(text: str) -> str:
-    """Escape what a terminal cannot show, and what would command it."""
-    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-    return text.encode("utf-8", "backslashreplace").decode()
+    chain = [step for record in findings.records for step in describe_chain(record)]
+    return [(depth, presentable(text)) for depth, text in chain]

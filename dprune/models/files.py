@@ -1,13 +1,11 @@
 """Files of weights: safetensors whose metadata says what network they are of and what made them.
 
-Tensors are written straight from where they lie, since checkpoints of large models take gigabytes. Headers are read
-without torch.
+Headers are read without torch.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from dprune.errors import DpruneError, InputError
-from dprune.formats.provenance import METADATA_KEY, Record, canonical, checked_record, parent_record
-from dprune.formats.publish import publish, sync
+from dprune.errors import InputError, unreadable
+from dprune.formats.provenance import Record, checked_record, parent_record
 from dprune.formats.regular import check_regular
-from dprune.formats.tensors import damaged
+from dprune.formats.tensor_files import StoredTensor, TensorFile, not_whole, publish_tensors
 from dprune.models.weights import file_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_LETTERS = {"torch.bool": "BOOL", "torch.uint8": "U8", "torch.int8": "I8", "torch.int16": "I16", "torch.int32": "I32",
+            "torch.int64": "I64", "torch.float16": "F16", "torch.bfloat16": "BF16", "torch.float32": "F32",
+            "torch.float64": "F64"}  # fmt: skip
+"""Types of tensors that networks and optimizers hold, as safetensors calls them."""
 
 NETWORK_KEY = "network"
 
@@ -57,14 +59,14 @@ class ModelFile:
         try:
             with path.open("rb") as file:
                 head = file.read(9)
-            if head[8:] != b"{":
-                return cls(path, {}, None)
-            with safe_open(path, framework="np") as file:
-                metadata = file.metadata() or {}
-            content = json.loads(metadata.get(METADATA_KEY, "{}"))
-        except (OSError, ValueError, SafetensorError) as error:
-            raise damaged(str(path), error) from error
-        network = content.pop(NETWORK_KEY, None) if isinstance(content, dict) else None
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file.") from None
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if head[8:] != b"{":
+            return cls(path, {}, None)
+        content = dict(TensorFile.open(path).metadata or {})
+        network = content.pop(NETWORK_KEY, None)
         record = checked_record(str(path), content)
         return cls(path, network, record) if isinstance(network, dict) and record else cls(path, {}, None)
 
@@ -107,14 +109,9 @@ class ModelFile:
         """Read the tensors whose names begin with `prefix`, which is taken off.
 
         Raises:
-            InputError: the file is not whole.
+            InputError: the file is not whole, or a tensor is not what was written.
         """
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
-                return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-        except (OSError, SafetensorError) as error:
-            raise damaged(str(self.path), error) from error
+        return read_torch(self.path, prefix)
 
 
 def publish_model(path: str | Path, state: Mapping[str, Tensor], network: Mapping[str, Any], record: Record) -> None:
@@ -129,18 +126,38 @@ def publish_model(path: str | Path, state: Mapping[str, Tensor], network: Mappin
     Raises:
         DpruneError: the disk is full, or the folder cannot be written.
     """
-    from safetensors.torch import save_file
+    contents = {name: _content(value.detach().cpu()) for name, value in state.items()}
+    publish_tensors(path, contents, {**record, NETWORK_KEY: dict(network)})
 
-    # All in one entry: safetensors writes several in random order.
-    metadata = {METADATA_KEY: canonical({**record, NETWORK_KEY: dict(network)})}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    with publish(path) as file:
-        try:
-            save_file(tensors, file.name, metadata)
-        except SafetensorError as error:
-            raise DpruneError(f"cannot write {path}: {error}.") from error
-        # safetensors puts a file of its own in the place of the one that is open here.
-        sync(file.name)
+
+def _content(value: Tensor) -> StoredTensor:
+    return StoredTensor(_LETTERS[str(value.dtype)], tuple(value.shape), _bytes(value.contiguous()))
+
+
+def _bytes(value: Tensor) -> memoryview:
+    """Return the bytes of a tensor that lies in one piece, without copying them."""
+    import torch
+
+    # A tensor without dimensions shows no bytes.
+    found: memoryview = value.reshape(-1).view(torch.uint8).numpy().data
+    return found
+
+
+def read_torch(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file whose names begin with `prefix`, which is taken off.
+
+    Raises:
+        InputError: the file does not exist or is not whole, or a tensor is not what was written.
+    """
+    checked = TensorFile.open(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in checked.places if name.startswith(prefix)}
+    except (OSError, SafetensorError) as error:
+        raise not_whole(str(path), str(error)) from error
+    for name, value in state.items():
+        checked.check_read(name, _bytes(value))
+    return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
 def fits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

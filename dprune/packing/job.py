@@ -19,13 +19,14 @@ from dprune.errors import BadImage, InputError, UsageError
 from dprune.formats.images import decode_image, encode_image, resize_image
 from dprune.formats.jobs import Job
 from dprune.formats.locations import expand
-from dprune.formats.members import split_name, with_image
-from dprune.formats.provenance import Record, make_record
+from dprune.formats.members import IMAGE_SUFFIXES, split_name, with_image
+from dprune.formats.provenance import Record, make_record, with_findings
 from dprune.formats.publish import STDOUT, Output
 from dprune.formats.shard_journal import Bad, Entry, FinishedShard, Journal, complete_shards, existing_shards
 from dprune.formats.shards import BAD, open_dataset
 from dprune.formats.subsets import read_subset
-from dprune.packing.sources import DigitsSource, FolderSource, Sample, ShardSource, Source, ZipSource, is_images
+from dprune.packing.folders import FileChoice, FolderSource, ZipSource, is_images
+from dprune.packing.sources import DigitsSource, Sample, ShardSource, Source
 from dprune.packing.streams import Streams, compressed_tars, is_compressed, is_stream
 from dprune.runtime import Monitor, check_stop, cpu_count
 from dprune.workers import Workers
@@ -48,6 +49,8 @@ class PackSettings:
     format: str = "png"
     subset: str | None = None
     keys: str = "path"
+    split: str | None = None
+    beside: tuple[str, ...] = ()
     shard_size: int = 10_000
     strict: bool = False
     workers: int | None = None
@@ -55,7 +58,9 @@ class PackSettings:
     def options(self) -> dict[str, Any]:
         """Return what provenance records."""
         resized = {} if self.size is None else {"size": self.size, "crop": self.crop, "format": self.format}
-        return {**resized, "shard_size": self.shard_size} | ({"keys": self.keys} if self.keys == "unique" else {})
+        keys = {"keys": self.keys} if self.keys == "unique" else {}
+        beside = {"beside": sorted(self.beside)} if self.beside else {}
+        return {**resized, "shard_size": self.shard_size, **keys, **beside}
 
 
 def open_pack(locations: Sequence[str], settings: PackSettings, output: Output) -> PackJob:
@@ -76,6 +81,8 @@ def open_pack(locations: Sequence[str], settings: PackSettings, output: Output) 
         raise UsageError("only shards can be packed together: give one folder or zip of images, or only streams.")
     if settings.subset is not None and (images or streams):
         raise _without_ids(locations[0])
+    if (settings.split is not None or settings.beside) and images in ([], [DIGITS]):
+        raise UsageError("--split and --beside speak of folders and zips of images.")
     if STDOUT in streams and sys.stdin.isatty():
         raise UsageError("stdin is a terminal: pipe shards in, or name files.")
     source: Source | Streams
@@ -84,7 +91,8 @@ def open_pack(locations: Sequence[str], settings: PackSettings, output: Output) 
     elif images == [DIGITS]:
         source = DigitsSource()
     elif images:
-        source = (FolderSource if os.path.isdir(images[0]) else ZipSource)(images[0], convert=settings.size is not None)
+        kind = FolderSource if os.path.isdir(images[0]) else ZipSource
+        source = kind(images[0], FileChoice(settings.split, settings.beside))
     else:
         source = _open_shards(locations, settings.subset)
     return PackJob(source, settings, output)
@@ -124,8 +132,9 @@ class PackJob(Job):
     @property
     def record(self) -> Record:
         """Provenance of the shards; what a stream holds is known to it when the stream has ended."""
-        options = self.settings.options() | ({"streamed": True} if isinstance(self.source, Streams) else {})
-        return make_record("pack", options, parents=self.source.parents, tags=self.output.tags)
+        options = {**self.settings.options(), **self.source.options}
+        record = make_record("pack", options, parents=self.source.parents, tags=self.output.tags)
+        return with_findings(record, {"left_out": self.source.left_out} if self.source.left_out else {})
 
     def existing(self) -> Record | None:
         """Return the record of a finished or an interrupted pack."""
@@ -161,7 +170,9 @@ class PackJob(Job):
             raise
         journal.finish(self.record, shards, self.source.classes)
         samples, bad = sum(shard.count for shard in shards), sum(len(shard.bad) for shard in shards)
-        return {"samples": samples, "unreadable": bad, "shards": len(shards), "classes": len(self.source.classes)}
+        said = {"split": self.source.options.get("split"), "left_out": self.source.left_out}
+        counts = {"samples": samples, "unreadable": bad, "shards": len(shards), "classes": len(self.source.classes)}
+        return counts | {name: value for name, value in said.items() if value}
 
     def _worker_count(self) -> int:
         if self.settings.size is None and self.source.trusted:
@@ -237,16 +248,23 @@ class PackJob(Job):
 def treated(sample: Sample, settings: PackSettings, *, trusted: bool) -> Sample:
     """Resize a sample's image, or decode it to see that it is whole unless it is trusted.
 
+    What shards cannot hold becomes a PNG.
+
     Raises:
         BadImage: the image cannot be decoded.
     """
     if settings.size is None and trusted:
         return sample
-    image = decode_image(sample.members[sample.image][1])
-    if settings.size is None:
+    suffix, content = sample.members[sample.image]
+    image = decode_image(content)
+    if settings.size is not None:
+        image, suffix = resize_image(image, settings.size, settings.crop), settings.format
+    elif suffix in IMAGE_SUFFIXES:
         return sample
-    resized = encode_image(resize_image(image, settings.size, settings.crop), settings.format)
-    return Sample(sample.key, with_image(sample.members, sample.image, settings.format, resized), sample.image)
+    else:
+        suffix = "png"
+    members = with_image(sample.members, sample.image, suffix, encode_image(image, suffix))
+    return Sample(sample.key, members, sample.image)
 
 
 def _unreadable(key: str, reason: str) -> InputError:

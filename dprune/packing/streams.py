@@ -194,8 +194,10 @@ class Streams:
 
     trusted = True
     classes: Sequence[str] = ()
+    options = {"streamed": True}
 
     def __init__(self, sources: Sequence[str]) -> None:
+        self.left_out = Counter[str]()
         self._sources = sources
         self._sha = hashlib.sha256()
         self._ended = False
@@ -240,6 +242,7 @@ class Streams:
             else:
                 without[", ".join(f".{suffix}" for suffix in members)] += 1
         if without:
+            self.left_out["keys without an image"] += without.total()
             kinds = ", ".join(f"{number:,} with {suffixes}" for suffixes, number in without.most_common(5))
             _log.warning("%s: %s keys have no image and are left out (%s).", tar.name, f"{without.total():,}", kinds)
 

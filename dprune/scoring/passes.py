@@ -57,7 +57,7 @@ class ScoredLatents:
         device: torch.device,
     ) -> None:
         self.ids, self._latents, self._normalised, self._device = ids, latents, normalised, device
-        self._parts = latents.mapped(NAMES[latents.network["kind"]][0])
+        self._tensor = NAMES[latents.network["kind"]][0]
         self._labels = latents.labels()[ids]
 
     def __len__(self) -> int:
@@ -82,8 +82,9 @@ class ScoredLatents:
     def _read(self, portion: Portion) -> Span:
         wanted = slice(portion.begin + portion.done, portion.end)
         store = self._latents.store
-        shares = zip(store.shards, self._parts, split_ids(self.ids[wanted], store.counts), strict=True)
-        rows = np.concatenate([as_held(self._latents, shard, part[some]) for shard, part, some in shares if len(some)])
+        shares = enumerate(split_ids(self.ids[wanted], store.counts))
+        parts = {number: self._latents.part(number, self._tensor)[some] for number, some in shares if len(some)}
+        rows = np.concatenate([as_held(self._latents, store.shards[number], part) for number, part in parts.items()])
         columns = torch.from_numpy(self._labels[wanted]), torch.from_numpy(rows)
         return Span(*(pinned(column, self._device) for column in columns))
 

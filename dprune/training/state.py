@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dprune.errors import InputError
+from dprune.formats.checked_json import AGAIN
 from dprune.formats.provenance import Record, difference
 from dprune.models.files import ModelFile, publish_model
 from dprune.training.averages import Averages
@@ -75,7 +76,8 @@ class SavedState:
             file = ModelFile.open(self.run.state)
             stored = file.state()
         except InputError as error:
-            raise InputError(f"{str(error).rstrip('.')}: remove it to train from the beginning.") from error
+            problem = str(error).removesuffix(f": {AGAIN}.")
+            raise InputError(f"{problem}: remove it to train from the beginning.") from error
         ours = not difference(_without_steps(file.record), _without_steps(self.record))
         if not ours or not isinstance(file.network.get("step"), int):
             raise InputError(f"{file.path}: is not the state of this run: remove it to train from the beginning.")

@@ -1,0 +1,280 @@
+"""dprune pack of folders and zips of images as people have them: formats, captions, splits, links and litter."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Result, dprune, image_bytes
+from PIL import Image, features
+
+from dprune.errors import UsageError
+from dprune.packing.splits import find_classes
+
+
+def pack(source: Path, output: Path, *args: object) -> dict[str, Any]:
+    """What a pack says in JSON."""
+    summary: dict[str, Any] = json.loads(dprune("pack", source, "-o", output, "--workers", 0, "--json", *args).ok().out)
+    return summary
+
+
+def refused(source: Path, *args: object) -> Result:
+    return dprune("pack", source, "-o", source.with_name("refused"), "--workers", 0, *args)
+
+
+def members(folder: Path) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            found |= {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+    return found
+
+
+def labels(folder: Path) -> dict[str, int]:
+    return {name.removesuffix(".cls"): int(data) for name, data in members(folder).items() if name.endswith(".cls")}
+
+
+def tree(folder: Path, *names: str) -> Path:
+    """A folder of small images, or of junk where the suffix is no image's."""
+    for seed, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        suffix = name.rpartition(".")[2].lower()
+        path.write_bytes(image_bytes(seed, (8, 8), suffix) if suffix in ("png", "jpg", "webp") else b"junk")
+    return folder
+
+
+def zipped(folder: Path) -> Path:
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    return path
+
+
+def saved(path: Path, form: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 100, 50)).convert("L" if path.suffix == ".pgm" else "RGB").save(buffer, form)
+    path.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
+
+
+# Formats
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_format_is_taken_and_what_is_left_is_counted(tmp_path: Path, packed: bool) -> None:
+    folder = tree(tmp_path / "in", "a.jpg", "e.heic", "f.HEIC", "g.svg", "notes.txt", "README", "h.2021 final")
+    camera = saved(folder / "b.jfif", "JPEG")
+    forms = {"d.pgm": "PPM", "i.bmp": "BMP", "j.TIF": "TIFF", "k.gif": "GIF", "l.jp2": "JPEG2000"}
+    if features.check("avif"):
+        forms["c.avif"] = "AVIF"
+    for name, form in forms.items():
+        saved(folder / name, form)
+    source = zipped(folder) if packed else folder
+    result = dprune("pack", source, "-o", tmp_path / "out", "--workers", 0).ok()
+    left = {".heic": 2, ".svg": 1, ".txt": 1, "without suffix": 1, "others": 1}
+    assert "left out: .heic: 2" in result.err
+    found = members(tmp_path / "out")
+    assert sorted(found) == sorted(["a.jpg", "b.jpg", *(f"{name[0]}.png" for name in forms)])
+    assert (found["a.jpg"], found["b.jpg"]) == ((folder / "a.jpg").read_bytes(), camera)
+    for name in forms:
+        image = Image.open(io.BytesIO(found[f"{name[0]}.png"]))
+        expected = [124] * 3 if name == "d.pgm" else [200, 100, 50]
+        assert (image.mode, image.format) == ("RGB", "PNG")
+        assert abs(np.asarray(image, int) - expected).max() <= 4, name
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["provenance"]["findings"] == {"left_out": left}
+    assert "up to date" in dprune("pack", source, "-o", tmp_path / "out").ok().err
+    resized = pack(source, tmp_path / "small", "--size", 4)
+    assert (resized["samples"], resized["left_out"]) == (len(found), left)
+
+
+def test_a_folder_without_readable_images_says_what_it_holds(tmp_path: Path) -> None:
+    tree(tmp_path / "in", "a.heic", "b.heic", "c.txt")
+    refused(tmp_path / "in").fails(3, "holds no images that can be read", "2 .heic, 1 .txt")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty").fails(3, "empty: holds no images that can be read.")
+
+
+def test_litter_is_not_counted(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "in", "cat/a.png", "cat/Thumbs.db", "Desktop.ini", ".DS_Store", "cat/._a.png",
+                  "__MACOSX/cat/._a.png", ".git/x.png", "lost+found/y")  # fmt: skip
+    for source in (folder, zipped(folder)):
+        summary = pack(source, tmp_path / source.suffix.strip(".") / "out")
+        assert summary["samples"] == 1
+        assert summary.get("left_out", {}) == ({"hidden": 1} if source.suffix else {})
+    tree(folder, "cat/.b.png")
+    assert pack(folder, tmp_path / "more")["left_out"] == {"hidden": 1}
+
+
+def test_odd_images(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "in", "Ünï/猫 1.PNG", "Ünï/b.v1.0.png", "Ünï/cut.jpg")
+    (folder / "Ünï" / "cut.jpg").write_bytes(image_bytes(0, (64, 64), "jpg")[:-300])
+    Image.new("RGB", (1, 1), "red").save(folder / "Ünï" / "dot.png")
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "Ünï" / "moves.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "Ünï" / "moves2.webp", save_all=True, append_images=frames[1:], lossless=True)
+    summary = pack(folder, tmp_path / "out", "--size", 4)
+    assert (summary["samples"], summary["unreadable"]) == (5, 1)
+    found = members(tmp_path / "out")
+    for name in ("dot", "moves", "moves2"):
+        assert Image.open(io.BytesIO(found[f"Ünï/{name}.png"])).getpixel((0, 0)) == (255, 0, 0)
+    assert json.loads((tmp_path / "out" / "bad.jsonl").read_text())["key"] == "Ünï/cut"
+    assert set(labels(tmp_path / "out")) == {"Ünï/猫 1", "Ünï/b_v1_0", "Ünï/dot", "Ünï/moves", "Ünï/moves2"}
+
+
+# Beside images
+
+
+def test_captions_are_counted_or_kept(tmp_path: Path) -> None:
+    folder = tree(
+        tmp_path / "in", "cat/a.png", "cat/a.txt", "cat/a.json", "cat/b.png", "cat/c.txt", "d.png", "d.Caption"
+    )
+    (folder / "cat" / "a.txt").write_bytes(b"a cat")
+    assert pack(folder, tmp_path / "plain")["left_out"] == {".txt": 2, ".json": 1, ".caption": 1}
+    for source in (folder, zipped(folder)):
+        out = tmp_path / f"out{source.suffix}"
+        assert pack(source, out, "--beside", "txt,.json,caption")["left_out"] == {".txt": 1}
+        found = members(out)
+        assert list(found) == ["cat/a.png", "cat/a.cls", "cat/a.json", "cat/a.txt", "cat/b.png", "cat/b.cls", "d.png",
+                               "d.caption"]  # fmt: skip
+        assert (found["cat/a.txt"], found["cat/a.json"]) == (b"a cat", b"junk")
+    dprune("pack", folder, "-o", tmp_path / "plain", "--beside", "txt").fails(3, "made otherwise")
+    refused(folder, "--beside", "png").fails(2, "--beside png", "samples of their own")
+    refused(folder, "--beside", "a b").fails(2, "--beside")
+
+
+def test_what_was_a_shard_gets_its_labels_back(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "in", "x/a.png", "x/b.png")
+    (folder / "x" / "a.cls").write_text("7")
+    assert pack(folder, tmp_path / "out", "--beside", "cls")["classes"] == 0
+    assert labels(tmp_path / "out") == {"x/a": 7}
+
+
+# Folders, links and archives
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tree(tmp_path / "in", "cat/a.png", "dog/b.png")
+    scan = os.scandir
+
+    def locked(path: Any) -> Any:
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    refused(folder).fails(3, "in/dog: cannot be read", "permission denied")
+
+
+def test_links_that_lead_nowhere_or_twice_are_counted(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "in", "cat/a.png", "dog/b.png")
+    (folder / "cat" / "up").symlink_to(folder)
+    (folder / "kitty").symlink_to(folder / "cat")
+    (folder / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(folder / "dog" / "pipe.png")
+    summary = pack(folder, tmp_path / "out")
+    assert summary["left_out"] == {"folders linked again": 1, "broken links": 1, "pipes and devices": 1}
+    assert labels(tmp_path / "out") == {"cat/a": 0, "dog/b": 1}
+
+
+def test_paths_in_archives_as_others_write_them(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for seed, (name, system) in enumerate([("./cat/a.png", 3), ("dog\\b.png", 0), ("cat\\c.png", 3)]):
+            info = zipfile.ZipInfo(name)
+            info.create_system = system
+            archive.writestr(info, image_bytes(seed))
+    pack(tmp_path / "in.zip", tmp_path / "out")
+    assert set(members(tmp_path / "out")) == {"cat/a.png", "cat/a.cls", "dog/b.png", "dog/b.cls", "cat\\c.png"}
+
+
+# Splits
+
+KAGGLE = ("train/cat/a.png", "train/dog/b.png", "train/dog/c.png", "val/cat/d.png", "val/dog/e.png")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("above", ["", "archive/images/"])
+def test_one_split_is_taken_and_its_folders_are_the_classes(tmp_path: Path, packed: bool, above: str) -> None:
+    source = tree(tmp_path / "in", *(above + name for name in KAGGLE))
+    source = zipped(source) if packed else source
+    refused(source).fails(2, "train (3 images), val (2 images)", "--split train", "--split none")
+    summary = pack(source, tmp_path / "out", "--split", "Train")
+    assert (summary["samples"], summary["classes"], summary["left_out"]) == (3, 2, {"val/": 2})
+    assert summary["split"] == "train"
+    assert labels(tmp_path / "out") == {f"{above}train/cat/a": 0, f"{above}train/dog/b": 1, f"{above}train/dog/c": 1}
+    assert (tmp_path / "out" / "classes.txt").read_text() == "cat\ndog\n"
+    pack(source, tmp_path / "val", "--split", "val")
+    dprune("pack", source, "-o", tmp_path / "val", "--split", "train").fails(3, "made otherwise", "split")
+    assert pack(source, tmp_path / "none", "--split", "none")["classes"] == 4
+    refused(source, "--split", "test").fails(3, "no split 'test'", "train (3 images)")
+
+
+def test_flat_splits_are_no_classes(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "in", "train2017/a.png", "val2017/b.png", "example.png")
+    summary = pack(folder, tmp_path / "out", "--split", "train2017")
+    assert (summary["samples"], summary["classes"], summary["left_out"]) == (1, 0, {"val2017/": 1, "./": 1})
+    assert list(members(tmp_path / "out")) == ["train2017/a.png"]
+
+
+def test_a_single_split_is_taken_and_said(tmp_path: Path) -> None:
+    result = dprune("pack", tree(tmp_path / "in", *KAGGLE[:3]), "-o", tmp_path / "out", "--workers", 0).ok()
+    assert "split: train" in result.err
+    assert (tmp_path / "out" / "classes.txt").read_text() == "cat\ndog\n"
+
+
+def test_a_split_of_any_name_can_be_asked_for(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "in", "train/cat/a.png", "extra/cat/b.png")
+    assert pack(folder, tmp_path / "classes")["classes"] == 2
+    assert pack(folder, tmp_path / "out", "--split", "extra")["left_out"] == {"train/": 1}
+    refused(tree(tmp_path / "flat", "a.png"), "--split", "train").fails(3, "flat", "no split 'train'")
+    refused(tmp_path / "out", "--split", "train").fails(2, "--split and --beside speak of folders and zips of images")
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        (["train/cat", "train/dog", "val/cat"], ["cat", "dog", None]),
+        (["Training", "Testing"], ["", None]),
+        (["training_set/training_set/cats", "test_set/test_set/cats"], ["training_set/cats", None]),
+        (["a/train", "a/valid", "b/train", "b/valid"], ["a", None, "b", None]),
+        (["a/b/train/x", "a/b/test/x", "a/b/notes"], ["x", None, None]),
+        (["train-images", "held-out", ""], ["", None, None]),
+        (["bus", "train", "car"], None),
+        (["test1", "test2", "test3"], None),
+        (["train", ""], None),
+        (["a/train", "b"], None),
+        (["cat", "dog"], None),
+        ([""], None),
+    ],
+)
+def test_which_folders_are_splits(folders: list[str], expected: list[str | None] | None) -> None:
+    counts = dict.fromkeys(folders, 1)
+    if expected is None:
+        assert find_classes("in", counts, None).split is None
+        return
+    with contextlib.suppress(UsageError):
+        assert len(find_classes("in", counts, None).left_out) == 0
+    name = next(part for part in folders[0].split("/") if part.lower().startswith("train"))
+    found = find_classes("in", counts, name)
+    assert [found.labels.get(folder) for folder in folders] == expected
+    assert sum(found.left_out.values()) == expected.count(None)
+
+
+def test_all_splits_number_their_classes_alike(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "in", *KAGGLE[:4], "test/x.png", "val/eel/y.png")
+    for name in ("train", "val"):
+        pack(folder, tmp_path / name, "--split", name)
+        assert (tmp_path / name / "classes.txt").read_text() == "cat\ndog\neel\n"
+    assert labels(tmp_path / "val") == {"val/cat/d": 0, "val/eel/y": 2}
+    (folder / "val" / "eel").rename(folder / "val" / "ape")
+    dprune("pack", folder, "-o", tmp_path / "train", "--split", "train").fails(3, "made otherwise", "images")
