@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,6 +17,7 @@ from dprune.models.architectures import ARCHITECTURES, parse_architecture
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.dit_files import load_dit, network_metadata
 from dprune.models.files import publish_model
+from dprune.models.weights import read_state
 
 DATA = Path(__file__).parent / "data"
 CPU = torch.device("cpu")
@@ -116,3 +119,55 @@ def test_architectures_are_those_of_dit():
 def test_other_architectures_are_usage_errors(text):
     with pytest.raises(UsageError, match="--arch"):
         parse_architecture(text)
+
+
+# State dicts as training scripts leave them.
+
+WEIGHTS = {"a.w": torch.ones(2, 2), "b": torch.zeros(1)}
+OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(1)}}, "param_groups": [{"lr": 1e-3}]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {
+            "state_dict": WEIGHTS,
+            "epoch": np.int64(3),
+            "loss": np.float64(0.5),
+            "fid": np.float32(1),
+            "seen": np.ones(3),
+        },
+        {"model_state_dict": WEIGHTS, "optimizer_state_dict": OPTIMIZER},
+        {"module": {f"module.{name}": value for name, value in WEIGHTS.items()}, "optimizer": None, "dp": [1, 2]},
+        {f"_orig_mod.{name}": value for name, value in WEIGHTS.items()},
+        {"module.a._orig_mod.w": WEIGHTS["a.w"], "_orig_mod.module.b": WEIGHTS["b"]},
+        {**WEIGHTS, "steps": np.int64(4), "lr": 1e-3, "note": "mine"},
+        {"model": {"state_dict": WEIGHTS}, "optimizer": OPTIMIZER},
+        {"net": WEIGHTS, "opt": OPTIMIZER},
+        {"ema": {"decay": 0.9, "shadow": [1]}, "state_dict": WEIGHTS},
+        {"ema": WEIGHTS, "model": {"a.w": torch.zeros(2, 2), "b": torch.ones(1)}},
+    ],
+    ids=["numpy", "model_state_dict", "deepspeed", "compiled", "blocks", "notes", "nested", "alone", "no ema", "ema"],
+)
+def test_state_dicts_are_unwrapped(tmp_path, content):
+    torch.save(content, tmp_path / "w.pt")
+    found = read_state(tmp_path / "w.pt")
+    assert found.keys() == WEIGHTS.keys()
+    assert all(torch.equal(found[name], value) for name, value in WEIGHTS.items())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"gen": WEIGHTS, "disc": WEIGHTS}, r"several tables of tensors \('gen', 'disc'\)"),
+        ({**WEIGHTS, "opt": {"x": 1}}, "has a dict as 'opt'"),
+        ({**WEIGHTS, "module.b": WEIGHTS["b"]}, "holds 'b' twice, once as 'module.b'"),
+        ({"state_dict": WEIGHTS, "when": datetime.date(2026, 1, 1)}, "holds 'datetime.date' beside plain tensors"),
+        ({"lr": 1}, "holds no table of tensors: give"),
+        ([1], "holds a list"),
+    ],
+)
+def test_what_keeps_a_state_dict_from_being_read_is_named(tmp_path, content, words):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=rf"w\.pt: .*{words}"):
+        read_state(tmp_path / "w.pt")

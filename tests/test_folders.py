@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Result, dprune, image_bytes
+from conftest import Result, dprune, image_bytes, sample, write_tar
 from PIL import Image, features
 
 from dprune.errors import UsageError
@@ -93,6 +93,8 @@ def test_every_format_is_taken_and_what_is_left_is_counted(tmp_path: Path, packe
         assert abs(np.asarray(image, int) - expected).max() <= 4, name
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["provenance"]["findings"] == {"left_out": left}
+    shown = json.loads(dprune("info", tmp_path / "out", "--json").ok().out)["files"][0]["content"]
+    assert shown["left_out"] == left
     assert "up to date" in dprune("pack", source, "-o", tmp_path / "out").ok().err
     resized = pack(source, tmp_path / "small", "--size", 4)
     assert (resized["samples"], resized["left_out"]) == (len(found), left)
@@ -101,6 +103,8 @@ def test_every_format_is_taken_and_what_is_left_is_counted(tmp_path: Path, packe
 def test_a_folder_without_readable_images_says_what_it_holds(tmp_path: Path) -> None:
     tree(tmp_path / "in", "a.heic", "b.heic", "c.txt")
     refused(tmp_path / "in").fails(3, "holds no images that can be read", "2 .heic, 1 .txt")
+    tree(tmp_path / "sets", "train/0.tar", "val/0.tar")
+    refused(tmp_path / "sets").fails(3, "holds no images that can be read (but 2 .tar)", "folders that its tars lie in")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty").fails(3, "empty: holds no images that can be read.")
 
@@ -130,6 +134,15 @@ def test_odd_images(tmp_path: Path) -> None:
         assert Image.open(io.BytesIO(found[f"Ünï/{name}.png"])).getpixel((0, 0)) == (255, 0, 0)
     assert json.loads((tmp_path / "out" / "bad.jsonl").read_text())["key"] == "Ünï/cut"
     assert set(labels(tmp_path / "out")) == {"Ünï/猫 1", "Ünï/b_v1_0", "Ünï/dot", "Ünï/moves", "Ünï/moves2"}
+
+
+def test_what_lies_beside_shards_is_said(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "in", "a.png", "b.JPG", "cat/c.png", "notes.txt", ".d.png")
+    write_tar(folder / "0.tar", sample("s", 1))
+    result = dprune("pack", folder, "-o", tmp_path / "out", "--workers", 0).ok()
+    assert "in: is taken as a folder of shards, and its 3 images are left out" in result.err
+    assert list(members(tmp_path / "out")) == ["s.png"]
+    assert "left out" not in dprune("pack", tmp_path / "out", "-o", tmp_path / "again").ok().err
 
 
 # Beside images
@@ -207,7 +220,7 @@ KAGGLE = ("train/cat/a.png", "train/dog/b.png", "train/dog/c.png", "val/cat/d.pn
 def test_one_split_is_taken_and_its_folders_are_the_classes(tmp_path: Path, packed: bool, above: str) -> None:
     source = tree(tmp_path / "in", *(above + name for name in KAGGLE))
     source = zipped(source) if packed else source
-    refused(source).fails(2, "train (3 images), val (2 images)", "--split train", "--split none")
+    refused(source).fails(2, "train (3), val (2)", "--split train", "--split none")
     summary = pack(source, tmp_path / "out", "--split", "Train")
     assert (summary["samples"], summary["classes"], summary["left_out"]) == (3, 2, {"val/": 2})
     assert summary["split"] == "train"
@@ -216,7 +229,7 @@ def test_one_split_is_taken_and_its_folders_are_the_classes(tmp_path: Path, pack
     pack(source, tmp_path / "val", "--split", "val")
     dprune("pack", source, "-o", tmp_path / "val", "--split", "train").fails(3, "made otherwise", "split")
     assert pack(source, tmp_path / "none", "--split", "none")["classes"] == 4
-    refused(source, "--split", "test").fails(3, "no split 'test'", "train (3 images)")
+    refused(source, "--split", "test").fails(3, "no split 'test'", "train (3)")
 
 
 def test_flat_splits_are_no_classes(tmp_path: Path) -> None:

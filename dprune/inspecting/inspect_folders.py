@@ -16,7 +16,7 @@ from dprune.errors import InputError
 from dprune.formats.latents import SUMS, open_latents
 from dprune.formats.locations import JOURNAL
 from dprune.formats.manifests import MANIFEST, read_manifest
-from dprune.formats.provenance import Record, record_digest
+from dprune.formats.provenance import FINDINGS_KEY, Record, record_digest
 from dprune.formats.ranges import is_url
 from dprune.formats.shard_index import ShardIndex, build_index
 from dprune.formats.shards import BAD, CLASSES, Shard, fingerprint, open_dataset
@@ -85,11 +85,19 @@ def _inspect_tars(name: str, locations: Sequence[str], folders: Sequence[str]) -
         if os.path.isdir(name)
     ]
     findings.problems += _against_manifest(name, summary, listed)
-    findings.content = summary.content(len(shards)) | _beside(folders)
+    findings.content = summary.content(len(shards)) | _beside(folders) | _left_out(findings.records)
     if not findings.problems:
         findings.samples = sum(summary.counts.values())
         findings.fingerprint = fingerprint(summary.digests.items(), list(map(record_digest, findings.records)))
     return findings
+
+
+def _left_out(records: Sequence[Record]) -> dict[str, Any]:
+    """Add up what the packs of several folders left out."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update(record.get(FINDINGS_KEY, {}).get("left_out", {}))
+    return {"left_out": dict(counts)} if counts else {}
 
 
 def _listed(findings: Findings, folders: Sequence[str]) -> dict[str, Record]:

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-
 from dprune.errors import InputError, unreadable
 from dprune.formats.provenance import Record, checked_record, parent_record
 from dprune.formats.regular import check_regular
-from dprune.formats.tensor_files import StoredTensor, TensorFile, not_whole, publish_tensors
-from dprune.models.weights import file_digest
+from dprune.formats.tensor_files import StoredTensor, TensorFile, publish_tensors
+from dprune.models.weights import file_digest, read_tensor_file, tensor_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +109,7 @@ class ModelFile:
         Raises:
             InputError: the file is not whole, or a tensor is not what was written.
         """
-        return read_torch(self.path, prefix)
+        return read_tensor_file(self.path, prefix)
 
 
 def publish_model(path: str | Path, state: Mapping[str, Tensor], network: Mapping[str, Any], record: Record) -> None:
@@ -131,33 +129,7 @@ def publish_model(path: str | Path, state: Mapping[str, Tensor], network: Mappin
 
 
 def _content(value: Tensor) -> StoredTensor:
-    return StoredTensor(_LETTERS[str(value.dtype)], tuple(value.shape), _bytes(value.contiguous()))
-
-
-def _bytes(value: Tensor) -> memoryview:
-    """Return the bytes of a tensor that lies in one piece, without copying them."""
-    import torch
-
-    # A tensor without dimensions shows no bytes.
-    found: memoryview = value.reshape(-1).view(torch.uint8).numpy().data
-    return found
-
-
-def read_torch(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file whose names begin with `prefix`, which is taken off.
-
-    Raises:
-        InputError: the file does not exist or is not whole, or a tensor is not what was written.
-    """
-    checked = TensorFile.open(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in checked.places if name.startswith(prefix)}
-    except (OSError, SafetensorError) as error:
-        raise not_whole(str(path), str(error)) from error
-    for name, value in state.items():
-        checked.check_read(name, _bytes(value))
-    return {name.removeprefix(prefix): value for name, value in state.items()}
+    return StoredTensor(_LETTERS[str(value.dtype)], tuple(value.shape), tensor_bytes(value.contiguous()))
 
 
 def fits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

@@ -8,10 +8,27 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
 from dprune.errors import InputError, unreadable
+from dprune.formats.tensor_files import TensorFile, not_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_WRAPPERS = (
+    "ema",
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+)
+"""Names that training scripts keep a network's state dict under; averaged weights come first."""
+_DEEPEST = 4
 
 
 def check_file(name: str, option: str = "--weights") -> Path:
@@ -40,48 +57,153 @@ def file_digest(path: Path) -> str:
         raise unreadable(path, error) from error
 
 
+def tensor_bytes(value: Tensor) -> memoryview:
+    """Return the bytes of a tensor that lies in one piece in the computer's memory, without copying them."""
+    import torch
+
+    # A tensor without dimensions shows no bytes.
+    found: memoryview = value.reshape(-1).view(torch.uint8).numpy().data
+    return found
+
+
+def read_tensor_file(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file whose names begin with `prefix`, which is taken off.
+
+    Raises:
+        InputError: the file does not exist or is not whole, or a tensor is not what was written.
+    """
+    checked = TensorFile.open(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in checked.places if name.startswith(prefix)}
+    except (OSError, SafetensorError) as error:
+        raise not_whole(str(path), str(error)) from error
+    for name, value in state.items():
+        checked.check_read(name, tensor_bytes(value))
+    return {name.removeprefix(prefix): value for name, value in state.items()}
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a safetensors or torch file, floats as float32; no pickled code is run.
 
+    Tables that training scripts wrap around a state dict are opened, and what torch.compile and wrappers for several
+    devices put before its names is taken off.
+
     Raises:
-        InputError: the file is damaged, or holds anything else than tensors.
+        InputError: the file is damaged, or holds no state dict, or more than one.
     """
     import torch
 
+    content = _read(path)
+    state: dict[str, Tensor] = {}
+    for key, value in _unwrapped(path, content).items():
+        if (name := _bare(key)) in state:
+            raise InputError(f"{path}: holds {name!r} twice, once as {key!r}: save one network's state dict alone.")
+        if isinstance(value, torch.Tensor):
+            # Half precision is a way to store weights; positions could not be resampled in it on a CPU.
+            state[name] = value.float() if value.is_floating_point() else value
+        elif not _is_note(value):
+            kind = type(value).__name__
+            raise InputError(f"{path}: holds a {kind} as {key!r} among its tensors: save the state dict alone.")
+    return state
+
+
+def _bare(key: object) -> str:
+    """Return a parameter's own name."""
+    # Blocks may be compiled one by one, which leaves its mark inside of names.
+    name = str(key).replace("_orig_mod.", "")
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
+
+
+def _is_note(value: object) -> bool:
+    """Tell whether a value is what training scripts note beside weights: a number, a text, a setting."""
+    return value is None or isinstance(value, bool | int | float | str | np.generic | argparse.Namespace)
+
+
+def _is_state(content: object) -> bool:
+    import torch
+
+    if not isinstance(content, dict):
+        return False
+    tensors = sum(isinstance(value, torch.Tensor) for value in content.values())
+    return tensors > 0 and all(isinstance(v, torch.Tensor) or _is_note(v) for v in content.values())
+
+
+def _unwrapped(path: Path, content: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the state dict that a file's content is, or that is the one in it."""
+    if found := _wrapped(content, _DEEPEST):
+        return found
+    within = [name for name, value in content.items() if _is_state(value)]
+    if len(within) == 1:
+        return dict(content[within[0]])
+    if within:
+        names = ", ".join(repr(name) for name in within[:3])
+        raise InputError(f"{path}: holds several tables of tensors ({names}): save the network's alone.")
+    raise InputError(f"{path}: holds no table of tensors{_culprit(content)}: give the network's state dict.")
+
+
+def _wrapped(content: Any, depth: int) -> dict[Any, Any]:
+    """Return the state dict that a table is, or that lies in it under a usual name; empty for none."""
+    if _is_state(content):
+        return dict(content)
+    if not isinstance(content, dict) or not depth:
+        return {}
+    inside = (_wrapped(content[name], depth - 1) for name in _WRAPPERS if name in content)
+    return next((found for found in inside if found), {})
+
+
+def _culprit(content: dict[Any, Any]) -> str:
+    """Name what keeps a table from being a state dict, if it is one otherwise."""
+    import torch
+
+    if not any(isinstance(value, torch.Tensor) for value in content.values()):
+        return ""
+    key, value = next((k, v) for k, v in content.items() if not isinstance(v, torch.Tensor) and not _is_note(v))
+    return f" alone (it has a {type(value).__name__} as {key!r})"
+
+
+def _read(path: Path) -> dict[Any, Any]:
     try:
-        content = _read(path)
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if head[8:] == b"{":
+        return dict(read_tensor_file(path))
+    return _read_torch(path)
+
+
+def _read_torch(path: Path) -> dict[Any, Any]:
+    import torch
+
+    try:
+        with torch.serialization.safe_globals(_harmless()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if culprit := re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error)):
+            raise InputError(
+                f"{path}: holds {culprit[1]!r} beside plain tensors, which is not loaded, since that may run code: "
+                "save the state dict alone, or convert it to safetensors."
+            ) from error
         reason = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
         raise InputError(
             f"{path}: is neither a whole safetensors file nor a torch file of plain tensors ({reason}): "
             "copy it again, or convert it to safetensors."
         ) from error
-    for wrapper in ("ema", "state_dict_ema", "model_ema", "state_dict", "model"):
-        if isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    state = {str(key).removeprefix("module."): value for key, value in content.items()}
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f"{path}: holds no table of tensors: give the network's state dict.")
-    # Half precision is a way to store weights; positions could not be resampled in it on a CPU.
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    import torch
-
-    with path.open("rb") as file:
-        head = file.read(9)
-    if head[8:] == b"{":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    # Training scripts such as DiT's put their parsed options beside the weights.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
-        raise TypeError(f"it holds a {type(content).__name__}")
+        raise InputError(f"{path}: holds a {type(content).__name__}: give the network's state dict.")
     return content
+
+
+def _harmless() -> list[Any]:
+    """What training scripts put beside weights and runs no code: parsed options, and numbers and arrays of numpy's."""
+    numbers = {type(np.dtype(letter)) for letter in "?bBhHiIlLqQefd"}
+    scalar, array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+    # Older versions of numpy had them in another place.
+    older = [(scalar, "numpy.core.multiarray.scalar"), (array, "numpy.core.multiarray._reconstruct")]
+    return [argparse.Namespace, np.dtype, np.ndarray, *numbers, scalar, array, *older]
 
 
 def misfit(path: Path, network: str, error: Exception) -> InputError:

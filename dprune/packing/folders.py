@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import os
 import re
@@ -10,7 +11,7 @@ import stat
 import zipfile
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,8 +122,7 @@ class ImageFiles(Source):
         self._beside = _beside({file.stem for file in images}, others, choice.beside, left)
         self.left_out = {kind: count for kind, count in left.most_common() if count}
         if not images:
-            told = ", ".join(f"{count:,} {kind}" for kind, count in self.left_out.items())
-            raise InputError(f"{location}: holds no images that can be read" + (f" (but {told})." if told else "."))
+            raise _without_images(location, self.left_out)
         self._files = sorted(images, key=lambda f: f.path.split("/"))
         names = [] if LABEL_SUFFIX in choice.beside else classes.names
         # Their file has a line for each.
@@ -199,6 +199,20 @@ def _beside(
         else:
             left[file.kind] += 1
     return {stem: sorted(files, key=lambda f: f.suffix) for stem, files in found.items()}
+
+
+def _without_images(location: str, left: Mapping[str, int]) -> InputError:
+    told = ", ".join(f"{count:,} {kind}" for kind, count in left.items())
+    remedy = ": give the folders that its tars lie in" if ".tar" in left else ""
+    return InputError(f"{location}: holds no images that can be read{f' (but {told})' if told else ''}{remedy}.")
+
+
+def images_beside_shards(location: str) -> int:
+    """Return how many images lie in a folder of shards or in the folders in it, where nobody looks for them."""
+    if not os.path.isdir(location):
+        return 0
+    places = (path for pattern in ("*", "*/*") for path in glob.iglob(os.path.join(glob.escape(location), pattern)))
+    return sum(path.lower().endswith(tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)) for path in places)
 
 
 def is_images(location: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,13 +26,15 @@ from dprune.formats.publish import STDOUT, Output
 from dprune.formats.shard_journal import Bad, Entry, FinishedShard, Journal, complete_shards, existing_shards
 from dprune.formats.shards import BAD, open_dataset
 from dprune.formats.subsets import read_subset
-from dprune.packing.folders import FileChoice, FolderSource, ZipSource, is_images
+from dprune.packing.folders import FileChoice, FolderSource, ZipSource, images_beside_shards, is_images
 from dprune.packing.sources import DigitsSource, Sample, ShardSource, Source
 from dprune.packing.streams import Streams, compressed_tars, is_compressed, is_stream
 from dprune.runtime import Monitor, check_stop, cpu_count
 from dprune.workers import Workers
 
 DIGITS = "sklearn:digits"
+_log = logging.getLogger("dprune")
+
 CHUNK = 8
 """Samples that travel together: each costs an exchange with a worker, and photos of 10 MB take room."""
 
@@ -106,12 +109,15 @@ def _without_ids(location: str) -> UsageError:
     return UsageError(f"--subset speaks of samples of shards: pack {location} first, then a subset of that.")
 
 
-def _open_shards(locations: Sequence[str], subset: str | None) -> ShardSource | Streams:
-    found = expand([place for source in locations for place in compressed_tars(source) or [source]])
+def _open_shards(sources: Sequence[str], subset: str | None) -> ShardSource | Streams:
+    found = expand([place for source in sources for place in compressed_tars(source) or [source]])
     if any(map(is_compressed, found)):
         if subset is not None:
-            raise _without_ids(locations[0])
+            raise _without_ids(sources[0])
         return Streams(found)
+    for location in sources:
+        if count := images_beside_shards(location):
+            _log.warning("%s: is taken as a folder of shards, and its %s images are left out.", location, f"{count:,}")
     dataset = open_dataset(found)
     if subset is None:
         return ShardSource(dataset)

@@ -78,17 +78,17 @@ class _Splits:
 
     def chosen(self, location: str, split: str | None) -> str:
         names = [name for name in self.sizes if name]
-        told = ", ".join(f"{name} ({self.sizes[name]:,} images)" for name in sorted(names))
+        told = ", ".join(f"{name} ({self.sizes[name]:,})" for name in sorted(names))
         if split is not None:
             found = [name for name in names if name == split] or [n for n in names if n.lower() == split.lower()]
             if len(found) != 1:
-                raise InputError(f"{location}: has no split {split!r}, but {told}.")
+                raise InputError(f"{location}: has no split {split!r}, but images in {told}.")
             return found[0]
         if len(names) > 1:
             proposed = next((name for name in names if _kind(name) == "train"), names[0])
             raise UsageError(
-                f"{location}: holds the splits {told}: give --split {proposed} or another, or --split {AS_CLASSES} "
-                "if they are classes."
+                f"{location}: holds images of the splits {told}: give --split {proposed} or another, or "
+                f"--split {AS_CLASSES} if they are classes."
             )
         return names[0]
 
