@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dprune import signals
 from dprune.errors import Interrupted, writing_stdout
 from dprune.formats.readable import presentable
-from dprune.runtime import ranks
+from dprune.runtime import Silent, ranks, work_for
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -143,12 +143,14 @@ class TerminalMonitor:
         if threading.current_thread() is threading.main_thread():
             for number in signals.taken():
                 self._previous[number] = signal.signal(number, self._on_signal)
+        work_for(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end_stage()
+        work_for(Silent())
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         if isinstance(value, Interrupted) and self._signal == signal.SIGINT:

@@ -87,6 +87,19 @@ class Silent:
         return False
 
 
+_current: list[Monitor] = [Silent()]
+
+
+def work_for(monitor: Monitor) -> None:
+    """Name the monitor of this process's work to what waits far below it, such as readers of remote files."""
+    _current[0] = monitor
+
+
+def current_monitor() -> Monitor:
+    """Return the monitor that `work_for` named last."""
+    return _current[0]
+
+
 def check_stop(monitor: Monitor) -> None:
     """Raise `Interrupted` when the monitor asks to stop; to be called where all finished work is on disk."""
     if monitor.stop_requested():
