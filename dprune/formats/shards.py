@@ -21,7 +21,7 @@ from dprune.formats.locations import expand
 from dprune.formats.manifests import read_manifest
 from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, digest, parent_record, record_digest
-from dprune.formats.ranges import is_url, open_blocks
+from dprune.formats.ranges import base_name, is_url, open_blocks
 from dprune.formats.shard_index import LeftOut, ShardIndex
 from dprune.formats.tar import Bytes, changed_meanwhile, read_member
 from dprune.runtime import cpu_count
@@ -60,7 +60,7 @@ class Shard:
     @property
     def name(self) -> str:
         """Basename, which is what derived files call the shard by."""
-        return self.location.rstrip("/").rpartition("/")[2]
+        return base_name(self.location)
 
     @functools.cached_property
     def size(self) -> ShardSize:
