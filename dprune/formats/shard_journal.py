@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
-from dprune.formats.checked_json import FileName, Hex, ListOf, Object, Shape, Text, Whole, read_json, shaped
+from dprune.formats.checked_json import FileName, Hex, ListOf, Maybe, Object, Shape, Text, Whole, read_json, shaped
 from dprune.formats.digests import CHECK_KEY, RunningDigest, without_check
 from dprune.formats.locations import JOURNAL
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, canonical, difference
 from dprune.formats.publish import publish, publish_bytes, publish_json
-from dprune.formats.ranges import version
+from dprune.formats.ranges import bytes_digest, version
 from dprune.formats.shards import BAD, CLASSES
 from dprune.formats.tar import END_MARKER, member_bytes
 from dprune.formats.temporary import is_temporary
@@ -34,7 +34,7 @@ POLL_S = 0.2
 _JOURNALLED = re.compile(r"manifest\.json|\d{6}\.json")
 _SHARD: dict[str, Shape] = {"name": FileName(), "count": Whole(), "digest": Hex(64), "xxh3": Hex(16)}
 _LEDGER = ListOf(Object({"key": Text(), "reason": Text()}))
-_ENTRY = Object({**_SHARD, "bad": _LEDGER, "version": Text(), CHECK_KEY: Text()})
+_ENTRY = Object({**_SHARD, "bad": _LEDGER, "version": Maybe(Text()), CHECK_KEY: Text()})
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,8 @@ class Journal:
         try:
             entry = _read_entry(self._entry(number))
             path = self.folder / entry["name"]
-            if version(str(path))[1] != entry["version"] and _file_digest(path) != entry["xxh3"]:
+            known = _version(path)
+            if known is None or (known != entry["version"] and bytes_digest(str(path)) != entry["xxh3"]):
                 return None
         except (OSError, InputError):
             return None
@@ -207,7 +208,7 @@ class Journal:
             running.update(END_MARKER)
             file.write(END_MARKER)
         shard = FinishedShard(name, count, sha.hexdigest(), running.hexdigest(), bad)
-        publish_json(self._entry(number), vars(shard) | {"version": version(str(self.folder / name))[1]})
+        publish_json(self._entry(number), vars(shard) | {"version": _version(self.folder / name)})
         return shard
 
     def finish(self, record: Record, shards: Sequence[FinishedShard], classes: Sequence[str]) -> None:
@@ -231,7 +232,7 @@ class Journal:
         listed = [{name: value for name, value in vars(shard).items() if name != "bad"} for shard in shards]
         publish_json(self.folder / MANIFEST, {"kind": "shards", "shards": listed, "provenance": record})
         # Two workers may both see that nothing is missing any more.
-        shutil.rmtree(self.path, ignore_errors=ranks().world > 1)
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 def _read_entry(path: Path) -> dict[str, Any]:
@@ -247,6 +248,14 @@ def _read_entry(path: Path) -> dict[str, Any]:
     return without_check(str(path), content)
 
 
+def _version(path: Path) -> str | None:
+    try:
+        return version(str(path))[1]
+    except InputError:
+        # It has vanished, which the last check of the job notices.
+        return None
+
+
 def _ends(path: Path) -> bool:
     try:
         with path.open("rb") as file:
@@ -254,12 +263,6 @@ def _ends(path: Path) -> bool:
             return file.read() == END_MARKER
     except OSError:
         return False
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        digest: str = hashlib.file_digest(file, RunningDigest).hexdigest()
-        return digest
 
 
 def _lines(texts: Iterable[str]) -> bytes:
