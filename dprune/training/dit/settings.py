@@ -119,7 +119,9 @@ class DiTOptions:
 
 def _architecture_of(path: Path) -> str | None:
     """Tell the --arch of a file of dprune, None for a file that does not say."""
-    network = ModelFile.open(path).network
+    file = ModelFile.open(path)
+    file.check_kind("dit", "a DiT", "train-dit")
+    network = file.network
     size = tuple(network.get(key) for key in ("width", "depth", "heads"))
     name = next((name for name, known in ARCHITECTURES.items() if known == size), None)
     return f"{name}/{network['patch']}" if name else None
