@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import DpruneError, InputError
+from dprune.formats.arrays import read_file
+from dprune.formats.checked_json import Object, Real, parse_json, shaped
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.provenance import Record, difference, finite, record_digest
 from dprune.formats.publish import publish_bytes, publish_json
@@ -32,8 +35,10 @@ STATE = "state.safetensors"
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
 PICTURES = "pictures"
+_LINE = Object({"step": Real()})
 PATIENCE = 10.0
 """Seconds to wait for a process that trains in the same folder."""
+_log = logging.getLogger("dprune")
 
 
 @dataclass(frozen=True)
@@ -140,17 +145,21 @@ class Run:
         path = self.folder / LOG
         if not path.exists():
             return
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _step(line) <= step]
-        publish_bytes(path, "".join(f"{line}\n" for line in kept).encode())
+        lines = read_file(path).splitlines()
+        steps = [_step(line) for line in lines]
+        # The end of the last line may be cut off, by a full disk or a kill.
+        if None in steps[:-1]:
+            _log.warning("%s: lines of it are damaged, and are left out.", path)
+        kept = [line + b"\n" for line, at in zip(lines, steps, strict=True) if at is not None and at <= step]
+        publish_bytes(path, b"".join(kept))
 
 
-def _step(line: str) -> float:
+def _step(line: bytes) -> float | None:
+    """Return the step that a line of the log speaks of, None for one that is damaged."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        # The end of a line that a full disk or a kill cut off.
-        return float("inf")
+        return float(shaped("", parse_json("", line), _LINE)["step"])
+    except InputError:
+        return None
 
 
 def extends(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
