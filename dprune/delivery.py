@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dprune import console
-from dprune.errors import InputError, UsageError
+from dprune.errors import DpruneError, InputError, UsageError
 from dprune.formats.provenance import difference
 from dprune.formats.publish import STDOUT, Output
 from dprune.formats.readable import readable
-from dprune.runtime import ranks
+from dprune.runtime import Monitor, ranks
 
 if TYPE_CHECKING:
     from dprune.formats.jobs import Job
@@ -47,6 +48,7 @@ class Delivery:
         Raises:
             InputError: the output or a file beside it exists, was made otherwise, and --overwrite was not given.
             UsageError: several workers run a command that cannot share its work, or two files have one name.
+            DpruneError: another process makes the same, or what was made has vanished.
         """
         from dprune.formats.beside import check_names
 
@@ -58,16 +60,49 @@ class Delivery:
             return
         if self._is_stdout and sys.stdout.isatty():
             raise UsageError("stdout is a terminal: give -o FILE, or pipe the array on.")
-        if self._is_made(job):
+        summary = None if self._is_made(job) else self._run(job)
+        job.tidy()
+        if summary is None:
             console.say(f"{self.output.path} is up to date.")
-            if self.json:
-                console.emit_json({"output": self.output.path, "up_to_date": True})
-            return
-        with console.TerminalMonitor(self.stop_after) as monitor:
-            summary = job.run(monitor)
-        self._tell(summary)
+        else:
+            self._tell(summary)
         if self.json:
-            console.emit_json({"output": self.output.path, "up_to_date": False, **summary})
+            found = {"output": self.output.path, "up_to_date": summary is None}
+            console.emit_json(found | (summary or {}))
+
+    def _run(self, job: Job) -> dict[str, Any] | None:
+        """Run `job` and return its summary, None where another process had made the output before this one's turn."""
+        job.tidy()
+        with console.TerminalMonitor(self.stop_after) as monitor, self._claimed(job, monitor):
+            if self._is_made(job):
+                return None
+            summary = job.run(monitor)
+        if summary.get("complete") is not False:
+            self._check_whole(job)
+        return summary
+
+    def _claimed(self, job: Job, monitor: Monitor) -> AbstractContextManager[None]:
+        """Keep other processes from the same work; what goes to stdout is nobody else's."""
+        from dprune.formats.claims import claimed
+
+        claim = None if self._is_stdout else job.claim
+        return nullcontext() if claim is None else claimed(claim, self.output.path, monitor)
+
+    def _check_whole(self, job: Job) -> None:
+        """Refuse to end as if all were well where what was made has vanished.
+
+        Raises:
+            DpruneError: something is missing.
+        """
+        # Of a group that makes one file together, only the first has written, and others may not see it yet.
+        if self._is_stdout or (job.claim is None and ranks().rank):
+            return
+        found = job.existing()
+        whole = found is not None and not difference(found, job.record) and job.is_whole()
+        if not (whole and all(file.is_made() for file in job.beside)):
+            raise DpruneError(
+                f"{self.output.path} was removed or changed while it was made: run the same command again."
+            )
 
     def _is_made(self, job: Job) -> bool:
         """Tell whether there is nothing to do, and refuse to replace what was made otherwise."""

@@ -23,6 +23,7 @@ from dprune.errors import InputError
 from dprune.formats.features import open_features
 from dprune.formats.shards import open_dataset
 from dprune.formats.stores import Store
+from dprune.formats.temporary import temporary
 from dprune.formats.tensors import read_metadata, write_tensors
 
 PIXELS = ("--model", "pixels", "--image-size", "8", "--workers", "0")
@@ -234,7 +235,7 @@ def wait_for(happened: object, seconds: float = 60) -> None:
 def test_leftovers_of_killed_runs_go(shards: Path, tmp_path: Path) -> None:
     embed(shards, tmp_path / "f").ok()
     whole = content(tmp_path / "f")
-    for name in (".000001.safetensors.3.tmp", ".manifest.json.0.tmp", ".manifest.json.5.tmp", ".pca.safetensors.0.tmp"):
+    for name in (".000001.safetensors.3-00c0ffee.tmp", ".manifest.json.5-0badcafe.tmp", ".claim.0-of-1.tmp"):
         (tmp_path / "f" / name).write_bytes(b"half")
     embed(shards, tmp_path / "f").ok()
     assert content(tmp_path / "f") == whole
@@ -244,11 +245,9 @@ def test_temporary_files_of_other_workers_stay(shards: Path, tmp_path: Path, mon
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     (tmp_path / "f").mkdir()
-    busy = [tmp_path / "f" / name for name in (".000001.safetensors.1.tmp", ".manifest.json.1.tmp")]
-    for path in busy:
-        path.write_bytes(b"being written")
-    embed(shards, tmp_path / "f").ok()
-    assert all(path.exists() for path in busy)
+    with temporary(tmp_path / "f" / "000001.safetensors") as busy:
+        embed(shards, tmp_path / "f").ok()
+        assert Path(busy.name).exists()
     assert not (tmp_path / "f" / "000001.safetensors").exists()
 
 

@@ -6,6 +6,8 @@ import errno
 import io
 import json
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from dprune.formats.provenance import (
 )
 from dprune.formats.publish import publish, publish_bytes, publish_json
 from dprune.formats.results import write_result
+from dprune.formats.temporary import is_temporary, lock, sweep, temporary
 from dprune.formats.tensors import write_tensors
 
 RECORD = make_record("score random", {"draws": 8}, seed=1, fingerprint="f" * 64)
@@ -44,7 +47,8 @@ RECORD = make_record("score random", {"draws": 8}, seed=1, fingerprint="f" * 64)
 def test_a_file_is_published_whole(tmp_path: Path) -> None:
     with publish(tmp_path / "new/x") as file:
         file.write(b"half")
-        assert os.listdir(tmp_path / "new") == [".x.0.tmp"]
+        [partial] = os.listdir(tmp_path / "new")
+        assert re.fullmatch(rf"\.x\.{os.getpid()}-[0-9a-f]{{8}}\.tmp", partial)
         file.write(b" and half")
     assert os.listdir(tmp_path / "new") == ["x"]
     assert (tmp_path / "new/x").read_bytes() == b"half and half"
@@ -92,8 +96,6 @@ def test_a_full_disk_ends_a_command_with_1(tmp_path: Path, monkeypatch: pytest.M
 def test_a_full_device_ends_stdout_with_1(tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", np.arange(4.0))
     script = f"{sys.executable} -m dprune select {tmp_path}/s.npy --keep 2 > /dev/full"
-    import subprocess
-
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -106,9 +108,101 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
         publish_bytes(tmp_path / "file/x", b"")
 
 
-def test_workers_do_not_write_the_same_temporary(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "3")
-    assert publish_module.temporary(Path("a/x")) == Path("a/.x.3.tmp")
+def test_two_writers_of_a_file_do_not_meet(tmp_path: Path) -> None:
+    with publish(tmp_path / "x") as one, publish(tmp_path / "x") as other:
+        one.write(b"one")
+        other.write(b"other")
+        assert len(os.listdir(tmp_path)) == 2
+    assert (tmp_path / "x").read_bytes() == b"one"
+
+
+def test_what_dead_processes_left_is_swept_and_what_living_ones_write_is_not(tmp_path: Path) -> None:
+    script = """if True:
+        import os, sys
+        from pathlib import Path
+        from dprune.formats.publish import publish
+        with publish(Path(sys.argv[1])) as file:
+            file.write(b"half")
+            file.flush()
+            if os.fork() == 0:
+                # A child that outlives its parent, as workers may, keeps nothing alive.
+                os.close(1)
+                sys.stdin.read()
+                os._exit(0)
+            print(flush=True)
+            sys.stdin.read()
+    """
+    command = [sys.executable, "-c", script, tmp_path / "x"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        [left] = os.listdir(tmp_path)
+        assert is_temporary(left)
+        assert sweep(tmp_path) == sweep(tmp_path, "x") == [tmp_path / left]
+        writer.kill()
+        writer.wait()
+        assert sweep(tmp_path, "y") == []
+        assert os.listdir(tmp_path) == [left]
+        assert sweep(tmp_path) == []
+        assert os.listdir(tmp_path) == []
+
+
+def test_a_temporary_file_that_was_swept_before_it_was_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeps = [False, True, True]
+
+    def lock_late(descriptor: int) -> bool:
+        if sweeps.pop():
+            sweep(tmp_path)
+        return lock(descriptor)
+
+    monkeypatch.setattr("dprune.formats.temporary.lock", lock_late)
+    with temporary(tmp_path / "x") as file:
+        monkeypatch.undo()
+        assert sweep(tmp_path) == [Path(file.name)]
+
+
+@pytest.mark.parametrize("name", ["é" * 127, "a" * 255, "x" * 199 + "." + "y" * 55])
+def test_names_may_be_as_long_as_the_file_system_takes(name: str, tmp_path: Path) -> None:
+    with publish(tmp_path / name) as file:
+        file.write(b"whole")
+        assert sweep(tmp_path, name) == [Path(file.name)]
+        assert sweep(tmp_path, f"{name[:-1]}z") == []
+    assert (tmp_path / name).read_bytes() == b"whole"
+
+
+def test_a_file_system_without_locks_does_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unable(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", unable)
+    with publish(tmp_path / "x") as file:
+        file.write(b"whole")
+        # It may be that of a living process.
+        assert sweep(tmp_path) == [Path(file.name)]
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("place", ["pipe", "/dev/null", "/dev/stdout", "/dev/fd/1", "/dev/new", "/proc/self/x"])
+def test_only_files_and_folders_are_outputs(place: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    path = tmp_path / place
+    with pytest.raises(InputError, match="is a device or a pipe"):
+        publish_bytes(path, b"")
+    np.save(tmp_path / "s.npy", np.arange(4.0))
+    kind = os.stat(path).st_mode if path.exists() else None
+    dprune_process("select", tmp_path / "s.npy", "--keep", 2, "-o", path, "--overwrite").fails(3, "is a device")
+    assert kind == (os.stat(path).st_mode if path.exists() else None)
+
+
+def test_folders_and_files_beside_an_output_are_no_devices(tmp_path: Path) -> None:
+    pipe, features = tmp_path / "pipe", tmp_path / "f.npy"
+    os.mkfifo(pipe)
+    np.save(features, np.arange(8.0).reshape(4, 2))
+    dprune_process("pack", "sklearn:digits", "-o", pipe, "--overwrite").fails(3, "is a device or a pipe", "another -o")
+    command = ["memorization", features, features, "-o", tmp_path / "m.json"]
+    dprune_process(*command, "--pairs", pipe).fails(3, "is a device or a pipe", "another --pairs")
 
 
 def test_json_is_the_same_bytes_whatever_the_order(tmp_path: Path) -> None:

@@ -143,6 +143,8 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     assert found.error == pytest.approx(x.std(ddof=1) / math.sqrt(1000), rel=1e-9)
     uneven = Blocks.draw(1003)
     assert set(uneven.sizes) == {50, 51}
+    # A share of 1 without every block is certain, rounding or not.
+    assert uneven.estimate(1.0, [1.0] * len(uneven)).error == 0
     assert not np.array_equal(uneven.labels, np.sort(uneven.labels))
 
 

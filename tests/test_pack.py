@@ -699,7 +699,7 @@ def test_files_of_others_are_never_removed(photos: Path, tmp_path: Path) -> None
     assert (tmp_path / "other" / ".secret.tmp").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", [".manifest.json.0.tmp", "000000.json", None])
+@pytest.mark.parametrize("name", [".manifest.json.17-00c0ffee.tmp", "000000.json", None])
 def test_a_journal_that_a_kill_cut_short_is_no_obstacle(photos: Path, tmp_path: Path, name: str | None) -> None:
     (tmp_path / "out" / ".dprune").mkdir(parents=True)
     if name:

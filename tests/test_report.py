@@ -286,7 +286,7 @@ def with_images(*folders: Path) -> list[object]:
     return [part for folder in folders for part in ("--images", folder)]
 
 
-def test_images_stand_by_method_and_ratio_and_missing_ones_say_so(tmp_path: Path) -> None:
+def test_images_stand_by_method_and_ratio_and_empty_cells_say_so(tmp_path: Path) -> None:
     file = write_metrics(tmp_path / "a.json", PRUNED)
     folders = [
         generated(tmp_path / "u", Run(), "0-5"),
@@ -297,9 +297,9 @@ def test_images_stand_by_method_and_ratio_and_missing_ones_say_so(tmp_path: Path
     ]
     dprune("report", file, *with_images(*folders), "--image-seeds", 9, "-o", tmp_path / "report").ok()
     page = page_of(tmp_path / "report")
-    # One of the two seeds is shown, and (highest, 0.5) is missing.
+    # One of the two seeds is shown, and (highest, 0.5) has no images.
     assert len(page.images) == 4
-    assert page.text.count("missing") == 1
+    assert page.text.count("no images") == 1
     assert "seeds 2, 3" in " ".join(page.text)
     with Image.open(tmp_path / "report" / "images" / "grid.png") as grid:
         assert grid.width > grid.height > 100
@@ -326,12 +326,21 @@ def test_the_baseline_is_what_it_is_said_to_be(tmp_path: Path) -> None:
             rows = rows_of(tmp_path / "report", table)
             assert [(row["line"], row["seeds"]) for row in rows[:2]] == [("unpruned", "2"), (rows[1]["line"], "1")]
         page = page_of(tmp_path / "report")
-        assert not {"missing", "random"} & set(page.text)
+        assert not {"no images", "random"} & set(page.text)
         seen.append(files_of(tmp_path / "report"))
     assert all(found == seen[0] for found in seen)
     report("nothing").fails(3, "--baseline nothing", "random, 0.1", "cluster-distance lowest, 0.75")
     report("cluster-distance lowest").fails(3, "2 pruning ratios", "'cluster-distance lowest, 0.5'")
     assert files_of(tmp_path / "report") == seen[0]
+
+
+def test_a_named_baseline_is_no_second_seed_of_another(tmp_path: Path) -> None:
+    files = [write_metrics(tmp_path / f"{n}.json", run) for n, run in enumerate((Run(), PRUNED, replace(PRUNED, k=9)))]
+    dprune("report", *files, "--baseline", files[1], "-o", tmp_path / "report").ok()
+    rows = rows_of(tmp_path / "report", "quality.csv")
+    assert [(row["line"], row["seeds"]) for row in rows] == [
+        ("unpruned", "1"), ("unpruned, baseline=cluster-distance lowest 0.25", "1"), ("cluster-distance lowest", "1")
+    ]  # fmt: skip
 
 
 def test_plain_features_are_the_baseline_by_their_file_alone(tmp_path: Path) -> None:

@@ -188,7 +188,6 @@ def test_a_filling_keeps_only_the_files_beside_the_parts_that_it_has(shards: Pat
         store = work.store(str(tmp_path / "s"))
         fill(work, store, "000000.tar")
         (store.folder / "codebook.safetensors").write_bytes(b"")
-        (store.folder / ".000001.safetensors.0.tmp").write_bytes(b"half")
         work.tidy(store)
         kept = {"manifest.json", "000000.safetensors"} | ({"codebook.safetensors"} if here else set())
         assert {path.name for path in store.folder.iterdir()} == kept

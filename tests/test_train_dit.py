@@ -381,10 +381,47 @@ def test_published_weights_with_learned_sigma_initialise(store: Path, tmp_path: 
 
     network = DiT(DiTConfig(4, 3, 2, 384, 12, 6, 1000, learn_sigma=True))
     torch.save({"ema": network.state_dict()}, tmp_path / "dit.pt")
-    args = ("--init", tmp_path / "dit.pt", "--arch", "S/2", "--steps", "1")
-    train(store, tmp_path / "run", *args).ok()
+    args = ("train-dit", store, "--init", tmp_path / "dit.pt", "--batch-size", "2", "--steps", "1")
+    dprune(*args, "-o", tmp_path / "run").fails(2, "dit.pt: does not say what it predicts")
+    done = dprune(*args, "--parametrization", "noise", "-o", tmp_path / "run").fails(2, "dit.pt: predicts noise")
+    assert "--parametrization velocity" in " ".join(done.err.split())
+    dprune(*args, "--parametrization", "velocity", "-o", tmp_path / "run").ok()
     file = ModelFile.open(tmp_path / "run" / "model.safetensors")
-    assert (file.network["learn_sigma"], file.network["classes"]) == (True, 1000)
+    assert (file.network["learn_sigma"], file.network["classes"], file.network["heads"]) == (True, 1000, 6)
+    assert file.record["options"]["arch"] == "S/2"
+    assert "parametrization" not in file.record["options"] | file.network
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "patch", "arch"),
+    [(384, 12, 2, "S/2"), (768, 12, 4, "B/4"), (1024, 24, 2, "L/2"), (1152, 28, 1, "XL/1")],
+)
+def test_the_architecture_is_that_of_foreign_weights(store: Path, tmp_path: Path, width, depth, patch, arch):
+    path = foreign(tmp_path / "dit.pt", width, depth, patch)
+    args = ("--init", path, "--parametrization", "velocity", "--dry-run", "-o", tmp_path / "run")
+    plan = json.loads(dprune("train-dit", store, *args).ok().out)
+    assert plan["provenance"]["options"]["arch"] == arch
+
+
+def test_heads_that_no_table_tells_are_asked_for(store: Path, tmp_path: Path):
+    args = ("--init", foreign(tmp_path / "dit.pt", 128, 4, 2), "--parametrization", "velocity", "--batch-size", "2")
+    run = (*args, "--steps", "1", "-o", tmp_path / "run")
+    dprune("train-dit", store, *run).fails(3, "dit.pt", "width of 128", "--arch")
+    dprune("train-dit", store, *run, "--arch", "nano/2").ok()
+    assert ModelFile.open(tmp_path / "run" / "model.safetensors").network["heads"] == 4
+    thin = foreign(tmp_path / "thin.pt", 384, 5, 2)
+    dprune("train-dit", store, "--init", thin, *args[2:], "-o", tmp_path / "x").fails(3, "thin.pt", "depth of 5")
+    train(store, tmp_path / "x", "--parametrization", "noise").fails(2, "--parametrization", "--init")
+
+
+def foreign(path: Path, width: int, depth: int, patch: int) -> Path:
+    """A state dict made elsewhere whose tensors are views of one number, so that large ones take no room."""
+    from dprune.models.dit import DiT, DiTConfig
+
+    with torch.device("meta"):
+        shapes = DiT(DiTConfig(4, 3, patch, width, depth, 1, 10)).state_dict()
+    torch.save({name: torch.zeros(()).expand(value.shape) for name, value in shapes.items()}, path)
+    return path
 
 
 @pytest.mark.parametrize(

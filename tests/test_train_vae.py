@@ -15,9 +15,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dprune.formats.arrays import write_array
+from dprune.formats.claims import claim_in, claimed
 from dprune.formats.provenance import make_record
 from dprune.formats.shards import open_dataset
 from dprune.models.vae import load_vae
+from dprune.runtime import Ranks, Silent
 from dprune.training.run import Run
 from dprune.training.vae.images import TrainingImages
 from dprune.training.vae.settings import PRESETS
@@ -146,12 +148,22 @@ def test_overwriting_a_folder_spares_what_is_not_of_a_run(shards: Path, tmp_path
     assert not (run / "pictures" / "step-00000009.png").exists()
 
 
+def test_leftovers_of_a_kill_are_removed(shards: Path, tmp_path: Path) -> None:
+    train(shards, tmp_path / "run", "--save-every", 1, steps=1).ok()
+    names = (".state.safetensors.17-00c0ffee.tmp", "checkpoints/.step-00000001.safetensors.17-00c0ffee.tmp")
+    left = [tmp_path / "run" / name for name in names]
+    for path in left:
+        path.write_bytes(b"x")
+    assert "up to date" in train(shards, tmp_path / "run", steps=1).ok().err
+    assert not any(path.exists() for path in left)
+
+
 def test_one_process_at_a_time_trains_in_a_folder(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dprune.training.run.PATIENCE", 0)
-    with Run(tmp_path / "run").claimed():
-        train(shards, tmp_path / "run", steps=1).fails(1, "another process trains here", "another -o")
+    monkeypatch.setattr("dprune.formats.claims.PATIENCE_S", 0)
+    with claimed(claim_in(tmp_path / "run", Ranks()), "run", Silent()):
+        train(shards, tmp_path / "run", steps=1).fails(1, "another process is making it", "another -o")
     train(shards, tmp_path / "run", steps=1).ok()
     (tmp_path / "file").touch()
     train(shards, tmp_path / "file" / "run", steps=1).fails(1, "cannot write", "give another -o")

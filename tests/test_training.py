@@ -332,15 +332,6 @@ def test_a_damaged_or_foreign_state_is_named(tmp_path):
         train(tmp_path / "a")
 
 
-def test_leftovers_of_a_kill_are_removed(tmp_path):
-    left = [tmp_path / ".tmpAb12Cd", tmp_path / ".state.safetensors.0.tmp", tmp_path / "checkpoints" / ".tmpXXXXXX"]
-    left[2].parent.mkdir()
-    for path in left:
-        path.write_bytes(b"x")
-    train(tmp_path)
-    assert not any(path.exists() for path in left)
-
-
 def test_autosave_keeps_a_state_that_goes_on_exactly(tmp_path):
     train(tmp_path / "whole")
     eager = replace(PLAN, autosave=-1.0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,6 @@ from torch import Tensor, nn
 
 from dprune.embedding.backbones import Backbone
 from dprune.errors import InputError
-from dprune.formats.publish import temporary
 from dprune.formats.tensors import read_metadata, read_tensors, write_tensors
 
 PCA_SAMPLES = 4096
@@ -104,11 +101,5 @@ def read_pca(path: Path, options: str) -> tuple[npt.NDArray[np.float32], npt.NDA
 
 def publish_pca(path: Path, options: str, pca: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]) -> None:
     """Publish mean and components unless another worker was faster: all workers must project alike."""
-    partial = temporary(path)
-    write_tensors(partial, {"mean": pca[0], "components": pca[1]}, {"options": options})
-    if path.exists() and read_pca(path, options) is None:
-        partial.replace(path)
-        return
-    with contextlib.suppress(FileExistsError):
-        os.link(partial, path)
-    partial.unlink()
+    replace = path.exists() and read_pca(path, options) is None
+    write_tensors(path, {"mean": pca[0], "components": pca[1]}, {"options": options}, replace=replace)

@@ -50,8 +50,12 @@ class EncodeJob(StoreJob):
         return Filling(self.dataset, KIND, self.record, self.settings.strict, extras, blank="zeros")
 
     def complete(self) -> bool:
-        """Tell whether there is nothing to make, to tidy up or to verify."""
+        """Tell whether there is nothing to make or to verify."""
         return not self.settings.verify and super().complete()
+
+    def is_whole(self) -> bool:
+        """See `Job`."""
+        return super().complete()
 
     def is_shared_whole(self, store: Store) -> bool:
         """Tell whether the codebook is there, where there is one."""

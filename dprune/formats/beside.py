@@ -12,7 +12,7 @@ from dprune.errors import InputError, UsageError
 from dprune.formats.kinds import kind_of
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, difference, record_digest
-from dprune.formats.publish import STDOUT
+from dprune.formats.publish import STDOUT, check_place
 
 ZIP_MARK = b"dprune "
 """What the comment of an archive of dprune's begins with; `Beside.mark` follows."""
@@ -89,15 +89,19 @@ def _zip_mark(path: Path) -> str:
 
 
 def check_names(output: str, files: Sequence[Beside]) -> None:
-    """Refuse files without a name, and two of one name.
+    """Refuse files without a name, two of one name, and names of what is no file.
 
     Raises:
-        UsageError: there are such.
+        UsageError: a file has no name, or two have one.
+        InputError: a name is that of a device or a pipe.
     """
     named = [("-o", Path(output)), *((file.option, file.path) for file in files)]
     for option, path in named[1:]:
         if str(path) in (STDOUT, "."):
             raise UsageError(f"{option} {str(path).rstrip('.')}: name a file.")
+    for option, path in named:
+        if str(path) != STDOUT:
+            check_place(path, option)
     places = [os.path.realpath(path) for _, path in named]
     for number, place in enumerate(places):
         if (first := places.index(place)) < number:

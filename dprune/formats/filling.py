@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,8 +89,8 @@ class Filling:
         return found
 
     def complete(self, output: str) -> bool:
-        """Tell whether this worker's parts are all there and no killed run left anything behind."""
-        return not self.missing(self.store(output)) and not self._leftovers(Path(output))
+        """Tell whether this worker's parts are all there."""
+        return not self.missing(self.store(output))
 
     def missing(self, store: Store) -> list[Shard]:
         """Return this worker's shards without a part that was made from their members with these options.
@@ -114,9 +112,7 @@ class Filling:
         return found
 
     def tidy(self, store: Store) -> None:
-        """Remove what killed runs left, and what belongs to the other options or shards of a store overwritten."""
-        for path in self._leftovers(store.folder):
-            path.unlink(missing_ok=True)
+        """Remove what belongs to the other options or shards of a store that is overwritten."""
         if ranks().rank > 0 or not read_manifest(store.folder):
             return
         wanted = {store.path(shard) for shard in store.shards}
@@ -155,21 +151,6 @@ class Filling:
         images = sum(part["count"] for part in parts.values())
         return {"images": images, "undecodable": len(bad), "shards": len(parts), "shards_made": made}
 
-    def _leftovers(self, folder: Path) -> list[Path]:
-        """Return temporary files of killed runs; what another worker may be writing now is left alone."""
-        here = ranks()
-        parts = {f"{shard.name.removesuffix('.tar')}.safetensors" for shard in self.mine}
-        found = []
-        for name in os.listdir(folder) if folder.is_dir() else ():
-            match = re.fullmatch(r"\.(.+\.safetensors|manifest\.json)\.(\d+)\.tmp", name)
-            if match and (
-                match[1] in parts
-                or int(match[2]) == here.rank
-                or (here.rank == 0 and int(match[2]) >= here.world)
-            ):  # fmt: skip
-                found.append(folder / name)
-        return found
-
 
 class StoreJob(Job):
     """A store that is to be made, as far as it is this worker's to make: what is there is left as it is."""
@@ -192,7 +173,7 @@ class StoreJob(Job):
         return self.filling.existing(self.output.path)
 
     def complete(self) -> bool:
-        """Tell whether this worker's parts are all there and no killed run left anything behind."""
+        """Tell whether this worker's parts are all there."""
         return self.filling.complete(self.output.path) and self.is_shared_whole(self.filling.store(self.output.path))
 
     def run(self, monitor: Monitor) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dprune.formats.beside import Beside
+from dprune.formats.claims import claim_in
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record
 from dprune.formats.publish import Output
-from dprune.runtime import Monitor
+from dprune.formats.temporary import sweep
+from dprune.runtime import Monitor, ranks
 
 
 class Job(ABC):
@@ -32,6 +36,11 @@ class Job(ABC):
         """Files that are made with the output."""
         return ()
 
+    @property
+    def claim(self) -> Path | None:
+        """The file that stands for this worker's share while it works on it; None where another would do no harm."""
+        return claim_in(self.output.path, ranks())
+
     @abstractmethod
     def existing(self) -> Mapping[str, Any] | None:
         """Return the provenance of what stands where the output goes: empty for a file without, None for nothing.
@@ -43,6 +52,17 @@ class Job(ABC):
     @abstractmethod
     def complete(self) -> bool:
         """Tell whether what stands there is whole; asked only when its provenance is this job's."""
+
+    def is_whole(self) -> bool:
+        """Tell whether what stands there is whole after the work."""
+        return self.complete()
+
+    def tidy(self) -> None:
+        """Remove what dead processes left of the output and the files beside it."""
+        for folder, _, _ in os.walk(self.output.path):
+            sweep(Path(folder))
+        for file in self.beside:
+            sweep(file.path.parent, file.path.name)
 
     @abstractmethod
     def run(self, monitor: Monitor) -> dict[str, Any]:
@@ -57,6 +77,11 @@ class Job(ABC):
 class FileJob(Job):
     """A job whose output is one file, which is published whole."""
 
+    @property
+    def claim(self) -> Path | None:
+        """See `Job`; two that make the same file at once make it twice."""
+        return None
+
     def existing(self) -> Record | None:
         """See `Job`."""
         return existing_record(self.output.path)
@@ -64,3 +89,9 @@ class FileJob(Job):
     def complete(self) -> bool:
         """See `Job`."""
         return True
+
+    def tidy(self) -> None:
+        """See `Job`."""
+        path = Path(self.output.path)
+        sweep(path.parent, path.name)
+        super().tidy()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dprune.errors import DpruneError
+from dprune.errors import DpruneError, InputError
 from dprune.formats.digests import with_check
 from dprune.formats.provenance import json_text
+from dprune.formats.temporary import is_temporary, temporary
 
 STDOUT = "-"
+_STDOUTS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 @dataclass(frozen=True)
@@ -32,38 +35,62 @@ class Output:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def temporary(path: Path) -> Path:
-    """Return the name under which this worker writes `path` before it is whole.
+def check_place(path: str | Path, option: str = "-o") -> None:
+    """Refuse a place where no regular file can stand: replacing a device or a pipe helps nobody.
 
-    It is the same at every run, so that a rerun replaces what a killed run left.
+    Args:
+        path: of a file or folder that is to be made.
+        option: that names it.
+
+    Raises:
+        InputError: a device, a pipe or a socket is there, or it is in /dev or /proc, where files stand for others.
     """
-    return path.with_name(f".{path.name}.{os.environ.get('RANK', '0')}.tmp")
+    parent = os.path.realpath(os.path.dirname(path) or ".")
+    try:
+        special = stat.S_IFMT(os.stat(path).st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
+    except OSError:
+        special = False
+    if special or parent == "/dev" or f"{parent}/".startswith("/proc/"):
+        remedy = "give - for stdout" if str(path) in _STDOUTS else f"give another {option}"
+        raise InputError(f"{path}: is a device or a pipe, and an output is a file or folder: {remedy}.")
 
 
 @contextlib.contextmanager
-def publish(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that replaces `path` when the block ends without an exception.
+def publish(path: str | Path, *, replace: bool = True) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes the place of `path` when the block ends without an exception.
+
+    Args:
+        path: of the file.
+        replace: whether it does so where there is a file by then; else that one stays.
 
     Raises:
         DpruneError: the disk is full, or the folder cannot be written.
+        InputError: what stands there is no regular file.
     """
     path = Path(path)
-    partial = temporary(path)
+    check_place(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with temporary(path) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+            _move(Path(file.name), path, replace=replace)
         sync(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    except OSError as error:
         # Errors that name a file of their own come from reading an input inside the block.
-        if isinstance(error, OSError) and error.filename in (None, str(partial), str(path), str(path.parent)):
+        named = Path(error.filename or path)
+        if named in (path, *path.parents) or is_temporary(named.name):
             raise DpruneError(f"cannot write {path}: {(error.strerror or str(error)).lower()}.") from error
         raise
+
+
+def _move(partial: Path, path: Path, *, replace: bool) -> None:
+    if replace:
+        partial.replace(path)
+        return
+    with contextlib.suppress(FileExistsError):
+        os.link(partial, path)
 
 
 def sync(path: str | Path) -> None:

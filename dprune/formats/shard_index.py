@@ -146,11 +146,8 @@ def cached_index(location: str) -> ShardIndex:
             return ShardIndex(metadata["digest"], **{name: file.get_tensor(name) for name in _ARRAYS})
     index = build_index(location)
     arrays = {name: np.ascontiguousarray(getattr(index, name)) for name in _ARRAYS}
-    # Unrelated commands index the same shard at the same time, so each writes under a name of its own.
-    own = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        publish_bytes(own, save(arrays, {METADATA_KEY: json.dumps({"stamp": stamp, "digest": index.digest})}))
-        own.replace(path)
+        publish_bytes(path, save(arrays, {METADATA_KEY: json.dumps({"stamp": stamp, "digest": index.digest})}))
     except (DpruneError, OSError) as error:
         _log.debug("the index is not cached: %s", error)
     return index

@@ -5,7 +5,6 @@ Workers with RANK and WORLD_SIZE may fill one folder: only the first of them rem
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
@@ -17,21 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
-from dprune.formats.checked_json import read_json
-from dprune.formats.digests import RunningDigest, without_check
+from dprune.formats.checked_json import FileName, Hex, ListOf, Object, Shape, Text, Whole, read_json, shaped
+from dprune.formats.digests import CHECK_KEY, RunningDigest, without_check
 from dprune.formats.locations import JOURNAL
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, canonical, difference
 from dprune.formats.publish import publish, publish_bytes, publish_json
+from dprune.formats.ranges import version
 from dprune.formats.shards import BAD, CLASSES
 from dprune.formats.tar import END_MARKER, member_bytes
+from dprune.formats.temporary import is_temporary
 from dprune.runtime import Monitor, check_stop, ranks
 
 POLL_S = 0.2
 
-_LEFTOVER = re.compile(r"\.(?:\d{6}\.tar|manifest\.json|classes\.txt|bad\.jsonl)\.(\d+)\.tmp")
-_JOURNALLED = re.compile(r"\d{6}\.json|\.(manifest|\d{6})\.json\.\d+\.tmp")
+_JOURNALLED = re.compile(r"manifest\.json|\d{6}\.json")
+_SHARD: dict[str, Shape] = {"name": FileName(), "count": Whole(), "digest": Hex(64), "xxh3": Hex(16)}
+_LEDGER = ListOf(Object({"key": Text(), "reason": Text()}))
+_ENTRY = Object({**_SHARD, "bad": _LEDGER, "version": Text(), CHECK_KEY: Text()})
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,6 @@ class Journal:
             # Looked at in this order, what another worker begins in between is never taken for something to clear.
             untouched = journal._is_untouched()
             if resume and journal.is_of(record):
-                journal._remove_leftovers()
                 return journal
             if untouched or ranks().rank == 0:
                 if not untouched:
@@ -103,20 +105,26 @@ class Journal:
 
     def is_of(self, record: Record) -> bool:
         """Tell whether the journal was begun for what `record` describes."""
-        manifest = read_manifest(self.path) if self.path.exists() else {}
+        manifest = self.manifest()
         return manifest.get("kind") == "journal" and not difference(manifest["provenance"], record)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what the journal says of itself, empty if it is not there or cannot be trusted."""
+        try:
+            return read_manifest(self.path)
+        except InputError:
+            return {}
 
     def _is_untouched(self) -> bool:
         """Tell whether nothing is in the folder that a journal would speak of, or be taken to speak of."""
         begun = os.listdir(self.path) if self.path.is_dir() else [JOURNAL] if self.path.exists() else []
         there = os.listdir(self.folder) if self.folder.is_dir() else []
-        spoken_of = [name for name in there if name in (MANIFEST, CLASSES, BAD) or name.endswith((".tar", ".tmp"))]
-        return not spoken_of and all(name.endswith(".tmp") for name in begun)
+        spoken_of = [name for name in there if name in (MANIFEST, CLASSES, BAD) or name.endswith(".tar")]
+        return not spoken_of and all(map(is_temporary, begun))
 
     def _check_foreign(self) -> None:
         """Refuse a folder whose files would be replaced or taken for samples though dprune did not write them."""
-        begun = read_manifest(self.path).get("kind") in ("journal", "shards") if self.path.exists() else False
-        ours = begun or self.is_remnant() or read_manifest(self.folder).get("kind") == "shards"
+        ours = self._is_journal() or read_manifest(self.folder).get("kind") == "shards"
         named = {path.name for path in self.folder.glob("*.tar")} - self._own()
         if not ours:
             named |= {name for name in (MANIFEST, CLASSES, BAD, JOURNAL) if (self.folder / name).exists()}
@@ -125,11 +133,14 @@ class Journal:
 
     def is_remnant(self) -> bool:
         """Tell whether the folder holds nothing but a journal that a kill cut short while it was begun or removed."""
+        there = os.listdir(self.folder) if self._is_journal() else [MANIFEST]
+        return all(name == JOURNAL or is_temporary(name) for name in there)
+
+    def _is_journal(self) -> bool:
+        """Tell whether what has the journal's name is one, by the names in it: its manifest may be damaged or gone."""
         if not self.path.is_dir():
             return False
-        if any(name != JOURNAL and not name.endswith(".tmp") for name in os.listdir(self.folder)):
-            return False
-        return all(_JOURNALLED.fullmatch(path.name) for path in self.path.iterdir())
+        return all(_JOURNALLED.fullmatch(name) or is_temporary(name) for name in os.listdir(self.path))
 
     def _own(self) -> set[str]:
         """Return the names of the shards that dprune wrote here."""
@@ -148,34 +159,29 @@ class Journal:
             (self.folder / MANIFEST).replace(self.path / MANIFEST)
         for name in (*names, CLASSES, BAD):
             (self.folder / name).unlink(missing_ok=True)
-        self._remove_leftovers()
         shutil.rmtree(self.path, ignore_errors=True)
-
-    def _remove_leftovers(self) -> None:
-        """Remove what killed runs left; what another worker may be writing now is left alone."""
-        here = ranks()
-        for path in self.folder.glob(".*.tmp"):
-            match = _LEFTOVER.fullmatch(path.name)
-            if match and (int(match[1]) == here.rank or (here.rank == 0 and int(match[1]) >= here.world)):
-                path.unlink()
 
     def abandon(self) -> None:
         """Leave nothing behind of work that failed before its first shard was finished."""
         if not any(self.path.glob("[0-9]*.json")):
             self._clear()
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
 
     def _entry(self, number: int) -> Path:
         return self.path / f"{number:06d}.json"
 
     def shard(self, number: int) -> FinishedShard | None:
-        """Return a shard that is finished, None for one that is not or that was removed since."""
+        """Return a shard that is finished and whole, None for one that is to be made, or made again.
+
+        It is read only where the file has changed since it was written.
+        """
         try:
-            shard = FinishedShard(**without_check(str(self._entry(number)), read_json(self._entry(number))))
-        except FileNotFoundError:
+            entry = _read_entry(self._entry(number))
+            path = self.folder / entry["name"]
+            if version(str(path))[1] != entry["version"] and _file_digest(path) != entry["xxh3"]:
+                return None
+        except (OSError, InputError):
             return None
-        return shard if (self.folder / shard.name).is_file() else None
+        return FinishedShard(**{name: entry[name] for name in (*_SHARD, "bad")})
 
     def write(self, number: int, samples: Iterable[Entry]) -> FinishedShard:
         """Publish one shard and note that it is finished.
@@ -201,7 +207,7 @@ class Journal:
             running.update(END_MARKER)
             file.write(END_MARKER)
         shard = FinishedShard(name, count, sha.hexdigest(), running.hexdigest(), bad)
-        publish_json(self._entry(number), vars(shard))
+        publish_json(self._entry(number), vars(shard) | {"version": version(str(self.folder / name))[1]})
         return shard
 
     def finish(self, record: Record, shards: Sequence[FinishedShard], classes: Sequence[str]) -> None:
@@ -228,6 +234,25 @@ class Journal:
         shutil.rmtree(self.path, ignore_errors=ranks().world > 1)
 
 
+def _read_entry(path: Path) -> dict[str, Any]:
+    """Read what the journal says of a shard.
+
+    Raises:
+        FileNotFoundError: it says nothing.
+        InputError: it cannot be trusted.
+    """
+    content = shaped(str(path), read_json(path), _ENTRY)
+    if content["name"] != f"{path.stem}.tar":
+        raise InputError(f"{path}: speaks of another shard.")
+    return without_check(str(path), content)
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        digest: str = hashlib.file_digest(file, RunningDigest).hexdigest()
+        return digest
+
+
 def _lines(texts: Iterable[str]) -> bytes:
     return "".join(f"{text}\n" for text in texts).encode("utf-8", "surrogateescape")
 
@@ -243,7 +268,7 @@ def existing_shards(output: str) -> Record | None:
     found = existing_record(output, folder_of="shards")
     if found != {}:
         return found
-    journal: Record | None = read_manifest(Path(output) / JOURNAL).get("provenance")
+    journal: Record | None = Journal(Path(output)).manifest().get("provenance")
     if journal is not None:
         return journal
     # Another worker may have published the manifest and removed the journal since the first look.

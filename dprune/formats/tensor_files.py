@@ -82,8 +82,16 @@ def content_of(values: npt.NDArray[Any]) -> StoredTensor:
     return StoredTensor(_LETTERS[ordered.dtype], ordered.shape, ordered.reshape(-1).view(np.uint8).data)
 
 
-def publish_tensors(path: str | Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, Any]) -> None:
+def publish_tensors(
+    path: str | Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, Any], *, replace: bool = True
+) -> None:
     """Publish tensors and a JSON object of metadata with their digests, or write them to stdout when `path` is a dash.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+        metadata: of the file.
+        replace: see `publish`.
 
     Raises:
         DpruneError: the disk is full, or the folder cannot be written.
@@ -94,7 +102,7 @@ def publish_tensors(path: str | Path, tensors: Mapping[str, StoredTensor], metad
     if str(path) == STDOUT:
         publish_bytes(path, header + b"".join(bytes(tensors[name].data) for name in order))
         return
-    with publish(path) as file:
+    with publish(path, replace=replace) as file:
         file.write(header)
         for name in order:
             file.write(tensors[name].data)

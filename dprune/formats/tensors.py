@@ -14,9 +14,11 @@ from dprune.formats.publish import STDOUT
 from dprune.formats.tensor_files import TensorFile, content_of, publish_tensors
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, npt.NDArray[Any]], metadata: Record) -> None:
-    """Publish arrays and a JSON object of metadata as safetensors, or write them to stdout when `path` is a dash."""
-    publish_tensors(path, {name: content_of(values) for name, values in tensors.items()}, metadata)
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, npt.NDArray[Any]], metadata: Record, *, replace: bool = True
+) -> None:
+    """Publish arrays and a JSON object of metadata as safetensors, see `publish_tensors`."""
+    publish_tensors(path, {name: content_of(values) for name, values in tensors.items()}, metadata, replace=replace)
 
 
 def read_metadata(path: str | Path) -> Record | None:

@@ -16,7 +16,7 @@ from dprune.embedding.settings import EmbedOptions
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.features import Features, open_features
 from dprune.formats.kinds import kind_of
-from dprune.formats.provenance import Record, digest, parent_record, record_digest
+from dprune.formats.provenance import Record, digest, nearest_first, parent_record, record_digest
 from dprune.formats.publish import Output
 from dprune.formats.shard_index import cache_folder
 from dprune.precision import PRECISIONS
@@ -168,7 +168,25 @@ def open_sources(
         found |= {role: _to_make(path, options) for role, path in shards.items()}
     sources = {role: found[role] for role in paths}
     check_space({source.name: source.record for source in sources.values()} | known)
+    _warn_if_swapped(sources)
     return sources
+
+
+def _warn_if_swapped(sources: Mapping[str, FeatureSource]) -> None:
+    """Say that what is measured was not generated, and what it is held to was."""
+    sampled = {
+        role: any(step.get("command") == "sample" for step in nearest_first(source.record))
+        for role, source in sources.items()
+        if source.record
+    }
+    if sampled.get("generated", True):
+        return
+    for role in sampled:
+        if sampled[role]:
+            _log.warning(
+                "%s comes from a model and %s does not: the generated samples are to be given first.",
+                sources[role].name, sources["generated"].name,
+            )  # fmt: skip
 
 
 def check_space(records: dict[str, Record | None]) -> None:

@@ -94,6 +94,7 @@ class Blocks:
         times = sizes.sum() / sizes
         # Of values beyond all reason the error is infinite, or NaN.
         with np.errstate(over="ignore", invalid="ignore"):
-            pseudo = times * value - (times - 1) * left_out
-            centre = len(left_out) * value - ((1 - 1 / times) * left_out).sum()
-            return Estimate(value, math.sqrt(float(np.mean((pseudo - centre) ** 2 / (times - 1)))))
+            # Pseudo-values minus their centre, in which the value itself cancels: no error is left where none differs.
+            change = left_out - value
+            deviations = ((1 - 1 / times) * change).sum() - (times - 1) * change
+            return Estimate(value, math.sqrt(float(np.mean(deviations**2 / (times - 1)))))

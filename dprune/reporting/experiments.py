@@ -22,6 +22,7 @@ from dprune.reporting.factors import (
 )
 from dprune.reporting.training_sets import (
     EXTERNAL,
+    SUBSET,
     Subset,
     model_of,
     selection_factors,
@@ -87,7 +88,8 @@ def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point
     chain = generated.get("provenance")
     main = training_subset(chain)
     samples = str(generated.get("digest", ""))
-    subset, choice = _chosen(training_set(result.name, result.record, chain, main), main, samples, baselines)
+    known = training_set(result.name, result.record, chain, main)
+    subset, selection, choice = _chosen(known, main, samples, baselines)
     own = _digest(main)
     beside = {role: entry for role, entry in result.record["parents"].items() if role != GENERATED}
     measured = {**result.record, "parents": beside}
@@ -106,7 +108,7 @@ def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point
         choice=choice,
         samples=samples,
         experiment={f: v for f, v in made.factors.items() if f not in features} | said,
-        selection=selection_factors(main, subset),
+        selection=selection,
         measure={f: v for f, v in measure.items() if f not in optional},
         optional=optional,
         own=frozenset(made.own),
@@ -119,7 +121,7 @@ def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point
 def point_of_images(name: str, record: Record, mark: str, baselines: Collection[Choice] = ()) -> Point:
     """Place a folder of generated images by its manifest; see `point_of_result`."""
     main = training_subset(record)
-    subset, choice = _chosen(training_set(name, {}, record, main), main, mark, baselines)
+    subset, selection, choice = _chosen(training_set(name, {}, record, main), main, mark, baselines)
     made = _made(record, main, subset, tagged=False, source=mark)
     return Point(
         subset=subset,
@@ -127,7 +129,7 @@ def point_of_images(name: str, record: Record, mark: str, baselines: Collection[
         samples=mark,
         # How many there are changes none of them.
         experiment={f: v for f, v in made.factors.items() if (f.command, f.name) != ("sample", IMAGES)},
-        selection=selection_factors(main, subset),
+        selection=selection,
         measure={},
         optional={},
         own=frozenset(made.own),
@@ -137,12 +139,21 @@ def point_of_images(name: str, record: Record, mark: str, baselines: Collection[
     )
 
 
-def _chosen(subset: Subset, main: Record | None, samples: str, baselines: Collection[Choice]) -> tuple[Subset, Choice]:
-    selection = frozenset(selection_factors(main, subset).items())
+def _chosen(
+    subset: Subset, main: Record | None, samples: str, baselines: Collection[Choice]
+) -> tuple[Subset, Factors, Choice]:
+    """Return a training set as it counts, what else sets its choice apart, and the choice itself."""
+    selection = selection_factors(main, subset)
     # Of what is not known to have been trained at all, nothing but the samples themselves tells.
     known = subset.given or subset.method != EXTERNAL
-    choice = subset.method, subset.order, subset.axis or subset.ratio, selection, "" if known else samples
-    return (unpruned(given=subset.given) if choice in baselines else subset), choice
+    name = f"{subset.method} {subset.order}".strip(), subset.axis or subset.ratio
+    choice = *name, frozenset(selection.items()), "" if known else samples
+    if choice not in baselines or not subset.pruned:
+        return subset, selection, choice
+    named = unpruned(given=subset.given)
+    # What provenance says to be unpruned is another training set.
+    said = {Factor(SUBSET, "", "baseline"): " ".join(map(str, filter(None, name)))}
+    return named, selection_factors(main, named) | said, choice
 
 
 def _digest(main: Record | None) -> str | None:

@@ -209,7 +209,7 @@ def draw_grid(grid: ImageGrid) -> Image.Image:
                 sheet.paste(found, (x, y))
             else:
                 draw.rectangle((x, y, x + width - 1, y + height - 1), _BLANK)
-                draw.text((x + width / 2, y + height / 2), "missing", _FAINT, ImageFont.load_default(15), anchor="mm")
+                draw.text((x + width / 2, y + height / 2), "no images", _FAINT, ImageFont.load_default(15), anchor="mm")
     return sheet
 
 

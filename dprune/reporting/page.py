@@ -151,7 +151,7 @@ def _images(grid: ImageGrid) -> str:
         *(f"<th>pruned {r}</th>" for r in grid.ratios),
     ]
     width, height = grid.side
-    absent = f'<div class="absent" style="width:{width}px;height:{height}px">missing</div>'
+    absent = f'<div class="absent" style="width:{width}px;height:{height}px">no images</div>'
     unpruned = "".join(_picture(image, line.label) + _caption(line.label, references) for line, image in references)
     rows = []
     for number, line in enumerate(grid.comparison.pruned):

@@ -7,14 +7,17 @@ import shutil
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from dprune.errors import InputError, UsageError
 from dprune.formats.beside import Beside
+from dprune.formats.claims import claim_beside
 from dprune.formats.jobs import FileJob
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, difference, make_record
 from dprune.formats.publish import STDOUT, Output
+from dprune.formats.temporary import sweep
 from dprune.runtime import Monitor, ranks
 from dprune.scoring.outputs import ScoreFile
 from dprune.scoring.population import Samples
@@ -48,6 +51,18 @@ class SharedScoring(FileJob, Generic[Values]):
     def beside(self) -> Sequence[Beside]:
         """See `Job`."""
         return self.file.files[1:]
+
+    @property
+    def claim(self) -> Path | None:
+        """See `Job`."""
+        return claim_beside(self.output.path, ranks())
+
+    def tidy(self) -> None:
+        """See `Job`; the last worker removes the progress that led to the scores."""
+        super().tidy()
+        path = Path(self.output.path)
+        if self._is_written() and not sweep(path.parent, path.name):
+            shutil.rmtree(progress_folder(path), ignore_errors=True)
 
     def portions(self, name: str, count: int, measures: int, mark: str) -> Progress:
         """Return what is measured of `count` samples.
@@ -101,7 +116,10 @@ class SharedScoring(FileJob, Generic[Values]):
 
     def is_finished(self) -> bool:
         """Tell whether another worker has written the scores meanwhile."""
-        found = existing_record(self.output.path) if ranks().world > 1 else None
+        return ranks().world > 1 and self._is_written()
+
+    def _is_written(self) -> bool:
+        found = existing_record(self.output.path)
         return found is not None and not difference(found, self.record) and all(b.is_made() for b in self.beside)
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
@@ -113,7 +131,7 @@ class SharedScoring(FileJob, Generic[Values]):
         try:
             values = self.values()
         except InputError:
-            # The worker that wrote the scores may be removing the portions that this one reads.
+            # A worker that wrote the scores may be removing the portions that this one reads.
             if not self.is_finished():
                 raise
             values = None
@@ -121,10 +139,8 @@ class SharedScoring(FileJob, Generic[Values]):
             if not (finished := self.is_finished()):
                 _log.info("%s is not complete yet: %s.", self.output.path, self.waits_for())
             return self.summary() | {"complete": finished}
-        found = self.write(values)
         # Another worker may be doing so as well.
-        shutil.rmtree(progress_folder(self.output.path), ignore_errors=True)
-        return self.summary() | {"complete": True} | found
+        return self.summary() | {"complete": True} | self.write(values)
 
     def waits_for(self) -> str:
         """Say what is missing when this worker has measured its share."""

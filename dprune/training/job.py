@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dprune.errors import UsageError
+from dprune.formats.claims import claim_in
 from dprune.formats.jobs import Job
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record
-from dprune.runtime import Monitor, explained, process_group, ranks, take_device
+from dprune.runtime import Monitor, Ranks, explained, process_group, ranks, take_device
 from dprune.training.plan import Plan
 from dprune.training.run import KIND, Run, extends
 from dprune.training.task import Task
@@ -40,6 +40,11 @@ class TrainingJob(Job):
         """The output."""
         return Run(Path(self.output.path))
 
+    @property
+    def claim(self) -> Path | None:
+        """See `Job`; the ranks of a group do one work together, for which the first writes."""
+        return None if ranks().rank else claim_in(self.output.path, Ranks())
+
     def existing(self) -> Record | None:
         """See `Job`; a run that differs in nothing but having fewer steps can be extended, and counts as this one."""
         found = existing_record(self.output.path, KIND)
@@ -55,7 +60,6 @@ class TrainingJob(Job):
         Raises:
             UsageError: several processes that torchrun did not start.
         """
-        from dprune.collectives import is_root
         from dprune.training.loop import Loop
 
         here = ranks()
@@ -63,6 +67,4 @@ class TrainingJob(Job):
             raise UsageError("RANK and WORLD_SIZE are set without torchrun: start the ranks of a training with it.")
         device = take_device(self.device)
         with explained(device, "a smaller --micro-batch"), process_group(device):
-            loop = Loop(self.task(device, monitor), self.plan, self.folder, self.record, device)
-            with self.folder.claimed() if is_root() else nullcontext():
-                return loop.train(monitor)
+            return Loop(self.task(device, monitor), self.plan, self.folder, self.record, device).train(monitor)

@@ -10,18 +10,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import logging
-import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dprune.errors import DpruneError, InputError
+from dprune.errors import InputError
 from dprune.formats.arrays import read_file
 from dprune.formats.checked_json import Object, Real, parse_json, shaped
 from dprune.formats.manifests import MANIFEST, read_manifest
@@ -36,8 +32,6 @@ LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
 PICTURES = "pictures"
 _LINE = Object({"step": Real()})
-PATIENCE = 10.0
-"""Seconds to wait for a process that trains in the same folder."""
 _log = logging.getLogger("dprune")
 
 
@@ -75,41 +69,6 @@ class Run:
             return False
         return found is not None and not difference(found, record)
 
-    @contextlib.contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Keep other processes from training in this folder until the block ends, where the file system can.
-
-        Raises:
-            DpruneError: another one trains here, or the folder cannot be made.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder, os.O_RDONLY)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise DpruneError(f"cannot write {self.folder}: {reason}: give another -o.") from error
-        try:
-            self._lock(descriptor)
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _lock(self, descriptor: int) -> None:
-        # Workers that decode outlive a main process that was killed for a few seconds, and hold its lock.
-        patience = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if time.monotonic() > patience:
-                    raise DpruneError(
-                        f"{self.folder}: another process trains here: wait for it to end, or give another -o."
-                    ) from error
-                time.sleep(0.2)
-            except OSError:
-                # Some network file systems lock no folders.
-                return None
-
     def begin(self, record: Record) -> None:
         """Write the manifest; the model of a run that is extended stays under another name, others are removed."""
         found = read_manifest(self.folder).get("provenance") or {}
@@ -118,7 +77,6 @@ class Run:
                 self.model.replace(self.folder / f"model-step-{found['options']['steps']:08d}.safetensors")
         elif difference(found, record):
             self._clear()
-        self._remove_leftovers()
         publish_json(self.folder / MANIFEST, {"kind": KIND, "provenance": record})
 
     def _clear(self) -> None:
@@ -128,12 +86,6 @@ class Run:
         for pattern in ours:
             for path in self.folder.glob(pattern):
                 path.unlink()
-
-    def _remove_leftovers(self) -> None:
-        # Those of safetensors, which writes under a random name first, are as large as the state.
-        for pattern in (".*.tmp", ".tmp??????"):
-            for path in (*self.folder.glob(pattern), *(self.folder / CHECKPOINTS).glob(pattern)):
-                path.unlink(missing_ok=True)
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append a line to the log."""

@@ -1,0 +1,78 @@
+"""Claims: no two processes do the same share of the same work at once.
+
+A claim is an empty temporary file by an agreed name, and so goes with the process that holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dprune.errors import DpruneError
+from dprune.formats.temporary import in_children_null, is_at, lock, temporary_name
+from dprune.runtime import Monitor, Ranks, check_stop
+
+PATIENCE_S = 10.0
+"""How long a process waits for another, which may be about to end."""
+POLL_S = 0.05
+
+
+def claim_in(folder: str | Path, here: Ranks) -> Path:
+    """Return the claim of a worker's share of a folder."""
+    return Path(folder) / temporary_name("claim", f"{here.rank}-of-{here.world}")
+
+
+def claim_beside(path: str | Path, here: Ranks) -> Path:
+    """Return the claim of a worker's share of a file."""
+    return Path(path).with_name(temporary_name(Path(path).name, f"{here.rank}-of-{here.world}"))
+
+
+@contextlib.contextmanager
+def claimed(claim: Path, output: str, monitor: Monitor, patience: float | None = None) -> Iterator[None]:
+    """Hold a claim until the block ends, where the file system can.
+
+    Args:
+        claim: its file, whose folder is made.
+        output: what messages call the work.
+        monitor: whose request to stop ends the waiting.
+        patience: seconds to wait for another process that holds it, by default `PATIENCE_S`.
+
+    Raises:
+        DpruneError: another process still holds it, or the folder cannot be made or written.
+        Interrupted: the monitor asked to stop meanwhile.
+    """
+    end = time.monotonic() + (PATIENCE_S if patience is None else patience)
+    made = not claim.parent.exists()
+    while (descriptor := _taken(claim, output)) is None:
+        check_stop(monitor)
+        if time.monotonic() > end:
+            raise DpruneError(f"{output}: another process is making it: wait for it to end, or give another -o.")
+        time.sleep(POLL_S)
+    try:
+        with in_children_null(descriptor):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            claim.unlink(missing_ok=True)
+            if made:
+                # Still empty where the work failed before it wrote anything.
+                claim.parent.rmdir()
+        os.close(descriptor)
+
+
+def _taken(claim: Path, output: str) -> int | None:
+    """Return the locked file of a claim, None if another process holds it."""
+    try:
+        claim.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(claim, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DpruneError(f"cannot write {output}: {reason}: give another -o.") from error
+    # The one who held it removes it, and the next may have been quicker.
+    if lock(descriptor) and is_at(claim, descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
