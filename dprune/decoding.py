@@ -285,7 +285,7 @@ def parts(
         batch_size: images in a batch; none crosses the end of a shard.
         workers, label, monitor: see `checked`, which says what is raised, too.
     """
-    counts = [filling.sizes[shard.name][0] for shard in images.shards]
+    counts = [filling.sizes[shard.name].count for shard in images.shards]
     pieces = [piece for number, count in enumerate(counts) for piece in cut(number, range(count), batch_size)]
     pin = network.device.type == "cuda"
     with contextlib.closing(checked(images, pieces, filling, workers, label, monitor, pin=pin)) as all_decoded:

@@ -93,7 +93,7 @@ def delivers(
         def command(*, output: str, overwrite: bool, dry_run: bool, json_: bool, tags: tuple[tuple[str, str], ...],
                     stop_after: float | None = None, **kwargs: Any) -> None:  # fmt: skip
             place = Output(output, overwrite, dict(tags))
-            delivery = Delivery(place, dry_run, json_, stop_after, shares_work, folder)
+            delivery = Delivery(place, dry_run, json_, stop_after, can_stop, shares_work, folder)
             function(delivery=delivery, **kwargs)
 
         shared = [

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
+import socket
 import subprocess
 import tarfile
 import time
@@ -14,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, Result, dprune, dprune_process, torchrun, warm_python
+from conftest import DATA, Result, dprune, dprune_process, hearing, torchrun, wait_until, warm_python
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch
@@ -238,6 +240,41 @@ def test_three_sigterms_change_not_a_byte(store: Path, tmp_path: Path):
     for name in ("model.safetensors", "state.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def test_ctrl_c_saves_what_is_done(store: Path, tmp_path: Path):
+    args = ("train-dit", store, *SMALL, "--steps", "60", "-o")
+    process = subprocess.Popen([*hearing(warm_python()), "-m", "dprune", *map(str, args), str(tmp_path / "cut")],
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    wait_until(lambda: (tmp_path / "cut" / "log.jsonl").exists() and len(losses(tmp_path / "cut")) >= 3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    Result(process.returncode, b"", err).fails(130, "stopped after step", "run the same command again to go on")
+    step = ModelFile.open(tmp_path / "cut" / "state.safetensors").network["step"]
+    assert step == len(losses(tmp_path / "cut")) < 60
+    dprune(*args, tmp_path / "cut", "--stop-after", "0s").fails(75)
+    assert [line["step"] for line in log(tmp_path / "cut") if line.get("event") == "start"] == [0, step]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_rank_that_waits_for_the_others_can_be_stopped(store: Path, tmp_path: Path, number: int, code: int):
+    """It waits in C code, where Python takes no signals."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = free.getsockname()
+    ranks = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "x"}
+    env = {**os.environ, **ranks, "MASTER_ADDR": address[0], "MASTER_PORT": str(address[1])}
+    command = [*hearing(warm_python()), "-m", "dprune", "train-dit", str(store), *SMALL, "-o", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+    wait_until(lambda: listens(address))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    Result(process.returncode, b"", err).fails(code)
+
+
+def listens(address: tuple[str, int]) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(address) == 0
 
 
 @pytest.mark.slow
