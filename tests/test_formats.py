@@ -100,7 +100,7 @@ def test_a_full_device_ends_stdout_with_1(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "No space left on device" in done.stderr
+    assert "no space left on device" in done.stderr
 
 
 def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
