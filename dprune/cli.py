@@ -74,12 +74,25 @@ class LazyGroup(click.Group):
             console.fail("interrupted.")
             code = 130
         except BrokenPipeError:
-            # Python flushes stdout once more on its way out and would complain a second time.
-            sys.stdout = None
             code = 1
         except Exception as error:  # noqa: BLE001 - whatever it is, the shell gets one sentence and a code
             code = _explain(error)
+        _close("stdout")
+        _close("stderr")
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _close(stream: str) -> str:
+    """Give up a stream that takes no more, and return its name if it is one.
+
+    Python flushes streams once more on its way out, and would complain a second time.
+    """
+    try:
+        getattr(sys, stream).flush()
+    except (OSError, ValueError, AttributeError):
+        setattr(sys, stream, None)
+        return stream
+    return ""
 
 
 def _name_variables(command: click.Command, prefix: str) -> None:
@@ -114,8 +127,8 @@ def _explain(error: Exception) -> int:
         console.fail(str(error))
         return error.exit_code
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        console.fail(f"{where}{error.strerror or error}.")
+        where = error.filename or _close("stdout")
+        console.fail(f"{where}: {error.strerror or error}." if where else f"{error.strerror or error}.")
     else:
         first = (str(error).strip() or "no message").splitlines()[0]
         console.fail(f"this should not happen ({type(error).__name__}: {first}): please report it with what -vv shows.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -11,14 +13,17 @@ import time
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from dprune import signals
+from dprune.errors import Interrupted, writing_stdout
 from dprune.formats.readable import presentable
-from dprune.runtime import ranks
+from dprune.runtime import Silent, ranks, work_for
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PLAIN_INTERVAL_S = 30.0
 SPEED_PERIOD_S = 300.0
+SHOW_CURSOR = b"\x1b[?25h"
 SLOW = 10
 """Rates below this, a second, are written with decimals."""
 LONGEST = 4000
@@ -74,12 +79,14 @@ def say(text: str) -> None:
 
 def fail(text: str) -> None:
     """Say why the command ends; every rank does, since each may have a reason of its own."""
-    print(f"dprune: error: {_sentence(text)}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"dprune: error: {_sentence(text)}", file=sys.stderr)
 
 
 def fail_at_length(text: str) -> None:
     """Say in several lines why the command ends."""
-    print(presentable(text, keep="\n\t"), file=sys.stderr, end="")
+    with contextlib.suppress(OSError):
+        print(presentable(text, keep="\n\t"), file=sys.stderr, end="")
 
 
 def emit_json(content: Any, *, indent: int | None = None) -> None:
@@ -96,24 +103,35 @@ def emit(text: str, *, styled: bool = False) -> None:
     Args:
         text: for people.
         styled: whether it holds the codes of colours, and is presentable but for them.
+
+    Raises:
+        DpruneError: stdout is closed or full.
+        BrokenPipeError: nobody reads it any more.
     """
     here = ranks()
     if here.group and here.rank > 0:
         return
     encoding = sys.stdout.encoding or "utf-8"
     text = text if styled else presentable(text, keep="\n")
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    with writing_stdout():
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 class TerminalMonitor:
     """Progress as a bar on a terminal and as a line every 30 s elsewhere, and the flag that signals set.
 
-    SIGTERM, SIGUSR1 and SIGUSR2 ask to stop at the next safe point, as does the deadline.
+    SIGTERM, SIGUSR1 and SIGUSR2 ask to stop at the next safe point, as does the deadline; so does a first SIGINT where
+    the same command would go on from there, and elsewhere it is raised. A second one ends the process at once.
+
+    Args:
+        stop_after: seconds to the deadline, None for none.
+        resumes: whether the same command goes on where it was stopped.
     """
 
-    def __init__(self, stop_after: float | None = None) -> None:
+    def __init__(self, stop_after: float | None = None, *, resumes: bool = True) -> None:
         self._deadline = None if stop_after is None else time.monotonic() + stop_after
-        self._signalled = False
+        self._resumes = resumes
+        self._signal: int | None = None
         self._previous: dict[int, Any] = {}
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -123,26 +141,39 @@ class TerminalMonitor:
 
     def __enter__(self) -> TerminalMonitor:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            for number in signals.taken():
                 self._previous[number] = signal.signal(number, self._on_signal)
+        work_for(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end_stage()
+        work_for(Silent())
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if isinstance(value, Interrupted) and self._signal == signal.SIGINT:
+            value.exit_code = signals.INTERRUPTED
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signalled = True
+        again, self._signal = number == self._signal == signal.SIGINT, number
+        if again:
+            if self._bar is not None:
+                os.write(2, SHOW_CURSOR)
+            signals.leave(number)
+        if number == signal.SIGINT and not self._resumes:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            say("stopping as soon as what is done is saved; Ctrl-C again stops at once.")
 
     def stop_requested(self) -> bool:
         """Tell whether a signal came or the deadline passed."""
-        return self._signalled or (self._deadline is not None and time.monotonic() >= self._deadline)
+        return self._signal is not None or (self._deadline is not None and time.monotonic() >= self._deadline)
 
     def start(self, label: str, total: int | None, unit: str) -> None:
-        """End the stage before and begin one of `total` units."""
+        """End the stage before and begin one of `total` units; until the first, signals end the command at once."""
+        signals.work_begins()
         self._end_stage()
         self._label, self._total, self._unit = presentable(label), total, unit
         self._done, self._began = 0, time.monotonic()

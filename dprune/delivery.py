@@ -26,6 +26,7 @@ class Delivery:
     dry_run: bool = False
     json: bool = False
     stop_after: float | None = None
+    resumes: bool = False
     shares_work: bool = False
     folder: bool = False
 
@@ -73,7 +74,7 @@ class Delivery:
     def _run(self, job: Job) -> dict[str, Any] | None:
         """Run `job` and return its summary, None where another process had made the output before this one's turn."""
         job.tidy()
-        with console.TerminalMonitor(self.stop_after) as monitor, self._claimed(job, monitor):
+        with console.TerminalMonitor(self.stop_after, resumes=self.resumes) as monitor, self._claimed(job, monitor):
             if self._is_made(job):
                 return None
             summary = job.run(monitor)

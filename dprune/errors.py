@@ -3,6 +3,9 @@
 A message is one sentence that names the file or option and the remedy.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class DpruneError(Exception):
     """A failure of dprune itself or of the machine under it."""
@@ -33,6 +36,17 @@ class MismatchError(InputError):
 def unreadable(path: object, error: OSError) -> InputError:
     """Describe a file that the system does not let us read."""
     return InputError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}.")
+
+
+@contextlib.contextmanager
+def writing_stdout() -> Iterator[None]:
+    """Describe a stdout that is closed or full; a pipe that nobody reads any more is the caller's to end on."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise DpruneError(f"cannot write stdout: {(error.strerror or str(error)).lower()}.") from error
 
 
 class Interrupted(DpruneError):

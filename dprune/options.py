@@ -93,7 +93,7 @@ def delivers(
         def command(*, output: str, overwrite: bool, dry_run: bool, json_: bool, tags: tuple[tuple[str, str], ...],
                     stop_after: float | None = None, **kwargs: Any) -> None:  # fmt: skip
             place = Output(output, overwrite, dict(tags))
-            delivery = Delivery(place, dry_run, json_, stop_after, shares_work, folder)
+            delivery = Delivery(place, dry_run, json_, stop_after, can_stop, shares_work, folder)
             function(delivery=delivery, **kwargs)
 
         shared = [
@@ -235,6 +235,8 @@ seed = count("--seed", "Seed of all randomness.", default=0, least=0)
 device = click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 image_size = count("--image-size", "Side in pixels of what the network sees.")
 color = choice("--color", ["rgb", "grey"], "Colours of pixels.  [default: rgb]")
+parametrization = choice("--parametrization", ["velocity", "noise"],
+                         "What weights made elsewhere predict: velocity as SiT's, noise as DiT's.")  # fmt: skip
 network_precision = choice("--precision", ["auto", "fp32", "bf16", "fp16"],
                            "Arithmetic of the network; auto is bf16 on a GPU.", default="auto")  # fmt: skip
 batch_size = count("--batch-size", "Samples in one pass through the device.", default=256)

@@ -87,6 +87,19 @@ class Silent:
         return False
 
 
+_current: list[Monitor] = [Silent()]
+
+
+def work_for(monitor: Monitor) -> None:
+    """Name the monitor of this process's work to what waits far below it, such as readers of remote files."""
+    _current[0] = monitor
+
+
+def current_monitor() -> Monitor:
+    """Return the monitor that `work_for` named last."""
+    return _current[0]
+
+
 def check_stop(monitor: Monitor) -> None:
     """Raise `Interrupted` when the monitor asks to stop; to be called where all finished work is on disk."""
     if monitor.stop_requested():
@@ -155,6 +168,9 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
 
     Yields:
         Which of how many ranks this process is.
+
+    Raises:
+        DpruneError: another rank ended, or never came.
     """
     here = ranks()
     if not here.group:
@@ -162,12 +178,18 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
         return
     import torch.distributed as dist
 
-    with _stdout_on_stderr():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        yield here
-    finally:
-        dist.destroy_process_group()
+        with _stdout_on_stderr():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        try:
+            yield here
+        finally:
+            dist.destroy_process_group()
+    except RuntimeError as error:
+        # gloo has no kind of its own for this.
+        if not isinstance(error, dist.DistError) and "by peer" not in str(error):
+            raise
+        raise DpruneError("another rank ended or cannot be reached: see what it says of itself.") from error
 
 
 @contextlib.contextmanager

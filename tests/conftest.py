@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,20 @@ def dprune_process(*args: object, stdin: bytes = b"", env: dict[str, str] | None
     command = [warm_python(), "-m", "dprune", *(str(arg) for arg in args)]
     done = subprocess.run(command, input=stdin, capture_output=True, env={**os.environ, **(env or {})}, check=False)
     return Result(done.returncode, done.stdout, done.stderr.decode())
+
+
+def hearing(*command: str) -> list[str]:
+    """A command that takes SIGINT, which a shell has all that it puts into the background ignore, these tests too."""
+    hears = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+    return [sys.executable, "-ISc", hears, *command]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for what another process does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 @contextlib.contextmanager

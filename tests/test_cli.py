@@ -10,11 +10,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import pytest
-from conftest import dprune, dprune_process, sample, write_tar
+from conftest import Result, dprune, dprune_process, sample, write_tar
 from safetensors.numpy import save_file
 
 import dprune.inspecting.job as inspecting
@@ -386,3 +387,59 @@ def test_folders_do_not_go_to_stdout(args: tuple[str, ...], tmp_path: Path, monk
 @pytest.mark.parametrize("args", [("cluster", "x"), ("eval", "x", "y"), ("train-dit", "x")])
 def test_an_output_that_is_required(args: tuple[str, ...]) -> None:
     dprune(*args).fails(2, "Missing option '-o' / '--output'")
+
+
+def with_streams(redirections: str, *args: object, **options: Any) -> Result:
+    """Run a subcommand whose streams a shell has redirected."""
+    command = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-m", "dprune", *map(str, args)]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60, **options)
+    return Result(done.returncode, done.stdout, done.stderr.decode())
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Path:
+    np.save(tmp_path / "scores.npy", np.arange(8, dtype=np.float32))
+    return tmp_path / "scores.npy"
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+def test_output_that_cannot_be_written_is_a_failure(redirection: str, scores: Path) -> None:
+    for args in (("info", scores), ("info", scores, "--json"), ("select", scores, "--keep", 3, "-o", "-")):
+        with_streams(redirection, *args).fails(1, "stdout")
+    with_streams(redirection, "--help").fails(1)
+
+
+def test_data_is_not_written_into_the_next_file_when_streams_are_closed(scores: Path, tmp_path: Path) -> None:
+    result = with_streams("<&- >&- 2>&-", "select", scores, "--keep", "3", "-o", tmp_path / "keep.npy")
+    assert (result.code, result.out, result.err) == (0, b"", "")
+    assert np.load(tmp_path / "keep.npy").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_without_stderr_the_exit_code_still_tells(redirection: str, scores: Path, tmp_path: Path) -> None:
+    assert with_streams(redirection, "select", scores, "--keep", "3", "-o", tmp_path / "keep.npy").code == 0
+    assert with_streams(redirection, "select", tmp_path / "none", "--keep", "3", "-o", tmp_path / "k.npy").code == 3
+    assert with_streams(redirection, "select", "--no-such-option").code == 2
+
+
+@pytest.mark.parametrize("args", [("select", "-", "--keep", "3", "-o", "k.npy"), ("pack", "-", "-o", "p")])
+def test_a_closed_stdin_is_bad_input(args: tuple[str, ...], tmp_path: Path) -> None:
+    with_streams("<&-", *args, cwd=tmp_path).fails(3, "stdin: cannot be read")
+
+
+HOMELESS = """
+import pwd, sys
+def nobody(uid):
+    raise KeyError("getpwuid(): uid not found")
+pwd.getpwuid = nobody
+from dprune.__main__ import main
+main()
+"""
+
+
+def test_a_user_without_a_home(shards: Path, tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if name not in ("HOME", "DPRUNE_CACHE", "XDG_CACHE_HOME")}
+    command = [sys.executable, "-c", HOMELESS, "pack", str(shards), "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["out", "shards"]

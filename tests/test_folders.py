@@ -127,8 +127,13 @@ def test_odd_images(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     frames[0].save(folder / "Ünï" / "moves.gif", save_all=True, append_images=frames[1:])
     frames[0].save(folder / "Ünï" / "moves2.webp", save_all=True, append_images=frames[1:], lossless=True)
-    summary = pack(folder, tmp_path / "out", "--size", 4)
+    result = dprune("pack", folder, "-o", tmp_path / "out", "--size", 4, "--workers", 0, "--json").ok()
+    summary = json.loads(result.out)
     assert (summary["samples"], summary["unreadable"]) == (5, 1)
+    assert "images of several frames or pages, of which the first was taken: 2." in result.err
+    # Nothing is lost of those that stay as they are.
+    kept = dprune("pack", folder, "-o", tmp_path / "kept", "--workers", 0).ok()
+    assert "the first was taken: 1." in kept.err
     found = members(tmp_path / "out")
     for name in ("dot", "moves", "moves2"):
         assert Image.open(io.BytesIO(found[f"Ünï/{name}.png"])).getpixel((0, 0)) == (255, 0, 0)
@@ -152,11 +157,11 @@ def test_captions_are_counted_or_kept(tmp_path: Path) -> None:
     folder = tree(
         tmp_path / "in", "cat/a.png", "cat/a.txt", "cat/a.json", "cat/b.png", "cat/c.txt", "d.png", "d.Caption"
     )
-    (folder / "cat" / "a.txt").write_bytes(b"a cat")
-    assert pack(folder, tmp_path / "plain")["left_out"] == {".txt": 2, ".json": 1, ".caption": 1}
+    (folder / "cat" / "a.TXT").write_bytes(b"a cat")
+    assert pack(folder, tmp_path / "plain")["left_out"] == {".txt": 3, ".json": 1, ".caption": 1}
     for source in (folder, zipped(folder)):
         out = tmp_path / f"out{source.suffix}"
-        assert pack(source, out, "--beside", "txt,.json,caption")["left_out"] == {".txt": 1}
+        assert pack(source, out, "--beside", "txt,.json,caption")["left_out"] == {".txt": 2}
         found = members(out)
         assert list(found) == ["cat/a.png", "cat/a.cls", "cat/a.json", "cat/a.txt", "cat/b.png", "cat/b.cls", "d.png",
                                "d.caption"]  # fmt: skip

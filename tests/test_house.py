@@ -23,7 +23,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"metrics", "models", "flow", "decoding"}),
     frozenset({"formats"}),
     frozenset({"runtime", "workers", "precision", "collectives", "noise", "seeds"}),
-    frozenset({"errors", "__init__"}),
+    frozenset({"errors", "signals", "__init__"}),
 )
 # The talk of a command, and what every floor may say.
 ABOVE = frozenset({"commands", "cli", "__main__", "options", "console", "delivery"})

@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import Result, hearing, wait_until
 from rich import progress
 
 from dprune import console
@@ -17,6 +20,7 @@ from dprune.console import TerminalMonitor
 from dprune.errors import Interrupted, UsageError
 from dprune.runtime import Ranks, Silent, check_stop, cpu_count, default_workers, pick_device, ranks
 from dprune.seeds import generator, hash_ids, purpose_key, uniform_ids
+from dprune.signals import STOPS
 
 IDS = np.arange(1_000_000)
 
@@ -195,6 +199,69 @@ def test_signals_ask_to_stop(number: signal.Signals) -> None:
             check_stop(monitor)
     assert caught.value.exit_code == 75
     assert signal.getsignal(number) == before
+
+
+def test_the_first_ctrl_c_asks_to_stop_and_the_second_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr("dprune.signals.leave", left.append)
+    monkeypatch.setattr("dprune.signals.taken", lambda: [*STOPS, signal.SIGINT])
+
+    def job(monitor: TerminalMonitor) -> None:
+        with monitor:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert monitor.stop_requested()
+            assert not left
+            os.kill(os.getpid(), signal.SIGINT)
+            assert left == [signal.SIGINT]
+            check_stop(monitor)
+
+    with pytest.raises(Interrupted) as caught:
+        job(TerminalMonitor())
+    assert caught.value.exit_code == 130
+    with pytest.raises(KeyboardInterrupt):
+        job(TerminalMonitor(resumes=False))
+
+
+SLOW_IMPORT = """
+import os, pathlib, time
+pathlib.Path(os.environ["READY"]).touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR2, 75), (signal.SIGINT, 130)])
+def test_signals_while_it_imports(tmp_path: Path, number: int, code: int) -> None:
+    (tmp_path / "click.py").write_text(SLOW_IMPORT)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    env = {**os.environ, "READY": str(tmp_path / "ready"), "PYTHONPATH": path}
+    process = subprocess.Popen([*hearing(sys.executable), "-m", "dprune"], env=env, stderr=subprocess.PIPE, text=True)
+    wait_until((tmp_path / "ready").exists)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    Result(process.returncode, b"", err).fails(code)
+
+
+def test_more_of_ctrl_c_to_the_very_end(tmp_path: Path) -> None:
+    """Up to the moment in which the interpreter is gone."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32))
+    command = [*hearing(sys.executable), "-m", "dprune", "cluster", "x.npy", "-o", "c.safetensors", "-v", "-k", "50"]
+    command += ["--init", "random", "--iterations", "10000000", "--tolerance", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            if "iteration 2:" in line:
+                process.send_signal(signal.SIGINT)
+            said += line
+            if "error: " in line:
+                break
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.002)
+        said += process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "stopped" in said
 
 
 def test_deadlines_ask_to_stop() -> None:

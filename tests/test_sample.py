@@ -23,6 +23,7 @@ from dprune.errors import UsageError
 from dprune.flow import Guidance, guided, solve
 from dprune.formats.provenance import make_record, parent, parent_record
 from dprune.models.classes import TrainedClasses
+from dprune.models.diffusion import velocity
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.dit_files import load_dit, network_metadata
 from dprune.models.files import publish_model
@@ -121,8 +122,8 @@ def test_shards_hold_the_images_that_the_networks_give(sample, models, tmp_path)
     seeds = torch.tensor([7, 3, 4, 5])
     start = noise.normal(0, "sample", seeds, 0, (CHANNELS, SIDE, SIDE))
     # Three steps are at the noise levels 1, 2/3 and 1/3.
-    velocity = guided(dit.model, seeds % CLASSES, CLASSES, Guidance(2.0, (0.3, 0.8)))
-    latents = solve(velocity, start, "euler", 3) * STD[:, None, None] + MEAN[:, None, None]
+    flow = guided(dit.model, seeds % CLASSES, CLASSES, Guidance(2.0, (0.3, 0.8)))
+    latents = solve(flow, start, "euler", 3) * STD[:, None, None] + MEAN[:, None, None]
     expected = ((vae.decode(vae.snap(latents)) + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
     found = np.stack(list(pixels(tmp_path / "out").values()))
     assert np.abs(found - expected).max() <= 1
@@ -384,21 +385,50 @@ def test_another_autoencoder_is_refused(sample, models, tmp_path):
 
 def test_a_state_dict_of_sit_samples(sample, tmp_path):
     vae = make_vae(tmp_path / "vae.safetensors", kind="kl")
+    says = ("--parametrization", "velocity")
     state = filled(DiT(DiTConfig(SIDE, CHANNELS, 2, 384, 1, 6, 10, learn_sigma=True))).state_dict()
     torch.save({"ema": state}, tmp_path / "sit.pt")
-    sample("out", "--seeds", "0-11", model=tmp_path / "sit.pt", vae=vae).ok()
+    sample("out", "--seeds", "0", model=tmp_path / "sit.pt", vae=vae).fails(2, "sit.pt: does not say what it predicts")
+    sample("out", "--seeds", "0-11", *says, model=tmp_path / "sit.pt", vae=vae).ok()
+    assert "parametrization" not in record(tmp_path / "out")["options"]
     assert labels(tmp_path / "out")[11] == 1
     assert record(tmp_path / "out")["parents"]["model"] == {
         "digest": file_digest(tmp_path / "sit.pt"),
         "external": True,
     }
-    sample("b", "--seeds", "0", "--classes", "10", model=tmp_path / "sit.pt", vae=vae).fails(2, "classes 0 to 9")
-    sample("b", "--seeds", "0", "--no-quantize", model=tmp_path / "sit.pt", vae=vae).fails(2, "has no codes")
+    sample("b", "--seeds", "0", *says, "--classes", "10", model=tmp_path / "sit.pt", vae=vae).fails(2, "classes 0 to 9")
+    sample("b", "--seeds", "0", *says, "--no-quantize", model=tmp_path / "sit.pt", vae=vae).fails(2, "has no codes")
     wide = make_vae(tmp_path / "wide.safetensors", channels=7)
-    sample("b", "--seeds", "0", model=tmp_path / "sit.pt", vae=wide).fails(3, "7 x 4 x 4")
+    sample("b", "--seeds", "0", *says, model=tmp_path / "sit.pt", vae=wide).fails(3, "7 x 4 x 4")
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
-    sample("b", "--seeds", "0", model=tmp_path / "x.safetensors", vae=vae).fails(3, "no DiT or SiT")
+    sample("b", "--seeds", "0", *says, model=tmp_path / "x.safetensors", vae=vae).fails(3, "no DiT or SiT")
     assert not (tmp_path / "b").exists()
+
+
+def test_a_model_that_predicts_noise_samples_by_its_velocity(sample, models, tmp_path):
+    vae = make_vae(tmp_path / "vae.safetensors", kind="kl")
+    network = filled(DiT(DiTConfig(SIDE, CHANNELS, 2, 384, 1, 6, 10, learn_sigma=True)))
+    torch.save(network.state_dict(), tmp_path / "dit.pt")
+    args = ("--seeds", "0-3", "--cfg", "1.5", "--parametrization")
+    sample("noise", *args, "noise", model=tmp_path / "dit.pt", vae=vae).ok()
+    assert record(tmp_path / "noise")["options"]["parametrization"] == "noise"
+    assert "up to date" in sample("noise", *args, "noise", model=tmp_path / "dit.pt", vae=vae).ok().err
+    sample("noise", *args, "velocity", model=tmp_path / "dit.pt", vae=vae).fails(3, "parametrization")
+
+    def ours(x, t, y):
+        return velocity(lambda x, timestep: network(x, timestep, y), x, t)
+
+    seeds = torch.arange(4)
+    start = noise.normal(0, "sample", seeds, 0, (CHANNELS, SIDE, SIDE))
+    latents = solve(guided(ours, seeds, 10, Guidance(1.5)), start, "euler", 3) / 0.18215
+    expected = ((load_vae(vae, CPU)[0].decode(latents) + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
+    found = np.stack(list(pixels(tmp_path / "noise").values()))
+    assert np.abs(found - expected).max() <= 1
+    assert found.std() > 10
+    sample("own", "--seeds", "0", "--parametrization", "velocity").ok()
+    sample("other", "--seeds", "0", "--parametrization", "noise").fails(
+        2, "--parametrization noise", "predicts velocity"
+    )
 
 
 def test_numbers_that_are_not_finite_are_refused(sample, models, tmp_path):

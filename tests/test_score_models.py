@@ -40,6 +40,7 @@ from dprune.scoring.settings import ScoreSettings, parse_sigmas
 CPU = torch.device("cpu")
 SIDE, CHANNELS, CLASSES, COUNT = 4, 3, 5, 33
 CONFIG = DiTConfig(SIDE, CHANNELS, 2, 32, 2, 2, CLASSES)
+SIT = ("--parametrization", "velocity")
 MEAN, STD = torch.tensor([0.5, -0.5, 0.0]), torch.tensor([1.0, 2.0, 3.0])
 
 
@@ -74,9 +75,9 @@ def score(inputs, tmp_path):
     return run
 
 
-def loop(store, model, settings, mean=MEAN, std=STD, kind="vq"):
+def loop(store, model, settings, mean=MEAN, std=STD, kind="vq", parametrization="velocity"):
     """Losses and norms [n, S, M] of the valid samples, one at a time, by plain autograd."""
-    latents, network = open_latents(store), load_dit(model, CPU).model
+    latents, network = open_latents(store), load_dit(model, CPU, parametrization).model
     if kind == "vq":
         codes = torch.from_numpy(np.concatenate(latents.mapped("codes")).astype(np.int64))
         x = torch.from_numpy(latents.codebook)[codes].transpose(1, 2).unflatten(2, (SIDE, SIDE))
@@ -410,8 +411,23 @@ def test_lower_precisions_rank_alike(score, tmp_path, precision):
 def test_a_state_dict_of_sit_scores(score, tmp_path):
     state = filled(DiT(DiTConfig(SIDE, CHANNELS, 2, 384, 1, 6, 10, learn_sigma=True))).state_dict()
     torch.save({"ema": state}, tmp_path / "sit.pt")
-    score("g.npy", "--draws", 2, model=tmp_path / "sit.pt").ok()
+    score("g.npy", "--draws", 2, model=tmp_path / "sit.pt").fails(2, "sit.pt: does not say what it predicts")
+    score("g.npy", "--draws", 2, *SIT, model=tmp_path / "sit.pt").ok()
     assert np.isfinite(scores(tmp_path / "g.npy")[:-1]).all()
+
+
+def test_a_state_dict_of_dit_scores_by_the_velocity_of_its_noise(score, inputs, tmp_path):
+    state = filled(DiT(DiTConfig(SIDE, CHANNELS, 2, 384, 1, 6, 10, learn_sigma=True))).state_dict()
+    torch.save(state, tmp_path / "dit.pt")
+    args = ("--el2n", tmp_path / "l.npy", "--sigma", ".3", "--draws", 2, "--parametrization", "noise")
+    score("g.npy", *args, model=tmp_path / "dit.pt").ok()
+    assert read_array(tmp_path / "g.npy").record["options"]["parametrization"] == "noise"
+    scale = torch.zeros(3), torch.full((3,), 1 / 0.18215)
+    settings = ScoreSettings((0.3,), 2, 0, "float32")
+    losses, norms = loop(inputs[0], tmp_path / "dit.pt", settings, *scale, parametrization="noise")
+    np.testing.assert_allclose(scores(tmp_path / "l.npy")[:-1], losses.mean((1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(scores(tmp_path / "g.npy")[:-1], norms.mean((1, 2)), rtol=1e-4)
+    score("x.npy", "--parametrization", "noise").fails(2, "--parametrization noise", "predicts velocity")
 
 
 def test_an_unconditional_model_takes_no_labels_and_a_conditional_one_none(score, tmp_path):
@@ -440,11 +456,11 @@ def test_models_that_do_not_fit_are_refused(score, tmp_path):
     few = make_dit(tmp_path / "few.safetensors", DiTConfig(SIDE, CHANNELS, 2, 32, 1, 2, 3), labels=3)
     score("x.npy", model=few).fails(3, "label 4", "labels 0 to 2")
     torch.save(filled(DiT(DiTConfig(8, CHANNELS, 2, 384, 1, 6, 10))).state_dict(), tmp_path / "sit.pt")
-    score("x.npy", model=tmp_path / "sit.pt").fails(3, "3 x 8 x 8", "3 x 4 x 4")
+    score("x.npy", *SIT, model=tmp_path / "sit.pt").fails(3, "3 x 8 x 8", "3 x 4 x 4")
     torch.save(filled(DiT(DiTConfig(SIDE, CHANNELS, 2, 384, 1, 6, 2))).state_dict(), tmp_path / "few.pt")
-    score("x.npy", model=tmp_path / "few.pt").fails(3, "label 4", "labels 0 to 1")
+    score("x.npy", *SIT, model=tmp_path / "few.pt").fails(3, "label 4", "labels 0 to 1")
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
-    score("x.npy", model=tmp_path / "x.safetensors").fails(3, "no DiT or SiT")
+    score("x.npy", *SIT, model=tmp_path / "x.safetensors").fails(3, "no DiT or SiT")
     score("x.npy", model=tmp_path / "gone.safetensors").fails(3, "gone.safetensors", "no such file")
     score("x.npy", model=tmp_path).fails(3, "is a folder")
     score("x.npy", store=tmp_path / "gone").fails(3, "gone", "no such folder")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
+import socket
 import subprocess
 import tarfile
 import time
@@ -14,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, Result, dprune, dprune_process, torchrun, warm_python
+from conftest import DATA, Result, dprune, dprune_process, hearing, torchrun, wait_until, warm_python
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_torch
@@ -240,6 +242,41 @@ def test_three_sigterms_change_not_a_byte(store: Path, tmp_path: Path):
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
+def test_ctrl_c_saves_what_is_done(store: Path, tmp_path: Path):
+    args = ("train-dit", store, *SMALL, "--steps", "60", "-o")
+    process = subprocess.Popen([*hearing(warm_python()), "-m", "dprune", *map(str, args), str(tmp_path / "cut")],
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    wait_until(lambda: (tmp_path / "cut" / "log.jsonl").exists() and len(losses(tmp_path / "cut")) >= 3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    Result(process.returncode, b"", err).fails(130, "stopped after step", "run the same command again to go on")
+    step = ModelFile.open(tmp_path / "cut" / "state.safetensors").network["step"]
+    assert step == len(losses(tmp_path / "cut")) < 60
+    dprune(*args, tmp_path / "cut", "--stop-after", "0s").fails(75)
+    assert [line["step"] for line in log(tmp_path / "cut") if line.get("event") == "start"] == [0, step]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_rank_that_waits_for_the_others_can_be_stopped(store: Path, tmp_path: Path, number: int, code: int):
+    """It waits in C code, where Python takes no signals."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = free.getsockname()
+    ranks = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "x"}
+    env = {**os.environ, **ranks, "MASTER_ADDR": address[0], "MASTER_PORT": str(address[1])}
+    command = [*hearing(warm_python()), "-m", "dprune", "train-dit", str(store), *SMALL, "-o", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+    wait_until(lambda: listens(address))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    Result(process.returncode, b"", err).fails(code)
+
+
+def listens(address: tuple[str, int]) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(address) == 0
+
+
 @pytest.mark.slow
 def test_a_line_of_the_log_outlives_a_stop_of_torchrun(store: Path, tmp_path: Path):
     """One rank saves, and what the other has summed up since the last line must not be lost, nor counted twice."""
@@ -381,10 +418,47 @@ def test_published_weights_with_learned_sigma_initialise(store: Path, tmp_path: 
 
     network = DiT(DiTConfig(4, 3, 2, 384, 12, 6, 1000, learn_sigma=True))
     torch.save({"ema": network.state_dict()}, tmp_path / "dit.pt")
-    args = ("--init", tmp_path / "dit.pt", "--arch", "S/2", "--steps", "1")
-    train(store, tmp_path / "run", *args).ok()
+    args = ("train-dit", store, "--init", tmp_path / "dit.pt", "--batch-size", "2", "--steps", "1")
+    dprune(*args, "-o", tmp_path / "run").fails(2, "dit.pt: does not say what it predicts")
+    done = dprune(*args, "--parametrization", "noise", "-o", tmp_path / "run").fails(2, "dit.pt: predicts noise")
+    assert "--parametrization velocity" in " ".join(done.err.split())
+    dprune(*args, "--parametrization", "velocity", "-o", tmp_path / "run").ok()
     file = ModelFile.open(tmp_path / "run" / "model.safetensors")
-    assert (file.network["learn_sigma"], file.network["classes"]) == (True, 1000)
+    assert (file.network["learn_sigma"], file.network["classes"], file.network["heads"]) == (True, 1000, 6)
+    assert file.record["options"]["arch"] == "S/2"
+    assert "parametrization" not in file.record["options"] | file.network
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "patch", "arch"),
+    [(384, 12, 2, "S/2"), (768, 12, 4, "B/4"), (1024, 24, 2, "L/2"), (1152, 28, 1, "XL/1")],
+)
+def test_the_architecture_is_that_of_foreign_weights(store: Path, tmp_path: Path, width, depth, patch, arch):
+    path = foreign(tmp_path / "dit.pt", width, depth, patch)
+    args = ("--init", path, "--parametrization", "velocity", "--dry-run", "-o", tmp_path / "run")
+    plan = json.loads(dprune("train-dit", store, *args).ok().out)
+    assert plan["provenance"]["options"]["arch"] == arch
+
+
+def test_heads_that_no_table_tells_are_asked_for(store: Path, tmp_path: Path):
+    args = ("--init", foreign(tmp_path / "dit.pt", 128, 4, 2), "--parametrization", "velocity", "--batch-size", "2")
+    run = (*args, "--steps", "1", "-o", tmp_path / "run")
+    dprune("train-dit", store, *run).fails(3, "dit.pt", "width of 128", "--arch")
+    dprune("train-dit", store, *run, "--arch", "nano/2").ok()
+    assert ModelFile.open(tmp_path / "run" / "model.safetensors").network["heads"] == 4
+    thin = foreign(tmp_path / "thin.pt", 384, 5, 2)
+    dprune("train-dit", store, "--init", thin, *args[2:], "-o", tmp_path / "x").fails(3, "thin.pt", "depth of 5")
+    train(store, tmp_path / "x", "--parametrization", "noise").fails(2, "--parametrization", "--init")
+
+
+def foreign(path: Path, width: int, depth: int, patch: int) -> Path:
+    """A state dict made elsewhere whose tensors are views of one number, so that large ones take no room."""
+    from dprune.models.dit import DiT, DiTConfig
+
+    with torch.device("meta"):
+        shapes = DiT(DiTConfig(4, 3, patch, width, depth, 1, 10)).state_dict()
+    torch.save({name: torch.zeros(()).expand(value.shape) for name, value in shapes.items()}, path)
+    return path
 
 
 @pytest.mark.parametrize(

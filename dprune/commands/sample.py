@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     click.option("--seeds", required=True, metavar="SEEDS", help="One for each image: 0-49999, or 3,5,9-12."),
     click.option("--classes", metavar="CLASSES",
                  help="balanced, random, proportional, or a list that takes turns by the seed.  [default: balanced]"),
+    options.parametrization,
     options.choice("--solver", ["euler", "heun", "dopri5"],
                    "How the flow is integrated; dopri5 couples the images of a batch.", default="euler"),
     options.count("--steps", "Of euler or heun.  [default: 60]"),
@@ -45,10 +46,10 @@ if TYPE_CHECKING:
 def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
     """Generate images, one a seed, as WebDataset shards.
 
-    MODEL is the model.safetensors of train-dit, or a state dict of DiT or SiT. An image depends on its seed alone,
-    so two models with the same seeds give images that can be compared one by one. Its key is the seed. A rerun makes
-    only the shards that are missing; processes with RANK and WORLD_SIZE set share the shards of one folder, and the
-    last one to end completes it with --grid and --npz.
+    MODEL is the model.safetensors of train-dit, or a state dict of DiT or SiT with --parametrization. An
+    image depends on its seed alone, so two models with the same seeds give images that can be compared one by one.
+    Its key is the seed. A rerun makes only the shards that are missing; processes with RANK and WORLD_SIZE set share
+    the shards of one folder, and the last one to end completes it with --grid and --npz.
 
     Balanced classes are the seed modulo their number, proportional ones have the shares of the training set. Those
     that the model was trained on no sample of are left out, unless they are listed.

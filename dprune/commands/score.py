@@ -102,7 +102,7 @@ def score_cluster_distance(delivery: Delivery, clusters: str) -> None:
 @command.command("el2n")
 @latents
 @model
-@at_noise("el2n_grand:El2nOptions", subset, per_sigma)
+@at_noise("el2n_grand:El2nOptions", options.parametrization, subset, per_sigma)
 @options.delivers(FILE, can_stop=True, shares_work=True)
 def score_el2n(delivery: Delivery, latents: str, model: str, scoring: El2nOptions) -> None:
     """Score by the loss of a diffusion transformer: the mean over the draws.
@@ -121,7 +121,7 @@ def score_el2n(delivery: Delivery, latents: str, model: str, scoring: El2nOption
 @model
 @at_noise("el2n_grand:GrandOptions",
           click.option("--el2n", metavar="FILE", help="Write EL2N, which the same passes give, too."),
-          subset, per_sigma)  # fmt: skip
+          options.parametrization, subset, per_sigma)  # fmt: skip
 @options.delivers(FILE, can_stop=True, shares_work=True)
 def score_grand(delivery: Delivery, latents: str, model: str, scoring: GrandOptions) -> None:
     """Score by the norm of the gradient of the loss over all weights: the mean over the draws.

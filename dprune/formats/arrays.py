@@ -95,12 +95,16 @@ def read_stdin() -> bytes:
     """Read all of stdin, which can be asked for once.
 
     Raises:
-        UsageError: two inputs are `-`, or stdin is a terminal.
+        UsageError: stdin is a terminal.
+        InputError: it is closed, or empty, as it is for the second of two inputs that are `-`.
     """
     stream = sys.stdin.buffer
     if stream.isatty():
         raise UsageError("stdin is a terminal: pipe an array in, or name a file.")
-    data = stream.read()
+    try:
+        data = stream.read()
+    except OSError as error:
+        raise unreadable("stdin", error) from error
     if not data:
         raise InputError("stdin: is empty: the command before the pipe wrote nothing, or two inputs are given as '-'.")
     return data

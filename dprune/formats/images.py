@@ -36,7 +36,12 @@ def readable_suffixes() -> dict[str, str]:
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Decode an image to RGB of 8 bits, upright, transparency over white; of several frames, the first.
+    """Decode an image to RGB of 8 bits, upright, transparency over white; see `first_frame`."""
+    return first_frame(data)[0]
+
+
+def first_frame(data: bytes) -> tuple[Image.Image, bool]:
+    """Decode an image as `decode_image` does, and tell whether it has more frames or pages.
 
     Greys of more than 8 bits are scaled by the range of their type, floats from 0 to 1.
 
@@ -50,10 +55,12 @@ def decode_image(data: bytes) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", message="Palette images with Transparency")
             image = Image.open(io.BytesIO(data), formats=DECODERS)
+            # Cameras add a preview or a map of depth to a JPEG, which nobody misses.
+            more = image.format != "MPO" and (getattr(image, "is_animated", False) or getattr(image, "n_frames", 1) > 1)
             image.load()
             if image.mode[0] in "IF":
-                return ImageOps.exif_transpose(_eight_bits(image)).convert("RGB")
-            return _to_rgb(ImageOps.exif_transpose(image))
+                return ImageOps.exif_transpose(_eight_bits(image)).convert("RGB"), more
+            return _to_rgb(ImageOps.exif_transpose(image)), more
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(f"too many pixels: {str(error).split(',')[0]}") from error
     except BadImage:

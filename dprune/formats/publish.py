@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dprune.errors import DpruneError, InputError
+from dprune.errors import DpruneError, InputError, writing_stdout
 from dprune.formats.digests import with_check
 from dprune.formats.provenance import json_text
 from dprune.formats.temporary import is_temporary, temporary
@@ -105,8 +105,9 @@ def sync(path: str | Path) -> None:
 def publish_bytes(path: str | Path, data: bytes) -> None:
     """Publish `data` at `path`, or write it to stdout when `path` is a dash."""
     if str(path) == STDOUT:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        with writing_stdout():
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
         return
     with publish(path) as file:
         file.write(data)

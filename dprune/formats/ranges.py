@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from dprune.errors import InputError, unreadable
+from dprune.formats.remote import RemoteBlocks, remote_version
 
 
 class LocalBlocks:
@@ -36,36 +36,16 @@ class LocalBlocks:
             os.close(self._descriptor)
 
 
-class RemoteBlocks:
-    """A file behind a URL that fsspec can open for random access."""
-
-    def __init__(self, url: str) -> None:
-        self.name = url
-        try:
-            system, path = remote(url)
-            self._file = system.open(path, "rb")
-            self.size = int(system.size(path))
-        except (OSError, ValueError, ImportError, TypeError) as error:
-            raise InputError(f"{url}: cannot be opened: {error}.") from error
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Return up to `size` bytes from `offset`, fewer at the end of the file."""
-        self._file.seek(offset)
-        data: bytes = self._file.read(size)
-        return data
-
-
 def is_url(location: str) -> bool:
     """Tell a URL from a path."""
     return "://" in location
 
 
-def remote(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system for a URL, and the path inside it."""
-    import fsspec
-
-    system, path = fsspec.core.url_to_fs(url)
-    return system, path
+def base_name(location: str) -> str:
+    """Return the last part of a path or URL, without the query of a URL, which may hold a signature."""
+    if is_url(location):
+        location = location.partition("?")[0]
+    return location.rstrip("/").rpartition("/")[2]
 
 
 def open_blocks(location: str) -> LocalBlocks | RemoteBlocks:
@@ -85,9 +65,8 @@ def version(location: str) -> tuple[str, str]:
     """
     try:
         if is_url(location):
-            system, path = remote(location)
-            return location, f"{system.ukey(path)}/{system.size(path)}"
+            return location, remote_version(location)
         status = os.stat(location)
         return os.path.realpath(location), f"{status.st_size}/{status.st_mtime_ns}"
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{location}: cannot be read: {error}.") from error

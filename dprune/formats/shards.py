@@ -15,7 +15,7 @@ from dprune.errors import InputError
 from dprune.formats.locations import expand
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record, digest, parent_record, record_digest
-from dprune.formats.ranges import is_url, open_blocks
+from dprune.formats.ranges import base_name, is_url, open_blocks
 from dprune.formats.shard_index import ShardIndex, cached_index
 
 CLASSES = "classes.txt"
@@ -33,7 +33,7 @@ class Shard:
     @property
     def name(self) -> str:
         """Basename, which is what derived files call the shard by."""
-        return self.location.rstrip("/").rpartition("/")[2]
+        return base_name(self.location)
 
     def index(self) -> ShardIndex:
         """Return the shard's samples and offsets; see `cached_index`."""

@@ -16,6 +16,8 @@ ARCHITECTURES = {
     "XL": (1152, 28, 16),
 }
 PATCHES = (1, 2, 4, 8)
+HEADS = {width: heads for name, (width, _, heads) in ARCHITECTURES.items() if name in ("S", "B", "L", "XL")}
+"""Heads of the published architectures by their width, since shapes of weights do not tell them."""
 
 
 def parse_architecture(text: str) -> tuple[int, int, int, int]:

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dprune.models import diffusion
+from dprune.models.parametrization import NOISE, VELOCITY
+
 FREQUENCIES = 256
 
 
@@ -29,6 +32,7 @@ class DiTConfig:
         heads: of the attention.
         classes: labels, 0 for an unconditional model; the table has one more row, for no label.
         learn_sigma: whether the output has a second half, as DiT's published weights have, which is dropped.
+        parametrization: what the weights predict, `velocity` or `noise`; the network gives velocities all the same.
     """
 
     input_size: int
@@ -39,10 +43,12 @@ class DiTConfig:
     heads: int
     classes: int
     learn_sigma: bool = False
+    parametrization: str = VELOCITY
 
     def as_json(self) -> dict[str, Any]:
-        """Return the attributes as a table that JSON can hold."""
-        return asdict(self)
+        """Return the attributes as a table that JSON can hold; velocities, which nearly all predict, are not named."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if (name, value) != ("parametrization", VELOCITY)}
 
     @property
     def tokens(self) -> int:
@@ -65,7 +71,7 @@ def modulate(x_BTD: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
 
 
 class TimestepEmbedder(nn.Module):
-    """Turns times in [0, 1] into vectors, by sines and cosines and a small network."""
+    """Turns times in [0, 1], or timesteps of a diffusion, into vectors, by sines and cosines and a small network."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -229,6 +235,11 @@ class DiT(nn.Module):
         Returns:
             [B, C, H, W].
         """
+        if self.config.parametrization == NOISE:
+            return diffusion.velocity(lambda x, timestep: self._predicted(x, timestep, y_B), x_BCHW, t_B)
+        return self._predicted(x_BCHW, t_B, y_B)
+
+    def _predicted(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor) -> Tensor:
         x_BTD = self.x_embedder(x_BCHW) + self.pos_embed
         c_BD = self.t_embedder(t_B) + self.y_embedder(y_B)
         for block in self.blocks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from dprune.errors import InputError
-from dprune.models.architectures import ARCHITECTURES
+from dprune.models.architectures import HEADS
 from dprune.models.classes import TrainedClasses
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.files import ModelFile, fits
+from dprune.models.parametrization import VELOCITY
 from dprune.models.weights import read_state
 
 # What DiT and SiT multiply the latents of Stable Diffusion's autoencoder with.
 LATENT_SCALE = 0.18215
-_HEADS = {width: heads for name, (width, _, heads) in ARCHITECTURES.items() if name in ("S", "B", "L", "XL")}
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,19 @@ class LoadedDiT:
         return latents * self.std[:, None, None] + self.mean[:, None, None]
 
 
-def load_dit(path: str | Path, device: torch.device) -> LoadedDiT:
+def load_dit(
+    path: str | Path, device: torch.device, parametrization: str = VELOCITY, heads: int | None = None
+) -> LoadedDiT:
     """Load a diffusion transformer.
 
-    Files made elsewhere tell their configuration by the shapes of their tensors, except for the number of heads, which
-    is that of DiT's architecture of the same width; their latents are those of Stable Diffusion's autoencoder as SiT
-    scales them.
+    Files made elsewhere tell their configuration by the shapes of their tensors, except for what is said here; their
+    latents are those of Stable Diffusion's autoencoder as DiT and SiT scale them.
 
     Args:
         path: a `model.safetensors` of dprune, or a safetensors or torch file of a state dict.
         device: where the weights go.
+        parametrization: what a network made elsewhere predicts, see `parametrization_of`.
+        heads: of a network made elsewhere, None for those of DiT's architecture of the same width.
 
     Raises:
         InputError: the file is missing, damaged, or no such network.
@@ -72,7 +75,9 @@ def load_dit(path: str | Path, device: torch.device) -> LoadedDiT:
     file = ModelFile.open(path)
     file.check_kind("dit", "a DiT", "train-dit")
     state = file.weights() if file.network else read_state(file.path)
-    config, mean, std = _described(file) if file.network else _inferred(file.path, state)
+    config, mean, std = _described(file) if file.network else _inferred(file.path, state, heads)
+    if not file.network:
+        config = replace(config, parametrization=parametrization)
     try:
         with torch.device("meta"):
             model = DiT(config)
@@ -80,7 +85,8 @@ def load_dit(path: str | Path, device: torch.device) -> LoadedDiT:
         raise InputError(f"{path}: describes no possible DiT ({error}): make it again.") from error
     if unlike := fits(model.state_dict(), state):
         raise InputError(f"{path}: does not fit the DiT that it is said to be ({unlike}): copy or make it again.")
-    model.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+    # Tensors of a torch file may be views that share memory, which cannot be trained.
+    model.load_state_dict({name: value.float().contiguous() for name, value in state.items()}, assign=True)
     scale = (torch.tensor(values, dtype=torch.float32, device=device) for values in (mean, std))
     return LoadedDiT(model.to(device).eval().requires_grad_(False), file, *scale)
 
@@ -88,7 +94,7 @@ def load_dit(path: str | Path, device: torch.device) -> LoadedDiT:
 def _described(file: ModelFile) -> tuple[DiTConfig, list[float], list[float]]:
     """Read what dprune wrote beside its weights."""
     try:
-        config = DiTConfig(**{field.name: file.network[field.name] for field in fields(DiTConfig)})
+        config = DiTConfig(**{field.name: _value(file.network, field) for field in fields(DiTConfig)})
         mean, std = ([float(value) for value in file.network[name]] for name in ("mean", "std"))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file.path}: its description is damaged ({error}): make it again.") from error
@@ -99,8 +105,24 @@ def _described(file: ModelFile) -> tuple[DiTConfig, list[float], list[float]]:
     return config, mean, std
 
 
-def _inferred(path: Path, state: dict[str, Tensor]) -> tuple[DiTConfig, list[float], list[float]]:
-    """Tell the configuration by the shapes of a state dict."""
+def _value(network: dict[str, Any], field: Field[Any]) -> Any:
+    return network.get(field.name, VELOCITY) if field.name == "parametrization" else network[field.name]
+
+
+def architecture_of(path: Path) -> tuple[int, int, int]:
+    """Return width, depth and patch of a state dict made elsewhere.
+
+    Raises:
+        InputError: the file is missing, damaged, or no such network.
+    """
+    config, *_ = _inferred(path, read_state(path), heads=1)
+    return config.width, config.depth, config.patch
+
+
+def _inferred(
+    path: Path, state: dict[str, Tensor], heads: int | None = None
+) -> tuple[DiTConfig, list[float], list[float]]:
+    """Tell the configuration by the shapes of a state dict, and heads that are not said by the width."""
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     try:
         width, channels, patch, _ = shapes["x_embedder.proj.weight"]
@@ -111,16 +133,16 @@ def _inferred(path: Path, state: dict[str, Tensor]) -> tuple[DiTConfig, list[flo
         raise InputError(
             f"{path}: is no DiT or SiT ({error}): give what dprune train-dit made, or such a network's state dict."
         ) from error
-    if width not in _HEADS:
+    if heads is None and width not in HEADS:
         raise InputError(
             f"{path}: does not say how many heads it has, and DiT has no architecture of width {width} "
-            f"(it has {', '.join(map(str, _HEADS))}): give such a one, or what dprune train-dit made."
+            f"(it has {', '.join(map(str, HEADS))}): give such a one, or what dprune train-dit made."
         )
     numbers = [name.split(".")[1] for name in shapes if name.startswith("blocks.")]
     depth = len({number for number in numbers if number.isdecimal()})
     learn_sigma = outputs == 2 * patch**2 * channels
     size = math.isqrt(tokens) * patch
-    config = DiTConfig(size, channels, patch, width, depth, _HEADS[width], rows - 1, learn_sigma)
+    config = DiTConfig(size, channels, patch, width, depth, heads or HEADS[width], rows - 1, learn_sigma)
     return config, [0.0] * channels, [1 / LATENT_SCALE] * channels
 
 

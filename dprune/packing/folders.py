@@ -193,12 +193,14 @@ def _beside(
 ) -> dict[str, list[ImageFile]]:
     """Return the files that are wanted beside each image, by its stem, and count the others by their suffixes."""
     found: dict[str, list[ImageFile]] = {}
-    for file in others:
-        if file.suffix in suffixes and file.stem in stems:
-            found.setdefault(file.stem, []).append(file)
-        else:
+    for file in sorted(others, key=lambda f: (f.suffix, f.path)) if suffixes else others:
+        kept = found.setdefault(file.stem, []) if file.suffix in suffixes and file.stem in stems else None
+        # Two suffixes may differ in their case alone.
+        if kept is None or file.suffix in (other.suffix for other in kept):
             left[file.kind] += 1
-    return {stem: sorted(files, key=lambda f: f.suffix) for stem, files in found.items()}
+        else:
+            kept.append(file)
+    return found
 
 
 def _without_images(location: str, left: Mapping[str, int]) -> InputError:

@@ -11,13 +11,14 @@ import json
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dprune.errors import BadImage, InputError, UsageError
-from dprune.formats.images import decode_image, encode_image, resize_image
+from dprune.formats.images import encode_image, first_frame, resize_image
 from dprune.formats.jobs import Job
 from dprune.formats.locations import expand
 from dprune.formats.members import IMAGE_SUFFIXES, split_name, with_image
@@ -134,6 +135,7 @@ class PackJob(Job):
     source: Source | Streams
     settings: PackSettings
     output: Output
+    _cut: Counter[str] = field(default_factory=Counter, init=False, compare=False)
 
     @property
     def record(self) -> Record:
@@ -175,6 +177,8 @@ class PackJob(Job):
             journal.abandon()
             raise
         journal.finish(self.record, shards, self.source.classes)
+        if cut := self._cut.total():
+            _log.warning("images of several frames or pages, of which the first was taken: %s.", f"{cut:,}")
         samples, bad = sum(shard.count for shard in shards), sum(len(shard.bad) for shard in shards)
         said = {"split": self.source.options.get("split"), "left_out": self.source.left_out}
         counts = {"samples": samples, "unreadable": bad, "shards": len(shards), "classes": len(self.source.classes)}
@@ -248,6 +252,7 @@ class PackJob(Job):
                 raise _unreadable(key, sample.reason)
             check_stop(monitor)
             monitor.advance()
+            self._cut["images"] += not isinstance(sample, Bad) and sample.cut
             yield key, sample if isinstance(sample, Bad) else sample.members
 
 
@@ -262,7 +267,7 @@ def treated(sample: Sample, settings: PackSettings, *, trusted: bool) -> Sample:
     if settings.size is None and trusted:
         return sample
     suffix, content = sample.members[sample.image]
-    image = decode_image(content)
+    image, cut = first_frame(content)
     if settings.size is not None:
         image, suffix = resize_image(image, settings.size, settings.crop), settings.format
     elif suffix in IMAGE_SUFFIXES:
@@ -270,7 +275,7 @@ def treated(sample: Sample, settings: PackSettings, *, trusted: bool) -> Sample:
     else:
         suffix = "png"
     members = with_image(sample.members, sample.image, suffix, encode_image(image, suffix))
-    return Sample(sample.key, members, sample.image)
+    return Sample(sample.key, members, sample.image, cut)
 
 
 def _unreadable(key: str, reason: str) -> InputError:

@@ -31,11 +31,13 @@ class Sample:
         key: its key.
         members: (suffix, content) in the order in which they are written.
         image: which of the members is the image.
+        cut: whether the image had more frames or pages, which are left out.
     """
 
     key: str
     members: list[tuple[str, bytes]]
     image: int = 0
+    cut: bool = False
 
 
 def local_folders(locations: Iterable[str]) -> set[str]:

@@ -22,7 +22,8 @@ from typing import IO, Any, cast
 from dprune.errors import DpruneError, InputError, unreadable
 from dprune.formats.members import IMAGE_SUFFIXES, split_name
 from dprune.formats.provenance import Record, parent_record
-from dprune.formats.ranges import is_url, remote
+from dprune.formats.ranges import is_url
+from dprune.formats.remote import RemoteStream
 from dprune.formats.tar import COMPRESSED_MAGIC, TarMember, truncated, walk
 from dprune.packing.sources import MOST_BYTES, Sample, local_folders
 from dprune.runtime import Monitor, check_stop
@@ -83,8 +84,7 @@ class Stream:
             return self._command.stdout
         if not is_url(source):
             return open(source, "rb", buffering=0)
-        system, path = remote(source)
-        return system.open(path, "rb")
+        return RemoteStream(source, self._monitor)
 
     def peek(self, size: int) -> bytes:
         """Return the next `size` bytes, fewer at the end, and leave them to be read."""
@@ -227,7 +227,8 @@ class Streams:
             except DpruneError:
                 raise
             except Exception as error:  # decompressors and remote file systems raise nearly anything
-                reason = str(error.args[0] if error.args else type(error).__name__).rstrip(".")
+                first = error.args[0] if error.args else type(error).__name__
+                reason = str(getattr(error, "strerror", None) or first).rstrip(".")
                 raise InputError(f"{name}: cannot be read as a stream of shards: {reason}.") from error
         self._ended = True
 

@@ -49,7 +49,7 @@ def generate(
         explained(device, f"a --batch-size below {settings.given.batch_size}"),
         float32(tf32=settings.precision != "float32"),
     ):
-        loaded = load_dit(model.path, device)
+        loaded = load_dit(model.path, device, settings.parametrization)
         check_fit(settings, model.network or loaded.model.config.as_json(), latent_network(vae), model.path)
         sampler = Sampler(loaded, load_vae(vae.path, device)[0], settings, device)
         batches = _batches(loaded, settings, sampler.size, shards)

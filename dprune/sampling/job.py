@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from dprune.formats.provenance import Record, difference, make_record, parent
 from dprune.formats.publish import Output
 from dprune.formats.shard_journal import Journal, complete_shards, existing_shards, listed_shards
 from dprune.models.files import ModelFile
+from dprune.models.parametrization import parametrization_of
 from dprune.models.vae_files import check_made, latent_network, open_vae
 from dprune.runtime import Monitor, ranks
 from dprune.sampling.cautions import cautions
@@ -125,9 +126,10 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
         MismatchError: the networks do not fit each other.
         UsageError: an option cannot be read, contradicts another, or is not for such networks.
     """
-    settings = options.resolve()
-    job = SampleJob(ModelFile.open(model), open_vae(options.vae), settings, output)
-    job.model.check_kind("dit", "a DiT", "train-dit")
+    settings, file = options.resolve(), ModelFile.open(model)
+    file.check_kind("dit", "a DiT", "train-dit")
+    settings = replace(settings, parametrization=parametrization_of(file, options.parametrization))
+    job = SampleJob(file, open_vae(options.vae), settings, output)
     if job.model.network:
         check_fit(job.settings, job.model.network, latent_network(job.vae), job.model.path)
     check_made(job.vae, parent(job.model.record, "latents"), f"the latents that {model} was trained on")

@@ -10,6 +10,7 @@ from typing import Any
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.provenance import Record
 from dprune.models.classes import IntArray, TrainedClasses
+from dprune.models.parametrization import NOISE, VELOCITY
 from dprune.precision import resolved
 from dprune.runtime import is_gpu
 from dprune.sampling.seeds import BALANCED, PROPORTIONAL, Classes, Seeds
@@ -26,6 +27,7 @@ class SampleOptions:
     vae: str
     seeds: str
     classes: str | None = None
+    parametrization: str | None = None
     solver: str = "euler"
     steps: int | None = None
     cfg: float = 1.0
@@ -101,6 +103,7 @@ class SampleSettings:
         interval: noise levels between which guidance acts, None for all.
         precision: dtype of the transformer's arithmetic.
         compiles: whether the transformer's blocks are compiled.
+        parametrization: what the transformer predicts, `velocity` or `noise`.
     """
 
     given: SampleOptions
@@ -110,6 +113,7 @@ class SampleSettings:
     interval: tuple[float, float] | None
     precision: str
     compiles: bool
+    parametrization: str = VELOCITY
 
     @property
     def shards(self) -> int:
@@ -139,6 +143,7 @@ class SampleSettings:
         found |= {"precision": self.precision, "shard_size": given.shard_size}
         found |= {"classes": str(self.classes or BALANCED)} if conditional else {}
         found |= {"quantize": given.quantize} if quantized else {}
+        found |= {"parametrization": NOISE} if self.parametrization == NOISE else {}
         # The step sizes of dopri5 depend on all images of a batch.
         return found | ({"batch_size": given.batch_size} if self.steps is None else {"steps": self.steps})
 

@@ -108,7 +108,7 @@ class ScoredNetworks:
 
     def _load(self, file: ModelFile) -> LoadedDiT:
         """Load a network and hold it to the samples."""
-        loaded, samples = load_dit(file.path, self._device), self._samples
+        loaded, samples = load_dit(file.path, self._device, self._settings.parametrization), self._samples
         if self._settings.weights == "raw":
             state = file.state("raw.")
             if unlike := fits(loaded.model.state_dict(), state):

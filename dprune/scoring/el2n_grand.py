@@ -19,6 +19,7 @@ from dprune.formats.beside import Beside
 from dprune.formats.provenance import Record, record_digest
 from dprune.formats.publish import STDOUT, Output
 from dprune.models.files import ModelFile
+from dprune.models.parametrization import parametrization_of
 from dprune.runtime import Monitor, ranks
 from dprune.scoring.outputs import ScoreFile, named_beside
 from dprune.scoring.population import open_samples
@@ -110,6 +111,7 @@ class El2nGrandJob(SharedScoring["npt.NDArray[np.float32]"]):
 class El2nOptions(ScoreOptions):
     """Options of `dprune score el2n`."""
 
+    parametrization: str | None = None
     per_sigma: bool = False
 
 
@@ -143,5 +145,7 @@ def _opened(
 ) -> El2nGrandJob:
     settings = options.resolve()
     samples, file = open_samples(store, options.subset), ModelFile.open(model)
-    settings = replace(settings, weights=samples.check_model(file, settings.weights))
+    weights = samples.check_model(file, settings.weights)
+    predicts = parametrization_of(file, options.parametrization)
+    settings = replace(settings, weights=weights, parametrization=predicts)
     return El2nGrandJob(samples, settings, output, method, file, el2n, options.per_sigma)

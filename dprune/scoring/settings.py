@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dprune.errors import UsageError
+from dprune.models.parametrization import NOISE, VELOCITY
 from dprune.precision import resolved
 from dprune.runtime import is_gpu
 
@@ -27,6 +28,7 @@ class ScoreSettings:
         device: its name.
         batch_size: samples in one pass.
         compiles: whether the network's blocks are compiled.
+        parametrization: what the networks predict, `velocity` or `noise`.
     """
 
     sigmas: tuple[float, ...]
@@ -37,6 +39,7 @@ class ScoreSettings:
     device: str = "cpu"
     batch_size: int = 128
     compiles: bool = False
+    parametrization: str = VELOCITY
 
     @property
     def pairs(self) -> int:
@@ -46,7 +49,8 @@ class ScoreSettings:
     def options(self) -> dict[str, Any]:
         """Return what changes the score, as provenance holds it, the seed aside."""
         weights = {} if self.weights is None else {"weights": self.weights}
-        return {"sigma": list(self.sigmas), "draws": self.draws, "precision": self.precision, **weights}
+        noise = {"parametrization": NOISE} if self.parametrization == NOISE else {}
+        return {"sigma": list(self.sigmas), "draws": self.draws, "precision": self.precision, **weights, **noise}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -103,7 +103,7 @@ class Loop:
         monitor.start("training", self.plan.steps - self.step, "steps")
         schedule = ((step, self._positions(step, micro_batch)) for step in range(self.step, self.plan.steps))
         with contextlib.closing(self.task.batches(schedule)) as batches:
-            for batch in batches:
+            while batch := self._next(batches):
                 reports = is_due(self.step + 1, self.plan.log_every) or self.step + 1 == self.plan.steps
                 norm = self._take(batch, wants_norm=reports)
                 monitor.advance()
@@ -120,6 +120,18 @@ class Loop:
                 if self.step < self.plan.steps and stops:
                     raise Interrupted(f"stopped after step {self.step:,}; run the same command again to go on.")
         return last
+
+    def _next(self, batches: Iterator[list[Any]]) -> list[Any] | None:
+        """Wait for a step's micro-batches; None after the last step.
+
+        Raises:
+            Interrupted: the monitor asked to stop in the meantime; the state is saved.
+        """
+        try:
+            return next(batches, None)
+        except Interrupted:
+            self._save()
+            raise
 
     def _positions(self, step: int, micro_batch: int) -> list[Positions]:
         return micro_batches(share(self.order.positions(step), self.here.rank, self.here.world), micro_batch)

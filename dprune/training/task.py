@@ -50,6 +50,9 @@ class Task(ABC):
 
         Yields:
             The micro-batches of a step; closed early, it lets go of what it holds.
+
+        Raises:
+            Interrupted: alone, not in a group, this process was asked to stop while it waited for a step's data.
         """
 
     @abstractmethod

@@ -100,7 +100,7 @@ def _initialised(path: Path, config: DiTConfig, device: torch.device) -> DiT:
     """
     from dprune.models.dit_files import load_dit
 
-    network = load_dit(path, device).model
+    network = load_dit(path, device, heads=config.heads).model
     found = replace(network.config, learn_sigma=False)
     if replace(found, classes=config.classes) != config or found.classes < config.classes:
         raise InputError(f"--init {path}: holds {_described(found)}, and this is to be {_described(config)}.")

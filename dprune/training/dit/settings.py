@@ -16,9 +16,10 @@ from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import Array
 from dprune.formats.latents import Latents
 from dprune.formats.subsets import narrowed
-from dprune.models.architectures import ARCHITECTURES, parse_architecture
+from dprune.models.architectures import ARCHITECTURES, HEADS, parse_architecture
 from dprune.models.classes import TrainedClasses, named
 from dprune.models.files import ModelFile
+from dprune.models.parametrization import NOISE, VELOCITY, parametrization_of
 from dprune.models.vae_files import check_made
 from dprune.models.weights import check_file
 from dprune.runtime import is_gpu
@@ -88,9 +89,18 @@ class DiTOptions:
     label_dropout: float | None = None
     time: str = "uniform"
     init: str | None = None
+    parametrization: str | None = None
     vae: str | None = None
     place: str = "auto"
     compiles: bool | None = None
+
+    def _check_predicts_velocity(self, file: ModelFile) -> None:
+        file.check_kind("dit", "a DiT", "train-dit")
+        if parametrization_of(file, self.parametrization) == NOISE:
+            raise UsageError(
+                f"--init {file.path}: predicts noise, and train-dit trains velocities: give a SiT or a model of "
+                f"dprune, or --parametrization {VELOCITY} to begin with these weights as they are."
+            )
 
     def resolve(self, device: str) -> DiTSettings:
         """Fill in what was not said.
@@ -104,7 +114,11 @@ class DiTOptions:
         """
         if self.unconditional and self.label_dropout is not None:
             raise UsageError("--label-dropout does nothing with --unconditional: leave it out.")
+        if self.parametrization is not None and self.init is None:
+            raise UsageError("--parametrization says what the weights of --init predict: give that too.")
         init = check_file(self.init, "--init") if self.init else None
+        if init is not None:
+            self._check_predicts_velocity(ModelFile.open(init))
         return DiTSettings(
             arch=self.arch or (_architecture_of(init) if init else None) or ARCH,
             unconditional=self.unconditional,
@@ -117,12 +131,28 @@ class DiTOptions:
         )
 
 
-def _architecture_of(path: Path) -> str | None:
-    """Tell the --arch of a file of dprune, None for a file that does not say."""
-    network = ModelFile.open(path).network
-    size = tuple(network.get(key) for key in ("width", "depth", "heads"))
-    name = next((name for name, known in ARCHITECTURES.items() if known == size), None)
-    return f"{name}/{network['patch']}" if name else None
+def _architecture_of(path: Path) -> str:
+    """Tell the --arch of the weights that a training begins with.
+
+    Raises:
+        InputError: the file holds no DiT, or one that has no name here.
+    """
+    file = ModelFile.open(path)
+    file.check_kind("dit", "a DiT", "train-dit")
+    if file.network:
+        width, depth, heads, patch = (file.network.get(key) for key in ("width", "depth", "heads", "patch"))
+    else:
+        from dprune.models.dit_files import architecture_of
+
+        width, depth, patch = architecture_of(path)
+        heads = HEADS.get(width)
+    name = next((name for name, known in ARCHITECTURES.items() if known == (width, depth, heads)), None)
+    if name is None:
+        raise InputError(
+            f"--init {path}: its width of {width} and depth of {depth} do not tell its architecture, such as S/2: "
+            "give it by --arch."
+        )
+    return f"{name}/{patch}"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from torch import Tensor
 from dprune.decoding import PIECE, decoding
 from dprune.errors import BadImage, DpruneError, InputError
 from dprune.formats.images import decode_image, resize_image
-from dprune.formats.ranges import LocalBlocks, RemoteBlocks, open_blocks
+from dprune.formats.ranges import LocalBlocks, open_blocks
+from dprune.formats.remote import RemoteBlocks
 from dprune.formats.shards import Dataset
 from dprune.runtime import Monitor, Silent
 from dprune.training.order import Positions

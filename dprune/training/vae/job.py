@@ -17,7 +17,7 @@ from dprune.formats.provenance import Record, digest, make_record
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.formats.subsets import read_subset
-from dprune.runtime import Monitor
+from dprune.runtime import Monitor, Silent, ranks
 from dprune.seeds import purpose_key
 from dprune.training.job import TrainingJob
 from dprune.training.plan import Plan, TrainingOptions
@@ -81,6 +81,8 @@ class VAEJob(TrainingJob):
         from dprune.training.vae.task import VAETask
 
         distance = self._distance(device)
+        # Ranks agree on the step after which they end; one that left in a wait would cost all of them their steps.
+        monitor = Silent() if ranks().group else monitor
         images = self._images(self.dataset, self.ids, device, monitor)
         evaluation = self._evaluation(images, distance, monitor)
         # Drawn on the CPU, so that they do not depend on the device.
