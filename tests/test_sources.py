@@ -84,7 +84,7 @@ def test_statistics_and_ids_are_told_from_features(tmp_path: Path) -> None:
         ("none.npy", "no such file or folder"),
         ("photos.zip", "is a zip archive"),
         ("m.json", "is text, not a .npy array"),
-        ("empty", "samples"),
+        ("empty", "no image that can be used"),
     ],
 )
 def test_what_holds_no_features_is_one_sentence(tmp_path: Path, array: Path, name: str, words: str) -> None:
