@@ -21,6 +21,7 @@ from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.arrays import Array
 from dprune.formats.features import open_features
 from dprune.formats.provenance import make_record
+from dprune.formats.publish import publish_json
 from dprune.formats.shards import open_dataset
 from dprune.measuring.sides import SubsetRows, chosen_ids, describe_side, load_side
 from dprune.measuring.sources import Embedding, FeatureSource, SidePath, check_space, open_sources
@@ -273,10 +274,11 @@ def test_the_options_reach_the_command_as_one() -> None:
 def test_sides_that_were_swapped_are_told(command: str, shards: Path, tmp_path: Path) -> None:
     """What is sampled from a model stands first: precision and recall would be each other's."""
     real = store(shards, tmp_path / "real")
-    write_tar(tmp_path / "images" / "000000.tar", [part for n in range(5) for part in sample(f"{n}", n)])
-    listed = [{"name": "000000.tar", "count": 5, "digest": ""}]
-    manifest = {"kind": "shards", "shards": listed, "provenance": make_record("sample", {})}
-    (tmp_path / "images" / "manifest.json").write_text(json.dumps(manifest))
+    dprune("pack", shards, "-o", tmp_path / "images").ok()
+    manifest = json.loads((tmp_path / "images" / "manifest.json").read_text()) | {
+        "provenance": make_record("sample", {})
+    }
+    publish_json(tmp_path / "images" / "manifest.json", manifest)
     generated = store(tmp_path / "images", tmp_path / "generated")
 
     def told(*sides: Path) -> bool:
