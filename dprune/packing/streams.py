@@ -20,10 +20,11 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
 
 from dprune.errors import DpruneError, InputError, unreadable
-from dprune.formats.members import IMAGE_SUFFIXES, split_name
+from dprune.formats.members import IMAGE_SUFFIXES, MemberChoice, split_name
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
 from dprune.formats.remote import RemoteStream
+from dprune.formats.shard_index import LeftOut
 from dprune.formats.tar import COMPRESSED_MAGIC, TarLink, TarMember, truncated, walk
 from dprune.packing.sources import MOST_BYTES, Sample, local_folders
 from dprune.runtime import Monitor, check_stop
@@ -194,9 +195,10 @@ class Streams:
 
     trusted = True
     classes: Sequence[str] = ()
-    options = {"streamed": True}
 
-    def __init__(self, sources: Sequence[str]) -> None:
+    def __init__(self, sources: Sequence[str], choice: MemberChoice | None = None) -> None:
+        self._choice = choice or MemberChoice()
+        self.options = {"streamed": True, **self._choice.options()}
         self.left_out = Counter[str]()
         self._sources = sources
         self._sha = hashlib.sha256()
@@ -233,19 +235,18 @@ class Streams:
         self._ended = True
 
     def _samples(self, tar: ForwardBytes) -> Iterator[Sample]:
-        without = Counter[str]()
+        left = LeftOut()
         for key, members in _grouped(tar):
             for suffix, content in members.items():
                 self._sha.update(f"{key}.{suffix}\0{len(content)}\n".encode("utf-8", "surrogateescape"))
-            images = [suffix for suffix in IMAGE_SUFFIXES if suffix in members]
-            if images:
-                yield Sample(key, list(members.items()), list(members).index(images[0]))
+            found = self._choice.standard(f"{tar.name}: {key}", list(members.items()))
+            if found is not None:
+                yield Sample(key, *found)
             else:
-                without[", ".join(f".{suffix}" for suffix in members)] += 1
-        if without:
-            self.left_out["keys without an image"] += without.total()
-            kinds = ", ".join(f"{number:,} with {suffixes}" for suffixes, number in without.most_common(5))
-            _log.warning("%s: %s keys have no image and are left out (%s).", tar.name, f"{without.total():,}", kinds)
+                left += LeftOut(1, dict.fromkeys(members, 1))
+        if words := left.words():
+            self.left_out += left.counts()
+            _log.warning("%s: %s.", tar.name, words)
 
 
 def _grouped(tar: ForwardBytes) -> Iterator[tuple[str, dict[str, bytes]]]:
