@@ -16,7 +16,7 @@ import select
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, cast
 
 from dprune.errors import DpruneError, InputError, unreadable
@@ -24,7 +24,7 @@ from dprune.formats.members import IMAGE_SUFFIXES, MemberChoice, split_name
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
 from dprune.formats.remote import RemoteStream
-from dprune.formats.shard_index import LeftOut
+from dprune.formats.shard_index import LeftOut, most_frequent
 from dprune.formats.tar import COMPRESSED_MAGIC, TarLink, TarMember, truncated, walk
 from dprune.packing.sources import MOST_BYTES, Sample, local_folders
 from dprune.runtime import Monitor, check_stop
@@ -195,12 +195,12 @@ class Streams:
 
     trusted = True
     classes: Sequence[str] = ()
+    left_out: Mapping[str, int] = {}
 
     def __init__(self, sources: Sequence[str], choice: MemberChoice | None = None) -> None:
-        self._choice = choice or MemberChoice()
+        self._sources, self._choice = sources, choice or MemberChoice()
         self.options = {"streamed": True, **self._choice.options()}
-        self.left_out = Counter[str]()
-        self._sources = sources
+        self._count, self._left = 0, LeftOut()
         self._sha = hashlib.sha256()
         self._ended = False
 
@@ -218,7 +218,8 @@ class Streams:
         """Yield samples in order, and warn of keys without an image.
 
         Raises:
-            InputError: a stream cannot be read, is cut short or damaged, is no tar, or a key comes back in it.
+            InputError: a stream cannot be read, is cut short or damaged, is no tar, a key comes back in it, or none
+                has an image.
             Interrupted: the monitor asked to stop.
         """
         for source in self._sources:
@@ -233,20 +234,29 @@ class Streams:
                 reason = str(getattr(error, "strerror", None) or first).rstrip(".")
                 raise InputError(f"{name}: cannot be read as a stream of shards: {reason}.") from error
         self._ended = True
+        self._tell_of_what_is_left_out(name if len(self._sources) == 1 else f"{len(self._sources)} streams")
 
     def _samples(self, tar: ForwardBytes) -> Iterator[Sample]:
-        left = LeftOut()
+        keys, suffixes = 0, Counter[str]()
         for key, members in _grouped(tar):
             for suffix, content in members.items():
                 self._sha.update(f"{key}.{suffix}\0{len(content)}\n".encode("utf-8", "surrogateescape"))
             found = self._choice.standard(f"{tar.name}: {key}", list(members.items()))
             if found is not None:
+                self._count += 1
                 yield Sample(key, *found)
             else:
-                left += LeftOut(1, dict.fromkeys(members, 1))
-        if words := left.words():
-            self.left_out += left.counts()
-            _log.warning("%s: %s.", tar.name, words)
+                keys += 1
+                suffixes.update(members.keys())
+        self._left += LeftOut(keys, most_frequent(suffixes))
+
+    def _tell_of_what_is_left_out(self, title: str) -> None:
+        why = self._left.words()
+        if not self._count:
+            raise InputError(f"{title}: holds no image that can be used: {why or 'it is empty'}.")
+        if why:
+            self.left_out = self._left.counts()
+            _log.warning("%s: %s.", title, why)
 
 
 def _grouped(tar: ForwardBytes) -> Iterator[tuple[str, dict[str, bytes]]]:
