@@ -177,8 +177,17 @@ def _in_worker(images: Decoder[Any, Any], piece: Any) -> Any:
 
 
 def _as_tensors(decoded: Any, *, pin: bool) -> Any:
-    found = _replaced(decoded, np.ndarray, torch.from_numpy)
-    return _replaced(found, Tensor, Tensor.pin_memory) if pin else found
+    return _replaced(decoded, np.ndarray, _pinned if pin else torch.from_numpy)
+
+
+def _pinned(values: npt.NDArray[Any]) -> Tensor:
+    """Copy an array to memory that a GPU can copy from by itself.
+
+    By numpy: torch would share the copy among as many threads as there are cores, which the workers keep busy.
+    """
+    tensor = torch.empty(values.shape, dtype=torch.from_numpy(values).dtype, pin_memory=True)
+    tensor.numpy()[...] = values
+    return tensor
 
 
 def _replaced(decoded: Any, kind: type, change: Callable[[Any], Any]) -> Any:
@@ -285,7 +294,7 @@ def parts(
         batch_size: images in a batch; none crosses the end of a shard.
         workers, label, monitor: see `checked`, which says what is raised, too.
     """
-    counts = [filling.sizes[shard.name][0] for shard in images.shards]
+    counts = [filling.sizes[shard.name].count for shard in images.shards]
     pieces = [piece for number, count in enumerate(counts) for piece in cut(number, range(count), batch_size)]
     pin = network.device.type == "cuda"
     with contextlib.closing(checked(images, pieces, filling, workers, label, monitor, pin=pin)) as all_decoded:

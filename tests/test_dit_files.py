@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import time
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +106,24 @@ def test_misfits_are_refused(tmp_path):
         load_dit(publish(tmp_path / "deeper", depth=3), CPU)
     with pytest.raises(InputError, match="description is damaged"):
         load_dit(publish(tmp_path / "few", mean=[0.0]), CPU)
-    with pytest.raises(InputError, match="describes no possible DiT"):
-        load_dit(publish(tmp_path / "no", width="wide"), CPU)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"depth": 10**9}, {"heads": {}}, {"heads": 6.0}, {"heads": "6"}, {"heads": None}, {"width": "wide"},
+        {"width": 10**12}, {"input_size": 10**9}, {"patch": 0}, {"channels": -4}, {"classes": 2**40}, {"mean": "abcd"},
+        {"mean": [[0.0]] * 4}, {"std": [10**400] * 4}, {"learn_sigma": 1}, {"step": "3"},
+    ],
+)  # fmt: skip
+def test_descriptions_beyond_reason_are_refused_at_once(tmp_path, changed):
+    tensors = {"pos_embed": torch.ones(1)}
+    network = network_metadata(SMALL, torch.zeros(4), torch.ones(4), 7) | changed
+    publish_model(tmp_path / "model.safetensors", tensors, network, make_record("train-dit", {}))
+    began = time.monotonic()
+    with pytest.raises(InputError, match=rf"model\.safetensors.* (\({next(iter(changed))}|more than 64 bits)"):
+        load_dit(tmp_path / "model.safetensors", CPU)
+    assert time.monotonic() - began < 1
 
 
 def test_architectures_are_those_of_dit():

@@ -273,9 +273,13 @@ def test_files_that_are_no_autoencoder(shards: Path, vaes: dict[str, Path], tmp_
     publish_model(tmp_path / "dit", state, {"kind": "dit"}, record)
     encode(shards, tmp_path / "dit", store).fails(3, "a network of kind dit, not an autoencoder")
     publish_model(tmp_path / "less", state, {"kind": "vae", "latents": "kl"}, record)
-    encode(shards, tmp_path / "less", store).fails(3, "its description is damaged")
+    encode(shards, tmp_path / "less", store).fails(3, "is damaged (", "is missing")
     publish_model(tmp_path / "gan", state, {"kind": "vae", **CONFIGS["kl"].as_json(), "latents": "gan"}, record)
-    encode(shards, tmp_path / "gan", store).fails(3, "latents of kind 'gan'")
+    encode(shards, tmp_path / "gan", store).fails(3, 'latents is "gan", not "vq" or "kl"')
+    for changed in ({"blocks": 10**9}, {"multipliers": 3}, {"multipliers": [1] * 99}, {"codes": -1}, {"width": 8.0}):
+        network = {"kind": "vae", **CONFIGS["kl"].as_json(), **changed}
+        publish_model(tmp_path / "odd", {"x": next(iter(state.values()))}, network, record)
+        encode(shards, tmp_path / "odd", store).fails(3, "odd: is damaged (", next(iter(changed)))
     many = {"kind": "vae", **CONFIGS["vq"].as_json(), "codes": 65_537}
     publish_model(tmp_path / "many", state, many, record)
     encode(shards, tmp_path / "many", store).fails(3, "65,537 codes", "65,536")

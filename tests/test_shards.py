@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import logging
+import io
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import image_bytes, sample, write_tar
+from conftest import dprune, dprune_process, image_bytes, sample, write_tar
 
-from dprune.errors import InputError
-from dprune.formats import shard_index
+from dprune.errors import BadImage, InputError
+from dprune.formats import index_cache
+from dprune.formats.index_cache import cached_index
 from dprune.formats.manifests import read_manifest
+from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import make_record
 from dprune.formats.publish import publish_json
-from dprune.formats.shard_index import build_index, cache_folder, cached_index
+from dprune.formats.ranges import bytes_digest
+from dprune.formats.shard_index import build_index, cache_folder
 from dprune.formats.shards import ShardReader, open_dataset
 
 
@@ -47,6 +51,35 @@ def test_samples_without_image_are_none(tmp_path: Path) -> None:
     assert [index.key(row) for row in range(len(index))] == ["b"]
     reader = ShardReader(open_dataset([str(path)]).shards[0], index)
     assert (reader.image(0), reader.label(0)) == (image_bytes(1), 4)
+
+
+def test_keys_without_an_image_are_counted_with_their_suffixes(tmp_path: Path) -> None:
+    members = [(f"{key}.05.png", b"1") for key in "abc"] + [("d.input.png", b"1"), ("d.txt", b"t"), *sample("e", 1)]
+    path = write_tar(tmp_path / "t" / "0.tar", members)
+    result = dprune("embed", path, "--model", "pixels", "-o", tmp_path / "e").ok()
+    told = "4 keys have no image; their suffixes: 05.png (3), input.png (1), txt (1): name one by --image-member."
+    assert result.err.count(told) == 1
+    write_tar(path, members[:4])
+    for command in (["pack"], ["embed", "--model", "pixels"], ["score", "random"]):
+        failed = dprune(*command, path, "-o", tmp_path / "none")
+        failed.fails(3, "t: holds no image that can be used", "05.png (3), input.png (1): name one by --image-member")
+        assert not (tmp_path / "none").exists()
+
+
+def test_links_to_images_are_samples_and_those_that_lead_out_are_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, kind, link in (("a.png", b"0", ""), ("b.png", b"1", "a.png"), ("c.png", b"2", "a.png"),
+                                 ("d.png", b"2", "/x.png")):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, link
+            info.size = 0 if link else len(image_bytes(7))
+            tar.addfile(info, io.BytesIO(image_bytes(7)))
+    result = dprune("pack", tmp_path / "0.tar", "-o", tmp_path / "out").ok()
+    assert "1 link leads to no file of the tar (d.png -> /x.png)" in result.err
+    dataset = open_dataset([str(tmp_path / "out")])
+    reader = ShardReader(dataset.shards[0], dataset.shards[0].index())
+    assert [(reader.index.key(row), reader.image(row)) for row in range(3)] == [(k, image_bytes(7)) for k in "abc"]
+    assert len(dataset) == 3
 
 
 @pytest.mark.parametrize(
@@ -82,13 +115,12 @@ def test_a_label_that_is_no_number(tmp_path: Path) -> None:
         ShardReader(shard, shard.index()).label(0)
 
 
-def test_an_empty_shard_has_no_samples_and_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("dprune"), "propagate", True)
-    with caplog.at_level(logging.WARNING, "dprune"):
-        assert len(open_dataset([str(write_tar(tmp_path / "0.tar", []))])) == 0
-    assert "holds no samples" in caplog.text
+def test_an_empty_shard_has_no_samples_and_a_warning(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", [])
+    write_tar(tmp_path / "1.tar", sample("a", 1))
+    result = dprune("score", "random", tmp_path, "-o", tmp_path / "r.npy").ok()
+    assert "0.tar holds no samples" in result.err
+    dprune("score", "random", tmp_path / "0.tar", "-o", tmp_path / "q.npy").fails(3, "holds no image", "are empty")
 
 
 # The cache.
@@ -97,11 +129,11 @@ def test_an_empty_shard_has_no_samples_and_a_warning(
 def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
 
-    def build(location: str) -> object:
+    def build(location: str, choice: MemberChoice | None = None) -> object:
         seen.append(location)
         return build_index(location)
 
-    monkeypatch.setattr(shard_index, "build_index", build)
+    monkeypatch.setattr(index_cache, "build_index", build)
     return seen
 
 
@@ -127,14 +159,32 @@ def test_a_changed_shard_is_walked_again(shards: Path, monkeypatch: pytest.Monke
     assert len(seen) == 3
 
 
-def test_a_damaged_cache_is_made_again(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, seen = str(shards / "000000.tar"), walks(monkeypatch)
-    cached_index(path)
+def test_a_damaged_cache_is_made_again_whatever_is_wrong_in_it(shards: Path, tmp_path: Path) -> None:
+    path = str(shards / "000000.tar")
+    whole = cached_index(path)
     (entry,) = cache_folder().iterdir()
-    for content in (b"", b"noise" * 100, entry.read_bytes()[:-3]):
+    data, draw = entry.read_bytes(), np.random.default_rng(0)
+    damages = [b"", b"noise" * 100, data[:-3], data + b"x", (1 << 62).to_bytes(8, "little") + data[8:]]
+    damages += [
+        data[:place] + bytes([data[place] ^ (1 << draw.integers(8))]) + data[place + 1 :]
+        for place in draw.integers(0, len(data), 70)
+    ]
+    for number, content in enumerate(damages):
         entry.write_bytes(content)
-        assert len(cached_index(path)) == 7
-    assert len(seen) == 4
+        again = cached_index(path)
+        assert (again.digest, again.left, len(again)) == (whole.digest, whole.left, 7), number
+        for name in ("names", "name_stop", "offset", "size", "header", "start", "stop", "image", "label"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+
+
+def test_a_shard_whose_members_changed_places_is_walked_again(tmp_path: Path) -> None:
+    path, members = tmp_path / "0.tar", [("a.png", image_bytes(1)), ("b.png", image_bytes(1) + b"x")]
+    write_tar(path, members)
+    before, first = path.stat(), cached_index(str(path))
+    write_tar(path, members[::-1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert cached_index(str(path)).digest != first.digest
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(
@@ -201,13 +251,18 @@ def test_no_sources() -> None:
         open_dataset([])
 
 
-def test_two_shards_of_one_name(shards: Path, tmp_path: Path) -> None:
-    write_tar(tmp_path / "more/000001.tar", [])
-    with pytest.raises(InputError, match=r"000001\.tar share a name"):
-        names(shards, tmp_path / "more")
+def test_a_shard_that_is_named_twice(shards: Path) -> None:
     same = str(shards / "000000.tar")
-    with pytest.raises(InputError, match="share a name"):
+    with pytest.raises(InputError, match="named twice"):
         open_dataset([same, same])
+
+
+def test_only_stores_need_names_that_differ(shards: Path, tmp_path: Path) -> None:
+    write_tar(tmp_path / "more/000001.tar", sample("other", 1))
+    dprune("pack", shards, tmp_path / "more", "-o", tmp_path / "out").ok()
+    assert len(open_dataset([str(tmp_path / "out")])) == 19
+    embedded = dprune("embed", shards, tmp_path / "more", "--model", "pixels", "-o", tmp_path / "e")
+    embedded.fails(3, "000001.tar share a name", "dprune pack them together")
 
 
 def test_shards_behind_urls(shards: Path) -> None:
@@ -285,7 +340,8 @@ def test_the_fingerprint_follows_order_names_members_and_provenance(shards: Path
     assert fingerprint(moved) == first
     for seed in (1, 2):
         record = make_record("sample", {}, seed=seed)
-        listed = [{"name": path.name, "count": 1, "digest": ""} for path in sorted(moved.glob("*.tar"))]
+        found = [(path.name, build_index(str(path))) for path in sorted(moved.glob("*.tar"))]
+        listed = [{"name": name, "count": len(index), "digest": index.digest} for name, index in found]
         publish_json(moved / "manifest.json", {"kind": "shards", "shards": listed, "provenance": record})
         seen.add(fingerprint(moved))
         publish_json(
@@ -319,6 +375,81 @@ def test_manifests_without_what_their_kind_has_are_refused(kind: str, tmp_path: 
     publish_json(tmp_path / "manifest.json", {"kind": kind, "provenance": {}})
     with pytest.raises(InputError, match="damaged"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [[1, 0], [0]])
+def test_a_shard_that_becomes_another_during_a_run_is_one_sentence(rows: list[int], tmp_path: Path) -> None:
+    members = [sample("a", 1), sample("b", 2)]
+    path = write_tar(tmp_path / "a.tar", [part for one in members for part in one])
+    shard = open_dataset([str(path)]).shards[0]
+    index = shard.index()
+    os.rename(write_tar(tmp_path / "b.tar", [part for row in rows for part in members[row]]), path)
+    with pytest.raises(InputError, match=r"a\.tar: was changed or cut while it was read: run the command again"):
+        shard.index()
+    with pytest.raises(InputError, match="while it was read"):
+        ShardReader(shard, index).image(1)
+
+
+def test_members_larger_than_any_image_or_label_are_not_read(tmp_path: Path) -> None:
+    """A sparse file stands for members of gigabytes."""
+    path = tmp_path / "a.tar"
+    with path.open("wb") as file:
+        for name, size in (("a.png", 20 << 30), ("b.png", 100), ("b.cls", 3 << 30), ("c.png", 100)):
+            info = tarfile.TarInfo(name)
+            info.size = size
+            file.write(info.tobuf(tarfile.PAX_FORMAT))
+            file.seek(-(-size // 512) * 512, os.SEEK_CUR)
+        file.write(bytes(1024))
+    shard = open_dataset([str(path)]).shards[0]
+    reader = ShardReader(shard, shard.index())
+    with pytest.raises(BadImage, match="has 21,474,836,480 bytes, more than any image"):
+        reader.image(0)
+    with pytest.raises(InputError, match=r"b\.cls has 3,221,225,472 bytes, more than a label takes"):
+        reader.label(1)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "manifest.json"])
+def test_pipes_are_not_waited_for(name: str, shards: Path) -> None:
+    os.mkfifo(shards / name)
+    for command in ("info", "pack"):
+        done = dprune_process(command, shards, *(["-o", shards.parent / "out"] if command == "pack" else []))
+        done.fails(3, name, "regular file")
+
+
+def test_a_shard_that_is_not_the_one_in_the_manifest_is_refused(shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    dprune("pack", shards, "-o", out, "--shard-size", 6).ok()
+    whole = (out / "000001.tar").read_bytes()
+    for content, words in (
+        (bytes(len(whole)), "zero bytes and no tar file"),
+        (bytes(10_240), "000001.tar: holds other members than its manifest.json says (0 samples for 6)"),
+        (whole[:600] + bytes([whole[600] ^ 1]) + whole[601:], "000001.tar: is damaged"),
+    ):
+        (out / "000001.tar").write_bytes(content)
+        dprune("embed", out, "--model", "pixels", "-o", tmp_path / "e").fails(3, words)
+        dprune("pack", out / "000001.tar", "-o", tmp_path / "again").fails(3, words)
+    (out / "000001.tar").write_bytes(whole)
+    dprune("embed", out, "--model", "pixels", "-o", tmp_path / "e").ok()
+
+
+def test_a_shards_digest_is_taken_once(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, seen = tmp_path / "out", []
+    dprune("pack", shards, "-o", out, "--shard-size", 6).ok()
+    monkeypatch.setattr(index_cache, "bytes_digest", lambda location: seen.append(location) or bytes_digest(location))
+    assert len(open_dataset([str(out)])) == len(open_dataset([str(out)])) == 18
+    assert sorted(seen) == sorted(str(path) for path in out.glob("*.tar"))
+    os.utime(out / "000000.tar", ns=(1, 1))
+    assert len(open_dataset([str(out)])) == 18
+    assert seen[3:] == [str(out / "000000.tar")]
+
+
+def test_shards_in_the_current_folder_have_a_name(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shards)
+    assert open_dataset(["."]).title == open_dataset(["000000.tar"]).title == "shards"
+    assert open_dataset(["../shards"]).title == "../shards"
+    (shards / "below").mkdir()
+    monkeypatch.chdir(shards / "below")
+    assert open_dataset([".."]).title == "shards"
 
 
 def test_a_shard_that_shrinks_while_it_is_read_is_noticed(tmp_path: Path) -> None:

@@ -164,8 +164,8 @@ def filling(shards: Path, **options: Any) -> Filling:
 def fill(work: Filling, store: Store, *names: str, **more: Any) -> None:
     store.publish_manifest()
     for name in names:
-        count, members = work.sizes[name]
-        store.publish_part(name, {"label": np.zeros(count)}, members, count, [], more)
+        size = work.sizes[name]
+        store.publish_part(name, {"label": np.zeros(size.count)}, size.members, size.count, [], more)
 
 
 def test_filling_a_store_of_any_kind(shards: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import tarfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from dprune.errors import InputError
 from dprune.formats.members import split_name
-from dprune.formats.tar import BLOCK, END_MARKER, TarMember, member_bytes, walk
+from dprune.formats.tar import BLOCK, END_MARKER, TarMember, follow, member_bytes, read_member, walk
 
 LONG = "folder/" + "n" * 130 + ".jpg"
 UNICODE = "Straße/猫 é.jpg"
@@ -53,7 +54,8 @@ def tar_bytes(members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) 
 
 
 def found(data: bytes) -> list[tuple[str, bytes]]:
-    return [(name, data[offset : offset + size]) for name, offset, size in walk(Memory(data))]
+    entries = follow(walk(Memory(data)))
+    return [(m.name, read_member(Memory(data), *m[1:])) for m in entries if isinstance(m, TarMember)]
 
 
 def with_checksum(header: bytes) -> bytes:
@@ -96,17 +98,55 @@ def test_names_that_are_no_unicode_survive() -> None:
     assert found(member_bytes(name, b"1") + END_MARKER) == [(name, b"1")]
 
 
-def test_whatever_is_no_file_is_passed_over() -> None:
+def tar_with(*entries: tuple[str, bytes, str | bytes], form: int = tarfile.GNU_FORMAT) -> bytes:
+    """A tar of members by name, type, and content or the name that a link leads to."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
-            info = tarfile.TarInfo("l" * 120)
-            info.type, info.linkname = kind, "t" * 120
-            tar.addfile(info)
-        info = tarfile.TarInfo("a.jpg")
-        info.size = 3
-        tar.addfile(info, io.BytesIO(b"abc"))
-    assert found(buffer.getvalue()) == [("a.jpg", b"abc")]
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for name, kind, content in entries:
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            if isinstance(content, str):
+                info.linkname = content
+                tar.addfile(info)
+            else:
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+FILE, HARD, SYMBOLIC = tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_links_inside_a_tar_are_followed(form: int) -> None:
+    long = "d/" + "n" * 140 + ".jpg"
+    data = tar_with(
+        ("early.jpg", SYMBOLIC, "d/../late.jpg"), ("d/a.jpg", FILE, b"abc"), ("b.jpg", HARD, "d/a.jpg"),
+        ("d/c.jpg", SYMBOLIC, "./a.jpg"), ("e.jpg", SYMBOLIC, "d/c.jpg"), (long, FILE, b"long"), ("f.jpg", HARD, long),
+        ("late.jpg", FILE, b"late"), form=form,
+    )  # fmt: skip
+    assert found(data) == [
+        ("early.jpg", b"late"), ("d/a.jpg", b"abc"), ("b.jpg", b"abc"), ("d/c.jpg", b"abc"), ("e.jpg", b"abc"),
+        (long, b"long"), ("f.jpg", b"long"), ("late.jpg", b"late"),
+    ]  # fmt: skip
+
+
+def test_links_that_lead_nowhere_stay_links_however_long_their_chain() -> None:
+    chain = [(f"{number}.jpg", SYMBOLIC, f"{number + 1}.jpg") for number in range(2000)]
+    data = tar_with(("a.jpg", SYMBOLIC, "/etc/passwd"), ("b.jpg", SYMBOLIC, "../x"), ("c.jpg", HARD, "c.jpg"), *chain)
+    begun = time.monotonic()
+    links = follow(walk(Memory(data)))
+    assert time.monotonic() - begun < 1
+    assert [entry[:2] for entry in links[:3]] == [("a.jpg", "/etc/passwd"), ("b.jpg", "../x"), ("c.jpg", "c.jpg")]
+    assert not any(isinstance(entry, TarMember) for entry in links)
+
+
+def test_whatever_is_no_file_is_passed_over() -> None:
+    data = tar_with(
+        ("l" * 120, tarfile.DIRTYPE, "t" * 120), ("m" * 120, HARD, "t" * 120), ("p", tarfile.FIFOTYPE, ""),
+        ("a.jpg", FILE, b"abc"),
+    )  # fmt: skip
+    assert found(data) == [("a.jpg", b"abc")]
 
 
 def test_the_size_that_a_folder_states_is_not_skipped() -> None:
@@ -127,14 +167,14 @@ def test_sizes_in_base_256(size: int) -> None:
     field = bytes([0x80]) + size.to_bytes(11, "big")
     data = header_of("a.jpg", size=field) + b"12345"
     walked = walk(Memory(data, stated=BLOCK + (-(-size // BLOCK) * BLOCK) + 2 * BLOCK))
-    assert next(walked) == TarMember("a.jpg", BLOCK, size)
+    assert next(walked)[:3] == ("a.jpg", BLOCK, size)
 
 
 def test_sizes_in_pax_fields() -> None:
     info = tarfile.TarInfo("a.jpg")
     info.size = 9 << 30
     data = info.tobuf(tarfile.PAX_FORMAT)
-    assert next(walk(Memory(data, stated=10 << 30))) == TarMember("a.jpg", len(data), 9 << 30)
+    assert next(walk(Memory(data, stated=10 << 30)))[:3] == ("a.jpg", len(data), 9 << 30)
 
 
 WHOLE = tar_bytes(MEMBERS[:2])
@@ -152,7 +192,13 @@ def test_one_block_of_the_end_marker_is_enough() -> None:
 
 
 def test_an_empty_tar_has_no_members() -> None:
-    assert found(tar_bytes([])) == []
+    assert found(tar_bytes([])) == found(END_MARKER) == []
+
+
+@pytest.mark.parametrize("size", [BLOCK, 20_480, 500_000])
+def test_zeros_are_no_empty_tar(size: int) -> None:
+    with pytest.raises(InputError, match=f"is {size:,} zero bytes and no tar file"):
+        found(bytes(size))
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
@@ -201,6 +247,35 @@ def test_a_pax_header_without_bounds_is_not_read() -> None:
 def test_sparse_members_are_refused() -> None:
     with pytest.raises(InputError, match="sparse"):
         found(header_of("a.jpg", kind=b"S") + END_MARKER)
+
+
+@pytest.mark.parametrize("fields", [{"GNU.sparse.size": "9", "GNU.sparse.map": "0,3"}, {"GNU.sparse.major": "1"}])
+def test_sparse_members_of_the_pax_form_are_refused(fields: dict[str, str]) -> None:
+    info = tarfile.TarInfo("GNUSparseFile.0/a.jpg")
+    info.size, info.pax_headers = 3, fields
+    with pytest.raises(InputError, match=r"holds sparse files.*without --sparse"):
+        found(info.tobuf(tarfile.PAX_FORMAT) + b"abc".ljust(BLOCK, b"\0") + END_MARKER)
+
+
+def test_pax_fields_take_time_in_proportion_to_their_length() -> None:
+    fields = b"9 aaaa=b\n" * 110_000
+    data = header_of("x", kind=b"x", size=b"%011o\0" % len(fields)) + fields.ljust(
+        -(-len(fields) // BLOCK) * BLOCK, b"\0"
+    )
+    begun = time.monotonic()
+    assert found(data + member_bytes("a.jpg", b"1") + END_MARKER) == [("a.jpg", b"1")]
+    assert time.monotonic() - begun < 1
+
+
+def test_a_member_is_read_only_behind_the_header_that_was_walked() -> None:
+    data = tar_bytes(MEMBERS)
+    (first, second, *_) = (entry for entry in follow(walk(Memory(data))) if isinstance(entry, TarMember))
+    assert read_member(Memory(data), *first[1:]) == MEMBERS[0][1]
+    for other in (tar_bytes(MEMBERS[::-1]), data[: first.offset + 5]):
+        with pytest.raises(InputError, match="was changed or cut while it was read"):
+            read_member(Memory(other), *first[1:])
+    with pytest.raises(InputError, match="was changed"):
+        read_member(Memory(data), first.offset, first.size, second.header)
 
 
 @given(st.binary(max_size=1500), st.integers(0, 3000))

@@ -261,6 +261,19 @@ def test_lines_of_steps_that_are_done_again_are_dropped(tmp_path):
     assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [10, 20, 30, 40]
 
 
+@pytest.mark.parametrize(
+    "line", [b"\xff\xfe", b"[" * 9999, b'{"step": 1e999}', b'{"step": "\\ud800"}', b"5", b'{"step": {}}']
+)
+def test_damaged_lines_of_the_log_are_left_out_and_said(tmp_path, caplog, line):
+    with pytest.raises(Interrupted):
+        train(tmp_path, monitor=Stops(15))
+    with (tmp_path / "log.jsonl").open("ab") as file:
+        file.write(line + b'\n{"step": 12, "loss": 1.5}\n')
+    train(tmp_path)
+    assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [10, 12, 20, 30, 40]
+    assert "log.jsonl: lines of it are damaged, and are left out" in caplog.text
+
+
 def test_a_finished_run_is_extended(tmp_path):
     train(tmp_path / "whole")
     train(tmp_path / "grown", replace(PLAN, steps=24))

@@ -44,8 +44,8 @@ def extract(settings: EmbedSettings, filling: Filling, store: Store, shards: Seq
         made = parts(images, forward, filling, given.batch_size, given.workers, "embedding", monitor)
         with closing(made):
             for part in made:
-                count, members = filling.sizes[part.shard.name]
-                store.publish_part(part.shard.name, _tensors(settings, part, widths), members, count, part.bad, origin)
+                size, tensors = filling.sizes[part.shard.name], _tensors(settings, part, widths)
+                store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad, origin)
 
 
 def _origin(settings: EmbedSettings, store: Store, shards: Sequence[Shard], backbone: Backbone) -> Record:

@@ -85,9 +85,9 @@ def encode(
         images = Images(shards, CentreCrop(network["image_size"]))
         with closing(parts(images, encoder, filling, batch_size, settings.workers, "encoding", monitor)) as made:
             for part in made:
-                count, members = filling.sizes[part.shard.name]
-                tensors = _tensors(network, settings.flips, part, count, vae)
-                store.publish_part(part.shard.name, tensors, members, count, part.bad)
+                size = filling.sizes[part.shard.name]
+                tensors = _tensors(network, settings.flips, part, size.count, vae)
+                store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad)
 
 
 def codebook(vae: VAE) -> npt.NDArray[np.float32]:

@@ -15,7 +15,7 @@ from dprune.formats.jobs import Job
 from dprune.formats.manifests import read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, difference, digest
-from dprune.formats.shards import Dataset, Shard
+from dprune.formats.shards import Dataset, Shard, ShardSize, survey
 from dprune.formats.stores import Store
 from dprune.runtime import Monitor, ranks
 
@@ -42,6 +42,21 @@ class Filling:
     extras: Mapping[str, bool] = field(default_factory=dict)
     blank: str = "NaN"
 
+    def __post_init__(self) -> None:
+        """Refuse shards of one name.
+
+        Raises:
+            InputError: there are two.
+        """
+        places: dict[str, str] = {}
+        for shard in self.dataset.shards:
+            if shard.name in places:
+                raise InputError(
+                    f"{places[shard.name]} and {shard.location} share a name, and the parts of a store are named "
+                    "after shards: rename one, or dprune pack them together."
+                )
+            places[shard.name] = shard.location
+
     @functools.cached_property
     def mine(self) -> tuple[Shard, ...]:
         """The shards whose parts this worker makes."""
@@ -49,9 +64,18 @@ class Filling:
         return self.dataset.shards[here.rank :: here.world]
 
     @functools.cached_property
-    def sizes(self) -> dict[str, tuple[int, str]]:
-        """Samples and digest of the members of each of this worker's shards."""
-        return {shard.name: shard.size() for shard in self.mine}
+    def sizes(self) -> dict[str, ShardSize]:
+        """What each of this worker's shards holds.
+
+        Raises:
+            InputError: a shard is damaged, or no shard of the dataset holds an image.
+        """
+        whole = len(self.mine) == len(self.dataset.shards)
+        sizes = self.dataset.sizes if whole else survey(self.dataset.title, self.mine)
+        if self.mine and not any(size.count for size in sizes):
+            # Others' shards are theirs to walk, unless there may be nothing in them either.
+            _ = self.dataset.sizes
+        return {shard.name: size for shard, size in zip(self.mine, sizes, strict=True)}
 
     def store(self, output: str) -> Store:
         """Return the store at `output`, whatever is there now.
@@ -84,7 +108,7 @@ class Filling:
         store = self.store(output)
         for shard in self.mine:
             part = store.part(shard.name)
-            if part is not None and part["members"] != self.sizes[shard.name][1]:
+            if part is not None and part["members"] != self.sizes[shard.name].members:
                 return {**found, f"members of {shard.name}": "others"}
         return found
 
@@ -103,7 +127,7 @@ class Filling:
         found, kept, sizes = [], {}, self.sizes
         for shard in self.mine:
             part = store.part(shard.name)
-            if part is None or part["members"] != sizes[shard.name][1]:
+            if part is None or part["members"] != sizes[shard.name].members:
                 found.append(shard)
                 continue
             self.forgive(shard, part["bad"])

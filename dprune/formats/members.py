@@ -13,6 +13,7 @@ from dprune.formats.checked_json import parse_json
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 LABEL_SUFFIX = "cls"
+MOST_LABEL_BYTES, MOST_JSON_BYTES = 256, 16 << 20
 
 _OUT_OF_THE_WAY = "other."
 _BEGINNINGS = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png", b"RIFF": "webp"}
@@ -66,6 +67,11 @@ class MemberChoice:
     def label_suffix(self) -> str:
         """Suffix of the members that hold labels, lower-case."""
         return LABEL_SUFFIX if self.label_member is None else self.label_member.partition(":")[0].lower()
+
+    @property
+    def most_label_bytes(self) -> int:
+        """The largest member that may hold a label: one that is larger is read by nobody."""
+        return MOST_JSON_BYTES if self._field else MOST_LABEL_BYTES
 
     @property
     def _field(self) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from dprune.errors import InputError, unreadable
+from dprune.formats.digests import RunningDigest
 from dprune.formats.remote import RemoteBlocks, remote_version
+
+_PIECE, _LOCAL_PIECE = 8 << 20, 1 << 18
 
 
 class LocalBlocks:
@@ -14,10 +18,14 @@ class LocalBlocks:
     def __init__(self, path: str) -> None:
         self.name = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY)
+            # A pipe would be waited for.
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             raise unreadable(path, error) from error
-        self.size = os.fstat(self._descriptor).st_size
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: is no regular file, and cannot be read by offset: name a .tar file.")
+        self.size = status.st_size
         if hasattr(os, "posix_fadvise"):
             # Headers and chosen samples are far apart: read-ahead would fetch what nobody asked for.
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
@@ -57,6 +65,35 @@ def open_blocks(location: str) -> LocalBlocks | RemoteBlocks:
     return RemoteBlocks(location) if is_url(location) else LocalBlocks(location)
 
 
+def bytes_digest(location: str) -> str:
+    """Return the XXH3-64 digest of all bytes of a shard, see `dprune.formats.digests`.
+
+    Raises:
+        InputError: it does not exist or cannot be read.
+    """
+    running, position = RunningDigest(), 0
+    if not is_url(location):
+        return _local_digest(location)
+    blocks = RemoteBlocks(location)
+    while piece := blocks.read(position, _PIECE):
+        running.update(piece)
+        position += len(piece)
+    return running.hexdigest()
+
+
+def _local_digest(path: str) -> str:
+    running = RunningDigest()
+    # Small enough to stay in a core's cache between its reading and its hashing.
+    buffer = memoryview(bytearray(_LOCAL_PIECE))
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                running.update(buffer[:count])
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return running.hexdigest()
+
+
 def version(location: str) -> tuple[str, str]:
     """Return the full name of a file and a token that changes when its content does, without reading it.
 
@@ -67,6 +104,8 @@ def version(location: str) -> tuple[str, str]:
         if is_url(location):
             return location, remote_version(location)
         status = os.stat(location)
-        return os.path.realpath(location), f"{status.st_size}/{status.st_mtime_ns}"
+        # Copies keep size and modification time; inode and time of change are the file's own.
+        token = (status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
+        return os.path.realpath(location), "/".join(map(str, token))
     except (OSError, ValueError) as error:
         raise InputError(f"{location}: cannot be read: {error}.") from error

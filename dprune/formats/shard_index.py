@@ -1,35 +1,65 @@
-"""The index of a shard: which samples it holds and at which offsets their members lie.
-
-An index is made by one walk over the tar headers and cached under $DPRUNE_CACHE, a file a shard.
-"""
+"""The index of a shard: which samples it holds and at which offsets their members lie, by one walk over its headers."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import logging
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from dprune.errors import DpruneError, InputError
-from dprune.formats.members import IMAGE_SUFFIXES, LABEL_SUFFIX, split_name
-from dprune.formats.provenance import METADATA_KEY
-from dprune.formats.publish import publish_bytes
-from dprune.formats.ranges import open_blocks, version
-from dprune.formats.tar import TarMember, walk
+from dprune.errors import InputError
+from dprune.formats.members import MemberChoice, split_name
+from dprune.formats.ranges import open_blocks
+from dprune.formats.tar import TarLink, TarMember, follow, walk
 
 IntArray = npt.NDArray[np.int64]
 
-_LAYOUT = 1
-_log = logging.getLogger("dprune")
+MOST_SUFFIXES = 8
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What of shards belongs to no sample though it looks as if it should.
+
+    Attributes:
+        keys: that have members and no image.
+        suffixes: of those members with their numbers, the most frequent.
+        links: that lead to no member of their tar.
+        first_link: one of them, `name -> target`.
+    """
+
+    keys: int = 0
+    suffixes: Mapping[str, int] = field(default_factory=dict)
+    links: int = 0
+    first_link: str = ""
+
+    def __add__(self, other: LeftOut) -> LeftOut:
+        """Return both together."""
+        suffixes = most_frequent(Counter(self.suffixes) + Counter(other.suffixes))
+        first = self.first_link or other.first_link
+        return LeftOut(self.keys + other.keys, suffixes, self.links + other.links, first)
+
+    def words(self) -> str:
+        """Say what was left out, and what to do about it; empty if nothing was."""
+        found = []
+        if self.keys:
+            shown = ", ".join(f"{suffix} ({count:,})" for suffix, count in self.suffixes.items())
+            keys = f"{self.keys:,} keys have" if self.keys > 1 else "1 key has"
+            found.append(f"{keys} no image; their suffixes: {shown}: name one by --image-member")
+        if self.links:
+            links = f"{self.links:,} links lead" if self.links > 1 else "1 link leads"
+            found.append(f"{links} to no file of the tar ({self.first_link}): pack what it leads to")
+        return "; ".join(found)
+
+
+def most_frequent(suffixes: Counter[str]) -> dict[str, int]:
+    """Return the suffixes that come most often; those that come equally often by name."""
+    return dict(sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))[:MOST_SUFFIXES])
 
 
 @dataclass(frozen=True)
@@ -38,10 +68,12 @@ class ShardIndex:
 
     Attributes:
         digest: SHA-256 over every member's name and size, in tar order.
+        left: what belongs to no sample.
         names: all members' names joined by zero bytes, uint8.
         name_stop: end of each member's name in `names`, int64 [members].
         offset: where each member's content begins in the tar, int64 [members].
         size: each member's size in bytes, int64 [members].
+        header: CRC-32 of the header before each member's content, int64 [members].
         start: each sample's first member, int64 [samples].
         stop: one past each sample's last member, int64 [samples].
         image: the member that is each sample's image, int64 [samples].
@@ -49,10 +81,12 @@ class ShardIndex:
     """
 
     digest: str
+    left: LeftOut
     names: npt.NDArray[np.uint8]
     name_stop: IntArray
     offset: IntArray
     size: IntArray
+    header: IntArray
     start: IntArray
     stop: IntArray
     image: IntArray
@@ -80,80 +114,81 @@ class ShardIndex:
         return split[1]
 
 
-def build_index(location: str) -> ShardIndex:
+def build_index(location: str, choice: MemberChoice | None = None) -> ShardIndex:
     """Walk a shard's headers.
+
+    Args:
+        location: path or URL.
+        choice: which members are images and labels, None for the default.
 
     Raises:
         InputError: the tar is damaged or cut short, a key occurs twice, or a key's members are not adjacent.
     """
-    return _group(location, walk(open_blocks(location)))
+    return _Grouping(location, choice or MemberChoice()).of(follow(walk(open_blocks(location))))
 
 
-def _group(location: str, members: Iterable[TarMember]) -> ShardIndex:
-    sha = hashlib.sha256()
-    names: list[bytes] = []
-    places: list[tuple[int, int]] = []
-    samples: list[tuple[int, int, int, int]] = []
-    seen: set[str] = set()
-    key: str | None = None
-    suffixes: dict[str, int] = {}
+class _Grouping:
+    """Members of a shard on their way to samples."""
 
-    def close() -> None:
-        images = [suffixes[suffix] for suffix in IMAGE_SUFFIXES if suffix in suffixes]
-        if images:
-            begin = min(suffixes.values())
-            samples.append((begin, begin + len(suffixes), images[0], suffixes.get(LABEL_SUFFIX, -1)))
+    def __init__(self, location: str, choice: MemberChoice) -> None:
+        self._location, self._choice = location, choice
+        self._sha = hashlib.sha256()
+        self._names: list[bytes] = []
+        self._places: list[tuple[int, int, int]] = []
+        self._samples: list[tuple[int, int, int, int]] = []
+        self._keys: set[str] = set()
+        self._key: str | None = None
+        self._suffixes: dict[str, int] = {}
+        self._without, self._left_suffixes = 0, Counter[str]()
 
-    for member in members:
-        sha.update(f"{member.name}\0{member.size}\n".encode("utf-8", "surrogateescape"))
+    def of(self, entries: Iterable[TarMember | TarLink]) -> ShardIndex:
+        """Return the index of a shard with these entries, in tar order."""
+        dangling: list[TarLink] = []
+        for entry in entries:
+            if isinstance(entry, TarMember):
+                self._add(entry)
+            elif split_name(entry.name) is not None:
+                dangling.append(entry)
+        self._close()
+        links = (len(dangling), f"{dangling[0].name} -> {dangling[0].target}") if dangling else (0, "")
+        left = LeftOut(self._without, most_frequent(self._left_suffixes), *links)
+        samples = np.array(self._samples, dtype=np.int64).reshape(-1, 4).T.copy()
+        places = np.array(self._places, dtype=np.int64).reshape(-1, 3).T.copy()
+        lengths = np.array([len(name) + 1 for name in self._names], dtype=np.int64)
+        names = np.frombuffer(b"".join(name + b"\0" for name in self._names), dtype=np.uint8)
+        return ShardIndex(self._sha.hexdigest(), left, names, np.cumsum(lengths) - 1, *places, *samples)
+
+    def _add(self, member: TarMember) -> None:
+        self._sha.update(f"{member.name}\0{member.size}\n".encode("utf-8", "surrogateescape"))
         split = split_name(member.name)
         if split is None:
-            continue
-        if split[0] != key:
-            close()
-            key, suffixes = split[0], {}
-            if key in seen:
-                raise InputError(
-                    f"{location}: the members of {key!r} are not adjacent, or the key occurs twice: "
-                    "write the shard again with each sample's members together."
-                )
-            seen.add(key)
-        if split[1] in suffixes:
-            raise InputError(f"{location}: holds {member.name!r} twice: write the shard again with unique keys.")
-        suffixes[split[1]] = len(names)
-        names.append(member.name.encode("utf-8", "surrogateescape"))
-        places.append((member.offset, member.size))
-    close()
-    columns = np.array(samples, dtype=np.int64).reshape(-1, 4).T.copy()
-    offset, size = np.array(places, dtype=np.int64).reshape(-1, 2).T.copy()
-    lengths = np.array([len(name) + 1 for name in names], dtype=np.int64)
-    blob = np.frombuffer(b"".join(name + b"\0" for name in names), dtype=np.uint8)
-    return ShardIndex(sha.hexdigest(), blob, np.cumsum(lengths) - 1, offset, size, *columns)
+            return
+        if split[0] != self._key:
+            self._close()
+            self._begin(split[0])
+        if split[1] in self._suffixes:
+            raise InputError(f"{self._location}: holds {member.name!r} twice: write the shard again with unique keys.")
+        self._suffixes[split[1]] = len(self._names)
+        self._names.append(member.name.encode("utf-8", "surrogateescape"))
+        self._places.append((member.offset, member.size, member.header))
 
+    def _begin(self, key: str) -> None:
+        self._key, self._suffixes = key, {}
+        if key in self._keys:
+            raise InputError(
+                f"{self._location}: the members of {key!r} are not adjacent, or the key occurs twice: "
+                "write the shard again with each sample's members together."
+            )
+        self._keys.add(key)
 
-def cached_index(location: str) -> ShardIndex:
-    """Return a shard's index from the cache, or build it and try to cache it.
-
-    Raises:
-        InputError: as `build_index`.
-    """
-    place, token = version(location)
-    path = cache_folder() / f"{hashlib.sha256(place.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.index"
-    stamp = {"layout": _LAYOUT, "version": token}
-    with contextlib.suppress(OSError, SafetensorError, KeyError, ValueError), safe_open(path, framework="np") as file:
-        metadata = json.loads((file.metadata() or {})[METADATA_KEY])
-        if metadata["stamp"] == stamp:
-            return ShardIndex(metadata["digest"], **{name: file.get_tensor(name) for name in _ARRAYS})
-    index = build_index(location)
-    arrays = {name: np.ascontiguousarray(getattr(index, name)) for name in _ARRAYS}
-    try:
-        publish_bytes(path, save(arrays, {METADATA_KEY: json.dumps({"stamp": stamp, "digest": index.digest})}))
-    except (DpruneError, OSError) as error:
-        _log.debug("the index is not cached: %s", error)
-    return index
-
-
-_ARRAYS = ("names", "name_stop", "offset", "size", "start", "stop", "image", "label")
+    def _close(self) -> None:
+        image = self._choice.image_of(self._suffixes)
+        if image is not None:
+            begin, label = min(self._suffixes.values()), self._suffixes.get(self._choice.label_suffix, -1)
+            self._samples.append((begin, begin + len(self._suffixes), self._suffixes[image], label))
+        elif self._suffixes:
+            self._without += 1
+            self._left_suffixes.update(self._suffixes.keys())
 
 
 def cache_folder() -> Path:

@@ -5,46 +5,124 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dprune.errors import InputError
+from dprune.errors import BadImage, InputError
+from dprune.formats.index_cache import cached_index
 from dprune.formats.locations import expand
 from dprune.formats.manifests import read_manifest
+from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, digest, parent_record, record_digest
 from dprune.formats.ranges import base_name, is_url, open_blocks
-from dprune.formats.shard_index import ShardIndex, cached_index
+from dprune.formats.shard_index import LeftOut, ShardIndex
+from dprune.formats.tar import Bytes, changed_meanwhile, read_member
+from dprune.runtime import cpu_count
 
 CLASSES = "classes.txt"
 BAD = "bad.jsonl"
+MOST_IMAGE_BYTES = 512 << 20
+TELL_S = 30.0
 
 _log = logging.getLogger("dprune")
 
 
 @dataclass(frozen=True)
+class ShardSize:
+    """How many samples a shard holds, the digest of its members, and what belongs to no sample."""
+
+    count: int
+    members: str
+    left: LeftOut
+
+
+@dataclass(frozen=True)
 class Shard:
-    """One tar of a dataset, by path or URL."""
+    """One tar of a dataset.
+
+    Attributes:
+        location: path or URL.
+        choice: which members are images and labels.
+        listed: what the manifest of its folder says of it, empty without one.
+    """
 
     location: str
+    choice: MemberChoice = field(default_factory=MemberChoice)
+    listed: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def name(self) -> str:
         """Basename, which is what derived files call the shard by."""
         return base_name(self.location)
 
-    def index(self) -> ShardIndex:
-        """Return the shard's samples and offsets; see `cached_index`."""
-        return cached_index(self.location)
+    @functools.cached_property
+    def size(self) -> ShardSize:
+        """What it holds, checked against what is listed; of the members that were chosen the digest says so.
 
-    def size(self) -> tuple[int, str]:
-        """Return how many samples it holds and the digest of its members, and warn of a shard without samples."""
-        index = self.index()
-        if not len(index):
-            _log.warning("%s holds no samples.", self.location)
-        return len(index), index.digest
+        Raises:
+            InputError: the shard is damaged, or another than the one that is listed.
+        """
+        index = cached_index(self.location, self.choice, self.listed)
+        return ShardSize(len(index), self._members(index), index.left)
+
+    def _members(self, index: ShardIndex) -> str:
+        chosen = self.choice.options()
+        return digest([index.digest, chosen]) if chosen else index.digest
+
+    def index(self) -> ShardIndex:
+        """Return the shard's samples and offsets, those that `size` counted.
+
+        Raises:
+            InputError: the shard has become another since, or is damaged.
+        """
+        index = cached_index(self.location, self.choice)
+        if self._members(index) != self.size.members:
+            raise changed_meanwhile(self.location)
+        return index
+
+
+def survey(title: str, shards: Sequence[Shard]) -> tuple[ShardSize, ...]:
+    """Walk shards, several side by side, and warn of what belongs to no sample.
+
+    Args:
+        title: what messages call them.
+        shards: any number.
+
+    Raises:
+        InputError: one of them is damaged, or another than the one that is listed.
+    """
+    sizes: list[ShardSize] = []
+    told = time.monotonic()
+    # While one is read for its digest, another can be walked.
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        for size in pool.map(lambda shard: shard.size, shards):
+            sizes.append(size)
+            if time.monotonic() - told > TELL_S:
+                told = time.monotonic()
+                _log.info("%s: looked at %s of %s shards.", title, f"{len(sizes):,}", f"{len(shards):,}")
+    if any(size.count for size in sizes):
+        _tell_of_what_is_left_out(title, shards, sizes)
+    return tuple(sizes)
+
+
+def _tell_of_what_is_left_out(title: str, shards: Sequence[Shard], sizes: Sequence[ShardSize]) -> None:
+    for shard, size in zip(shards, sizes, strict=True):
+        if not size.count and not size.left.keys:
+            _log.warning("%s holds no samples.", shard.location)
+    if words := left_out(sizes).words():
+        _log.warning("%s: %s.", title, words)
+
+
+def left_out(sizes: Iterable[ShardSize]) -> LeftOut:
+    """Return what of several shards belongs to no sample."""
+    return sum((size.left for size in sizes), LeftOut())
 
 
 class ShardReader:
@@ -59,17 +137,16 @@ class ShardReader:
         """Return a member's content.
 
         Raises:
-            InputError: the shard has become shorter than its index.
+            InputError: the shard has become another since it was indexed.
         """
-        size = int(self.index.size[member])
-        content = self._blocks.read(int(self.index.offset[member]), size)
-        if len(content) < size:
-            raise InputError(f"{self.shard.location}: was changed or cut while it was read: run the command again.")
-        return content
+        return read_member(self._blocks, *self._place(member))
+
+    def _place(self, member: int) -> tuple[int, int, int]:
+        return int(self.index.offset[member]), int(self.index.size[member]), int(self.index.header[member])
 
     def image(self, row: int) -> bytes:
-        """Return the encoded image of a sample."""
-        return self.member(int(self.index.image[row]))
+        """Return the encoded image of a sample; see `read_image`."""
+        return read_image(self._blocks, *self._place(int(self.index.image[row])))
 
     def label(self, row: int) -> int:
         """Return the label of a sample, -1 for none.
@@ -80,39 +157,62 @@ class ShardReader:
         member = int(self.index.label[row])
         if member < 0:
             return -1
-        text = self.member(member)
-        try:
-            # An int64, as labels are stored; numpy alone would take 1.5 too.
-            return int(np.int64(int(text)))
-        except (ValueError, OverflowError):
-            name = self.index.name(member)
-            raise InputError(
-                f"{self.shard.location}: {name} holds {text[:24]!r}, not a whole number of 64 bits: mend the shard."
-            ) from None
+        name, size = f"{self.shard.location}: {self.index.name(member)}", int(self.index.size[member])
+        if size > self.shard.choice.most_label_bytes:
+            raise InputError(f"{name} has {size:,} bytes, more than a label takes: mend the shard.")
+        return self.shard.choice.label(name, self.member(member))
+
+
+def read_image(blocks: Bytes, offset: int, size: int, header: int) -> bytes:
+    """Read an image; see `read_member`.
+
+    Raises:
+        BadImage: it is larger than any image, and was not read.
+        InputError: the shard has become another since it was indexed.
+    """
+    if size > MOST_IMAGE_BYTES:
+        raise BadImage(f"has {size:,} bytes, more than any image that can be decoded")
+    return read_member(blocks, offset, size, header)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Shards in order, and the provenance of the folders that they come from (empty without a manifest)."""
+    """Shards in order.
+
+    Attributes:
+        shards: all with one choice of members.
+        records: provenance of the folders that they come from, empty without a manifest.
+        choice: which members are images and labels.
+    """
 
     shards: tuple[Shard, ...]
     records: tuple[Record, ...]
+    choice: MemberChoice = field(default_factory=MemberChoice)
 
     @property
     def title(self) -> str:
         """What messages call the dataset."""
-        folders = sorted({shard.location.rpartition("/")[0] or "." for shard in self.shards})
+        folders = sorted({_folder_title(shard.location) for shard in self.shards})
         return folders[0] if len(folders) == 1 else f"{folders[0]} and {len(folders) - 1} more folders"
 
     @functools.cached_property
-    def _sizes(self) -> tuple[tuple[int, str], ...]:
+    def sizes(self) -> tuple[ShardSize, ...]:
+        """What each shard holds; see `survey`.
+
+        Raises:
+            InputError: a shard is damaged, or none holds an image.
+        """
         # Indexes are dropped after this: those of ImageNet together take gigabytes.
-        return tuple(shard.size() for shard in self.shards)
+        sizes = survey(self.title, self.shards)
+        if not any(size.count for size in sizes):
+            why = left_out(sizes).words() or "its shards are empty: give shards with images"
+            raise InputError(f"{self.title}: holds no image that can be used: {why}.")
+        return sizes
 
     @property
     def counts(self) -> list[int]:
         """Samples in each shard."""
-        return [count for count, _ in self._sizes]
+        return [size.count for size in self.sizes]
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -123,7 +223,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """Hash of the shards' names, every member's name and size, and the manifests' provenance."""
         names = (shard.name for shard in self.shards)
-        return fingerprint(zip(names, (digest for _, digest in self._sizes), strict=True), self.origins)
+        return fingerprint(zip(names, (size.members for size in self.sizes), strict=True), self.origins)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -166,27 +266,43 @@ def fingerprint(shards: Iterable[tuple[str, str]], origins: Sequence[str]) -> st
     return digest({"shards": [list(pair) for pair in shards], "provenance": list(origins)})
 
 
-def open_dataset(sources: Sequence[str]) -> Dataset:
+def open_dataset(sources: Sequence[str], choice: MemberChoice | None = None) -> Dataset:
     """Find the shards that the sources name.
 
     Args:
         sources: folders (their `*.tar` by name), paths, globs, brace ranges, `@list.txt` and URLs.
+        choice: which members are images and labels, None for the default.
 
     Raises:
-        InputError: nothing is found, a folder's pack is unfinished, or two shards share a name.
+        InputError: nothing is found, a folder's pack is unfinished, or a shard is named twice.
     """
+    choice = choice or MemberChoice()
     locations = expand(sources)
     if not locations:
         raise InputError("no shards given: name a folder with .tar files, or the files themselves.")
-    names: dict[str, str] = {}
-    for location in locations:
-        name = Shard(location).name
-        if name in names:
-            raise InputError(
-                f"{names[name]} and {location} share a name, and outputs are named after shards: rename one."
-            )
-        names[name] = location
-    folders = dict.fromkeys(os.path.dirname(location) or "." for location in locations if not is_url(location))
-    manifests = (read_manifest(folder) for folder in folders)
-    records = tuple(manifest["provenance"] for manifest in manifests if manifest.get("kind") == "shards")
-    return Dataset(tuple(Shard(location) for location in locations), records)
+    if len(set(locations)) < len(locations):
+        twice = next(location for location, count in Counter(locations).items() if count > 1)
+        raise InputError(f"{twice} is named twice: name each shard once.")
+    folders = dict.fromkeys(_folder(location) for location in locations if not is_url(location))
+    manifests = {folder: manifest for folder in folders if (manifest := read_manifest(folder)).get("kind") == "shards"}
+    listed = {
+        os.path.join(folder, entry["name"]): entry
+        for folder, manifest in manifests.items()
+        for entry in manifest["shards"]
+    }
+    shards = tuple(Shard(location, choice, listed.get(_place(location), {})) for location in locations)
+    return Dataset(shards, tuple(manifest["provenance"] for manifest in manifests.values()), choice)
+
+
+def _folder(location: str) -> str:
+    return os.path.dirname(location) or "."
+
+
+def _place(location: str) -> str:
+    return os.path.join(_folder(location), os.path.basename(location))
+
+
+def _folder_title(location: str) -> str:
+    """Return what messages call the folder of a shard: never one or two dots, which say nothing to a reader."""
+    folder = location.rpartition("/")[0] or "."
+    return os.path.basename(os.path.abspath(folder)) or folder if set(os.path.basename(folder)) == {"."} else folder

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dprune.errors import InputError, unreadable
+from dprune.formats.checked_json import shaped
 from dprune.formats.provenance import Record, checked_record, parent_record
 from dprune.formats.regular import check_regular
 from dprune.formats.tensor_files import StoredTensor, TensorFile, publish_tensors
+from dprune.models.descriptions import DESCRIPTIONS
 from dprune.models.weights import file_digest, read_tensor_file, tensor_bytes
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ class ModelFile:
             command: what makes it.
 
         Raises:
-            InputError: dprune made it of another kind.
+            InputError: dprune made it of another kind, or what it says of itself is damaged.
         """
         found = self.network.get("kind", kind)
         if found != kind:
@@ -85,6 +87,8 @@ class ModelFile:
                 f"{self.path}: holds a network of kind {found}, not {title}: "
                 f"give the model.safetensors of dprune {command}."
             )
+        if self.network:
+            shaped(str(self.path), self.network, DESCRIPTIONS[kind])
 
     @functools.cached_property
     def digest(self) -> str:

@@ -190,8 +190,8 @@ def load_vae(path: str | Path, device: torch.device) -> tuple[VAE, ModelFile]:
     try:
         with torch.device("meta"):
             vae = VAE(VAEConfig.from_json(file.network))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: its description is damaged ({error}): make it again.") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: describes no possible autoencoder ({error}): make it again.") from error
     state = file.weights()
     if unlike := fits(vae.state_dict(), state):
         raise InputError(f"{path}: does not fit the autoencoder that it is said to be ({unlike}): make it again.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError, MismatchError
-from dprune.formats.latents import MOST_CODES, SUMS
+from dprune.formats.latents import MOST_CODES
 from dprune.formats.provenance import Record
 from dprune.models.files import ModelFile
 
@@ -54,11 +54,7 @@ class VAEConfig:
 
     @classmethod
     def from_json(cls, header: Mapping[str, Any]) -> VAEConfig:
-        """Read what `as_json` wrote, among other things.
-
-        Raises:
-            KeyError: something is missing.
-        """
+        """Read what `as_json` wrote, among other things; see `DESCRIPTIONS`."""
         values = {field.name: header[field.name] for field in fields(cls) if field.name != "kind"}
         return cls(**{**values, "kind": header["latents"], "multipliers": tuple(values["multipliers"])})
 
@@ -80,18 +76,9 @@ def open_vae(path: str | Path) -> ModelFile:
 
 
 def latent_network(file: ModelFile) -> Record:
-    """Return what a latent store says of the autoencoder that made it, see `Latents`.
-
-    Raises:
-        InputError: the file's header says too little.
-    """
-    try:
-        config = VAEConfig.from_json(file.network)
-        sizes = {"size": config.latent_size, "codes": config.codes, "image_size": config.image_size}
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise InputError(f"{file.path}: its description is damaged ({error}): make it again.") from error
-    if config.kind not in SUMS:
-        raise InputError(f"{file.path}: makes latents of kind {config.kind!r}: use the dprune that made it.")
+    """Return what a latent store says of the autoencoder that made it, as `open_vae` opened it; see `Latents`."""
+    config = VAEConfig.from_json(file.network)
+    sizes = {"size": config.latent_size, "codes": config.codes, "image_size": config.image_size}
     return {"kind": config.kind, "channels": config.latent_channels, **sizes}
 
 

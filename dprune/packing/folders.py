@@ -119,7 +119,8 @@ class ImageFiles(Source):
             self.options = {"split": classes.split}
             left.update(classes.left_out)
             images = [file for file in images if file.folder in classes.labels]
-        self._beside = _beside({file.stem for file in images}, others, choice.beside, left)
+        stems = {file.stem for file in images} if choice.beside else set()
+        self._beside = _beside(stems, others, choice.beside, left)
         self.left_out = {kind: count for kind, count in left.most_common() if count}
         if not images:
             raise _without_images(location, self.left_out)

@@ -264,9 +264,9 @@ def treated(sample: Sample, settings: PackSettings, *, trusted: bool) -> Sample:
     Raises:
         BadImage: the image cannot be decoded.
     """
-    if settings.size is None and trusted:
-        return sample
     suffix, content = sample.members[sample.image]
+    if settings.size is None and trusted and suffix in IMAGE_SUFFIXES:
+        return sample
     image, cut = first_frame(content)
     if settings.size is not None:
         image, suffix = resize_image(image, settings.size, settings.crop), settings.format

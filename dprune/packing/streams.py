@@ -24,7 +24,7 @@ from dprune.formats.members import IMAGE_SUFFIXES, split_name
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
 from dprune.formats.remote import RemoteStream
-from dprune.formats.tar import COMPRESSED_MAGIC, TarMember, truncated, walk
+from dprune.formats.tar import COMPRESSED_MAGIC, TarLink, TarMember, truncated, walk
 from dprune.packing.sources import MOST_BYTES, Sample, local_folders
 from dprune.runtime import Monitor, check_stop
 
@@ -170,7 +170,7 @@ class ForwardBytes:
             InputError: `offset` has gone by.
         """
         if offset < self._begin:
-            raise InputError(f"{self.name}: holds links, which cannot be followed in a stream: save it as a .tar file.")
+            raise InputError(f"{self.name}: is a stream, and cannot be read backwards: save it as a .tar file.")
         while self._begin + len(self._held) < offset and self._more():
             gone = min(len(self._held), offset - self._begin)
             del self._held[:gone]
@@ -256,6 +256,8 @@ def _grouped(tar: ForwardBytes) -> Iterator[tuple[str, dict[str, bytes]]]:
         split = split_name(member.name)
         if split is None:
             continue
+        if isinstance(member, TarLink):
+            raise InputError(f"{tar.name}: holds links, which cannot be followed in a stream: save it as a .tar file.")
         if split[0] != key and found:
             yield key, found
             found = {}

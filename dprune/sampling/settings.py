@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dprune.errors import InputError, MismatchError, UsageError
+from dprune.errors import MismatchError, UsageError
 from dprune.formats.provenance import Record
 from dprune.models.classes import IntArray, TrainedClasses
 from dprune.models.parametrization import NOISE, VELOCITY
@@ -158,14 +158,10 @@ def check_fit(settings: SampleSettings, network: Mapping[str, Any], latents: Rec
         model: file of the transformer.
 
     Raises:
-        InputError: the configuration is not whole.
         MismatchError: the autoencoder has latents of another shape.
         UsageError: an option is not for such networks.
     """
-    try:
-        channels, size, classes = (network[name] for name in ("channels", "input_size", "classes"))
-    except KeyError as error:
-        raise InputError(f"{model}: its description is damaged ({error}): make it again.") from error
+    channels, size, classes = (network[name] for name in ("channels", "input_size", "classes"))
     given = settings.given
     if (channels, size) != (latents["channels"], latents["size"]):
         raise MismatchError(

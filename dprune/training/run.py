@@ -11,12 +11,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
+from dprune.formats.arrays import read_file
+from dprune.formats.checked_json import Object, Real, parse_json, shaped
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.provenance import Record, difference, finite, record_digest
 from dprune.formats.publish import publish_bytes, publish_json
@@ -28,6 +31,8 @@ STATE = "state.safetensors"
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
 PICTURES = "pictures"
+_LINE = Object({"step": Real()})
+_log = logging.getLogger("dprune")
 
 
 @dataclass(frozen=True)
@@ -92,17 +97,21 @@ class Run:
         path = self.folder / LOG
         if not path.exists():
             return
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _step(line) <= step]
-        publish_bytes(path, "".join(f"{line}\n" for line in kept).encode())
+        lines = read_file(path).splitlines()
+        steps = [_step(line) for line in lines]
+        # The end of the last line may be cut off, by a full disk or a kill.
+        if None in steps[:-1]:
+            _log.warning("%s: lines of it are damaged, and are left out.", path)
+        kept = [line + b"\n" for line, at in zip(lines, steps, strict=True) if at is not None and at <= step]
+        publish_bytes(path, b"".join(kept))
 
 
-def _step(line: str) -> float:
+def _step(line: bytes) -> float | None:
+    """Return the step that a line of the log speaks of, None for one that is damaged."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        # The end of a line that a full disk or a kill cut off.
-        return float("inf")
+        return float(shaped("", parse_json("", line), _LINE)["step"])
+    except InputError:
+        return None
 
 
 def extends(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ from dprune.errors import BadImage, DpruneError, InputError
 from dprune.formats.images import decode_image, resize_image
 from dprune.formats.ranges import LocalBlocks, open_blocks
 from dprune.formats.remote import RemoteBlocks
-from dprune.formats.shards import Dataset
+from dprune.formats.shards import Dataset, read_image
 from dprune.runtime import Monitor, Silent
 from dprune.training.order import Positions
 
@@ -68,7 +68,7 @@ class _Source:
         self.row = np.concatenate(rows)
         # Indexes are dropped after this: of each image only its place is kept.
         places = [_places(dataset, number, own) for number, own in enumerate(rows) if len(own)]
-        self._offset, self._size = np.concatenate(places, axis=1)
+        self._places = np.concatenate(places, axis=1)
 
     def __getitem__(self, positions: Positions) -> Chunk:
         """Decode a few images; what goes wrong is returned, since exceptions of workers come with tracebacks."""
@@ -92,10 +92,8 @@ class _Source:
         raise InputError(f"{location}: {len(bad)} images in a row cannot be decoded: make the shards again.")
 
     def _decode(self, position: int) -> Tensor:
-        location, size = self._locations[self.shard[position]], int(self._size[position])
-        content = _blocks(location, os.getpid()).read(int(self._offset[position]), size)
-        if len(content) < size:
-            raise InputError(f"{location}: was changed or cut while it was read: run the command again.")
+        blocks = _blocks(self._locations[self.shard[position]], os.getpid())
+        content = read_image(blocks, *self._places[:, position].tolist())
         image = resize_image(decode_image(content), self._side, "center")
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
@@ -103,7 +101,7 @@ class _Source:
 def _places(dataset: Dataset, number: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     index = dataset.shards[number].index()
     members = index.image[rows]
-    return np.stack((index.offset[members], index.size[members]))
+    return np.stack((index.offset[members], index.size[members], index.header[members]))
 
 
 class TrainingImages:

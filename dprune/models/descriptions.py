@@ -1,0 +1,28 @@
+"""What the metadata of a file of weights says of its network, within bounds that networks keep.
+
+A number beyond them would take hours and all memory before the weights turn out not to fit.
+"""
+
+from __future__ import annotations
+
+from dprune.formats.checked_json import Flag, ListOf, Object, OneOf, Real, Shape, Whole
+from dprune.formats.latents import SUMS
+
+_SIDE = Whole(1, 1 << 14)
+_CHANNELS = Whole(1, 1 << 16)
+_REACHED: dict[str, Shape] = {"step": Whole(), "epoch": Real(0), "reported": Whole()}
+DESCRIPTIONS: dict[str, Shape] = {
+    "dit": Object(
+        {"input_size": _SIDE, "channels": _CHANNELS, "patch": _SIDE, "width": _CHANNELS, "depth": Whole(1, 1024),
+         "heads": Whole(1, 1024), "classes": Whole(0, 1 << 24), "learn_sigma": Flag(), "mean": ListOf(Real()),
+         "std": ListOf(Real())},
+        {**_REACHED, "parametrization": OneOf(("velocity", "noise"))},
+    ),
+    "vae": Object(
+        {"latents": OneOf(tuple(SUMS)), "image_size": _SIDE, "width": _CHANNELS,
+         "multipliers": ListOf(Whole(1, 1024), 1, 16), "blocks": Whole(0, 128), "latent_channels": _CHANNELS,
+         "codes": Whole(0, 1 << 24), "l2_codes": Flag()},
+        _REACHED,
+    ),
+}  # fmt: skip
+"""Shape of what is said of each kind of network; checkpoints and states also say how far training had come."""
