@@ -74,7 +74,8 @@ def verbosity() -> int:
 
 def encode_all() -> None:
     """Have stdout and stderr write characters that their encoding lacks as escapes, rather than fail."""
-    for stream in (sys.stdout, sys.stderr):
+    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
         # Closed ones have no encoding any more.
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.reconfigure(errors="backslashreplace")
