@@ -451,10 +451,12 @@ def test_keys_of_streams_without_an_image_are_counted(tmp_path: Path) -> None:
     labels = [("b.cls", b"1"), ("c.cls", b"2"), ("d.input.png", b"3")]
     tar = write_tar(tmp_path / "in.tar", [*sample("a", 1, 0), *labels])
     result = dprune("pack", f"pipe:cat {tar}", "-o", tmp_path / "out").ok()
-    assert "3 keys have no image and are left out (2 with .cls, 1 with .input.png)" in result.err
+    assert "3 keys have no image; their suffixes: cls (2), input.png (1): name one by --image-member" in result.err
     assert list(members(tmp_path / "out")) == ["a.png", "a.cls"]
     write_tar(tar, labels)
-    dprune("pack", f"pipe:cat {tar}", "-o", tmp_path / "none").fails(3, "3 keys have no image", "no sample")
+    dprune("pack", f"pipe:cat {tar}", "-o", tmp_path / "none").fails(
+        3, "holds no image that can be used", "3 keys have no image"
+    )
 
 
 def test_a_stream_that_waits_can_be_stopped(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_tar import Memory
 
 from dprune.errors import InputError
-from dprune.formats.tar import walk
+from dprune.formats.tar import TarMember, walk
 from dprune.packing.streams import ForwardBytes
 
 
@@ -27,10 +27,13 @@ class Trickle:
         return self._file.read(min(size, self._most))
 
 
-def members(source: Any) -> list[tuple[str, bytes]] | None:
+def members(source: Any) -> list[tuple[str, bytes | str]] | None:
     """Names and contents, None for what is refused."""
     with contextlib.suppress(InputError):
-        return [(member.name, source.read(member.offset, member.size)) for member in walk(source)]
+        return [
+            (entry.name, source.read(entry.offset, entry.size) if isinstance(entry, TarMember) else entry.target)
+            for entry in walk(source)
+        ]
     return None
 
 

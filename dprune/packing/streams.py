@@ -16,14 +16,15 @@ import select
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, cast
 
 from dprune.errors import DpruneError, InputError, unreadable
-from dprune.formats.members import IMAGE_SUFFIXES, split_name
+from dprune.formats.members import IMAGE_SUFFIXES, MemberChoice, split_name
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
 from dprune.formats.remote import RemoteStream
+from dprune.formats.shard_index import LeftOut, most_frequent
 from dprune.formats.tar import COMPRESSED_MAGIC, TarLink, TarMember, truncated, walk
 from dprune.packing.sources import MOST_BYTES, Sample, local_folders
 from dprune.runtime import Monitor, check_stop
@@ -196,9 +197,11 @@ class Streams:
     classes: Sequence[str] = ()
     options = {"streamed": True}
 
-    def __init__(self, sources: Sequence[str]) -> None:
-        self.left_out = Counter[str]()
-        self._sources = sources
+    left_out: Mapping[str, int] = {}
+
+    def __init__(self, sources: Sequence[str], choice: MemberChoice | None = None) -> None:
+        self._sources, self._choice = sources, choice or MemberChoice()
+        self._count, self._left = 0, LeftOut()
         self._sha = hashlib.sha256()
         self._ended = False
 
@@ -216,7 +219,8 @@ class Streams:
         """Yield samples in order, and warn of keys without an image.
 
         Raises:
-            InputError: a stream cannot be read, is cut short or damaged, is no tar, or a key comes back in it.
+            InputError: a stream cannot be read, is cut short or damaged, is no tar, a key comes back in it, or none
+                has an image.
             Interrupted: the monitor asked to stop.
         """
         for source in self._sources:
@@ -231,21 +235,29 @@ class Streams:
                 reason = str(getattr(error, "strerror", None) or first).rstrip(".")
                 raise InputError(f"{name}: cannot be read as a stream of shards: {reason}.") from error
         self._ended = True
+        self._tell_of_what_is_left_out(name if len(self._sources) == 1 else f"{len(self._sources)} streams")
 
     def _samples(self, tar: ForwardBytes) -> Iterator[Sample]:
-        without = Counter[str]()
+        keys, suffixes = 0, Counter[str]()
         for key, members in _grouped(tar):
             for suffix, content in members.items():
                 self._sha.update(f"{key}.{suffix}\0{len(content)}\n".encode("utf-8", "surrogateescape"))
-            images = [suffix for suffix in IMAGE_SUFFIXES if suffix in members]
-            if images:
-                yield Sample(key, list(members.items()), list(members).index(images[0]))
+            found = self._choice.standard(f"{tar.name}: {key}", list(members.items()))
+            if found is not None:
+                self._count += 1
+                yield Sample(key, *found)
             else:
-                without[", ".join(f".{suffix}" for suffix in members)] += 1
-        if without:
-            self.left_out["keys without an image"] += without.total()
-            kinds = ", ".join(f"{number:,} with {suffixes}" for suffixes, number in without.most_common(5))
-            _log.warning("%s: %s keys have no image and are left out (%s).", tar.name, f"{without.total():,}", kinds)
+                keys += 1
+                suffixes.update(members.keys())
+        self._left += LeftOut(keys, most_frequent(suffixes))
+
+    def _tell_of_what_is_left_out(self, title: str) -> None:
+        why = self._left.words()
+        if not self._count:
+            raise InputError(f"{title}: holds no image that can be used: {why or 'it is empty'}.")
+        if why:
+            self.left_out = {"keys without an image": self._left.keys}
+            _log.warning("%s: %s.", title, why)
 
 
 def _grouped(tar: ForwardBytes) -> Iterator[tuple[str, dict[str, bytes]]]:
