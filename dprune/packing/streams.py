@@ -107,6 +107,8 @@ class Stream:
         return data
 
     def _next(self, size: int) -> bytes:
+        # What is passed over gives nobody else the time to ask.
+        check_stop(self._monitor)
         if isinstance(self._file, io.FileIO):
             while not select.select([self._file], [], [], LOOK_AGAIN_S)[0]:
                 check_stop(self._monitor)
