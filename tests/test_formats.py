@@ -19,6 +19,7 @@ from conftest import dprune, dprune_process
 from dprune.errors import DpruneError, InputError, MismatchError, UsageError
 from dprune.formats import publish as publish_module
 from dprune.formats.arrays import digest_array, read_array, read_groups, read_ids, read_scores, write_array
+from dprune.formats.clusters import read_clusters
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import (
     Record,
@@ -99,7 +100,7 @@ def test_a_full_device_ends_stdout_with_1(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "No space left on device" in done.stderr
+    assert "no space left on device" in done.stderr
 
 
 def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
@@ -333,6 +334,25 @@ def test_old_and_damaged_provenance_is_one_sentence(record: Record, tmp_path: Pa
     # It is no reason not to make the file again.
     np.save(tmp_path / "fresh.npy", np.arange(4.0))
     dprune("select", tmp_path / "fresh.npy", "--keep", 2, "-o", tmp_path / "s.npy", "--overwrite").ok()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        (np.array([0, 3_000_000_000, 1]), ("sample 1 is of cluster 3,000,000,000, and there are 3 samples",)),
+        (np.array([0, 1, 2**31 - 1], dtype=np.int32), ("sample 2 is of cluster 2,147,483,647",)),
+        (np.array([0.0, 1.5, 1.0]), ("'assignment' holds float64",)),
+    ],
+)
+def test_clusters_that_no_list_of_sizes_could_hold(
+    assignment: np.ndarray, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "c.safetensors"
+    write_tensors(path, {"assignment": assignment, "distance": np.ones(3)}, {})
+    dprune("score", "cluster-distance", path).fails(3, "c.safetensors", *words)
+    dprune("select", "--order", "random", "--clusters", path, "--keep", 1).fails(3, "c.safetensors", *words)
+    write_tensors(path, {"assignment": np.array([-(2**40), 5, 0])}, {})
+    assert read_clusters(path).assignment.tolist() == [-1, 5, 0]
 
 
 def test_inputs_speak_of_one_dataset() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ from dprune.formats.tensors import read_tensors, write_tensors
 
 TENSORS = ("centroids", "assignment", "distance", "second_distance", "sizes", "label")
 """What the file holds, each the attribute of that name."""
+MOST_CLUSTERS = 1 << 17
+"""Numbers of clusters, unless there are more samples than that."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,7 @@ def read_clusters(path: str | Path) -> Clusters:
     name, tensors, metadata = read_tensors(path)
     if "assignment" not in tensors or tensors["assignment"].ndim != 1:
         raise InputError(f"{name}: holds no clusters: a tensor 'assignment' of shape [N] is missing.")
-    assignment = tensors["assignment"].astype(np.int32)
-    count = len(assignment)
+    assignment, count = _assignment(name, tensors["assignment"]), len(tensors["assignment"])
     missing = np.full(count, np.nan, dtype=np.float32)
     label = tensors.get("label")
     clusters = Clusters(
@@ -92,3 +94,15 @@ def read_clusters(path: str | Path) -> Clusters:
     if len(clusters.centroids) and count and assignment.max() >= len(clusters.centroids):
         raise InputError(f"{name}: cluster {assignment.max()} has no centroid: there are {len(clusters.centroids)}.")
     return clusters
+
+
+def _assignment(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """Refuse what are no numbers of clusters: a list of their sizes would take all memory, others would be cut off."""
+    if values.dtype.kind not in "iu":
+        raise InputError(f"{name}: 'assignment' holds {values.dtype}: number the clusters from 0, -1 for none.")
+    if len(values) and int(values.max()) >= max(MOST_CLUSTERS, len(values)):
+        raise InputError(
+            f"{name}: sample {values.argmax()} is of cluster {int(values.max()):,}, and there are {len(values):,} "
+            "samples: number the clusters from 0, as numpy.unique does with return_inverse."
+        )
+    return np.maximum(values.astype(np.int64), -1).astype(np.int32)
