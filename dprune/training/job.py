@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dprune.errors import InputError, UsageError
-from dprune.formats.claims import claim_in
 from dprune.formats.jobs import Job
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record
 from dprune.memory import free_memory
 from dprune.models.files import ModelFile
-from dprune.runtime import Monitor, Ranks, explained, process_group, ranks, take_device
+from dprune.runtime import Monitor, explained, process_group, ranks, take_device
 from dprune.training.plan import Plan
 from dprune.training.run import KIND, Run, extends
 from dprune.training.task import Task
@@ -38,6 +37,7 @@ class TrainingJob(Job):
 
     plan: Plan
     device: str
+    together = True
 
     @abstractmethod
     def task(self, device: torch.device, monitor: Monitor) -> Task:
@@ -60,11 +60,6 @@ class TrainingJob(Job):
     def folder(self) -> Run:
         """The output."""
         return Run(Path(self.output.path))
-
-    @property
-    def claim(self) -> Path | None:
-        """See `Job`; the ranks of a group do one work together, for which the first writes."""
-        return None if ranks().rank else claim_in(self.output.path, Ranks())
 
     def existing(self) -> Record | None:
         """See `Job`; a run that differs in nothing but having fewer steps can be extended, and counts as this one."""
