@@ -36,11 +36,20 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         content = read_json(path, REMEDY)
     except FileNotFoundError:
         return {}
+    return checked_manifest(str(path), content)
+
+
+def checked_manifest(name: str, content: Any) -> dict[str, Any]:
+    """Return parsed JSON that is a manifest, empty if it is something else.
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
     if not isinstance(content, dict):
         return {}
-    content = without_check(str(path), content)
-    if not (isinstance(content.get("provenance"), dict) and isinstance(content.get("kind"), str)):
+    manifest = without_check(name, content)
+    if not (isinstance(manifest.get("provenance"), dict) and isinstance(manifest.get("kind"), str)):
         return {}
-    checked_record(str(path), content["provenance"])
-    shaped(str(path), content, _SHAPES.get(content["kind"], Object()), REMEDY)
-    return content
+    checked_record(name, manifest["provenance"])
+    shaped(name, manifest, _SHAPES.get(manifest["kind"], Object()), REMEDY)
+    return manifest

@@ -24,7 +24,7 @@ from dprune.formats.members import IMAGE_SUFFIXES, MemberChoice, split_name
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
 from dprune.formats.remote import RemoteStream
-from dprune.formats.shard_index import LeftOut, most_frequent
+from dprune.formats.shard_index import LeftOut, most_frequent, named_twice, not_adjacent
 from dprune.formats.tar import COMPRESSED_MAGIC, TarLink, TarMember, truncated, walk
 from dprune.packing.sources import MOST_BYTES, Sample, local_folders
 from dprune.runtime import Monitor, check_stop
@@ -107,6 +107,8 @@ class Stream:
         return data
 
     def _next(self, size: int) -> bytes:
+        # What is passed over gives nobody else the time to ask.
+        check_stop(self._monitor)
         if isinstance(self._file, io.FileIO):
             while not select.select([self._file], [], [], LOOK_AGAIN_S)[0]:
                 check_stop(self._monitor)
@@ -195,12 +197,11 @@ class Streams:
 
     trusted = True
     classes: Sequence[str] = ()
-    options = {"streamed": True}
-
     left_out: Mapping[str, int] = {}
 
     def __init__(self, sources: Sequence[str], choice: MemberChoice | None = None) -> None:
         self._sources, self._choice = sources, choice or MemberChoice()
+        self.options = {"streamed": True, **self._choice.options()}
         self._count, self._left = 0, LeftOut()
         self._sha = hashlib.sha256()
         self._ended = False
@@ -256,7 +257,7 @@ class Streams:
         if not self._count:
             raise InputError(f"{title}: holds no image that can be used: {why or 'it is empty'}.")
         if why:
-            self.left_out = {"keys without an image": self._left.keys}
+            self.left_out = self._left.counts()
             _log.warning("%s: %s.", title, why)
 
 
@@ -275,12 +276,9 @@ def _grouped(tar: ForwardBytes) -> Iterator[tuple[str, dict[str, bytes]]]:
             found = {}
         key, suffix = split
         if not found and key in seen:
-            raise InputError(
-                f"{tar.name}: the members of {key!r} are not adjacent, or the key occurs twice: "
-                "write the shard again with each sample's members together."
-            )
+            raise not_adjacent(tar.name, key)
         if suffix in found:
-            raise InputError(f"{tar.name}: holds {member.name!r} twice: write the shard again with unique keys.")
+            raise named_twice(tar.name, member.name)
         seen.add(key)
         found[suffix] = _content(tar, member)
     if found:
