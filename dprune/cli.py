@@ -128,13 +128,15 @@ def _explain(error: Exception) -> int:
     if isinstance(error, DpruneError):
         console.fail(str(error))
         return error.exit_code
+    if isinstance(error, MemoryError):
+        console.fail("out of memory: give smaller images, batches or numbers.")
+        return 1
     if isinstance(error, OSError):
         where = error.filename or _close("stdout")
         console.fail(f"{where}: {error.strerror or error}." if where else f"{error.strerror or error}.")
         return InputError.exit_code if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else 1
-    else:
-        first = (str(error).strip() or "no message").splitlines()[0]
-        console.fail(f"this should not happen ({type(error).__name__}: {first}): please report it with what -vv shows.")
+    first = (str(error).strip() or "no message").splitlines()[0]
+    console.fail(f"this should not happen ({type(error).__name__}: {first}): please report it with what -vv shows.")
     return 1
 
 
