@@ -171,6 +171,8 @@ def _store(folder: str, kind: str) -> Findings:
     findings = Findings(folder, kind, records=[store.record])
     parts = {shard: _part(findings, store, shard) for shard in store.shards}
     whole = {shard: part for shard, part in parts.items() if part is not None}
+    for path in sorted(set(store.folder.glob("*.safetensors")) - set(map(store.path, store.shards))):
+        hold_to_digests(findings, TensorFile.open(path))
     if len(whole) == len(parts) and not findings.problems:
         findings.samples, findings.fingerprint = sum(store.counts), store.fingerprint
     bad = [entry for part in whole.values() for entry in part["bad"]]
