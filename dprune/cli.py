@@ -65,6 +65,7 @@ class LazyGroup(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command and turn what it raises into one sentence and an exit code."""
         kwargs["standalone_mode"] = False
+        console.encode_all()
         try:
             code = super().main(*args, **kwargs)
             sys.stdout.flush()

@@ -72,6 +72,15 @@ def verbosity() -> int:
     return _verbosity
 
 
+def encode_all() -> None:
+    """Have stdout and stderr write characters that their encoding lacks as escapes, rather than fail."""
+    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
+        # Closed ones have no encoding any more.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def say(text: str) -> None:
     """Tell what happened."""
     _log.info(text)
@@ -96,7 +105,7 @@ def emit_json(content: Any, *, indent: int | None = None) -> None:
 
 
 def emit(text: str, *, styled: bool = False) -> None:
-    """Write lines to stdout; what its encoding lacks is written as escapes.
+    """Write lines to stdout.
 
     Of a process group only rank 0 writes.
 
@@ -111,10 +120,8 @@ def emit(text: str, *, styled: bool = False) -> None:
     here = ranks()
     if here.group and here.rank > 0:
         return
-    encoding = sys.stdout.encoding or "utf-8"
-    text = text if styled else presentable(text, keep="\n")
     with writing_stdout():
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        print(text if styled else presentable(text, keep="\n"), flush=True)
 
 
 class TerminalMonitor:

@@ -196,6 +196,14 @@ def trains(**defaults: str) -> Decorator:
     )  # fmt: skip
 
 
+member_choice = (
+    click.option("--image-member", metavar="SUFFIX",
+                 help="What of shards are images, such as input.png.  [default: jpg, jpeg, png or webp]"),
+    click.option("--label-member", metavar="SUFFIX",
+                 help="What of shards are labels, such as y.txt, or json:label for a field.  [default: cls]"),
+)  # fmt: skip
+
+
 def embeds(default: str) -> Decorator:
     """Add the options of making features from shards; they reach the command as one `embedding`.
 
@@ -213,6 +221,7 @@ def embeds(default: str) -> Decorator:
         batch_size,
         workers,
         device,
+        *member_choice,
         default=default,
     )  # fmt: skip
 
@@ -240,4 +249,5 @@ parametrization = choice("--parametrization", ["velocity", "noise"],
 network_precision = choice("--precision", ["auto", "fp32", "bf16", "fp16"],
                            "Arithmetic of the network; auto is bf16 on a GPU.", default="auto")  # fmt: skip
 batch_size = count("--batch-size", "Samples in one pass through the device.", default=256)
+members = gathers("members", "dprune.formats.members:MemberChoice", *member_choice)
 workers = count("--workers", "Processes that decode; 0 decodes in the main one.  [default: one a core]", least=0)

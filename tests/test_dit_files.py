@@ -114,6 +114,8 @@ def test_misfits_are_refused(tmp_path):
         {"depth": 10**9}, {"heads": {}}, {"heads": 6.0}, {"heads": "6"}, {"heads": None}, {"width": "wide"},
         {"width": 10**12}, {"input_size": 10**9}, {"patch": 0}, {"channels": -4}, {"classes": 2**40}, {"mean": "abcd"},
         {"mean": [[0.0]] * 4}, {"std": [10**400] * 4}, {"learn_sigma": 1}, {"step": "3"},
+        {"label_count": "7"}, {"class_counts": [1.5]}, {"class_counts": [-1]}, {"class_counts": {"0": 3}},
+        {"parametrization": "score"},
     ],
 )  # fmt: skip
 def test_descriptions_beyond_reason_are_refused_at_once(tmp_path, changed):

@@ -22,6 +22,7 @@ from dprune.errors import DpruneError
 from dprune.formats.provenance import make_record, parent, parent_record
 from dprune.formats.publish import publish_bytes
 from dprune.formats.results import read_result
+from dprune.formats.shard_index import build_index
 from dprune.metrics.catalogue import QUALITY
 from dprune.reporting.curves import Colours, curve
 from dprune.reporting.experiments import point_of_result
@@ -272,10 +273,10 @@ def generated(folder: Path, run: Run, seeds: str = "0-3", bad: bool = False) -> 
     members = [(f"{seed:08d}.png", image_bytes(seed)) for seed in range(first, last + 1)]
     if bad:
         members[0] = (members[0][0], b"no image")
-    write_tar(folder / "000000.tar", members)
+    index = build_index(str(write_tar(folder / "000000.tar", members)))
     content = {
         "kind": "shards",
-        "shards": [{"name": "000000.tar", "count": len(members), "digest": ""}],
+        "shards": [{"name": "000000.tar", "count": len(members), "digest": index.digest}],
         "provenance": record,
     }
     (folder / "manifest.json").write_text(json.dumps(content))

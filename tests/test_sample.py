@@ -321,6 +321,8 @@ def test_the_first_seeds_have_shares_as_near_as_their_number_allows():
         quota = number * counts / counts.sum()
         assert np.abs(np.bincount(drawn[:number], minlength=10) - quota).max() < 1
     assert np.bincount(drawn, minlength=10).tolist() == (2 * counts).tolist()
+    many = TrainedClasses(3, (3 << 30, 1 << 30, 1)).proportional(np.arange(400))
+    assert np.bincount(many, minlength=3).tolist() == [300, 100, 0]
     even = TrainedClasses(3, (7, 7, 7)).proportional(np.arange(6))
     assert even.tolist() == [0, 1, 2, 0, 1, 2]
 

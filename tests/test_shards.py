@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from conftest import dprune, dprune_process, image_bytes, sample, write_tar
 
 from dprune.errors import BadImage, InputError
 from dprune.formats import index_cache
+from dprune.formats.features import open_features
 from dprune.formats.index_cache import cached_index
 from dprune.formats.manifests import read_manifest
 from dprune.formats.members import MemberChoice
@@ -121,6 +123,68 @@ def test_an_empty_shard_has_no_samples_and_a_warning(tmp_path: Path) -> None:
     result = dprune("score", "random", tmp_path, "-o", tmp_path / "r.npy").ok()
     assert "0.tar holds no samples" in result.err
     dprune("score", "random", tmp_path / "0.tar", "-o", tmp_path / "q.npy").fails(3, "holds no image", "are empty")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Samples with an input and a target image, a decoy, and their labels in JSON."""
+    members = [
+        part
+        for row in range(6)
+        for part in (
+            (f"s{row}.input.png", image_bytes(row)), (f"s{row}.target.jpg", image_bytes(50, suffix="jpg")),
+            (f"s{row}.jpg", image_bytes(60, suffix="jpg")), (f"s{row}.json", json.dumps({"label": row % 3}).encode()),
+        )
+    ]  # fmt: skip
+    return write_tar(tmp_path / "pairs" / "0.tar", members)
+
+
+CHOSEN = ("--image-member", "input.png", "--label-member", "json:label")
+
+
+def test_pack_makes_of_what_was_chosen_shards_that_need_no_choice(pairs: Path, tmp_path: Path) -> None:
+    dprune("pack", pairs, *CHOSEN, "-o", tmp_path / "out").ok()
+    dataset = open_dataset([str(tmp_path / "out")])
+    reader = ShardReader(dataset.shards[0], dataset.shards[0].index())
+    assert [(reader.image(row), reader.label(row)) for row in range(6)] == [(image_bytes(r), r % 3) for r in range(6)]
+    assert [suffix for suffix, _ in reader.members(0)] == ["png", "target.jpg", "other.jpg", "json", "cls"]
+    (record,) = dataset.records
+    assert record["options"]["image_member"] == "input.png"
+    assert record["options"]["label_member"] == "json:label"
+    dprune("pack", f"pipe:cat {pairs}", *CHOSEN, "-o", tmp_path / "streamed").ok()
+    assert (tmp_path / "streamed/000000.tar").read_bytes() == (tmp_path / "out/000000.tar").read_bytes()
+    dprune("pack", pairs, "-o", tmp_path / "out").fails(3, "made otherwise", "image_member")
+    dprune("pack", "sklearn:digits", *CHOSEN, "-o", tmp_path / "d").fails(2, "speak of shards")
+
+
+def test_whatever_opens_shards_takes_what_was_chosen(pairs: Path, tmp_path: Path) -> None:
+    dprune("pack", pairs, *CHOSEN, "-o", tmp_path / "packed").ok()
+    pixels = ("--model", "pixels", "--image-size", 4)
+    dprune("embed", pairs, *CHOSEN, *pixels, "-o", tmp_path / "chosen").ok()
+    dprune("embed", tmp_path / "packed", *pixels, "-o", tmp_path / "e").ok()
+    chosen, plain = (open_features(tmp_path / name) for name in ("chosen", "e"))
+    np.testing.assert_array_equal(chosen.rows(0, 6), plain.rows(0, 6))
+    np.testing.assert_array_equal(chosen.labels(), np.arange(6) % 3)
+    dprune("embed", pairs, *pixels, "-o", tmp_path / "chosen").fails(3, "made otherwise", "image_member")
+    dprune("score", "random", pairs, *CHOSEN, "-o", tmp_path / "r.npy").ok()
+    dprune("select", tmp_path / "r.npy", "--keep", "0.5", "-o", tmp_path / "keep.npy").ok()
+    dprune("pack", pairs, "--subset", tmp_path / "keep.npy", "-o", tmp_path / "half").fails(3, "different datasets")
+    dprune("pack", pairs, *CHOSEN, "--subset", tmp_path / "keep.npy", "-o", tmp_path / "half").ok()
+    dprune("eval", pairs, tmp_path / "chosen", *CHOSEN, "--metrics", "kid", "-o", tmp_path / "m.json").ok()
+    for command in ("encode", "train-vae", "memorization", "select"):
+        assert "--image-member" in dprune(command, "--help").ok().out.decode()
+
+
+def test_a_choice_that_no_sample_has(pairs: Path, tmp_path: Path) -> None:
+    failed = dprune("pack", pairs, "--image-member", "x.png", "-o", tmp_path / "out")
+    failed.fails(3, "6 keys have no image; their suffixes: input.png (6), jpg (6), json (6), target.jpg (6)")
+    wrong = dprune(
+        "embed", pairs, *CHOSEN[:2], "--label-member", "json:class", "--model", "pixels", "-o", tmp_path / "e"
+    )
+    wrong.fails(3, "s0.json: has no field 'class'", "--label-member")
+    dprune("pack", pairs, "--image-member", ".png", "-o", tmp_path / "out").fails(
+        2, "--image-member", "such as input.png"
+    )
 
 
 # The cache.

@@ -11,6 +11,7 @@ from dprune.delivery import Delivery
 
 if TYPE_CHECKING:
     from dprune.embedding.settings import EmbedOptions
+    from dprune.formats.members import MemberChoice
 
 
 @click.command()
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     options.workers,
     options.count("--seed", "Chooses the images that --pca is fitted to.", default=0, least=0),
 )  # fmt: skip
+@options.members
 @options.delivers("Feature store, a folder with one file a shard.", can_stop=True, shares_work=True, folder=True)
-def command(*, delivery: Delivery, shards: tuple[str, ...], embedding: EmbedOptions) -> None:
+def command(*, delivery: Delivery, shards: tuple[str, ...], members: MemberChoice, embedding: EmbedOptions) -> None:
     """Turn the images of shards into a store of features.
 
     Short names of networks are dinov2-s, -b, -l (at 224 pixels), dinov3-s, -b, -l, clip-b32 and clip-l14 (OpenAI's
@@ -53,4 +55,4 @@ def command(*, delivery: Delivery, shards: tuple[str, ...], embedding: EmbedOpti
     """
     from dprune.embedding.job import open_embed
 
-    delivery.deliver(open_embed(shards, embedding, delivery.output))
+    delivery.deliver(open_embed(shards, embedding, delivery.output, members))

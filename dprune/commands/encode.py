@@ -11,6 +11,7 @@ from dprune.delivery import Delivery
 
 if TYPE_CHECKING:
     from dprune.encoding.settings import EncodeSettings
+    from dprune.formats.members import MemberChoice
 
 
 @click.command()
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     options.workers,
     options.count("--seed", "Chooses the samples of --verify.", default=0, least=0),
 )  # fmt: skip
+@options.members
 @options.delivers("Latent store, a folder with one file a shard.", can_stop=True, shares_work=True, folder=True)
-def command(*, delivery: Delivery, shards: tuple[str, ...], encoding: EncodeSettings) -> None:
+def command(*, delivery: Delivery, shards: tuple[str, ...], members: MemberChoice, encoding: EncodeSettings) -> None:
     """Turn the images of shards into a store of latents.
 
     Images are brought to the size that the autoencoder was trained at: shorter side, middle square. Of a vq
@@ -46,4 +48,4 @@ def command(*, delivery: Delivery, shards: tuple[str, ...], encoding: EncodeSett
     """
     from dprune.encoding.job import open_encode
 
-    delivery.deliver(open_encode(shards, encoding, delivery.output))
+    delivery.deliver(open_encode(shards, encoding, delivery.output, members))

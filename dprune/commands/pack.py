@@ -11,6 +11,7 @@ from dprune import options
 from dprune.delivery import Delivery
 
 if TYPE_CHECKING:
+    from dprune.formats.members import MemberChoice
     from dprune.packing.job import PackSettings
 
 
@@ -50,8 +51,9 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
                  help="End at the first unreadable image instead of listing it in bad.jsonl."),
     options.workers,
 )  # fmt: skip
+@options.members
 @options.delivers("Folder that the shards go to.", can_stop=True, folder=True)
-def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings) -> None:
+def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings, members: MemberChoice) -> None:
     """Pack images or shards, or a subset of them, into WebDataset shards.
 
     SOURCE is a folder or zip of images, existing shards (a folder, paths, globs, brace ranges, @list.txt), streamed
@@ -72,4 +74,4 @@ def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings
     """
     from dprune.packing.job import open_pack
 
-    delivery.deliver(open_pack(sources, settings, delivery.output))
+    delivery.deliver(open_pack(sources, settings, delivery.output, members))

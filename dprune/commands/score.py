@@ -10,6 +10,7 @@ from dprune import options
 from dprune.delivery import Delivery
 
 if TYPE_CHECKING:
+    from dprune.formats.members import MemberChoice
     from dprune.scoring.el2n_grand import El2nOptions, GrandOptions
     from dprune.scoring.monotonicity import MonotonicityOptions
     from dprune.scoring.moso import MosoOptions
@@ -75,15 +76,16 @@ def command() -> None:
 @command.command("random")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @options.seed
+@options.members
 @options.delivers(OUTPUT, default="-")
-def score_random(delivery: Delivery, sources: tuple[str, ...], seed: int) -> None:
+def score_random(delivery: Delivery, sources: tuple[str, ...], seed: int, members: MemberChoice) -> None:
     """Score by chance: uniform in [0, 1), by seed and id alone.
 
     SOURCE says which samples there are: shards, a store, clusters, or an array with one row a sample.
     """
     from dprune.scoring.simple import open_random
 
-    delivery.deliver(open_random(sources, seed, delivery.output))
+    delivery.deliver(open_random(sources, seed, delivery.output, members))
 
 
 @command.command("cluster-distance")

@@ -11,6 +11,7 @@ from dprune.delivery import Delivery
 from dprune.selecting.amount import Amount
 
 if TYPE_CHECKING:
+    from dprune.formats.members import MemberChoice
     from dprune.selecting.job import SelectSettings
 
 MOST_BYTES_OF_GROUPS = 8 << 20
@@ -59,8 +60,9 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
     click.option("--shards", multiple=True, metavar="SHARDS", help="With --figure: where the images are. Repeatable."),
     options.seed,
 )  # fmt: skip
+@options.members
 @options.delivers("The subset: a .npy file of ids, or - for stdout.", default="-")
-def command(delivery: Delivery, scores: str | None, settings: SelectSettings) -> None:
+def command(delivery: Delivery, scores: str | None, settings: SelectSettings, members: MemberChoice) -> None:
     """Choose the samples to keep, by scores, clusters and set algebra.
 
     SCORES is one number a sample (.npy, or - for stdin); NaN is never kept. Counts are exact. The highest at
@@ -77,4 +79,4 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings) ->
     """
     from dprune.selecting.job import open_select
 
-    delivery.deliver(open_select(scores, settings, delivery.output))
+    delivery.deliver(open_select(scores, settings, delivery.output, members))

@@ -10,6 +10,7 @@ from dprune import options
 from dprune.delivery import Delivery
 
 if TYPE_CHECKING:
+    from dprune.formats.members import MemberChoice
     from dprune.training.plan import TrainingOptions
     from dprune.training.vae.settings import VAEOptions
 
@@ -70,6 +71,7 @@ def _weight(name: str, text: str) -> options.Decorator:
         options.strict,
         options.workers,
     ),
+    options.members,
     options.trains(
         steps="base 100000, tiny 300", batch_size="base 64, tiny 16", lr="base 1e-4, tiny 2e-3",
         warmup="base 1000, tiny 20", schedule="base constant, tiny cosine", ema="base 0.9999, tiny 0.99", clip="1",
@@ -77,7 +79,14 @@ def _weight(name: str, text: str) -> options.Decorator:
     options.delivers("Run folder; model.safetensors appears in it when training is complete.", can_stop=True,
                      shares_work=True, folder=True),
 )  # fmt: skip
-def command(*, delivery: Delivery, shards: tuple[str, ...], autoencoder: VAEOptions, training: TrainingOptions) -> None:
+def command(
+    *,
+    delivery: Delivery,
+    shards: tuple[str, ...],
+    members: MemberChoice,
+    autoencoder: VAEOptions,
+    training: TrainingOptions,
+) -> None:
     """Train an autoencoder on images.
 
     The folder gets a log (log.jsonl), pictures of reconstructions below their originals' rows, checkpoints at
@@ -95,4 +104,4 @@ def command(*, delivery: Delivery, shards: tuple[str, ...], autoencoder: VAEOpti
     """
     from dprune.training.vae.job import open_train_vae
 
-    delivery.deliver(open_train_vae(shards, autoencoder, training, delivery.output))
+    delivery.deliver(open_train_vae(shards, autoencoder, training, delivery.output, members))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from dprune.embedding.settings import PCA_FILE, EmbedOptions, EmbedSettings
 from dprune.formats.filling import Filling, StoreJob, parents_by_name
+from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, Shard, open_dataset
@@ -34,7 +35,8 @@ class EmbedJob(StoreJob):
         """
         fitted = self.settings.given.pca is not None
         seed, fingerprint = (self.settings.given.seed, self.dataset.fingerprint) if fitted else (None, None)
-        return make_record("embed", self.settings.options(), seed=seed, fingerprint=fingerprint,
+        options = self.settings.options() | self.dataset.choice.options()
+        return make_record("embed", options, seed=seed, fingerprint=fingerprint,
                            parents=parents_by_name(self.dataset), tags=self.output.tags)  # fmt: skip
 
     @functools.cached_property
@@ -50,16 +52,20 @@ class EmbedJob(StoreJob):
         extract(self.settings, self.filling, store, shards, monitor)
 
 
-def open_embed(shards: Sequence[str], options: EmbedOptions, output: Output) -> EmbedJob:
+def open_embed(
+    shards: Sequence[str], options: EmbedOptions, output: Output, members: MemberChoice | None = None
+) -> EmbedJob:
     """Open what `dprune embed` was given.
 
     Args:
         shards: see `open_dataset`.
         options: how features are to be made.
+        output: where the store goes.
+        members: which members of the shards are images and labels, None for the default.
 
     Raises:
         UsageError: the network does not take one of the options.
         InputError: the weights' file or the shards are not there.
     """
     settings = options.settings
-    return EmbedJob(open_dataset(shards), settings, output)
+    return EmbedJob(open_dataset(shards, members), settings, output)

@@ -13,6 +13,7 @@ from typing import Any
 from dprune.encoding.settings import EncodeSettings
 from dprune.formats.filling import Filling, StoreJob, parents_by_name
 from dprune.formats.latents import CODEBOOK_FILE, KIND
+from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, Shard, open_dataset
@@ -40,6 +41,7 @@ class EncodeJob(StoreJob):
     def record(self) -> Record:
         """Provenance of the store."""
         options = {"network": self.network, "flips": self.settings.flips, "precision": self.settings.dtype}
+        options |= self.dataset.choice.options()
         parents = {**parents_by_name(self.dataset), "vae": self.vae.as_parent()}
         return make_record("encode", options, parents=parents, tags=self.output.tags)
 
@@ -77,14 +79,18 @@ class EncodeJob(StoreJob):
         return summary
 
 
-def open_encode(shards: Sequence[str], settings: EncodeSettings, output: Output) -> EncodeJob:
+def open_encode(
+    shards: Sequence[str], settings: EncodeSettings, output: Output, members: MemberChoice | None = None
+) -> EncodeJob:
     """Open what `dprune encode` was given.
 
     Args:
         shards: see `open_dataset`.
         settings: how the latents are made, and by what.
+        output: where the store goes.
+        members: which members of the shards are images and labels, None for the default.
 
     Raises:
         InputError: the shards are not there, or the autoencoder's file is none.
     """
-    return EncodeJob(open_dataset(shards), open_vae(settings.vae), settings, output)
+    return EncodeJob(open_dataset(shards, members), open_vae(settings.vae), settings, output)

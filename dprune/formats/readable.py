@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
@@ -26,6 +27,9 @@ def presentable(text: str, keep: str = "") -> str:
         text = _URL.sub(lambda url: f"{url[1]}{url[2]}{'?…' if url[3] else ''}", text)
     if text.isprintable():
         return text
+    # Where the locale is C, names that are UTF-8 arrive byte by byte.
+    with contextlib.suppress(UnicodeEncodeError):
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     return "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text)
 
 

@@ -44,6 +44,10 @@ class LeftOut:
         first = self.first_link or other.first_link
         return LeftOut(self.keys + other.keys, suffixes, self.links + other.links, first)
 
+    def counts(self) -> Counter[str]:
+        """Return how many there are of each kind that there is."""
+        return +Counter({"keys without an image": self.keys, "links out of the tar": self.links})
+
     def words(self) -> str:
         """Say what was left out, and what to do about it; empty if nothing was."""
         found = []

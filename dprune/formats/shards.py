@@ -28,7 +28,7 @@ from dprune.runtime import cpu_count
 
 CLASSES = "classes.txt"
 BAD = "bad.jsonl"
-MOST_IMAGE_BYTES = 512 << 20
+MOST_IMAGE_BYTES, MOST_SAMPLE_BYTES = 512 << 20, 1 << 30
 TELL_S = 30.0
 
 _log = logging.getLogger("dprune")
@@ -140,6 +140,19 @@ class ShardReader:
             InputError: the shard has become another since it was indexed.
         """
         return read_member(self._blocks, *self._place(member))
+
+    def members(self, row: int) -> list[tuple[str, bytes]]:
+        """Return suffix and content of each member of a sample.
+
+        Raises:
+            BadImage: together they are larger than what is held in memory, and were not read.
+            InputError: the shard has become another since it was indexed.
+        """
+        members = range(int(self.index.start[row]), int(self.index.stop[row]))
+        size = int(self.index.size[members.start : members.stop].sum())
+        if size > MOST_SAMPLE_BYTES:
+            raise BadImage(f"has {size:,} bytes in all, more than a sample may take")
+        return [(self.index.suffix(member), self.member(member)) for member in members]
 
     def _place(self, member: int) -> tuple[int, int, int]:
         return int(self.index.offset[member]), int(self.index.size[member]), int(self.index.header[member])

@@ -14,6 +14,7 @@ from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.arrays import Array, read_ids, write_array
 from dprune.formats.beside import Beside
 from dprune.formats.jobs import FileJob
+from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, check_same_dataset, make_record, packed_subset, training_subset
 from dprune.formats.publish import Output
 from dprune.formats.shards import open_dataset
@@ -123,7 +124,7 @@ def open_memorization(
         UsageError: options have nothing to work on.
     """
     paths = {"generated": SidePath.of(generated), "train": SidePath.of(train)}
-    sheet = _open_sheet(settings, paths)
+    sheet = _open_sheet(settings, paths, embedding.members)
     held_ids = None
     if settings.held_out is not None:
         paths["held_out"] = SidePath.of(settings.held_out)
@@ -137,7 +138,9 @@ def open_memorization(
     return MemorizationJob(sources, subset, held_ids, settings, embedding.device, sheet, output)
 
 
-def _open_sheet(settings: MemorizationSettings, sides: Mapping[str, SidePath]) -> PairSheet | None:
+def _open_sheet(
+    settings: MemorizationSettings, sides: Mapping[str, SidePath], members: MemberChoice
+) -> PairSheet | None:
     """Find the images of the picture: those that were stated, or of sides that are shards."""
     if settings.figure is None:
         return None
@@ -148,7 +151,7 @@ def _open_sheet(settings: MemorizationSettings, sides: Mapping[str, SidePath]) -
         images[role] = stated or ((sides[role].path,) if sides[role].holds == "shards" else ())
         if not images[role]:
             raise UsageError(f"--figure shows images, and {role} is features: give --{role}-shards.")
-    datasets = {role: open_dataset(paths) for role, paths in images.items()}
+    datasets = {role: open_dataset(paths, members) for role, paths in images.items()}
     return PairSheet(datasets, settings.figure, settings.figure_count)
 
 

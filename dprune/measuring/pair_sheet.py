@@ -14,6 +14,7 @@ from dprune.errors import MismatchError
 from dprune.formats.beside import Beside
 from dprune.formats.images import publish_png, thumbnails
 from dprune.formats.provenance import Record, check_same_dataset, variant
+from dprune.formats.readable import presentable
 from dprune.formats.shards import Dataset
 from dprune.measuring.sources import FeatureSource
 from dprune.runtime import Silent
@@ -82,7 +83,7 @@ class _Sheet:
         self._draw = ImageDraw.Draw(self.image)
 
     def _text(self, place: tuple[int, int], text: str, size: int, colour: str) -> None:
-        self._draw.text(place, text, fill=colour, font=ImageFont.load_default(size))
+        self._draw.text(place, presentable(text), fill=colour, font=ImageFont.load_default(size))
 
     def header(self, shown: int, pairs: npt.NDArray[np.void], model: str | None) -> None:
         """Say what is to be seen."""

@@ -16,6 +16,7 @@ from dprune.embedding.settings import EmbedOptions
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.features import Features, open_features
 from dprune.formats.kinds import kind_of
+from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, digest, nearest_first, parent_record, record_digest
 from dprune.formats.publish import Output
 from dprune.formats.shard_index import cache_folder
@@ -47,6 +48,13 @@ class Embedding:
     device: str = "auto"
     batch_size: int = 256
     workers: int | None = 0
+    image_member: str | None = None
+    label_member: str | None = None
+
+    @property
+    def members(self) -> MemberChoice:
+        """Which members of shards are images and labels."""
+        return MemberChoice(self.image_member, self.label_member)
 
     @property
     def stated(self) -> bool:
@@ -165,7 +173,7 @@ def open_sources(
     like = next((record for record in (*(source.record for source in found.values()), *known.values()) if record), None)
     if shards:
         options = embedding.options(like)
-        found |= {role: _to_make(path, options) for role, path in shards.items()}
+        found |= {role: _to_make(path, options, embedding.members) for role, path in shards.items()}
     sources = {role: found[role] for role in paths}
     check_space({source.name: source.record for source in sources.values()} | known)
     _warn_if_swapped(sources)
@@ -221,8 +229,8 @@ def _ready(path: str) -> FeatureSource:
     return FeatureSource(features.name, record, features.as_parent(), lambda monitor: features)
 
 
-def _to_make(path: str, options: EmbedOptions) -> FeatureSource:
-    job = open_embed([path], options, Output(""))
+def _to_make(path: str, options: EmbedOptions, members: MemberChoice) -> FeatureSource:
+    job = open_embed([path], options, Output(""), members)
     dataset = job.dataset
     if not len(dataset):
         raise InputError(f"{path}: holds no samples: give shards with images.")

@@ -15,6 +15,7 @@ from dprune.seeds import hash_ids
 IntArray = npt.NDArray[np.int64]
 
 MOST_NAMED = 8
+LONGEST_CYCLE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,9 @@ class TrainedClasses:
             network: see `ModelFile`; empty for a file made elsewhere.
             classes: rows of its table, of which those of a model that it began with may be beyond its labels.
         """
-        count, samples = network.get("label_count"), network.get("class_counts")
-        count = count if isinstance(count, int) and 0 < count <= classes else classes
-        if not isinstance(samples, list) or len(samples) != count or not any(samples):
-            return cls(count)
-        return cls(count, tuple(samples) if all(type(n) is int and n >= 0 for n in samples) else None)
+        count, samples = network.get("label_count", 0), tuple(network.get("class_counts", ()))
+        count = count if 0 < count <= classes else classes
+        return cls(count, samples if len(samples) == count and any(samples) else None)
 
     @functools.cached_property
     def empty(self) -> IntArray:
@@ -73,13 +72,16 @@ class TrainedClasses:
 
         The first n seeds have each class as often as its share of n, rounded (Sainte-Laguë's method, whose counts for
         fewer images are part of those for more, as those of largest remainders are not); the first N, for N training
-        samples, exactly as the training set has it, and so on every N.
+        samples, exactly as the training set has it, and so on every N, up to four million.
         """
         return self._cycle[seeds % len(self._cycle)]
 
     @functools.cached_property
     def _cycle(self) -> IntArray:
         samples = np.array(self.samples)
+        if (times := -(-int(samples.sum()) // LONGEST_CYCLE)) > 1:
+            # Rounded up, so that no class is lost.
+            samples = -(-samples // times)
         labels = np.repeat(np.arange(self.count), samples)
         number = np.arange(len(labels)) - np.repeat(samples.cumsum() - samples, samples)
         # The j-th sample of a class comes where its class is owed j and a half.

@@ -21,7 +21,7 @@ from dprune.errors import BadImage, InputError, UsageError
 from dprune.formats.images import encode_image, first_frame, resize_image
 from dprune.formats.jobs import Job
 from dprune.formats.locations import expand
-from dprune.formats.members import IMAGE_SUFFIXES, split_name, with_image
+from dprune.formats.members import IMAGE_SUFFIXES, MemberChoice, split_name, with_image
 from dprune.formats.provenance import Record, make_record, with_findings
 from dprune.formats.publish import STDOUT, Output
 from dprune.formats.shard_journal import Bad, Entry, FinishedShard, Journal, complete_shards, existing_shards
@@ -67,12 +67,16 @@ class PackSettings:
         return {**resized, "shard_size": self.shard_size, **keys, **beside}
 
 
-def open_pack(locations: Sequence[str], settings: PackSettings, output: Output) -> PackJob:
+def open_pack(
+    locations: Sequence[str], settings: PackSettings, output: Output, members: MemberChoice | None = None
+) -> PackJob:
     """Find out what the locations are, and narrow shards to a subset.
 
     Args:
         locations: one folder or zip of images, `sklearn:digits`, or any number of shards or of streams.
         settings: what is packed of them, and how.
+        output: where the shards go.
+        members: which members of shards are images and labels, None for the default.
 
     Raises:
         InputError: a location does not exist or holds nothing to pack.
@@ -87,18 +91,21 @@ def open_pack(locations: Sequence[str], settings: PackSettings, output: Output) 
         raise _without_ids(locations[0])
     if (settings.split is not None or settings.beside) and images in ([], [DIGITS]):
         raise UsageError("--split and --beside speak of folders and zips of images.")
+    members = members or MemberChoice()
+    if images and members.options():
+        raise UsageError("--image-member and --label-member speak of shards.")
     if STDOUT in streams and sys.stdin.isatty():
         raise UsageError("stdin is a terminal: pipe shards in, or name files.")
     source: Source | Streams
     if streams:
-        source = Streams(streams)
+        source = Streams(streams, members)
     elif images == [DIGITS]:
         source = DigitsSource()
     elif images:
         kind = FolderSource if os.path.isdir(images[0]) else ZipSource
         source = kind(images[0], FileChoice(settings.split, settings.beside))
     else:
-        source = _open_shards(locations, settings.subset)
+        source = _open_shards(locations, settings.subset, members)
     return PackJob(source, settings, output)
 
 
@@ -110,16 +117,16 @@ def _without_ids(location: str) -> UsageError:
     return UsageError(f"--subset speaks of samples of shards: pack {location} first, then a subset of that.")
 
 
-def _open_shards(sources: Sequence[str], subset: str | None) -> ShardSource | Streams:
+def _open_shards(sources: Sequence[str], subset: str | None, members: MemberChoice) -> ShardSource | Streams:
     found = expand([place for source in sources for place in compressed_tars(source) or [source]])
     if any(map(is_compressed, found)):
         if subset is not None:
             raise _without_ids(sources[0])
-        return Streams(found)
+        return Streams(found, members)
     for location in sources:
         if count := images_beside_shards(location):
             _log.warning("%s: is taken as a folder of shards, and its %s images are left out.", location, f"{count:,}")
-    dataset = open_dataset(found)
+    dataset = open_dataset(found, members)
     if subset is None:
         return ShardSource(dataset)
     ids, record = read_subset(subset, dataset)

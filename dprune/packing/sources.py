@@ -18,7 +18,7 @@ from dprune.formats.images import encode_image
 from dprune.formats.members import LABEL_SUFFIX
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
-from dprune.formats.shards import CLASSES, Dataset, ShardReader
+from dprune.formats.shards import CLASSES, Dataset, ShardReader, left_out
 
 MOST_BYTES = 1 << 30
 
@@ -128,6 +128,7 @@ class ShardSource(Source):
         self._rows = dataset.split(np.arange(len(dataset)) if ids is None else ids)
         self._stops = np.cumsum([len(rows) for rows in self._rows])
         self._open: tuple[int, int, ShardReader] | None = None
+        self.options, self.left_out = dataset.choice.options(), left_out(dataset.sizes).counts()
         self.folders = local_folders(shard.location for shard in dataset.shards)
         self.classes = _shared_classes(dataset)
 
@@ -151,14 +152,14 @@ class ShardSource(Source):
             shard = self._dataset.shards[which]
             self._open = (os.getpid(), which, ShardReader(shard, shard.index()))
         reader = self._open[2]
-        begin, end = int(reader.index.start[row]), int(reader.index.stop[row])
-        members = [(reader.index.suffix(member), reader.member(member)) for member in range(begin, end)]
-        return Sample("", members, int(reader.index.image[row]) - begin)
+        found = self._dataset.choice.standard(f"{reader.shard.location}: {reader.index.key(row)}", reader.members(row))
+        assert found is not None
+        return Sample("", *found)
 
 
 def _shared_classes(dataset: Dataset) -> Sequence[str]:
     """Return the class names that lie beside the shards, if all folders agree on them."""
     found = {Path(shard.location).parent / CLASSES for shard in dataset.shards}
-    texts = {path.read_text(encoding="utf-8", errors="surrogateescape") for path in found if path.exists()}
+    texts = {path.read_text(encoding="utf-8", errors="surrogateescape") for path in found if path.is_file()}
     # Names may hold what str.splitlines takes for the end of a line.
     return texts.pop().rstrip("\n").split("\n") if len(texts) == 1 else []

@@ -195,12 +195,11 @@ class Streams:
 
     trusted = True
     classes: Sequence[str] = ()
-    options = {"streamed": True}
-
     left_out: Mapping[str, int] = {}
 
     def __init__(self, sources: Sequence[str], choice: MemberChoice | None = None) -> None:
         self._sources, self._choice = sources, choice or MemberChoice()
+        self.options = {"streamed": True, **self._choice.options()}
         self._count, self._left = 0, LeftOut()
         self._sha = hashlib.sha256()
         self._ended = False
@@ -256,7 +255,7 @@ class Streams:
         if not self._count:
             raise InputError(f"{title}: holds no image that can be used: {why or 'it is empty'}.")
         if why:
-            self.left_out = {"keys without an image": self._left.keys}
+            self.left_out = self._left.counts()
             _log.warning("%s: %s.", title, why)
 
 

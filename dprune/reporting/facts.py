@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from html import escape
 
 from dprune.reporting.experiments import Point
 from dprune.reporting.factors import COMMAND, OWN, SOURCE
 from dprune.reporting.grouping import Comparison
+from dprune.reporting.markup import escape
 
 _ROLES = {"train": "training", "held_out": "held-out"}
 _KINDS = {"metrics": "Quality", "memorization": "Memorization"}

@@ -14,6 +14,7 @@ from dprune.errors import BadImage, DpruneError, InputError
 from dprune.formats.images import decode_image
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record
+from dprune.formats.readable import presentable
 from dprune.formats.shards import Dataset, ShardReader, open_dataset
 from dprune.reporting.experiments import Choice, Point, point_of_images
 from dprune.reporting.grouping import Comparison, Line, cell_ratio, compare, ratio_text
@@ -200,7 +201,7 @@ def draw_grid(grid: ImageGrid) -> Image.Image:
         sheet.paste(picture, (left, top + row * (height + _SPACE)))
     for row, line in enumerate(lines):
         y = top + row * (height + _SPACE)
-        label = "\n".join(textwrap.wrap(line.label, 22)[:6])
+        label = "\n".join(textwrap.wrap(presentable(line.label), 22)[:6])
         draw.multiline_text((_MARGIN, y + 4), label, _INK, ImageFont.load_default(15), spacing=5)
         for column, ratio in enumerate(grid.ratios, len(columns) - len(grid.ratios)):
             x = left + column * (width + _SPACE)

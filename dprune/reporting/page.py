@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from dprune.reporting.curves import legend
 from dprune.reporting.facts import describe
 from dprune.reporting.grouping import Comparison
 from dprune.reporting.image_grid import ImageGrid, seeds_text
+from dprune.reporting.markup import escape
 from dprune.reporting.svg import SHAPES, STYLE, Chart, stroke
 from dprune.reporting.tables import html_table
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
+
+from dprune.reporting.markup import escape
 
 Points = Sequence[tuple[float, float]]
 

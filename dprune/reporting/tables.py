@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from dprune.metrics.catalogue import Measure
 from dprune.reporting.grouping import MISSING, Cell, Comparison, Line, SeedMean, cell_ratio, ratio_text
+from dprune.reporting.markup import escape, markdown, spreadsheet
 
 
 @dataclass(frozen=True)
@@ -146,17 +145,12 @@ def markdown_table(table: Table) -> str:
             shown = f"**{mean}**" if (number, column) in table.best else mean
             cells.append(f"{shown} {_spread_text(estimate)}".strip() if estimate else shown)
         lines.append(_markdown_row(cells))
-    title = f"### {_markdown(table.comparison.title)}\n\n" if table.comparison.title else ""
+    title = f"### {markdown(table.comparison.title)}\n\n" if table.comparison.title else ""
     return title + "\n".join(lines) + "\n"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_markdown(cell) if n == 0 else cell for n, cell in enumerate(cells))} |"
-
-
-def _markdown(text: str) -> str:
-    """Escape what Markdown and the HTML in it would take for marks."""
-    return escape(re.sub(r"([\\`*_|\[\]])", r"\\\1", " ".join(text.split())), quote=False)
+    return f"| {' | '.join(markdown(cell) if n == 0 else cell for n, cell in enumerate(cells))} |"
 
 
 def csv_table(tables: Sequence[Table]) -> str:
@@ -184,9 +178,5 @@ def csv_text(heads: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(heads)
     # The writer leaves None empty, and writes every digit of a number.
-    writer.writerows([_formula_free(cell) if isinstance(cell, str) else cell for cell in line] for line in lines)
+    writer.writerows([spreadsheet(cell) if isinstance(cell, str) else cell for cell in line] for line in lines)
     return out.getvalue()
-
-
-def _formula_free(text: str) -> str:
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

@@ -15,6 +15,7 @@ from dprune.formats.clusters import read_clusters
 from dprune.formats.features import open_features
 from dprune.formats.kinds import kind_of
 from dprune.formats.latents import open_latents
+from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, digest, parent, parent_record, record_digest
 from dprune.formats.shards import open_dataset
 from dprune.formats.stores import Store
@@ -35,7 +36,7 @@ class Population:
     parents: dict[str, Record]
 
 
-def open_population(sources: Sequence[str]) -> Population:
+def open_population(sources: Sequence[str], members: MemberChoice | None = None) -> Population:
     """Count the samples of shards, a store, clusters or a plain array.
 
     Raises:
@@ -62,7 +63,7 @@ def open_population(sources: Sequence[str]) -> Population:
     if kind in _OTHERS:
         raise InputError(f"{source}: is {_OTHERS[kind]}, which says of no samples: give shards, a store, clusters, or "
                          "an array with one row a sample.")  # fmt: skip
-    dataset = open_dataset(sources)
+    dataset = open_dataset(sources, members)
     return Population(len(dataset), dataset.fingerprint, dataset.parents())
 
 

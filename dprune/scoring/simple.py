@@ -13,6 +13,7 @@ from dprune.errors import InputError
 from dprune.formats.arrays import write_array
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.jobs import FileJob
+from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import Output
 from dprune.runtime import Monitor
@@ -42,9 +43,9 @@ class RandomJob(FileJob):
         return {"scored": len(values)}
 
 
-def open_random(sources: Sequence[str], seed: int, output: Output) -> RandomJob:
+def open_random(sources: Sequence[str], seed: int, output: Output, members: MemberChoice | None = None) -> RandomJob:
     """Open what `dprune score random` was given; see `open_population`."""
-    return RandomJob(open_population(sources), seed, output)
+    return RandomJob(open_population(sources, members), seed, output)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dprune.formats.images import publish_png, thumbnails
+from dprune.formats.readable import presentable
 from dprune.formats.shards import Dataset
 from dprune.selecting.quotas import IntArray
 from dprune.selecting.ranking import Ranking
@@ -65,7 +66,7 @@ class _Sheet:
         return MARGIN + LABEL + block * (BLOCK + BLOCK_GAP)
 
     def _text(self, place: tuple[int, int], text: str, size: int, colour: str) -> None:
-        self._draw.text(place, text, fill=colour, font=ImageFont.load_default(size))
+        self._draw.text(place, presentable(text), fill=colour, font=ImageFont.load_default(size))
 
     def header(self, text: str) -> None:
         self._text((MARGIN, 14), text, 18, INK)

@@ -17,6 +17,7 @@ from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import open_features
 from dprune.formats.jobs import FileJob
+from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, check_same_dataset, make_record, variant, with_findings
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
@@ -54,12 +55,16 @@ class SelectSettings:
         return self.keep or self.prune
 
 
-def open_select(scores: str | None, settings: SelectSettings, output: Output) -> SelectJob:
+def open_select(
+    scores: str | None, settings: SelectSettings, output: Output, members: MemberChoice | None = None
+) -> SelectJob:
     """Read the files of a selection and hold them together.
 
     Args:
         scores: .npy of one score a sample, or None.
         settings: what to keep, and the other files.
+        output: where the subset goes.
+        members: which members of the shards of a figure are images, None for the default.
 
     Raises:
         InputError: a file is missing or not what it should be.
@@ -70,7 +75,7 @@ def open_select(scores: str | None, settings: SelectSettings, output: Output) ->
         raise UsageError("--keep and --prune exclude each other.")
     if bool(settings.figure) != bool(settings.shards):
         raise UsageError("--figure and --shards go together.")
-    images = open_dataset(settings.shards) if settings.figure else None
+    images = open_dataset(settings.shards, members) if settings.figure else None
     ranked = read_scores(scores) if scores else None
     clusters = read_clusters(settings.clusters) if settings.clusters else None
     groups = _read_groups(settings.groups) if settings.groups else None

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import digest_array
+from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, digest, make_record
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
@@ -65,7 +66,7 @@ class VAEJob(TrainingJob):
         subset = {} if self.subset is None else {"subset": self.subset}
         return make_record(
             "train-vae",
-            self.settings.options() | self.plan.options(),
+            self.settings.options() | self.plan.options() | self.dataset.choice.options(),
             seed=self.plan.seed,
             fingerprint=self.dataset.fingerprint,
             parents=self.dataset.parents() | subset,
@@ -134,7 +135,13 @@ class VAEJob(TrainingJob):
         return Reconstruction(self._images(self.held_out, ids, images.device, monitor), "held_out", distance)
 
 
-def open_train_vae(shards: Sequence[str], options: VAEOptions, training: TrainingOptions, output: Output) -> VAEJob:
+def open_train_vae(
+    shards: Sequence[str],
+    options: VAEOptions,
+    training: TrainingOptions,
+    output: Output,
+    members: MemberChoice | None = None,
+) -> VAEJob:
     """Open what `dprune train-vae` was given and fill in what was left out.
 
     Raises:
@@ -143,11 +150,11 @@ def open_train_vae(shards: Sequence[str], options: VAEOptions, training: Trainin
         MismatchError: the subset was chosen from other shards.
     """
     settings = options.resolve()
-    dataset, subset = open_dataset(shards), options.subset
+    dataset, subset = open_dataset(shards, members), options.subset
     ids, chosen = read_subset(subset, dataset) if subset else (np.arange(len(dataset), dtype=np.int64), None)
     if not len(ids):
         raise InputError(f"{subset or dataset.title}: holds no sample to train on: give more.")
-    held_out = open_dataset(options.held_out) if options.held_out else None
+    held_out = open_dataset(options.held_out, members) if options.held_out else None
     if held_out is not None and not len(held_out):
         raise InputError(f"--held-out {options.held_out[0]}: holds no sample to measure on: leave it out.")
     return VAEJob(
