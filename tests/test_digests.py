@@ -247,6 +247,7 @@ def snippets() -> list[str]:
     return ["".join(line[2:] for line in block.splitlines(keepends=True)) for block in blocks if "import" in block]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("damage", [False, True])
 def test_the_programs_of_the_manual_check_files(tmp_path: Path, damage: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

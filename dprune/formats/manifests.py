@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dprune.errors import InputError
 from dprune.formats.checked_json import FileName, Hex, ListOf, Object, Text, Whole, read_json, shaped
 from dprune.formats.digests import without_check
 from dprune.formats.provenance import checked_record
@@ -41,6 +42,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     content = without_check(str(path), content)
     if not (isinstance(content.get("provenance"), dict) and isinstance(content.get("kind"), str)):
         return {}
-    checked_record(str(path), content["provenance"])
+    if checked_record(str(path), content["provenance"]) is None and content["provenance"]:
+        raise InputError(f"{path}: is damaged (its provenance is none): {REMEDY}.")
     shaped(str(path), content, _SHAPES.get(content["kind"], Object()), REMEDY)
     return content

@@ -20,7 +20,7 @@ from dprune.formats.provenance import FINDINGS_KEY, Record, record_digest
 from dprune.formats.ranges import is_url
 from dprune.formats.shard_index import ShardIndex, build_index
 from dprune.formats.shards import BAD, CLASSES, Shard, fingerprint, open_dataset
-from dprune.formats.stores import Store
+from dprune.formats.stores import PART, Store
 from dprune.formats.tensor_files import TensorFile
 from dprune.inspecting.findings import Findings
 from dprune.inspecting.inspect_files import MOST_EXAMPLES, hold_to_digests, inspect_tensors, row_problems, tensor_shapes
@@ -216,6 +216,9 @@ def _part(findings: Findings, store: Store, shard: str) -> Record | None:
         findings.problems.append(str(error))
         return None
     hold_to_digests(findings, file)
+    if problem := PART.misfit(file.metadata):
+        findings.problems.append(f"{path}: is damaged ({problem}): remove the file and {store.remedy}.")
+        return None
     part = store.part(shard)
     if part is None:
         findings.problems.append(f"{path}: was made with other options than the store: {store.remedy}.")
