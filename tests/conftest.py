@@ -162,6 +162,20 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
     return path
 
 
+def members(folder: Path) -> dict[str, bytes]:
+    """Names and contents of all shards that dprune wrote to a folder, in order."""
+    found: dict[str, bytes] = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for info in tar:
+                file = tar.extractfile(info)
+                assert file is not None
+                assert (info.mtime, info.uid, info.uname) == (0, 0, "")
+                assert info.name not in found
+                found[info.name] = file.read()
+    return found
+
+
 def sample(key: str, seed: int, label: int | None = None, suffix: str = "png") -> list[tuple[str, bytes]]:
     """The members of one sample."""
     members = [(f"{key}.{suffix}", image_bytes(seed, suffix=suffix))]

@@ -175,7 +175,7 @@ def test_the_command_line_goes_before_the_environment(tmp_path: Path, monkeypatc
 def test_errors_have_their_exit_code_and_one_sentence(
     error: Exception, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(inspecting, "open_info", fail)
@@ -185,7 +185,7 @@ def test_errors_have_their_exit_code_and_one_sentence(
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, click.Abort])
 def test_interrupts_end_with_130(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(inspecting, "open_info", fail)

@@ -6,14 +6,13 @@ import contextlib
 import io
 import json
 import os
-import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Result, dprune, image_bytes, sample, write_tar
+from conftest import Result, dprune, image_bytes, members, sample, write_tar
 from PIL import Image, features
 
 from dprune.errors import UsageError
@@ -28,14 +27,6 @@ def pack(source: Path, output: Path, *args: object) -> dict[str, Any]:
 
 def refused(source: Path, *args: object) -> Result:
     return dprune("pack", source, "-o", source.with_name("refused"), "--workers", 0, *args)
-
-
-def members(folder: Path) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    for path in sorted(folder.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            found |= {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
-    return found
 
 
 def labels(folder: Path) -> dict[str, int]:

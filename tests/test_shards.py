@@ -23,6 +23,7 @@ from dprune.formats.publish import publish_json
 from dprune.formats.ranges import bytes_digest
 from dprune.formats.shard_index import build_index, cache_folder
 from dprune.formats.shards import ShardReader, open_dataset
+from dprune.formats.temporary import temporary_name
 
 
 def names(*sources: object) -> list[str]:
@@ -239,6 +240,15 @@ def test_a_damaged_cache_is_made_again_whatever_is_wrong_in_it(shards: Path, tmp
         assert (again.digest, again.left, len(again)) == (whole.digest, whole.left, 7), number
         for name in ("names", "name_stop", "offset", "size", "header", "start", "stop", "image", "label"):
             np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+
+
+def test_what_a_killed_process_left_half_written_is_removed(shards: Path) -> None:
+    cache_folder().mkdir(exist_ok=True)
+    left = cache_folder() / temporary_name("x.index", "4194304-01234567")
+    left.write_bytes(b"half")
+    dprune_process("score", "random", shards, "-o", shards / "r.npy").ok()
+    assert not left.exists()
+    assert len(list(cache_folder().iterdir())) == 3
 
 
 def test_a_shard_whose_members_changed_places_is_walked_again(tmp_path: Path) -> None:
@@ -494,6 +504,26 @@ def test_a_shard_that_is_not_the_one_in_the_manifest_is_refused(shards: Path, tm
         dprune("pack", out / "000001.tar", "-o", tmp_path / "again").fails(3, words)
     (out / "000001.tar").write_bytes(whole)
     dprune("embed", out, "--model", "pixels", "-o", tmp_path / "e").ok()
+
+
+def test_info_reads_shards_whole_if_it_is_asked_to(shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    dprune("pack", shards, "-o", out, "--shard-size", 9).ok()
+    found = json.loads(dprune("info", out, "--deep", "--json").ok().out)["files"][0]
+    assert found["content"]["digests_checked"] == 2
+    data = (out / "000001.tar").read_bytes()
+    (out / "000001.tar").write_bytes(data[:700] + bytes([data[700] ^ 1]) + data[701:])
+    dprune("info", out).ok()
+    for source in (out, out / "000001.tar", f"file://{out}/000001.tar"):
+        dprune("info", source, "--deep").fails(3, "000001.tar: is damaged: the file is not what was written")
+
+
+def test_info_counts_what_belongs_to_no_sample(pairs: Path) -> None:
+    failed = dprune("info", pairs, "--image-member", "input.jpg")
+    failed.fails(3, "holds no image that can be used: 6 keys have no image; their suffixes: input.png (6), jpg (6)")
+    write_tar(pairs, [*sample("a", 1), ("b.05.png", b"1"), ("c.05.png", b"1")])
+    found = json.loads(dprune("info", pairs, "--json").ok().out)["files"][0]["content"]
+    assert (found["samples"], found["keys_without_an_image"], found["their_suffixes"]) == (1, 2, {"05.png": 2})
 
 
 def test_a_shards_digest_is_taken_once(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

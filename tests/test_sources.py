@@ -21,6 +21,7 @@ from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.arrays import Array
 from dprune.formats.features import open_features
 from dprune.formats.provenance import make_record
+from dprune.formats.publish import publish_json
 from dprune.formats.shards import open_dataset
 from dprune.measuring.sides import SubsetRows, chosen_ids, describe_side, load_side
 from dprune.measuring.sources import Embedding, FeatureSource, SidePath, check_space, open_sources
@@ -84,7 +85,7 @@ def test_statistics_and_ids_are_told_from_features(tmp_path: Path) -> None:
         ("none.npy", "no such file or folder"),
         ("photos.zip", "is a zip archive"),
         ("m.json", "is text, not a .npy array"),
-        ("empty", "samples"),
+        ("empty", "no image that can be used"),
     ],
 )
 def test_what_holds_no_features_is_one_sentence(tmp_path: Path, array: Path, name: str, words: str) -> None:
@@ -269,20 +270,20 @@ def test_the_options_reach_the_command_as_one() -> None:
     assert parse().workers is None
 
 
-@pytest.mark.parametrize("reference", ["reference", "train"])
-def test_sides_that_were_swapped_are_told(
-    reference: str, shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("command", ["eval", "memorization"])
+def test_sides_that_were_swapped_are_told(command: str, shards: Path, tmp_path: Path) -> None:
     """What is sampled from a model stands first: precision and recall would be each other's."""
     real = store(shards, tmp_path / "real")
-    write_tar(tmp_path / "images" / "000000.tar", [part for n in range(5) for part in sample(f"{n}", n)])
-    listed = [{"name": "000000.tar", "count": 5, "digest": ""}]
-    manifest = {"kind": "shards", "shards": listed, "provenance": make_record("sample", {})}
-    (tmp_path / "images" / "manifest.json").write_text(json.dumps(manifest))
+    dprune("pack", shards, "-o", tmp_path / "images").ok()
+    manifest = json.loads((tmp_path / "images" / "manifest.json").read_text()) | {
+        "provenance": make_record("sample", {})
+    }
+    publish_json(tmp_path / "images" / "manifest.json", manifest)
     generated = store(tmp_path / "images", tmp_path / "generated")
-    opened(UNSTATED, **{"generated": generated, reference: real})
-    opened(UNSTATED, **{"generated": real, reference: real})
-    opened(UNSTATED, **{"generated": generated, reference: generated})
-    assert "given first" not in caplog.text
-    opened(UNSTATED, **{"generated": real, reference: generated})
-    assert "the generated samples are to be given first" in caplog.text
+
+    def told(*sides: Path) -> bool:
+        run = dprune(command, *sides, "-o", tmp_path / "m.json", "--dry-run").ok()
+        return "the generated samples are to be given first" in run.err
+
+    assert told(real, generated)
+    assert not any(told(*sides) for sides in ((generated, real), (real, real), (generated, generated)))

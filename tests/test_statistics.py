@@ -78,8 +78,6 @@ def test_other_files_are_no_statistics(tmp_path: Path) -> None:
         ({"covariance": -np.eye(3)}, "negative variance -1"),
         ({"covariance": np.diag([1.0, -0.01, 1e-9])}, "negative variance -0.01"),
         ({"covariance": np.eye(3) + 2 * np.eye(3, k=1)}, "not symmetric"),
-        ({"covariance": np.eye(3, dtype=np.float32) + 2 - np.eye(3, dtype=np.float32) * 2}, "negative eigenvalues"),
-        ({"covariance": 1e200 * (2 - np.eye(3))}, "negative eigenvalues"),
         ({"count": np.array(1)}, "'count'"),
         ({"count": np.array(-5)}, "'count'"),
         ({"count": np.array([5, 6])}, "'count'"),
@@ -116,8 +114,8 @@ def test_a_distance_of_no_covariances_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32))
     for name, sigma in {"indefinite": [[1.0, 2], [2, 1]], "asymmetric": [[1.0, 2], [0, 1]]}.items():
         np.savez(tmp_path / f"{name}.npz", mu=np.zeros(2), sigma=np.array(sigma))
-        for other in (f"{name}.npz", "x.npy"):
-            run = dprune("eval", tmp_path / f"{name}.npz", tmp_path / other, "-o", tmp_path / "m.json")
+        for sides in ((f"{name}.npz", f"{name}.npz"), (f"{name}.npz", "x.npy"), ("x.npy", f"{name}.npz")):
+            run = dprune("eval", *(tmp_path / side for side in sides), "-o", tmp_path / "m.json")
             run.fails(3, f"{name}.npz", "its covariance")
     assert not (tmp_path / "m.json").exists()
 

@@ -4,36 +4,46 @@ from __future__ import annotations
 
 import shutil
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from dprune import console, options
 from dprune.errors import InputError
 
+if TYPE_CHECKING:
+    from dprune.formats.members import MemberChoice
+
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @options.apply(
-    click.option("--json", "json_", is_flag=True, help="Print one JSON object with a list `files`."), *options.verbosity
+    click.option("--deep", is_flag=True, help="Read shards whole, for the digests that their manifests list."),
+    options.members,
+    click.option("--json", "json_", is_flag=True, help="Print one JSON object with a list `files`."),
+    *options.verbosity,
 )
-def command(files: tuple[str, ...], json_: bool) -> None:
+def command(files: tuple[str, ...], deep: bool, members: MemberChoice, json_: bool) -> None:
     """Tell what files hold, where they come from and whether they are sound.
 
     FILE is a folder of shards or anything that names shards, a store, a sweep, a run folder, a .npy array (- for
     one on stdin), clusters or any other safetensors. For each it prints counts and shapes, the chain of commands
     that made it, and every problem found: tars without an end marker, shards that their manifest does not fit,
     missing parts, subsets that are unsorted or out of range, and files that speak of different datasets. Nothing
-    is decoded, so it is quick. It exits with 3 when something is wrong.
+    is decoded, and of shards no more than the headers is read, so it is quick. It exits with 3 when something is
+    wrong.
 
     \b
     Examples:
       dprune info shards features clusters.safetensors keep.npy
       dprune select distance.npy --keep 10% | dprune info -
+      dprune info shards --deep
       dprune info keep.npy --json | jq .files[0].provenance
     """
+    from dprune.inspecting.inspect_shards import Look
     from dprune.inspecting.job import open_info
 
-    found = open_info(files)
+    found = open_info(files, Look(members, deep))
     if json_:
         console.emit_json(found.as_json(), indent=2)
     else:

@@ -37,12 +37,21 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         content = read_json(path, REMEDY)
     except FileNotFoundError:
         return {}
+    return checked_manifest(str(path), content)
+
+
+def checked_manifest(name: str, content: Any) -> dict[str, Any]:
+    """Return parsed JSON that is a manifest, empty if it is something else.
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
     if not isinstance(content, dict):
         return {}
-    content = without_check(str(path), content)
-    if not (isinstance(content.get("provenance"), dict) and isinstance(content.get("kind"), str)):
+    manifest = without_check(name, content)
+    if not (isinstance(manifest.get("provenance"), dict) and isinstance(manifest.get("kind"), str)):
         return {}
-    if checked_record(str(path), content["provenance"]) is None and content["provenance"]:
-        raise InputError(f"{path}: is damaged (its provenance is none): {REMEDY}.")
-    shaped(str(path), content, _SHAPES.get(content["kind"], Object()), REMEDY)
-    return content
+    if checked_record(name, manifest["provenance"]) is None and manifest["provenance"]:
+        raise InputError(f"{name}: is damaged (its provenance is none): {REMEDY}.")
+    shaped(name, manifest, _SHAPES.get(manifest["kind"], Object()), REMEDY)
+    return manifest

@@ -131,6 +131,19 @@ def build_index(location: str, choice: MemberChoice | None = None) -> ShardIndex
     return _Grouping(location, choice or MemberChoice()).of(follow(walk(open_blocks(location))))
 
 
+def not_adjacent(location: str, key: str) -> InputError:
+    """Describe a shard in which a key comes back."""
+    return InputError(
+        f"{location}: the members of {key!r} are not adjacent, or the key occurs twice: "
+        "write the shard again with each sample's members together."
+    )
+
+
+def named_twice(location: str, member: str) -> InputError:
+    """Describe a shard in which two members of one key have one suffix."""
+    return InputError(f"{location}: holds {member!r} twice: write the shard again with unique keys.")
+
+
 class _Grouping:
     """Members of a shard on their way to samples."""
 
@@ -171,7 +184,7 @@ class _Grouping:
             self._close()
             self._begin(split[0])
         if split[1] in self._suffixes:
-            raise InputError(f"{self._location}: holds {member.name!r} twice: write the shard again with unique keys.")
+            raise named_twice(self._location, member.name)
         self._suffixes[split[1]] = len(self._names)
         self._names.append(member.name.encode("utf-8", "surrogateescape"))
         self._places.append((member.offset, member.size, member.header))
@@ -179,10 +192,7 @@ class _Grouping:
     def _begin(self, key: str) -> None:
         self._key, self._suffixes = key, {}
         if key in self._keys:
-            raise InputError(
-                f"{self._location}: the members of {key!r} are not adjacent, or the key occurs twice: "
-                "write the shard again with each sample's members together."
-            )
+            raise not_adjacent(self._location, key)
         self._keys.add(key)
 
     def _close(self) -> None:

@@ -70,9 +70,10 @@ class Shard:
             InputError: the shard is damaged, or another than the one that is listed.
         """
         index = cached_index(self.location, self.choice, self.listed)
-        return ShardSize(len(index), self._members(index), index.left)
+        return ShardSize(len(index), self.members_digest(index), index.left)
 
-    def _members(self, index: ShardIndex) -> str:
+    def members_digest(self, index: ShardIndex) -> str:
+        """Return the digest of its members, which with a choice is another."""
         chosen = self.choice.options()
         return digest([index.digest, chosen]) if chosen else index.digest
 
@@ -83,7 +84,7 @@ class Shard:
             InputError: the shard has become another since, or is damaged.
         """
         index = cached_index(self.location, self.choice)
-        if self._members(index) != self.size.members:
+        if self.members_digest(index) != self.size.members:
             raise changed_meanwhile(self.location)
         return index
 

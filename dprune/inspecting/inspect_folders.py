@@ -1,13 +1,11 @@
-"""What folders hold: shards, stores, sweeps and runs."""
+"""What folders hold: stores, sweeps, reports and runs; of shards, see `inspect_shards`."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,24 +13,23 @@ from dprune.clustering.sweep_plot import PLOT, TABLE
 from dprune.errors import InputError
 from dprune.formats.latents import SUMS, open_latents
 from dprune.formats.locations import JOURNAL
-from dprune.formats.manifests import MANIFEST, read_manifest
-from dprune.formats.provenance import FINDINGS_KEY, Record, record_digest
-from dprune.formats.ranges import is_url
-from dprune.formats.shard_index import ShardIndex, build_index
-from dprune.formats.shards import BAD, CLASSES, Shard, fingerprint, open_dataset
+from dprune.formats.manifests import read_manifest
+from dprune.formats.provenance import Record
 from dprune.formats.stores import PART, Store
 from dprune.formats.tensor_files import TensorFile
 from dprune.inspecting.findings import Findings
 from dprune.inspecting.inspect_files import MOST_EXAMPLES, hold_to_digests, inspect_tensors, row_problems, tensor_shapes
+from dprune.inspecting.inspect_shards import Look, inspect_tars
 from dprune.training.run import CHECKPOINTS, MODEL, STATE
 
 
-def inspect_folder(folder: str, kind: str) -> Findings:
+def inspect_folder(folder: str, kind: str, look: Look) -> Findings:
     """Inspect a folder by its manifest, or by what lies in it.
 
     Args:
         folder: path.
         kind: what `kind_of` says that it is.
+        look: how to look at shards.
 
     Raises:
         InputError: it holds nothing that dprune knows, or its manifest cannot be read.
@@ -43,7 +40,7 @@ def inspect_folder(folder: str, kind: str) -> Findings:
     if kind in ("features", "latents"):
         findings = _store(folder, kind)
     elif kind == "shards" or tars or unfinished:
-        findings = _inspect_tars(folder, tars, [folder])
+        findings = inspect_tars(folder, tars, [folder], look)
     elif kind == "sweep":
         findings = _sweep(folder, manifest)
     elif kind == "report":
@@ -55,114 +52,6 @@ def inspect_folder(folder: str, kind: str) -> Findings:
     if unfinished:
         findings.problems.insert(0, f"{folder}: is not finished: run the command that makes it again.")
     return findings
-
-
-def inspect_shards(name: str, sources: Sequence[str]) -> Findings:
-    """Inspect shards by path, glob, brace range, list or URL as one dataset.
-
-    Raises:
-        InputError: the sources name nothing.
-    """
-    locations = [shard.location for shard in open_dataset(sources).shards]
-    folders = dict.fromkeys(os.path.dirname(path) or "." for path in locations if not is_url(path))
-    return _inspect_tars(name, locations, list(folders))
-
-
-def _inspect_tars(name: str, locations: Sequence[str], folders: Sequence[str]) -> Findings:
-    """Walk the tars, and hold them to the manifests of their folders."""
-    findings = Findings(name, "shards")
-    shards = [Shard(location) for location in locations]
-    summary = _Summary()
-    for shard in shards:
-        try:
-            summary.add(shard.name, build_index(shard.location))
-        except InputError as error:
-            findings.problems.append(str(error))
-    listed = _listed(findings, folders)
-    findings.problems += [
-        f"{name}: {shard} is missing, which its {MANIFEST} lists: make the set again."
-        for shard in sorted(listed.keys() - {shard.name for shard in shards})
-        if os.path.isdir(name)
-    ]
-    findings.problems += _against_manifest(name, summary, listed)
-    findings.content = summary.content(len(shards)) | _beside(folders) | _left_out(findings.records)
-    if not findings.problems:
-        findings.samples = sum(summary.counts.values())
-        findings.fingerprint = fingerprint(summary.digests.items(), list(map(record_digest, findings.records)))
-    return findings
-
-
-def _left_out(records: Sequence[Record]) -> dict[str, Any]:
-    """Add up what the packs of several folders left out."""
-    counts: Counter[str] = Counter()
-    for record in records:
-        counts.update(record.get(FINDINGS_KEY, {}).get("left_out", {}))
-    return {"left_out": dict(counts)} if counts else {}
-
-
-def _listed(findings: Findings, folders: Sequence[str]) -> dict[str, Record]:
-    """Return what the folders' manifests say of each shard, and note their provenance."""
-    listed: dict[str, Record] = {}
-    for folder in folders:
-        manifest = read_manifest(folder)
-        if manifest.get("kind") == "shards":
-            findings.records.append(manifest["provenance"])
-            listed |= {shard["name"]: shard for shard in manifest["shards"]}
-    return listed
-
-
-def _against_manifest(name: str, summary: _Summary, listed: dict[str, Record]) -> list[str]:
-    problems = []
-    for shard, digest in summary.digests.items() if listed else ():
-        if shard not in listed:
-            problems.append(f"{name}: {shard} is not in its {MANIFEST}: move the file elsewhere.")
-        elif (count := summary.counts[shard]) != listed[shard]["count"]:
-            stated = listed[shard]["count"]
-            problems.append(f"{name}: {shard} holds {count:,} samples, its {MANIFEST} says {stated:,}: make it again.")
-        elif digest != listed[shard]["digest"]:
-            problems.append(f"{name}: {shard} holds other members than its {MANIFEST} says: make the set again.")
-    return problems
-
-
-class _Summary:
-    """Counts over the indexes of shards, which together are too large to keep."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        self.digests: dict[str, str] = {}
-        self._suffixes: Counter[str] = Counter()
-        self._keys: list[str] = []
-        self._bytes = self._labelled = 0
-
-    def add(self, name: str, index: ShardIndex) -> None:
-        self.counts[name], self.digests[name] = len(index), index.digest
-        self._bytes += int(index.size.sum())
-        self._labelled += int((index.label >= 0).sum())
-        self._suffixes.update(index.suffix(int(member)) for member in index.image)
-        self._keys += [index.key(row) for row in range(min(len(index), MOST_EXAMPLES - len(self._keys)))]
-
-    def content(self, shards: int) -> dict[str, Any]:
-        counts = list(self.counts.values())
-        return {
-            "shards": shards,
-            "samples": sum(counts),
-            "samples_a_shard": {"smallest": min(counts), "largest": max(counts)} if counts else None,
-            "images": dict(self._suffixes.most_common()),
-            "labelled": self._labelled,
-            "bytes": self._bytes,
-            "keys": self._keys,
-        }
-
-
-def _beside(folders: Sequence[str]) -> dict[str, Any]:
-    """Read what lies beside the shards: names of classes, and the ledger of unreadable images."""
-    found: dict[str, Any] = {"unreadable": 0}
-    for folder in map(Path, folders):
-        if (folder / CLASSES).is_file():
-            found["classes"] = _lines(folder / CLASSES)
-        if (folder / BAD).is_file():
-            found["unreadable"] += len(_lines(folder / BAD))
-    return found
 
 
 def _store(folder: str, kind: str) -> Findings:
@@ -289,8 +178,3 @@ def _run(folder: str, manifest: Record) -> Findings:
     findings.name, findings.kind = folder, "run"
     findings.content["files"] = sorted(os.listdir(folder))
     return findings
-
-
-def _lines(path: Path) -> list[str]:
-    """Lines of a text file; names may hold what str.splitlines takes for the end of one."""
-    return path.read_text(encoding="utf-8", errors="backslashreplace").rstrip("\n").split("\n")

@@ -16,7 +16,8 @@ from dprune.errors import InputError, unreadable
 from dprune.formats.kinds import ARRAY_FILES, TENSOR_FILES, kind_of
 from dprune.inspecting.findings import DIGITS, Findings
 from dprune.inspecting.inspect_files import inspect_array, inspect_result, inspect_tensors
-from dprune.inspecting.inspect_folders import inspect_folder, inspect_shards
+from dprune.inspecting.inspect_folders import inspect_folder
+from dprune.inspecting.inspect_shards import Look, inspect_shards
 from dprune.inspecting.rendering import plain_text, terminal_text
 
 # What the readers raise on a manifest or header that is well-formed but says nonsense.
@@ -49,18 +50,19 @@ class Inspection:
         return "\n".join(terminal_text(findings, columns) for findings in self.findings)
 
 
-def open_info(sources: Sequence[str]) -> Inspection:
+def open_info(sources: Sequence[str], look: Look | None = None) -> Inspection:
     """Inspect files one by one, then hold them together.
 
     Shards that follow each other are one dataset, as when the shell expanded a glob.
 
     Args:
         sources: files and folders of dprune, `-` for an array on stdin, or what `open_dataset` takes.
+        look: how to look at shards, None for the default.
 
     Returns:
         What was found; whatever is wrong is among its problems.
     """
-    found = [_inspect(group) for group in _grouped(sources)]
+    found = [_inspect(group, look or Look()) for group in _grouped(sources)]
     _hold_fingerprints_together(found)
     _hold_counts_together(found)
     return Inspection(found)
@@ -78,10 +80,10 @@ def _is_shard(source: str) -> bool:
     return source.endswith(".tar") and not source.startswith("@") and not os.path.isdir(source)
 
 
-def _inspect(sources: Sequence[str]) -> Findings:
+def _inspect(sources: Sequence[str], look: Look) -> Findings:
     name = sources[0] if len(sources) == 1 else f"{sources[0]} and {len(sources) - 1} more shards"
     try:
-        return _dispatch(name, sources)
+        return _dispatch(name, sources, look)
     except InputError as error:
         return Findings(name, problems=[str(error)])
     except OSError as error:
@@ -90,12 +92,12 @@ def _inspect(sources: Sequence[str]) -> Findings:
         return Findings(name, problems=[f"{name}: says nonsense ({type(error).__name__}: {error}): make it again."])
 
 
-def _dispatch(name: str, sources: Sequence[str]) -> Findings:
+def _dispatch(name: str, sources: Sequence[str], look: Look) -> Findings:
     source, kind = sources[0], kind_of(sources[0])
     if len(sources) > 1 or kind == "missing":
-        return inspect_shards(name, sources)
+        return inspect_shards(name, sources, look)
     if os.path.isdir(source):
-        return inspect_folder(source, kind)
+        return inspect_folder(source, kind, look)
     if kind == "pipe" and not stat.S_ISFIFO(os.stat(source).st_mode):
         raise InputError(f"{source}: is neither a file nor a folder: name one that dprune made.")
     if kind in ("stdin", "pipe"):
@@ -108,7 +110,7 @@ def _dispatch(name: str, sources: Sequence[str]) -> Findings:
     if kind in (*ARRAY_FILES, ".npy"):
         return inspect_array(source)
     if kind in ("tar", ".tar"):
-        return inspect_shards(source, [source])
+        return inspect_shards(source, [source], look)
     if kind == "json":
         return inspect_result(source)
     if kind in (*TENSOR_FILES, ".safetensors"):

@@ -61,7 +61,7 @@ def given(statistics: Statistics, device: torch.device) -> Measured:
     # An unknown count is taken to be enough; a power of two behind the divisor rounds nothing.
     count = statistics.count or (1 << dimension.bit_length()) + 1
     mean, covariance = (torch.from_numpy(values).to(device) for values in (statistics.mean, statistics.covariance))
-    moments = Moments.of_covariance(count, mean, covariance)
+    moments = Moments.of_covariance(count, mean, covariance, statistics.name)
     return Measured(statistics.count, 0, lambda: (moments, ()))
 
 

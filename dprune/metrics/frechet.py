@@ -36,12 +36,14 @@ class Moments:
         scatter: sum of the outer products of the centred rows, float64 [d, d].
         root: a matrix with rootᵀ root = scatter, float64 [r, d], kept while there are at most d rows: digits of
             a singular scatter are lost, those of its root are not.
+        name: what messages call them, where they were read and not computed.
     """
 
     count: int
     mean: Tensor
     scatter: Tensor
     root: Tensor | None = None
+    name: str = "statistics"
 
     @classmethod
     def of(cls, x: Tensor) -> Moments:
@@ -56,9 +58,9 @@ class Moments:
         return cls(len(rows), mean, centred.T @ centred, centred if len(rows) <= rows.shape[1] else None)
 
     @classmethod
-    def of_covariance(cls, count: int, mean: Tensor, covariance: Tensor) -> Moments:
+    def of_covariance(cls, count: int, mean: Tensor, covariance: Tensor, name: str = "statistics") -> Moments:
         """Take moments from a statistics file: mean [d] and covariance [d, d] with divisor count - 1."""
-        return cls(count, mean.double(), covariance.double() * (count - 1))
+        return cls(count, mean.double(), covariance.double() * (count - 1), name=name)
 
     @classmethod
     def total(cls, parts: Iterable[Moments]) -> Moments:
@@ -125,7 +127,10 @@ class Moments:
         vectors: Tensor
         values, vectors = torch.linalg.eigh(self.covariance())
         if values[0] < -TOLERANCE * torch.linalg.vector_norm(values):
-            raise InputError("a covariance has clearly negative eigenvalues, as no set of features has it.")
+            raise InputError(
+                f"{self.name}: its covariance has clearly negative eigenvalues, as no set of features has it: make the "
+                "statistics again."
+            )
         real = values > self.dimension * EPSILON * values[-1]
         return values[real].sqrt().unsqueeze(1) * vectors[:, real].T
 

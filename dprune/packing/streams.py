@@ -24,7 +24,7 @@ from dprune.formats.members import IMAGE_SUFFIXES, MemberChoice, split_name
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
 from dprune.formats.remote import RemoteStream
-from dprune.formats.shard_index import LeftOut, most_frequent
+from dprune.formats.shard_index import LeftOut, most_frequent, named_twice, not_adjacent
 from dprune.formats.tar import COMPRESSED_MAGIC, TarLink, TarMember, truncated, walk
 from dprune.packing.sources import MOST_BYTES, Sample, local_folders
 from dprune.runtime import Monitor, check_stop
@@ -107,6 +107,8 @@ class Stream:
         return data
 
     def _next(self, size: int) -> bytes:
+        # What is passed over gives nobody else the time to ask.
+        check_stop(self._monitor)
         if isinstance(self._file, io.FileIO):
             while not select.select([self._file], [], [], LOOK_AGAIN_S)[0]:
                 check_stop(self._monitor)
@@ -274,12 +276,9 @@ def _grouped(tar: ForwardBytes) -> Iterator[tuple[str, dict[str, bytes]]]:
             found = {}
         key, suffix = split
         if not found and key in seen:
-            raise InputError(
-                f"{tar.name}: the members of {key!r} are not adjacent, or the key occurs twice: "
-                "write the shard again with each sample's members together."
-            )
+            raise not_adjacent(tar.name, key)
         if suffix in found:
-            raise InputError(f"{tar.name}: holds {member.name!r} twice: write the shard again with unique keys.")
+            raise named_twice(tar.name, member.name)
         seen.add(key)
         found[suffix] = _content(tar, member)
     if found:
