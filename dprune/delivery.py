@@ -75,7 +75,8 @@ class Delivery:
         """Run `job` and return its summary, None where another process had made the output before this one's turn."""
         job.tidy()
         with console.TerminalMonitor(self.stop_after, resumes=self.resumes) as monitor, self._claimed(job, monitor):
-            if self._is_made(job):
+            # The ranks of a group must not part ways by looking at different moments.
+            if not (job.together and ranks().world > 1) and self._is_made(job):
                 return None
             summary = job.run(monitor)
         if summary.get("complete") is not False:
@@ -95,8 +96,8 @@ class Delivery:
         Raises:
             DpruneError: something is missing.
         """
-        # Of a group that makes one file together, only the first has written, and others may not see it yet.
-        if self._is_stdout or (job.claim is None and ranks().rank):
+        # Of a group that works together only the first has written, and others may not see it yet.
+        if self._is_stdout or (job.together and ranks().rank):
             return
         found = job.existing()
         whole = found is not None and not difference(found, job.record) and job.is_whole()

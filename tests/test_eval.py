@@ -452,6 +452,22 @@ def test_features_of_shards_are_made_once(shards: Path, tmp_path: Path, monkeypa
     assert "class_entropy" in result.metrics
 
 
+@pytest.mark.parametrize("bad", ["cache", "cache/features"])
+def test_a_cache_that_cannot_be_used_is_left_alone(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
+    command = ("eval", generated_shards(tmp_path / "generated"), shards, *PIXELS, "-o")
+    dprune(*command, tmp_path / "a.json").ok()
+    monkeypatch.setenv("DPRUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / bad).parent.mkdir(exist_ok=True)
+    (tmp_path / bad).write_bytes(b"mine")
+    found = dprune(*command, tmp_path / "b.json").ok()
+    assert "cache/features" in found.err
+    assert "is not kept" in found.err
+    assert (tmp_path / bad).read_bytes() == b"mine"
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
 def test_shards_follow_the_model_of_the_other_side(shards: Path, tmp_path: Path) -> None:
     store = embed(shards, tmp_path / "store", "--color", "grey")
     found = evaluate(generated_shards(tmp_path / "generated"), store, "--workers", 0, "--metrics", "fid,kid")

@@ -175,6 +175,25 @@ def test_keeping_everything_is_unpruned(compared) -> None:
     assert found.pruned[0].unpruned == ("unpruned",)
 
 
+def test_the_unpruned_is_held_to_what_the_pruned_are(compared) -> None:
+    """To it, the samples that could be kept are its training set, and those that were are, too."""
+    everything = Run(scores="random", order="random", keep="1.0", without=True)
+    pruned = replace(PRUNED, without=True)
+    to_all = [(run, {"subset": everything.chosen()}) for run in (everything, pruned)]
+    to_own = [(run, {"subset": run.chosen()}) for run in (everything, pruned, replace(pruned, keep="0.5"))]
+    (found,) = compared(*to_all)
+    assert shape(found) == {"unpruned": [0.0], "cluster-distance lowest": [0.75]}
+    (found,) = compared(*to_own)
+    assert shape(found) == {"unpruned": [0.0], "cluster-distance lowest": [0.5, 0.75]}
+    assert [len(comparison.lines) for comparison in compared(*to_all, *to_own)] == [2, 2]
+    reference = made(make_record("embed", {"model": "inception", "dtype": "float16"},
+                                 parents={"shards": made(everything.shards(pruned=True))}))  # fmt: skip
+    (found,) = compared(*((run, {"reference": reference}) for run in (everything, pruned)))
+    assert len(found.lines) == 2
+    # What nothing was measured alike stays by itself.
+    assert len(compared(to_all[0], (pruned, {}))) == 2
+
+
 def test_one_autoencoder_of_everything_serves_the_pruned_and_the_unpruned(compared) -> None:
     """To the unpruned it is one of its own training set, which must not set the two apart."""
     everything = Run(scores="random", order="random", keep="1.0", without=True)

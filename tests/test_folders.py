@@ -206,6 +206,26 @@ def test_paths_in_archives_as_others_write_them(tmp_path: Path) -> None:
     assert set(members(tmp_path / "out")) == {"cat/a.png", "cat/a.cls", "dog/b.png", "dog/b.cls", "cat\\c.png"}
 
 
+def test_archives_that_say_one_thing_and_hold_another(tmp_path: Path) -> None:
+    whole = zipped(tree(tmp_path / "in", "cat/a.png", "cat/b.png", "dog/c.png")).read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    version = whole[: directory + 6] + b"\xc4" + whole[directory + 7 :]
+    damaged = {name: whole[:directory] + whole[directory:].replace(b"cat/b.png", name) for name in
+               (b"cat/b.pnh", b".at/b.png", b"cat/b.pn/", b"cat/bopng")}  # fmt: skip
+    comment = whole.index(b"PK\x01\x02", directory + 1) + 33
+    swallowed = whole[:comment] + b"\x7f" + whole[comment + 1 :]
+    for number, data in enumerate([*damaged.values(), version, swallowed, whole[:-30], whole[:directory]]):
+        (tmp_path / f"{number}.zip").write_bytes(data)
+        refused(tmp_path / f"{number}.zip").fails(3, f"{number}.zip: is ")
+    with zipfile.ZipFile(tmp_path / "in.zip", "a") as archive:
+        archive.comment = b"all of them"
+    with (tmp_path / "in.zip").open("ab") as file:
+        file.write(bytes(700))
+    assert pack(tmp_path / "in.zip", tmp_path / "padded")["samples"] == 3
+    (tmp_path / "other.zip").write_bytes(whole[:directory] + whole[directory:].replace(b"cat/b.png", b"cat/x.png"))
+    assert pack(tmp_path / "other.zip", tmp_path / "out")["unreadable"] == 1
+
+
 # Splits
 
 KAGGLE = ("train/cat/a.png", "train/dog/b.png", "train/dog/c.png", "val/cat/d.png", "val/dog/e.png")

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -160,7 +161,7 @@ def test_a_temporary_file_that_was_swept_before_it_was_locked_is_made_anew(
 
     monkeypatch.setattr("dprune.formats.temporary.lock", lock_late)
     with temporary(tmp_path / "x") as file:
-        monkeypatch.undo()
+        assert not sweeps
         assert sweep(tmp_path) == [Path(file.name)]
 
 
@@ -204,6 +205,30 @@ def test_folders_and_files_beside_an_output_are_no_devices(tmp_path: Path) -> No
     dprune_process("pack", "sklearn:digits", "-o", pipe, "--overwrite").fails(3, "is a device or a pipe", "another -o")
     command = ["memorization", features, features, "-o", tmp_path / "m.json"]
     dprune_process(*command, "--pairs", pipe).fails(3, "is a device or a pipe", "another --pairs")
+
+
+def test_an_output_that_vanishes_is_no_success(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, sync = tmp_path / "out", publish_module.sync
+
+    def vanish(folder: Path) -> None:
+        sync(folder)
+        if folder == out:
+            left[0] -= 1
+            if not left[0]:
+                shutil.rmtree(out)
+
+    monkeypatch.setattr(publish_module, "sync", vanish)
+    pixels = ("--model", "pixels", "--image-size", 4, "--workers", 0)
+    np.save(tmp_path / "s.npy", np.arange(4.0))
+    commands = (
+        (2, "pack", shards, "--shard-size", 6, "-o", out),
+        (2, "embed", shards, *pixels, "-o", out),
+        (1, "select", tmp_path / "s.npy", "--keep", 2, "-o", out / "k.npy"),
+    )
+    for count, *command in commands:
+        left = [count]
+        dprune(*command).fails(1, str(command[-1]), "removed or changed while it was made")
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def test_json_is_the_same_bytes_whatever_the_order(tmp_path: Path) -> None:

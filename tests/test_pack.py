@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import struct
@@ -26,8 +27,10 @@ from conftest import Result, dprune, dprune_process, image_bytes, members, sampl
 from PIL import Image
 from studies import rewrite
 
+from dprune.formats.shard_journal import Journal
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -439,6 +442,67 @@ def interrupted(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_missing_shard_of_an_interrupted_pack_is_made_again(interrupted: list[object], tmp_path: Path) -> None:
     (tmp_path / "out" / "000000.tar").unlink()
+    dprune(*interrupted).ok()
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "grown"])
+def test_a_finished_shard_that_has_changed_is_made_again(
+    interrupted: list[object], tmp_path: Path, damage: str
+) -> None:
+    shard = tmp_path / "out" / "000000.tar"
+    data = shard.read_bytes()
+    data = {"cut": data[:2000], "flipped": data[:700] + bytes([data[700] ^ 1]) + data[701:], "grown": data * 2}[damage]
+    shard.write_bytes(data)
+    dprune(*interrupted).ok()
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_finished_shard_that_was_copied_is_kept(interrupted: list[object], tmp_path: Path) -> None:
+    shard = tmp_path / "out" / "000000.tar"
+    shutil.copy(shard, tmp_path / "copy")
+    (tmp_path / "copy").replace(shard)
+    made = shard.stat().st_ino
+    dprune(*interrupted).ok()
+    assert shard.stat().st_ino == made
+
+
+def damages(data: bytes) -> Iterator[bytes]:
+    """An entry of a journal in 70 ways that nobody wrote."""
+    draw = random.Random(0)
+    for place in draw.sample(range(len(data)), 30):
+        yield data[:place] + bytes([data[place] ^ 1 << draw.randrange(8)]) + data[place + 1 :]
+    yield from (data[: draw.randrange(len(data) - 2)] for _ in range(20))
+    yield from (b"", b"\xff", b"[]", b"null", b"{}", b"1e999", b"[" * 100_000, data.replace(b"000000", b"000001"))
+    content = json.loads(data)
+    for key in content:
+        yield json.dumps({name: value for name, value in content.items() if name != key}).encode()
+        yield json.dumps(content | {key: [{}]}).encode()
+
+
+def test_an_entry_of_the_journal_that_cannot_be_trusted_is_work_to_do_again(
+    interrupted: list[object], tmp_path: Path
+) -> None:
+    entry = tmp_path / "out" / ".dprune" / "000000.json"
+    data, journal = entry.read_bytes(), Journal(tmp_path / "out")
+    assert journal.shard(0) is not None
+    for damaged in damages(data):
+        entry.write_bytes(damaged)
+        assert journal.shard(0) is None, damaged
+    dprune(*interrupted).ok()
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_journal_whose_manifest_is_damaged_wants_to_be_replaced(interrupted: list[object], tmp_path: Path) -> None:
+    (tmp_path / "out" / ".dprune" / "manifest.json").write_bytes(b"\xff{")
+    dprune(*interrupted).fails(3, "--overwrite")
+    dprune(*interrupted, "--overwrite").ok()
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_finished_pack_that_was_cut_is_made_again(interrupted: list[object], tmp_path: Path) -> None:
+    dprune(*interrupted).ok()
+    os.truncate(tmp_path / "out" / "000001.tar", 2000)
     dprune(*interrupted).ok()
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 

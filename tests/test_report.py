@@ -306,6 +306,17 @@ def test_images_stand_by_method_and_ratio_and_empty_cells_say_so(tmp_path: Path)
         assert grid.width > grid.height > 100
 
 
+def test_points_at_one_ratio_hide_no_error_bars(tmp_path: Path) -> None:
+    metrics = {"frechet_distance": 9.0, "frechet_distance_se": 1.0}
+    runs = [replace(PRUNED, order=order) for order in ("lowest", "middle", "highest")]
+    files = [write_metrics(tmp_path / f"{n}.json", run, metrics) for n, run in enumerate([*runs, Run()])]
+    dprune("report", *files, "-o", tmp_path / "report").ok()
+    drawn = (tmp_path / "report" / "curves" / "frechet_distance.svg").read_text()
+    bars = [float(x) for x in re.findall(r'class="bar [^"]*" d="M([0-9.]+)', drawn)]
+    assert len(bars) == 3
+    assert min(np.diff(sorted(bars))) > 6
+
+
 def test_the_baseline_is_what_it_is_said_to_be(tmp_path: Path) -> None:
     """A file stands for all results of such a training set, whatever their kind and seed, and so does its line."""
     control = replace(PRUNED, scores="random", order="random", keep="0.9")

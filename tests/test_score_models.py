@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import signal
 import subprocess
 import time
@@ -20,6 +21,7 @@ from dprune import noise
 from dprune.errors import InputError, Interrupted, UsageError
 from dprune.flow import flow_loss
 from dprune.formats.arrays import read_array
+from dprune.formats.claims import claimed
 from dprune.formats.latents import open_latents
 from dprune.formats.provenance import difference, make_record, parent_record
 from dprune.formats.publish import Output
@@ -232,6 +234,8 @@ def test_a_scoring_that_was_stopped_goes_on(inputs, tmp_path, monkeypatch, quest
     job(output).run(second)
     assert second.done == 32 - first.done
     np.testing.assert_allclose(scores(output), scores(whole), rtol=1e-5)
+    for path in (whole, output):
+        job(path).tidy()
     assert written(tmp_path) == ["g.npy", "g.se.npy", "whole.npy", "whole.se.npy"]
 
 
@@ -272,6 +276,36 @@ def test_progress_of_another_scoring_counts_as_missing(tmp_path):
     assert [portion.whole for portion in mine.portions()] == [True, False, True]
     assert [portion.number for portion in mine.portions(1, 2)] == [1]
     assert Progress(tmp_path, 1_281_167, (1, 8, 2), "").size == 2048
+
+
+def test_progress_that_cannot_be_trusted_is_measured_again(tmp_path):
+    progress, draw = Progress(tmp_path / "p", 200, (1, 2, 1), "a"), random.Random(0)
+    values = np.arange(400, dtype=np.float32).reshape(200, 1, 2, 1)
+    progress.write(progress.portions()[0], values)
+    path = tmp_path / "p" / "000000.safetensors"
+    whole = path.read_bytes()
+    flips = [(place, 1 << draw.randrange(8)) for place in draw.sample(range(len(whole)), 60)]
+    damaged = [whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :] for place, bit in flips]
+    for data in (*damaged, *(whole[: draw.randrange(len(whole))] for _ in range(10)), b"[" * 100_000):
+        path.write_bytes(data)
+        [portion] = progress.portions()
+        # Spaces that fill up a header say nothing.
+        assert portion.done == 0 or np.array_equal(progress.read(portion), values)
+
+
+def test_progress_that_a_kill_left_beside_finished_scores_goes(score, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("dprune.scoring.sharing.shutil.rmtree", lambda *_, **__: None)
+        score("s.npy").ok()
+    assert ".s.npy.progress" in written(tmp_path)
+    left = tmp_path / ".s.npy.0-of-2.tmp"
+    with claimed(left, "s.npy", Silent()):
+        # Another worker may still read it.
+        assert "up to date" in score("s.npy").ok().err
+        assert ".s.npy.progress" in written(tmp_path)
+    left.touch()
+    assert "up to date" in score("s.npy").ok().err
+    assert written(tmp_path) == ["s.npy", "s.se.npy"]
 
 
 def rng_singles(count, levels, draws, spread):

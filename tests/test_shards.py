@@ -14,6 +14,7 @@ from conftest import dprune, dprune_process, image_bytes, sample, write_tar
 
 from dprune.errors import BadImage, InputError
 from dprune.formats import index_cache
+from dprune.formats.cache import cache_folder
 from dprune.formats.features import open_features
 from dprune.formats.index_cache import cached_index
 from dprune.formats.manifests import read_manifest
@@ -21,7 +22,7 @@ from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import make_record
 from dprune.formats.publish import publish_json
 from dprune.formats.ranges import bytes_digest
-from dprune.formats.shard_index import build_index, cache_folder
+from dprune.formats.shard_index import build_index
 from dprune.formats.shards import ShardReader, open_dataset
 from dprune.formats.temporary import temporary_name
 

@@ -37,6 +37,7 @@ class ClusterJob(FileJob):
     seed: int
     device: torch.device
     output: Output
+    together = True
 
     @property
     def record(self) -> Record:

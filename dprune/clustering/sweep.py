@@ -17,14 +17,13 @@ from dprune.clustering.single import ClusterJob
 from dprune.clustering.sweep_plot import PLOT, TABLE, draw_sweep
 from dprune.collectives import from_root, is_root
 from dprune.errors import Interrupted
-from dprune.formats.claims import claim_in
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, variant
 from dprune.formats.publish import Output, publish_bytes, publish_json
-from dprune.runtime import Monitor, Ranks, process_group, ranks
+from dprune.runtime import Monitor, process_group
 
 SILHOUETTE_SAMPLES = 5000
 
@@ -41,6 +40,7 @@ class SweepJob(Job):
     largest: ClusterJob
     ks: Sequence[int]
     output: Output
+    together = True
 
     @property
     def jobs(self) -> list[ClusterJob]:
@@ -51,11 +51,6 @@ class SweepJob(Job):
     def record(self) -> Record:
         """Provenance of the folder."""
         return variant(self.largest.record, k=list(self.ks))
-
-    @property
-    def claim(self) -> Path | None:
-        """See `Job`; the ranks of a group do one work together, for which the first writes."""
-        return None if ranks().rank else claim_in(self.output.path, Ranks())
 
     def existing(self) -> Record | None:
         """Return the provenance of the folder."""

@@ -55,7 +55,7 @@ def command(
     precision-recall curve (prd), the Vendi score, and the shares of clusters and classes. Standard errors leave out
     one block of the generated samples at a time and hold the reference fixed, so they tell how much of a difference
     between two models that face the same reference is chance. Compare Fréchet distances at equal counts of samples
-    only.
+    only, and where both sides have labels at equal shares of the classes: others are warned of.
 
     \b
     Examples:

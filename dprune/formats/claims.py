@@ -6,6 +6,7 @@ A claim is an empty temporary file by an agreed name, and so goes with the proce
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from dprune.runtime import Monitor, Ranks, check_stop
 PATIENCE_S = 10.0
 """How long a process waits for another, which may be about to end."""
 POLL_S = 0.05
+
+_log = logging.getLogger("dprune")
 
 
 def claim_in(folder: str | Path, here: Ranks) -> Path:
@@ -44,13 +47,11 @@ def claimed(claim: Path, output: str, monitor: Monitor, patience: float | None =
         DpruneError: another process still holds it, or the folder cannot be made or written.
         Interrupted: the monitor asked to stop meanwhile.
     """
-    end = time.monotonic() + (PATIENCE_S if patience is None else patience)
     made = not claim.parent.exists()
-    while (descriptor := _taken(claim, output)) is None:
-        check_stop(monitor)
-        if time.monotonic() > end:
-            raise DpruneError(f"{output}: another process is making it: wait for it to end, or give another -o.")
-        time.sleep(POLL_S)
+    descriptor = _taken(claim, output)
+    if descriptor is None:
+        _log.info("another process makes %s: waiting for it.", output)
+        descriptor = _taken_later(claim, output, monitor, PATIENCE_S if patience is None else patience)
     try:
         with in_children_null(descriptor):
             yield
@@ -61,6 +62,16 @@ def claimed(claim: Path, output: str, monitor: Monitor, patience: float | None =
                 # Still empty where the work failed before it wrote anything.
                 claim.parent.rmdir()
         os.close(descriptor)
+
+
+def _taken_later(claim: Path, output: str, monitor: Monitor, patience: float) -> int:
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        check_stop(monitor)
+        time.sleep(POLL_S)
+        if (descriptor := _taken(claim, output)) is not None:
+            return descriptor
+    raise DpruneError(f"{output}: another process is making it: wait for it to end, or give another -o.")
 
 
 def _taken(claim: Path, output: str) -> int | None:

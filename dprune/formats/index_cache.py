@@ -5,7 +5,6 @@ A cached index is taken only if it is what was written, by a digest of its own; 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -16,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from dprune.errors import DpruneError, InputError
+from dprune.formats.cache import cache_folder, sweep_once
 from dprune.formats.digests import RunningDigest, changed
 from dprune.formats.manifests import MANIFEST
 from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, canonical
 from dprune.formats.ranges import bytes_digest, is_url, version
-from dprune.formats.shard_index import LeftOut, ShardIndex, build_index, cache_folder
-from dprune.formats.temporary import sweep
+from dprune.formats.shard_index import LeftOut, ShardIndex, build_index
 from dprune.formats.tensors import read_tensors, write_tensors
 
 _LAYOUT = 2
@@ -108,17 +107,11 @@ class _Entry:
     def write(self, index: ShardIndex, xxh3: str | None) -> None:
         arrays = {name: np.ascontiguousarray(getattr(index, name)) for name in _ARRAYS}
         metadata = {"stamp": self.stamp, "digest": index.digest, "left": vars(index.left), "xxh3": xxh3}
-        _sweep_once(self.path.parent)
+        sweep_once(self.path.parent)
         try:
             write_tensors(self.path, arrays, {**metadata, _CHECK: _check(metadata, arrays)})
         except (DpruneError, OSError) as error:
             _log.debug("the index is not cached: %s", error)
-
-
-@functools.cache
-def _sweep_once(folder: Path) -> None:
-    """Remove what killed processes left half written; once, since there may be a file for each of many shards."""
-    sweep(folder)
 
 
 def _check(metadata: Record, arrays: dict[str, np.ndarray[Any, np.dtype[Any]]]) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dprune.formats.beside import Beside
 from dprune.formats.claims import claim_in
@@ -14,7 +13,7 @@ from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record
 from dprune.formats.publish import Output
 from dprune.formats.temporary import sweep
-from dprune.runtime import Monitor, ranks
+from dprune.runtime import Monitor, Ranks, ranks
 
 
 class Job(ABC):
@@ -22,9 +21,11 @@ class Job(ABC):
 
     Attributes:
         output: where it goes, and what else was said of it.
+        together: whether the ranks of a group do one work, of which the first writes all; else each has a share.
     """
 
     output: Output
+    together: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -39,7 +40,10 @@ class Job(ABC):
     @property
     def claim(self) -> Path | None:
         """The file that stands for this worker's share while it works on it; None where another would do no harm."""
-        return claim_in(self.output.path, ranks())
+        here = ranks()
+        if self.together:
+            return None if here.rank else claim_in(self.output.path, Ranks())
+        return claim_in(self.output.path, here)
 
     @abstractmethod
     def existing(self) -> Mapping[str, Any] | None:
@@ -59,8 +63,9 @@ class Job(ABC):
 
     def tidy(self) -> None:
         """Remove what dead processes left of the output and the files beside it."""
-        for folder, _, _ in os.walk(self.output.path):
-            sweep(Path(folder))
+        folder = Path(self.output.path)
+        for place in (folder, *(path for path in folder.glob("*/") if not path.is_symlink())):
+            sweep(place)
         for file in self.beside:
             sweep(file.path.parent, file.path.name)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -203,10 +201,3 @@ class _Grouping:
         elif self._suffixes:
             self._without += 1
             self._left_suffixes.update(self._suffixes.keys())
-
-
-def cache_folder() -> Path:
-    """Return $DPRUNE_CACHE, by default `dprune` in the user's cache folder."""
-    if os.environ.get("DPRUNE_CACHE"):
-        return Path(os.environ["DPRUNE_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dprune"

@@ -10,20 +10,20 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
-from dprune.formats.checked_json import FileName, Hex, ListOf, Object, Shape, Text, Whole, read_json, shaped
+from dprune.formats.checked_json import FileName, Hex, ListOf, Maybe, Object, Shape, Text, Whole, read_json, shaped
 from dprune.formats.digests import CHECK_KEY, RunningDigest, without_check
 from dprune.formats.locations import JOURNAL
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, canonical, difference
 from dprune.formats.publish import publish, publish_bytes, publish_json
-from dprune.formats.ranges import version
+from dprune.formats.ranges import bytes_digest, version
 from dprune.formats.shards import BAD, CLASSES
 from dprune.formats.tar import END_MARKER, member_bytes
 from dprune.formats.temporary import is_temporary
@@ -34,7 +34,7 @@ POLL_S = 0.2
 _JOURNALLED = re.compile(r"manifest\.json|\d{6}\.json")
 _SHARD: dict[str, Shape] = {"name": FileName(), "count": Whole(), "digest": Hex(64), "xxh3": Hex(16)}
 _LEDGER = ListOf(Object({"key": Text(), "reason": Text()}))
-_ENTRY = Object({**_SHARD, "bad": _LEDGER, "version": Text(), CHECK_KEY: Text()})
+_ENTRY = Object({**_SHARD, "bad": _LEDGER, "version": Maybe(Text()), CHECK_KEY: Text()})
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Journal:
 
     def _own(self) -> set[str]:
         """Return the names of the shards that dprune wrote here."""
-        names = {*listed_shards(self.folder), *listed_shards(self.path)}
+        names = {*listed_shards(self.folder), *_listed(self.manifest())}
         # The journal's entry of a shard comes after the shard, which may thus be the only trace of itself.
         if self.path.exists():
             names |= {path.name for path in self.folder.glob("[0-9]" * 6 + ".tar")}
@@ -177,7 +177,8 @@ class Journal:
         try:
             entry = _read_entry(self._entry(number))
             path = self.folder / entry["name"]
-            if version(str(path))[1] != entry["version"] and _file_digest(path) != entry["xxh3"]:
+            known = _version(path)
+            if known is None or (known != entry["version"] and bytes_digest(str(path)) != entry["xxh3"]):
                 return None
         except (OSError, InputError):
             return None
@@ -207,7 +208,7 @@ class Journal:
             running.update(END_MARKER)
             file.write(END_MARKER)
         shard = FinishedShard(name, count, sha.hexdigest(), running.hexdigest(), bad)
-        publish_json(self._entry(number), vars(shard) | {"version": version(str(self.folder / name))[1]})
+        publish_json(self._entry(number), vars(shard) | {"version": _version(self.folder / name)})
         return shard
 
     def finish(self, record: Record, shards: Sequence[FinishedShard], classes: Sequence[str]) -> None:
@@ -231,7 +232,7 @@ class Journal:
         listed = [{name: value for name, value in vars(shard).items() if name != "bad"} for shard in shards]
         publish_json(self.folder / MANIFEST, {"kind": "shards", "shards": listed, "provenance": record})
         # Two workers may both see that nothing is missing any more.
-        shutil.rmtree(self.path, ignore_errors=ranks().world > 1)
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 def _read_entry(path: Path) -> dict[str, Any]:
@@ -247,10 +248,21 @@ def _read_entry(path: Path) -> dict[str, Any]:
     return without_check(str(path), content)
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        digest: str = hashlib.file_digest(file, RunningDigest).hexdigest()
-        return digest
+def _version(path: Path) -> str | None:
+    try:
+        return version(str(path))[1]
+    except InputError:
+        # It has vanished, which the last check of the job notices.
+        return None
+
+
+def _ends(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(END_MARKER), os.SEEK_END)
+            return file.read() == END_MARKER
+    except OSError:
+        return False
 
 
 def _lines(texts: Iterable[str]) -> bytes:
@@ -259,7 +271,10 @@ def _lines(texts: Iterable[str]) -> bytes:
 
 def listed_shards(folder: Path) -> list[str]:
     """Return the names of the shards that a folder's manifest lists."""
-    manifest = read_manifest(folder)
+    return _listed(read_manifest(folder))
+
+
+def _listed(manifest: Mapping[str, Any]) -> list[str]:
     return [shard["name"] for shard in manifest["shards"]] if manifest.get("kind") == "shards" else []
 
 
@@ -276,10 +291,10 @@ def existing_shards(output: str) -> Record | None:
 
 
 def complete_shards(output: str) -> bool:
-    """Tell whether the shards at `output` were finished and are all there."""
+    """Tell whether the shards at `output` were finished, are all there, and none has been cut."""
     folder = Path(output)
     names = listed_shards(folder)
-    if not names or not all((folder / name).is_file() for name in names):
+    if not names or not all(_ends(folder / name) for name in names):
         return False
     # The manifest is published last: a journal beside it is what a kill left while it was being removed.
     shutil.rmtree(folder / JOURNAL, ignore_errors=True)

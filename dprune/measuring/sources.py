@@ -7,21 +7,24 @@ embedded twice; an interrupted one goes on. Nothing here imports torch before fe
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from dprune.embedding.job import open_embed
+from dprune.embedding.job import EmbedJob, open_embed
 from dprune.embedding.settings import EmbedOptions
 from dprune.errors import InputError, MismatchError, UsageError
+from dprune.formats.cache import cache_folder, writable
+from dprune.formats.claims import claim_in, claimed
 from dprune.formats.features import Features, open_features
 from dprune.formats.kinds import kind_of
 from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, digest, nearest_first, parent_record, record_digest
 from dprune.formats.publish import Output
-from dprune.formats.shard_index import cache_folder
 from dprune.precision import PRECISIONS
-from dprune.runtime import Monitor
+from dprune.runtime import Monitor, Ranks
 
 _log = logging.getLogger("dprune")
 
@@ -235,15 +238,24 @@ def _to_make(path: str, options: EmbedOptions, members: MemberChoice) -> Feature
     if not len(dataset):
         raise InputError(f"{path}: holds no samples: give shards with images.")
     content = digest([dataset.fingerprint, record_digest(job.record)])
-    folder = cache_folder() / "features" / content[:32]
-    job = replace(job, output=Output(str(folder)))
+    job = replace(job, output=Output(str(cache_folder() / "features" / content[:32])))
 
     def open_made(monitor: Monitor) -> Features:
-        if not job.complete():
-            _log.info("embedding %s with %s.", dataset.title, job.settings.network)
-            made: dict[str, Any] = job.run(monitor)
-            _log.debug("made %s of %s shards in %s.", made["shards_made"], made["shards"], folder)
-        return open_features(folder)
+        made = job if job.complete() else _made(job, monitor)
+        return open_features(made.output.path)
 
     record = {**job.record, "fingerprint": dataset.fingerprint}
     return FeatureSource(dataset.title, record, parent_record(job.record, content), open_made)
+
+
+def _made(job: EmbedJob, monitor: Monitor) -> EmbedJob:
+    """Make features in the cache, unless another process does so meanwhile, and return the job that made them."""
+    folder = writable(Path(job.output.path))
+    job = replace(job, output=Output(str(folder)))
+    with claimed(claim_in(folder, Ranks()), str(folder), monitor, patience=math.inf):
+        if not job.complete():
+            _log.info("embedding %s with %s.", job.dataset.title, job.settings.network)
+            made: dict[str, Any] = job.run(monitor)
+            _log.debug("made %s of %s shards in %s.", made["shards_made"], made["shards"], folder)
+    job.tidy()
+    return job

@@ -1,4 +1,4 @@
-"""Images in folders and zips: which files are taken, which are left out, and what their classes are."""
+"""Images in folders, and in what holds files as folders do: which are taken, and what their classes are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import hashlib
 import os
 import re
 import stat
-import zipfile
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -25,7 +24,6 @@ from dprune.packing.splits import find_classes
 # What systems put into folders by themselves.
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 _UNSEEN = {"__MACOSX", "lost+found"}
-_DOS = 0
 _SUFFIX = re.compile(r"[a-z0-9_+-]{1,12}")
 
 
@@ -59,6 +57,16 @@ class ImageFile:
         return self.path.rpartition("/")[0]
 
     @property
+    def hidden(self) -> bool:
+        """Whether systems hide it or a folder that it lies in, or make them for themselves."""
+        return any(map(_is_hidden, self.path.split("/")))
+
+    @property
+    def is_image(self) -> bool:
+        """Whether its suffix says that it is an image that can be read."""
+        return self.suffix in readable_suffixes()
+
+    @property
     def kind(self) -> str:
         """What files that are left out are counted under."""
         suffix = self.suffix
@@ -67,8 +75,7 @@ class ImageFile:
         return f".{suffix}" if _SUFFIX.fullmatch(suffix) else "others"
 
 
-def is_hidden(name: str) -> bool:
-    """Tell a file or folder that systems hide, or make for themselves."""
+def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _UNSEEN
 
 
@@ -177,12 +184,12 @@ def shard_suffix(suffix: str) -> str:
 
 def _sorted_out(files: Iterable[ImageFile], left: Counter[str]) -> tuple[list[ImageFile], list[ImageFile]]:
     """Return the images and what might lie beside them, and count the hidden images."""
-    images, others, wanted = list[ImageFile](), list[ImageFile](), readable_suffixes()
+    images, others = list[ImageFile](), list[ImageFile]()
     for file in files:
-        if any(map(is_hidden, file.path.split("/"))):
+        if file.hidden:
             # macOS gives a shadow, ._NAME, to every file that it copies.
-            left["hidden"] += file.suffix in wanted and not file.name.startswith("._")
-        elif file.suffix in wanted:
+            left["hidden"] += file.is_image and not file.name.startswith("._")
+        elif file.is_image:
             images.append(file)
         elif file.name.lower() not in _LITTER:
             others.append(file)
@@ -253,7 +260,7 @@ def _walk(location: str, left: Counter[str]) -> Iterator[ImageFile]:
     seen = set()
     for folder, below, names in os.walk(location, followlinks=True, onerror=refuse):
         # In this order, so that it does not depend on the system which of several links to one folder is followed.
-        below[:] = sorted(name for name in below if not is_hidden(name))
+        below[:] = sorted(name for name in below if not _is_hidden(name))
         if (real := os.path.realpath(folder)) in seen:
             below.clear()
             above = os.path.realpath(os.path.dirname(folder)) + os.sep
@@ -272,33 +279,3 @@ def _walk(location: str, left: Counter[str]) -> Iterator[ImageFile]:
                 yield ImageFile(os.path.relpath(path, location).replace(os.sep, "/"), status.st_size)
             else:
                 left["pipes and devices"] += 1
-
-
-class ZipSource(ImageFiles):
-    """Images in a zip archive, read without unpacking it."""
-
-    def __init__(self, location: str, choice: FileChoice) -> None:
-        try:
-            with zipfile.ZipFile(location) as archive:
-                entries = enumerate(archive.infolist())
-                files = [ImageFile(_path(i), i.file_size, i.CRC, n) for n, i in entries if not i.is_dir()]
-        except (zipfile.BadZipFile, OSError) as error:
-            raise InputError(f"{location}: is not a whole zip archive: {error}.") from error
-        super().__init__(location, files, choice, Counter())
-        self._open: tuple[int, zipfile.ZipFile] | None = None
-
-    def _read(self, file: ImageFile) -> bytes:
-        # Forked workers would share one file position, so each opens the archive for itself.
-        if self._open is None or self._open[0] != os.getpid():
-            self._open = (os.getpid(), zipfile.ZipFile(self._location))
-        try:
-            # By entry, since two may have one name.
-            return self._open[1].read(self._open[1].infolist()[file.entry])
-        except Exception as error:  # damaged archives make the decompressors raise nearly anything
-            raise BadImage(f"cannot be read from the archive: {error}") from error
-
-
-def _path(entry: zipfile.ZipInfo) -> str:
-    """Return an entry's path without what leads nowhere, with the slashes that writers on Windows may turn around."""
-    name = entry.filename.replace("\\", "/") if entry.create_system == _DOS else entry.filename
-    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))

@@ -27,9 +27,10 @@ from dprune.formats.publish import STDOUT, Output
 from dprune.formats.shard_journal import Bad, Entry, FinishedShard, Journal, complete_shards, existing_shards
 from dprune.formats.shards import BAD, open_dataset
 from dprune.formats.subsets import read_subset
-from dprune.packing.folders import FileChoice, FolderSource, ZipSource, images_beside_shards, is_images
+from dprune.packing.folders import FileChoice, FolderSource, images_beside_shards, is_images
 from dprune.packing.sources import DigitsSource, Sample, ShardSource, Source
 from dprune.packing.streams import Streams, compressed_tars, is_compressed, is_stream
+from dprune.packing.zips import ZipSource
 from dprune.runtime import Monitor, check_stop, cpu_count
 from dprune.workers import Workers
 

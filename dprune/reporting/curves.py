@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from dprune.metrics.catalogue import Measure
@@ -15,6 +16,8 @@ _SHAPES = ("circle", "square", "triangle", "diamond")
 _ROOM = 0.055 * 1.6
 # How far, in ratios, the axis goes on beyond the outermost ones, or beyond a single one.
 _BESIDE, _BESIDE_SINGLE = 0.06, 0.3
+# Shares of the axis that points at one ratio are apart, and take together at most.
+_APART, _WIDEST = 0.035, 0.25
 
 
 class Colours:
@@ -73,10 +76,24 @@ def curve(comparison: Comparison, measure: Measure, colours: Colours) -> Chart |
         chart.level(measure.baseline, "base")
     for number, estimate in levels:
         _draw_level(chart, estimate, _level_style(number))
-    for line, cells in known:
+    for (line, cells), shift in zip(known, _shifts(known, x[1] - x[0]), strict=True):
         if cells:
-            _draw_line(chart, line, cells, colours)
+            _draw_line(chart, line, cells, colours, shift)
     return chart
+
+
+def _shifts(known: Sequence[tuple[Line, Known]], width: float) -> list[float]:
+    """Move lines of one point apart where they have one ratio, or their error bars would hide each other."""
+    alone = defaultdict(list)
+    for number, (_, cells) in enumerate(known):
+        if len(cells) == 1:
+            alone[cells[0][0]].append(number)
+    shifts = [0.0] * len(known)
+    for numbers in alone.values():
+        step = width * min(_APART, _WIDEST / len(numbers))
+        for place, number in enumerate(numbers):
+            shifts[number] = step * (place - (len(numbers) - 1) / 2)
+    return shifts
 
 
 def _known(line: Line, key: str) -> Known:
@@ -108,7 +125,7 @@ def _draw_level(chart: Chart, estimate: SeedMean, css: str) -> None:
     chart.level(estimate.mean, css)
 
 
-def _draw_line(chart: Chart, line: Line, cells: Known, colours: Colours) -> None:
+def _draw_line(chart: Chart, line: Line, cells: Known, colours: Colours, shift: float) -> None:
     colour = colours.of(line)
     if len(cells) > 1 and any(e.deviation for _, e in cells):
         upper, lower = ([(ratio, e.mean + sign * (e.deviation or 0)) for ratio, e in cells] for sign in (1, -1))
@@ -117,8 +134,8 @@ def _draw_line(chart: Chart, line: Line, cells: Known, colours: Colours) -> None
     for ratio, estimate in cells:
         barred = estimate.spread if len(cells) == 1 or estimate.deviation is None else None
         if barred:
-            chart.error(ratio, estimate.mean - barred, estimate.mean + barred, colour)
-        chart.mark(ratio, estimate.mean, colour, colours.shape(line), _tip(line, ratio, estimate))
+            chart.error(ratio + shift, estimate.mean - barred, estimate.mean + barred, colour)
+        chart.mark(ratio + shift, estimate.mean, colour, colours.shape(line), _tip(line, ratio, estimate))
 
 
 def _tip(line: Line, ratio: float, estimate: SeedMean) -> str:

@@ -51,6 +51,8 @@ class Point:
         experiment: factors of how the samples were made.
         selection: factors of how the subset was chosen, beside method, order and amount.
         measure: factors of how the result was measured.
+        open_measure: the same with the training subset as any other: what is all that there is to the unpruned is a
+            set of its own to the pruned.
         optional: factors that only some metrics have.
         own: paths at which the training subset stands in for another input.
         result: what was measured; None for images.
@@ -64,6 +66,7 @@ class Point:
     experiment: Factors
     selection: Factors
     measure: Factors
+    open_measure: Factors
     optional: Factors
     own: frozenset[Path]
     result: Result | None
@@ -99,9 +102,12 @@ def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point
     said = {f: v for f, v in measuring.factors.items() if f.path == () and f.name.startswith("tag ")}
     # How images became features is part of the measurement.
     features = {f: v for f, v in made.factors.items() if f.path == (GENERATED,) and f.command == "embed"}
-    stated = {f: v for f, v in measuring.factors.items() if f.name not in _CHOOSING and f not in said}
     # Memorization always takes the training subset for one side.
-    measure = stated | features | ({} if result.kind == "memorization" else _own(measuring.own))
+    owned = {} if result.kind == "memorization" else _own(measuring.own)
+    measure, opened = (
+        {f: v for f, v in factors.items() if f.name not in _CHOOSING and f not in said} | features
+        for factors in (measuring.factors | owned, flatten(measured, tags_speak=False).factors)
+    )
     optional = {f: v for f, v in measure.items() if _is_optional(result.kind, f)}
     return Point(
         subset=subset,
@@ -110,6 +116,7 @@ def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point
         experiment={f: v for f, v in made.factors.items() if f not in features} | said,
         selection=selection,
         measure={f: v for f, v in measure.items() if f not in optional},
+        open_measure={f: v for f, v in opened.items() if not _is_optional(result.kind, f)},
         optional=optional,
         own=frozenset(made.own),
         result=result,
@@ -131,6 +138,7 @@ def point_of_images(name: str, record: Record, mark: str, baselines: Collection[
         experiment={f: v for f, v in made.factors.items() if (f.command, f.name) != ("sample", IMAGES)},
         selection=selection,
         measure={},
+        open_measure={},
         optional={},
         own=frozenset(made.own),
         result=None,

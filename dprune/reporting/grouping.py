@@ -159,21 +159,25 @@ def _views(points: Sequence[Point]) -> list[tuple[Factors, list[Point]]]:
     """Group points by how they were measured."""
     contradicted = _contradicted(points)
 
-    def measured(point: Point) -> Factors:
-        return point.measure | {f: v for f, v in point.optional.items() if f in contradicted}
+    def measured(point: Point, measure: Factors) -> Factors:
+        return measure | {f: v for f, v in point.optional.items() if f in contradicted}
 
-    given = _grouped(
-        (point for point in points if point.subset.given), lambda point: frozenset(measured(point).items())
-    )
-    found = [(measured(view[0]), view) for view in given]
-    for point in points:
+    def fits(point: Point, key: Factors) -> bool:
         if point.subset.given:
-            continue
+            return key in (measured(point, point.measure), measured(point, point.open_measure))
         # Without a subset, measuring against the training subset and against everything are the same.
-        fitting = [view for key, view in found if agree(_regardless(key), _regardless(measured(point)))]
+        return agree(_regardless(key), _regardless(measured(point, point.measure)))
+
+    pruned = [point for point in points if point.subset.given and point.subset.pruned]
+    by_measure = _grouped(pruned, lambda point: frozenset(measured(point, point.measure).items()))
+    found = [(measured(view[0], view[0].measure), view) for view in by_measure]
+    # What pruned nothing joins all that was measured as it was; first where it names a subset.
+    others = [point for point in points if not (point.subset.given and point.subset.pruned)]
+    for point in sorted(others, key=lambda point: not point.subset.given):
+        fitting = [view for key, view in found if fits(point, key)]
         if not fitting:
             fitting = [[]]
-            found.append((measured(point), fitting[0]))
+            found.append((measured(point, point.measure), fitting[0]))
         for view in fitting:
             view.append(point)
     return found

@@ -68,12 +68,15 @@ class _Summing:
             file = ModelFile.open(path) if path.is_file() else None
             if file is None or file.network.get("mark") != self._unit.progress.mark:
                 return 0
-            for name, value in file.state().items():
-                self._sums[name].copy_(value)
-            return int(file.network["done"])
+            state, done = file.state(), file.network.get("done")
         except InputError:
-            # A damaged file is made again; nothing of it was copied.
+            # A damaged file is made again.
             return 0
+        if state.keys() != self._sums.keys() or type(done) is not int or not 0 < done <= len(self._data):
+            return 0
+        for name, value in state.items():
+            self._sums[name].copy_(value)
+        return done
 
     def mean(self, monitor: Monitor) -> dict[str, Tensor]:
         """Return the mean gradient over samples, noise levels and draws.

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.tensors import read_metadata, read_tensors, write_tensors
+from dprune.formats.tensors import read_tensors, write_tensors
 from dprune.models.files import ModelFile
 
 Values = npt.NDArray[np.float32]
@@ -72,12 +72,19 @@ class Progress:
 
     def _portion(self, number: int, begin: int) -> Portion:
         end = min(begin + self.size, self.count)
+        return Portion(number, begin, end, len(self._trusted(number, end - begin)))
+
+    def _trusted(self, number: int, most: int) -> Values:
+        """Return the measures in a portion's file, none where it is another scoring's or not what was written."""
+        none = np.empty((0, *self.shape), np.float32)
         try:
-            metadata = read_metadata(self._path(number)) or {}
+            _, tensors, metadata = read_tensors(self._path(number))
         except InputError:
-            metadata = {}
-        known = metadata.get("mark") == self.mark and type(metadata.get("count")) is int
-        return Portion(number, begin, end, min(metadata["count"], end - begin) if known else 0)
+            return none
+        values = tensors.get("measures", none)
+        known = metadata is not None and metadata.get("mark") == self.mark and metadata.get("count") == len(values)
+        fits = values.dtype == np.float32 and values.shape == (len(values), *self.shape) and len(values) <= most
+        return values if known and fits else none
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.safetensors"
@@ -86,15 +93,12 @@ class Progress:
         """Read what is measured of a portion, float32 [done, *shape].
 
         Raises:
-            InputError: the file is not whole.
+            InputError: the file no longer holds that.
         """
-        if not portion.done:
-            return np.empty((0, *self.shape), np.float32)
-        name, tensors, _ = read_tensors(self._path(portion.number))
-        values = tensors.get("measures")
-        if values is None or values.shape != (portion.done, *self.shape) or values.dtype != np.float32:
-            raise InputError(f"{name}: does not hold what it says: remove it and run the same command again.")
-        return values
+        values = self._trusted(portion.number, portion.end - portion.begin)
+        if len(values) < portion.done:
+            raise InputError(f"{self._path(portion.number)}: has vanished or changed: run the same command again.")
+        return values[: portion.done]
 
     def write(self, portion: Portion, values: Values) -> None:
         """Publish what is measured of a portion.

@@ -94,14 +94,6 @@ class DiTOptions:
     place: str = "auto"
     compiles: bool | None = None
 
-    def _check_predicts_velocity(self, file: ModelFile) -> None:
-        file.check_kind("dit", "a DiT", "train-dit")
-        if parametrization_of(file, self.parametrization) == NOISE:
-            raise UsageError(
-                f"--init {file.path}: predicts noise, and train-dit trains velocities: give a SiT or a model of "
-                f"dprune, or --parametrization {VELOCITY} to begin with these weights as they are."
-            )
-
     def resolve(self, device: str) -> DiTSettings:
         """Fill in what was not said.
 
@@ -118,9 +110,9 @@ class DiTOptions:
             raise UsageError("--parametrization says what the weights of --init predict: give that too.")
         init = check_file(self.init, "--init") if self.init else None
         if init is not None:
-            self._check_predicts_velocity(ModelFile.open(init))
+            _check_predicts_velocity(ModelFile.open(init), self.parametrization)
         return DiTSettings(
-            arch=self.arch or (_architecture_of(init) if init else None) or ARCH,
+            arch=self.arch or (_architecture_of(init) if init else ARCH),
             unconditional=self.unconditional,
             label_dropout=LABEL_DROPOUT if self.label_dropout is None else self.label_dropout,
             time=self.time,
@@ -131,6 +123,15 @@ class DiTOptions:
         )
 
 
+def _check_predicts_velocity(file: ModelFile, said: str | None) -> None:
+    file.check_kind("dit", "a DiT", "train-dit")
+    if parametrization_of(file, said) == NOISE:
+        raise UsageError(
+            f"--init {file.path}: predicts noise, and train-dit trains velocities: give a SiT or a model of dprune, "
+            f"or --parametrization {VELOCITY} to begin with these weights as they are."
+        )
+
+
 def _architecture_of(path: Path) -> str:
     """Tell the --arch of the weights that a training begins with.
 
@@ -138,7 +139,6 @@ def _architecture_of(path: Path) -> str:
         InputError: the file holds no DiT, or one that has no name here.
     """
     file = ModelFile.open(path)
-    file.check_kind("dit", "a DiT", "train-dit")
     if file.network:
         width, depth, heads, patch = (file.network.get(key) for key in ("width", "depth", "heads", "patch"))
     else:
