@@ -264,7 +264,8 @@ def misshapen(values: npt.NDArray[Any], kind: str) -> str:
     words, dtypes = VECTORS[kind]
     if values.ndim == 1 and values.dtype.kind in dtypes:
         return ""
-    return f"{words}, not {values.dtype} of shape {list(values.shape)}"
+    hint = ": numpy.flatnonzero makes ids of a mask" if kind == "subset" and values.dtype == bool else ""
+    return f"{words}, not {values.dtype} of shape {list(values.shape)}{hint}"
 
 
 def _read_vector(path: str | Path, kind: str, data: bytes | None = None) -> Array:
