@@ -175,7 +175,7 @@ def trains(**defaults: str) -> Decorator:
                      help="Passes over the training set, instead of --steps."),
         count("--batch-size", said("Samples in a step, over all GPUs.", "batch_size")),
         click.option("--micro-batch", default="auto", show_default=True, metavar="N",
-                     help="Samples in one pass of a GPU; auto is the most that fit."),
+                     help="Samples in one pass of a device; auto is the most that fit into its free memory."),
         click.option("--lr", type=Number(0, min_open=True), metavar="X",
                      help=said("Learning rate of AdamW.", "lr")),
         count("--warmup", said("Steps over which the rate rises.", "warmup"), least=0),
