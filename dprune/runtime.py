@@ -220,7 +220,11 @@ def explained(device: torch.device, remedy: str) -> Iterator[None]:
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        # On a CPU torch has no kind of its own for this.
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and "allocate memory" not in str(error):
+            raise
         raise DpruneError(f"{device}: out of memory: give {remedy}.") from error
 
 

@@ -11,13 +11,14 @@ import json
 import os
 import shutil
 import signal
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Result, dprune, sample, write_tar
+from conftest import Result, dprune, image_bytes, sample, write_tar
 from damage import damaged, nonsense, odd_tensors
 
 from dprune.console import TerminalMonitor
@@ -66,6 +67,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _make_chain(at: Path) -> None:
     tar = write_tar(at / "raw.tar", [part for i in range(24) for part in sample(f"s{i:03d}", i, i % 3)])
+    with zipfile.ZipFile(at / "photos.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(4):
+            archive.writestr(zipfile.ZipInfo(f"{'cat' if i % 2 else 'dog'}/{i}.png"), image_bytes(i))
     shards, features, clusters = at / "shards", at / "features", at / "clusters.safetensors"
     dprune("pack", tar, "--shard-size", 8, "-o", shards).ok()
     dprune("embed", shards, *PIXELS, "-o", features).ok()
@@ -144,6 +148,7 @@ READERS = (
     Reader("memorization.json", ("report", "{metrics.json}", "{memorization.json}", "-o", "{out}/r")),
     Reader(".scoring.npy.progress/000000.safetensors", ("score", "el2n", "{latents}", "--model",
                                                         "{dit}/model.safetensors", *EL2N, "-o", "{here}/scoring.npy")),
+    Reader("photos.zip", ("pack", "{photos.zip}", "--strict", "--workers", 0, "-o", "{out}/p")),
     Reader("cache/*.index", ("embed", "{shards}", *PIXELS, "-o", "{out}/f")),
     Reader("cache/features/*/*.safetensors", ("eval", "{generated}", "{shards}", *PIXELS, "--metrics", "fid",
                                               "-o", "{out}/m.json")),
@@ -249,7 +254,7 @@ def test_seventy_damages(reader: Reader, chain: Path, tmp_path: Path) -> None:
     none_wrong({name: wrong(*trial.run(changed), expected) for name, changed in damaged(data, reader.file)})
 
 
-STRUCTURED = tuple(reader for reader in READERS if not reader.file.endswith((".tar", ".jsonl")))
+STRUCTURED = tuple(reader for reader in READERS if not reader.file.endswith((".tar", ".zip", ".jsonl")))
 
 
 @pytest.mark.parametrize("reader", STRUCTURED, ids=str)

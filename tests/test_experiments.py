@@ -326,6 +326,11 @@ def test_groups_of_a_dataset_can_be_all_that_there_is(compared, selected) -> Non
     assert shape(found) == {"unpruned": [0.0], "external lowest": [0.5]}
 
 
+def test_a_choice_of_fewer_groups_than_the_unpruned_has_says_so(compared, selected) -> None:
+    lines = ("--order random --keep 1.0 --clusters C", "S --keep 0.5 --clusters C --only 1,3")
+    assert shape(compared(*map(selected, lines))[0]) == {"unpruned": [0.0], "external lowest, only=1,3": [0.5]}
+
+
 def test_subsets_that_are_only_intersected_are_what_they_were(compared, selected) -> None:
     """The order that select has by default says nothing where there is nothing to order."""
     (found,) = compared(selected("--within HELD", samples=500))

@@ -460,6 +460,8 @@ def test_scores_are_no_subset(tmp_path: Path, shards: Path) -> None:
     words = ("s.npy", "scores, not a subset", "dprune select")
     dprune("select", tmp_path / "s.npy", "--keep", "5", "--within", tmp_path / "s.npy").fails(3, *words)
     dprune("pack", shards, "--subset", tmp_path / "s.npy", "-o", tmp_path / "p").fails(3, *words)
+    np.save(tmp_path / "mask.npy", np.arange(18) > 9)
+    dprune("pack", shards, "--subset", tmp_path / "mask.npy", "-o", tmp_path / "p").fails(3, "numpy.flatnonzero")
 
 
 def test_scores_that_are_all_nan_keep_nothing(tmp_path: Path) -> None:

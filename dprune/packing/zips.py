@@ -45,9 +45,12 @@ class ZipSource(ImageFiles):
             self._open = (os.getpid(), zipfile.ZipFile(self._location))
         try:
             # By entry, since two may have one name.
-            return self._open[1].read(self._open[1].infolist()[file.entry])
+            content = self._open[1].read(self._open[1].infolist()[file.entry])
         except Exception as error:  # damaged archives make the decompressors raise nearly anything
             raise BadImage(f"cannot be read from the archive: {error}") from error
+        if len(content) != file.size:
+            raise BadImage(f"cannot be read from the archive: has {len(content):,} bytes, not {file.size:,} as listed")
+        return content
 
 
 def _path(name: str, entry: zipfile.ZipInfo) -> str:

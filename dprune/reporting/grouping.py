@@ -209,7 +209,11 @@ def _comparison(title: str, points: Sequence[Point]) -> Comparison:
     own = {factor for point in points for factor in point.experiment if factor.name == OWN}
     naming = Labeller([_experiment(group[0], own) for group in groups])
     methods = _grouped((group[0] for group in groups), lambda point: point.subset.method)
-    choosing = {some[0].subset.method: Labeller([point.selection for point in some]) for some in methods}
+    whole = [point for point in (group[0] for group in groups) if not point.subset.pruned]
+    choosing = {
+        some[0].subset.method: Labeller([point.selection for point in some] + [_of_groups(some[0], w) for w in whole])
+        for some in methods
+    }
     lines = []
     for group in groups:
         first = group[0]
@@ -225,6 +229,12 @@ def _comparison(title: str, points: Sequence[Point]) -> Comparison:
 def _experiment(point: Point, own: set[Factor]) -> Factors:
     """Return how samples were made; where there is no subset, nothing can be of it."""
     return point.experiment if point.subset.pruned else point.experiment | dict.fromkeys(own, ANY)
+
+
+def _of_groups(point: Point, unpruned: Point) -> Factors:
+    """Return how a subset was chosen, but of the groups of an unpruned one: of fewer is not what it seems to be."""
+    only = {f: v for f, v in unpruned.selection.items() if f.name == "only"}
+    return {f: v for f, v in point.selection.items() if f.name != "only"} | only
 
 
 def _distinct(lines: Sequence[Line]) -> list[Line]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dprune.errors import UsageError
+from dprune.errors import InputError, UsageError
 from dprune.formats.jobs import Job
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record
+from dprune.memory import free_memory
+from dprune.models.files import ModelFile
 from dprune.runtime import Monitor, explained, process_group, ranks, take_device
 from dprune.training.plan import Plan
 from dprune.training.run import KIND, Run, extends
@@ -17,6 +21,10 @@ from dprune.training.task import Task
 
 if TYPE_CHECKING:
     import torch
+
+    from dprune.training.memory import Need
+
+_log = logging.getLogger("dprune")
 
 
 class TrainingJob(Job):
@@ -34,6 +42,19 @@ class TrainingJob(Job):
     @abstractmethod
     def task(self, device: torch.device, monitor: Monitor) -> Task:
         """Make the networks and open the data, whose waits look at the monitor."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What is trained."""
+
+    @abstractmethod
+    def need(self) -> Need:
+        """Find out what memory the training takes, without taking it."""
+
+    @abstractmethod
+    def smaller(self, free: int) -> str:
+        """Name what to give where the training does not fit into so many bytes."""
 
     @property
     def folder(self) -> Run:
@@ -54,6 +75,7 @@ class TrainingJob(Job):
 
         Raises:
             UsageError: several processes that torchrun did not start.
+            DpruneError: it does not fit into memory.
         """
         from dprune.training.loop import Loop
 
@@ -61,5 +83,38 @@ class TrainingJob(Job):
         if here.world > 1 and not here.group:
             raise UsageError("RANK and WORLD_SIZE are set without torchrun: start the ranks of a training with it.")
         device = take_device(self.device)
+        plan = self._fitting_plan(device)
         with explained(device, "a smaller --micro-batch"), process_group(device):
-            return Loop(self.task(device, monitor), self.plan, self.folder, self.record, device).train(monitor)
+            return Loop(self.task(device, monitor), plan, self.folder, self.record, device).train(monitor)
+
+    def _fitting_plan(self, device: torch.device) -> Plan:
+        """Bound the micro-batch by the memory that is free; on a GPU trials will find it.
+
+        Raises:
+            DpruneError: the training cannot fit.
+        """
+        from dprune.training.memory import GIB, Need, refuse_what_cannot_fit
+
+        need, free = self.need(), free_memory(device)
+        if device.type == "cuda":
+            need = Need(need.weights, 0)
+        elif self.plan.precision == "bf16":
+            need = Need(need.weights, need.sample // 2)
+        refuse_what_cannot_fit(need, self.plan.micro_batch, free, self.title, self.smaller)
+        if self.plan.micro_batch is not None or device.type == "cuda":
+            return self.plan
+        share = -(-self.plan.batch_size // ranks().world)
+        # What was used before, so that a run that goes on does not round otherwise.
+        size = min(share, self._micro_batch_before() or need.largest(share, free))
+        if size < share:
+            _log.info("--micro-batch %d: passes of %d would not fit into %.1f GiB.", size, share, free / GIB)
+        return replace(self.plan, micro_batch=size)
+
+    def _micro_batch_before(self) -> int | None:
+        try:
+            found = (
+                ModelFile.open(self.folder.state).network.get("micro_batch") if self.folder.state.is_file() else None
+            )
+        except InputError:
+            return None
+        return found if isinstance(found, int) and found > 0 else None

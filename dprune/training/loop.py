@@ -57,6 +57,7 @@ class Loop:
         self.sums: dict[str, Tensor] = {}
         self.step = 0
         self.reported = 0
+        self.micro_batch = 0
         _check_ranks_agree(task, plan)
 
     def train(self, monitor: Monitor) -> dict[str, Any]:
@@ -69,14 +70,14 @@ class Loop:
         if is_root():
             self.run.begin(self.saved.record)
         _wait()
-        micro_batch = self.plan.micro_batch or self._largest_micro_batch()
+        self.micro_batch = self.plan.micro_batch or self._largest_micro_batch()
         self._resume()
         if is_root():
             self.run.rewind_log(self.step)
-            self._log_start(micro_batch)
+            self._log_start()
         self._leave_sums_to_root()
         with float32(tf32=self.plan.precision != "fp32"):
-            last = self._steps(micro_batch, monitor)
+            last = self._steps(monitor)
             self._evaluate()
         if is_root():
             self.saved.save(self._reached(), self.sums)
@@ -91,9 +92,11 @@ class Loop:
             self.sums = {name: value.to(self.device) for name, value in sums.items()}
 
     def _reached(self) -> dict[str, Any]:
-        return {"step": self.step, "epoch": self.order.epochs(self.step), "reported": self.reported}
+        # A run that goes on is to round as it did, whatever memory is free then.
+        passes = {"micro_batch": self.micro_batch}
+        return {"step": self.step, "epoch": self.order.epochs(self.step), "reported": self.reported, **passes}
 
-    def _steps(self, micro_batch: int, monitor: Monitor) -> dict[str, float]:
+    def _steps(self, monitor: Monitor) -> dict[str, float]:
         """Take the steps that are left; return the last line of the log."""
         last: dict[str, float] = {}
         saved = time.monotonic()
@@ -101,7 +104,7 @@ class Loop:
         ceiling = product_rate(self.device, dtype) if self.task.flop else 0.0
         watch = Stopwatch(self.device, self.task.flop, ceiling)
         monitor.start("training", self.plan.steps - self.step, "steps")
-        schedule = ((step, self._positions(step, micro_batch)) for step in range(self.step, self.plan.steps))
+        schedule = ((step, self._positions(step)) for step in range(self.step, self.plan.steps))
         with contextlib.closing(self.task.batches(schedule)) as batches:
             while batch := self._next(batches):
                 reports = is_due(self.step + 1, self.plan.log_every) or self.step + 1 == self.plan.steps
@@ -133,8 +136,8 @@ class Loop:
             self._save()
             raise
 
-    def _positions(self, step: int, micro_batch: int) -> list[Positions]:
-        return micro_batches(share(self.order.positions(step), self.here.rank, self.here.world), micro_batch)
+    def _positions(self, step: int) -> list[Positions]:
+        return micro_batches(share(self.order.positions(step), self.here.rank, self.here.world), self.micro_batch)
 
     def _take(self, batch: list[Any], *, wants_norm: bool) -> dict[str, Tensor]:
         """Take one step; return the norms of the gradients if they are known or wanted."""
@@ -279,13 +282,13 @@ class Loop:
         torch.cuda.reset_peak_memory_stats(self.device)
         return bool(all_sum(fits) == self.here.world)
 
-    def _log_start(self, micro_batch: int) -> None:
+    def _log_start(self) -> None:
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         parameters = sum(p.numel() for p in self.averages.network.parameters())
         start = {
             "step": self.step, "event": "start", "device": device, "ranks": self.here.world,
             "samples": self.order.size, "steps": self.plan.steps, "epochs": self.order.epochs(self.plan.steps),
-            "batch_size": self.plan.batch_size, "micro_batch": micro_batch, "parameters": parameters,
+            "batch_size": self.plan.batch_size, "micro_batch": self.micro_batch, "parameters": parameters,
             "flop_per_sample": self.task.flop,
         }  # fmt: skip
         self.run.log(start)

@@ -13,7 +13,7 @@ from dprune.formats.arrays import digest_array, read_ids
 from dprune.formats.latents import open_latents
 from dprune.formats.provenance import Record, digest, make_record
 from dprune.formats.publish import Output
-from dprune.models.architectures import parse_architecture
+from dprune.models.architectures import ARCHITECTURES, parse_architecture
 from dprune.models.files import ModelFile
 from dprune.runtime import Monitor
 from dprune.seeds import purpose_key
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from dprune.models.dit import DiT, DiTConfig
     from dprune.training.dit.task import DiTTask
+    from dprune.training.memory import Need
 
 _log = logging.getLogger("dprune")
 
@@ -61,6 +62,37 @@ class DiTJob(TrainingJob):
             tags=self.output.tags,
         )
 
+    @property
+    def title(self) -> str:
+        """See `TrainingJob`."""
+        return f"--arch {self.settings.arch}"
+
+    def need(self) -> Need:
+        """See `TrainingJob`."""
+        return self._need_of(self.settings.arch)
+
+    def smaller(self, free: int) -> str:
+        """See `TrainingJob`: the largest architecture that fits."""
+        patch = self.settings.arch.partition("/")[2]
+        smaller = (f"{name}/{patch}" for name in reversed(ARCHITECTURES))
+        fitting = next((arch for arch in smaller if self._need_of(arch).likely(1) <= free), None)
+        return f"--arch {fitting}" if fitting else "a device with more memory"
+
+    def _need_of(self, arch: str) -> Need:
+        import torch
+
+        from dprune.flow import flow_loss
+        from dprune.models.dit import DiT
+        from dprune.training.memory import need_of
+
+        config = self._config(arch)
+
+        def loss(network: DiT) -> torch.Tensor:
+            data = torch.empty(1, config.channels, config.input_size, config.input_size)
+            return flow_loss(network, data, data, torch.empty(1), torch.empty(1, dtype=torch.int64))
+
+        return need_of(lambda: DiT(config), loss)
+
     def task(self, device: torch.device, monitor: Monitor) -> DiTTask:
         """Make the model and hold the latents."""
         from dprune.models.vae import load_vae
@@ -79,17 +111,22 @@ class DiTJob(TrainingJob):
         """Make the network with its first weights, which do not depend on the device."""
         import torch
 
-        from dprune.models.dit import DiT, DiTConfig
+        from dprune.models.dit import DiT
 
-        latents = self.data.latents
-        width, depth, heads, patch = parse_architecture(self.settings.arch)
-        classes = 0 if self.settings.unconditional else latents.classes
-        config = DiTConfig(latents.network["size"], latents.network["channels"], patch, width, depth, heads, classes)
+        config = self._config(self.settings.arch)
         if self.settings.init is not None:
             return _initialised(self.settings.init, config, device)
         network = DiT(config)
         network.initialize(torch.Generator().manual_seed(purpose_key(self.plan.seed, "initial weights") >> 1))
         return network.to(device)
+
+    def _config(self, arch: str) -> DiTConfig:
+        from dprune.models.dit import DiTConfig
+
+        latents = self.data.latents
+        width, depth, heads, patch = parse_architecture(arch)
+        classes = 0 if self.settings.unconditional else latents.classes
+        return DiTConfig(latents.network["size"], latents.network["channels"], patch, width, depth, heads, classes)
 
 
 def _initialised(path: Path, config: DiTConfig, device: torch.device) -> DiT:

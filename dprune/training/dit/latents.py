@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from dprune import noise
 from dprune.formats.latents import FLIPPED, NAMES, Latents
 from dprune.formats.shards import split_ids
+from dprune.memory import free_memory
 from dprune.models.latents import Normalisation, as_held, pinned, sent
 from dprune.training.order import Positions
 
@@ -124,8 +124,6 @@ class _Rows:
 
 
 def _fitting(size: int, device: torch.device) -> str:
-    if device.type == "cuda" and size < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and size < GPU_SHARE * free_memory(device):
         return "device"
-    # All ranks of a machine hold their own copy.
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return "host" if size < HOST_SHARE * free else "disk"
+    return "host" if size < HOST_SHARE * free_memory(torch.device("cpu")) else "disk"

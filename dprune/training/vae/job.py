@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from dprune.training.memory import Need
     from dprune.training.vae.evaluation import Reconstruction
     from dprune.training.vae.images import TrainingImages
     from dprune.training.vae.task import VAETask
@@ -72,6 +73,31 @@ class VAEJob(TrainingJob):
             parents=self.dataset.parents() | subset,
             tags=self.output.tags,
         )
+
+    @property
+    def title(self) -> str:
+        """See `TrainingJob`."""
+        config = self.settings.config
+        return f"an autoencoder of width {config.width} for images of {config.image_size} pixels"
+
+    def need(self) -> Need:
+        """See `TrainingJob`; what a critic or a perceptual distance takes comes on top."""
+        import torch
+
+        from dprune.models.vae import VAE
+        from dprune.training.memory import need_of
+
+        config = self.settings.config
+
+        def reconstruct(vae: VAE) -> torch.Tensor:
+            images = torch.empty(1, 3, config.image_size, config.image_size)
+            return vae.decode(vae.encode(images)[:, : config.latent_channels])
+
+        return need_of(lambda: VAE(config), reconstruct)
+
+    def smaller(self, free: int) -> str:
+        """See `TrainingJob`."""
+        return "--preset tiny, or a smaller --width or --image-size"
 
     def task(self, device: torch.device, monitor: Monitor) -> VAETask:
         """Make the networks and open the images."""
