@@ -287,4 +287,4 @@ def test_sides_that_were_swapped_or_are_one_are_told(command: str, shards: Path,
     assert "the generated samples are to be given first" in said(real, generated)
     assert "warning" not in said(generated, real)
     for same in (real, generated):
-        assert "hold the same samples" in said(same, same)
+        assert "is both sides" in said(same, same)

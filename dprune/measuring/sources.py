@@ -189,9 +189,8 @@ def _warn_of_roles(sources: Mapping[str, FeatureSource]) -> None:
     if generated is None:
         return
     for other in sources.values():
-        if other is not generated and other.parent["digest"] == generated.parent["digest"]:
-            _log.warning("%s and %s hold the same samples: they are measured against themselves.",
-                         generated.name, other.name)  # fmt: skip
+        if other is not generated and (other.name, other.parent) == (generated.name, generated.parent):
+            _log.warning("%s is both sides: it is measured against itself.", other.name)
         elif generated.record and not _is_sampled(generated.record) and _is_sampled(other.record):
             _log.warning("%s comes from a model and %s does not: the generated samples are to be given first.",
                          other.name, generated.name)  # fmt: skip
