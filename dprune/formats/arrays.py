@@ -153,6 +153,8 @@ def read_array(path: str | Path, data: bytes | None = None) -> Array:
         values = np.load(buffer, allow_pickle=False)
     except NPY_ERRORS as error:
         raise unsound_array(name, error) from error
+    if values.dtype.kind in "mM":
+        raise InputError(f"{name}: holds dates or lengths of time, not numbers: save an array of numbers.")
     values.flags.writeable = False
     guarded, line = _behind(name, data, buffer.tell())
     record = parse_json(f"{name} (what follows the array)", line) if line else None
@@ -166,7 +168,7 @@ def map_array(path: str | Path) -> npt.NDArray[Any]:
         InputError: as `read_array`.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as file, np.errstate(over="ignore"):
             head = file.read(HEAD)
             if not head.startswith(NPY_MAGIC):
                 raise not_an_array(str(path), head)

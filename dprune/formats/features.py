@@ -60,9 +60,7 @@ class StoreFeatures(Features):
     def __init__(self, store: Store) -> None:
         self.store, self.name = store, str(store.folder)
         self.record, self.fingerprint = store.record, store.fingerprint
-        first = store.read(store.shards[0], "features", 0, 0)
-        assert first is not None
-        self.shape = sum(store.counts), first.shape[1]
+        self.shape = sum(store.counts), _dimension(store)
 
     def rows(self, begin: int, end: int) -> npt.NDArray[np.float32]:
         """Return samples `begin` to `end` as float32."""
@@ -103,6 +101,31 @@ class StoreFeatures(Features):
         return self.store.as_parent()
 
 
+def _dimension(store: Store) -> int:
+    """Return the dimension of a store's features.
+
+    Raises:
+        InputError: a part holds none, or of another dimension, or not one row a sample.
+    """
+    first = store.files[0].places.get("features")
+    dimension = first.shape[-1] if first and first.shape else 0
+    for file, count in zip(store.files, store.counts, strict=True):
+        rows = {"features": ((count, dimension), "f"), "label": ((count,), "iu")}
+        if "logits" in file.places:
+            rows["logits"] = (count, *file.places["logits"].shape[1:2]), "f"
+        for name, (shape, kinds) in rows.items():
+            place = file.places.get(name)
+            if place is None and name == "label":
+                continue
+            if place is None or place.dtype is None or place.dtype.kind not in kinds or place.shape != shape:
+                is_ = f"is {place.letters} {list(place.shape)}" if place else "is missing"
+                wanted = f"{'floats' if kinds == 'f' else 'whole numbers'} {list(shape)}"
+                raise InputError(
+                    f"{file.name}: its tensor {name!r} {is_}, not {wanted}: remove the file and {store.remedy}."
+                )
+    return dimension
+
+
 class ArrayFeatures(Features):
     """Features in one array, made elsewhere, with the labels and logits that came with it."""
 
@@ -117,8 +140,9 @@ class ArrayFeatures(Features):
         self.shape = values.shape[0], values.shape[1]
 
     def rows(self, begin: int, end: int) -> npt.NDArray[np.float32]:
-        """Return samples `begin` to `end` as float32."""
-        return self.values[begin:end].astype(np.float32)
+        """Return samples `begin` to `end` as float32; what is beyond it becomes infinite, which no sample may be."""
+        with np.errstate(over="ignore"):
+            return self.values[begin:end].astype(np.float32)
 
     def take(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Return the samples that sorted `ids` name, in the precision that they have."""

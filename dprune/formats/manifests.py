@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dprune.errors import InputError
 from dprune.formats.checked_json import FileName, Hex, ListOf, Object, Text, Whole, read_json, shaped
 from dprune.formats.digests import without_check
 from dprune.formats.provenance import checked_record
@@ -50,6 +51,7 @@ def checked_manifest(name: str, content: Any) -> dict[str, Any]:
     manifest = without_check(name, content)
     if not (isinstance(manifest.get("provenance"), dict) and isinstance(manifest.get("kind"), str)):
         return {}
-    checked_record(name, manifest["provenance"])
+    if checked_record(name, manifest["provenance"]) is None and manifest["provenance"]:
+        raise InputError(f"{name}: is damaged (its provenance is none): {REMEDY}.")
     shaped(name, manifest, _SHAPES.get(manifest["kind"], Object()), REMEDY)
     return manifest

@@ -105,6 +105,8 @@ def checked_record(name: str, content: Any) -> Record | None:
         InputError: it is of the form that dprune wrote before it had a table, or the table is damaged.
     """
     if not _is_step(content):
+        if isinstance(content, dict) and {"dprune", "command"} <= content.keys():
+            raise InputError(f"{name}: its provenance is damaged: make it again.")
         return None
     steps, table = [content], content.get(_TABLE, {})
     if isinstance(table, dict):
@@ -115,8 +117,8 @@ def checked_record(name: str, content: Any) -> Record | None:
     whole = isinstance(table, dict) and all(
         _is_step(step) and record_digest(step) == key for key, step in table.items()
     )
-    wanted = {entry["record"] for step in steps for entry in step.get("parents", {}).values() if "record" in entry}
-    if not whole or not wanted <= table.keys():
+    entries = (entry for step in steps if whole for entry in step.get("parents", {}).values())
+    if not whole or not {entry["record"] for entry in entries if "record" in entry} <= table.keys():
         raise InputError(f"{name}: its provenance is damaged: make it again.")
     return dict(content)
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError, MismatchError
+from dprune.formats.checked_json import ListOf, Object, Text, Whole
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.provenance import Record, digest, parent_record, record_digest
 from dprune.formats.publish import publish_json
@@ -25,6 +26,9 @@ from dprune.formats.tensors import read_metadata, read_tensors, write_tensors
 
 PART_KEYS = ("count", "members", "options", "bad")
 """What the metadata of every part says."""
+_BAD = Object({"row": Whole(), "key": Text(), "reason": Text()})
+PART = Object({"count": Whole(), "members": Text(), "options": Text(), "bad": ListOf(_BAD)}, {"weights": Text()})
+"""Shape of the metadata of a part."""
 
 
 @dataclass(frozen=True)
@@ -119,23 +123,29 @@ class Store:
         """What messages tell people to do about a part that is not as it should be."""
         return f"run the dprune {self.record.get('command')} that makes it again"
 
-    def part(self, shard: str) -> Record | None:
-        """Return the metadata of a shard's part, None if it is missing or was made with other options."""
+    def _file(self, shard: str) -> TensorFile | None:
+        """Open a shard's part, None if it is missing, damaged, or was made with other options."""
         try:
-            metadata = read_metadata(self.path(shard))
+            file = TensorFile.open(self.path(shard))
+            whole = not PART.misfit(file.metadata)
         except InputError:
             return None
-        return metadata if metadata and metadata.get("options") == self._options else None
+        return file if whole and (file.metadata or {})["options"] == self._options else None
+
+    def part(self, shard: str) -> Record | None:
+        """Return the metadata of a shard's part, None if it is missing, damaged, or was made with other options."""
+        file = self._file(shard)
+        return file.metadata if file else None
 
     @functools.cached_property
-    def parts(self) -> tuple[Record, ...]:
-        """Metadata of every part, in order.
+    def files(self) -> tuple[TensorFile, ...]:
+        """Every part, in order.
 
         Raises:
             InputError: parts are missing.
             MismatchError: parts were made by different networks.
         """
-        found = {shard: part for shard in self.shards if (part := self.part(shard)) is not None}
+        found = {shard: file for shard in self.shards if (file := self._file(shard)) is not None}
         missing = [shard for shard in self.shards if shard not in found]
         if missing:
             shown = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
@@ -143,8 +153,13 @@ class Store:
                 f"{self.folder}: lacks the parts of {len(missing)} of {len(self.shards)} shards ({shown}): "
                 f"{self.remedy}."
             )
-        self.check_weights(found)
+        self.check_weights({shard: file.metadata or {} for shard, file in found.items()})
         return tuple(found.values())
+
+    @functools.cached_property
+    def parts(self) -> tuple[Record, ...]:
+        """Metadata of every part, in order; raises what `files` does."""
+        return tuple(file.metadata or {} for file in self.files)
 
     def check_weights(self, parts: Mapping[str, Record]) -> None:
         """Refuse parts by different networks: the record may say no more than that the weights are the hub's.

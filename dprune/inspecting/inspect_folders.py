@@ -15,7 +15,7 @@ from dprune.formats.latents import SUMS, open_latents
 from dprune.formats.locations import JOURNAL
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record
-from dprune.formats.stores import Store
+from dprune.formats.stores import PART, Store
 from dprune.formats.tensor_files import TensorFile
 from dprune.inspecting.findings import Findings
 from dprune.inspecting.inspect_files import MOST_EXAMPLES, hold_to_digests, inspect_tensors, row_problems, tensor_shapes
@@ -60,6 +60,8 @@ def _store(folder: str, kind: str) -> Findings:
     findings = Findings(folder, kind, records=[store.record])
     parts = {shard: _part(findings, store, shard) for shard in store.shards}
     whole = {shard: part for shard, part in parts.items() if part is not None}
+    for path in sorted(set(store.folder.glob("*.safetensors")) - set(map(store.path, store.shards))):
+        hold_to_digests(findings, TensorFile.open(path))
     if len(whole) == len(parts) and not findings.problems:
         findings.samples, findings.fingerprint = sum(store.counts), store.fingerprint
     bad = [entry for part in whole.values() for entry in part["bad"]]
@@ -103,6 +105,9 @@ def _part(findings: Findings, store: Store, shard: str) -> Record | None:
         findings.problems.append(str(error))
         return None
     hold_to_digests(findings, file)
+    if problem := PART.misfit(file.metadata):
+        findings.problems.append(f"{path}: is damaged ({problem}): remove the file and {store.remedy}.")
+        return None
     part = store.part(shard)
     if part is None:
         findings.problems.append(f"{path}: was made with other options than the store: {store.remedy}.")

@@ -143,4 +143,6 @@ def fits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
             return f"{name} is missing"
         if state[name].shape != value.shape:
             return f"{name} is {list(state[name].shape)}, not {list(value.shape)}"
+        if state[name].is_floating_point() != value.is_floating_point():
+            return f"{name} is {_LETTERS[str(state[name].dtype)]}, not {_LETTERS[str(value.dtype)]}"
     return next((f"{name} is not expected" for name in state if name not in expected), "")

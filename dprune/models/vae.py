@@ -195,5 +195,5 @@ def load_vae(path: str | Path, device: torch.device) -> tuple[VAE, ModelFile]:
     state = file.weights()
     if unlike := fits(vae.state_dict(), state):
         raise InputError(f"{path}: does not fit the autoencoder that it is said to be ({unlike}): make it again.")
-    vae.load_state_dict(state, assign=True)
+    vae.load_state_dict({name: state[name].to(value.dtype) for name, value in vae.state_dict().items()}, assign=True)
     return vae.to(device).eval().requires_grad_(False), file

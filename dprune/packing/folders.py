@@ -18,7 +18,7 @@ from dprune.errors import BadImage, InputError, UsageError, unreadable
 from dprune.formats.images import FORMATS, readable_suffixes
 from dprune.formats.members import IMAGE_SUFFIXES, LABEL_SUFFIX
 from dprune.formats.provenance import Record, parent_record
-from dprune.packing.sources import MOST_BYTES, Sample, Source
+from dprune.packing.sources import MOST_BYTES, Sample, Source, is_called_an_image
 from dprune.packing.splits import find_classes
 
 # What systems put into folders by themselves.
@@ -222,7 +222,7 @@ def images_beside_shards(location: str) -> int:
     if not os.path.isdir(location):
         return 0
     places = (path for pattern in ("*", "*/*") for path in glob.iglob(os.path.join(glob.escape(location), pattern)))
-    return sum(path.lower().endswith(tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)) for path in places)
+    return sum(map(is_called_an_image, places))
 
 
 def is_images(location: str) -> bool:

@@ -28,7 +28,7 @@ from dprune.formats.shard_journal import Bad, Entry, FinishedShard, Journal, com
 from dprune.formats.shards import BAD, open_dataset
 from dprune.formats.subsets import read_subset
 from dprune.packing.folders import FileChoice, FolderSource, images_beside_shards, is_images
-from dprune.packing.sources import DigitsSource, Sample, ShardSource, Source
+from dprune.packing.sources import DigitsSource, Sample, ShardSource, Source, is_called_an_image
 from dprune.packing.streams import Streams, compressed_tars, is_compressed, is_stream
 from dprune.packing.zips import ZipSource
 from dprune.runtime import Monitor, check_stop, cpu_count
@@ -125,6 +125,8 @@ def _open_shards(sources: Sequence[str], subset: str | None, members: MemberChoi
             raise _without_ids(sources[0])
         return Streams(found, members)
     for location in sources:
+        if is_called_an_image(location) and os.path.isfile(location):
+            raise InputError(f"{location}: is an image: give the folder or zip that it lies in.")
         if count := images_beside_shards(location):
             _log.warning("%s: is taken as a folder of shards, and its %s images are left out.", location, f"{count:,}")
     dataset = open_dataset(found, members)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dprune.formats.images import encode_image
-from dprune.formats.members import LABEL_SUFFIX
+from dprune.formats.members import IMAGE_SUFFIXES, LABEL_SUFFIX
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
 from dprune.formats.shards import CLASSES, Dataset, ShardReader, left_out
@@ -38,6 +38,11 @@ class Sample:
     members: list[tuple[str, bytes]]
     image: int = 0
     cut: bool = False
+
+
+def is_called_an_image(path: str) -> bool:
+    """Tell by its name an image of the formats that shards hold."""
+    return path.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
 def local_folders(locations: Iterable[str]) -> set[str]:

@@ -106,8 +106,8 @@ class _Splits:
 def _find_splits(folders: Mapping[str, int], *, asked: bool) -> _Splits | None:
     """Find the depth at which folders are splits: below folders that all images share, or below classes.
 
-    Two names that are usual for different splits make a split; one alone does not, since `bus` and `train` may well
-    be classes. Where one is asked for, the first folders that differ may have any names.
+    They are where all have names of splits, or two have those of different ones: `bus` and `train` may well be classes.
+    Where one is asked for, the first folders that differ may have any names.
     """
     paths = {tuple(folder.split("/")) if folder else (): count for folder, count in folders.items()}
     differing: _Splits | None = None
@@ -117,9 +117,7 @@ def _find_splits(folders: Mapping[str, int], *, asked: bool) -> _Splits | None:
             sizes[parts[depth] if len(parts) > depth else ""] += count
         kinds = {_kind(name) for name in sizes}
         found = _Splits(depth, sizes, len({parts[:depth] for parts in paths}) == 1)
-        if None not in kinds and (len(kinds) > 1 or len(sizes) == 1):
-            return found
-        if found.shared and len(kinds - {None}) > 1:
+        if None not in kinds or (found.shared and len(kinds - {None}) > 1):
             return found
         if found.shared and len(sizes) > 1:
             differing = found

@@ -20,20 +20,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, cast
 
 from dprune.errors import DpruneError, InputError, unreadable
-from dprune.formats.members import IMAGE_SUFFIXES, MemberChoice, split_name
+from dprune.formats.members import MemberChoice, split_name
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
 from dprune.formats.remote import RemoteStream
 from dprune.formats.shard_index import LeftOut, most_frequent, named_twice, not_adjacent
 from dprune.formats.tar import COMPRESSED_MAGIC, TarLink, TarMember, truncated, walk
-from dprune.packing.sources import MOST_BYTES, Sample, local_folders
+from dprune.packing.sources import MOST_BYTES, Sample, is_called_an_image, local_folders
 from dprune.runtime import Monitor, check_stop
 
 PIPE = "pipe:"
 LOOK_AGAIN_S = 0.2
 _CHUNK = 1 << 16
 _COMPRESSED_TAR = re.compile(r"\.(tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
-_SHARD_IMAGES = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 _LONGEST_MAGIC = max(map(len, COMPRESSED_MAGIC))
 
 _log = logging.getLogger("dprune")
@@ -62,7 +61,7 @@ def compressed_tars(location: str) -> list[str]:
         return []
     with os.scandir(location) as entries:
         names = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
-    if any(folder or name.lower().endswith((".tar", *_SHARD_IMAGES)) for name, folder in names.items()):
+    if any(folder or name.endswith(".tar") or is_called_an_image(name) for name, folder in names.items()):
         return []
     return [os.path.join(location, name) for name in sorted(names) if _COMPRESSED_TAR.search(name)]
 

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dprune.errors import InputError
-from dprune.formats.checked_json import AGAIN
+from dprune.formats.checked_json import AGAIN, Object, Real, Whole
 from dprune.formats.provenance import Record, difference
-from dprune.models.files import ModelFile, publish_model
+from dprune.models.files import ModelFile, fits, publish_model
 from dprune.training.averages import Averages
 from dprune.training.run import Run
+
+_REACHED = Object({"step": Whole(), "epoch": Real(0), "reported": Whole()})
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,14 @@ class SavedState:
             problem = str(error).removesuffix(f": {AGAIN}.")
             raise InputError(f"{problem}: remove it to train from the beginning.") from error
         ours = not difference(_without_steps(file.record), _without_steps(self.record))
-        if not ours or not isinstance(file.network.get("step"), int):
+        if not ours or _REACHED.misfit(file.network):
             raise InputError(f"{file.path}: is not the state of this run: remove it to train from the beginning.")
         targets = dict(self._tensors())
         sums = {name.removeprefix("sum."): stored.pop(name) for name in list(stored) if name.startswith("sum.")}
-        if stored.keys() != targets.keys():
-            raise InputError(f"{file.path}: does not hold this run's tensors: remove it to train from the beginning.")
+        if unlike := fits(targets, stored):
+            raise InputError(
+                f"{file.path}: does not hold this run's tensors ({unlike}): remove it to train from the beginning."
+            )
         with torch.no_grad():
             for name, target in targets.items():
                 target.copy_(stored[name])

@@ -1,0 +1,282 @@
+"""Digests of tensors, arrays and JSON: nothing in a file changes unseen, and other programs can check and make them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xxhash
+from conftest import dprune
+from safetensors.numpy import load_file, save_file
+from stores import latent_store
+from studies import Run, write_metrics
+
+from dprune.errors import InputError
+from dprune.formats.arrays import read_array, write_array
+from dprune.formats.manifests import read_manifest
+from dprune.formats.provenance import make_record
+from dprune.formats.results import read_result
+from dprune.formats.statistics import Statistics
+from dprune.formats.stores import Store
+from dprune.formats.tensor_files import CHECK_KEY, DIGESTS_KEY, TensorFile
+from dprune.formats.tensors import read_tensors, write_tensors
+from dprune.models.files import publish_model
+
+RECORD = make_record("score random", {"draws": 8, "note": "naïve"}, seed=1, fingerprint="f" * 64)
+MAN = Path(__file__).parents[1] / "man" / "files.txt"
+
+
+def some_tensors(path: Path) -> None:
+    write_tensors(path, {"a": np.arange(5, dtype=np.uint16), "b": np.ones((2, 3)), "none": np.zeros((0, 4))}, RECORD)
+
+
+def some_array(path: Path) -> None:
+    write_array(path, np.arange(7, dtype=np.float32), RECORD)
+
+
+def some_result(path: Path) -> None:
+    write_metrics(path, Run())
+
+
+def some_manifest(path: Path) -> None:
+    Store(path.parent, "features", ("a.tar", "b.tar"), (), RECORD).publish_manifest()
+    (path.parent / "manifest.json").rename(path)
+
+
+def content_of_tensors(path: Path) -> object:
+    _, tensors, record = read_tensors(path)
+    return {name: (values.dtype, values.tolist()) for name, values in tensors.items()}, record
+
+
+def content_of_array(path: Path) -> object:
+    array = read_array(path)
+    return array.values.dtype, array.values.tolist(), array.record
+
+
+def content_of_result(path: Path) -> object:
+    result = read_result(path)
+    return result.kind, result.metrics, result.details, result.inputs, result.record
+
+
+def content_of_manifest(path: Path) -> object:
+    path.replace(path.parent / "manifest.json")
+    try:
+        content = read_manifest(path.parent)
+        # A key that nobody knows, such as `check`, is left alone.
+        return {name: content[name] for name in ("kind", "shards", "datasets", "provenance")}
+    finally:
+        (path.parent / "manifest.json").unlink()
+
+
+FORMS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
+    "tensors": (some_tensors, content_of_tensors),
+    "array": (some_array, content_of_array),
+    "result": (some_result, content_of_result),
+    "manifest": (some_manifest, content_of_manifest),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_byte_changes_unseen(form: str, tmp_path: Path) -> None:
+    write, read = FORMS[form]
+    path = tmp_path / "file"
+    write(path)
+    data = path.read_bytes()
+    whole = read(path)
+    refused = 0
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        try:
+            found = read(path)
+        except InputError:
+            refused += 1
+        else:
+            assert found == whole, f"byte {place}"
+    # Spaces between JSON's words may be any white space.
+    assert refused > 0.9 * len(data)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_content_is_the_same_bytes(form: str, tmp_path: Path) -> None:
+    write, _ = FORMS[form]
+    write(tmp_path / "a")
+    write(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+# Files without digests, or with some of them.
+
+
+def test_files_of_an_older_dprune_are_read_as_before(tmp_path: Path) -> None:
+    save_file({"a": np.arange(3)}, tmp_path / "t.safetensors", {"dprune": json.dumps(RECORD)})
+    assert read_tensors(tmp_path / "t.safetensors")[2] == RECORD
+    np.save(tmp_path / "a.npy", np.arange(3))
+    with (tmp_path / "a.npy").open("ab") as file:
+        file.write(b"\n" + json.dumps(RECORD).encode() + b"\n")
+    assert read_array(tmp_path / "a.npy").record == RECORD
+    some_result(tmp_path / "m.json")
+    content = json.loads((tmp_path / "m.json").read_text())
+    del content["check"]
+    (tmp_path / "m.json").write_text(json.dumps(content))
+    assert read_result(tmp_path / "m.json").metrics
+    for name in ("t.safetensors", "a.npy", "m.json"):
+        assert json.loads(dprune("info", tmp_path / name, "--json").ok().out)["files"][0]["digests"] == "none"
+
+
+@pytest.mark.parametrize("missing", ["dprune", DIGESTS_KEY, CHECK_KEY])
+def test_some_of_the_keys_are_not_enough(tmp_path: Path, missing: str) -> None:
+    path = tmp_path / "t.safetensors"
+    some_tensors(path)
+    texts = {key: text for key, text in TensorFile.open(path).texts.items() if key != missing}
+    save_file(load_file(path), path, texts)
+    with pytest.raises(InputError, match=r"t\.safetensors: is damaged: its metadata"):
+        TensorFile.open(path)
+
+
+def test_a_tensor_is_checked_when_it_is_touched_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.safetensors"
+    some_tensors(path)
+    file = TensorFile.open(path)
+    data = bytearray(path.read_bytes())
+    data[file.places["b"].begin] ^= 1
+    path.write_bytes(data)
+    file = TensorFile.open(path)
+    assert file.mapped("a").tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(InputError, match=r"its tensor 'b' is not what was written, by its digest: copy the file"):
+        file.mapped("b")
+    monkeypatch.setattr("dprune.formats.tensor_files.RunningDigest", None)
+    assert TensorFile.open(path).mapped("a").tolist() == [0, 1, 2, 3, 4]
+
+
+# Through commands.
+
+
+def flip(path: Path, tensor: str) -> None:
+    """Flip the lowest bit in the middle of a tensor."""
+    place = TensorFile.open(path).places[tensor]
+    data = bytearray(path.read_bytes())
+    data[(place.begin + place.end) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def info(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(dprune("info", path, "--json").out)["files"][0]
+    return found
+
+
+@pytest.mark.parametrize("name", ["000000.safetensors", "000002.safetensors", "codebook.safetensors"])
+def test_info_checks_every_digest_of_a_store(tmp_path: Path, name: str) -> None:
+    store = latent_store(tmp_path / "l")
+    assert (info(store)["digests"], info(store)["problems"]) == ("whole", [])
+    assert re.search(r"digests +whole", dprune("info", store).ok().out.decode())
+    flip(store / name, "codebook" if "codebook" in name else "codes")
+    dprune("info", store).fails(3, name, "by its digest")
+    assert info(store)["digests"] == "damaged"
+    assert info(store / name)["digests"] == "damaged"
+
+
+def test_statistics_that_changed_are_refused(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0).normal(size=(50, 4))
+    np.save(tmp_path / "x.npy", draw)
+    path = tmp_path / "s.safetensors"
+    Statistics("s", 50, draw.mean(0), np.cov(draw.T), make_record("eval", {})).write(path)
+    args = ("eval", tmp_path / "x.npy", path, "--metrics", "fid", "-o", tmp_path / "m.json")
+    dprune(*args).ok()
+    assert info(tmp_path / "m.json")["digests"] == "whole"
+    for tensor in ("mean", "covariance"):
+        flip(path, tensor)
+        dprune(*args, "--overwrite").fails(3, "s.safetensors", f"its tensor '{tensor}'", "by its digest")
+        flip(path, tensor)
+
+
+def test_weights_have_the_permissions_that_the_umask_says(tmp_path: Path) -> None:
+    for umask in (0o022, 0o007):
+        before = os.umask(umask)
+        try:
+            publish_model(tmp_path / "m.safetensors", {"x": torch.ones(3)}, {"kind": "vae"}, RECORD)
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / "m.safetensors").stat().st_mode) == 0o666 & ~umask
+
+
+def test_files_that_may_not_be_read_are_said_to_be_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some_tensors(tmp_path / "c.safetensors")
+    latent_store(tmp_path / "l")
+    publish_model(tmp_path / "m.safetensors", {"x": torch.ones(3)}, {"kind": "vae"}, RECORD)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for args in (
+        ("cluster", tmp_path / "c.safetensors", "-k", "2", "-o", tmp_path / "o"),
+        ("score", "cluster-distance", tmp_path / "c.safetensors", "-o", tmp_path / "o"),
+        (
+            "sample",
+            tmp_path / "m.safetensors",
+            "--vae",
+            tmp_path / "m.safetensors",
+            "--seeds",
+            "0-1",
+            "-o",
+            tmp_path / "o",
+        ),
+        ("train-dit", tmp_path / "l", "--steps", "1", "-o", tmp_path / "o"),
+    ):
+        with monkeypatch.context() as patch:
+            # Root may read everything.
+            patch.setattr("builtins.open", refuse)
+            patch.setattr("pathlib.Path.open", refuse)
+            dprune(*args).fails(3, str(args[-1] if args[0] == "x" else tmp_path), "cannot be read: permission denied")
+
+
+# Other programs.
+
+
+def snippets() -> list[str]:
+    """The programs that dprune-files(7) shows."""
+    section = MAN.read_text(encoding="utf-8").split("# DIGESTS\n")[1].split("\n# ")[0]
+    blocks = re.findall(r"(?:^  .*\n)+", section, re.MULTILINE)
+    return ["".join(line[2:] for line in block.splitlines(keepends=True)) for block in blocks if "import" in block]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("damage", [False, True])
+def test_the_programs_of_the_manual_check_files(tmp_path: Path, damage: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    some_tensors(Path("clusters.safetensors"))
+    some_array(Path("scores.npy"))
+    some_result(Path("metrics.json"))
+    found = snippets()
+    assert len(found) == 4
+    for name, code in zip(("clusters.safetensors", "scores.npy", "metrics.json"), found, strict=False):
+        if damage:
+            data = bytearray(Path(name).read_bytes())
+            place = (
+                len(data) - 1 if name.startswith("clusters") else data.index(b'"draws":8' if "npy" in name else b"0.")
+            )
+            data[place + 8 if "npy" in name else place] ^= 1
+            Path(name).write_bytes(data)
+            with pytest.raises(AssertionError):
+                exec(code, {})
+        else:
+            exec(code, {})
+
+
+def test_the_program_of_the_manual_makes_a_file_that_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(snippets()[-1], {})
+    (path,) = tmp_path.glob("*.safetensors")
+    file = TensorFile.open(path)
+    assert file.digests
+    file.check()
+    assert xxhash.xxh3_64_hexdigest(b"") == "2d06800538d394c2"
