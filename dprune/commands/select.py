@@ -30,7 +30,7 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
         return None
     text = value
     if value.startswith("@"):
-        from dprune.formats.arrays import read_file
+        from dprune.formats.whole_files import read_file
 
         text = read_file(value[1:], MOST_BYTES_OF_GROUPS).decode("utf-8", "replace")
     try:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from dprune.errors import InputError
 from dprune.formats import braces
-from dprune.formats.arrays import read_file
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.ranges import is_url
+from dprune.formats.whole_files import read_file
 
 JOURNAL = ".dprune"
 MOST = 1_000_000
