@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,13 @@ def test_every_format_is_taken_and_what_is_left_is_counted(tmp_path: Path, packe
     assert manifest["provenance"]["findings"] == {"left_out": left}
     shown = json.loads(dprune("info", tmp_path / "out", "--json").ok().out)["files"][0]["content"]
     assert shown["left_out"] == left
+    shutil.copytree(tmp_path / "out", tmp_path / "odd")
+    for odd in ([[1]], "abc", {".txt": None}, {".txt": "1"}):
+        text = (tmp_path / "out" / "manifest.json").read_text()
+        changed = json.loads(text)
+        changed["provenance"]["findings"]["left_out"] = odd
+        (tmp_path / "odd" / "manifest.json").write_text(json.dumps(changed))
+        assert b"left_out" not in dprune("info", tmp_path / "odd", "--json").ok().out.partition(b'"fingerprint"')[0]
     assert "up to date" in dprune("pack", source, "-o", tmp_path / "out").ok().err
     resized = pack(source, tmp_path / "small", "--size", 4)
     assert (resized["samples"], resized["left_out"]) == (len(found), left)
