@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import Result, dprune, image_bytes, members, sample, write_tar
 from PIL import Image, features
+from studies import rewrite
 
 from dprune.errors import UsageError
 from dprune.packing.splits import find_classes
@@ -89,10 +90,10 @@ def test_every_format_is_taken_and_what_is_left_is_counted(tmp_path: Path, packe
     assert shown["left_out"] == left
     shutil.copytree(tmp_path / "out", tmp_path / "odd")
     for odd in ([[1]], "abc", {".txt": None}, {".txt": "1"}):
-        text = (tmp_path / "out" / "manifest.json").read_text()
-        changed = json.loads(text)
-        changed["provenance"]["findings"]["left_out"] = odd
-        (tmp_path / "odd" / "manifest.json").write_text(json.dumps(changed))
+        rewrite(
+            tmp_path / "odd" / "manifest.json",
+            lambda content, odd=odd: content["provenance"]["findings"].update(left_out=odd),
+        )
         assert b"left_out" not in dprune("info", tmp_path / "odd", "--json").ok().out.partition(b'"fingerprint"')[0]
     assert "up to date" in dprune("pack", source, "-o", tmp_path / "out").ok().err
     resized = pack(source, tmp_path / "small", "--size", 4)
