@@ -73,7 +73,7 @@ def touched(path: Path) -> None:
 
 
 def compared(path: Path, work: Callable[[Path], Any], repeats: int) -> dict[str, float]:
-    """Median processor seconds of some work on files with digests and without, by turns, and the share that digests add."""
+    """Median processor seconds of work on files with digests and without, by turns, and the share that digests add."""
     plain = path.with_name(f"{path.name}-plain")
     plain = plain if plain.exists() else without_digests(path, plain)
     times: dict[Path, list[float]] = {path: [], plain: []}
