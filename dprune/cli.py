@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import click
 
 from dprune import __version__, console
-from dprune.errors import DpruneError
+from dprune.errors import DpruneError, InputError
 
 STAGES: dict[str, dict[str, str]] = {
     "Curate": {
@@ -127,12 +128,15 @@ def _explain(error: Exception) -> int:
     if isinstance(error, DpruneError):
         console.fail(str(error))
         return error.exit_code
+    if isinstance(error, MemoryError):
+        console.fail("out of memory: give smaller images, batches or numbers.")
+        return 1
     if isinstance(error, OSError):
         where = error.filename or _close("stdout")
         console.fail(f"{where}: {error.strerror or error}." if where else f"{error.strerror or error}.")
-    else:
-        first = (str(error).strip() or "no message").splitlines()[0]
-        console.fail(f"this should not happen ({type(error).__name__}: {first}): please report it with what -vv shows.")
+        return InputError.exit_code if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else 1
+    first = (str(error).strip() or "no message").splitlines()[0]
+    console.fail(f"this should not happen ({type(error).__name__}: {first}): please report it with what -vv shows.")
     return 1
 
 

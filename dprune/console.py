@@ -48,7 +48,8 @@ class _Handler(logging.StreamHandler[Any]):
 def _sentence(text: str) -> str:
     """Return what is said on one line, whoever wrote the names in it."""
     shown = presentable(text)
-    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
+    # What is wrong stands at the end, behind the name that is too long.
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST // 2]}…{shown[-LONGEST // 2 :]}"
 
 
 def set_verbosity(level: int) -> None:

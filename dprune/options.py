@@ -16,7 +16,11 @@ import click
 
 from dprune import console
 from dprune.delivery import Delivery
+from dprune.formats.checked_json import INT64
 from dprune.formats.publish import Output
+
+MOST_PIXELS = 32768
+"""Of the side of an image."""
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -43,6 +47,21 @@ class Number(click.FloatRange):
         found: float = super().convert(value, param, ctx)
         if not math.isfinite(found):
             self.fail(f"{found} is no number to compute with.", param, ctx)
+        return found
+
+
+class Count(click.IntRange):
+    """A whole number that is not too small, as the help says, and not too large for what is computed with it."""
+
+    def __init__(self, least: int, most: int) -> None:
+        super().__init__(min=least)
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse `value`."""
+        found: int = super().convert(value, param, ctx)
+        if found > self._most:
+            self.fail(f"{found} is more than {self._most:,}, the most that it can be.", param, ctx)
         return found
 
 
@@ -118,9 +137,9 @@ def _told(default: str | int | None) -> dict[str, Any]:
     return {} if default is None else {"default": default, "show_default": True}
 
 
-def count(name: str, text: str, *, default: int | None = None, least: int = 1) -> Decorator:
-    """An option for a whole number, the smallest of which is `least`; a default is told behind its help `text`."""
-    return click.option(name, type=click.IntRange(min=least), metavar="N", help=text, **_told(default))
+def count(name: str, text: str, *, default: int | None = None, least: int = 1, most: int = INT64) -> Decorator:
+    """An option for a whole number from `least` to `most`; a default is told behind its help `text`."""
+    return click.option(name, type=Count(least, most), metavar="N", help=text, **_told(default))
 
 
 def choice(name: str, values: Sequence[str], text: str, *, default: str | None = None) -> Decorator:
@@ -242,7 +261,7 @@ shards = click.argument("shards", nargs=-1, required=True, metavar="SHARDS...",
 strict = click.option("--strict", is_flag=True, help="Fail on an image that cannot be decoded.")
 seed = count("--seed", "Seed of all randomness.", default=0, least=0)
 device = click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-image_size = count("--image-size", "Side in pixels of what the network sees.")
+image_size = count("--image-size", "Side in pixels of what the network sees.", most=MOST_PIXELS)
 color = choice("--color", ["rgb", "grey"], "Colours of pixels.  [default: rgb]")
 parametrization = choice("--parametrization", ["velocity", "noise"],
                          "What weights made elsewhere predict: velocity as SiT's, noise as DiT's.")  # fmt: skip
@@ -250,4 +269,5 @@ network_precision = choice("--precision", ["auto", "fp32", "bf16", "fp16"],
                            "Arithmetic of the network; auto is bf16 on a GPU.", default="auto")  # fmt: skip
 batch_size = count("--batch-size", "Samples in one pass through the device.", default=256)
 members = gathers("members", "dprune.formats.members:MemberChoice", *member_choice)
-workers = count("--workers", "Processes that decode; 0 decodes in the main one.  [default: one a core]", least=0)
+workers = count("--workers", "Processes that decode; 0 decodes in the main one.  [default: one a core]", least=0,
+                most=4096)  # fmt: skip

@@ -166,6 +166,8 @@ def test_the_command_line_goes_before_the_environment(tmp_path: Path, monkeypatc
         (DpruneError("the machine is broken: mend it."), 1),
         (OSError(28, "No space left on device"), 1),
         (ZeroDivisionError("by zero"), 1),
+        (MemoryError("out of memory"), 1),
+        (OSError(36, "File name too long", "x"), 3),
         (UsageError("the options differ: give one."), 2),
         (InputError("the file is cut short: make it again."), 3),
         (MismatchError("two files differ: make both again."), 3),
@@ -179,7 +181,7 @@ def test_errors_have_their_exit_code_and_one_sentence(
         raise error
 
     monkeypatch.setattr(inspecting, "open_info", fail)
-    result = dprune("info", "x").fails(code, str(error).rpartition("] ")[2].rstrip("."))
+    result = dprune("info", "x").fails(code, str(error).rpartition("] ")[2].partition(": 'x'")[0].rstrip("."))
     assert result.out == b""
 
 
@@ -214,6 +216,16 @@ def test_arrays_do_not_go_to_a_terminal(tmp_path: Path) -> None:
     os.close(master)
     assert done.returncode == 2
     assert "stdout is a terminal: give -o FILE" in done.stderr
+
+
+def test_whole_numbers_have_an_end(tmp_path: Path) -> None:
+    """What is recorded can be read again."""
+    np.save(tmp_path / "scores.npy", np.arange(8, dtype=np.float32))
+    args = ("select", tmp_path / "scores.npy", "--keep", "2", "-o", tmp_path / "keep.npy", "--seed")
+    dprune(*args, 1 << 63).fails(2, "--seed", "more than 9,223,372,036,854,775,807")
+    dprune(*args, (1 << 63) - 1).ok()
+    assert "up to date" in dprune(*args, (1 << 63) - 1).ok().err
+    dprune("pack", tmp_path, "--size", "99999999", "-o", "x").fails(2, "--size", "32,768")
 
 
 def test_quiet_says_only_errors(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from conftest import dprune, dprune_process
 from dprune.errors import DpruneError, InputError, MismatchError, UsageError
 from dprune.formats import publish as publish_module
 from dprune.formats.arrays import digest_array, read_array, read_groups, read_ids, read_scores, write_array
+from dprune.formats.claims import claim_in, claimed
 from dprune.formats.clusters import read_clusters
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import (
@@ -39,6 +40,7 @@ from dprune.formats.publish import publish, publish_bytes, publish_json
 from dprune.formats.results import write_result
 from dprune.formats.temporary import is_temporary, lock, sweep, temporary
 from dprune.formats.tensors import write_tensors
+from dprune.runtime import Ranks, Silent
 
 RECORD = make_record("score random", {"draws": 8}, seed=1, fingerprint="f" * 64)
 
@@ -172,6 +174,25 @@ def test_names_may_be_as_long_as_the_file_system_takes(name: str, tmp_path: Path
         assert sweep(tmp_path, name) == [Path(file.name)]
         assert sweep(tmp_path, f"{name[:-1]}z") == []
     assert (tmp_path / name).read_bytes() == b"whole"
+
+
+def test_what_another_user_left_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim, open_ = claim_in(tmp_path, Ranks()), os.open
+    left = [claim, tmp_path / ".x.17-00c0ffee.tmp"]
+
+    def not_for_writing(path: Any, flags: int, mode: int = 0o777, **options: Any) -> int:
+        if path in left and flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_(path, flags, mode, **options)
+
+    monkeypatch.setattr("os.open", not_for_writing)
+    for path in left:
+        path.touch()
+    with claimed(claim, "x", Silent()):
+        assert sweep(tmp_path) == [claim]
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(DpruneError, match="cannot write x: permission denied"), claimed(claim, "x", Silent()):
+        pass
 
 
 def test_a_file_system_without_locks_does_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

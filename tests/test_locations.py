@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 from conftest import dprune, ends_within
 
 from dprune.errors import InputError, UsageError
-from dprune.formats import locations
+from dprune.formats import locations, whole_files
+from dprune.formats.arrays import NPY_MAGIC
 from dprune.formats.shards import open_dataset
 from dprune.scoring.settings import parse_sigmas
 
@@ -131,7 +134,8 @@ def test_noise_levels_have_a_limit() -> None:
 
 NEVER = [("select", "{}", "--keep", "1"), ("select", "--within", "{}"), ("info", "{}"), ("cluster", "{}"),
          ("report", "{}"), ("pack", "SHARDS", "--subset", "{}"), ("score", "cluster-distance", "{}"),
-         ("sample", "{}", "--vae", "{}", "--seeds", "0"),
+         ("sample", "{}", "--vae", "{}", "--seeds", "0"), ("eval", "{}", "{}"), ("memorization", "{}", "{}"),
+         ("pack", "{}"), ("embed", "{}", "--model", "pixels"), ("train-dit", "{}"),
          ("encode", "SHARDS", "--vae", "{}"), ("embed", "SHARDS", "--model", "timm:resnet10t", "--weights", "{}"),
          ("select", "--order", "random", "--keep", "1", "--clusters", "{}")]  # fmt: skip
 
@@ -145,3 +149,62 @@ def test_what_never_ends_is_not_read(args: tuple[str, ...], name: str, shards: P
     output = () if args[0] == "info" else ("-o", tmp_path / "out")
     with ends_within(20):
         dprune(*words, *output).fails(3, name)
+
+
+# What comes through pipes.
+
+
+class Endless(io.RawIOBase):
+    """A pipe that never ends: what it begins with, and then one byte for ever."""
+
+    def __init__(self, begin: bytes, fill: bytes) -> None:
+        self.begin, self.fill, self.given = begin, fill, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        data, self.begin = self.begin[: len(buffer)], self.begin[len(buffer) :]
+        buffer[:] = data + self.fill * (len(buffer) - len(data))
+        self.given += len(buffer)
+        assert self.given < 10 << 20
+        return len(buffer)
+
+
+def npy_bytes(values: object) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "begin", [b"", b"s0\ns1\n", npy_bytes(np.arange(4)), b"\x93NUMPY\x01\x00v\x00{", b"\x93NUMPY\x09"]
+)
+@pytest.mark.parametrize("fill", [b"\n", b"\0"])
+def test_a_pipe_has_an_end(begin: bytes, fill: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_files, "MOST", 1 << 20)
+    monkeypatch.setattr(whole_files, "BEHIND", 1 << 20)
+    with pytest.raises(InputError, match="x: goes on for more than"):
+        whole_files._piped("x", io.BufferedReader(Endless(begin, fill)), b"")
+    if not begin.startswith(NPY_MAGIC):
+        assert len(whole_files._piped("x", io.BufferedReader(Endless(begin, fill)), NPY_MAGIC)) < 1 << 20
+
+
+def test_a_pipe_may_hold_a_large_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_files, "MOST", 1000)
+    monkeypatch.setattr(whole_files, "BEHIND", 100)
+    data = npy_bytes(np.zeros((1000, 100))) + b"x" * 99
+    assert whole_files._piped("x", io.BytesIO(data), NPY_MAGIC) == data
+
+
+def test_an_array_comes_from_another_process(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    data = npy_bytes(np.arange(40_000, dtype=np.float32))
+    writer = threading.Thread(target=lambda: (tmp_path / "fifo").write_bytes(data))
+    writer.start()
+    # Whoever opens it without waiting must find the other there.
+    time.sleep(0.1)
+    with ends_within(20):
+        dprune("select", tmp_path / "fifo", "--keep", "5", "-o", tmp_path / "k.npy").ok()
+    writer.join()
+    assert np.load(tmp_path / "k.npy").tolist() == [0, 1, 2, 3, 4]

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from conftest import dprune, sample, warm_python, write_tar
 
+from dprune.formats.claims import claim_in, claimed
+from dprune.runtime import Ranks, Silent
+
 ROUNDS = int(os.environ.get("DPRUNE_TEST_ROUNDS", "1"))
 """Of each command, with kills and without; what the table was tried with is 12."""
 VAE = ("--preset", "tiny", "--image-size", 16, "--width", 8, "--codes", 16, "--workers", 0)
@@ -104,6 +107,34 @@ def check(name: str, inputs: Path, tmp_path: Path, tasks: Sequence[dict[str, str
                 shutil.rmtree(tmp_path / place, ignore_errors=True)
             for variable in tasks[0]:
                 patch.delenv(variable)
+
+
+def test_the_second_waits_for_the_first_and_finds_its_work(shards: Path, tmp_path: Path) -> None:
+    pixels = ("embed", shards, "--model", "pixels", "--image-size", 4, "--workers", 0, "-o")
+    dprune(*pixels, tmp_path / "first").ok()
+    words = [warm_python(), "-m", "dprune", *map(str, pixels), str(tmp_path / "out")]
+    with claimed(claim_in(tmp_path / "out", Ranks()), "out", Silent()):
+        second = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        assert second.stderr is not None
+        assert "another process makes" in second.stderr.readline()
+        shutil.copytree(tmp_path / "first", tmp_path / "out", dirs_exist_ok=True)
+    assert "up to date" in second.communicate(timeout=60)[1]
+    assert second.returncode == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "first")
+
+
+def test_the_second_says_that_the_first_is_at_work(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dprune.formats.claims.PATIENCE_S", 0.1)
+    words = ("pack", shards, "--workers", 0, "-o", tmp_path / "out")
+    with claimed(claim_in(tmp_path / "out", Ranks()), "out", Silent()):
+        dprune(*words).fails(1, f"{tmp_path / 'out'}: another process is making it: wait for it to end")
+        with monkeypatch.context() as patch:
+            patch.setattr("dprune.console.TerminalMonitor.stop_requested", lambda self: True)
+            dprune(*words).fails(75)
+    dprune(*words).ok()
+    assert sorted(tree(tmp_path / "out")) == ["000000.tar", "manifest.json"]
 
 
 @pytest.mark.slow

@@ -209,6 +209,18 @@ def test_stopped_runs_keep_finished_shards(sample, tmp_path, monkeypatch):
     assert "up to date" in sample("out", *options).ok().err
 
 
+def test_a_shard_that_was_cut_before_the_rest_is_made_is_made_again(sample, tmp_path, monkeypatch):
+    options = ["--seeds", "0-9", "--shard-size", 5]
+    sample("whole", *options).ok()
+    asked = iter([False, *[True] * 99])
+    with monkeypatch.context() as patch:
+        patch.setattr("dprune.console.TerminalMonitor.stop_requested", lambda self: next(asked))
+        sample("out", *options).fails(75)
+    os.truncate(tmp_path / "out" / "000000.tar", 2000)
+    assert json.loads(sample("out", *options, "--json").ok().out)["shards_made"] == 2
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_sigterm_stops_between_batches(models, tmp_path):
     command = [warm_python(), "-m", "dprune", "sample", *map(str, models[:1]), "--vae", str(models[1]), "--device",

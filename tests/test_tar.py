@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import write_tar
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dprune.errors import InputError
@@ -91,6 +91,20 @@ def test_own_members_are_read_by_the_standard_library_and_by_the_walk() -> None:
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert [(m.name, tar.extractfile(m).read()) for m in tar] == MEMBERS  # type: ignore[union-attr]
         assert {(m.mtime, m.uid, m.uname) for m in tar.getmembers()} == {(0, 0, "")}
+
+
+@given(st.text(max_size=120), st.integers(0, 3000))
+@example("a" * 100, 8)
+@example("a" * 101, 8)
+@example("d/" + "ä" * 60, 0)
+def test_headers_are_those_of_the_standard_library(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    try:
+        header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return
+    assert member_bytes(name, b"x" * size).startswith(header + b"x" * size)
 
 
 def test_names_that_are_no_unicode_survive() -> None:

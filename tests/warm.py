@@ -119,10 +119,14 @@ def _kill(child: int) -> None:
 
 def _fork(connection: socket.socket, others: list[socket.socket]) -> int | None:
     """Fork a child for a launcher; return its process id, and None in the child."""
+    streams: list[int] = []
     try:
         prefix, streams, _, _ = socket.recv_fds(connection, 4, 3)
         request = json.loads(_take(connection, int.from_bytes(prefix, "big")))
     except OSError:
+        # A launcher that was killed on the way: whoever reads its streams waits for their end.
+        for stream in streams:
+            os.close(stream)
         request, streams = {"arguments": ["-m", "this"], "folder": "/", "environment": {}}, []
     child = os.fork()
     if child:

@@ -93,6 +93,8 @@ def _read_centroids(path: str, k: int | None, features: Features) -> tuple[npt.N
         raise InputError(f"{path}: --init takes numbers of shape [k, {dimension}], not {list(values.shape)}.")
     if k not in (None, len(values)):
         raise InputError(f"{path}: holds {len(values)} centroids, but -k is {k}: drop -k or give another --init.")
-    if not np.isfinite(values).all():
-        raise InputError(f"{path}: holds centroids that are NaN or infinite: give another --init.")
-    return np.array(values, dtype=np.float32, order="C"), parent
+    with np.errstate(over="ignore"):
+        centroids = np.array(values, dtype=np.float32, order="C")
+    if not np.isfinite(centroids).all():
+        raise InputError(f"{path}: holds centroids that are NaN or infinite in float32: give another --init.")
+    return centroids, parent

@@ -34,7 +34,7 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @options.gathers(
     "settings", "dprune.packing.job:PackSettings",
-    options.count("--size", "Resize the shorter side to this many pixels; else bytes stay."),
+    options.count("--size", "Resize the shorter side to this many pixels; else bytes stay.", most=options.MOST_PIXELS),
     options.choice("--crop", ["center", "none"], "With --size: cut out the middle square, or keep the shape.",
                    default="center"),
     options.choice("--format", ["png", "jpg", "webp"],

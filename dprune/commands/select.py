@@ -8,6 +8,7 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
+from dprune.formats.checked_json import INT64
 from dprune.selecting.amount import Amount
 
 if TYPE_CHECKING:
@@ -29,11 +30,14 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
         return None
     text = value
     if value.startswith("@"):
-        from dprune.formats.arrays import read_file
+        from dprune.formats.whole_files import read_file
 
         text = read_file(value[1:], MOST_BYTES_OF_GROUPS).decode("utf-8", "replace")
     try:
-        return tuple(int(name) for name in text.replace(",", " ").split())
+        groups = tuple(int(name) for name in text.replace(",", " ").split())
+        if any(abs(group) > INT64 for group in groups):
+            raise ValueError
+        return groups
     except ValueError:
         raise click.BadParameter(f"{value!r} is neither numbers (3,17,42) nor an @file of them.") from None
 

@@ -45,7 +45,7 @@ def _weight(name: str, text: str) -> options.Decorator:
         options.choice("--preset", ["base", "tiny"], default="base",
                        text="base: 256 pixels, for a GPU; tiny: 32 pixels, for a CPU. It sets what is not given."),
         options.choice("--kind", ["vq", "kl"], "Quantised latents, or Gaussian ones.", default="vq"),
-        options.count("--image-size", "Side of the images.  [default: base 256, tiny 32]"),
+        options.count("--image-size", "Side of the images.  [default: base 256, tiny 32]", most=options.MOST_PIXELS),
         options.count("--width", "Channels at full resolution.  [default: base 128, tiny 16]"),
         click.option("--downsample", type=click.Choice([4, 8, 16]),
                      help="Pixels a latent's side stands for.  [default: base 8, tiny 4]"),

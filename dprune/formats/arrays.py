@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
-import stat
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -20,11 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dprune.errors import InputError, UsageError, unreadable
+from dprune.errors import InputError, unreadable
 from dprune.formats.checked_json import AGAIN, parse_json
 from dprune.formats.digests import changed, content_digest
 from dprune.formats.provenance import Record, canonical, checked_record, parent_record
 from dprune.formats.publish import STDOUT, publish_bytes
+from dprune.formats.whole_files import read_file, read_stdin
 
 NPY_MAGIC = b"\x93NUMPY"
 HEAD = 512
@@ -91,52 +89,6 @@ def write_array(path: str | Path, values: npt.NDArray[Any], record: Record) -> N
     publish_bytes(path, array + f"\nxxh3 {content_digest(array + line)}\n".encode() + line + b"\n")
 
 
-def read_stdin() -> bytes:
-    """Read all of stdin, which can be asked for once.
-
-    Raises:
-        UsageError: stdin is a terminal.
-        InputError: it is closed, or empty, as it is for the second of two inputs that are `-`.
-    """
-    stream = sys.stdin.buffer
-    if stream.isatty():
-        raise UsageError("stdin is a terminal: pipe an array in, or name a file.")
-    try:
-        data = stream.read()
-    except OSError as error:
-        raise unreadable("stdin", error) from error
-    if not data:
-        raise InputError("stdin: is empty: the command before the pipe wrote nothing, or two inputs are given as '-'.")
-    return data
-
-
-def read_file(path: str | Path, most: int | None = None) -> bytes:
-    """Read a whole file or pipe.
-
-    Args:
-        path: of the file.
-        most: bytes that a file of its kind can have, None for any number.
-
-    Raises:
-        InputError: it cannot be read, is a device, many of which never end, or has more bytes than that.
-    """
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-            raise InputError(f"{path}: is a device: name a file.")
-        # A pipe that nobody writes to would be waited for, and is empty.
-        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-            os.set_blocking(file.fileno(), True)
-            data = file.read() if most is None else file.read(most + 1)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except ValueError:
-        raise InputError(f"{path}: no file has such a name.") from None
-    if most is not None and len(data) > most:
-        raise InputError(f"{path}: has more than {most:,} bytes, which is too much for what it is read as.")
-    return data
-
-
 def read_array(path: str | Path, data: bytes | None = None) -> Array:
     """Read a .npy file, or stdin when `path` is a dash, unless its bytes are given.
 
@@ -145,7 +97,7 @@ def read_array(path: str | Path, data: bytes | None = None) -> Array:
     """
     name = "stdin" if str(path) == STDOUT else str(path)
     if data is None:
-        data = read_stdin() if name == "stdin" else read_file(path)
+        data = read_stdin(NPY_MAGIC) if name == "stdin" else read_file(path, magic=NPY_MAGIC)
     if not data.startswith(NPY_MAGIC):
         raise not_an_array(name, data[:HEAD])
     buffer = io.BytesIO(data)
@@ -153,6 +105,8 @@ def read_array(path: str | Path, data: bytes | None = None) -> Array:
         values = np.load(buffer, allow_pickle=False)
     except NPY_ERRORS as error:
         raise unsound_array(name, error) from error
+    if values.dtype.kind in "mM":
+        raise InputError(f"{name}: holds dates or lengths of time, not numbers: save an array of numbers.")
     values.flags.writeable = False
     guarded, line = _behind(name, data, buffer.tell())
     record = parse_json(f"{name} (what follows the array)", line) if line else None
@@ -166,7 +120,7 @@ def map_array(path: str | Path) -> npt.NDArray[Any]:
         InputError: as `read_array`.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as file, np.errstate(over="ignore"):
             head = file.read(HEAD)
             if not head.startswith(NPY_MAGIC):
                 raise not_an_array(str(path), head)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dprune.errors import DpruneError
-from dprune.formats.temporary import in_children_null, is_at, lock, temporary_name
+from dprune.formats.temporary import in_children_null, is_at, lock, opened, temporary_name
 from dprune.runtime import Monitor, Ranks, check_stop
 
 PATIENCE_S = 10.0
@@ -78,7 +78,7 @@ def _taken(claim: Path, output: str) -> int | None:
     """Return the locked file of a claim, None if another process holds it."""
     try:
         claim.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(claim, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = opened(claim, os.O_CREAT)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise DpruneError(f"cannot write {output}: {reason}: give another -o.") from error

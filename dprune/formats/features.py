@@ -140,8 +140,9 @@ class ArrayFeatures(Features):
         self.shape = values.shape[0], values.shape[1]
 
     def rows(self, begin: int, end: int) -> npt.NDArray[np.float32]:
-        """Return samples `begin` to `end` as float32."""
-        return self.values[begin:end].astype(np.float32)
+        """Return samples `begin` to `end` as float32; what is beyond it becomes infinite, which no sample may be."""
+        with np.errstate(over="ignore"):
+            return self.values[begin:end].astype(np.float32)
 
     def take(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Return the samples that sorted `ids` name, in the precision that they have."""

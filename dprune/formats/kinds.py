@@ -57,7 +57,9 @@ def kind_of(path: str | Path) -> str:
 
 def _array(path: str | Path) -> str:
     try:
-        dimensions: int = np.load(path, mmap_mode="r", allow_pickle=False).ndim
+        # Of a shape that is too large, numpy warns before it raises.
+        with np.errstate(over="ignore"):
+            dimensions: int = np.load(path, mmap_mode="r", allow_pickle=False).ndim
     except NPY_ERRORS:
         return "array"
     return "matrix" if dimensions > 1 else "vector"

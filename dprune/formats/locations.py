@@ -11,15 +11,17 @@ from collections.abc import Iterator, Sequence
 
 from dprune.errors import InputError
 from dprune.formats import braces
-from dprune.formats.arrays import read_file
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.ranges import is_url
+from dprune.formats.whole_files import read_file
 
 JOURNAL = ".dprune"
 MOST = 1_000_000
 """Locations that all sources together may stand for; a list counts as one."""
 LONGEST_LIST = 64 << 20
 DEEPEST_LIST = 16
+LONGEST_NAME = 16384
+"""Of paths and globs; systems take 4,096 bytes, and to look for a much longer one takes long."""
 
 
 def expand(sources: Sequence[str]) -> list[str]:
@@ -79,7 +81,8 @@ class _Expansion:
 
     def _globbed(self, pattern: str) -> list[str]:
         found: list[str] = []
-        for path in glob.iglob(pattern) if "\0" not in pattern else ():
+        possible = "\0" not in pattern and len(pattern) <= LONGEST_NAME
+        for path in glob.iglob(pattern) if possible else ():
             found.append(path)
             self._bound(pattern, len(found))
         if not found:

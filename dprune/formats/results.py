@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
-from dprune.formats.arrays import read_file
 from dprune.formats.checked_json import ListOf, Maybe, Object, OneOf, Text, Whole, parse_json
 from dprune.formats.digests import CHECK_KEY, with_check, without_check
 from dprune.formats.provenance import Record, checked_record, finite, json_text
 from dprune.formats.publish import publish_bytes
+from dprune.formats.whole_files import read_file
 
 KINDS = ("metrics", "memorization")
 REMEDY = "give what dprune eval or dprune memorization wrote"

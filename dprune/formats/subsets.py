@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.arrays import NPY_MAGIC, Array, digest_array, read_file, read_ids, read_stdin
+from dprune.formats.arrays import NPY_MAGIC, Array, digest_array, read_ids
 from dprune.formats.provenance import Record, check_same_dataset, parent_record
 from dprune.formats.publish import STDOUT
 from dprune.formats.shards import Dataset
+from dprune.formats.whole_files import read_file, read_stdin
 
 
 def read_subset(path: str, dataset: Dataset) -> tuple[npt.NDArray[np.int64], Record]:

@@ -75,6 +75,17 @@ def lock(descriptor: int) -> bool:
     return True
 
 
+def opened(path: Path, flags: int = 0) -> int:
+    """Open a file to lock it: for writing, which network file systems ask for, or one of another user for reading."""
+    common = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(path, os.O_RDWR | common | flags, 0o666)
+    except PermissionError:
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY | common)
+
+
 def is_at(path: Path, descriptor: int) -> bool:
     """Tell whether an open file is still the one at `path`."""
     try:
@@ -128,8 +139,7 @@ def sweep(folder: Path, name: str | None = None) -> list[Path]:
 
 def _removed(path: Path) -> bool:
     try:
-        # For writing, without which network file systems give no such lock; a pipe is not waited for.
-        descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
+        descriptor = opened(path)
     except OSError as error:
         return isinstance(error, FileNotFoundError)
     try:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy.typing as npt
 
-from dprune.formats.arrays import read_file, read_stdin
 from dprune.formats.provenance import Record
 from dprune.formats.publish import STDOUT
 from dprune.formats.tensor_files import TensorFile, content_of, publish_tensors
+from dprune.formats.whole_files import read_file, read_stdin
 
 
 def write_tensors(

@@ -179,25 +179,25 @@ def open_sources(
         found |= {role: _to_make(path, options, embedding.members) for role, path in shards.items()}
     sources = {role: found[role] for role in paths}
     check_space({source.name: source.record for source in sources.values()} | known)
-    _warn_if_swapped(sources)
+    _warn_of_roles(sources)
     return sources
 
 
-def _warn_if_swapped(sources: Mapping[str, FeatureSource]) -> None:
-    """Say that what is measured was not generated, and what it is held to was."""
-    sampled = {
-        role: any(step.get("command") == "sample" for step in nearest_first(source.record))
-        for role, source in sources.items()
-        if source.record
-    }
-    if sampled.get("generated", True):
+def _warn_of_roles(sources: Mapping[str, FeatureSource]) -> None:
+    """Say that what is measured was not generated and what it is held to was, or that both are the same."""
+    generated = sources.get("generated")
+    if generated is None:
         return
-    for role in sampled:
-        if sampled[role]:
-            _log.warning(
-                "%s comes from a model and %s does not: the generated samples are to be given first.",
-                sources[role].name, sources["generated"].name,
-            )  # fmt: skip
+    for other in sources.values():
+        if other is not generated and (other.name, other.parent) == (generated.name, generated.parent):
+            _log.warning("%s is both sides: it is measured against itself.", other.name)
+        elif generated.record and not _is_sampled(generated.record) and _is_sampled(other.record):
+            _log.warning("%s comes from a model and %s does not: the generated samples are to be given first.",
+                         other.name, generated.name)  # fmt: skip
+
+
+def _is_sampled(record: Record | None) -> bool:
+    return any(step.get("command") == "sample" for step in nearest_first(record))
 
 
 def check_space(records: dict[str, Record | None]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dprune.errors import UsageError
 from dprune.formats.arrays import write_array
 from dprune.formats.beside import Beside
 from dprune.formats.provenance import Record, variant, with_findings
@@ -88,7 +89,13 @@ class ScoreFile:
 
 
 def named_beside(path: Path, what: str) -> Path:
-    """Return the name of a file that belongs to another: `x.se.npy` of `x.npy`."""
+    """Return the name of a file that belongs to another: `x.se.npy` of `x.npy`.
+
+    Raises:
+        UsageError: the other is a folder.
+    """
+    if not path.name:
+        raise UsageError(f"--output {path}: is a folder: name a file.")
     return path.with_name(f"{path.name.removesuffix('.npy')}.{what}.npy")
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
-from dprune.formats.arrays import read_file
 from dprune.formats.checked_json import Object, Real, parse_json, shaped
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.provenance import Record, difference, finite, record_digest
 from dprune.formats.publish import publish_bytes, publish_json
+from dprune.formats.whole_files import read_file
 from dprune.models.files import ModelFile
 
 KIND = "run"
