@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from conftest import dprune, dprune_process, image_bytes, members, sample, warm_python, write_tar
+from damage import damaged
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -28,7 +29,7 @@ from test_tar import Memory
 from dprune.errors import InputError
 from dprune.formats.tar import TarMember, member_bytes, walk
 from dprune.packing.streams import ForwardBytes, Streams
-from dprune.runtime import Monitor
+from dprune.runtime import Monitor, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -273,3 +274,20 @@ def test_a_stream_is_not_read_backwards(whole: bytes) -> None:
         stream.read(999, 1)
     assert stream.read(len(whole) + 5, 1) == b""
     assert stream.size == len(whole)
+
+
+@pytest.mark.parametrize(("suffix", "module"), [("gz", gzip), ("bz2", bz2), ("xz", lzma)])
+def test_seventy_damages_of_a_compressed_tar(tmp_path: Path, whole: bytes, suffix: str, module: Any) -> None:
+    path = tmp_path / f"a.tar.{suffix}"
+
+    def read(data: bytes) -> list[tuple[str, list[tuple[str, bytes]]]] | None:
+        path.write_bytes(data)
+        with contextlib.suppress(InputError):
+            return [(sample.key, sample.members) for sample in Streams([str(path)]).read(Silent())]
+        return None
+
+    packed = module.compress(whole)
+    expected = read(packed)
+    assert expected is not None
+    other = [way for way, data in damaged(packed, suffix) if read(data) not in (None, expected)]
+    assert other == []
