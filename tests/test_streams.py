@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from conftest import dprune, dprune_process, image_bytes, members, sample, warm_python, write_tar
+from damage import damaged
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -301,3 +302,20 @@ def test_a_stream_is_not_read_backwards(whole: bytes) -> None:
         stream.read(999, 1)
     assert stream.read(len(whole) + 5, 1) == b""
     assert stream.size == len(whole)
+
+
+@pytest.mark.parametrize(("suffix", "module"), [("gz", gzip), ("bz2", bz2), ("xz", lzma)])
+def test_seventy_damages_of_a_compressed_tar(tmp_path: Path, whole: bytes, suffix: str, module: Any) -> None:
+    path = tmp_path / f"a.tar.{suffix}"
+
+    def read(data: bytes) -> list[tuple[str, list[tuple[str, bytes]]]] | None:
+        path.write_bytes(data)
+        with contextlib.suppress(InputError):
+            return [(sample.key, sample.members) for sample in Streams([str(path)]).read(Silent())]
+        return None
+
+    packed = module.compress(whole)
+    expected = read(packed)
+    assert expected is not None
+    other = [way for way, data in damaged(packed, suffix) if read(data) not in (None, expected)]
+    assert other == []

@@ -102,13 +102,15 @@ class Filling:
         Raises:
             InputError: something else than such a store is there, which --overwrite must not replace.
         """
+        # To read shards for their digests may take long, and before the work a signal ends that at once.
+        sizes = self.sizes
         found = existing_record(output, self.kind)
         if not found or difference(found, self.record):
             return found
         store = self.store(output)
         for shard in self.mine:
             part = store.part(shard.name)
-            if part is not None and part["members"] != self.sizes[shard.name].members:
+            if part is not None and part["members"] != sizes[shard.name].members:
                 return {**found, f"members of {shard.name}": "others"}
         return found
 

@@ -17,7 +17,7 @@ from dprune.formats.tar import TarLink, TarMember, follow, walk
 
 IntArray = npt.NDArray[np.int64]
 
-MOST_SUFFIXES = 8
+MOST_SUFFIXES, MOST_SHOWN = 8, 160
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,17 @@ class LeftOut:
         """Say what was left out, and what to do about it; empty if nothing was."""
         found = []
         if self.keys:
-            shown = ", ".join(f"{suffix} ({count:,})" for suffix, count in self.suffixes.items())
+            shown = ", ".join(f"{_short(suffix)} ({count:,})" for suffix, count in self.suffixes.items())
             keys = f"{self.keys:,} keys have" if self.keys > 1 else "1 key has"
             found.append(f"{keys} no image; their suffixes: {shown}: name one by --image-member")
         if self.links:
             links = f"{self.links:,} links lead" if self.links > 1 else "1 link leads"
-            found.append(f"{links} to no file of the tar ({self.first_link}): pack what it leads to")
+            found.append(f"{links} to no file of the tar ({_short(self.first_link)}): pack what it leads to")
         return "; ".join(found)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def most_frequent(suffixes: Counter[str]) -> dict[str, int]:
