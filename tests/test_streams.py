@@ -8,10 +8,12 @@ import gzip
 import io
 import json
 import lzma
+import select
 import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,9 +28,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_tar import Memory
 
-from dprune.errors import InputError
+from dprune.errors import InputError, Interrupted
 from dprune.formats.tar import TarMember, member_bytes, walk
-from dprune.packing.streams import ForwardBytes, Streams
+from dprune.packing.streams import ForwardBytes, Stream, Streams
 from dprune.runtime import Monitor, Silent
 
 if TYPE_CHECKING:
@@ -173,6 +175,32 @@ def test_keys_of_streams_without_an_image_are_counted(tmp_path: Path) -> None:
     dprune("pack", f"pipe:cat {tar}", "-o", tmp_path / "none").fails(
         3, "holds no image that can be used", "3 keys have no image"
     )
+
+
+class Asking(Silent):
+    """A monitor that asks to stop when it is told to."""
+
+    asks = False
+
+    def stop_requested(self) -> bool:
+        return self.asks
+
+
+def test_a_command_that_outlives_its_output_can_be_stopped() -> None:
+    monitor = Asking()
+    with contextlib.closing(Stream("pipe:echo x; exec >&-; sleep 60", monitor)) as stream:
+        assert stream.read(2) == b"x\n"
+        select.select([stream._file], [], [])
+        threading.Timer(0.1, setattr, (monitor, "asks", True)).start()
+        with pytest.raises(Interrupted):
+            stream.read(1)
+
+
+def test_a_command_that_ends_of_the_same_signal_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([False])
+    monkeypatch.setattr(Asking, "stop_requested", lambda monitor: next(answers, True))
+    with contextlib.closing(Stream("pipe:exit 3", Asking())) as stream, pytest.raises(Interrupted):
+        stream.read(1)
 
 
 def test_a_stream_that_waits_can_be_stopped(tmp_path: Path) -> None:
