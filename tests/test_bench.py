@@ -99,6 +99,17 @@ def test_grand(bench: Any, samples: int, more: tuple[str, ...]) -> None:
     assert bool(samples) == ("command_grand_8" in found) == ("loop" in found)
 
 
+def test_digests(bench: Any, tmp_path: Path) -> None:
+    sizes = ("--samples", 40, "--dimension", 8, "--shards", 2, "--side", 4, "--scored", 6, "-k", 2, "--arch", "nano/2",
+             "--repeats", 1, "--work", tmp_path)  # fmt: skip
+    found = bench("digests", *sizes)
+    assert {name: sorted(entry) for name, entry in found.items()} == {
+        "features": ["cluster", "mib", "read", "write"], "latents": ["mib", "read", "score", "write"],
+        "model": ["load", "mib", "write"],
+    }  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_embed(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", warm_python())

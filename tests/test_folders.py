@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import Result, dprune, image_bytes, members, sample, write_tar
 from PIL import Image, features
+from studies import rewrite
 
 from dprune.errors import UsageError
 from dprune.packing.splits import find_classes
@@ -86,6 +88,13 @@ def test_every_format_is_taken_and_what_is_left_is_counted(tmp_path: Path, packe
     assert manifest["provenance"]["findings"] == {"left_out": left}
     shown = json.loads(dprune("info", tmp_path / "out", "--json").ok().out)["files"][0]["content"]
     assert shown["left_out"] == left
+    shutil.copytree(tmp_path / "out", tmp_path / "odd")
+    for odd in ([[1]], "abc", {".txt": None}, {".txt": "1"}):
+        rewrite(
+            tmp_path / "odd" / "manifest.json",
+            lambda content, odd=odd: content["provenance"]["findings"].update(left_out=odd),
+        )
+        assert b"left_out" not in dprune("info", tmp_path / "odd", "--json").ok().out.partition(b'"fingerprint"')[0]
     assert "up to date" in dprune("pack", source, "-o", tmp_path / "out").ok().err
     resized = pack(source, tmp_path / "small", "--size", 4)
     assert (resized["samples"], resized["left_out"]) == (len(found), left)

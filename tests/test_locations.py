@@ -14,6 +14,7 @@ from conftest import dprune, ends_within
 
 from dprune.errors import InputError, UsageError
 from dprune.formats import locations, whole_files
+from dprune.formats.arrays import NPY_MAGIC
 from dprune.formats.shards import open_dataset
 from dprune.scoring.settings import parse_sigmas
 
@@ -133,7 +134,8 @@ def test_noise_levels_have_a_limit() -> None:
 
 NEVER = [("select", "{}", "--keep", "1"), ("select", "--within", "{}"), ("info", "{}"), ("cluster", "{}"),
          ("report", "{}"), ("pack", "SHARDS", "--subset", "{}"), ("score", "cluster-distance", "{}"),
-         ("sample", "{}", "--vae", "{}", "--seeds", "0"),
+         ("sample", "{}", "--vae", "{}", "--seeds", "0"), ("eval", "{}", "{}"), ("memorization", "{}", "{}"),
+         ("pack", "{}"), ("embed", "{}", "--model", "pixels"), ("train-dit", "{}"),
          ("encode", "SHARDS", "--vae", "{}"), ("embed", "SHARDS", "--model", "timm:resnet10t", "--weights", "{}"),
          ("select", "--order", "random", "--keep", "1", "--clusters", "{}")]  # fmt: skip
 
@@ -183,14 +185,16 @@ def test_a_pipe_has_an_end(begin: bytes, fill: bytes, monkeypatch: pytest.Monkey
     monkeypatch.setattr(whole_files, "MOST", 1 << 20)
     monkeypatch.setattr(whole_files, "BEHIND", 1 << 20)
     with pytest.raises(InputError, match="x: goes on for more than"):
-        whole_files._piped("x", io.BufferedReader(Endless(begin, fill)))
+        whole_files._piped("x", io.BufferedReader(Endless(begin, fill)), b"")
+    if not begin.startswith(NPY_MAGIC):
+        assert len(whole_files._piped("x", io.BufferedReader(Endless(begin, fill)), NPY_MAGIC)) < 1 << 20
 
 
 def test_a_pipe_may_hold_a_large_array(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_files, "MOST", 1000)
     monkeypatch.setattr(whole_files, "BEHIND", 100)
     data = npy_bytes(np.zeros((1000, 100))) + b"x" * 99
-    assert whole_files._piped("x", io.BytesIO(data)) == data
+    assert whole_files._piped("x", io.BytesIO(data), NPY_MAGIC) == data
 
 
 def test_an_array_comes_from_another_process(tmp_path: Path) -> None:

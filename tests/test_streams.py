@@ -8,10 +8,12 @@ import gzip
 import io
 import json
 import lzma
+import select
 import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,15 +22,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from conftest import dprune, dprune_process, image_bytes, members, sample, warm_python, write_tar
+from damage import damaged
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from test_tar import Memory
 
-from dprune.errors import InputError
+from dprune.errors import InputError, Interrupted
 from dprune.formats.tar import TarMember, member_bytes, walk
-from dprune.packing.streams import ForwardBytes, Streams
-from dprune.runtime import Monitor
+from dprune.packing.streams import ForwardBytes, Stream, Streams
+from dprune.runtime import Monitor, Silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,6 +177,32 @@ def test_keys_of_streams_without_an_image_are_counted(tmp_path: Path) -> None:
     )
 
 
+class Asking(Silent):
+    """A monitor that asks to stop when it is told to."""
+
+    asks = False
+
+    def stop_requested(self) -> bool:
+        return self.asks
+
+
+def test_a_command_that_outlives_its_output_can_be_stopped() -> None:
+    monitor = Asking()
+    with contextlib.closing(Stream("pipe:echo x; exec >&-; sleep 60", monitor)) as stream:
+        assert stream.read(2) == b"x\n"
+        select.select([stream._file], [], [])
+        threading.Timer(0.1, setattr, (monitor, "asks", True)).start()
+        with pytest.raises(Interrupted):
+            stream.read(1)
+
+
+def test_a_command_that_ends_of_the_same_signal_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([False])
+    monkeypatch.setattr(Asking, "stop_requested", lambda monitor: next(answers, True))
+    with contextlib.closing(Stream("pipe:exit 3", Asking())) as stream, pytest.raises(Interrupted):
+        stream.read(1)
+
+
 def test_a_stream_that_waits_can_be_stopped(tmp_path: Path) -> None:
     command = [warm_python(), "-m", "dprune", "pack", "-", "-o", str(tmp_path / "out")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -273,3 +302,20 @@ def test_a_stream_is_not_read_backwards(whole: bytes) -> None:
         stream.read(999, 1)
     assert stream.read(len(whole) + 5, 1) == b""
     assert stream.size == len(whole)
+
+
+@pytest.mark.parametrize(("suffix", "module"), [("gz", gzip), ("bz2", bz2), ("xz", lzma)])
+def test_seventy_damages_of_a_compressed_tar(tmp_path: Path, whole: bytes, suffix: str, module: Any) -> None:
+    path = tmp_path / f"a.tar.{suffix}"
+
+    def read(data: bytes) -> list[tuple[str, list[tuple[str, bytes]]]] | None:
+        path.write_bytes(data)
+        with contextlib.suppress(InputError):
+            return [(sample.key, sample.members) for sample in Streams([str(path)]).read(Silent())]
+        return None
+
+    packed = module.compress(whole)
+    expected = read(packed)
+    assert expected is not None
+    other = [way for way, data in damaged(packed, suffix) if read(data) not in (None, expected)]
+    assert other == []

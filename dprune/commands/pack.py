@@ -67,7 +67,7 @@ def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings
     \b
     Examples:
       dprune pack photos -o shards --size 256
-      dprune pack cifar10.zip -o shards
+      dprune pack cifar10.zip --split train -o shards
       dprune pack shards --subset keep.npy -o pruned
       dprune select distance.npy --keep 10% | dprune pack shards --subset - -o pruned
       dprune pack pipe:'ssh host cat train.tar' -o shards

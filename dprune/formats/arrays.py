@@ -97,7 +97,7 @@ def read_array(path: str | Path, data: bytes | None = None) -> Array:
     """
     name = "stdin" if str(path) == STDOUT else str(path)
     if data is None:
-        data = read_stdin() if name == "stdin" else read_file(path)
+        data = read_stdin(NPY_MAGIC) if name == "stdin" else read_file(path, magic=NPY_MAGIC)
     if not data.startswith(NPY_MAGIC):
         raise not_an_array(name, data[:HEAD])
     buffer = io.BytesIO(data)

@@ -20,8 +20,8 @@ MOST = 1_000_000
 """Locations that all sources together may stand for; a list counts as one."""
 LONGEST_LIST = 64 << 20
 DEEPEST_LIST = 16
-LONGEST_NAME = 16384
-"""Of paths and globs; systems take 4,096 bytes, and to look for a much longer one takes long."""
+LONGEST_NAME = 4096
+"""Of paths, as systems have it, and of globs, where a longer one can take long to be looked for."""
 
 
 def expand(sources: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 MOST_SHOWN = 24
 
 # Up to where a quotation or a sentence goes on behind it.
-_URL = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*://)(?:[^/\s'"<>]*@)?([^\s'"<>?]*)(\?[^\s'"<>]*[^\s'"<>:,.;)])?""")
+_URL = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]{0,20}://)(?:[^/\s'"<>]*@)?([^\s'"<>?]*)(\?[^\s'"<>]*[^\s'"<>:,.;)])?""")
 
 
 def presentable(text: str, keep: str = "") -> str:

@@ -11,23 +11,21 @@ import functools
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError, unreadable
 from dprune.formats.checked_json import AGAIN, Anything, ListOf, Object, Text, Whole, parse_json
-from dprune.formats.digests import RunningDigest, changed, content_digest
+from dprune.formats.digests import changed, content_digest
 from dprune.formats.provenance import METADATA_KEY, Record, canonical
 from dprune.formats.publish import STDOUT, publish, publish_bytes
 from dprune.formats.regular import check_regular
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 DIGESTS_KEY = f"{METADATA_KEY}.digests"
 CHECK_KEY = f"{METADATA_KEY}.check"
@@ -40,7 +38,8 @@ NUMPY = {"BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32":
 """Types that numpy has, as they lie on the disk."""
 _LETTERS = {np.dtype(name): letters for letters, name in NUMPY.items()}
 _MOST_HEADER = 100_000_000
-_PIECE = 1 << 20
+_MANY_BYTES, _MOST_THREADS = 64 << 20, 8
+"""Above so many bytes, digests are taken by several threads."""
 _ENTRY = Object({"dtype": Text(16), "shape": ListOf(Whole(), most=64), "data_offsets": ListOf(Whole(), 2, 2)})
 _DIGESTS = Object(others=ListOf(Anything(), 3, 3))
 _HEADER = Object({}, {"__metadata__": Object(others=Text(_MOST_HEADER))}, _ENTRY)
@@ -212,47 +211,46 @@ class TensorFile:
         """Compare tensors, by default all, with their digests, unless this process did before.
 
         Raises:
-            InputError: one is not what was written, or the file cannot be read.
+            InputError: one is not what was written.
         """
-        for name in self.places if names is None else names:
-            if self._unseen(name):
-                self._compare(name, self._pieces(self.places[name]))
+        wanted = self.places if names is None else names
+        self.check_read({name: self._bytes(name).data for name in wanted if self._unseen(name)})
 
-    def check_read(self, name: str, data: Buffer) -> None:
-        """Compare the bytes of a tensor that were read with its digest, unless this process did before.
+    def check_read(self, found: Mapping[str, memoryview]) -> None:
+        """Compare the bytes of tensors that were read with their digests, unless this process did before.
 
         Raises:
-            InputError: it is not what was written.
+            InputError: one is not what was written.
         """
-        if self._unseen(name):
-            self._compare(name, [data])
+        unseen = {name: data for name, data in found.items() if self._unseen(name)}
+        if sum(data.nbytes for data in unseen.values()) < _MANY_BYTES:
+            digests = list(map(content_digest, unseen.values()))
+        else:
+            with ThreadPoolExecutor(min(_MOST_THREADS, len(os.sched_getaffinity(0)))) as threads:
+                digests = list(threads.map(content_digest, unseen.values()))
+        for name, digest in zip(unseen, digests, strict=True):
+            if digest != self.digests[name]:
+                raise changed(self.name, f"its tensor {name!r}")
+            _seen.add((self.name, self.version, name))
 
     def _unseen(self, name: str) -> bool:
         return name in self.digests and not (self.version and (self.name, self.version, name) in _seen)
 
-    def _compare(self, name: str, pieces: Iterable[Buffer]) -> None:
-        running = RunningDigest()
-        for piece in pieces:
-            running.update(piece)
-        if running.hexdigest() != self.digests[name]:
-            raise changed(self.name, f"its tensor {name!r}")
-        _seen.add((self.name, self.version, name))
-
-    def _pieces(self, place: Place) -> Iterator[Buffer]:
+    def _bytes(self, name: str) -> npt.NDArray[np.uint8]:
+        """Return the bytes of a tensor, of a file without reading them to memory."""
+        place = self.places[name]
+        size = place.end - place.begin
         if isinstance(self.source, bytes):
-            yield memoryview(self.source)[place.begin : place.end]
-            return
-        buffer = memoryview(bytearray(min(_PIECE, place.end - place.begin)))
+            return np.frombuffer(self.source, np.uint8, size, place.begin)
+        if not size:
+            # What holds no values cannot be mapped.
+            values = np.empty(0, np.uint8)
+            values.flags.writeable = False
+            return values
         try:
-            with self.source.open("rb", buffering=0) as file:
-                file.seek(place.begin)
-                left = place.end - place.begin
-                # A file that shrank meanwhile ends early, and has another digest.
-                while left and (taken := file.readinto(buffer[:left])):
-                    left -= taken
-                    yield buffer[:taken]
-        except OSError as error:
-            raise unreadable(self.source, error) from error
+            return np.memmap(self.source, np.uint8, "r", place.begin, (size,))
+        except (OSError, ValueError) as error:
+            raise not_whole(self.name, str(error)) from error
 
     def mapped(self, name: str) -> npt.NDArray[Any]:
         """Return a checked tensor as an array that cannot be written to, of a file without reading it to memory.
@@ -260,25 +258,12 @@ class TensorFile:
         Raises:
             InputError: it is not what was written, or of a type that numpy lacks.
         """
-        self.check([name])
-        return self._mapped(name)
-
-    def _mapped(self, name: str) -> npt.NDArray[Any]:
         place = self.places[name]
         if place.dtype is None:
             raise InputError(f"{self.name}: holds tensors of type {place.letters}, which numpy lacks: save float32.")
-        if isinstance(self.source, bytes):
-            data = memoryview(self.source)[place.begin : place.end]
-            return np.frombuffer(data, place.dtype).reshape(place.shape)
-        if place.begin == place.end:
-            # What holds no values cannot be mapped.
-            values = np.empty(place.shape, place.dtype)
-            values.flags.writeable = False
-            return values
-        try:
-            return np.memmap(self.source, place.dtype, "r", place.begin, place.shape)
-        except (OSError, ValueError) as error:
-            raise not_whole(self.name, str(error)) from error
+        values = self._bytes(name)
+        self.check_read({name: values.data})
+        return values.view(place.dtype).reshape(place.shape)
 
     def read(self, name: str) -> npt.NDArray[Any]:
         """Return a checked tensor in memory.
@@ -286,9 +271,7 @@ class TensorFile:
         Raises:
             InputError: as `mapped`.
         """
-        values = np.array(self._mapped(name))
-        self.check_read(name, values.reshape(-1).view(np.uint8).data)
-        return values
+        return np.array(self.mapped(name))
 
 
 _seen: set[tuple[str, tuple[int, ...], str]] = set()

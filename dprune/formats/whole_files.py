@@ -22,8 +22,11 @@ BEHIND = 256 << 20
 _HEAD = 1 << 16
 
 
-def read_stdin() -> bytes:
+def read_stdin(magic: bytes = b"") -> bytes:
     """Read all of stdin, which can be asked for once.
+
+    Args:
+        magic: what it is to begin with; of anything else the beginning is returned, however long it goes on.
 
     Raises:
         UsageError: stdin is a terminal.
@@ -33,7 +36,7 @@ def read_stdin() -> bytes:
     if stream.isatty():
         raise UsageError("stdin is a terminal: pipe an array in, or name a file.")
     try:
-        data = _piped("stdin", stream)
+        data = _piped("stdin", stream, magic)
     except OSError as error:
         raise unreadable("stdin", error) from error
     if not data:
@@ -41,12 +44,13 @@ def read_stdin() -> bytes:
     return data
 
 
-def read_file(path: str | Path, most: int | None = None) -> bytes:
+def read_file(path: str | Path, most: int | None = None, magic: bytes = b"") -> bytes:
     """Read a whole file or pipe.
 
     Args:
         path: of the file.
         most: bytes that a file of its kind can have, None for any number.
+        magic: as for `read_stdin`, of a pipe.
 
     Raises:
         InputError: it cannot be read, is a device, many of which never end, or has more bytes than that.
@@ -60,15 +64,17 @@ def read_file(path: str | Path, most: int | None = None) -> bytes:
             os.set_blocking(file.fileno(), True)
             if most is not None:
                 return _at_most(str(path), b"", file, most)
-            return file.read() if stat.S_ISREG(mode) else _piped(str(path), file)
+            return file.read() if stat.S_ISREG(mode) else _piped(str(path), file, magic)
     except OSError as error:
         raise unreadable(path, error) from error
     except ValueError:
         raise InputError(f"{path}: no file has such a name.") from None
 
 
-def _piped(name: str, stream: BinaryIO) -> bytes:
+def _piped(name: str, stream: BinaryIO, magic: bytes) -> bytes:
     head = stream.read(_HEAD)
+    if not head.startswith(magic):
+        return head
     if head[8:9] == b"{":
         # A safetensors file, whose reader holds it to its header.
         return head + stream.read()

@@ -78,8 +78,7 @@ def read_tensor_file(path: Path, prefix: str = "") -> dict[str, Tensor]:
             state = {name: file.get_tensor(name) for name in checked.places if name.startswith(prefix)}
     except (OSError, SafetensorError) as error:
         raise not_whole(str(path), str(error)) from error
-    for name, value in state.items():
-        checked.check_read(name, tensor_bytes(value))
+    checked.check_read({name: tensor_bytes(value) for name, value in state.items()})
     return {name.removeprefix(prefix): value for name, value in state.items()}
 
 

@@ -112,9 +112,18 @@ class Stream:
             while not select.select([self._file], [], [], LOOK_AGAIN_S)[0]:
                 check_stop(self._monitor)
         data: bytes = self._file.read(size)
-        if not data and self._command is not None and (code := self._command.wait()):
+        if not data and self._command is not None and (code := self._exit_code(self._command)):
             raise EOFError(f"the command ended with exit code {code}")
         return data
+
+    def _exit_code(self, command: subprocess.Popen[bytes]) -> int:
+        # It may go on for long after it has closed its output, or have ended of the Ctrl-C that is meant for both.
+        code: int | None = None
+        while code is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = command.wait(LOOK_AGAIN_S)
+            check_stop(self._monitor)
+        return code
 
     def close(self) -> None:
         """Close the stream and end its command."""
