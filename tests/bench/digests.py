@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -76,7 +77,8 @@ def touched(path: Path) -> None:
 
 def spent() -> float:
     """Processor seconds of this process and of those that it waited for."""
-    return sum(os.times()[:4])
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def run(*arguments: object) -> None:
