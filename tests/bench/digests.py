@@ -77,8 +77,9 @@ def touched(path: Path) -> None:
 
 def spent() -> float:
     """Processor seconds of this process and of those that it waited for."""
-    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of this process there is a finer clock.
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def run(*arguments: object) -> None:
