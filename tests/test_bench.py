@@ -99,7 +99,8 @@ def test_grand(bench: Any, samples: int, more: tuple[str, ...]) -> None:
     assert bool(samples) == ("command_grand_8" in found) == ("loop" in found)
 
 
-def test_digests(bench: Any, tmp_path: Path) -> None:
+def test_digests(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python())
     sizes = ("--samples", 40, "--dimension", 8, "--shards", 2, "--side", 4, "--scored", 6, "-k", 2, "--arch", "nano/2",
              "--repeats", 1, "--work", tmp_path)  # fmt: skip
     found = bench("digests", *sizes)

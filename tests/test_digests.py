@@ -24,6 +24,7 @@ from dprune.formats.arrays import read_array, write_array
 from dprune.formats.digests import content_digest
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import make_record
+from dprune.formats.publish import publish_json
 from dprune.formats.results import read_result
 from dprune.formats.statistics import Statistics
 from dprune.formats.stores import Store
@@ -285,3 +286,119 @@ def test_the_program_of_the_manual_makes_a_file_that_is_checked(
     assert file.digests
     file.check()
     assert xxhash.xxh3_64_hexdigest(b"") == "2d06800538d394c2"
+
+
+# What somebody wrote on purpose, digests and all: one sentence, exit 3.
+
+SHARD = {"name": "000000.tar", "count": 7, "digest": ""}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"shards": []}, "shards has 0 entries"),
+        ({"shards": [SHARD, SHARD]}, 'shards holds "000000.tar" twice'),
+        ({"shards": [{**SHARD, "count": -1}]}, "shards[0].count is -1"),
+        ({"shards": [{**SHARD, "count": "7"}]}, 'shards[0].count is "7"'),
+        ({"shards": [{"name": "000000.tar"}]}, "shards[0].count is missing"),
+        ({"shards": {}}, "shards is a table"),
+        ({"provenance": {"command": 3}}, "its provenance is none"),
+        ({"provenance": {**RECORD, "parents": {"x": {"record": "0" * 32}}}}, "its provenance is damaged"),
+        ({"provenance": {**RECORD, "parents": 5}}, "its provenance is damaged"),
+    ],
+)
+def test_manifests_that_say_nonsense(shards: Path, tmp_path: Path, changed: dict[str, Any], words: str) -> None:
+    publish_json(shards / "manifest.json", {"kind": "shards", "shards": [SHARD], "provenance": RECORD, **changed})
+    for args in (("info", shards), ("embed", shards, "--model", "pixels", "-o", tmp_path / "f")):
+        result = dprune(*args)
+        assert result.code == 3
+        assert (
+            f"manifest.json: {'' if 'damaged' in words else 'is damaged ('}{words}" in result.err + result.out.decode()
+        )
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 5000, '{"a": 1e999}', '{"a": "\\ud800"}', '{"a": 99999999999999999999}', "{", "\xff"]
+)
+def test_json_that_is_not_sound(shards: Path, tmp_path: Path, text: str) -> None:
+    (shards / "manifest.json").write_bytes(text.encode("latin-1"))
+    args = ("embed", shards, "--model", "pixels", "-o", tmp_path / "f")
+    dprune(*args).fails(3, "manifest.json: holds no sound JSON (", "copy the folder again")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors"),
+    [
+        ({"count": None}, {}), ({"count": 2**62}, {}), ({"count": "3"}, {}), ({"bad": 5}, {}), ({"members": []}, {}),
+        ({}, {"features": np.zeros((2, 2), np.float16)}), ({}, {"features": np.zeros(3, np.float16)}),
+        ({}, {"features": np.zeros((3, 2), np.int8)}), ({}, {"label": np.zeros((3, 1), np.int64)}),
+        ({}, {"logits": np.zeros((9, 4), np.float32)}),
+    ],
+)  # fmt: skip
+def test_parts_that_say_nonsense(tmp_path: Path, metadata: dict[str, Any], tensors: dict[str, Any]) -> None:
+    store = Store(tmp_path / "f", "features", ("a.tar",), (), RECORD)
+    store.publish_manifest()
+    store.publish_part("a.tar", {"features": np.ones((3, 2), np.float16), "label": np.zeros(3, np.int64)}, "m", 3, [])
+    cluster = ("cluster", tmp_path / "f", "-k", "2", "-o", tmp_path / "c.safetensors")
+    dprune(*cluster, "--dry-run").ok()
+    _, whole, said = read_tensors(tmp_path / "f" / "a.safetensors")
+    write_tensors(tmp_path / "f" / "a.safetensors", {**whole, **tensors}, {**(said or {}), **metadata})
+    dprune(*cluster).fails(3, str(tmp_path / "f"), "run the dprune")
+
+
+def test_headers_that_ask_for_more_than_there_is(tmp_path: Path) -> None:
+    for shape, size in (([1 << 30, 2], 8 << 30), ([2], 16), ([1 << 62, 1 << 62], 8)):
+        entry = {"features": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}
+        text = json.dumps(entry).encode()
+        (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+        dprune("cluster", tmp_path / "x.safetensors", "-k", "2", "-o", tmp_path / "c").fails(3, "is not a whole")
+    (tmp_path / "x.safetensors").write_bytes(b"\xff" * 7 + b"\x00{" + bytes(9))
+    dprune("cluster", tmp_path / "x.safetensors", "-k", "2", "-o", tmp_path / "c").fails(3, "x.safetensors")
+
+
+def test_what_is_taken_for_an_array_by_mistake(tmp_path: Path) -> None:
+    torch.save({"x": torch.ones(3)}, tmp_path / "w.pt")
+    (tmp_path / "f.csv").write_text("a,b\n1,2\n3,4\n")
+    np.savez(tmp_path / "f.npz", features=np.ones((3, 2)))
+    np.save(tmp_path / "p.npy", np.array([{}, None]), allow_pickle=True)
+    (tmp_path / "p.pkl").write_bytes(b"\x80\x04N.")
+    expected = {"w.pt": "is a torch file", "f.csv": "is text", "f.npz": "is an .npz archive",
+                "p.npy": "holds pickled Python objects", "p.pkl": "is a Python pickle"}  # fmt: skip
+    for name, words in expected.items():
+        for args in (("cluster", tmp_path / name, "-k", "2"), ("select", tmp_path / name, "--keep", "1")):
+            result = dprune(*args, "-o", tmp_path / "out").fails(3, name, words)
+            assert "allow_pickle" not in result.err
+
+
+def test_archives_that_say_one_thing_and_hold_another(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(20, 3)))
+    np.savez(tmp_path / "s.npz", mu=np.zeros(3), sigma=np.eye(3))
+    whole = (tmp_path / "s.npz").read_bytes()
+    args = (
+        "eval",
+        tmp_path / "x.npy",
+        tmp_path / "s.npz",
+        "--metrics",
+        "fid",
+        "--overwrite",
+        "-o",
+        tmp_path / "m.json",
+    )
+    dprune(*args).ok()
+    directory = whole.index(b"PK\x01\x02")
+    for place, size in (
+        (directory + 24, 4),
+        (directory + 20, 4),
+        (directory + 10, 2),
+        (directory + 8, 2),
+        (26, 1),
+        (60, 1),
+    ):
+        data = bytearray(whole)
+        data[place : place + size] = b"\x55" * size
+        (tmp_path / "s.npz").write_bytes(data)
+        result = dprune(*args)
+        assert result.code in (0, 3), result.err
+        assert "Traceback" not in result.err
+    np.savez(tmp_path / "s.npz", mu=np.array([{}], dtype=object), sigma=np.eye(3))
+    dprune(*args).fails(3, "s.npz: holds pickled Python objects")

@@ -422,7 +422,9 @@ def test_moso_that_was_stopped_goes_on_to_the_same_bytes(folds, tmp_path, whole,
     with pytest.raises(Interrupted):
         short(folds, output).run(first)
     assert not output.exists()
-    short(folds, output).run(second)
+    job = short(folds, output)
+    job.run(second)
+    job.tidy()
     assert first.done + second.done == 2 * 2 * 32, "nothing was done twice"
     assert output.read_bytes() == whole
     assert written(tmp_path) == ["m.npy", "m.se.npy"]

@@ -174,7 +174,7 @@ _OTHERS = {
 
 def unsound_array(name: str, error: Exception) -> InputError:
     """Describe a .npy, or one of an .npz, that numpy does not load."""
-    if "allow_pickle" in str(error) or "pickled" in str(error):
+    if any(words in str(error) for words in ("pickle", "Python objects")):
         return InputError(f"{name}: holds pickled Python objects, which are never loaded: save an array of numbers.")
     return InputError(f"{name}: is not a whole .npy array of numbers ({error}): {AGAIN}.")
 

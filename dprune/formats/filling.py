@@ -102,9 +102,9 @@ class Filling:
         Raises:
             InputError: something else than such a store is there, which --overwrite must not replace.
         """
+        found = existing_record(output, self.kind)
         # To read shards for their digests may take long, and before the work a signal ends that at once.
         sizes = self.sizes
-        found = existing_record(output, self.kind)
         if not found or difference(found, self.record):
             return found
         store = self.store(output)
