@@ -555,3 +555,17 @@ def test_info_tells_an_unfinished_run(store: Path, tmp_path: Path):
     told = dprune("info", tmp_path / "run")
     assert told.code == 3
     assert "is not finished" in told.out.decode() + told.err
+
+
+def test_a_state_with_a_flipped_bit_is_refused_and_told_of(store: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    train(store, run, "--stop-after", "0s").fails(75, "again")
+    state = run / "state.safetensors"
+    data = bytearray(state.read_bytes())
+    data[-9] ^= 1
+    state.write_bytes(data)
+    train(store, run).fails(3, "state.safetensors", "by its digest: remove it to train from the beginning")
+    assert "state.safetensors: is damaged" in dprune("info", run).out.decode()
+    state.unlink()
+    train(store, run).ok()
+    assert json.loads(dprune("info", run, "--json").ok().out)["files"][0]["digests"] == "whole"

@@ -96,7 +96,10 @@ def read_pca(path: Path, options: str) -> tuple[npt.NDArray[np.float32], npt.NDA
     if not metadata or metadata.get("options") != options:
         return None
     _, tensors, _ = read_tensors(path)
-    return tensors["mean"], tensors["components"]
+    mean, components = tensors.get("mean"), tensors.get("components")
+    if mean is None or components is None or components.shape[1:] != mean.shape:
+        raise InputError(f"{path}: holds no mean [d] and components [k, d]: remove it and make it again.")
+    return mean, components
 
 
 def publish_pca(path: Path, options: str, pca: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]) -> None:
