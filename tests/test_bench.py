@@ -102,11 +102,11 @@ def test_grand(bench: Any, samples: int, more: tuple[str, ...]) -> None:
 def test_digests(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", warm_python())
     sizes = ("--samples", 40, "--dimension", 8, "--shards", 2, "--side", 4, "--scored", 6, "-k", 2, "--arch", "nano/2",
-             "--repeats", 1, "--work", tmp_path)  # fmt: skip
+             "--images", 4, "--repeats", 1, "--work", tmp_path)  # fmt: skip
     found = bench("digests", *sizes)
     assert {name: sorted(entry) for name, entry in found.items()} == {
         "features": ["cluster", "mib", "read", "write"], "latents": ["mib", "read", "score", "write"],
-        "model": ["load", "mib", "write"],
+        "model": ["load", "mib", "write"], "shards": ["embed_first", "embed_known", "mib", "write"],
     }  # fmt: skip
     assert not list(tmp_path.iterdir())
 

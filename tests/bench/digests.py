@@ -1,6 +1,7 @@
 """What digests cost, as JSON on stdout: the same files with and without them, read and used in turns.
 
-Features are read by rows and clustered, latents are read and scored, and a transformer is loaded: reading alone in this
+Shards are embedded as pixels when they are first seen and when they are known, features are read by rows and clustered,
+latents are read and scored, and a transformer is loaded: reading alone in this
 process, commands in their own. Times are of the processor and of all threads, so that other work on the machine does
 not show, and threads that take digests beside each other do. Written files are told by the time that their digests take
 of the whole.
@@ -27,13 +28,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from dprune.formats.digests import content_digest
 from dprune.formats.features import open_features
+from dprune.formats.images import encode_image
 from dprune.formats.latents import KIND, SUMS, latent_tensors, open_latents, part_sums
+from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.provenance import METADATA_KEY, make_record
+from dprune.formats.publish import publish_json
 from dprune.formats.stores import Store
+from dprune.formats.tar import END_MARKER, member_bytes
 from dprune.formats.tensor_files import TensorFile
 from dprune.models.architectures import parse_architecture
 from dprune.models.dit import DiT, DiTConfig
@@ -49,6 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=40_000)
     parser.add_argument("--dimension", type=int, default=768)
     parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--images", type=int, default=3000, help="in shards, of some 108 kB each")
     parser.add_argument("--side", type=int, default=16, help="of the latents")
     parser.add_argument("--scored", type=int, default=500, help="latents, which are scored by a nano/2 on two noises")
     parser.add_argument("-k", type=int, default=100, help="clusters")
@@ -126,6 +133,34 @@ def filled(folder: Path, kind: str, options: dict[str, Any], make: Callable[[int
         tensors = make(number)
         store.publish_part(shard, tensors, f"{number}", len(tensors["label"]), [])
     return folder
+
+
+def of_shards(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    draw, path, cache = np.random.default_rng(0), work / "shards", work / "cache"
+    os.environ["DPRUNE_CACHE"] = str(cache)
+    images = [encode_image(Image.fromarray(draw.integers(96, 160, (240, 320, 3), np.uint8)), "jpg") for _ in range(16)]
+    members = (member_bytes(f"{number:06d}.jpg", images[number % 16]) for number in range(args.images))
+    (work / "raw.tar").write_bytes(b"".join([*members, END_MARKER]))
+    run("pack", "-q", work / "raw.tar", "--shard-size", -(-args.images // args.shards), "-o", path)
+    plain = Path(shutil.copytree(path, work / "shards-plain"))
+    manifest = read_manifest(plain)
+    listed = [{name: entry[name] for name in ("name", "count", "digest")} for entry in manifest["shards"]]
+    publish_json(plain / MANIFEST, {**manifest, "shards": listed})
+
+    def embed(path: Path) -> None:
+        shutil.rmtree(work / "e", ignore_errors=True)
+        run("embed", "-q", path, "--model", "pixels", "--image-size", 32, "--workers", 0, "-o", work / "e")
+
+    def embed_first(path: Path) -> None:
+        shutil.rmtree(cache, ignore_errors=True)
+        embed(path)
+
+    return {
+        "mib": round(sum(file.stat().st_size for file in path.glob("*.tar")) / 2**20, 1),
+        "embed_first": compared(path, embed_first, args.repeats),
+        "embed_known": compared(path, embed, args.repeats),
+        "write": written(path / "000000.tar"),
+    }
 
 
 def of_features(args: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -211,7 +246,12 @@ def main() -> dict[str, Any]:
             "write": written(model),
         }
         scorer = transformer(work / "scorer", "nano/2", args.side)
-        return {"features": of_features(args, work), "latents": of_latents(args, work, scorer), "model": loaded}
+        return {
+            "shards": of_shards(args, work),
+            "features": of_features(args, work),
+            "latents": of_latents(args, work, scorer),
+            "model": loaded,
+        }
 
 
 if __name__ == "__main__":
