@@ -39,10 +39,6 @@ def read_tensors(path: str | Path) -> tuple[str, dict[str, npt.NDArray[Any]], Re
     Raises:
         InputError: the file does not exist or is not whole.
     """
-    if str(path) == STDOUT:
-        file = TensorFile.parse("stdin", read_stdin())
-    elif Path(path).is_fifo():
-        file = TensorFile.parse(str(path), read_file(path))
-    else:
-        file = TensorFile.open(path)
-    return file.name, {name: file.read(name) for name in file.places}, file.metadata
+    name = "stdin" if str(path) == STDOUT else str(path)
+    file = TensorFile.parse(name, read_stdin() if name == "stdin" else read_file(path))
+    return name, {tensor: file.read(tensor) for tensor in file.places}, file.metadata
