@@ -35,6 +35,8 @@ class MismatchError(InputError):
 
 def unreadable(path: object, error: OSError) -> InputError:
     """Describe a file that the system does not let us read."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path}: no such file.")
     return InputError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}.")
 
 

@@ -460,7 +460,7 @@ def test_clip_weights_that_do_not_fit(photos: Any, tiny_clip: Path, resnet_file:
     options = ("--model", "open_clip:dprune-tiny/odd")
     embed(photos[0], tmp_path / "f", *options, "--weights", resnet_file).fails(3, str(resnet_file), "does not fit")
     tiny_clip.write_bytes(tiny_clip.read_bytes()[:999])
-    embed(photos[0], tmp_path / "f", *options, "--weights", tiny_clip).fails(3, str(tiny_clip), "neither")
+    embed(photos[0], tmp_path / "f", *options, "--weights", tiny_clip).fails(3, str(tiny_clip), "not a whole")
 
 
 def test_the_short_names_exist() -> None:

@@ -180,7 +180,7 @@ def test_other_json_is_no_result(tmp_path: Path, content: str) -> None:
 
 
 def test_a_missing_result(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file"):
         read_result(tmp_path / "none.json")
 
 

@@ -158,8 +158,6 @@ class TensorFile:
                 state = os.fstat(file.fileno())
                 length = int.from_bytes(file.read(8), "little")
                 text = file.read(min(length, _MOST_HEADER))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file.") from None
         except OSError as error:
             raise unreadable(path, error) from error
         version = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)

@@ -82,10 +82,10 @@ def load_dit(
         model = DiT(config)
     if unlike := fits(model.state_dict(), state):
         raise InputError(f"{path}: does not fit the DiT that it is said to be ({unlike}): copy or make it again.")
-    # Tensors of a torch file may be views that share memory, which cannot be trained.
-    model.load_state_dict({name: value.float().contiguous() for name, value in state.items()}, assign=True)
+    # Copied to memory of their own: those of a file may share it, and lie where products round otherwise.
+    model.to_empty(device=device).load_state_dict(state)
     scale = (torch.tensor(values, dtype=torch.float32, device=device) for values in (mean, std))
-    return LoadedDiT(model.to(device).eval().requires_grad_(False), file, *scale)
+    return LoadedDiT(model.eval().requires_grad_(False), file, *scale)
 
 
 def _described(file: ModelFile) -> tuple[DiTConfig, list[float], list[float]]:

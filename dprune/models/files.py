@@ -59,8 +59,6 @@ class ModelFile:
         try:
             with path.open("rb") as file:
                 head = file.read(9)
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file.") from None
         except OSError as error:
             raise unreadable(path, error) from error
         if head[8:] != b"{":

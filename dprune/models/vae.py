@@ -195,5 +195,6 @@ def load_vae(path: str | Path, device: torch.device) -> tuple[VAE, ModelFile]:
     state = file.weights()
     if unlike := fits(vae.state_dict(), state):
         raise InputError(f"{path}: does not fit the autoencoder that it is said to be ({unlike}): make it again.")
-    vae.load_state_dict({name: state[name].to(value.dtype) for name, value in vae.state_dict().items()}, assign=True)
-    return vae.to(device).eval().requires_grad_(False), file
+    # Copied to memory of their own: those of a file lie where products may round otherwise.
+    vae.to_empty(device=device).load_state_dict(state)
+    return vae.eval().requires_grad_(False), file

@@ -179,6 +179,7 @@ def open_run(path: str | Path) -> TrainedRun:
 def _checkpoints(run: Run, record: Record) -> Iterator[Checkpoint]:
     for path in (run.folder / CHECKPOINTS).glob("step-*.safetensors"):
         file = ModelFile.open(path)
+        file.check_kind("dit", "a DiT", "train-dit")
         step = file.network.get("step")
         mine = file.record is not None and (not difference(file.record, record) or extends(file.record, record))
         if not mine or type(step) is not int or path != run.checkpoint(step):
