@@ -166,7 +166,8 @@ _OTHERS = {
     rb"PK.{28}[^/]+\.npy": ("is an .npz archive, not a .npy array", "save one array with numpy.save"),
     rb"PK": ("is a zip archive, not a .npy array", "save one array with numpy.save"),
     rb"\x80[\x02-\x05]": ("is a Python pickle, which is never loaded", "save one array with numpy.save"),
-    rb"[\t\r\n\x20-\x7e]{1,64}": (
+    rb".{8}\{\"": ("is a safetensors file, not a .npy array", "save one array with numpy.save"),
+    rb"[\t\r\n\x20-\x7e]{64}|[\t\r\n\x20-\x7e]{1,63}\Z": (
         "is text, not a .npy array", "load it with numpy.loadtxt or pandas, and save the numbers with numpy.save"),
 }  # fmt: skip
 """What is taken for an array by mistake, by its beginning: in words, and what to do."""
