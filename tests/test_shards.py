@@ -308,7 +308,7 @@ def test_files_whose_names_look_like_patterns(tmp_path: Path) -> None:
         ("*.zip", "no such file or folder"),
         ("shards/{000000..000005}.tar", r"000003\.tar: no such file"),
         ("{a.tar", "braces are not balanced|no such file"),
-        ("@missing.txt", "missing.txt: cannot be read"),
+        ("@missing.txt", "missing.txt: no such file"),
         ("-", "run dprune pack on it first"),
         ("pipe:cat x.tar", "run dprune pack on it first"),
         ("empty", "holds no .tar files"),

@@ -82,8 +82,11 @@ def load_dit(
         model = DiT(config)
     if unlike := fits(model.state_dict(), state):
         raise InputError(f"{path}: does not fit the DiT that it is said to be ({unlike}): copy or make it again.")
-    # Copied to memory of their own: those of a file may share it, and lie where products round otherwise.
-    model.to_empty(device=device).load_state_dict(state)
+    # Copied to memory of their own: those of a file may share it, and lie where products round otherwise. Filling an
+    # empty network would copy them too, but imports sympy.
+    own = {name: value.to(device, torch.float32, copy=True, memory_format=torch.contiguous_format)
+           for name, value in state.items()}  # fmt: skip
+    model.load_state_dict(own, assign=True)
     scale = (torch.tensor(values, dtype=torch.float32, device=device) for values in (mean, std))
     return LoadedDiT(model.eval().requires_grad_(False), file, *scale)
 

@@ -195,6 +195,7 @@ def load_vae(path: str | Path, device: torch.device) -> tuple[VAE, ModelFile]:
     state = file.weights()
     if unlike := fits(vae.state_dict(), state):
         raise InputError(f"{path}: does not fit the autoencoder that it is said to be ({unlike}): make it again.")
-    # Copied to memory of their own: those of a file lie where products may round otherwise.
-    vae.to_empty(device=device).load_state_dict(state)
+    # Copied to memory of their own, see `load_dit`.
+    own = {name: state[name].to(device, value.dtype, copy=True) for name, value in vae.state_dict().items()}
+    vae.load_state_dict(own, assign=True)
     return vae.eval().requires_grad_(False), file
