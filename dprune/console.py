@@ -172,8 +172,10 @@ class TerminalMonitor:
             signals.leave(number)
         if number == signal.SIGINT and not self._resumes:
             raise KeyboardInterrupt
-        if number == signal.SIGINT:
-            say("stopping as soon as what is done is saved; Ctrl-C again stops at once.")
+        if number == signal.SIGINT and _log.isEnabledFor(logging.INFO):
+            # Not by the log: what it may be writing just now cannot be written into.
+            with contextlib.suppress(OSError):
+                os.write(2, b"dprune: stopping as soon as what is done is saved; Ctrl-C again stops at once.\n")
 
     def stop_requested(self) -> bool:
         """Tell whether a signal came or the deadline passed."""

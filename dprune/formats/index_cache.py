@@ -84,6 +84,7 @@ class _Entry:
 
     @classmethod
     def of(cls, location: str, choice: MemberChoice) -> _Entry:
+        """Return the entry of a shard as it is now."""
         place, token = version(location)
         options = choice.options()
         # As it is without a choice, that nothing is indexed again when the first choice is made.
@@ -105,6 +106,7 @@ class _Entry:
             return None
 
     def write(self, index: ShardIndex, xxh3: str | None) -> None:
+        """Cache an index, and the digest that the shard's bytes were found to have, where the cache can be written."""
         arrays = {name: np.ascontiguousarray(getattr(index, name)) for name in _ARRAYS}
         metadata = {"stamp": self.stamp, "digest": index.digest, "left": vars(index.left), "xxh3": xxh3}
         sweep_once(self.path.parent)

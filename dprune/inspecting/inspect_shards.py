@@ -147,6 +147,7 @@ class _Summary:
         self._bytes = self._labelled = 0
 
     def add(self, shard: Shard, index: ShardIndex) -> None:
+        """Take in the next shard."""
         self.counts.append(len(index))
         self.digests.append((shard.name, shard.members_digest(index)))
         self.left += index.left
@@ -156,6 +157,7 @@ class _Summary:
         self._keys += [index.key(row) for row in range(min(len(index), MOST_EXAMPLES - len(self._keys)))]
 
     def content(self, shards: int) -> dict[str, Any]:
+        """Return what all shards hold together."""
         counts = self.counts
         without = {"keys_without_an_image": self.left.keys, "their_suffixes": dict(self.left.suffixes)}
         links = {"links_out_of_the_tar": self.left.links}
