@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import DATA, Result, dprune, dprune_process, sample, write_tar
 from safetensors.numpy import load_file, save_file
+from stores import generated_features
 
 from dprune.formats.provenance import parent
 from dprune.formats.results import read_result
@@ -193,6 +194,83 @@ def test_json_summary_holds_the_headline_numbers(pair: tuple[Path, Path], tmp_pa
     summary = json.loads(dprune("eval", *pair, "--json", "-o", tmp_path / "m.json").ok().out)
     assert (summary["generated"], summary["reference"]) == (120, 90)
     assert summary["frechet_distance"] == json.loads((tmp_path / "m.json").read_text())["metrics"]["frechet_distance"]
+
+
+# What later results take the difference to.
+
+
+def jackknife(*args: object) -> dict[str, Any]:
+    found: dict[str, Any] = evaluate(*args)["details"]["jackknife"]
+    return found
+
+
+def test_the_result_keeps_what_errors_of_differences_are_made_of(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    dprune("eval", *pair, "--jackknife", 7, "-o", tmp_path / "m.json").ok()
+    result = read_result(tmp_path / "m.json")
+    kept = result.details["jackknife"]
+    assert (kept["blocks"], sum(kept["sizes"]), kept["pairing"]) == (7, 120, None)
+    known = [key for key in result.metrics if result.metrics.get(f"{key}_se") is not None]
+    assert list(kept["replicates"]) == known
+    blocks = Blocks(torch.arange(120) % 7, tuple(kept["sizes"]))
+    for key in known:
+        again = blocks.estimate(result.metrics[key], kept["replicates"][key])
+        assert again.error == pytest.approx(result.metrics[f"{key}_se"], rel=1e-6, abs=1e-9)
+    assert len(json.dumps(kept)) < 400 * len(known)
+    assert "jackknife" not in evaluate(*pair, "--jackknife", 0)["details"]
+    moments = evaluate(*pair, "--metrics", "fid", "--jackknife", 7)["details"]["jackknife"]
+    assert moments["replicates"]["frechet_distance"] == pytest.approx(kept["replicates"]["frechet_distance"], rel=1e-9)
+
+
+def test_what_is_paired_has_noise_classes_blocks_and_reference_in_common(save: Any, tmp_path: Path) -> None:
+    x, label, y = normal(120, 6), np.arange(120) % 3, save("y", normal(90, 6, seed=1))
+    base = generated_features(tmp_path / "base", x, label)
+    known = jackknife(base, y, "--metrics", "fid,prdc")["pairing"]
+    assert isinstance(known, str)
+    (tmp_path / "elsewhere").mkdir()
+
+    def paired(store: Path, *args: object) -> bool:
+        return (
+            jackknife(store, *(args or (y,)), *(() if "--metrics" in args else ("--metrics", "fid")))["pairing"]
+            == known
+        )
+
+    other = generated_features(tmp_path / "elsewhere" / "other", x + 1, label, model="pruned", cfg=4.0, steps=60,
+                               solver="heun", precision="bfloat16", shard_size=120)  # fmt: skip
+    assert paired(other)
+    assert paired(other, y, "--metrics", "kid,vendi", "--orders", "3")
+    stats = tmp_path / "stats.safetensors"
+    dprune("eval", other, y, "--metrics", "fid", "--save-stats", stats, "-o", tmp_path / "m.json").ok()
+    assert paired(base, stats)
+    unlike = {
+        "seeds": (generated_features(tmp_path / "seeds", x, label, seeds="1-120"), y),
+        "classes": (generated_features(tmp_path / "classes", x, label[::-1]), y),
+        "reference": (other, save("z", normal(90, 6, seed=2))),
+        "subset": (other, y, "--subset", save("keep", np.arange(80))),
+        "blocks": (other, y, "--jackknife", 10),
+        "seed": (other, y, "--seed", 1),
+        "neighbours": (other, y, "--k", 4),
+    }
+    assert [name for name, args in unlike.items() if paired(*args)] == []
+    x[7] = np.nan
+    dropped = generated_features(tmp_path / "dropped", x, label), generated_features(tmp_path / "again", x + 1, label)
+    assert not paired(dropped[0])
+    assert (
+        jackknife(dropped[0], y, "--metrics", "kid")["pairing"]
+        == jackknife(dropped[1], y, "--metrics", "fid")["pairing"]
+    )
+
+
+def test_what_is_not_all_of_one_sampling_is_paired_with_nothing(save: Any, tmp_path: Path) -> None:
+    x, y = normal(120, 6), save("y", normal(90, 6, seed=1))
+    stores = {
+        "fewer": {"seeds": "0-199"},
+        "other order": {"shards": ("000001.tar", "000000.tar", "000002.tar")},
+        "no seeds": {"seeds": "all"},
+    }
+    for name, options in stores.items():
+        store = generated_features(tmp_path / name, x, **options)
+        assert jackknife(store, y, "--metrics", "fid")["pairing"] is None, name
+    assert jackknife(save("x", x), y, "--metrics", "fid")["pairing"] is None
 
 
 # Samples that take part.

@@ -22,10 +22,17 @@ COUNT = 20
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its standard error, NaN where none was asked for or none can be told."""
+    """A number and its standard error.
+
+    Attributes:
+        value: the number.
+        error: NaN where none was asked for or none can be told.
+        replicates: the number without each block of samples, in their order; none without an error.
+    """
 
     value: float
     error: float = math.nan
+    replicates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,4 +104,5 @@ class Blocks:
             # Pseudo-values minus their centre, in which the value itself cancels: no error is left where none differs.
             change = left_out - value
             deviations = ((1 - 1 / times) * change).sum() - (times - 1) * change
-            return Estimate(value, math.sqrt(float(np.mean(deviations**2 / (times - 1)))))
+            error = math.sqrt(float(np.mean(deviations**2 / (times - 1))))
+        return Estimate(value, error, tuple(left_out.tolist()))
