@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,20 +69,32 @@ class Difference:
         return self.half_width is not None and abs(self.value) > self.half_width
 
 
-def sampling_difference(ours: Sequence[Sequence[Sampling]], theirs: Sequence[Sequence[Sampling]]) -> Difference:
-    """Subtract the means of two sides, with the error of sampling alone: nothing is said of another training.
+def measured(metrics: Mapping[str, Any], details: Mapping[str, Any], key: str) -> Sampling | None:
+    """Read a metric out of the metrics and details of a result, None where it has no such number."""
+    value, error = (_number(metrics.get(name)) for name in (key, f"{key}_se"))
+    kept = details.get("jackknife", {})
+    replicates, sizes = kept.get("replicates", {}).get(key, ()), kept.get("sizes", ())
+    return None if value is None else Sampling(value, error, tuple(replicates), tuple(sizes), kept.get("pairing"))
 
-    A side's mean is that of its trainings' means, so the difference is a weighted sum over all sets of samples, with
-    negative weights for theirs. Of sets that share a pairing the sum itself is jackknifed, which takes account of how
-    they vary together; sets that share none are independent, and squares of errors are added. The difference is
-    paired where each set shares its pairing with one of the other side.
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
+
+
+def sampling_difference(ours: Sequence[tuple[float, Sampling]], theirs: Sequence[tuple[float, Sampling]]) -> Difference:
+    """Subtract weighted means of sets of samples, with the error of sampling alone: another training may differ more.
+
+    Of all sets that share a pairing the weighted sum itself is jackknifed, which takes account of how they vary
+    together. Sets that share none are independent, and squares of errors are added. The difference is paired where
+    each set shares its pairing with one of the other side.
 
     Args:
-        ours: sets of samples of each training.
-        theirs: the same of the other side.
+        ours: sets of samples with their weights, which add up to 1.
+        theirs: the same of what is subtracted.
     """
-    terms = [*_weighted(ours, 1.0), *_weighted(theirs, -1.0)]
-    value = math.fsum(weight * sampling.value for weight, sampling in terms)
+    value = _mean(ours) - _mean(theirs)
+    terms = [*ours, *((-weight, sampling) for weight, sampling in theirs)]
     if any(sampling.error is None for _, sampling in terms):
         return Difference(value)
     groups: dict[object, list[tuple[float, Sampling]]] = defaultdict(list)
@@ -92,18 +105,21 @@ def sampling_difference(ours: Sequence[Sequence[Sampling]], theirs: Sequence[Seq
     return Difference(value, error, NORMAL * error, PAIRED if paired else UNPAIRED)
 
 
-def _weighted(trainings: Sequence[Sequence[Sampling]], sign: float) -> Iterable[tuple[float, Sampling]]:
-    return [(sign / len(trainings) / len(samplings), one) for samplings in trainings for one in samplings]
+def _mean(terms: Sequence[tuple[float, Sampling]]) -> float:
+    # Exact, so that sides that are equal differ by nothing in whatever order they come.
+    return math.fsum(weight * sampling.value for weight, sampling in terms)
 
 
 def _error(group: Sequence[tuple[float, Sampling]]) -> float:
     if len(group) == 1:
         weight, sampling = group[0]
         assert sampling.error is not None
-        return abs(weight) * sampling.error
-    value = math.fsum(weight * sampling.value for weight, sampling in group)
-    replicates = sum(weight * np.asarray(sampling.replicates) for weight, sampling in group)
-    return jackknife_error(value, np.asarray(replicates), group[0][1].sizes)
+        return abs(weight * sampling.error)
+    weights = np.array([weight for weight, _ in group])
+    table = np.array([[sampling.value, *sampling.replicates] for _, sampling in group])
+    with np.errstate(over="ignore", invalid="ignore"):
+        value, *replicates = weights @ table
+    return jackknife_error(value, np.array(replicates), group[0][1].sizes)
 
 
 def jackknife_error(value: float, replicates: npt.NDArray[np.float64], sizes: Sequence[int]) -> float:
