@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
+from dprune.reporting.estimates import CellMean, Sampling, nested_mean
 from dprune.reporting.experiments import Point
 from dprune.reporting.factors import ANY, OWN, Factor, Factors, agree
 from dprune.reporting.labels import Labeller
+from dprune.reporting.trainings import Training
 
 MISSING = "\N{EN DASH}"
 _STEPS = ("train-dit", "steps")
-
-
-@dataclass(frozen=True)
-class SeedMean:
-    """A metric of one cell.
-
-    Attributes:
-        mean: over the seeds.
-        deviation: over the seeds, None for a single one.
-        error: standard error that the results state, root mean square over the seeds, None without one.
-        seeds: sets of generated samples that it is over.
-    """
-
-    mean: float
-    deviation: float | None
-    error: float | None
-    seeds: int
-
-    @property
-    def spread(self) -> float | None:
-        """What error bars show: over seeds where there are several, of the estimate otherwise."""
-        return self.error if self.deviation is None else self.deviation
 
 
 @dataclass(frozen=True)
@@ -45,29 +26,39 @@ class Cell:
     """Results that differ in seeds alone.
 
     Attributes:
-        ratio: share that was pruned, mean over the seeds, None where nothing tells.
+        ratio: share that was pruned, mean over the results, None where nothing tells.
         points: sorted by digest.
     """
 
     ratio: float | None
     points: tuple[Point, ...]
 
+    @functools.cached_property
+    def nested(self) -> dict[Training, dict[str, tuple[Point, ...]]]:
+        """Results by training, and inside of each by the digest of the generated samples."""
+        found: dict[Training, dict[str, tuple[Point, ...]]] = {}
+        for point in sorted(self.points, key=lambda point: (point.training.mark, point.samples)):
+            samplings = found.setdefault(point.training, {})
+            samplings[point.samples] = (*samplings.get(point.samples, ()), point)
+        return found
+
     @property
-    def seeds(self) -> int:
-        """Sets of generated samples."""
-        return len({point.samples for point in self.points})
+    def samplings(self) -> tuple[int, ...]:
+        """Sets of generated samples of each training."""
+        return tuple(map(len, self.nested.values()))
 
     def measured(self, key: str) -> bool:
         """Tell whether any result speaks of a metric, if only to say that it could not be computed."""
         return any(point.result is not None and key in point.result.metrics for point in self.points)
 
-    def estimate(self, key: str) -> SeedMean | None:
-        """Return the mean of a metric over the seeds, None where no result has it."""
-        values, errors = self._by_samples(key), self._by_samples(f"{key}_se")
-        if not values:
-            return None
-        error = math.sqrt(fmean(error**2 for error in errors)) if errors else None
-        return SeedMean(fmean(values), stdev(values) if len(values) > 1 else None, error, len(values))
+    def estimate(self, key: str) -> CellMean | None:
+        """Return the mean of a metric over the trainings, None where no result has it."""
+        known = {
+            training: [one for points in samplings.values() if (one := _sampling(points, key)) is not None]
+            for training, samplings in self.nested.items()
+        }
+        known = {training: samplings for training, samplings in known.items() if samplings}
+        return nested_mean(known) if known else None
 
     def details(self, *names: str) -> Any:
         """Return the first of the results' details of that name, None where none has it."""
@@ -79,14 +70,20 @@ class Cell:
                 return found
         return None
 
-    def _by_samples(self, key: str) -> list[float]:
-        """Return a value for each set of samples: measuring one twice is no second seed."""
-        found = defaultdict(list)
-        for point in self.points:
-            value = point.result.metrics.get(key) if point.result is not None else None
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                found[point.samples].append(float(value))
-        return [fmean(values) for _, values in sorted(found.items())]
+
+def _sampling(points: Sequence[Point], key: str) -> Sampling | None:
+    """Return a metric of one set of samples: measuring it twice makes no second one, nor the error smaller."""
+    values, errors = _numbers(points, key), _numbers(points, f"{key}_se")
+    return Sampling(fmean(values), fmean(errors) if errors else None) if values else None
+
+
+def _numbers(points: Sequence[Point], key: str) -> list[float]:
+    found = [point.result.metrics.get(key) for point in points if point.result is not None]
+    return [
+        float(value)
+        for value in found
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ]
 
 
 @dataclass(frozen=True)
@@ -286,8 +283,8 @@ def _candidates(point: Point) -> Factors:
 
 def _by_epochs(points: Sequence[Point]) -> list[Point]:
     """Leave out the number of steps where all trainings made as many passes over their own training sets."""
-    known = [point.training for point in points]
-    steps = {training[0] for training in known if training}
+    known = [point.passes for point in points]
+    steps = {passes[0] for passes in known if passes}
     if len(steps) < 2 or not all(known):
         return list(points)
     bounds = [((n - 1) * batch / size, n * batch / size) for n, batch, size in filter(None, known)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dprune.formats.images import drawn_png
 from dprune.reporting.content import Content
 from dprune.reporting.curves import legend
+from dprune.reporting.estimates import INTERVALS
 from dprune.reporting.facts import describe
 from dprune.reporting.grouping import Comparison
 from dprune.reporting.image_grid import ImageGrid, seeds_text
@@ -31,8 +32,7 @@ _CAPTIONS = {
     "memorization": "Distance of generated samples to the training set by method and pruning ratio",
 }
 _NOTES = {
-    "quality": "Arrows point to the better end. Behind ± stands the standard deviation over seeds, or the standard "
-    "error where there is one seed. The best of each column at a ratio is in colour.",
+    "quality": "Arrows point to the better end. The best of each column at a ratio is in colour.",
     "shares": "How generated samples spread over the clusters and classes, beside the reference.",
     "memorization": "A generated sample that repeats a training sample is nearer to it than unseen samples are. "
     "Compare with the held-out yardstick of the same row: pruning alone moves all distances.",
@@ -75,11 +75,11 @@ def _lead(content: Content) -> str:
     every = [comparison for found in content.comparisons.values() for comparison in found]
     methods = len({line.label for comparison in every for line in comparison.pruned})
     ratios = len({cell.ratio for comparison in every for line in comparison.pruned for cell in line.cells})
-    seeds = max((cell.seeds for comparison in every for _, cell in comparison.cells()), default=1)
+    trainings = max((len(cell.nested) for comparison in every for _, cell in comparison.cells()), default=1)
     parts = [_count(len(content.points), "result"), _count(methods, "pruned line"), _count(ratios, "pruning ratio")]
-    parts.append(f"up to {seeds} seeds each" if seeds > 1 else "one seed each")
+    parts.append(f"up to {trainings} trainings each" if trainings > 1 else "one training each")
     parts += [] if content.has_unpruned else ["none of them unpruned"]
-    return f'<p class="lead">{", ".join(parts)}.</p>'
+    return f'<p class="lead">{", ".join(parts)}.</p><p class="note">{INTERVALS}</p>'
 
 
 def _count(number: int, name: str) -> str:

@@ -9,8 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dprune.metrics.catalogue import Measure
-from dprune.reporting.grouping import MISSING, Cell, Comparison, Line, SeedMean, cell_ratio, ratio_text
+from dprune.reporting.estimates import CellMean, count_range
+from dprune.reporting.grouping import MISSING, Cell, Comparison, Line, cell_ratio, ratio_text
 from dprune.reporting.markup import escape, markdown, spreadsheet
+
+# Columns of the CSV behind the mean of each metric: standard error, half of the 95% interval, what the error is over,
+# and of how many.
+_OF_MEANS = ("se", "half_width", "over", "units")
 
 
 @dataclass(frozen=True)
@@ -19,13 +24,13 @@ class TableRow:
 
     line: Line
     cell: Cell
-    estimates: tuple[SeedMean | None, ...]
+    estimates: tuple[CellMean | None, ...]
 
-    def names(self) -> tuple[str, str, str, str]:
-        """Return what stands before the metrics: method, pruning ratio, seeds and number of generated samples."""
-        count = self.count("generated")
+    def names(self) -> tuple[str, str, str, str, str]:
+        """Return what stands before the metrics: method, ratio, trainings, samplings of each, generated samples."""
+        count, samplings = self.count("generated"), self.cell.samplings
         known = MISSING if count is None else f"{count:,}"
-        return self.line.label, cell_ratio(self.line, self.cell), str(self.cell.seeds), known
+        return (self.line.label, cell_ratio(self.line, self.cell), f"{len(samplings):,}", count_range(samplings), known)
 
     def count(self, role: str) -> int | None:
         """Return the samples of one side, None where results do not agree."""
@@ -91,12 +96,15 @@ def number_text(value: float) -> str:
     return f"{value:,.{max(0, decimals)}f}" if -5 < decimals < 8 else f"{value:.3e}"
 
 
-def _spread_text(estimate: SeedMean) -> str:
-    spread = estimate.spread
-    return "" if not spread else f"±{spread:.2g}" if spread < 1e4 else f"±{spread:,.0f}"
+def _spread_text(estimate: CellMean) -> str:
+    half = estimate.half_width
+    if not half:
+        return ""
+    shown = f"±{half:.2g}" if half < 1e4 else f"±{half:,.0f}"
+    return shown if estimate.over_trainings else f"({shown})"
 
 
-def _estimate_html(estimate: SeedMean | None, *, best: bool) -> str:
+def _estimate_html(estimate: CellMean | None, *, best: bool) -> str:
     if estimate is None:
         return f'<td class="missing" title="not measured, or not computable from these samples">{MISSING}</td>'
     mean = number_text(estimate.mean)
@@ -104,8 +112,7 @@ def _estimate_html(estimate: SeedMean | None, *, best: bool) -> str:
     spread = _spread_text(estimate)
     if not spread:
         return f"<td>{value}</td>"
-    kind = f"standard deviation over {estimate.seeds} seeds" if estimate.deviation is not None else "standard error"
-    return f'<td>{value} <span class="spread" title="{kind}">{spread}</span></td>'
+    return f'<td>{value} <span class="spread" title="{estimate.kind}">{spread}</span></td>'
 
 
 def html_table(table: Table, caption: str) -> str:
@@ -117,26 +124,33 @@ def html_table(table: Table, caption: str) -> str:
     lines = []
     previous = None
     for number, row in enumerate(table.rows):
-        label, ratio, seeds, generated = row.names()
+        label, ratio, *counts = row.names()
         begins = "unpruned" if row.line.is_unpruned else ratio
         style = ' class="first"' if previous not in (None, begins) else ""
         previous = begins
         values = "".join(_estimate_html(e, best=(number, c) in table.best) for c, e in enumerate(row.estimates))
         lines.append(
-            f'<tr{style}><th scope="row">{escape(label)}</th><td>{ratio}</td><td>{seeds}</td><td>{generated}</td>'
-            f"{values}</tr>"
+            f'<tr{style}><th scope="row">{escape(label)}</th><td>{ratio}</td>'
+            f"{''.join(f'<td>{count}</td>' for count in counts)}{values}</tr>"
         )
     return (
         f'<div class="scroll" tabindex="0"><table><caption>{escape(caption)}</caption><thead><tr>'
-        '<th scope="col">Method</th><th scope="col">Pruned</th><th scope="col" title="sets of generated samples">'
-        f'Seeds</th><th scope="col" title="generated samples">N</th>{heads}</tr></thead><tbody>{"".join(lines)}'
-        "</tbody></table></div>"
+        '<th scope="col">Method</th><th scope="col">Pruned</th><th scope="col">Trainings</th><th scope="col" '
+        'title="sets of generated samples of each training">Samplings</th><th scope="col" title="generated samples">N'
+        f"</th>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
 def markdown_table(table: Table) -> str:
     """Write a table as GitHub's Markdown; best values are bold."""
-    heads = ["Method", "Pruned", "Seeds", "N", *(f"{m.name} {m.arrow}".strip() for m in table.measures)]
+    heads = [
+        "Method",
+        "Pruned",
+        "Trainings",
+        "Samplings",
+        "N",
+        *(f"{m.name} {m.arrow}".strip() for m in table.measures),
+    ]
     lines = [_markdown_row(heads), _markdown_row(["---", *["---:"] * (len(heads) - 1)])]
     for number, row in enumerate(table.rows):
         cells = [*row.names()]
@@ -156,20 +170,28 @@ def _markdown_row(cells: Sequence[str]) -> str:
 def csv_table(tables: Sequence[Table]) -> str:
     """Write all tables of a kind as one CSV, a row for each cell, every digit kept."""
     measures = list(dict.fromkeys(m for table in tables for m in table.measures))
-    names = [name for m in measures for name in (m.key, f"{m.key}_sd", f"{m.key}_se")]
+    names = [name for m in measures for name in (m.key, *(f"{m.key}_{name}" for name in _OF_MEANS))]
     lines: list[list[object]] = []
     for table in tables:
         for row in table.rows:
             first = row.cell.points[0].subset
             reference = row.count("reference" if row.count("train") is None else "train")
             line: list[object] = [table.comparison.title, row.line.label, first.method, first.order]
-            line += [row.cell.ratio, row.cell.seeds, row.count("generated"), reference]
+            line += [row.cell.ratio, len(row.cell.samplings), sum(row.cell.samplings)]
+            line += [row.count("generated"), reference]
             for measure in measures:
-                estimate = row.cell.estimate(measure.key)
-                line += [estimate.mean, estimate.deviation, estimate.error] if estimate else [None] * 3
+                line += _numbers(row.cell.estimate(measure.key))
             lines.append(line)
-    heads = ("measurement", "line", "method", "order", "pruned", "seeds", "generated", "reference", *names)
-    return csv_text(heads, lines)
+    heads = ("measurement", "line", "method", "order", "pruned", "trainings", "samplings", "generated", "reference")
+    return csv_text((*heads, *names), lines)
+
+
+def _numbers(estimate: CellMean | None) -> list[object]:
+    """Return the columns of a metric: its mean, and those of `_OF_MEANS`."""
+    if estimate is None:
+        return [None] * (1 + len(_OF_MEANS))
+    over = (estimate.over, estimate.units) if estimate.error is not None else (None, None)
+    return [estimate.mean, estimate.error, estimate.half_width, *over]
 
 
 def csv_text(heads: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
