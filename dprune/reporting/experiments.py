@@ -36,6 +36,8 @@ Choice = Hashable
 """How a training set was chosen: equal for all results whose models differ in seeds or options of training alone."""
 
 GENERATED = "generated"
+NAMED = Factor(SUBSET, "", "baseline")
+"""What the selection of a training set holds that counts as unpruned since the user says so."""
 # Options that choose metrics, and inputs that only some metrics take: results that differ in whether they have them
 # are comparable.
 _CHOOSING = ("metrics", "fid_infinity")
@@ -166,7 +168,7 @@ def _chosen(
         return subset, selection, choice
     named = unpruned(given=subset.given)
     # What provenance says to be unpruned is another training set.
-    said = {Factor(SUBSET, "", "baseline"): " ".join(map(str, filter(None, name)))}
+    said = {NAMED: " ".join(map(str, filter(None, name)))}
     return named, selection_factors(main, named) | said, choice
 
 
