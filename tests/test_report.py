@@ -317,7 +317,7 @@ def test_points_at_one_ratio_hide_no_error_bars(tmp_path: Path) -> None:
     files = [write_metrics(tmp_path / f"{n}.json", run, metrics) for n, run in enumerate([*runs, Run()])]
     dprune("report", *files, "-o", tmp_path / "report").ok()
     drawn = (tmp_path / "report" / "curves" / "frechet_distance.svg").read_text()
-    bars = [float(x) for x in re.findall(r'class="bar [^"]*" d="M([0-9.]+)', drawn)]
+    bars = [float(x) for x in re.findall(r'class="bar [^"]*s[0-9k]" d="M([0-9.]+)', drawn)]
     assert len(bars) == 3
     assert min(np.diff(sorted(bars))) > 6
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dprune.metrics.catalogue import Measure
-from dprune.reporting.estimates import CellMean, count_range
+from dprune.reporting import notes
+from dprune.reporting.estimates import INTERVALS, CellMean, count_range
 from dprune.reporting.grouping import MISSING, Cell, Comparison, Line, cell_ratio, ratio_text
 from dprune.reporting.markup import escape, markdown, spreadsheet
 
@@ -28,16 +29,19 @@ class TableRow:
 
     def names(self) -> tuple[str, str, str, str, str]:
         """Return what stands before the metrics: method, ratio, trainings, samplings of each, generated samples."""
-        count, samplings = self.count("generated"), self.cell.samplings
-        known = MISSING if count is None else f"{count:,}"
+        samplings, counts = self.cell.samplings, self.counts("generated")
+        known = count_range(counts) if counts else MISSING
         return (self.line.label, cell_ratio(self.line, self.cell), f"{len(samplings):,}", count_range(samplings), known)
 
     def count(self, role: str) -> int | None:
         """Return the samples of one side, None where results do not agree."""
+        counts = self.counts(role)
+        return counts.pop() if len(counts) == 1 else None
+
+    def counts(self, role: str) -> set[int]:
+        """Return how many samples of one side took part in each result, as far as these say so."""
         sides = [side for point in self.cell.points if point.result for side in point.result.inputs]
-        counts = {side.get("count") for side in sides if side["role"] == role}
-        found = counts.pop() if len(counts) == 1 else None
-        return found if isinstance(found, int) else None
+        return {count for side in sides if side["role"] == role and isinstance(count := side.get("count"), int)}
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,14 @@ def markdown_table(table: Table) -> str:
     return title + "\n".join(lines) + "\n"
 
 
+def markdown_tables(tables: Sequence[Table]) -> str:
+    """Write all tables of a kind, and what there is to say of them."""
+    parts = [markdown(sentence) + "\n" for sentence in notes.of_tables(tables[0].comparison)]
+    for table in tables:
+        parts += [markdown_table(table), *(markdown(sentence) + "\n" for sentence in notes.of_lines(table.comparison))]
+    return "\n".join([*parts, INTERVALS + "\n"])
+
+
 def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(markdown(cell) if n == 0 else cell for n, cell in enumerate(cells))} |"
 
@@ -178,12 +190,12 @@ def csv_table(tables: Sequence[Table]) -> str:
             reference = row.count("reference" if row.count("train") is None else "train")
             line: list[object] = [table.comparison.title, row.line.label, first.method, first.order]
             line += [row.cell.ratio, len(row.cell.samplings), sum(row.cell.samplings)]
-            line += [row.count("generated"), reference]
+            line += [notes.seeds_text(row.cell) or None, row.count("generated"), reference]
             for measure in measures:
                 line += _numbers(row.cell.estimate(measure.key))
             lines.append(line)
-    heads = ("measurement", "line", "method", "order", "pruned", "trainings", "samplings", "generated", "reference")
-    return csv_text((*heads, *names), lines)
+    heads = ("measurement", "line", "method", "order", "pruned", "trainings", "samplings", "drawn_anew")
+    return csv_text((*heads, "generated", "reference", *names), lines)
 
 
 def _numbers(estimate: CellMean | None) -> list[object]:
