@@ -183,11 +183,55 @@ def test_orders_of_the_vendi_score(pair: tuple[Path, Path]) -> None:
     assert found["provenance"]["options"]["orders"] == ["1", "3", "inf"]
 
 
-def test_the_extrapolation_stands_beside_the_distance(pair: tuple[Path, Path]) -> None:
-    found = evaluate(*pair, "--metrics", "fid", "--fid-infinity")
-    metrics, line = found["metrics"], found["details"]["frechet"]["infinity"]
-    assert metrics["frechet_infinity"] < metrics["frechet_distance"] == pytest.approx(line["distances"][-1], rel=1e-9)
-    assert line["counts"][-1] == 120
+def infinity(*args: object, output: Path) -> tuple[dict[str, Any], Any, str]:
+    """Metrics, details of the extrapolation, and what is said."""
+    said = dprune("eval", *args, "--metrics", "fid", "--fid-infinity", "-o", output, "--overwrite").ok().err
+    found = json.loads(output.read_text())
+    return found["metrics"], found["details"]["frechet"]["infinity"], " ".join(said.split())
+
+
+def test_the_extrapolation_stands_beside_the_distance(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    metrics, made, said = infinity(*pair, output=tmp_path / "m.json")
+    assert 0 < metrics["frechet_infinity"] < metrics["frechet_distance"]
+    assert metrics["frechet_infinity"] == made["height"] == 2 * metrics["frechet_distance"] - made["halves"]
+    assert metrics["frechet_infinity_se"] > 0
+    assert made["sides"] == ["generated", "reference"]
+    replicates = json.loads((tmp_path / "m.json").read_text())["details"]["jackknife"]["replicates"]
+    assert len(replicates["frechet_infinity"]) == 20
+    assert "warning" not in said
+
+
+def test_few_samples_of_either_side_give_no_extrapolation(save: Any, tmp_path: Path) -> None:
+    """At 200 samples of 128 dimensions a line over 1/n ended at -9.7, where the distance is .64."""
+    few, many = save("few", normal(200, 128)), save("many", normal(640, 128, seed=1))
+    for sides, role in (((few, many), "generated"), ((many, few), "reference")):
+        metrics, _, said = infinity(*sides, output=tmp_path / "m.json")
+        assert metrics["frechet_infinity"] is metrics["frechet_infinity_se"] is None
+        assert metrics["frechet_distance"] > 1
+        assert said.count("no Fréchet distance of infinitely many samples: ") == 1
+        assert f"200 {role} samples are fewer than 5 for each of the 128 dimensions" in said
+
+
+def test_an_extrapolation_below_zero_is_none_and_one_from_few_samples_is_warned_of(save: Any, tmp_path: Path) -> None:
+    x, y, z = (save(name, normal(60, 8, seed=seed)) for name, seed in (("x", 2), ("y", 1), ("z", 5)))
+    ends = {}
+    for name, generated in (("x", x), ("z", z)):
+        metrics, made, said = infinity(generated, y, output=tmp_path / "m.json")
+        ends[name] = made["height"] > 0
+        assert (metrics["frechet_infinity"] is not None) == ends[name]
+        assert ("ends below zero" in said) != ends[name]
+        assert ("60 generated samples are fewer than 10 for each of the 8 dimensions" in said) == ends[name]
+    assert set(ends.values()) == {True, False}
+
+
+def test_of_statistics_the_generated_side_alone_is_extrapolated(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    stats = tmp_path / "stats.safetensors"
+    both, _, _ = infinity(*pair, "--save-stats", stats, output=tmp_path / "m.json")
+    one, made, said = infinity(pair[0], stats, output=tmp_path / "n.json")
+    assert both["frechet_infinity"] < one["frechet_infinity"] < one["frechet_distance"]
+    assert one["frechet_distance"] == pytest.approx(both["frechet_distance"], rel=1e-9)
+    assert made["sides"] == ["generated"]
+    assert said.count("cannot be halved") == 1
 
 
 def test_json_summary_holds_the_headline_numbers(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         click.option("--save-stats", metavar="FILE",
                      help="Write the reference's statistics; a later eval takes them as REFERENCE."),
         click.option("--fid-infinity", "infinity", is_flag=True,
-                     help="Extrapolate the Fréchet distance to infinitely many samples, too."),
+                     help="Extrapolate the Fréchet distance to infinitely many samples of both sides, too."),
         options.count("--splits", "Parts in which the Inception score is computed.", default=10),
         options.count("--k", "Neighbours for precision and recall.", default=3),
         options.count("--density-k", "Neighbours for density and coverage.", default=5),

@@ -102,7 +102,7 @@ def _ready(
         ids = chosen_ids(own, None if is_generated else subset)
         _check_count(own, len(ids), role)
         errors = draw if is_generated and settings.jackknife else None
-        if moments_do and not (is_generated and settings.infinity):
+        if moments_do and not settings.infinity:
             sides[role] = streamed(own, ids, role, device, monitor, errors)
         else:
             sides[role] = held(own, ids, role, device, errors)

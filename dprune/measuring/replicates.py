@@ -27,14 +27,14 @@ def kept_replicates(estimates: Mapping[str, Estimate | None], blocks: Blocks, pa
     """Return the statistics without each block, by the key of the metric, as results hold them.
 
     Args:
-        estimates: by key; what has no error is left out.
+        estimates: by key; what has no error, or one of other blocks, is left out.
         blocks: of the generated samples.
         pairing: see `pairing_digest`.
     """
     replicates = {
         key: [float(f"{number:.{DIGITS}g}") for number in estimate.replicates]
         for key, estimate in estimates.items()
-        if estimate is not None and math.isfinite(estimate.error)
+        if estimate is not None and estimate.replicates and math.isfinite(estimate.error)
     }
     return {"blocks": len(blocks), "sizes": list(blocks.sizes), "pairing": pairing, "replicates": replicates}
 

@@ -77,7 +77,7 @@ class EvalSettings:
     def options(self) -> Record:
         """Return what provenance records, without the options of metrics that nobody asked for."""
         by_metric: dict[str, dict[str, Any]] = {
-            "fid": {"fid_infinity": self.infinity},
+            "fid": {"fid_infinity": "halves" if self.infinity else False},
             "is": {"splits": self.splits},
             "prdc": {"k": self.k, "density_k": self.density_k},
             "vendi": {"orders": [order_name(order) for order in self.vendi_orders]},

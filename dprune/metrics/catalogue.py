@@ -73,8 +73,8 @@ _ROWS = (
     Metric("fid", "Fréchet distance", (
         Measure("frechet_distance", "Fréchet distance", "lower",
                 "Distance of two Gaussians fitted to the features; biased upwards by few samples."),
-        Measure("frechet_infinity", "Fréchet distance, N→∞", "lower", "Extrapolated to infinitely many samples.",
-                optional=True),
+        Measure("frechet_infinity", "Fréchet distance, N→∞", "lower",
+                "Extrapolated to infinitely many samples of both sides.", optional=True),
     )),
     Metric("is", "Inception score", (
         Measure("inception_score", "Inception score", "higher", "Exp of the mean divergence of class predictions."),
