@@ -211,6 +211,8 @@ def test_results_of_few_and_of_many_samples_are_never_averaged(reported, few, ma
     for text in said:
         assert "Lines that differ in N (500, 5,000) were sampled or measured differently" in text
         assert "are not averaged" in text
+    # Nor is the one of more samples better than the other.
+    assert "**" not in said[0]
 
 
 @pytest.mark.parametrize("role", ["generated", "train", "held_out"])

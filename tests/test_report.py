@@ -29,7 +29,7 @@ from dprune.reporting.curves import Colours, curve
 from dprune.reporting.experiments import point_of_result
 from dprune.reporting.grouping import MISSING, compare
 from dprune.reporting.svg import padded, ticks
-from dprune.reporting.tables import Table, number_text
+from dprune.reporting.tables import number_text
 
 PRUNED = Run(scores="cluster-distance")
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -130,8 +130,8 @@ def test_numbers_of_the_tables_are_those_of_the_results(tmp_path: Path) -> None:
     assert (pruned["frechet_distance_over"], pruned["frechet_distance_units"]) == ("trainings", "2")
     assert pruned["kid"] == ""
     markdown = (tmp_path / "report" / "quality.md").read_text().splitlines()
-    assert markdown[2] == f"| unpruned | 0 | 1 | 1 | 500 | 8 (±0.49) | {MISSING} |"
-    assert markdown[3] == f"| cluster-distance lowest | 0.75 | 2 | 1 | 500 | 12 ±25 | {MISSING} |"
+    assert markdown[4] == f"| unpruned | 0 | 1 | 1 | 500 | 8 (±0.49) | {MISSING} |"
+    assert markdown[5] == f"| cluster-distance lowest | 0.75 | 2 | 1 | 500 | 12 ±25 | {MISSING} |"
     assert 'title="not measured' in (tmp_path / "report" / "report.html").read_text()
 
 
@@ -147,24 +147,6 @@ def test_all_ratios_lie_inside_the_axes(tmp_path: Path, keeps: tuple[str, ...]) 
     left, right = min(ratios) - chart.x[0], chart.x[1] - max(ratios)
     assert left == pytest.approx(right)
     assert left > 0.05
-
-
-def test_the_best_at_each_ratio_is_marked(tmp_path: Path) -> None:
-    values = {"lowest": (5.0, 0.3), "highest": (4.12341, 0.2), "middle": (4.12342, 0.3)}
-    points = []
-    for order, (distance, precision) in values.items():
-        path = write_metrics(tmp_path / f"{order}.json", replace(PRUNED, order=order),
-                             {"frechet_distance": distance, "precision": precision})  # fmt: skip
-        points.append(point_of_result(read_result(path)))
-    better = write_metrics(tmp_path / "u.json", Run(), {"frechet_distance": 1.0, "precision": 0.9})
-    points.append(point_of_result(read_result(better)))
-    (comparison,) = compare(points)
-    table = Table.of(comparison, QUALITY)
-    marked = {(table.rows[row].line.label, table.measures[column].key) for row, column in table.best}
-    names = {(f"cluster-distance {order}", key) for order, key in
-             [("lowest", "precision"), ("middle", "precision"), ("middle", "frechet_distance"),
-              ("highest", "frechet_distance")]}  # fmt: skip
-    assert marked == names
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,12 @@ import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 
+from dprune.metrics.differences import CONFIDENCE, NORMAL, Sampling
 from dprune.reporting.trainings import LEVELS, Training, drawn_anew
 
-CONFIDENCE = 0.95
 TRAININGS, SAMPLING = "trainings", "sampling"
-NORMAL = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-"""Standard errors of a known size that make half an interval."""
 
 INTERVALS = (
     "Every ± is half of a 95% interval. Where a method was trained several times, it is over trainings: Student's t of "
@@ -22,14 +20,6 @@ INTERVALS = (
     "over generated samples, and says nothing of how another training would turn out."
 )
 """What tables and curves mean by ±."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """A metric of one set of generated samples, and its standard error, None where the result states none."""
-
-    value: float
-    error: float | None
 
 
 @dataclass(frozen=True)
@@ -130,7 +120,7 @@ def count_range(counts: Collection[int]) -> str:
 
 
 @functools.cache
-def t_quantile(degrees: int) -> float:
+def t_quantile(degrees: float) -> float:
     """Return how many standard errors make half a 95% interval where `degrees` degrees of freedom tell their size."""
     from scipy.special import stdtrit
 

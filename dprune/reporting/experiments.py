@@ -37,6 +37,8 @@ Choice = Hashable
 """How a training set was chosen: equal for all results whose models differ in seeds or options of training alone."""
 
 GENERATED, UNKNOWN = "generated", "unknown"
+NAMED = Factor(SUBSET, "", "baseline")
+"""What the selection of a training set holds that counts as unpruned since the user says so."""
 _OTHERS = ("reference", "train", "held_out")
 # Options that change no number that a result has without them, and inputs that only some metrics take: results that
 # differ in whether they have them are comparable.
@@ -177,7 +179,7 @@ def _chosen(
         return subset, selection, choice
     named = unpruned(given=subset.given)
     # What provenance says to be unpruned is another training set.
-    said = {Factor(SUBSET, "", "baseline"): " ".join(map(str, filter(None, name)))}
+    said = {NAMED: " ".join(map(str, filter(None, name)))}
     return named, selection_factors(main, named) | said, choice
 
 

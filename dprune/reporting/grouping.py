@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +10,9 @@ from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
-from dprune.reporting.estimates import CellMean, Sampling, nested_mean
-from dprune.reporting.experiments import GENERATED, Point
+from dprune.metrics.differences import Sampling, measured
+from dprune.reporting.estimates import CellMean, nested_mean
+from dprune.reporting.experiments import GENERATED, NAMED, Point
 from dprune.reporting.factors import ANY, COUNT, OWN, Factor, Factors, agree
 from dprune.reporting.labels import Labeller
 from dprune.reporting.trainings import Training
@@ -53,12 +53,16 @@ class Cell:
 
     def estimate(self, key: str) -> CellMean | None:
         """Return the mean of a metric over the trainings, None where no result has it."""
-        known = {
+        known = self.known(key)
+        return nested_mean(known) if known else None
+
+    def known(self, key: str) -> dict[Training, list[Sampling]]:
+        """Return a metric of each set of samples, by the trainings of which any result has it."""
+        found = {
             training: [one for points in samplings.values() if (one := _sampling(points, key)) is not None]
             for training, samplings in self.nested.items()
         }
-        known = {training: samplings for training, samplings in known.items() if samplings}
-        return nested_mean(known) if known else None
+        return {training: samplings for training, samplings in found.items() if samplings}
 
     def details(self, *names: str) -> Any:
         """Return the first of the results' details of that name, None where none has it."""
@@ -73,17 +77,14 @@ class Cell:
 
 def _sampling(points: Sequence[Point], key: str) -> Sampling | None:
     """Return a metric of one set of samples: measuring it twice makes no second one, nor the error smaller."""
-    values, errors = _numbers(points, key), _numbers(points, f"{key}_se")
-    return Sampling(fmean(values), fmean(errors) if errors else None) if values else None
-
-
-def _numbers(points: Sequence[Point], key: str) -> list[float]:
-    found = [point.result.metrics.get(key) for point in points if point.result is not None]
-    return [
-        float(value)
-        for value in found
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    ]
+    results = [point.result for point in points if point.result is not None]
+    found = [one for result in results if (one := measured(result.metrics, result.details, key)) is not None]
+    errors = [one.error for one in found if one.error is not None]
+    if not found:
+        return None
+    # Its replicates are those of one measurement: blocks that others drew with another seed are no better.
+    kept = next((one for one in found if one.pairs), found[0])
+    return replace(kept, value=fmean(one.value for one in found), error=fmean(errors) if errors else None)
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,20 @@ class Line:
     cells: tuple[Cell, ...]
     unpruned: tuple[str, ...] = ()
 
+    @functools.cached_property
+    def conditions(self) -> frozenset[tuple[Factor, str]]:
+        """How its samples were made and measured: only lines that agree in it can be better than one another."""
+        return frozenset((f, v) for f, v in self.cells[0].points[0].experiment.items() if _is_of_measuring(f))
+
     @property
     def is_unpruned(self) -> bool:
         """Whether nothing was pruned."""
         return not self.cells[0].points[0].subset.pruned
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it counts as unpruned since it was named as the baseline."""
+        return NAMED in self.cells[0].points[0].selection
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,11 @@ class Comparison:
     def pruned(self) -> tuple[Line, ...]:
         """All other lines."""
         return tuple(line for line in self.lines if not line.is_unpruned)
+
+    def baseline(self, line: Line) -> Line | None:
+        """Return the unpruned line that a line is held to, of several that which was named as the baseline."""
+        alike = [other for other in self.unpruned if other.label in line.unpruned]
+        return min(alike, key=lambda other: not other.is_named, default=None)
 
     def cells(self) -> list[tuple[Line, Cell]]:
         """Every cell with its line."""

@@ -11,13 +11,14 @@ from dprune.formats.images import drawn_png
 from dprune.reporting import notes
 from dprune.reporting.content import Content
 from dprune.reporting.curves import interval_legend, legend
+from dprune.reporting.differences import NOTE
 from dprune.reporting.estimates import INTERVALS
 from dprune.reporting.facts import describe
 from dprune.reporting.grouping import Comparison
 from dprune.reporting.image_grid import ImageGrid, seeds_text
 from dprune.reporting.markup import escape
 from dprune.reporting.svg import SHAPES, STYLE, Chart, stroke
-from dprune.reporting.tables import html_table
+from dprune.reporting.table_markup import DIFFERENCES, html_differences, html_table
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,7 +34,8 @@ _CAPTIONS = {
     "memorization": "Distance of generated samples to the training set by method and pruning ratio",
 }
 _NOTES = {
-    "quality": "Arrows point to the better end. The best of each column at a ratio is in colour.",
+    "quality": "Arrows point to the better end. Of each column at a ratio that value is in colour whose difference to "
+    "every other there is told apart from zero; where none is, none is best.",
     "shares": "How generated samples spread over the clusters and classes, beside the reference.",
     "memorization": "A generated sample that repeats a training sample is nearer to it than unseen samples are. "
     "Compare with the held-out yardstick of the same row: pruning alone moves all distances.",
@@ -95,6 +97,8 @@ def _measures(content: Content, name: str) -> str:
         if comparison.title:
             parts.append(f"<h3>Measured with {escape(comparison.title)}</h3>")
         parts += [html_table(table, _CAPTIONS[name]), *map(_note, notes.of_lines(comparison))]
+        if differences := html_differences(table, f"{DIFFERENCES}: {_CAPTIONS[name]}"):
+            parts += [f'<h3>{DIFFERENCES}</h3><p class="note">{NOTE}</p>', differences]
         curves = content.curves(comparison, name)
         if curves:
             parts += [_legend(comparison, content, intervals=True), _charts(list(curves.values()))]
