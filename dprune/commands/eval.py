@@ -28,6 +28,8 @@ if TYPE_CHECKING:
                      help="A .npy [n, classes] of the generated samples, for the Inception score."),
         click.option("--save-stats", metavar="FILE",
                      help="Write the reference's statistics; a later eval takes them as REFERENCE."),
+        click.option("--against", metavar="FILE",
+                     help="Say how each metric differs from this result of eval, with the error of the difference."),
         click.option("--fid-infinity", "infinity", is_flag=True,
                      help="Extrapolate the Fréchet distance to infinitely many samples of both sides, too."),
         options.count("--splits", "Parts in which the Inception score is computed.", default=10),
