@@ -598,7 +598,73 @@ def test_classes_of_other_shares_are_told_whatever_is_measured(
     assert warns in said
 
 
-def test_class_shares_need_labels_on_both_sides(tmp_path: Path) -> None:
+def labelled(path: Path, x: np.ndarray, label: np.ndarray) -> Path:
+    save_file({"features": x.astype(np.float32), "label": label}, path)
+    return path
+
+
+@pytest.fixture
+def three_classes(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    """A reference of 40, 30 and 20 samples of classes 2, 5 and 9 far apart, and the centres of these."""
+    centres = 20 * np.eye(3, 6)
+    label = np.repeat([2, 5, 9], [40, 30, 20])
+    return labelled(tmp_path / "y.safetensors", normal(90, 6) + centres[label // 4], label), centres
+
+
+def test_classes_that_were_asked_for_are_told_by_the_features(
+    three_classes: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    """A model that was asked for three classes equally often and draws what it likes."""
+    reference, centres = three_classes
+    asked, drawn = np.array([2, 5, 9])[np.arange(60) % 3], np.arange(60) % 3
+    drawn[:18] = 0
+    made = generated_features(tmp_path / "x", normal(60, 6, seed=1) + centres[drawn], asked, classes="balanced")
+    found = evaluate(made, reference, "--metrics", "shares")
+    metrics, classes = found["metrics"], found["details"]["shares"]["class"]
+    share = np.bincount(drawn) / 60
+    assert classes["by"] == "5 nearest neighbours"
+    assert classes["names"] == [2, 5, 9]
+    assert classes["generated"] == pytest.approx(share.tolist())
+    assert classes["reference"] == pytest.approx([4 / 9, 3 / 9, 2 / 9])
+    assert metrics["class_entropy"] == pytest.approx(-(share * np.log(share)).sum()) != np.log(3)
+    assert metrics["class_entropy_se"] > 0
+    assert metrics["class_accuracy"] == pytest.approx(48 / 60)
+    assert metrics["class_accuracy_se"] == pytest.approx(np.sqrt(0.8 * 0.2 / 60), rel=0.4)
+    assert metrics["reference_class_accuracy"] == 1
+    assert classes["reference_predicted"] == 60
+    assert found["provenance"]["options"]["class_by"] == "5 nearest neighbours"
+
+
+def test_how_well_classes_can_be_told_is_told_by_the_reference_itself(tmp_path: Path) -> None:
+    x, label = normal(80, 4), np.arange(80) % 2
+    x[:, 0] += 1.5 * label
+    reference = labelled(tmp_path / "y.safetensors", x, label)
+    made = generated_features(tmp_path / "x", x + 1e-3, label, classes="balanced")
+    found = evaluate(made, reference, "--metrics", "shares")["metrics"]
+    distance = np.linalg.norm(x[:, None].astype(np.float32) - x.astype(np.float32), axis=2)
+    np.fill_diagonal(distance, np.inf)
+    near = label[distance.argsort(1)[:, :5]]
+    assert found["reference_class_accuracy"] == pytest.approx(((near.sum(1) > 2) == label).mean())
+    # Which no generated sample here does worse than, since its own image is among its neighbours.
+    assert 0.6 < found["reference_class_accuracy"] < found["class_accuracy"] < 1
+
+
+def test_generated_samples_without_labels_get_classes_and_those_of_others_keep_theirs(
+    three_classes: tuple[Path, np.ndarray], save: Any, tmp_path: Path
+) -> None:
+    reference, centres = three_classes
+    x = normal(40, 6, seed=1) + centres[1]
+    for source in (save("x", x), generated_features(tmp_path / "unconditional", x)):
+        found = evaluate(source, reference, "--metrics", "shares")
+        assert found["details"]["shares"]["class"]["generated"] == [0, 1, 0]
+        assert "class_accuracy" not in found["metrics"]
+    found = evaluate(labelled(tmp_path / "z", x, np.full(40, 9)), reference, "--metrics", "shares")
+    assert found["details"]["shares"]["class"]["generated"] == [0, 0, 1]
+    assert found["details"]["shares"]["class"]["by"] == "labels"
+    assert "class_accuracy" not in found["metrics"]
+
+
+def test_class_shares_need_labels_of_the_reference(tmp_path: Path) -> None:
     x, label = normal(40, 4).astype(np.float32), np.array([7, 7, 10**12, -1] * 10)
     save_file({"features": x, "label": label}, tmp_path / "x.safetensors")
     save_file({"features": x, "label": np.full(40, 7)}, tmp_path / "y.safetensors")
@@ -610,7 +676,7 @@ def test_class_shares_need_labels_on_both_sides(tmp_path: Path) -> None:
     assert found["metrics"]["class_total_variation"] == pytest.approx(1 / 3)
     np.save(tmp_path / "z.npy", x)
     args = (tmp_path / "x.safetensors", tmp_path / "z.npy", "-o", tmp_path / "m.json")
-    dprune("eval", *args, "--metrics", "shares").fails(3, "--metrics shares", "labels on both sides")
+    dprune("eval", *args, "--metrics", "shares").fails(3, "--metrics shares", "labels of the reference")
     assert "class_entropy" not in evaluate(*args[:2])["metrics"]
 
 

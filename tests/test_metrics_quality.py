@@ -22,6 +22,7 @@ from dprune.metrics.inception_score import inception_score
 from dprune.metrics.jackknife import Blocks
 from dprune.metrics.kernel import cmmd, kid
 from dprune.metrics.manifold import Manifold, manifold
+from dprune.metrics.neighbour_classes import predict_classes
 from dprune.metrics.prd import f_beta, prd, prd_curve
 from dprune.metrics.shares import shares
 from dprune.metrics.vendi import vendi
@@ -451,6 +452,38 @@ def test_shares_of_groups() -> None:
         shares(torch.tensor([3]), torch.tensor([0]), 3)
     with pytest.raises(InputError, match="no generated sample"):
         shares(torch.tensor([-1]), torch.tensor([0]), 3)
+
+
+def test_the_class_is_that_of_most_neighbours_and_of_the_nearer_ones_where_as_many() -> None:
+    line = torch.tensor([[0.0], [1.0], [2.2], [3.6], [5.4], [100.0]])
+    classes, x = torch.tensor([0, 1, 1, 2, 2, 3]), torch.tensor([[-1.0], [6.0], [99.0]])
+    # Two of class 1 and two of class 2 are among the five nearest of both; nan has none.
+    assert predict_classes(x, line, classes, 4).tolist() == [1, 2, 2]
+    assert predict_classes(x, line, classes, 4, 1).tolist() == [0, 2, 3]
+    assert predict_classes(line[5:], line, classes, 4, 1, exclude=torch.tensor([5])).tolist() == [2]
+    assert predict_classes(torch.tensor([[torch.nan], [0.1]]), line, classes, 4, 1).tolist() == [-1, 0]
+
+
+def test_classes_are_predicted_as_by_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, classes = normal(70, 3, seed=1), normal(90, 3, seed=2), torch.arange(90) % 7
+    order = torch.cdist(x.double(), y.double()).argsort(1)[:, :5]
+    expected = []
+    for row in order.tolist():
+        votes = [classes[i].item() for i in row]
+        ranks = {c: (votes.count(c), -sum(n for n, v in enumerate(votes) if v == c), -c) for c in votes}
+        expected.append(max(ranks, key=ranks.__getitem__))
+    assert len(set(expected)) == 7
+    assert predict_classes(x, y, classes, 7).tolist() == expected
+    monkeypatch.setattr("dprune.metrics.rows.CHUNK_BYTES", 8 * 7 * 9)
+    assert predict_classes(x, y, classes, 7).tolist() == expected
+
+
+def test_the_mean_of_blocks_leaves_out_what_is_not_finite() -> None:
+    values, blocks = torch.cat([normal(90)[:, None].flatten(), torch.full((10,), torch.nan)]), Blocks.draw(100, 3)
+    found = blocks.mean(values)
+    assert found.value == pytest.approx(float(values[:90].double().mean()), rel=1e-12)
+    expected = [float(values[blocks.labels != block].nanmean()) for block in range(20)]
+    assert found.replicates == pytest.approx(expected, rel=1e-5)
 
 
 # What cannot be right says so.

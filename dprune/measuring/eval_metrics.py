@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dprune.formats.clusters import Clusters
-from dprune.measuring.groups import Groups, by_class, by_cluster, by_kmeans
+from dprune.measuring.groups import Groups, PredictedClasses, by_class, by_cluster, by_kmeans, by_neighbours
 from dprune.measuring.moments import Measured
 from dprune.measuring.settings import EvalSettings, order_name
 from dprune.measuring.sides import Side
+from dprune.measuring.sources import is_sampled
 from dprune.metrics.catalogue import METRICS, VENDI_ORDER
 from dprune.metrics.frechet import Moments, frechet_distance
 from dprune.metrics.frechet_infinity import FEW, FEWEST, frechet_infinity, scarce
@@ -77,7 +78,12 @@ class ReadyPair:
         assert theirs is not None
         if self.clusters is not None:
             found["cluster"] = by_cluster(self.clusters, generated, reference, theirs)
-        found["class"] = by_class(generated, ours.labels(), reference, theirs.labels())
+        asked, labels = ours.labels(), theirs.labels()
+        if asked is not None and not is_sampled(ours.record):
+            found["class"] = by_class(generated, asked, reference, labels)
+        elif labels is not None:
+            # What was asked for says nothing of what came.
+            found["class"] = by_neighbours(generated, asked, reference, labels, self.settings.seed)
         return {kind: groups for kind, groups in found.items() if groups is not None}
 
 
@@ -93,7 +99,7 @@ def obstacle(name: str, pair: ReadyPair) -> str | None:
     if name == "prdc" and (others or 0) <= max(settings.k, settings.density_k):
         return f"{others} reference samples are too few: lower --k and --density-k below that"
     if name == "shares" and not pair.groups:
-        return "they take --clusters, or labels on both sides"
+        return "they take --clusters, or labels of the reference"
     return None
 
 
@@ -215,10 +221,24 @@ def _shares(pair: ReadyPair) -> Found:
         }
         details[kind] = {
             "names": groups.names,
+            "by": groups.by,
             "generated": found.generated.tolist(),
             "reference": found.reference.tolist(),
             "reference_entropy": found.reference_entropy,
             "smallest": groups.names[found.smallest_group],
             "unlabelled": found.unlabelled,
         }
+        if isinstance(groups, PredictedClasses):
+            metrics |= _accuracies(groups, pair.generated.blocks)
+            details[kind]["reference_predicted"] = groups.reference_count
     return metrics, {"shares": details}
+
+
+def _accuracies(classes: PredictedClasses, blocks: Blocks | None) -> dict[str, Estimate]:
+    """Return how often generated samples show the class asked for, beside how often real ones show their own."""
+    found: dict[str, Estimate] = {}
+    if (right := classes.right) is not None:
+        found["class_accuracy"] = (blocks or Blocks.whole(right)).mean(right)
+        if classes.reference_accuracy is not None:
+            found["reference_class_accuracy"] = Estimate(classes.reference_accuracy)
+    return found

@@ -100,3 +100,12 @@ class Blocks:
         if len(left_out) < 2:
             return Estimate(value)
         return Estimate(value, jackknife_error(value, left_out, self.sizes), tuple(left_out.tolist()))
+
+    def mean(self, values: Tensor) -> Estimate:
+        """Return the mean of values [n] and its error; what is not finite is left out."""
+        known = torch.isfinite(values)
+        table = torch.stack([values.double().where(known, 0.0), known.double()], 1)
+        sums = table.new_zeros((len(self), 2)).index_add_(0, self.labels, table)
+        mean = sums.sum(0)
+        left_out = self.without_each(sums)
+        return self.estimate(float(mean[0] / mean[1]), left_out[:, 0] / left_out[:, 1])
