@@ -6,8 +6,8 @@ from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
 from dprune.errors import InputError
-from dprune.formats.provenance import Record, digest, parents_of, record_digest, training_subset
-from dprune.formats.results import Result
+from dprune.formats.provenance import Record, parents_of, training_subset
+from dprune.formats.results import Result, result_digest
 from dprune.reporting.factors import (
     ANY,
     ASIDE,
@@ -36,7 +36,7 @@ from dprune.reporting.trainings import Training, training_of
 Choice = Hashable
 """How a training set was chosen: equal for all results whose models differ in seeds or options of training alone."""
 
-GENERATED, UNKNOWN = "generated", "unknown"
+GENERATED, AGAINST, UNKNOWN = "generated", "against", "unknown"
 NAMED = Factor(SUBSET, "", "baseline")
 """What the selection of a training set holds that counts as unpruned since the user says so."""
 _OTHERS = ("reference", "train", "held_out")
@@ -82,11 +82,6 @@ class Point:
     passes: tuple[int, int, int] | None
 
 
-def result_digest(result: Result) -> str:
-    """Return a digest of what a result says, whatever file it is in."""
-    return digest([result.kind, result.metrics, result.details, result.inputs, record_digest(result.record)])
-
-
 def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point:
     """Place a result; training sets that were chosen as `baselines` say are unpruned.
 
@@ -102,7 +97,7 @@ def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point
     known = training_set(result.name, result.record, chain, main)
     subset, selection, choice = _chosen(known, main, samples, baselines)
     own = _digest(main)
-    beside = {role: entry for role, entry in result.record["parents"].items() if role != GENERATED}
+    beside = {role: entry for role, entry in result.record["parents"].items() if role not in (GENERATED, AGAINST)}
     measured = {**result.record, "parents": beside}
     # Two references are never taken for one, whatever tags say.
     measuring = flatten(measured, own=own, tags_speak=False)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from dprune.errors import DpruneError
 from dprune.formats.provenance import Record, canonical, parents_of
+from dprune.formats.statistics import STATISTICS
 
 Path = tuple[str, ...]
 Factors = dict["Factor", str]
@@ -21,7 +22,6 @@ ASIDE = ("vae", "init")
 """Roles of ancestors whose training set is not that of the model."""
 
 _DIGITS = 12
-_STATISTICS = "eval statistics"
 _SEEDS = ("seed", "seeds")
 # What follows from the subset and its dataset.
 _DERIVED = {"train-dit": ("samples", "of"), "train-vae": ("samples", "of")}
@@ -82,7 +82,7 @@ def flatten(
     if record is None:
         return chain
     command = str(record["command"])
-    if command != _STATISTICS:
+    if command != STATISTICS:
         _add(chain, Factor(path, "", COMMAND), command)
     for name, value in _choices(command, record):
         _add(chain, Factor(path, command, name), value)
@@ -103,7 +103,7 @@ def flatten(
 
 
 def _is_transparent(command: str, role: str, record: Record) -> bool:
-    if command == _STATISTICS:
+    if command == STATISTICS:
         return role == "features"
     return command == "pack" and role == "shards" and "subset" in record.get("parents", {})
 
