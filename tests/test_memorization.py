@@ -265,6 +265,21 @@ def test_the_standard_error_is_the_jackknifes(here: Path) -> None:
     assert measure("--jackknife", "0").metrics["nearest_distance_mean_se"] is None
 
 
+def test_errors_of_balanced_classes_hold_no_chance_of_classes(here: Path) -> None:
+    label = np.repeat(np.arange(5), 40)
+    gen = np.random.default_rng(1).normal(size=(200, 4))
+    gen[:, 0] += 50 * label
+    np.save("train.npy", normal(300, 4))
+    found = []
+    for labels in (label, np.full(200, -1)):
+        save_file({"features": gen, "label": labels}, "gen.safetensors")
+        dprune("memorization", "gen.safetensors", "train.npy", "-o", f"{labels[-1]}.json").ok()
+        found.append(read_result(f"{labels[-1]}.json").metrics)
+    asked, unknown = found
+    assert asked["nearest_distance_mean"] == unknown["nearest_distance_mean"]
+    assert asked["nearest_distance_mean_se"] < 0.1 * unknown["nearest_distance_mean_se"]
+
+
 def test_held_out_samples_get_all_that_generated_ones_get(here: Path) -> None:
     gen, train, held = normal(240, 4, seed=1), normal(300, 4), normal(180, 4, seed=2)
     gen[:40] = train[:40] + 1e-3

@@ -20,6 +20,7 @@ from dprune.errors import InputError, MismatchError
 from dprune.formats.arrays import Array
 from dprune.formats.features import Features
 from dprune.formats.provenance import Record
+from dprune.measuring.balance import strata_of
 from dprune.measuring.cells import Cells, default_cells
 from dprune.measuring.pairs import nearest_pairs
 from dprune.measuring.settings import MemorizationSettings
@@ -34,7 +35,7 @@ from dprune.metrics.copying import (
     mann_whitney_z,
     summarize,
 )
-from dprune.metrics.jackknife import Blocks, Estimate
+from dprune.metrics.jackknife import Blocks, Estimate, Strata
 from dprune.metrics.nearest import Neighbours, nearest
 from dprune.metrics.rows import finite_rows
 from dprune.runtime import Monitor, explained, take_device
@@ -70,7 +71,9 @@ def find_copies(
             _log.info("without --held-out there is no copying test, and no yardstick of samples that were not seen.")
         generated = load_side(features["generated"], chosen_ids(features["generated"], None), "generated", place)
         train = TrainingRows(features["train"], ids, monitor)
-        metrics, details, found = _Search(generated, train, held_out, settings, monitor).measure()
+        strata = strata_of(features["generated"].labels())
+        strata = None if strata is None else strata[generated.ids]
+        metrics, details, found = _Search(generated, train, held_out, settings, monitor, strata).measure()
         counts = {"generated": (len(generated.ids), generated.dropped), "train": (train.finite, train.dropped)}
         if held_out is not None:
             counts["held_out"] = (len(held_out.ids), held_out.dropped)
@@ -114,18 +117,19 @@ class _Compared:
 
 @dataclass(frozen=True)
 class _Search:
-    """Sides in memory, and what is found of them."""
+    """Sides in memory, and what is found of them; `strata` are classes of generated samples, see `Blocks.draw`."""
 
     generated: Side
     train: TrainingRows
     held_out: Side | None
     settings: MemorizationSettings
     monitor: Monitor
+    strata: Strata | None
 
     def measure(self) -> tuple[Record, Record, Neighbours]:
         """Return the metrics, the details, and the nearest training rows of each generated sample."""
         found = self._search()
-        sides = {"generated": self._with_blocks(found)}
+        sides = {"generated": self._with_blocks(found, self.strata)}
         if self.held_out is not None:
             stage = self.train.stage("comparing held-out samples")
             sides["held_out"] = self._with_blocks(nearest(self.held_out.x, stage, found.id.shape[1]))
@@ -140,9 +144,9 @@ class _Search:
         histograms = {"edges": edges, **{role: summary.histogram for role, summary in known.items()}}
         return metrics, {"histograms": histograms, "copying": test, "calibrated": neighbourhood}, found
 
-    def _with_blocks(self, found: Neighbours) -> _Compared:
-        draw = Blocks.draw(len(found.id), self.settings.seed, count=self.settings.jackknife)
-        return _Compared(found, found.distance[:, 0].cpu(), draw)
+    def _with_blocks(self, found: Neighbours, strata: Strata | None = None) -> _Compared:
+        blocks = Blocks.draw(len(found.id), self.settings.seed, count=self.settings.jackknife, strata=strata)
+        return _Compared(found, found.distance[:, 0].cpu(), blocks)
 
     def _search(self) -> Neighbours:
         """Find the nearest training samples of each generated one."""

@@ -44,7 +44,7 @@ class _Side:
         radii = squares.new_empty(second.shape)
         for low, high in spans(len(second), ids.shape[1] * second.shape[1]):
             own = second[ids[low:high]] == second[low:high].unsqueeze(1)
-            nearer = (own.cumsum(1) < k).sum(1).clamp_(max=ids.shape[1] - 1)
+            nearer = (own.cumsum(1, dtype=torch.int16) < k).sum(1).clamp_(max=ids.shape[1] - 1)
             radii[low:high] = squares[low:high].gather(1, nearer)
         return cls(second, radii)
 
@@ -89,9 +89,8 @@ class HalvedBalls:
     def shares(self) -> tuple[Tensor, Tensor]:
         """Return recall and coverage of the first and the second half, float64 [2, ways] each."""
         taken = self._theirs.second.unsqueeze(1)
-        recall, coverage = (
-            ((counts > 0) & taken).sum(0, dtype=torch.float64) / taken.sum(0) for counts in (self._recalled, self._covered)
-        )
+        hits = ((counts > 0) & taken for counts in (self._recalled, self._covered))
+        recall, coverage = (hit.sum(0, dtype=torch.float64) / taken.sum(0) for hit in hits)
         return recall, coverage
 
 

@@ -170,11 +170,11 @@ def _dealt(samples: int, count: int, draw: np.random.Generator, strata: Strata |
     """Deal samples out at random in parts of equal size, give or take one, int64 [samples]."""
     labels = np.empty(samples, dtype=np.int64)
     order = draw.permutation(samples)
-    if strata is None:
+    if strata is None or count < 2:
         labels[order] = np.arange(samples) * count // max(1, samples)
         return labels
     # One stratum after the other, and each part once before any gets a second sample, in an order of its own each
     # time: else the rests of many small strata would pile up in the same parts.
-    rounds = np.tile(np.arange(count), (-(-samples // max(1, count)), 1))
+    rounds = np.tile(np.arange(count), (-(-samples // count), 1))
     labels[order[np.argsort(strata[order], kind="stable")]] = draw.permuted(rounds, axis=1).reshape(-1)[:samples]
     return labels

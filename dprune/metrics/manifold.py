@@ -23,6 +23,7 @@ from dprune.metrics.halved import HalvedBalls, candidates
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_pair
 
+
 @dataclass(frozen=True)
 class Manifold:
     """What balls up to the k-th neighbour tell of two sets.
@@ -107,31 +108,24 @@ class _Hits:
     def add(self, rows: slice, columns: slice, precise: Tensor, dense: Tensor, recalled: Tensor) -> None:
         """Add a tile [reference points, generated points]."""
         self.precise[columns] += precise.any(0)
-        self.dense[columns] += dense.sum(0)
+        self.dense[columns] += dense.float().sum(0)
         self.recalled[rows] |= recalled.any(1)
         self.covered[rows] |= dense.any(1)
 
     def result(self, density_k: int, blocks: Blocks, halved: HalvedBalls | None) -> Manifold:
         """Turn them into the metrics."""
         precise = self.precise.clamp(max=1)
-        precision, density = _mean(precise, 1, blocks), _mean(self.dense, density_k, blocks)
+        precision, density = blocks.mean(precise), blocks.mean(self.dense / density_k)
         recall, coverage = (float(hits.double().mean()) for hits in (self.recalled, self.covered))
         f_score = float(_harmonic(precise.mean(), self.recalled.double().mean()))
         if halved is None:
-            return Manifold(precision, *map(Estimate, (recall, f_score)), density, Estimate(coverage))
+            return Manifold(precision, Estimate(recall), Estimate(f_score), density, Estimate(coverage))
         recalls, coverages = halved.shares()
         in_half = torch.stack([~halved.second, halved.second]).double()
         precisions = (in_half * precise.unsqueeze(1)).sum(1) / in_half.sum(1)
         by_halves = ((recall, recalls), (f_score, _harmonic(precisions, recalls)), (coverage, coverages))
         errors = [blocks.estimate_by_halves(value, halves[0] - halves[1]) for value, halves in by_halves]
         return Manifold(precision, errors[0], errors[1], density, errors[2])
-
-
-def _mean(counts: Tensor, each: int, blocks: Blocks) -> Estimate:
-    """Return the mean of counts [n] over `each`, with its error."""
-    sums = counts.new_zeros(len(blocks)).index_add_(0, blocks.labels, counts)
-    without = blocks.without_each(sums) / (each * counts.new_tensor(blocks.remaining))
-    return blocks.estimate(float(counts.sum() / (each * len(counts))), without)
 
 
 def _harmonic(precision: Tensor, recall: Tensor) -> Tensor:
