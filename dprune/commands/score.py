@@ -30,9 +30,11 @@ def at_noise(source: str, *own: options.Decorator, weights: str = "ema") -> opti
     return options.gathers(
         "scoring", f"dprune.scoring.{source}", *own,
         click.option("--sigma", default=".06", show_default=True, metavar="X,...",
-                     help="Noise levels, from above 0 (clean) to 1 (noise)."),
-        options.count("--draws", "Noises at each level, shared by all samples: 1, or an even number, in pairs.",
-                      default=8),
+                     help="Noise levels, from above 0 (clean) to 1 (noise); or uniform, for one of its own to each "
+                          "sample and draw, by chance."),
+        options.count("--draws", "Noises at each level: 1, or an even number, in pairs.", default=8),
+        options.choice("--noise", ["shared", "own"], "The same noises for all samples, or each sample its own.",
+                       default="shared"),
         options.choice("--weights", ["ema", "raw"], "Which weights of a checkpoint.", default=weights),
         options.choice("--precision", ["auto", "bf16", "tf32", "fp32"], "Arithmetic; auto is bf16 on a GPU.",
                        default="auto"),
@@ -166,6 +168,8 @@ def score_monotonicity(delivery: Delivery, latents: str, run: str, scoring: Mono
           click.option("--only-fold", type=click.IntRange(min=0), metavar="I",
                        help="Measure this fold alone, for array jobs; its run is enough."),
           checkpoints,
+          options.choice("--checkpoint-weights", ["equal", "lr"],
+                         "What each checkpoint weighs: the same, or the learning rate of its step.", default="equal"),
           click.option("--subset", metavar="FILE",
                        help="Ids (.npy) that the runs were trained on by their --subset."))  # fmt: skip
 @options.delivers(FILE, can_stop=True, shares_work=True)
