@@ -104,6 +104,8 @@ def command_page(name: str, parent: click.Context) -> list[str]:
         declared += [f".SS {escape(method)}", *options(member, contexts[method])]
         examples = examples + more
     page += [".SH DESCRIPTION", *description, ".SH OPTIONS", *declared, ".SH EXAMPLES", *literal(examples)]
+    if errors := PROSE.get(f"STANDARD ERRORS {name}"):
+        page += [".SH STANDARD ERRORS", *blocks(errors)]
     for heading in ("EXIT STATUS", "ENVIRONMENT", "FILES"):
         page += [f".SH {heading}", *blocks(PROSE.get(f"{heading} {name}", "") + "\n\n" + PROSE[heading])]
     return [*page, *see_also(f"dprune-{name}")]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dprune.formats.latents import CODEBOOK_FILE, KIND, SUMS, part_sums
-from dprune.formats.provenance import make_record
+from dprune.formats.provenance import digest, make_record, parent_record
 from dprune.formats.stores import Store
 
 COUNTS = (20, 0, 13)
@@ -46,4 +47,24 @@ def latent_store(
                 tensors[f"logvar{flip}"] = draw.normal(-1, 0.1, (count, 3, 4, 4)).astype(np.float16)
         tensors[SUMS[kind]] = part_sums(network, tensors)
         store.publish_part(shard, tensors, f"members{number}", count, [])
+    return folder
+
+
+def generated_features(folder: Path, x: np.ndarray, label: np.ndarray | None = None, *, model: str = "all",
+                       shard_size: int = 50, shards: tuple[str, ...] = (),
+                       **options: Any) -> Path:  # fmt: skip
+    """Features `x` [n, d] as those of images that `sample` drew from a model with the seeds 0 to n - 1."""
+    trained = make_record("train-dit", {"steps": 5}, parents={"latents": {"digest": model, "external": True}})
+    options = {"seeds": f"0-{len(x) - 1}", "steps": 20, "cfg": 1.0, **options}
+    images = make_record("sample", options, parents={"model": parent_record(trained, model)})
+    record = make_record("embed", {"model": "pixels", "dtype": "float32"},
+                         parents={"shards": parent_record(images, digest(images))})  # fmt: skip
+    count = -(-len(x) // shard_size)
+    store = Store(folder, "features", shards or tuple(f"{n:06d}.tar" for n in range(count)), (), record)
+    store.publish_manifest()
+    label = np.full(len(x), -1) if label is None else label
+    for number, shard in enumerate(store.shards):
+        rows = slice(number * shard_size, (number + 1) * shard_size)
+        tensors = {"features": x[rows].astype(np.float32), "label": label[rows].astype(np.int64)}
+        store.publish_part(shard, tensors, f"members{number}", len(x[rows]), [])
     return folder

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import dprune
 from safetensors.numpy import save_file
+from scipy import stats
 from studies import TOTAL, Run, made, mark, write_memorization, write_metrics
 
 from dprune.errors import InputError
@@ -67,16 +68,17 @@ def test_seeds_alone_are_averaged(compared) -> None:
     (found,) = compared(*runs)
     (cell,) = found.lines[0].cells
     estimate = cell.estimate("frechet_distance")
-    assert cell.seeds == estimate.seeds == 3
+    assert cell.samplings == estimate.samplings == (1, 1, 1)
     assert estimate.mean == pytest.approx(13)
-    assert estimate.deviation == pytest.approx(np.std(values, ddof=1))
+    assert estimate.error == pytest.approx(stats.sem(values))
+    assert estimate.half_width == pytest.approx(stats.t.ppf(0.975, 2) * stats.sem(values))
 
 
 def test_the_standard_error_is_stated_where_there_is_one_seed(compared) -> None:
     (found,) = compared((PRUNED, {"metrics": {"kid": 2.0, "kid_se": 0.5, "cmmd": None, "cmmd_se": None}}))
     cell = found.lines[0].cells[0]
     estimate = cell.estimate("kid")
-    assert (estimate.deviation, estimate.error, estimate.spread) == (None, 0.5, 0.5)
+    assert (estimate.over, estimate.error, estimate.half_width) == ("sampling", 0.5, pytest.approx(0.98, rel=1e-4))
     assert cell.estimate("cmmd") is None
     assert cell.measured("cmmd")
     assert not cell.measured("vendi")
@@ -87,7 +89,7 @@ def test_the_same_samples_measured_twice_are_no_second_seed(compared) -> None:
     (found,) = compared((PRUNED, {"metrics": first}), (PRUNED, {"metrics": second, "seed": 1}))
     (cell,) = found.lines[0].cells
     estimate = cell.estimate("frechet_distance")
-    assert (estimate.mean, estimate.deviation, estimate.seeds) == (2.0, None, 1)
+    assert (estimate.mean, estimate.error, estimate.samplings) == (2.0, None, (1,))
     assert cell.estimate("kid").mean == 5.0
 
 
@@ -142,7 +144,7 @@ def test_tags_never_make_one_of_two_references(compared) -> None:
         for g, r in (("a", "c"), ("b", "c"), ("a", "d"))
     ]  # fmt: skip
     found = compared(*given)
-    assert sorted(comparison.lines[0].cells[0].seeds for comparison in found) == [1, 2]
+    assert sorted(len(comparison.lines[0].cells[0].nested) for comparison in found) == [1, 2]
 
 
 def test_which_metrics_were_computed_sets_nothing_apart(compared) -> None:
@@ -244,7 +246,7 @@ def test_seeds_that_keep_other_counts_are_averaged(compared) -> None:
     runs = [replace(PRUNED, keep=None, select={"quota": "equal"}, samples=n, seed=n) for n in (480, 520)]
     (found,) = compared(*runs)
     assert shape(found) == {"cluster-distance lowest": [pytest.approx(0.75)]}
-    assert found.lines[0].cells[0].seeds == 2
+    assert len(found.lines[0].cells[0].nested) == 2
 
 
 def test_a_ratio_that_nothing_tells_is_none(compared) -> None:
@@ -388,7 +390,7 @@ def test_tags_say_where_results_of_others_belong(compared, where) -> None:
     ]  # fmt: skip
     (found,) = compared(*runs, Run())
     assert shape(found) == {"unpruned": [0.0], "mine lowest": [0.5, 0.75]}
-    assert [cell.seeds for cell in found.pruned[0].cells] == [2, 2]
+    assert [len(cell.nested) for cell in found.pruned[0].cells] == [2, 2]
     assert found.pruned[0].unpruned == ("unpruned",)
 
 
@@ -407,7 +409,7 @@ def test_tags_at_the_result_speak_for_plain_arrays(compared) -> None:
     (found,) = compared(*runs)
     assert shape(found) == {"unpruned": [0.0], "mine": [0.5, 0.75]}
     assert found.pruned[0].unpruned == ("unpruned",)
-    assert found.pruned[0].cells[1].seeds == 2
+    assert len(found.pruned[0].cells[1].nested) == 2
 
 
 def test_tags_at_the_features_speak_for_images_of_other_tools(compared) -> None:
@@ -418,7 +420,7 @@ def test_tags_at_the_features_speak_for_images_of_other_tools(compared) -> None:
 
     (found,) = compared(*((PRUNED, {"generated": features(n)}) for n in range(3)))
     assert shape(found) == {"mine": [0.75]}
-    assert found.lines[0].cells[0].seeds == 3
+    assert len(found.lines[0].cells[0].nested) == 3
 
 
 def test_a_subset_without_a_digest_is_read(compared) -> None:

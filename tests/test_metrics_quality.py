@@ -16,11 +16,13 @@ from torch import Tensor
 from dprune.errors import InputError, MismatchError
 from dprune.measuring.groups import by_kmeans
 from dprune.metrics import distances, kernel
-from dprune.metrics.frechet import Frechet, Moments, frechet_distance, frechet_infinity, replicate_moments
+from dprune.metrics.frechet import Frechet, Moments, frechet_distance, replicate_moments
+from dprune.metrics.frechet_infinity import SPLITS, Extrapolation, drawn_halves, frechet_infinity
 from dprune.metrics.inception_score import inception_score
 from dprune.metrics.jackknife import Blocks
 from dprune.metrics.kernel import cmmd, kid
 from dprune.metrics.manifold import Manifold, manifold
+from dprune.metrics.neighbour_classes import predict_classes
 from dprune.metrics.prd import f_beta, prd, prd_curve
 from dprune.metrics.shares import shares
 from dprune.metrics.vendi import vendi
@@ -205,15 +207,71 @@ def test_singular_covariances_keep_their_digits() -> None:
     )
 
 
-def test_frechet_infinity_takes_the_bias_away() -> None:
-    x, y = normal(3000, 64, seed=1), normal(200_000, 64, seed=2)
-    reference = Moments.of(y)
-    plain, line = frechet_distance(Moments.of(x), reference).distance.value, frechet_infinity(x, reference)
-    assert abs(line.value) < plain / 5
-    assert line.counts[0] == 300
-    assert line.counts[-1] == 3000
-    assert line.distances[-1] == pytest.approx(plain, rel=1e-9)
-    assert line == frechet_infinity(x, reference)
+def infinity(x: Tensor, y: Tensor, blocks: Blocks | None = None, seed: int = 0) -> Extrapolation:
+    return frechet_infinity(frechet(x, y, blocks).distance, x, y, seed, blocks)
+
+
+@pytest.mark.parametrize(("n", "m", "dimension"), [(160, 160, 16), (100, 300, 10)])
+def test_the_extrapolation_ends_at_the_distance_of_the_distributions(n: int, m: int, dimension: int) -> None:
+    """Two Gaussians whose means are .8 apart, at ten samples a dimension."""
+    draw, apart = np.random.default_rng(0), torch.eye(dimension, dtype=torch.float64)[0] * 0.8
+    sides = [[torch.from_numpy(draw.normal(size=(count, dimension))) for count in (n, m)] for _ in range(25)]
+    found = [infinity(x + apart, y, seed=seed).height.value for seed, (x, y) in enumerate(sides)]
+    plain = [frechet(x + apart, y).distance.value for x, y in sides]
+    assert np.mean(plain) > 1.05
+    assert np.mean(found) == pytest.approx(0.64, abs=3 * np.std(found) / 5)
+    assert np.std(found) < 0.5
+
+
+def test_the_extrapolation_of_both_sides_is_that_of_their_halves() -> None:
+    x, y = normal(200, 5, seed=1), normal(130, 5, seed=2) + 0.2
+    found = infinity(x, y, Blocks.draw(200))
+    assert found.both
+    assert found.height.value == pytest.approx(2 * frechet(x, y).distance.value - found.halves, rel=1e-12)
+    assert found.halves > frechet(x, y).distance.value
+    assert found.height.value != infinity(x, y, seed=1).height.value
+    assert found == infinity(x, y, Blocks.draw(200))
+    # Of a reference that is known by its moments, the bias of its count remains.
+    one = frechet_infinity(frechet(x, y).distance, x, Moments.of(y))
+    assert not one.both
+    assert found.height.value < one.height.value < frechet(x, y).distance.value
+
+
+def test_the_error_of_the_extrapolation_equals_that_of_computing_all_anew() -> None:
+    """Every half is taken anew from the rows that are left."""
+    x, y, blocks = normal(203, 6, seed=1), normal(150, 6, seed=2) + 0.3, Blocks.draw(203)
+    found = infinity(x, y, blocks)
+    ours, theirs = drawn_halves(203, 0, "generated", x.device), drawn_halves(150, 0, "reference", x.device)
+
+    def anew(kept: Tensor) -> float:
+        pairs = [
+            frechet(x[kept & (ours >> s & 1 == half)], y[theirs >> s & 1 == half]).distance.value
+            for s in range(SPLITS)
+            for half in (0, 1)
+        ]
+        return 2 * frechet(x[kept], y).distance.value - sum(pairs) / len(pairs)
+
+    assert torch.bincount(ours).sum() == 203
+    assert [int((ours >> s & 1).sum()) for s in range(SPLITS)] == [102] * SPLITS
+    left_out = [anew(blocks.labels != block) for block in range(len(blocks))]
+    assert found.height.replicates == pytest.approx(left_out, rel=1e-8)
+    assert found.height.error == pytest.approx(blocks.estimate(found.height.value, left_out).error, rel=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("apart", "scale", "low", "high"), [(0.5, 1.5, 0.85, 1.3), (0.8, 1.0, 0.9, 1.45)])
+def test_the_error_of_the_extrapolation_is_the_deviation_over_generated_sets(
+    apart: float, scale: float, low: float, high: float
+) -> None:
+    draw = np.random.default_rng(0)
+    y = torch.from_numpy(draw.normal(size=(320, 16)))
+    shift, scales = torch.eye(16, dtype=torch.float64)[0] * apart, torch.linspace(1, scale, 16, dtype=torch.float64)
+    found = []
+    for seed in range(100):
+        x = torch.from_numpy(draw.normal(size=(240, 16))) * scales + shift
+        found.append(infinity(x, y, Blocks.draw(240, seed), seed).height)
+    error = math.sqrt(np.mean([one.error**2 for one in found]))
+    assert low < error / np.std([one.value for one in found], ddof=1) < high
 
 
 # Kernels.
@@ -396,6 +454,38 @@ def test_shares_of_groups() -> None:
         shares(torch.tensor([-1]), torch.tensor([0]), 3)
 
 
+def test_the_class_is_that_of_most_neighbours_and_of_the_nearer_ones_where_as_many() -> None:
+    line = torch.tensor([[0.0], [1.0], [2.2], [3.6], [5.4], [100.0]])
+    classes, x = torch.tensor([0, 1, 1, 2, 2, 3]), torch.tensor([[-1.0], [6.0], [99.0]])
+    # Two of class 1 and two of class 2 are among the five nearest of both; nan has none.
+    assert predict_classes(x, line, classes, 4).tolist() == [1, 2, 2]
+    assert predict_classes(x, line, classes, 4, 1).tolist() == [0, 2, 3]
+    assert predict_classes(line[5:], line, classes, 4, 1, exclude=torch.tensor([5])).tolist() == [2]
+    assert predict_classes(torch.tensor([[torch.nan], [0.1]]), line, classes, 4, 1).tolist() == [-1, 0]
+
+
+def test_classes_are_predicted_as_by_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, classes = normal(70, 3, seed=1), normal(90, 3, seed=2), torch.arange(90) % 7
+    order = torch.cdist(x.double(), y.double()).argsort(1)[:, :5]
+    expected = []
+    for row in order.tolist():
+        votes = [classes[i].item() for i in row]
+        ranks = {c: (votes.count(c), -sum(n for n, v in enumerate(votes) if v == c), -c) for c in votes}
+        expected.append(max(ranks, key=ranks.__getitem__))
+    assert len(set(expected)) == 7
+    assert predict_classes(x, y, classes, 7).tolist() == expected
+    monkeypatch.setattr("dprune.metrics.rows.CHUNK_BYTES", 8 * 7 * 9)
+    assert predict_classes(x, y, classes, 7).tolist() == expected
+
+
+def test_the_mean_of_blocks_leaves_out_what_is_not_finite() -> None:
+    values, blocks = torch.cat([normal(90)[:, None].flatten(), torch.full((10,), torch.nan)]), Blocks.draw(100, 3)
+    found = blocks.mean(values)
+    assert found.value == pytest.approx(float(values[:90].double().mean()), rel=1e-12)
+    expected = [float(values[blocks.labels != block].nanmean()) for block in range(20)]
+    assert found.replicates == pytest.approx(expected, rel=1e-5)
+
+
 # What cannot be right says so.
 
 
@@ -429,8 +519,8 @@ def test_unusable_statistics_are_one_clear_error() -> None:
         manifold(x[:3], x)
     with pytest.raises(InputError, match="at least 10"):
         inception_score(x[:9])
-    with pytest.raises(InputError, match="at least 30"):
-        frechet_infinity(x, Moments.of(x))
+    with pytest.raises(InputError, match="at least 4"):
+        infinity(x[:3], x)
 
 
 def test_features_too_large_to_compute_with() -> None:

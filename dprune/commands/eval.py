@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         click.option("--save-stats", metavar="FILE",
                      help="Write the reference's statistics; a later eval takes them as REFERENCE."),
         click.option("--fid-infinity", "infinity", is_flag=True,
-                     help="Extrapolate the Fréchet distance to infinitely many samples, too."),
+                     help="Extrapolate the Fréchet distance to infinitely many samples of both sides, too."),
         options.count("--splits", "Parts in which the Inception score is computed.", default=10),
         options.count("--k", "Neighbours for precision and recall.", default=3),
         options.count("--density-k", "Neighbours for density and coverage.", default=5),
@@ -52,7 +52,9 @@ def command(
     distance (fid) alone.
 
     Further metrics: the Inception score (is), precision, recall, density and coverage (prdc), KID, CMMD, the
-    precision-recall curve (prd), the Vendi score, and the shares of clusters and classes. Standard errors leave out
+    precision-recall curve (prd), the Vendi score, and the shares of clusters and classes. Where classes were asked for,
+    as dprune sample does, a generated sample counts as what most of its 5 nearest reference samples are, and how often
+    that is the class asked for is stated, too. Standard errors leave out
     one block of the generated samples at a time and hold the reference fixed, so they tell how much of a difference
     between two models that face the same reference is chance. Compare Fréchet distances at equal counts of samples
     only, and where both sides have labels at equal shares of the classes: others are warned of.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
-from dprune.formats.checked_json import ListOf, Maybe, Object, OneOf, Text, Whole, parse_json
+from dprune.formats.checked_json import ListOf, Maybe, Object, OneOf, Real, Text, Whole, parse_json
 from dprune.formats.digests import CHECK_KEY, with_check, without_check
 from dprune.formats.provenance import Record, checked_record, finite, json_text
 from dprune.formats.publish import publish_bytes
@@ -18,8 +18,10 @@ KINDS = ("metrics", "memorization")
 REMEDY = "give what dprune eval or dprune memorization wrote"
 _SIDE = Object({"role": Text()}, {"count": Maybe(Whole()), "dropped": Whole(), "dimension": Maybe(Whole()),
                                   "model": Maybe(Text()), "digest": Text()})  # fmt: skip
-_SHAPE = Object({"kind": OneOf(KINDS), "metrics": Object(), "details": Object(), "inputs": ListOf(_SIDE),
-                 "provenance": Object()})  # fmt: skip
+_JACKKNIFE = Object({"sizes": ListOf(Whole(1)), "pairing": Maybe(Text()),
+                     "replicates": Object(others=ListOf(Real()))})  # fmt: skip
+_SHAPE = Object({"kind": OneOf(KINDS), "metrics": Object(), "details": Object({}, {"jackknife": _JACKKNIFE}),
+                 "inputs": ListOf(_SIDE), "provenance": Object()})  # fmt: skip
 
 
 @dataclass(frozen=True)

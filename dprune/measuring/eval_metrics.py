@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dprune.errors import InputError
 from dprune.formats.clusters import Clusters
-from dprune.measuring.groups import Groups, by_class, by_cluster, by_kmeans
+from dprune.measuring.groups import Groups, PredictedClasses, by_class, by_cluster, by_kmeans, by_neighbours
 from dprune.measuring.moments import Measured
 from dprune.measuring.settings import EvalSettings, order_name
 from dprune.measuring.sides import Side
+from dprune.measuring.sources import is_sampled
 from dprune.metrics.catalogue import METRICS, VENDI_ORDER
-from dprune.metrics.frechet import POINTS, Moments, frechet_distance, frechet_infinity
+from dprune.metrics.frechet import Moments, frechet_distance
+from dprune.metrics.frechet_infinity import FEW, FEWEST, frechet_infinity, scarce
 from dprune.metrics.inception_score import inception_score
-from dprune.metrics.jackknife import Estimate
+from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.kernel import cmmd, kid
 from dprune.metrics.manifold import manifold
 from dprune.metrics.prd import prd
@@ -76,7 +78,12 @@ class ReadyPair:
         assert theirs is not None
         if self.clusters is not None:
             found["cluster"] = by_cluster(self.clusters, generated, reference, theirs)
-        found["class"] = by_class(generated, ours.labels(), reference, theirs.labels())
+        asked, labels = ours.labels(), theirs.labels()
+        if asked is not None and not is_sampled(ours.record):
+            found["class"] = by_class(generated, asked, reference, labels)
+        elif labels is not None:
+            # What was asked for says nothing of what came.
+            found["class"] = by_neighbours(generated, asked, reference, labels, self.settings.seed)
         return {kind: groups for kind, groups in found.items() if groups is not None}
 
 
@@ -92,7 +99,7 @@ def obstacle(name: str, pair: ReadyPair) -> str | None:
     if name == "prdc" and (others or 0) <= max(settings.k, settings.density_k):
         return f"{others} reference samples are too few: lower --k and --density-k below that"
     if name == "shares" and not pair.groups:
-        return "they take --clusters, or labels on both sides"
+        return "they take --clusters, or labels of the reference"
     return None
 
 
@@ -109,9 +116,7 @@ def _computes(name: str) -> Callable[[Function], Function]:
 
 @_computes("fid")
 def _frechet(pair: ReadyPair) -> Found:
-    (ours, replicates), (theirs, _), infinity = pair.generated.moments, pair.reference.moments, pair.settings.infinity
-    if infinity and ours.count < 2 * POINTS:
-        raise InputError(f"--fid-infinity: {ours.count} generated samples are too few: give {2 * POINTS}.")
+    (ours, replicates), (theirs, _) = pair.generated.moments, pair.reference.moments
     # One sample has no covariance, so with two of them there is no replicate.
     blocks = pair.generated.blocks
     blocks = blocks if blocks is not None and min(blocks.remaining) > 1 else None
@@ -124,12 +129,33 @@ def _frechet(pair: ReadyPair) -> Found:
             )  # fmt: skip
     metrics = {"frechet_distance": found.distance}
     details: dict[str, Any] = {"mean_term": found.mean_term, "covariance_term": found.covariance_term}
-    if infinity:
-        assert pair.generated.side is not None
-        line = frechet_infinity(pair.generated.side.x, theirs, pair.settings.seed)
-        metrics["frechet_infinity"] = Estimate(line.value)
-        details["infinity"] = {"counts": line.counts, "distances": line.distances}
+    if pair.settings.infinity:
+        metrics["frechet_infinity"], details["infinity"] = _infinity(pair, found.distance, blocks)
     return metrics, {"frechet": details}
+
+
+def _infinity(pair: ReadyPair, distance: Estimate, blocks: Blocks | None) -> tuple[Estimate, Any]:
+    """Extrapolate the distance; where that would be no distance, say why and give NaN."""
+    assert pair.generated.side is not None
+    x, reference = pair.generated.side.x, pair.reference
+    counts, dimension = {"generated": pair.generated.count, "reference": reference.count}, x.shape[1]
+    if problem := scarce(counts, dimension, FEWEST):
+        _log.warning("no Fréchet distance of infinitely many samples: %s, too few to extrapolate from.", problem)
+        return Estimate(math.nan), None
+    theirs = reference.moments[0] if reference.side is None else reference.side.x
+    found = frechet_infinity(distance, x, theirs, pair.settings.seed, blocks)
+    details = {"sides": ["generated", "reference"] if found.both else ["generated"], "halves": found.halves,
+               "height": found.height.value}  # fmt: skip
+    if not found.both:
+        _log.warning("the reference is statistics, which cannot be halved: the extrapolated Fréchet distance is one to "
+                     "as many reference samples as these are of.")  # fmt: skip
+    if found.height.value < 0:
+        _log.warning("no Fréchet distance of infinitely many samples: the extrapolation ends below zero (%.3g), nearer "
+                     "to no distance than so many samples can tell.", found.height.value)  # fmt: skip
+        return Estimate(math.nan), details
+    if problem := scarce(counts, dimension, FEW):
+        _log.warning("the extrapolated Fréchet distance is uncertain: %s.", problem)
+    return found.height, details
 
 
 def _stoppable(replicates: Iterable[Moments], monitor: Monitor) -> Iterator[Moments]:
@@ -195,10 +221,24 @@ def _shares(pair: ReadyPair) -> Found:
         }
         details[kind] = {
             "names": groups.names,
+            "by": groups.by,
             "generated": found.generated.tolist(),
             "reference": found.reference.tolist(),
             "reference_entropy": found.reference_entropy,
             "smallest": groups.names[found.smallest_group],
             "unlabelled": found.unlabelled,
         }
+        if isinstance(groups, PredictedClasses):
+            metrics |= _accuracies(groups, pair.generated.blocks)
+            details[kind]["reference_predicted"] = groups.reference_count
     return metrics, {"shares": details}
+
+
+def _accuracies(classes: PredictedClasses, blocks: Blocks | None) -> dict[str, Estimate]:
+    """Return how often generated samples show the class asked for, beside how often real ones show their own."""
+    found: dict[str, Estimate] = {}
+    if (right := classes.right) is not None:
+        found["class_accuracy"] = (blocks or Blocks.whole(right)).mean(right)
+        if classes.reference_accuracy is not None:
+            found["reference_class_accuracy"] = Estimate(classes.reference_accuracy)
+    return found

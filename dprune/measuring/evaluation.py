@@ -20,11 +20,12 @@ from dprune.formats.statistics import Statistics
 from dprune.measuring.balance import warn_of_shares
 from dprune.measuring.eval_metrics import FUNCTIONS, ReadyPair, obstacle
 from dprune.measuring.moments import Measured, given, held, streamed
+from dprune.measuring.replicates import kept_replicates, pairing_digest
 from dprune.measuring.settings import EvalSettings
 from dprune.measuring.sides import Measurement, chosen_ids, describe_side
 from dprune.measuring.sources import FeatureSource
 from dprune.metrics.catalogue import METRICS
-from dprune.metrics.jackknife import Blocks
+from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_dimensions
 from dprune.runtime import Monitor, check_stop, explained, take_device
 
@@ -55,11 +56,14 @@ def evaluate(
         sides = _ready(sources, features, settings, subset, place, monitor)
         taken = _logits(sides["generated"], logits, place) if "is" in settings.names else None
         pair = ReadyPair(sides["generated"], sides["reference"], settings, monitor, clusters, taken)
-        metrics, details = _compute_all(pair)
+        estimates, details = _compute_all(pair)
+        if (blocks := pair.generated.blocks) is not None:
+            paired_by = pairing_digest(pair.generated, sources["reference"], subset, settings)
+            details["jackknife"] = kept_replicates(estimates, blocks, paired_by)
         inputs = [describe_side(role, sources[role], s.count, s.dropped, dimension) for role, s in sides.items()]
         if saved is not None:
             _save_statistics(sides["reference"], saved)
-        return Measurement(metrics, details, inputs)
+        return Measurement(_numbers(estimates), details, inputs)
 
 
 def _common_dimension(
@@ -98,7 +102,7 @@ def _ready(
         ids = chosen_ids(own, None if is_generated else subset)
         _check_count(own, len(ids), role)
         errors = draw if is_generated and settings.jackknife else None
-        if moments_do and not (is_generated and settings.infinity):
+        if moments_do and not settings.infinity:
             sides[role] = streamed(own, ids, role, device, monitor, errors)
         else:
             sides[role] = held(own, ids, role, device, errors)
@@ -131,22 +135,30 @@ def _logits(generated: Measured, stated: Array | None, device: torch.device) -> 
     return torch.from_numpy(kept.astype(np.float64 if kept.dtype == np.float64 else np.float32)).to(device)
 
 
-def _compute_all(pair: ReadyPair) -> tuple[dict[str, float | None], dict[str, Any]]:
-    metrics: dict[str, float | None] = {}
+def _compute_all(pair: ReadyPair) -> tuple[dict[str, Estimate | None], dict[str, Any]]:
+    estimates: dict[str, Estimate | None] = {}
     details: dict[str, Any] = {}
     possible = _possible(pair)
     pair.monitor.start("measuring", len(possible), "metrics")
     for name in pair.settings.names:
         if name not in possible:
-            metrics |= {f"{key}{suffix}": None for key in METRICS[name].keys for suffix in ("", "_se")}
+            estimates |= dict.fromkeys(METRICS[name].keys)
             continue
         check_stop(pair.monitor)
-        estimates, more = FUNCTIONS[name](pair)
-        for key, estimate in estimates.items():
-            metrics |= {key: estimate.value, f"{key}_se": estimate.error}
+        found, more = FUNCTIONS[name](pair)
+        estimates |= found
         details |= more
         pair.monitor.advance()
-    return metrics, details
+    return estimates, details
+
+
+def _numbers(estimates: Mapping[str, Estimate | None]) -> dict[str, float | None]:
+    """Return each number with its standard error, None for what cannot be computed."""
+    found: dict[str, float | None] = {}
+    for key, estimate in estimates.items():
+        value, error = (estimate.value, estimate.error) if estimate is not None else (None, None)
+        found |= {key: value, f"{key}_se": error}
+    return found
 
 
 def _possible(pair: ReadyPair) -> tuple[str, ...]:

@@ -38,8 +38,9 @@ class Measured:
         dropped: samples left out because their features are not finite.
         take: computes the moments.
         side: the samples, None where only their moments are at hand.
-        features: where they are from, None likewise.
+        features: where they are from, None for statistics.
         blocks: of the samples, None without standard errors.
+        ids: of the samples in their dataset, sorted, int64 [n], None for statistics.
     """
 
     count: int | None
@@ -48,6 +49,7 @@ class Measured:
     side: Side | None = None
     features: Features | None = None
     blocks: Blocks | None = None
+    ids: npt.NDArray[np.int64] | None = None
 
     @functools.cached_property
     def moments(self) -> MomentsAndReplicates:
@@ -86,7 +88,7 @@ def held(
     def take() -> MomentsAndReplicates:
         return (Moments.of(side.x), ()) if blocks is None else replicate_moments(side.x, blocks)
 
-    return Measured(len(side.x), side.dropped, take, side, features, blocks)
+    return Measured(len(side.x), side.dropped, take, side, features, blocks, side.ids)
 
 
 def streamed(
@@ -115,7 +117,7 @@ def streamed(
         return replace(streamed(features, ids[kept.cpu().numpy()], role, device, monitor, draw), dropped=dropped)
     whole = Moments.total(parts)
     replicates = () if blocks is None else (whole.without(part) for part in parts)
-    return Measured(len(ids) - dropped, dropped, lambda: (whole, replicates), blocks=blocks)
+    return Measured(len(ids) - dropped, dropped, lambda: (whole, replicates), None, features, blocks, ids)
 
 
 def _moments_by_block(

@@ -8,7 +8,7 @@ from typing import Any
 
 from dprune.errors import UsageError
 from dprune.formats.provenance import Record
-from dprune.metrics.catalogue import METRICS, VENDI_ORDER
+from dprune.metrics.catalogue import CLASS_NEIGHBOURS, METRICS, VENDI_ORDER
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,10 @@ class EvalSettings:
     def options(self) -> Record:
         """Return what provenance records, without the options of metrics that nobody asked for."""
         by_metric: dict[str, dict[str, Any]] = {
-            "fid": {"fid_infinity": self.infinity},
+            "fid": {"fid_infinity": "halves" if self.infinity else False},
             "is": {"splits": self.splits},
             "prdc": {"k": self.k, "density_k": self.density_k},
+            "shares": {"class_by": f"{CLASS_NEIGHBOURS} nearest neighbours"},
             "vendi": {"orders": [order_name(order) for order in self.vendi_orders]},
         }
         asked = {name: value for metric in self.names for name, value in by_metric.get(metric, {}).items()}

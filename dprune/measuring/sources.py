@@ -191,12 +191,13 @@ def _warn_of_roles(sources: Mapping[str, FeatureSource]) -> None:
     for other in sources.values():
         if other is not generated and (other.name, other.parent) == (generated.name, generated.parent):
             _log.warning("%s is both sides: it is measured against itself.", other.name)
-        elif generated.record and not _is_sampled(generated.record) and _is_sampled(other.record):
+        elif generated.record and not is_sampled(generated.record) and is_sampled(other.record):
             _log.warning("%s comes from a model and %s does not: the generated samples are to be given first.",
                          other.name, generated.name)  # fmt: skip
 
 
-def _is_sampled(record: Record | None) -> bool:
+def is_sampled(record: Record | None) -> bool:
+    """Tell whether features are of images that `dprune sample` drew."""
     return any(step.get("command") == "sample" for step in nearest_first(record))
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 VENDI_ORDER = 1.0
 """Order of the Vendi score that the headline number has."""
+CLASS_NEIGHBOURS = 5
+"""Reference samples that say of which class a generated one is: few, so that a class of a handful can still win."""
 
 
 @dataclass(frozen=True)
@@ -57,24 +59,32 @@ class Metric:
         return tuple(measure.key for measure in self.measures if not measure.optional)
 
 
-def _shares(kind: str) -> tuple[Measure, ...]:
+def _shares(kind: str, more: str = "") -> tuple[Measure, ...]:
     name = kind.capitalize()
     return (
         Measure(f"{kind}_total_variation", f"{name} total variation", "lower",
-                f"Half the summed differences of {kind} shares to the reference's.", optional=True),
-        Measure(f"{kind}_entropy", f"{name} entropy", "", f"Entropy of the generated {kind} shares, in nats.",
+                f"Half the summed differences of {kind} shares to the reference's{more}.", optional=True),
+        Measure(f"{kind}_entropy", f"{name} entropy", "", f"Entropy of the generated {kind} shares, in nats{more}.",
                 optional=True),
-        Measure(f"{kind}_smallest_share", f"Smallest {kind} share", "", f"Share of the {kind} that gets the least.",
-                optional=True),
+        Measure(f"{kind}_smallest_share", f"Smallest {kind} share", "",
+                f"Share of the {kind} that gets the least{more}.", optional=True),
     )  # fmt: skip
 
 
+_CLASSES = (
+    *_shares("class", "; where classes were asked for, a sample is of the class of its nearest reference samples"),
+    Measure("class_accuracy", "Class accuracy", "higher",
+            "Share of generated samples whose nearest reference samples are of the class that was asked for.",
+            optional=True),
+    Measure("reference_class_accuracy", "Class accuracy, real", "",
+            "The same for reference samples, each among the others: the yardstick.", optional=True),
+)  # fmt: skip
 _ROWS = (
     Metric("fid", "Fréchet distance", (
         Measure("frechet_distance", "Fréchet distance", "lower",
                 "Distance of two Gaussians fitted to the features; biased upwards by few samples."),
-        Measure("frechet_infinity", "Fréchet distance, N→∞", "lower", "Extrapolated to infinitely many samples.",
-                optional=True),
+        Measure("frechet_infinity", "Fréchet distance, N→∞", "lower",
+                "Extrapolated to infinitely many samples of both sides.", optional=True),
     )),
     Metric("is", "Inception score", (
         Measure("inception_score", "Inception score", "higher", "Exp of the mean divergence of class predictions."),
@@ -99,7 +109,7 @@ _ROWS = (
     Metric("vendi", "Vendi score", (
         Measure("vendi", "Vendi score", "higher", "Effective number of distinct samples."),
     )),
-    Metric("shares", "shares", _shares("cluster") + _shares("class")),
+    Metric("shares", "shares", _shares("cluster") + _CLASSES),
 )  # fmt: skip
 METRICS = {metric.name: metric for metric in _ROWS}
 """By the name that --metrics takes, in the order of results."""

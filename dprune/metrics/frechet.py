@@ -11,19 +11,15 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dprune.errors import InputError
 from dprune.formats.statistics import TOLERANCE
 from dprune.metrics.jackknife import Blocks, Estimate
-from dprune.metrics.rows import check_dimensions, check_rows, spans
-from dprune.seeds import generator
+from dprune.metrics.rows import check_dimensions, spans
 
 EPSILON = torch.finfo(torch.float64).eps
-# Sizes of the subsets that the distance is extrapolated from.
-POINTS = 15
 
 
 @dataclass(frozen=True)
@@ -171,14 +167,15 @@ def frechet_distance(
         if not torch.isfinite(moments.scatter.sum() + moments.mean.sum()):
             raise InputError(f"the statistics of the {role} features hold NaN or infinity: leave such samples out.")
     check_dimensions(generated.dimension, reference.dimension)
-    mean_term, covariance_term = _terms(generated, reference)
+    mean_term, covariance_term = frechet_terms(generated, reference)
     distance = Estimate(mean_term + covariance_term)
     if blocks is not None:
-        distance = blocks.estimate(distance.value, [sum(_terms(moments, reference)) for moments in replicates])
+        distance = blocks.estimate(distance.value, [sum(frechet_terms(moments, reference)) for moments in replicates])
     return Frechet(distance, mean_term, covariance_term)
 
 
-def _terms(generated: Moments, reference: Moments) -> tuple[float, float]:
+def frechet_terms(generated: Moments, reference: Moments) -> tuple[float, float]:
+    """Return the parts of the distance that the means and the covariances cause; it is their sum."""
     mean_term = (generated.mean - reference.mean).square().sum()
     traces = generated.scatter.trace() / (generated.count - 1) + reference.scatter.trace() / (reference.count - 1)
     return float(mean_term), max(0.0, float(traces - 2 * _cross_trace(generated, reference)))
@@ -213,48 +210,3 @@ def replicate_moments(x: Tensor, blocks: Blocks) -> tuple[Moments, Iterator[Mome
     parts = [Moments.of(rows) for rows in blocks.rows(x)]
     whole = Moments.total(parts)
     return whole, (whole.without(part) for part in parts)
-
-
-@dataclass(frozen=True)
-class Extrapolation:
-    """A straight line through Fréchet distances over 1/N.
-
-    Attributes:
-        value: its height at 1/N = 0, FID-infinity.
-        counts: numbers of generated samples.
-        distances: distance with each.
-    """
-
-    value: float
-    counts: tuple[int, ...]
-    distances: tuple[float, ...]
-
-
-def frechet_infinity(x: Tensor, reference: Moments, seed: int = 0) -> Extrapolation:
-    """Extrapolate the Fréchet distance to infinitely many generated samples (Chong and Forsyth, 2020).
-
-    The subsets are the beginnings of one random order, from a tenth of the samples on, though from twice the
-    dimension where half of the samples are as many: below, the distance is no straight line over 1/N.
-
-    Args:
-        x: generated features [n, d] of any float type.
-        reference: moments of the reference.
-        seed: seed of the order.
-
-    Raises:
-        InputError: there are too few samples for a line, or they are not finite.
-    """
-    check_rows(x, "generated", 2 * POINTS)
-    check_dimensions(x.shape[1], reference.dimension)
-    least = max(len(x) // 10, min(2 * x.shape[1], len(x) // 2), 2)
-    counts = [round(count) for count in np.linspace(least, len(x), POINTS)]
-    order = torch.from_numpy(generator(seed, "FID-infinity").permutation(len(x))).to(x.device)
-    pieces = order.tensor_split(counts[:-1])
-    grown: Moments | None = None
-    distances = []
-    for ids in pieces:
-        part = Moments.of(x.index_select(0, ids))
-        grown = part if grown is None else grown.merge(part)
-        distances.append(sum(_terms(grown, reference)))
-    _, height = np.polyfit(1 / np.asarray(counts, dtype=np.float64), np.asarray(distances), 1)
-    return Extrapolation(float(height), tuple(counts), tuple(distances))

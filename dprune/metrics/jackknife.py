@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dprune.metrics.differences import jackknife_error
 from dprune.seeds import generator
 
 COUNT = 20
@@ -22,10 +23,17 @@ COUNT = 20
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its standard error, NaN where none was asked for or none can be told."""
+    """A number and its standard error.
+
+    Attributes:
+        value: the number.
+        error: NaN where none was asked for or none can be told.
+        replicates: the number without each block of samples, in their order; none without an error.
+    """
 
     value: float
     error: float = math.nan
+    replicates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class Blocks:
         return sums.sum(0, keepdim=True) - sums
 
     def estimate(self, value: float, replicates: Sequence[float] | npt.NDArray[np.float64] | Tensor) -> Estimate:
-        """Put the standard error beside a value: the jackknife for blocks of unequal size (Busing et al., 1999).
+        """Put the standard error beside a value, see `jackknife_error`.
 
         Args:
             value: the statistic of all samples.
@@ -88,13 +96,16 @@ class Blocks:
         """
         if isinstance(replicates, torch.Tensor):
             replicates = replicates.tolist()
-        left_out, sizes = np.asarray(replicates, dtype=np.float64), np.asarray(self.sizes, dtype=np.float64)
+        left_out = np.asarray(replicates, dtype=np.float64)
         if len(left_out) < 2:
             return Estimate(value)
-        times = sizes.sum() / sizes
-        # Of values beyond all reason the error is infinite, or NaN.
-        with np.errstate(over="ignore", invalid="ignore"):
-            # Pseudo-values minus their centre, in which the value itself cancels: no error is left where none differs.
-            change = left_out - value
-            deviations = ((1 - 1 / times) * change).sum() - (times - 1) * change
-            return Estimate(value, math.sqrt(float(np.mean(deviations**2 / (times - 1)))))
+        return Estimate(value, jackknife_error(value, left_out, self.sizes), tuple(left_out.tolist()))
+
+    def mean(self, values: Tensor) -> Estimate:
+        """Return the mean of values [n] and its error; what is not finite is left out."""
+        known = torch.isfinite(values)
+        table = torch.stack([values.double().where(known, 0.0), known.double()], 1)
+        sums = table.new_zeros((len(self), 2)).index_add_(0, self.labels, table)
+        mean = sums.sum(0)
+        left_out = self.without_each(sums)
+        return self.estimate(float(mean[0] / mean[1]), left_out[:, 0] / left_out[:, 1])

@@ -16,7 +16,8 @@ from dprune.reporting.feature_map import MapInputs
 from dprune.reporting.grouping import Comparison, compare
 from dprune.reporting.image_grid import ImageGrid, draw_grid
 from dprune.reporting.svg import Chart
-from dprune.reporting.tables import Table, csv_table, markdown_table
+from dprune.reporting.table_markup import markdown_table
+from dprune.reporting.tables import Table, csv_table
 
 TABLES: dict[str, tuple[str, tuple[Measure, ...]]] = {
     "quality": ("metrics", QUALITY),

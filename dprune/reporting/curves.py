@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from dprune.metrics.catalogue import Measure
-from dprune.reporting.grouping import Comparison, Line, SeedMean, ratio_text
+from dprune.reporting.estimates import CellMean, samplings_text
+from dprune.reporting.grouping import Comparison, Line, ratio_text
 from dprune.reporting.svg import DASHES, MARKERS, PALETTE, Chart, padded, sample, stroke, tick_text
 
-Known = list[tuple[float, SeedMean]]
+Known = list[tuple[float, CellMean]]
 
 _SHAPES = ("circle", "square", "triangle", "diamond")
 # Share of the axis that the name of a ratio takes.
@@ -18,6 +20,8 @@ _ROOM = 0.055 * 1.6
 _BESIDE, _BESIDE_SINGLE = 0.06, 0.3
 # Shares of the axis that points at one ratio are apart, and take together at most.
 _APART, _WIDEST = 0.035, 0.25
+# How far the axis follows intervals beyond all means, in spans of these: with two trainings, t is 12.7.
+_BEYOND = 1.0
 
 
 class Colours:
@@ -58,7 +62,8 @@ def _level_style(number: int) -> str:
 def curve(comparison: Comparison, measure: Measure, colours: Colours) -> Chart | None:
     """Draw one metric over the pruning ratio, None where no pruned result has it, or nothing to compare with.
 
-    Bands and bars are standard deviations over seeds; where there is one seed, bars are standard errors.
+    Bands and bars are 95% intervals: bands of lines that have them over trainings, bars of single points and of
+    sampling errors alone, which are dotted.
     """
     known = [(line, _known(line, measure.key)) for line in comparison.pruned]
     found = ((number, line.cells[0].estimate(measure.key)) for number, line in enumerate(comparison.unpruned))
@@ -69,8 +74,7 @@ def curve(comparison: Comparison, measure: Measure, colours: Colours) -> Chart |
     beside = _BESIDE if len(ratios) > 1 else _BESIDE_SINGLE
     x = (ratios[0] - beside, ratios[-1] + beside)
     estimates = [estimate for _, cells in known for _, estimate in cells] + [estimate for _, estimate in levels]
-    bounds = [e.mean + sign * (e.spread or 0) for e in estimates for sign in (-1, 1)]
-    chart = Chart(f"{measure.name} {measure.arrow}".strip(), x, padded(bounds), label=_said(measure, known))
+    chart = Chart(f"{measure.name} {measure.arrow}".strip(), x, padded(_bounds(estimates)), label=_said(measure, known))
     chart.grid(_ratio_ticks(ratios, x), "pruning ratio")
     if measure.baseline is not None and chart.y[0] < measure.baseline < chart.y[1]:
         chart.level(measure.baseline, "base")
@@ -80,6 +84,15 @@ def curve(comparison: Comparison, measure: Measure, colours: Colours) -> Chart |
         if cells:
             _draw_line(chart, line, cells, colours, shift)
     return chart
+
+
+def _bounds(estimates: Sequence[CellMean]) -> tuple[float, float]:
+    """Return what the axis covers: all means, and of intervals as much as leaves the means apart."""
+    means = [e.mean for e in estimates]
+    low, high = min(means), max(means)
+    beyond = _BEYOND * ((high - low) or math.inf)
+    ends = [e.mean + sign * (e.half_width or 0) for e in estimates for sign in (-1, 1)]
+    return max(min(ends), low - beyond), min(max(ends), high + beyond)
 
 
 def _shifts(known: Sequence[tuple[Line, Known]], width: float) -> list[float]:
@@ -118,27 +131,32 @@ def _ratio_ticks(ratios: Sequence[float], x: tuple[float, float]) -> list[tuple[
     return [(ratio, ratio_text(ratio)) for ratio in shown]
 
 
-def _draw_level(chart: Chart, estimate: SeedMean, css: str) -> None:
-    if spread := estimate.spread:
-        upper, lower = ([(end, estimate.mean + sign * spread) for end in chart.x] for sign in (1, -1))
+def _draw_level(chart: Chart, estimate: CellMean, css: str) -> None:
+    if half := estimate.half_width:
+        upper, lower = ([(end, estimate.mean + sign * half) for end in chart.x] for sign in (1, -1))
         chart.band(upper, lower, "k")
     chart.level(estimate.mean, css)
 
 
 def _draw_line(chart: Chart, line: Line, cells: Known, colours: Colours, shift: float) -> None:
     colour = colours.of(line)
-    if len(cells) > 1 and any(e.deviation for _, e in cells):
-        upper, lower = ([(ratio, e.mean + sign * (e.deviation or 0)) for ratio, e in cells] for sign in (1, -1))
+    banded = len(cells) > 1 and any(e.over_trainings for _, e in cells)
+    if banded:
+        halves = [e.half_width or 0.0 if e.over_trainings else 0.0 for _, e in cells]
+        upper, lower = (
+            [(ratio, e.mean + sign * half) for (ratio, e), half in zip(cells, halves, strict=True)] for sign in (1, -1)
+        )
         chart.band(upper, lower, colour)
     chart.line([(ratio, e.mean) for ratio, e in cells], colour, colours.dash(line))
     for ratio, estimate in cells:
-        barred = estimate.spread if len(cells) == 1 or estimate.deviation is None else None
-        if barred:
-            chart.error(ratio + shift, estimate.mean - barred, estimate.mean + barred, colour)
+        half = None if banded and estimate.over_trainings else estimate.half_width
+        if half:
+            css = "" if estimate.over_trainings else "alone"
+            chart.error(ratio + shift, estimate.mean - half, estimate.mean + half, colour, css)
         chart.mark(ratio + shift, estimate.mean, colour, colours.shape(line), _tip(line, ratio, estimate))
 
 
-def _tip(line: Line, ratio: float, estimate: SeedMean) -> str:
-    spread = f" ± {estimate.spread:.2g}" if estimate.spread else ""
-    seeds = f", {estimate.seeds} seeds" if estimate.seeds > 1 else ""
-    return f"{line.label}, pruned {ratio_text(ratio)}: {estimate.mean:.5g}{spread}{seeds}"
+def _tip(line: Line, ratio: float, estimate: CellMean) -> str:
+    spread = f" ± {estimate.half_width:.2g} ({estimate.kind})" if estimate.half_width else ""
+    made = samplings_text(estimate.samplings)
+    return f"{line.label}, pruned {ratio_text(ratio)}: {estimate.mean:.5g}{spread}, {made}"

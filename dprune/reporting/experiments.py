@@ -24,16 +24,20 @@ from dprune.reporting.training_sets import (
     EXTERNAL,
     SUBSET,
     Subset,
+    axis_tags,
     model_of,
     selection_factors,
     training_set,
     unpruned,
 )
+from dprune.reporting.trainings import Training, training_of
 
 Choice = Hashable
 """How a training set was chosen: equal for all results whose models differ in seeds or options of training alone."""
 
 GENERATED = "generated"
+NAMED = Factor(SUBSET, "", "baseline")
+"""What the selection of a training set holds that counts as unpruned since the user says so."""
 # Options that choose metrics, and inputs that only some metrics take: results that differ in whether they have them
 # are comparable.
 _CHOOSING = ("metrics", "fid_infinity")
@@ -57,7 +61,8 @@ class Point:
         own: paths at which the training subset stands in for another input.
         result: what was measured; None for images.
         mark: digest of the content.
-        training: steps, batch size and samples of the model's training, None where nothing tells.
+        training: which the samples are of; results of one differ in the sampling alone.
+        passes: steps, batch size and samples of the model's training, None where nothing tells.
     """
 
     subset: Subset
@@ -71,7 +76,8 @@ class Point:
     own: frozenset[Path]
     result: Result | None
     mark: str
-    training: tuple[int, int, int] | None
+    training: Training
+    passes: tuple[int, int, int] | None
 
 
 def result_digest(result: Result) -> str:
@@ -121,7 +127,8 @@ def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point
         own=frozenset(made.own),
         result=result,
         mark=result_digest(result),
-        training=_training(chain),
+        training=training_of(chain, samples, axis_tags(result.record, chain, main).get("seed")),
+        passes=_passes(chain),
     )
 
 
@@ -143,7 +150,8 @@ def point_of_images(name: str, record: Record, mark: str, baselines: Collection[
         own=frozenset(made.own),
         result=None,
         mark=mark,
-        training=_training(record),
+        training=training_of(record, mark, axis_tags({}, record, main).get("seed")),
+        passes=_passes(record),
     )
 
 
@@ -160,7 +168,7 @@ def _chosen(
         return subset, selection, choice
     named = unpruned(given=subset.given)
     # What provenance says to be unpruned is another training set.
-    said = {Factor(SUBSET, "", "baseline"): " ".join(map(str, filter(None, name)))}
+    said = {NAMED: " ".join(map(str, filter(None, name)))}
     return named, selection_factors(main, named) | said, choice
 
 
@@ -189,7 +197,7 @@ def _is_optional(kind: str, factor: Factor) -> bool:
     return kind == "metrics" and factor.path == () and factor.command != ""
 
 
-def _training(chain: Record | None) -> tuple[int, int, int] | None:
+def _passes(chain: Record | None) -> tuple[int, int, int] | None:
     """Return steps, batch size and samples of the model's training."""
     found = [model_of(chain).get("options", {}).get(name) for name in ("steps", "batch_size", "samples")]
     return (found[0], found[1], found[2]) if all(isinstance(value, int) for value in found) else None

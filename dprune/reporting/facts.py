@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from dprune.reporting.estimates import count_range
 from dprune.reporting.experiments import Point
 from dprune.reporting.factors import COMMAND, OWN, SOURCE
 from dprune.reporting.grouping import Comparison
@@ -39,15 +40,10 @@ def _facts(points: Sequence[Point]) -> list[tuple[str, str]]:
     facts = [("results", f"{len(results):,}")]
     for role, known in counts.items():
         left_out = f" ({dropped[role]:,} left out in all)" if dropped[role] else ""
-        facts.append((f"{_ROLES.get(role, role)} samples", _range(known) + left_out))
+        facts.append((f"{_ROLES.get(role, role)} samples", count_range(known) + left_out))
     facts.append(("features", ", ".join(sorted(models)) or "made elsewhere"))
     versions = {str(result.record.get("dprune", "unknown")) for result in results}
     return [*facts, ("dprune", ", ".join(sorted(versions)))]
-
-
-def _range(counts: set[int]) -> str:
-    low, high = min(counts), max(counts)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _list(facts: Sequence[tuple[str, str]]) -> str:

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-from dprune.reporting.experiments import Point
+from dprune.metrics.differences import Sampling, measured
+from dprune.reporting.estimates import CellMean, nested_mean
+from dprune.reporting.experiments import NAMED, Point
 from dprune.reporting.factors import ANY, OWN, Factor, Factors, agree
 from dprune.reporting.labels import Labeller
+from dprune.reporting.trainings import Training
 
 MISSING = "\N{EN DASH}"
 _STEPS = ("train-dit", "steps")
-
-
-@dataclass(frozen=True)
-class SeedMean:
-    """A metric of one cell.
-
-    Attributes:
-        mean: over the seeds.
-        deviation: over the seeds, None for a single one.
-        error: standard error that the results state, root mean square over the seeds, None without one.
-        seeds: sets of generated samples that it is over.
-    """
-
-    mean: float
-    deviation: float | None
-    error: float | None
-    seeds: int
-
-    @property
-    def spread(self) -> float | None:
-        """What error bars show: over seeds where there are several, of the estimate otherwise."""
-        return self.error if self.deviation is None else self.deviation
 
 
 @dataclass(frozen=True)
@@ -45,29 +26,43 @@ class Cell:
     """Results that differ in seeds alone.
 
     Attributes:
-        ratio: share that was pruned, mean over the seeds, None where nothing tells.
+        ratio: share that was pruned, mean over the results, None where nothing tells.
         points: sorted by digest.
     """
 
     ratio: float | None
     points: tuple[Point, ...]
 
+    @functools.cached_property
+    def nested(self) -> dict[Training, dict[str, tuple[Point, ...]]]:
+        """Results by training, and inside of each by the digest of the generated samples."""
+        found: dict[Training, dict[str, tuple[Point, ...]]] = {}
+        for point in sorted(self.points, key=lambda point: (point.training.mark, point.samples)):
+            samplings = found.setdefault(point.training, {})
+            samplings[point.samples] = (*samplings.get(point.samples, ()), point)
+        return found
+
     @property
-    def seeds(self) -> int:
-        """Sets of generated samples."""
-        return len({point.samples for point in self.points})
+    def samplings(self) -> tuple[int, ...]:
+        """Sets of generated samples of each training."""
+        return tuple(map(len, self.nested.values()))
 
     def measured(self, key: str) -> bool:
         """Tell whether any result speaks of a metric, if only to say that it could not be computed."""
         return any(point.result is not None and key in point.result.metrics for point in self.points)
 
-    def estimate(self, key: str) -> SeedMean | None:
-        """Return the mean of a metric over the seeds, None where no result has it."""
-        values, errors = self._by_samples(key), self._by_samples(f"{key}_se")
-        if not values:
-            return None
-        error = math.sqrt(fmean(error**2 for error in errors)) if errors else None
-        return SeedMean(fmean(values), stdev(values) if len(values) > 1 else None, error, len(values))
+    def estimate(self, key: str) -> CellMean | None:
+        """Return the mean of a metric over the trainings, None where no result has it."""
+        known = self.known(key)
+        return nested_mean(known) if known else None
+
+    def known(self, key: str) -> dict[Training, list[Sampling]]:
+        """Return a metric of each set of samples, by the trainings of which any result has it."""
+        found = {
+            training: [one for points in samplings.values() if (one := _sampling(points, key)) is not None]
+            for training, samplings in self.nested.items()
+        }
+        return {training: samplings for training, samplings in found.items() if samplings}
 
     def details(self, *names: str) -> Any:
         """Return the first of the results' details of that name, None where none has it."""
@@ -79,14 +74,17 @@ class Cell:
                 return found
         return None
 
-    def _by_samples(self, key: str) -> list[float]:
-        """Return a value for each set of samples: measuring one twice is no second seed."""
-        found = defaultdict(list)
-        for point in self.points:
-            value = point.result.metrics.get(key) if point.result is not None else None
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                found[point.samples].append(float(value))
-        return [fmean(values) for _, values in sorted(found.items())]
+
+def _sampling(points: Sequence[Point], key: str) -> Sampling | None:
+    """Return a metric of one set of samples: measuring it twice makes no second one, nor the error smaller."""
+    results = [point.result for point in points if point.result is not None]
+    found = [one for result in results if (one := measured(result.metrics, result.details, key)) is not None]
+    errors = [one.error for one in found if one.error is not None]
+    if not found:
+        return None
+    # Its replicates are those of one measurement: blocks that others drew with another seed are no better.
+    kept = next((one for one in found if one.pairs), found[0])
+    return replace(kept, value=fmean(one.value for one in found), error=fmean(errors) if errors else None)
 
 
 @dataclass(frozen=True)
@@ -112,6 +110,11 @@ class Line:
         """Whether nothing was pruned."""
         return not self.cells[0].points[0].subset.pruned
 
+    @property
+    def is_named(self) -> bool:
+        """Whether it counts as unpruned since it was named as the baseline."""
+        return NAMED in self.cells[0].points[0].selection
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -136,6 +139,11 @@ class Comparison:
     def pruned(self) -> tuple[Line, ...]:
         """All other lines."""
         return tuple(line for line in self.lines if not line.is_unpruned)
+
+    def baseline(self, line: Line) -> Line | None:
+        """Return the unpruned line that a line is held to, of several that which was named as the baseline."""
+        alike = [other for other in self.unpruned if other.label in line.unpruned]
+        return min(alike, key=lambda other: not other.is_named, default=None)
 
     def cells(self) -> list[tuple[Line, Cell]]:
         """Every cell with its line."""
@@ -286,8 +294,8 @@ def _candidates(point: Point) -> Factors:
 
 def _by_epochs(points: Sequence[Point]) -> list[Point]:
     """Leave out the number of steps where all trainings made as many passes over their own training sets."""
-    known = [point.training for point in points]
-    steps = {training[0] for training in known if training}
+    known = [point.passes for point in points]
+    steps = {passes[0] for passes in known if passes}
     if len(steps) < 2 or not all(known):
         return list(points)
     bounds = [((n - 1) * batch / size, n * batch / size) for n, batch, size in filter(None, known)]

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from dprune.formats.images import drawn_png
 from dprune.reporting.content import Content
 from dprune.reporting.curves import legend
+from dprune.reporting.differences import NOTE
+from dprune.reporting.estimates import INTERVALS
 from dprune.reporting.facts import describe
 from dprune.reporting.grouping import Comparison
 from dprune.reporting.image_grid import ImageGrid, seeds_text
 from dprune.reporting.markup import escape
 from dprune.reporting.svg import SHAPES, STYLE, Chart, stroke
-from dprune.reporting.tables import html_table
+from dprune.reporting.table_markup import DIFFERENCES, html_differences, html_table
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,8 +33,8 @@ _CAPTIONS = {
     "memorization": "Distance of generated samples to the training set by method and pruning ratio",
 }
 _NOTES = {
-    "quality": "Arrows point to the better end. Behind ± stands the standard deviation over seeds, or the standard "
-    "error where there is one seed. The best of each column at a ratio is in colour.",
+    "quality": "Arrows point to the better end. Of each column at a ratio that value is in colour whose difference to "
+    "every other there is told apart from zero; where none is, none is best.",
     "shares": "How generated samples spread over the clusters and classes, beside the reference.",
     "memorization": "A generated sample that repeats a training sample is nearer to it than unseen samples are. "
     "Compare with the held-out yardstick of the same row: pruning alone moves all distances.",
@@ -75,11 +77,11 @@ def _lead(content: Content) -> str:
     every = [comparison for found in content.comparisons.values() for comparison in found]
     methods = len({line.label for comparison in every for line in comparison.pruned})
     ratios = len({cell.ratio for comparison in every for line in comparison.pruned for cell in line.cells})
-    seeds = max((cell.seeds for comparison in every for _, cell in comparison.cells()), default=1)
+    trainings = max((len(cell.nested) for comparison in every for _, cell in comparison.cells()), default=1)
     parts = [_count(len(content.points), "result"), _count(methods, "pruned line"), _count(ratios, "pruning ratio")]
-    parts.append(f"up to {seeds} seeds each" if seeds > 1 else "one seed each")
+    parts.append(f"up to {trainings} trainings each" if trainings > 1 else "one training each")
     parts += [] if content.has_unpruned else ["none of them unpruned"]
-    return f'<p class="lead">{", ".join(parts)}.</p>'
+    return f'<p class="lead">{", ".join(parts)}.</p><p class="note">{INTERVALS}</p>'
 
 
 def _count(number: int, name: str) -> str:
@@ -93,6 +95,8 @@ def _measures(content: Content, name: str) -> str:
         if comparison.title:
             parts.append(f"<h3>Measured with {escape(comparison.title)}</h3>")
         parts.append(html_table(table, _CAPTIONS[name]))
+        if differences := html_differences(table, f"{DIFFERENCES}: {_CAPTIONS[name]}"):
+            parts += [f'<h3>{DIFFERENCES}</h3><p class="note">{NOTE}</p>', differences]
         curves = content.curves(comparison, name)
         if curves:
             parts += [_legend(comparison, content), _charts(list(curves.values()))]

@@ -27,7 +27,8 @@ svg{font:11px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,s
 SHAPES = """
 .ground{fill:var(--ground)}.t{fill:var(--ink)}.f{fill:var(--faint)}.title{font-weight:600;font-size:12.5px}
 .grid{stroke:var(--rule);stroke-width:1}.base{stroke:var(--faint);stroke-width:1}
-.line{fill:none;stroke-width:1.8;stroke-linejoin:round}.bar{stroke-width:1.3;fill:none}.band{opacity:.16;stroke:none}.band.pk{opacity:.08}
+.line{fill:none;stroke-width:1.8;stroke-linejoin:round}.bar{stroke-width:1.3;fill:none}.alone{stroke-dasharray:2 2}
+.band{opacity:.16;stroke:none}.band.pk{opacity:.08}
 .mark{stroke:var(--ground);stroke-width:1}.dots{stroke-linecap:round;fill:none}
 .soft{opacity:.72}.tick{stroke-width:1.6}.steps{fill:none;stroke-width:1.5}.thin{stroke-width:1.2}
 .ref{fill:none;stroke:var(--ink);stroke-width:1.4;stroke-dasharray:7 4}.ref2{stroke-dasharray:2 3}
@@ -140,15 +141,19 @@ class Chart:
         self._parts.append(f'<path class="{css}" d="M{self.across.start:.1f} {at:.1f}H{self.across.stop:.1f}"/>')
 
     def band(self, upper: Points, lower: Points, colour: str) -> None:
-        """Fill what lies between two lines."""
-        outline = self._path([*upper, *reversed(lower)])
+        """Fill what lies between two lines, as far as the axis goes."""
+        outline = self._path([(x, self._inside(y)) for x, y in (*upper, *reversed(lower))])
         self._parts.append(f'<path class="band p{colour}" d="{outline}Z"/>')
 
-    def error(self, x: float, low: float, high: float, colour: str) -> None:
-        """Draw an error bar."""
-        at, bottom, top = self.across(x), self.up(low), self.up(high)
-        caps = f"M{at - 3:.1f} {top:.1f}h6M{at - 3:.1f} {bottom:.1f}h6M{at:.1f} {top:.1f}V{bottom:.1f}"
-        self._parts.append(f'<path class="bar s{colour}" d="{caps}"/>')
+    def error(self, x: float, low: float, high: float, colour: str, css: str = "") -> None:
+        """Draw an error bar as far as the axis goes; an end beyond it has no cap."""
+        at, ends = self.across(x), [(end, self.up(self._inside(end))) for end in (high, low)]
+        caps = "".join(f"M{at - 3:.1f} {y:.1f}h6" for end, y in ends if self._inside(end) == end)
+        outline = f"{caps}M{at:.1f} {ends[0][1]:.1f}V{ends[1][1]:.1f}"
+        self._parts.append(f'<path class="{" ".join(filter(None, ("bar", css, f"s{colour}")))}" d="{outline}"/>')
+
+    def _inside(self, y: float) -> float:
+        return min(max(y, self.y[0]), self.y[1])
 
     def mark(self, x: float, y: float, colour: str, shape: str, title: str = "") -> None:
         """Draw a marker, which tells `title` when pointed at."""

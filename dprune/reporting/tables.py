@@ -1,4 +1,4 @@
-"""Tables of a comparison: as HTML, Markdown and CSV."""
+"""Tables of a comparison: what stands in them, and all of it as CSV."""
 
 from __future__ import annotations
 
@@ -9,23 +9,57 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dprune.metrics.catalogue import Measure
-from dprune.reporting.grouping import MISSING, Cell, Comparison, Line, SeedMean, cell_ratio, ratio_text
-from dprune.reporting.markup import escape, markdown, spreadsheet
+from dprune.metrics.differences import Difference
+from dprune.reporting.differences import cell_difference
+from dprune.reporting.estimates import CellMean, count_range
+from dprune.reporting.grouping import MISSING, Cell, Comparison, Line, cell_ratio, ratio_text
+from dprune.reporting.markup import spreadsheet
+
+# Columns of the CSV behind the mean of each metric: standard error, half of the 95% interval, what the error is over,
+# and of how many.
+_OF_MEANS = ("se", "half_width", "over", "units")
+# Behind those, of its difference to the baseline: the difference, its standard error, half of its 95% interval, whether
+# that leaves zero out, and what the error is.
+_OF_DIFFERENCES = ("difference", "difference_error", "difference_half_width", "told_apart", "difference_kind")
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A cell of the study as a row of the table."""
+    """A cell of the study as a row of the table.
+
+    Attributes:
+        line: that the cell is of.
+        cell: results that differ in seeds alone.
+        estimates: of each measure of the table.
+        baseline: unpruned line that it is held to, None without one.
+        differences: to the baseline in each measure; none without one.
+    """
 
     line: Line
     cell: Cell
-    estimates: tuple[SeedMean | None, ...]
+    estimates: tuple[CellMean | None, ...]
+    baseline: Line | None = None
+    differences: tuple[Difference | None, ...] = ()
 
-    def names(self) -> tuple[str, str, str, str]:
-        """Return what stands before the metrics: method, pruning ratio, seeds and number of generated samples."""
-        count = self.count("generated")
+    @classmethod
+    def of(cls, comparison: Comparison, line: Line, cell: Cell, measures: Sequence[Measure]) -> TableRow:
+        """Make the row of a cell."""
+        estimates, baseline = tuple(cell.estimate(m.key) for m in measures), comparison.baseline(line)
+        if baseline is None:
+            return cls(line, cell, estimates)
+        return cls(line, cell, estimates, baseline,
+                   tuple(cell_difference(cell, baseline.cells[0], m.key) for m in measures))  # fmt: skip
+
+    def names(self) -> tuple[str, str, str, str, str]:
+        """Return what stands before the metrics: method, ratio, trainings, samplings of each, generated samples."""
+        count, samplings = self.count("generated"), self.cell.samplings
         known = MISSING if count is None else f"{count:,}"
-        return self.line.label, cell_ratio(self.line, self.cell), str(self.cell.seeds), known
+        return (self.line.label, cell_ratio(self.line, self.cell), f"{len(samplings):,}", count_range(samplings), known)
+
+    def columns(self) -> list[list[object]]:
+        """Return what the CSV says of each measure: its mean, and the columns of means and of differences."""
+        differences = self.differences or (None,) * len(self.estimates)
+        return [_of_mean(e) + _of_difference(d) for e, d in zip(self.estimates, differences, strict=True)]
 
     def count(self, role: str) -> int | None:
         """Return the samples of one side, None where results do not agree."""
@@ -43,7 +77,7 @@ class Table:
         comparison: what is shown.
         measures: columns, those that any result has.
         rows: unpruned first, then by ratio and method.
-        best: (row, column) of the best values at their ratio.
+        best: (row, column) of values that are better than all others at their ratio by more than chance.
     """
 
     comparison: Comparison
@@ -57,30 +91,52 @@ class Table:
         cells = comparison.cells()
         shown = tuple(measure for measure in measures if any(cell.measured(measure.key) for _, cell in cells))
         cells.sort(key=lambda pair: (not pair[0].is_unpruned, pair[1].ratio is None, pair[1].ratio or 0))
-        rows = tuple(TableRow(line, cell, tuple(cell.estimate(m.key) for m in shown)) for line, cell in cells)
+        rows = tuple(TableRow.of(comparison, line, cell, shown) for line, cell in cells)
         return cls(comparison, shown, rows, _best(rows, shown))
+
+    @property
+    def held(self) -> tuple[TableRow, ...]:
+        """Rows that are held to a baseline."""
+        return tuple(row for row in self.rows if row.baseline is not None)
+
+    @property
+    def differing(self) -> list[int]:
+        """Columns of the measures that any row and its baseline have both."""
+        return [column for column in range(len(self.measures)) if any(row.differences[column] for row in self.held)]
+
+    @property
+    def several_baselines(self) -> bool:
+        """Whether rows are held to different lines."""
+        return len({row.baseline.label for row in self.rows if row.baseline is not None}) > 1
 
 
 def _best(rows: Sequence[TableRow], measures: Sequence[Measure]) -> frozenset[tuple[int, int]]:
-    """Mark the best of the pruned at each ratio that several have; over all ratios where none has."""
+    """Mark the best of the pruned at each ratio that several have, over all ratios where none has.
+
+    The best is told apart from each of the others; where it is not from one of them, none is marked.
+    """
     pruned = [number for number, row in enumerate(rows) if not row.line.is_unpruned]
     ratios = [ratio_text(rows[number].cell.ratio) for number in pruned]
     repeated = len(set(ratios)) < len(ratios)
     found = set()
     for column, measure in enumerate(measures):
-        groups: dict[str, list[tuple[float, str, int]]] = {}
+        groups: dict[str, list[tuple[float, int]]] = {}
         for number, ratio in zip(pruned, ratios, strict=True):
             estimate = rows[number].estimates[column]
             if estimate is not None and measure.better:
                 sign = 1 if measure.better == "lower" else -1
-                entry = (sign * estimate.mean, number_text(estimate.mean), number)
-                groups.setdefault(ratio if repeated else "", []).append(entry)
+                groups.setdefault(ratio if repeated else "", []).append((sign * estimate.mean, number))
         for values in groups.values():
-            # What looks the same is equally good.
-            winner = min(values)[1]
-            if any(shown != winner for _, shown, _ in values):
-                found |= {(number, column) for _, shown, number in values if shown == winner}
+            _, winner = min(values)
+            others = [rows[number].cell for _, number in values if number != winner]
+            if others and all(_are_apart(rows[winner].cell, other, measure.key) for other in others):
+                found.add((winner, column))
     return frozenset(found)
+
+
+def _are_apart(ours: Cell, theirs: Cell, key: str) -> bool:
+    difference = cell_difference(ours, theirs, key)
+    return difference is not None and difference.told_apart
 
 
 def number_text(value: float) -> str:
@@ -91,85 +147,40 @@ def number_text(value: float) -> str:
     return f"{value:,.{max(0, decimals)}f}" if -5 < decimals < 8 else f"{value:.3e}"
 
 
-def _spread_text(estimate: SeedMean) -> str:
-    spread = estimate.spread
-    return "" if not spread else f"±{spread:.2g}" if spread < 1e4 else f"±{spread:,.0f}"
-
-
-def _estimate_html(estimate: SeedMean | None, *, best: bool) -> str:
-    if estimate is None:
-        return f'<td class="missing" title="not measured, or not computable from these samples">{MISSING}</td>'
-    mean = number_text(estimate.mean)
-    value = f"<strong>{mean}</strong>" if best else mean
-    spread = _spread_text(estimate)
-    if not spread:
-        return f"<td>{value}</td>"
-    kind = f"standard deviation over {estimate.seeds} seeds" if estimate.deviation is not None else "standard error"
-    return f'<td>{value} <span class="spread" title="{kind}">{spread}</span></td>'
-
-
-def html_table(table: Table, caption: str) -> str:
-    """Write a table that scrolls inside its own frame."""
-    heads = "".join(
-        f'<th scope="col" title="{escape(m.note)}">{escape(m.name)}{f" {m.arrow}" if m.arrow else ""}</th>'
-        for m in table.measures
-    )
-    lines = []
-    previous = None
-    for number, row in enumerate(table.rows):
-        label, ratio, seeds, generated = row.names()
-        begins = "unpruned" if row.line.is_unpruned else ratio
-        style = ' class="first"' if previous not in (None, begins) else ""
-        previous = begins
-        values = "".join(_estimate_html(e, best=(number, c) in table.best) for c, e in enumerate(row.estimates))
-        lines.append(
-            f'<tr{style}><th scope="row">{escape(label)}</th><td>{ratio}</td><td>{seeds}</td><td>{generated}</td>'
-            f"{values}</tr>"
-        )
-    return (
-        f'<div class="scroll" tabindex="0"><table><caption>{escape(caption)}</caption><thead><tr>'
-        '<th scope="col">Method</th><th scope="col">Pruned</th><th scope="col" title="sets of generated samples">'
-        f'Seeds</th><th scope="col" title="generated samples">N</th>{heads}</tr></thead><tbody>{"".join(lines)}'
-        "</tbody></table></div>"
-    )
-
-
-def markdown_table(table: Table) -> str:
-    """Write a table as GitHub's Markdown; best values are bold."""
-    heads = ["Method", "Pruned", "Seeds", "N", *(f"{m.name} {m.arrow}".strip() for m in table.measures)]
-    lines = [_markdown_row(heads), _markdown_row(["---", *["---:"] * (len(heads) - 1)])]
-    for number, row in enumerate(table.rows):
-        cells = [*row.names()]
-        for column, estimate in enumerate(row.estimates):
-            mean = MISSING if estimate is None else number_text(estimate.mean)
-            shown = f"**{mean}**" if (number, column) in table.best else mean
-            cells.append(f"{shown} {_spread_text(estimate)}".strip() if estimate else shown)
-        lines.append(_markdown_row(cells))
-    title = f"### {markdown(table.comparison.title)}\n\n" if table.comparison.title else ""
-    return title + "\n".join(lines) + "\n"
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(markdown(cell) if n == 0 else cell for n, cell in enumerate(cells))} |"
-
-
 def csv_table(tables: Sequence[Table]) -> str:
     """Write all tables of a kind as one CSV, a row for each cell, every digit kept."""
     measures = list(dict.fromkeys(m for table in tables for m in table.measures))
-    names = [name for m in measures for name in (m.key, f"{m.key}_sd", f"{m.key}_se")]
+    names = [f"{m.key}{name}" for m in measures for name in ("", *(f"_{n}" for n in _OF_MEANS + _OF_DIFFERENCES))]
     lines: list[list[object]] = []
     for table in tables:
         for row in table.rows:
             first = row.cell.points[0].subset
             reference = row.count("reference" if row.count("train") is None else "train")
             line: list[object] = [table.comparison.title, row.line.label, first.method, first.order]
-            line += [row.cell.ratio, row.cell.seeds, row.count("generated"), reference]
+            line += [row.cell.ratio, len(row.cell.samplings), sum(row.cell.samplings)]
+            line += [row.count("generated"), reference]
+            line.append(row.baseline and row.baseline.label)
+            known = dict(zip(table.measures, row.columns(), strict=True))
             for measure in measures:
-                estimate = row.cell.estimate(measure.key)
-                line += [estimate.mean, estimate.deviation, estimate.error] if estimate else [None] * 3
+                line += known.get(measure, [None] * (1 + len(_OF_MEANS + _OF_DIFFERENCES)))
             lines.append(line)
-    heads = ("measurement", "line", "method", "order", "pruned", "seeds", "generated", "reference", *names)
-    return csv_text(heads, lines)
+    heads = ("measurement", "line", "method", "order", "pruned", "trainings", "samplings", "generated", "reference",
+             "baseline")  # fmt: skip
+    return csv_text((*heads, *names), lines)
+
+
+def _of_mean(estimate: CellMean | None) -> list[object]:
+    if estimate is None:
+        return [None] * (1 + len(_OF_MEANS))
+    over = (estimate.over, estimate.units) if estimate.error is not None else (None, None)
+    return [estimate.mean, estimate.error, estimate.half_width, *over]
+
+
+def _of_difference(difference: Difference | None) -> list[object]:
+    if difference is None:
+        return [None] * len(_OF_DIFFERENCES)
+    apart = None if difference.half_width is None else "yes" if difference.told_apart else "no"
+    return [difference.value, difference.error, difference.half_width, apart, difference.kind or None]
 
 
 def csv_text(heads: Sequence[str], lines: Iterable[Sequence[object]]) -> str:

@@ -65,7 +65,7 @@ def training_set(name: str, record: Record, chain: Record | None, main: Record |
     Raises:
         InputError: a tag says nonsense.
     """
-    given, tags = main is not None, _axis_tags(record, chain, main)
+    given, tags = main is not None, axis_tags(record, chain, main)
     found = Subset(EXTERNAL, "", "", None, given)
     if main is None and model_of(chain):
         found = unpruned(given=False)
@@ -246,7 +246,7 @@ def model_of(chain: Record | None) -> Record:
     return next((step for step in nearest_first(chain) if step.get("command") == GENERATOR), {})
 
 
-def _axis_tags(record: Record, chain: Record | None, main: Record | None) -> dict[str, str]:
+def axis_tags(record: Record, chain: Record | None, main: Record | None) -> dict[str, str]:
     """Return the tags that name method, order, amount and seed, the nearest to the result first."""
     found: dict[str, str] = {}
     for step in joined([record], nearest_first(chain, _SILENT), _choices(main)):

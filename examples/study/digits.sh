@@ -2,11 +2,46 @@
 # A study as in the paper, made small: methods by pruning ratios, scores from both ends, on 1,797 handwritten digits.
 # Usage: examples/study/digits.sh [FOLDER]
 #
-# JOBS=2 points run at the same time, one core each; each model takes STEPS=300 steps.
+# As in the paper, scores and chance choose among all samples, and the distance to the centre inside each cluster. What
+# choosing inside each cluster does to the others is a second line for each: METHODS="random random-by-cluster ...".
+# Each point is trained SEEDS="0 1 2" times, so that differences can be held against those between trainings, for each
+# of KEEPS="0.5 0.1"; JOBS=2 run at the same time, one core each; each model takes STEPS=300 steps.
+# Run it again after any failure, or with more methods, keeps or seeds.
 set -eu
 out=${1:-study}
 here=$(dirname "$0")
+seeds=${SEEDS:-0 1 2} keeps=${KEEPS:-0.5 0.1}
 step() { printf '\n$ %s\n' "$*" >&2; "$@"; }
+# One thread a process: the models are too small for two threads to share.
+parallel() { OMP_NUM_THREADS=1 xargs -P "${JOBS:-2}" "$@"; }
+
+# A name, a file of scores, which of them are kept, and whether among all or inside each cluster.
+every_method() {
+    echo random random random all
+    echo nearest distance lowest clusters
+    echo furthest distance highest clusters
+    echo random-by-cluster random random clusters
+    for score in el2n grand monotonicity moso; do
+        echo $score $score highest all
+        echo $score-inverse $score lowest all
+        echo $score-by-cluster $score highest clusters
+        echo $score-inverse-by-cluster $score lowest clusters
+    done
+}
+for name in ${METHODS:-}; do
+    every_method | grep -q "^$name " || { echo "METHODS: there is no method $name" >&2; exit 2; }
+done
+methods() {
+    every_method | while read -r name how; do
+        case " ${METHODS:-$name} " in *" $name "*) echo "$name $how" ;; esac
+    done
+}
+uses() { methods | grep -qE " ($1) "; }
+points() {
+    echo unpruned random random all 1.0
+    for keep in $keeps; do methods | while read -r method; do echo "$method" "$keep"; done; done
+}
+trainings() { points | while read -r point; do for seed in $seeds; do echo "$point" "$seed"; done; done; }
 
 step dprune pack sklearn:digits -o "$out/digits"
 step dprune embed "$out/digits" --model pixels --image-size 8 --color grey -o "$out/features"
@@ -22,38 +57,32 @@ step dprune pack "$out/digits" --subset "$out/unpruned.npy" -o "$out/training"
 step dprune train-vae "$out/training" --held-out "$out/held-out" --preset tiny -o "$out/vae"
 step dprune encode "$out/digits" --vae "$out/vae/model.safetensors" -o "$out/latents"
 
-# What scores by training dynamics need: the unpruned model with its checkpoints, and one surrogate for each fold.
+# What scores by training dynamics need: a model of all samples with its checkpoints, and one surrogate for each fold.
 train() {
     step dprune train-dit "$out/latents" --subset "$out/unpruned.npy" --arch nano/2 --batch-size 64 \
         --steps "${STEPS:-300}" --lr 2e-3 --warmup 30 --schedule cosine --ema 0.99 --save-every epoch "$@"
 }
-train -o "$out/unpruned-1.0/dit"
-for fold in 0 1 2; do train --fold "$fold/3" -o "$out/fold-$fold"; done
-
 score() { method=$1; shift; step dprune score "$method" "$out/latents" "$@" --subset "$out/unpruned.npy"; }
-score grand --model "$out/unpruned-1.0/dit/model.safetensors" --el2n "$out/el2n.npy" -o "$out/grand.npy"
-score monotonicity "$out/unpruned-1.0/dit" -o "$out/monotonicity.npy"
-score moso "$out"/fold-[0-9] --checkpoints 3 -o "$out/moso.npy"
+if uses 'el2n|grand|monotonicity'; then train -o "$out/scoring"; fi
+if uses 'el2n|grand'; then
+    score grand --model "$out/scoring/model.safetensors" --el2n "$out/el2n.npy" -o "$out/grand.npy"
+fi
+if uses monotonicity; then score monotonicity "$out/scoring" -o "$out/monotonicity.npy"; fi
+if uses moso; then
+    for fold in 0 1 2; do train --fold "$fold/3" -o "$out/fold-$fold"; done
+    score moso "$out"/fold-[0-9] --checkpoints 3 -o "$out/moso.npy"
+fi
 
-# A name, a file of scores, and which of them are kept.
-methods() {
-    echo random random random
-    echo nearest distance lowest
-    echo furthest distance highest
-    for score in el2n grand monotonicity moso; do
-        echo $score $score highest
-        echo $score-inverse $score lowest
-    done
-}
-points() {
-    echo unpruned random random 1.0
-    for keep in 0.5 0.1; do methods | while read -r method; do echo "$method" $keep; done; done
-}
-# One thread a point: the models are too small for two threads to share.
-points | OMP_NUM_THREADS=1 xargs -P "${JOBS:-2}" -L 1 "$here/point.sh" "$out"
+trainings | parallel -L 1 "$here/point.sh" "$out"
 
-images=$(points | while read -r name _ _ keep; do printf ' --images %s/%s-%s/generated' "$out" "$name" "$keep"; done)
+first=${seeds%% *}
+results=$(trainings | while read -r name _ _ _ keep seed; do
+    printf ' %s' "$out/$name-$keep/$seed/metrics.json" "$out/$name-$keep/$seed/memorization.json"
+done)
+images=$(points | while read -r name _ _ _ keep; do printf ' --images %s' "$out/$name-$keep/$first/generated"; done)
+maps=$(points | while read -r name _ _ _ keep; do
+    case $name in unpruned | nearest) printf ' --generated %s' "$out/$name-$keep/$first/features" ;; esac
+done)
 # Without quotes, so that each is an argument.
-step dprune report "$out"/*/metrics.json "$out"/*/memorization.json $images \
-    --train "$out/features" --generated "$out/nearest-0.1/features" --clusters "$out/clusters.safetensors" \
-    -o "$out/report"
+step dprune report $results $images --train "$out/features" $maps --clusters "$out/clusters.safetensors" \
+    -o "$out/report" --overwrite

@@ -1,19 +1,22 @@
 #!/bin/sh
-# One point of a study: prune, train, sample and measure.
-# Usage: examples/study/point.sh FOLDER NAME SCORES|random ORDER KEEP
+# One point of a study, one training of it: prune, train, sample and measure.
+# Usage: examples/study/point.sh FOLDER NAME SCORES|random ORDER all|clusters KEEP SEED
 #
-# FOLDER is what examples/study/digits.sh prepares; results go to FOLDER/NAME-KEEP. Run it again after any failure.
+# FOLDER is what examples/study/digits.sh prepares; results go to FOLDER/NAME-KEEP/SEED. Run it again after any failure.
 set -eu
-out=$1 name=$2 scores=$3 order=$4 keep=$5
-run=$out/$name-$keep
+out=$1 name=$2 scores=$3 order=$4 groups=$5 keep=$6 seed=$7
+run=$out/$name-$keep/$seed
 step() { printf '\n$ %s\n' "$*" >&2; "$@"; }
 
 [ "$scores" = random ] && scores='' || scores=$out/$scores.npy
-# Without quotes, so that no scores are no argument.
-step dprune select $scores --order "$order" --keep "$keep" --clusters "$out/clusters.safetensors" \
-    --without "$out/held-out.npy" -o "$run/keep.npy"
+[ "$groups" = all ] && clusters='' || clusters="--clusters $out/clusters.safetensors"
+# Without quotes, so that what is empty is no argument. The seed draws the subset, too, and breaks ties: what chance
+# does cannot be told from one subset.
+step dprune select $scores --order "$order" --keep "$keep" $clusters --within "$out/unpruned.npy" --seed "$seed" \
+    -o "$run/keep.npy"
 step dprune train-dit "$out/latents" --subset "$run/keep.npy" --arch nano/2 --batch-size 64 --steps "${STEPS:-300}" \
-    --lr 2e-3 --warmup 30 --schedule cosine --ema 0.99 -o "$run/dit"
+    --lr 2e-3 --warmup 30 --schedule cosine --ema 0.99 --seed "$seed" -o "$run/dit"
+# The same seeds for all: image by image, what differs is the model alone.
 step dprune sample "$run/dit/model.safetensors" --vae "$out/vae/model.safetensors" --seeds 0-299 --cfg 2 --steps 15 \
     -o "$run/generated"
 step dprune embed "$run/generated" --model pixels --image-size 8 --color grey -o "$run/features"

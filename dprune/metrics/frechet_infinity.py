@@ -1,0 +1,133 @@
+"""The Fréchet distance that infinitely many samples of both sides would have, from halves of those at hand.
+
+With n generated and m reference samples the distance is too large by about a/n + b/m. Chong and Forsyth (2020) draw a
+line over 1/n, which leaves b/m in. Halves of both sides are too large by twice as much, so that twice the distance of
+all less that of the halves is free of both terms. Halves that complement each other hold every sample once: what
+one sample adds by chance is not magnified, as it is by subsets that grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dprune.metrics.frechet import Moments, frechet_terms
+from dprune.metrics.jackknife import Blocks, Estimate
+from dprune.metrics.rows import check_dimensions, check_rows
+from dprune.seeds import generator
+
+SPLITS = 4
+"""Ways in which each side is halved."""
+FEWEST, FEW = 5, 10
+"""Samples a dimension below which there is no extrapolation, and below which it is uncertain."""
+
+Halves = tuple[tuple[Moments, Moments], ...]
+"""Moments of both halves, for each way to halve a side."""
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """What the distance comes to.
+
+    Attributes:
+        height: the extrapolated distance; that of two sets that are alike may come out below zero.
+        halves: mean distance of the halves, which it was extrapolated from.
+        both: whether both sides were halved, or the generated one alone.
+    """
+
+    height: Estimate
+    halves: float
+    both: bool
+
+
+def scarce(counts: Mapping[str, int | None], dimension: int, least: int) -> str | None:
+    """Say which side has fewer than `least` samples a dimension, None where none has.
+
+    Args:
+        counts: samples by role; None is not known and passes.
+        dimension: of the features.
+        least: such as `FEWEST`.
+    """
+    for role, count in counts.items():
+        if count is not None and count < least * dimension:
+            return f"{count} {role} samples are fewer than {least} for each of the {dimension} dimensions"
+    return None
+
+
+def frechet_infinity(
+    distance: Estimate, x: Tensor, reference: Tensor | Moments, seed: int = 0, blocks: Blocks | None = None
+) -> Extrapolation:
+    """Extrapolate the Fréchet distance to infinitely many samples.
+
+    Args:
+        distance: of all samples, with its replicates where there are blocks.
+        x: generated features [n, d] of any float type.
+        reference: those of the reference [m, d], or moments alone, of which no halves can be taken: then the bias of
+            the reference's count remains.
+        seed: of the halves.
+        blocks: of the generated samples, for the standard error, in which these vary and the reference does not.
+
+    Raises:
+        InputError: there are fewer than four samples, or they are not finite.
+        MismatchError: the dimensions differ.
+    """
+    check_rows(x, "generated", 4)
+    cells, both = drawn_halves(len(x), seed, "generated", x.device), isinstance(reference, Tensor)
+    if isinstance(reference, Tensor):
+        check_rows(reference, "reference", 4)
+        theirs = _halves(reference, drawn_halves(len(reference), seed, "reference", x.device))
+    else:
+        theirs = ((reference, reference),) * SPLITS
+    check_dimensions(x.shape[1], theirs[0][0].dimension)
+    ours = _halves(x, cells)
+    halves = _distance(ours, theirs)
+    height = Estimate(2 * distance.value - halves)
+    if blocks is not None and len(x) // 2 - max(blocks.sizes) >= 2:
+        without = (_distance(left, theirs) for left in _without_each(ours, x, cells, blocks))
+        replicates = [2 * whole - half for whole, half in zip(distance.replicates, without, strict=True)]
+        height = blocks.estimate(height.value, replicates)
+    return Extrapolation(height, halves, both)
+
+
+def _distance(generated: Halves, reference: Halves) -> float:
+    """Return the mean distance of all pairs of halves."""
+    pairs = [pair for split in zip(generated, reference, strict=True) for pair in zip(*split, strict=True)]
+    return sum(sum(frechet_terms(ours, theirs)) for ours, theirs in pairs) / len(pairs)
+
+
+def drawn_halves(samples: int, seed: int, role: str, device: torch.device) -> Tensor:
+    """Draw the halves: bit s of a sample's number, int64 [n], tells its half in split s."""
+    draw, cells = generator(seed, f"halves of the {role} samples"), np.zeros(samples, dtype=np.int64)
+    for split in range(SPLITS):
+        cells[draw.permutation(samples)[samples // 2 :]] += 1 << split
+    return torch.from_numpy(cells).to(device)
+
+
+def _halves(x: Tensor, cells: Tensor) -> Halves:
+    """Take the moments of all halves, reading every row once."""
+    parts = {cell: Moments.of(x[cells == cell]) for cell in cells.unique().tolist()}
+    return tuple(
+        (
+            Moments.total(part for cell, part in parts.items() if not cell >> split & 1),
+            Moments.total(part for cell, part in parts.items() if cell >> split & 1),
+        )
+        for split in range(SPLITS)
+    )
+
+
+def _without_each(halves: Halves, x: Tensor, cells: Tensor, blocks: Blocks) -> Iterator[Halves]:
+    """Yield the halves without each block."""
+    for block in range(len(blocks)):
+        rows, own = x[blocks.labels == block], cells[blocks.labels == block]
+        yield tuple(
+            (_less(first, rows[(own >> split & 1) == 0]), _less(second, rows[(own >> split & 1) == 1]))
+            for split, (first, second) in enumerate(halves)
+        )
+
+
+def _less(half: Moments, rows: Tensor) -> Moments:
+    return half.without(Moments.of(rows)) if len(rows) else half

@@ -1,0 +1,53 @@
+"""Differences of a metric between two cells: to the baseline, and between those that could be the best."""
+
+from __future__ import annotations
+
+from dprune.metrics.differences import TRAININGS, Difference, Sampling, sampling_difference
+from dprune.reporting.estimates import CellMean, t_quantile, units
+from dprune.reporting.grouping import Cell
+
+NOTE = (
+    "How far each is from the unpruned, with half of the 95% interval of that difference; * marks those whose interval "
+    "leaves zero out, as chance makes one in twenty do. Where both were trained several times, ± is Welch's t over "
+    "trainings. In brackets it is of sampling alone and says nothing of another training: the jackknife of the "
+    "difference, since both share their noise, or with † both errors put together, since they do not."
+)
+"""What a table of differences means."""
+
+
+def cell_difference(ours: Cell, theirs: Cell, key: str) -> Difference | None:
+    """Subtract a metric of one cell from that of another, None where one of them has none.
+
+    Its error is over trainings where both cells have several, and else of sampling alone.
+    """
+    one, other = ours.estimate(key), theirs.estimate(key)
+    if one is None or other is None:
+        return None
+    if one.over_trainings and other.over_trainings:
+        return _over_trainings(one, other)
+    return sampling_difference(_weighted(ours, key), _weighted(theirs, key))
+
+
+def _over_trainings(ours: CellMean, theirs: CellMean) -> Difference:
+    """Subtract means over independent units with the t interval of Welch (1947) for unequal variances."""
+    assert ours.error is not None
+    assert theirs.error is not None
+    value, squares = ours.mean - theirs.mean, (ours.error**2, theirs.error**2)
+    total = sum(squares)
+    if not total:
+        return Difference(value, 0.0, 0.0, TRAININGS)
+    parts = zip(squares, (ours.units, theirs.units), strict=True)
+    degrees = 1 / sum((square / total) ** 2 / (count - 1) for square, count in parts)
+    return Difference(value, total**0.5, t_quantile(degrees) * total**0.5, TRAININGS)
+
+
+def _weighted(cell: Cell, key: str) -> list[tuple[float, Sampling]]:
+    """Return sets of samples with the weights that they have in the cell's mean."""
+    known = cell.known(key)
+    _, groups = units(list(known))
+    return [
+        (1 / len(groups) / len(group) / len(known[training]), sampling)
+        for group in groups
+        for training in group
+        for sampling in known[training]
+    ]

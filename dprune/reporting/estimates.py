@@ -1,0 +1,134 @@
+"""A metric of one cell with its 95% interval: over trainings where there are several, of sampling alone where not."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from dprune.metrics.differences import CONFIDENCE, NORMAL, Sampling
+from dprune.reporting.trainings import LEVELS, Training
+
+TRAININGS, SAMPLING = "trainings", "sampling"
+
+INTERVALS = (
+    "Every ± is half of a 95% interval. Where a method was trained several times, it is over trainings: Student's t of "
+    "the trainings' means, each over its samplings, so that the noise of sampling is in it. Where a method was trained "
+    "once, ± stands in brackets and bars are dotted: that is the error of sampling alone, 1.96 times the jackknife's "
+    "over generated samples, and says nothing of how another training would turn out."
+)
+"""What tables and curves mean by ±."""
+
+
+@dataclass(frozen=True)
+class CellMean:
+    """A metric of one cell.
+
+    Attributes:
+        mean: over units of their trainings' means over samplings.
+        error: its standard error, None where nothing tells.
+        half_width: of the 95% interval.
+        over: what varies in the error: `trainings`, what these share if that varies, too (`autoencoders`,
+            `clusterings` and so on), or `sampling` where there is one training.
+        units: how many of these there are, 1 for sampling.
+        samplings: sets of generated samples of each training.
+    """
+
+    mean: float
+    error: float | None
+    half_width: float | None
+    over: str
+    units: int
+    samplings: tuple[int, ...]
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings it is over."""
+        return len(self.samplings)
+
+    @property
+    def over_trainings(self) -> bool:
+        """Whether the error is over trainings, with `units - 1` degrees of freedom; of sampling alone if not."""
+        return self.over != SAMPLING
+
+    @property
+    def kind(self) -> str:
+        """What the interval is, in words."""
+        if self.over_trainings:
+            return f"95% t interval over {self.units} {self.over}"
+        return "95% interval of the sampling error alone, one training"
+
+
+def nested_mean(known: Mapping[Training, Sequence[Sampling]]) -> CellMean:
+    """Average a metric over trainings, and say how far that mean is from the mean of all such trainings.
+
+    The variance of a mean over nested draws is estimated without bias by that of the means of the outermost draws, the
+    units, whatever is drawn inside them (ultimate clusters: Hansen, Hurwitz and Madow, Sample Survey Methods and
+    Theory, 1953, volume 1, chapter 6): s / sqrt(n) with s over the n units' means, and t of n - 1 degrees. So errors
+    of sampling are in it, and must not be added. Units are the trainings, or what trainings share if that varies: of
+    two autoencoders with two trainings each there are two. Of one training, nothing tells how trainings differ: the
+    error is that of its samplings, independent of each other, by what the results state.
+
+    Args:
+        known: samplings of each training, one or more.
+    """
+    over, groups = units(list(known))
+    means = {training: fmean(one.value for one in samplings) for training, samplings in known.items()}
+    values = [fmean(means[training] for training in group) for group in groups]
+    n, counts = len(values), tuple(len(samplings) for samplings in known.values())
+    if n > 1:
+        error = stdev(values) / math.sqrt(n)
+        return CellMean(fmean(values), error, t_quantile(n - 1) * error, over, n, counts)
+    (samplings,) = known.values()
+    errors = [one.error for one in samplings if one.error is not None]
+    if len(errors) < len(samplings):
+        return CellMean(values[0], None, None, SAMPLING, 1, counts)
+    error = math.sqrt(sum(error**2 for error in errors)) / len(errors)
+    return CellMean(values[0], error, NORMAL * error, SAMPLING, 1, counts)
+
+
+def units(trainings: Sequence[Training]) -> tuple[str, list[list[Training]]]:
+    """Group trainings into independent units: by what fewest of them share, of all that varies.
+
+    Returns:
+        What the units are, and the trainings of each. Where draws are crossed, not nested, such as two autoencoders
+        with the same two clusterings, the fewest are the cautious choice.
+    """
+    found = TRAININGS, [[training] for training in trainings]
+    for command, (_, several) in LEVELS.items():
+        if varies(trainings, command):
+            groups: dict[str, list[Training]] = {}
+            for training in trainings:
+                groups.setdefault(dict(training.origins)[command].mark, []).append(training)
+            if len(groups) < len(found[1]):
+                found = several, list(groups.values())
+    return found
+
+
+def varies(trainings: Sequence[Training], command: str) -> bool:
+    """Tell whether trainings differ in seeds of a command before them."""
+    found = [dict(training.origins).get(command) for training in trainings]
+    return None not in found and len({origin.seeds for origin in found if origin}) > 1
+
+
+def samplings_text(samplings: Sequence[int]) -> str:
+    """Say how many trainings there are, and how many sets of samples of each."""
+    one = len(samplings) == 1
+    trainings = "1 training" if one else f"{len(samplings):,} trainings"
+    return f"{trainings}, {count_range(samplings)} sampling{'' if max(samplings) == 1 else 's'}{'' if one else ' each'}"
+
+
+def count_range(counts: Collection[int]) -> str:
+    """Write counts as one, or as the fewest to the most."""
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+@functools.cache
+def t_quantile(degrees: float) -> float:
+    """Return how many standard errors make half a 95% interval where `degrees` degrees of freedom tell their size."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))

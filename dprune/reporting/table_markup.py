@@ -1,0 +1,153 @@
+"""Tables of a comparison as HTML and Markdown: the metrics, and below them their differences to the unpruned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dprune.metrics.catalogue import Measure
+from dprune.metrics.differences import PAIRED, TRAININGS, UNPAIRED, Difference
+from dprune.reporting.differences import NOTE
+from dprune.reporting.estimates import CellMean
+from dprune.reporting.grouping import MISSING
+from dprune.reporting.markup import escape, markdown
+from dprune.reporting.tables import Table, number_text
+
+DIFFERENCES = "Differences to the unpruned"
+_KINDS = {
+    TRAININGS: "Welch's t interval over trainings",
+    PAIRED: "sampling error alone, of samples that share their noise",
+    UNPAIRED: "sampling error alone, both errors put together",
+}
+_APART = '<td class="apart">'
+_HEADS = (
+    ("Method", ""),
+    ("Pruned", ""),
+    ("Trainings", ""),
+    ("Samplings", "sets of generated samples of each training"),
+    ("N", "generated samples"),
+)
+
+
+def html_table(table: Table, caption: str) -> str:
+    """Write the metrics as a table that scrolls inside its own frame."""
+    rows = [
+        [*row.names(), *(_estimate_html(e, best=(number, c) in table.best) for c, e in enumerate(row.estimates))]
+        for number, row in enumerate(table.rows)
+    ]
+    begins = ["unpruned" if row.line.is_unpruned else row.names()[1] for row in table.rows]
+    return _framed(caption, [*_HEADS, *map(_head, table.measures)], rows, begins)
+
+
+def html_differences(table: Table, caption: str) -> str:
+    """Write the differences to the unpruned likewise; empty where there are none."""
+    columns = table.differing
+    if not columns:
+        return ""
+    named, rows = table.several_baselines, []
+    for row in table.held:
+        assert row.baseline is not None
+        names = [*row.names()[:2], *([escape(row.baseline.label)] if named else [])]
+        rows.append([*names, *(_difference_html(row.differences[column]) for column in columns)])
+    heads = [*_HEADS[:2], *([("Held to", "")] if named else [])]
+    heads += [_head(table.measures[column]) for column in columns]
+    return _framed(caption, heads, rows, [row.names()[1] for row in table.held])
+
+
+def _head(measure: Measure) -> tuple[str, str]:
+    return f"{measure.name} {measure.arrow}".strip(), measure.note
+
+
+def _framed(
+    caption: str, heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], begins: Sequence[str]
+) -> str:
+    """Write a table of labels and cells; where `begins` changes, a rule stands above the row."""
+    titles = [f' title="{escape(title)}"' if title else "" for _, title in heads]
+    top = "".join(f'<th scope="col"{title}>{escape(name)}</th>' for (name, _), title in zip(heads, titles, strict=True))
+    lines, previous = [], None
+    for (label, *cells), begin in zip(rows, begins, strict=True):
+        style = ' class="first"' if previous not in (None, begin) else ""
+        previous = begin
+        values = "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in cells)
+        lines.append(f'<tr{style}><th scope="row">{escape(label)}</th>{values}</tr>')
+    return (
+        f'<div class="scroll" tabindex="0"><table><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _missing(reason: str) -> str:
+    return f'<td class="missing" title="{reason}">{MISSING}</td>'
+
+
+def _estimate_html(estimate: CellMean | None, *, best: bool) -> str:
+    if estimate is None:
+        return _missing("not measured, or not computable from these samples")
+    mean = number_text(estimate.mean)
+    return f"<td>{f'<strong>{mean}</strong>' if best else mean}{_spread_html(_spread(estimate), estimate.kind)}</td>"
+
+
+def _difference_html(difference: Difference | None) -> str:
+    if difference is None:
+        return _missing("one of the two was not measured")
+    apart, kind = difference.told_apart, _KINDS.get(difference.kind, "no error is known")
+    spread = _spread_html(_difference_spread(difference), f"{'' if apart else 'not '}told apart: {kind}")
+    return f"{_APART if apart else '<td>'}{_difference_text(difference)}{spread}</td>"
+
+
+def _spread_html(spread: str, said: str) -> str:
+    return f' <span class="spread" title="{escape(said)}">{spread}</span>' if spread else ""
+
+
+def _half_text(half: float | None) -> str:
+    return "" if not half else f"±{half:.2g}" if half < 1e4 else f"±{half:,.0f}"
+
+
+def _spread(estimate: CellMean) -> str:
+    shown = _half_text(estimate.half_width)
+    return shown if estimate.over_trainings or not shown else f"({shown})"
+
+
+def _difference_spread(difference: Difference) -> str:
+    shown = _half_text(difference.half_width) + ("†" if difference.kind == UNPAIRED else "")
+    return shown if difference.kind == TRAININGS or not difference.half_width else f"({shown})"
+
+
+def _difference_text(difference: Difference) -> str:
+    sign, star = "+" if difference.value > 0 else "", "*" if difference.told_apart else ""
+    return f"{sign}{number_text(difference.value)}{star}"
+
+
+def markdown_table(table: Table) -> str:
+    """Write the metrics, and below them their differences to the unpruned, as GitHub's Markdown."""
+    title = f"### {markdown(table.comparison.title)}\n\n" if table.comparison.title else ""
+    heads = [*(name for name, _ in _HEADS), *(_head(m)[0] for m in table.measures)]
+    rows = []
+    for number, row in enumerate(table.rows):
+        cells = [*row.names()]
+        for column, estimate in enumerate(row.estimates):
+            mean = MISSING if estimate is None else number_text(estimate.mean)
+            shown = f"**{mean}**" if (number, column) in table.best else mean
+            cells.append(f"{shown} {_spread(estimate)}".strip() if estimate else shown)
+        rows.append(cells)
+    return f"{title}{_markdown_rows(heads, rows)}{_markdown_differences(table)}"
+
+
+def _markdown_differences(table: Table) -> str:
+    columns = table.differing
+    if not columns:
+        return ""
+    named, rows = table.several_baselines, []
+    for row in table.held:
+        assert row.baseline is not None
+        cells = [*row.names()[:2], *([markdown(row.baseline.label)] if named else [])]
+        for difference in (row.differences[column] for column in columns):
+            shown = MISSING if difference is None else _difference_text(difference).replace("*", "\\*")
+            cells.append(f"{shown} {_difference_spread(difference)}".strip() if difference else shown)
+        rows.append(cells)
+    heads = ["Method", "Pruned", *(["Held to"] if named else []), *(_head(table.measures[c])[0] for c in columns)]
+    return f"\n#### {DIFFERENCES}\n\n{markdown(NOTE)}\n\n{_markdown_rows(heads, rows)}"
+
+
+def _markdown_rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *([markdown(label), *cells] for label, *cells in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
