@@ -71,6 +71,7 @@ def command() -> None:
       dprune score grand latents --model run/model.safetensors --sigma .06,.29 --draws 16 --per-sigma -o grand.npy
       dprune score monotonicity latents run --losses losses.npy -o monotonicity.npy
       dprune score moso latents folds/* --checkpoints 3 -o moso.npy
+      dprune score moso latents folds/* --sigma uniform --noise own --checkpoint-weights lr -o moso.npy
       torchrun --nproc-per-node 8 -m dprune score grand latents --model run/model.safetensors -o grand.npy
     """
 
@@ -149,7 +150,8 @@ def score_monotonicity(delivery: Delivery, latents: str, run: str, scoring: Mono
     """Score by how often the loss rose from one checkpoint to the next: a share, from 0 to 1.
 
     LATENTS is the latent store of the samples, RUN the folder of a training with --save-every. The loss is the mean
-    over the draws at one noise level, by the raw weights, since averages hide the rises. Shares are often equal:
+    over the draws at one noise level (or those of --sigma uniform), which stay the same for a sample at every
+    checkpoint, by the raw weights, since averages hide the rises. Shares are often equal:
     dprune select breaks ties by chance. The losses themselves serve other rules, such as their variance.
     """
     from dprune.scoring.monotonicity import open_monotonicity

@@ -151,7 +151,7 @@ def open_monotonicity(store: str, run: str, options: MonotonicityOptions, output
     """
     settings = options.resolve()
     if len(settings.sigmas) > 1:
-        raise UsageError("--sigma: loss monotonicity is of one noise level: give one.")
+        raise UsageError("--sigma: loss monotonicity is of one noise level: give one, or uniform.")
     if options.losses == STDOUT:
         raise UsageError("--losses -: losses go to a file: name one.")
     wanted = Wanted.parse(options.checkpoints)
