@@ -30,8 +30,7 @@ def at_noise(source: str, *own: options.Decorator, weights: str = "ema") -> opti
     return options.gathers(
         "scoring", f"dprune.scoring.{source}", *own,
         click.option("--sigma", default=".06", show_default=True, metavar="X,...",
-                     help="Noise levels, from above 0 (clean) to 1 (noise); or uniform, for one of its own to each "
-                          "sample and draw, by chance."),
+                     help="Noise levels, above 0 (clean) to 1 (noise); uniform: by chance for each draw."),
         options.count("--draws", "Noises at each level: 1, or an even number, in pairs.", default=8),
         options.choice("--noise", ["shared", "own"], "The same noises for all samples, or each sample its own.",
                        default="shared"),
