@@ -220,7 +220,7 @@ def test_memorization_by_other_counts_is_never_averaged(reported, role) -> None:
     counts = {"counts": {role: 150}, "options": {"full": True}}
     rows, said = reported((Run(), {}), (replace(Run(), seed=1), counts), write=write_memorization)
     assert [row["trainings"] for row in rows] == ["1", "1"]
-    name, known = {"generated": ("N", 500), "train": ("training N", 400), "held_out": ("held-out N", 200)}[role]
+    name, known = {"generated": ("N", 500), "train": ("training N", "2,000"), "held_out": ("held-out N", 200)}[role]
     assert all(f"{name} (150, {known})" in text for text in said)
 
 
