@@ -44,7 +44,7 @@ _OTHERS = ("reference", "train", "held_out")
 # differ in whether they have them are comparable.
 _CHOOSING = ("metrics", "fid_infinity", "jackknife")
 _ADDING = ("clusters", "logits", "held_out")
-# Share of unusable samples whose loss changes no metric by more than its error.
+# Share of unusable samples up to which what was asked for counts: a bias that goes as 1/N moves by no more than that.
 _FEW = 0.01
 
 
