@@ -21,14 +21,14 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
 
-def bits(seed: int, purpose: str, ids: Tensor, draw: int, count: int) -> Tensor:
+def bits(seed: int, purpose: str, ids: Tensor, draw: int | Tensor, count: int) -> Tensor:
     """Return uniform 32-bit integers.
 
     Args:
         seed: the run's seed.
         purpose: what the numbers are for; each purpose is independent of every other.
         ids: int64 [n], of samples or images, from 0.
-        draw: which draw for these ids, such as the training step; below 2**32.
+        draw: which draw for these ids, or int64 [n], which one for each of them; below 2**32.
         count: numbers for each id.
 
     Returns:
@@ -36,9 +36,8 @@ def bits(seed: int, purpose: str, ids: Tensor, draw: int, count: int) -> Tensor:
     """
     key = purpose_key(seed, purpose)
     blocks = torch.arange((count + 3) // 4, device=ids.device)
-    shape = (len(ids), len(blocks))
-    counter = (blocks.expand(shape), torch.full(shape, draw, device=ids.device),
-               (ids & _LOW)[:, None].expand(shape), (ids >> 32)[:, None].expand(shape))  # fmt: skip
+    draws = draw if isinstance(draw, Tensor) else torch.full((1,), draw, device=ids.device)
+    counter = blocks, draws[:, None], (ids & _LOW)[:, None], (ids >> 32)[:, None]
     return torch.stack(_philox(counter, key & _LOW, key >> 32), dim=-1).flatten(1)[:, :count]
 
 
@@ -52,19 +51,19 @@ def _philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], low: int, high: int)
     return c0, c1, c2, c3
 
 
-def uniform(seed: int, purpose: str, ids: Tensor, draw: int = 0) -> Tensor:
+def uniform(seed: int, purpose: str, ids: Tensor, draw: int | Tensor = 0) -> Tensor:
     """Return one number in (0, 1) for each id, float32 [n]: the top 23 bits, so that none rounds to 1."""
     return ((bits(seed, purpose, ids, draw, 1)[:, 0] >> 9).float() + 0.5) * 2.0**-23
 
 
-def normal(seed: int, purpose: str, ids: Tensor, draw: int, shape: Sequence[int]) -> Tensor:
+def normal(seed: int, purpose: str, ids: Tensor, draw: int | Tensor, shape: Sequence[int]) -> Tensor:
     """Return standard normal numbers by Box and Muller's transform.
 
     Args:
         seed: the run's seed.
         purpose: what the numbers are for.
         ids: int64 [n].
-        draw: which draw for these ids.
+        draw: which draw for these ids, or int64 [n], which one for each of them.
         shape: of one sample's numbers.
 
     Returns:

@@ -317,6 +317,87 @@ def test_what_is_not_all_of_one_sampling_is_paired_with_nothing(save: Any, tmp_p
     assert jackknife(save("x", x), y, "--metrics", "fid")["pairing"] is None
 
 
+@pytest.fixture
+def two_models(tmp_path: Path, save: Any) -> tuple[Path, Path, Path]:
+    """Features of what two models made of the same noise, and of the reference."""
+    x = normal(120, 6)
+    stores = (generated_features(tmp_path / name, values, np.arange(120) % 3, model=name)
+              for name, values in (("all", x), ("pruned", x * 1.1 + 0.2)))  # fmt: skip
+    return (*stores, save("y", normal(90, 6, seed=1)))
+
+
+def test_a_result_is_held_to_a_baseline(two_models: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    unpruned, pruned, y = two_models
+    base, out = tmp_path / "base.json", tmp_path / "m.json"
+    dprune("eval", unpruned, y, "-o", base).ok()
+    done = dprune("eval", pruned, y, "--against", base, "--json", "-o", out).ok()
+    ours, theirs = read_result(out), read_result(base)
+    found = ours.details["against"]
+    assert json.loads(done.out)["against"] == found
+    known = [key for key in theirs.metrics if theirs.metrics[key] is not None and not key.endswith("_se")]
+    assert list(found) == known
+    sizes = ours.details["jackknife"]["sizes"]
+    for key in known:
+        value = ours.metrics[key] - theirs.metrics[key]
+        replicates = [result.details["jackknife"]["replicates"][key] for result in (ours, theirs)]
+        expected = Blocks(torch.arange(120) % 20, tuple(sizes)).estimate(value, np.subtract(*replicates))
+        assert found[key] == {
+            "difference": pytest.approx(value),
+            "error": pytest.approx(expected.error, rel=1e-6, abs=1e-12),
+            "half_width": pytest.approx(1.959964 * expected.error, rel=1e-5, abs=1e-12),
+            "told_apart": abs(value) > 1.959964 * expected.error,
+            "kind": "paired",
+        }
+    assert found["frechet_distance"]["told_apart"]
+    assert found["frechet_distance"]["error"] < 0.7 * ours.metrics["frechet_distance_se"]
+    (line,) = (line for line in done.err.splitlines() if "difference to" in line)
+    assert f"{base}: frechet distance +" in line
+    assert "(told apart)" in line
+    assert done.err.count("told apart: yes") == 0
+    without = evaluate(pruned, y)
+    assert without["metrics"] == ours.metrics
+    assert "up to date" in dprune("eval", pruned, y, "--against", base, "-o", out).ok().err
+
+
+def test_a_result_held_to_itself_differs_by_nothing(two_models: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    store, _, y = two_models
+    dprune("eval", store, y, "-o", tmp_path / "base.json").ok()
+    found = evaluate(store, y, "--against", tmp_path / "base.json")["details"]["against"]
+    assert {(one["difference"], one["error"], one["told_apart"], one["kind"]) for one in found.values()} == {
+        (0, 0, False, "paired")}  # fmt: skip
+
+
+def test_what_shares_no_noise_is_held_to_a_baseline_by_both_errors(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    dprune("eval", *pair, "--metrics", "kid,fid", "-o", tmp_path / "base.json").ok()
+    base = read_result(tmp_path / "base.json").metrics
+    found = evaluate(*pair, "--metrics", "kid,vendi", "--against", tmp_path / "base.json", "--seed", 1)
+    assert list(found["details"]["against"]) == ["kid"]
+    (one,) = found["details"]["against"].values()
+    assert one["kind"] == "unpaired"
+    assert one["error"] == pytest.approx(np.hypot(base["kid_se"], found["metrics"]["kid_se"]))
+
+
+def test_what_was_measured_otherwise_is_no_baseline(pair: tuple[Path, Path], save: Any, tmp_path: Path) -> None:
+    x, y = pair
+    base, args = tmp_path / "base.json", ("--metrics", "fid,prdc", "--against", tmp_path / "base.json")
+    dprune("eval", x, y, "--metrics", "fid,prdc", "-o", base).ok()
+
+    def refused(code: int, *given: object, words: tuple[str, ...]) -> None:
+        dprune("eval", *given, "-o", tmp_path / "m.json").fails(code, "--against", "base.json", *words)
+
+    refused(3, x, save("z", normal(90, 6, seed=5)), *args, words=("another reference",))
+    refused(3, x, y, *args, "--subset", save("keep", np.arange(60)), words=("another subset",))
+    refused(3, x, y, *args, "--k", 4, words=("--k 3, not 4",))
+    refused(3, save("few", normal(100, 6)), y, *args, words=("120 generated samples", "are 100"))
+    refused(3, x, y, "--metrics", "kid", "--against", base, words=("none of the metrics kid",))
+    dprune("eval", x, y, *args, "-o", base, "--overwrite").fails(2, "--against", "-o", "same file")
+    assert read_result(base).metrics
+    dprune("memorization", x, y, "-o", base, "--overwrite").ok()
+    refused(3, x, y, *args, words=("holds memorization",))
+    dprune("eval", x, y, "--against", tmp_path / "none", "-o", tmp_path / "m.json").fails(3, "none")
+    assert not (tmp_path / "m.json").exists()
+
+
 # Samples that take part.
 
 

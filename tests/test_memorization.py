@@ -22,6 +22,7 @@ from dprune.formats.stores import Store
 from dprune.measuring import pair_sheet as p
 from dprune.measuring.cells import Cells, components, default_cells
 from dprune.measuring.sides import TrainingRows
+from dprune.metrics.catalogue import MEMORIZATION
 from dprune.metrics.copying import authenticity, calibrated_ratios, copying_test_in_cells, mann_whitney_z
 from dprune.metrics.jackknife import Blocks
 from dprune.metrics.nearest import nearest
@@ -29,8 +30,11 @@ from dprune.metrics.reading import SIZES, Sizes
 from dprune.runtime import Silent
 
 DISTANCES = ("nearest_distance_mean", "nearest_distance_median", "zero_count", "authpct", "calibrated_copies",
-             "held_out_nearest_distance_mean", "held_out_nearest_distance_median",
-             "nearest_distance_ratio")  # fmt: skip
+             "calibrated_copies_pct", "held_out_nearest_distance_mean", "held_out_nearest_distance_median",
+             "held_out_authpct", "held_out_calibrated_copies_pct", "nearest_distance_ratio")  # fmt: skip
+WITH_ERRORS = {"nearest_distance_mean", "held_out_nearest_distance_mean", "nearest_distance_ratio", "zero_count",
+               "authpct", "held_out_authpct", "calibrated_copies", "calibrated_copies_pct",
+               "held_out_calibrated_copies_pct"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +110,9 @@ def test_a_result_holds_what_a_report_reads(here: Path) -> None:
     found = measure("--held-out", "held.npy", "--neighbours", "20", "--alpha", "0.4", "--tag", "method=mine")
     assert found.kind == "memorization"
     assert set(found.metrics) == {
-        *DISTANCES, "nearest_distance_mean_se", "nearest_distance_quantiles", "train_nearest_distance_mean",
-        "copying_c_t", "copying_z", "copying_p"}  # fmt: skip
+        *DISTANCES, *(f"{key}_se" for key in WITH_ERRORS), "nearest_distance_quantiles",
+        "train_nearest_distance_mean", "copying_c_t", "copying_z", "copying_p"}  # fmt: skip
+    assert {measure.key for measure in MEMORIZATION} <= set(found.metrics)
     assert found.metrics["nearest_distance_quantiles"]["0.5"] == found.metrics["nearest_distance_median"]
     mean, held = found.metrics["nearest_distance_mean"], found.metrics["held_out_nearest_distance_mean"]
     assert found.metrics["nearest_distance_ratio"] == mean / held
@@ -135,7 +140,8 @@ def test_without_held_out_samples_their_keys_are_null(here: Path) -> None:
     assert "--held-out" in done.err
     content = json.loads(done.out)
     for key, value in content["metrics"].items():
-        assert (value is None) == (key.startswith(("held_out", "copying")) or key == "nearest_distance_ratio"), key
+        yardstick = key.startswith(("held_out", "copying", "nearest_distance_ratio"))
+        assert (value is None) == yardstick, key
     assert content["details"]["copying"] is None
     assert "held_out" not in content["details"]["histograms"]
 
@@ -257,6 +263,59 @@ def test_the_standard_error_is_the_jackknifes(here: Path) -> None:
     assert found["nearest_distance_mean_se"] == pytest.approx(wanted, rel=1e-9)
     assert found["nearest_distance_mean_se"] == pytest.approx(distance.std() / 205**0.5, rel=0.6)
     assert measure("--jackknife", "0").metrics["nearest_distance_mean_se"] is None
+
+
+def test_held_out_samples_get_all_that_generated_ones_get(here: Path) -> None:
+    gen, train, held = normal(240, 4, seed=1), normal(300, 4), normal(180, 4, seed=2)
+    gen[:40] = train[:40] + 1e-3
+    save(gen=gen, train=train, held=held)
+    found = measure("--held-out", "held.npy", "--neighbours", "20", "--alpha", "0.6").metrics
+    save(gen=held, held=gen)
+    turned = measure("--held-out", "held.npy", "--neighbours", "20", "--alpha", "0.6").metrics
+    for key in ("authpct", "calibrated_copies_pct", "nearest_distance_mean"):
+        for suffix in ("", "_se"):
+            assert found[f"held_out_{key}{suffix}"] == pytest.approx(turned[f"{key}{suffix}"], rel=1e-12)
+            assert turned[f"held_out_{key}{suffix}"] == pytest.approx(found[f"{key}{suffix}"], rel=1e-12)
+    assert found["authpct"] < found["held_out_authpct"] - 5
+    assert found["calibrated_copies_pct"] == pytest.approx(100 * found["calibrated_copies"] / 240)
+    assert found["calibrated_copies"] >= 40
+    assert found["calibrated_copies_se"] == pytest.approx(2.4 * found["calibrated_copies_pct_se"])
+    share = found["authpct"] / 100
+    assert found["authpct_se"] == pytest.approx(100 * (share * (1 - share) / 240) ** 0.5, rel=0.4)
+    near, far = found["nearest_distance_mean"], found["held_out_nearest_distance_mean"]
+    errors = [found[f"{key}nearest_distance_mean_se"] for key in ("", "held_out_")]
+    relative = ((errors[0] / near) ** 2 + (errors[1] / far) ** 2) ** 0.5
+    assert found["nearest_distance_ratio_se"] == pytest.approx(near / far * relative, rel=1e-9)
+    none = measure("--held-out", "held.npy", "--jackknife", "0").metrics
+    assert all(none[f"{key}_se"] is None for key in WITH_ERRORS)
+
+
+@pytest.mark.slow
+def test_fresh_samples_are_as_held_out_ones_and_vary_as_their_errors_say(here: Path) -> None:
+    """The training set is held; generated and held-out samples are drawn anew from what it was drawn from."""
+    keys = ("authpct", "held_out_authpct", "calibrated_copies_pct", "held_out_calibrated_copies_pct",
+            "nearest_distance_ratio", "nearest_distance_mean")  # fmt: skip
+    levels = {}
+    for dimension in (2, 24):
+        found: dict[str, list[tuple[float, float]]] = {key: [] for key in keys}
+        save(train=normal(400, dimension))
+        for seed in range(100):
+            save(gen=normal(300, dimension, 2 * seed + 1), held=normal(200, dimension, 2 * seed + 2))
+            metrics = measure("--held-out", "held.npy", "--cells", "1", "--seed", seed).metrics
+            for key in keys:
+                found[key].append((metrics[key], metrics[f"{key}_se"]))
+        value, error = ({key: np.array(pairs)[:, n] for key, pairs in found.items()} for n in (0, 1))
+        for key in keys[:4:2]:
+            difference = value[key] - value[f"held_out_{key}"]
+            assert abs(difference.mean()) <= 3 * difference.std() / 10, (key, dimension)
+        assert abs(value["nearest_distance_ratio"].mean() - 1) < 3 * value["nearest_distance_ratio"].std() / 10
+        for key in keys:
+            if value[key].std():
+                assert np.sqrt((error[key] ** 2).mean()) == pytest.approx(value[key].std(ddof=1), rel=0.25), key
+        levels[dimension] = [value[key].mean() for key in keys[:4:2]]
+    # What is usual hangs on the dimension, so that neither number says anything alone.
+    assert levels[2][0] < levels[24][0] - 8
+    assert levels[2][1] > 5 > levels[24][1] == 0
 
 
 def test_blocks_smaller_than_the_training_set_change_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

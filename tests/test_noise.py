@@ -44,6 +44,14 @@ def test_a_samples_numbers_do_not_depend_on_its_batch():
         assert torch.equal(noise.normal(1, "test", one[None], 5, (3, 2))[0], together[row])
 
 
+def test_each_sample_may_have_a_draw_of_its_own():
+    ids, draws = torch.tensor([7, 7, 0, 2**40 + 3]), torch.tensor([5, 2**32 - 1, 0, 5])
+    together = noise.normal(1, "test", ids, draws, (3, 2)), noise.uniform(1, "test", ids, draws)
+    for row, (one, draw) in enumerate(zip(ids, draws.tolist(), strict=True)):
+        assert torch.equal(noise.normal(1, "test", one[None], draw, (3, 2))[0], together[0][row])
+        assert torch.equal(noise.uniform(1, "test", one[None], draw)[0], together[1][row])
+
+
 @pytest.mark.parametrize("other", [(2, "test", 5), (1, "other", 5), (1, "test", 6)])
 def test_seed_purpose_and_draw_each_change_the_numbers(other):
     ids = torch.arange(4)

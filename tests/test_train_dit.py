@@ -33,6 +33,7 @@ from dprune.models.weights import file_digest
 from dprune.training.dit.latents import TrainingLatents
 from dprune.training.dit.settings import DiTSettings, Fold
 from dprune.training.dit.task import FlowObjective, LatentBatch
+from dprune.training.order import Order, Visits
 
 CPU = torch.device("cpu")
 SMALL = ("--arch", "nano/2", "--batch-size", "6", "--steps", "8", "--log-every", "1", "--lr", "1e-3")
@@ -65,7 +66,9 @@ def test_latents_are_those_of_the_store_wherever_they_are_held(tmp_path: Path, k
     latents = open_latents(latent_store(tmp_path / "store", kind))
     ids = np.array([0, 3, 19, 20, 31])
     held = TrainingLatents(latents, ids, CPU, place, seed=0)
-    found_ids, labels, values = held.batch(np.array([4, 0, 2, 0]), step=1)
+    visits = Visits(np.array([4, 0, 2, 0]), np.array([1, 1, 1, 2]))
+    found_ids, before, labels, values = held.batch(visits)
+    assert before.tolist() == [1, 1, 1, 2]
     assert found_ids.tolist() == [31, 0, 19, 0]
     assert labels.tolist() == latents.labels()[[31, 0, 19, 0]].tolist()
     if kind == "vq":
@@ -78,8 +81,9 @@ def test_latents_are_those_of_the_store_wherever_they_are_held(tmp_path: Path, k
     drawn = (values.numpy() * latents.std[:, None, None] + latents.mean[:, None, None] - mean) / np.exp(logvar / 2)
     assert abs(drawn.mean()) < 0.3
     assert 0.8 < drawn.std() < 1.2
-    assert np.array_equal(values[1], values[3])
-    assert not np.array_equal(values, held.batch(np.array([4, 0, 2, 0]), step=2)[2])
+    again = held.batch(Visits(np.array([0, 0]), np.array([2, 1]))).latents
+    assert torch.equal(again, values[[3, 1]])
+    assert not torch.equal(*again), "each visit has a draw of its own"
 
 
 def test_normalised_latents_of_the_whole_store_have_mean_0_and_deviation_1(tmp_path: Path):
@@ -87,7 +91,8 @@ def test_normalised_latents_of_the_whole_store_have_mean_0_and_deviation_1(tmp_p
         latents = open_latents(latent_store(tmp_path / kind, kind))
         valid = np.flatnonzero(latents.valid())
         held = TrainingLatents(latents, valid, CPU, "device", seed=0)
-        values = torch.cat([held.batch(np.arange(len(valid)), step)[2] for step in range(20)])
+        order = Order(len(valid), 20 * len(valid), seed=0)
+        values = held.batch(order.visits(0)).latents
         assert values.mean((0, 2, 3)).abs().max() < (1e-5 if kind == "vq" else 0.02)
         assert (values.std((0, 2, 3)) - 1).abs().max() < 0.02
 
@@ -96,17 +101,20 @@ def test_half_of_the_latents_are_flipped(tmp_path: Path):
     latents = open_latents(latent_store(tmp_path / "store", flips=True))
     held = TrainingLatents(latents, np.arange(32), CPU, "device", seed=0)
     plain = TrainingLatents(open_latents(latent_store(tmp_path / "plain")), np.arange(32), CPU, "device", seed=0)
-    assert held.batch(np.arange(4), 0)[2].shape == plain.batch(np.arange(4), 0)[2].shape
+    four = Visits.first(np.arange(4))
+    assert held.batch(four).latents.shape == plain.batch(four).latents.shape
     codes, flipped = (np.concatenate(latents.mapped(name))[:32] for name in ("codes", "codes_flipped"))
     table = torch.from_numpy((latents.codebook - latents.mean) / latents.std)
-    share = 0.0
-    for step in range(40):
-        values = held.batch(np.arange(32), step)[2].flatten(2).transpose(1, 2)
-        is_flipped = torch.isclose(values, table[torch.from_numpy(flipped.astype(np.int64))], atol=1e-5).all(2).all(1)
-        is_plain = torch.isclose(values, table[torch.from_numpy(codes.astype(np.int64))], atol=1e-5).all(2).all(1)
-        assert torch.equal(is_flipped, ~is_plain)
-        share += is_flipped.float().mean().item() / 40
-    assert 0.45 < share < 0.55
+    visits = Visits(np.tile(np.arange(32), 40), np.repeat(np.arange(40), 32))
+    values = held.batch(visits).latents.flatten(2).transpose(1, 2)
+    is_plain, is_flipped = (
+        torch.isclose(values, table[torch.from_numpy(rows[visits.positions].astype(np.int64))], atol=1e-5).all(2).all(1)
+        for rows in (codes, flipped)
+    )
+    assert torch.equal(is_flipped, ~is_plain)
+    assert 0.45 < is_flipped.float().mean() < 0.55
+    by_visit = is_flipped.view(40, 32)
+    assert (by_visit.any(0) & ~by_visit.all(0)).all(), "each visit of a sample is flipped by itself"
 
 
 def test_a_run_leaves_a_model_that_says_what_it_is(store: Path, tmp_path: Path):
@@ -124,6 +132,8 @@ def test_a_run_leaves_a_model_that_says_what_it_is(store: Path, tmp_path: Path):
     start, *lines = log(tmp_path / "run")
     assert (start["samples"], start["batch_size"]) == (32, 6)
     assert start["parameters"] == sum(value.size for value in model(tmp_path / "run").values())
+    assert all(line["distinct"] == 6 for line in lines if line["step"] != 6)
+    assert summary["distinct"] == 6
     assert all({"step", "epoch", "loss", "grad_norm", "img_per_s", "mfu", "lr"} <= line.keys() for line in lines)
     assert "up to date" in train(store, tmp_path / "run").ok().err
     assert "nano/2" in dprune("info", tmp_path / "run").ok().out.decode()
@@ -184,6 +194,94 @@ def test_folds_are_disjoint_cover_everything_and_ignore_the_seed(store: Path, tm
     assert log(tmp_path / "seed")[0]["samples"] == sizes[1]
     record = ModelFile.open(tmp_path / "run1" / "model.safetensors").record
     assert record["options"]["fold"] == "1/3"
+
+
+@pytest.fixture(scope="module")
+def large_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return latent_store(tmp_path_factory.mktemp("large") / "latents", "kl", flips=True, counts=(600, 401))
+
+
+@pytest.mark.parametrize("size", [20, 50, 200, 404, 1000])
+def test_every_visit_in_a_batch_has_draws_of_its_own(
+    large_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+):
+    """Drawn by the step, a batch of 256 held 20, 50, 200, about 239 and about 253 different draws."""
+    from dprune.training.dit import task
+
+    drawn: list[tuple[torch.Tensor, ...]] = []
+    loss = task.flow_loss
+
+    def recording(network, data, noise, times, labels):
+        drawn.append((data, noise, times, labels))
+        return loss(network, data, noise, times, labels)
+
+    monkeypatch.setattr(task, "flow_loss", recording)
+    np.save(tmp_path / "keep.npy", np.arange(size))
+    small = ("--arch", "nano/4", "--batch-size", "256", "--steps", "5", "--log-every", "5")
+    done = dprune("train-dit", large_store, *small, "--subset", tmp_path / "keep.npy", "-o", tmp_path / "run").ok()
+    assert [len(data) for data, *_ in drawn] == [256] * 5
+    for data, noise, times, _ in drawn:
+        assert len(noise.flatten(1).unique(dim=0)) == len(data.flatten(1).unique(dim=0)) == len(times.unique()) == 256
+    dropped = torch.stack([labels == 5 for *_, labels in drawn]).double()
+    assert dropped.mean() == pytest.approx(0.1, abs=0.04)
+    assert 0 < dropped.mean(1).std() < 0.05, "a label is not dropped in all visits of a sample at once"
+    batches = [Order(size, 256, seed=0).visits(step).positions for step in range(5)]
+    assert log(tmp_path / "run")[-1]["distinct"] == np.mean([len(set(taken)) for taken in batches])
+    said = f"a batch of 256 holds each of the {size} samples {256 / size:.3g} times, each time with another noise"
+    assert (said in " ".join(done.err.split())) == (size < 256)
+
+
+def test_the_gradient_of_copies_varies_as_that_of_independent_draws():
+    """At 20 samples in a batch of 256 its variance was 12.9 times as large when copies shared their noise."""
+
+    class Network(torch.nn.Module):
+        config = SimpleNamespace(classes=5)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(0.3 * torch.eye(48))
+            self.labels = torch.nn.Parameter(torch.zeros(6, 48))
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return (x.flatten(1) @ self.weight + self.labels[y] + t[:, None]).view_as(x)
+
+    settings = DiTSettings("nano/2", False, 0.1, "uniform", None, None, False, "auto")
+    network = Network()
+    objective, order = FlowObjective(network, settings, 0), Order(20, 256, seed=0)
+    latents, labels = torch.randn(20, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 5
+
+    def variance(draws) -> float:
+        """Of the gradient's elements, summed up, over steps."""
+        gradients = []
+        for step in range(100):
+            positions, before = map(torch.from_numpy, order.visits(step))
+            ids, visits = draws(positions, before, step)
+            loss, _ = objective(LatentBatch(ids, visits, labels[positions], latents[positions]))
+            found = torch.autograd.grad(loss / 256, list(network.parameters()))
+            gradients.append(torch.cat([part.flatten() for part in found]))
+        return torch.stack(gradients).var(0).sum().item()
+
+    ours = variance(lambda positions, before, step: (positions, before))
+    independent = variance(lambda positions, before, step: (1000 + torch.arange(256), torch.full((256,), step)))
+    shared = variance(lambda positions, before, step: (positions, torch.full((256,), step)))
+    assert ours / independent == pytest.approx(1, abs=0.1)
+    assert shared / independent > 10
+
+
+def test_samples_that_fill_a_batch_several_times_do_not_depend_on_how_it_is_cut(tmp_path: Path):
+    store = latent_store(tmp_path / "latents", "kl", flips=True)
+    np.save(tmp_path / "keep.npy", np.array([1, 5, 9]))
+    args = ("--subset", tmp_path / "keep.npy", "--batch-size", "16")
+    train(store, tmp_path / "whole", *args).ok()
+    for _ in range(3):
+        train(store, tmp_path / "parts", *args, "--stop-after", "0s").fails(75, "again")
+    train(store, tmp_path / "parts", *args).ok()
+    for name in ("model.safetensors", "state.safetensors"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    train(store, tmp_path / "cut", *args, "--micro-batch", "5").ok()
+    np.testing.assert_allclose(losses(tmp_path / "cut"), losses(tmp_path / "whole"), rtol=1e-4)
+    for name, value in model(tmp_path / "whole").items():
+        np.testing.assert_allclose(model(tmp_path / "cut")[name], value, atol=1e-4)
 
 
 def test_epochs_count_the_subset(store: Path, tmp_path: Path):
@@ -290,12 +388,17 @@ def test_a_line_of_the_log_outlives_a_stop_of_torchrun(store: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_two_ranks_follow_the_loss_of_one(store: Path, tmp_path: Path):
-    args = ["train-dit", store, *SMALL, "--batch-size", "7", "--steps", "50", "-o"]
+@pytest.mark.parametrize("size", [32, 3])
+def test_two_ranks_follow_the_loss_of_one(store: Path, tmp_path: Path, size: int):
+    np.save(tmp_path / "keep.npy", np.arange(size))
+    args = ["train-dit", store, *SMALL, "--subset", tmp_path / "keep.npy", "--batch-size", "7", "--steps", "50", "-o"]
     dprune(*args, tmp_path / "one").ok()
     torchrun(*args, tmp_path / "two", fresh=True).ok()
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
     assert log(tmp_path / "two")[0]["ranks"] == 2
+    assert [line.get("distinct") for line in log(tmp_path / "two")] == [
+        line.get("distinct") for line in log(tmp_path / "one")
+    ]
     for name, value in model(tmp_path / "one").items():
         np.testing.assert_allclose(model(tmp_path / "two")[name], value, atol=1e-4)
 
@@ -334,15 +437,17 @@ def test_samples_without_a_label_and_dropped_ones_get_that_of_none(dropout: floa
 
     settings = DiTSettings("nano/2", False, dropout, "uniform", None, None, False, "auto")
     labels = torch.arange(4000) % 6 - 1
-    batch = LatentBatch(torch.arange(4000), labels, torch.zeros(4000, 1, 1, 1))
-    for step in (0, 1):
-        FlowObjective(Network(), settings, 0)(batch, step)
+    for before in (0, 1):
+        visits = torch.full((4000,), before)
+        FlowObjective(Network(), settings, 0)(
+            LatentBatch(torch.arange(4000), visits, labels, torch.zeros(4000, 1, 1, 1))
+        )
     for found in seen:
         assert (found[labels < 0] == 5).all()
         known = labels >= 0
         assert (found[known] == 5).double().mean() == pytest.approx(dropout, abs=0.03)
         assert ((found == labels) | (found == 5)).all()
-    assert torch.equal(*seen) == (dropout == 0), "other labels are dropped at each step"
+    assert torch.equal(*seen) == (dropout == 0), "other labels are dropped at each visit"
 
 
 def test_averages_follow_the_weights_as_ema_says(store: Path, tmp_path: Path):

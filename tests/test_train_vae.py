@@ -209,6 +209,24 @@ def assert_same_curves(one: Path, other: Path) -> None:
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-5), (name, a["step"])
 
 
+def test_each_copy_of_an_image_in_a_batch_is_mirrored_by_itself(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dprune.training.vae import loss
+
+    seen, to_unit = [], loss.to_unit
+    monkeypatch.setattr(loss, "to_unit", lambda pixels: seen.append(pixels) or to_unit(pixels))
+    np.save(tmp_path / "keep.npy", [4])
+    done = train(shards, tmp_path / "run", "--subset", tmp_path / "keep.npy", "--flip", steps=4).ok()
+    said = "a batch of 6 holds each of the 1 samples 6 times, each time mirrored at random."
+    assert said in " ".join(done.err.split())
+    assert [line["distinct"] for line in losses(tmp_path / "run")] == [1] * 4
+    mirrored = [(pixels == pixels[:1].flip(3)).flatten(1).all(1) for pixels in seen]
+    assert any(0 < found.sum() < 6 for found in mirrored)
+    plain = train(shards, tmp_path / "plain", "--subset", tmp_path / "keep.npy").ok()
+    assert "6 times, each time alike." in " ".join(plain.err.split())
+
+
 @pytest.mark.slow
 def test_ranks_change_nothing(shards: Path, tmp_path: Path) -> None:
     train(shards, tmp_path / "one", *ALL_AT_ONCE, "--batch-size", 7).ok()
@@ -229,8 +247,9 @@ def test_adversarial_gradient_is_that_of_the_sum() -> None:
     torch.manual_seed(0)
     vae, critic = VAE(VAEConfig("vq", 32, 8, (1, 2, 2), 1, 3, 20, False)), PatchGAN(32)
     critic.scale.fill_(2.0)
-    micro = ImageBatch(torch.arange(2), torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
-    loss, sums = AutoencoderObjective(vae, settings, 0, None, critic)(micro, 0)
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    micro = ImageBatch(torch.arange(2), torch.zeros(2, dtype=torch.int64), pixels, judged=True)
+    loss, sums = AutoencoderObjective(vae, settings, 0, None, critic)(micro)
     loss.backward()
     assert all(p.grad is None for p in critic.parameters())
     found = vae.quantizer(vae.encode(to_unit(micro.pixels)))
@@ -265,9 +284,11 @@ def test_gaussian_latents_are_drawn_and_diverge_as_defined() -> None:
             decoded.append(latents)
             return torch.zeros(len(latents), 3, 16, 16)
 
-    micro = ImageBatch(torch.arange(16), torch.full((16, 3, 16, 16), 255, dtype=torch.uint8))
-    loss, sums = AutoencoderObjective(Network(), settings, 0, None, None)(micro, 5)
+    visits = torch.arange(2).repeat_interleave(8)
+    micro = ImageBatch(torch.arange(16) % 8, visits, torch.full((16, 3, 16, 16), 255, dtype=torch.uint8))
+    loss, sums = AutoencoderObjective(Network(), settings, 0, None, None)(micro)
     (latents,) = decoded
+    assert len(latents.flatten(1).unique(dim=0)) == 16
     assert latents.mean().item() == pytest.approx(2, abs=0.03)
     assert latents.std().item() == pytest.approx(0.5, abs=0.02)
     divergence = 0.5 * (4 + 0.25 - 1 - np.log(0.25)) * 4 * 8 * 8
@@ -323,15 +344,14 @@ def test_streams_what_it_could_hold(shards: Path, workers: int) -> None:
     assert held.held is not None
     assert streamed.held is None
     draw = np.random.default_rng(0)
-    steps = [(step, [draw.integers(0, 7, 20), draw.integers(0, 7, 3)]) for step in range(5)]
-    for a, b in zip(held.batches(iter(steps)), streamed.batches(iter(steps)), strict=True):
-        assert a[0] == b[0]
-        assert all(np.array_equal(x, y) for x, y in zip(a[1], b[1], strict=True))
-        assert all(torch.equal(x, y) for x, y in zip(a[2], b[2], strict=True))
+    steps = [[draw.integers(0, 7, 20), draw.integers(0, 7, 3)] for _ in range(5)]
+    for a, b, wanted in zip(held.batches(iter(steps)), streamed.batches(iter(steps)), steps, strict=True):
+        assert [len(pixels) for pixels in a] == [len(part) for part in wanted]
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     expected = Image.open(io.BytesIO(image_bytes(9))).crop((2, 0, 18, 16))
     np.testing.assert_array_equal(held.load(np.array([4]))[0].permute(1, 2, 0), np.asarray(expected))
-    endless = streamed.batches((step, [np.arange(3)]) for step in iter(int, 1))
-    assert len(next(endless)[2][0]) == 3
+    endless = streamed.batches([np.arange(3)] for _ in iter(int, 1))
+    assert len(next(endless)[0]) == 3
     endless.close()
 
 

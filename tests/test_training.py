@@ -19,7 +19,7 @@ from dprune.runtime import Silent
 from dprune.training.averages import Averages
 from dprune.training.dit.settings import DEFAULTS, DiTOptions
 from dprune.training.loop import Loop
-from dprune.training.order import Order, micro_batches, share
+from dprune.training.order import Order, Visits, micro_batches, share
 from dprune.training.plan import Plan, TrainingOptions, is_due
 from dprune.training.run import Run, extends
 from dprune.training.vae.settings import PLANS, VAEOptions
@@ -41,7 +41,7 @@ class Objective(nn.Module):
         super().__init__()
         self.network, self.data = network, data
 
-    def forward(self, micro, step):
+    def forward(self, micro):
         x, y = (part[micro.rows] for part in self.data)
         loss = (self.network(x) - y).square().sum()
         return loss, {"loss": loss.detach()}
@@ -52,6 +52,7 @@ class Regression:
 
     flop = 0
     samples = SAMPLES
+    repeats = "each time alike"
     fingerprint = "0123456789abcdef"
     network_header = {"kind": "toy"}
 
@@ -68,7 +69,7 @@ class Regression:
 
     def batches(self, steps):
         for _, pieces in steps:
-            yield [Micro(torch.from_numpy(piece)) for piece in pieces]
+            yield [Micro(torch.from_numpy(positions)) for positions, _ in pieces]
 
     def after_step(self, step, optimizers, averages):
         assert optimizers.keys() == self.networks.keys()
@@ -115,26 +116,38 @@ def losses(folder):
 
 def test_a_batch_may_span_epochs_and_no_sample_is_dropped():
     order = Order(7, 3, seed=1)
-    taken = np.concatenate([order.positions(step) for step in range(14)])
+    taken, before = np.concatenate([order.visits(step) for step in range(14)], axis=1)
     assert len(taken) == 42
     for epoch in range(6):
         assert sorted(taken[epoch * 7 : epoch * 7 + 7]) == list(range(7))
+        assert (before[epoch * 7 : epoch * 7 + 7] == epoch).all()
     assert not np.array_equal(taken[:7], taken[7:14])
-    assert np.array_equal(order.positions(5), Order(7, 3, seed=1).positions(5))
-    assert not np.array_equal(order.positions(5), Order(7, 3, seed=2).positions(5))
+    assert np.array_equal(order.visits(5), Order(7, 3, seed=1).visits(5))
+    assert not np.array_equal(order.visits(5), Order(7, 3, seed=2).visits(5))
 
 
 def test_a_set_smaller_than_the_batch_fills_it_several_times():
-    positions = Order(3, 8, seed=0).positions(0)
+    positions, before = Order(3, 8, seed=0).visits(0)
     assert np.bincount(positions).tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
+    assert before.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("size", "batch"), [(3, 8), (7, 3), (5, 5), (5, 6), (6, 5), (1, 4), (4, 1), (40, 25), (25, 40)]
+)
+def test_no_visit_comes_twice_and_distinct_samples_are_counted(size, batch):
+    order = Order(size, batch, seed=0)
+    batches = [order.visits(step) for step in range(50)]
+    assert len({visit for taken in batches for visit in zip(*taken, strict=True)}) == 50 * batch
+    assert [order.distinct(step) for step in range(50)] == [len(set(taken.positions)) for taken in batches]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 def test_ranks_and_micro_batches_share_a_batch_completely(world):
-    batch = np.arange(20)
+    batch = Order(3, 20, seed=0).visits(7)
     pieces = [piece for rank in range(world) for piece in micro_batches(share(batch, rank, world), 4)]
-    assert np.concatenate(pieces).tolist() == batch.tolist()
-    assert max(map(len, pieces)) <= 4
+    assert np.array_equal(np.concatenate(pieces, axis=1), batch)
+    assert max(len(piece.positions) for piece in pieces) <= 4
 
 
 def test_the_average_begins_low_and_follows_the_definition():
@@ -223,6 +236,28 @@ def test_training_fits_and_publishes_the_average(tmp_path):
     assert step == 40
     assert torch.equal(evaluated, model["weight"])
     assert [line["measure"] for line in lines(tmp_path) if "measure" in line] == [20.0, 40.0]
+
+
+@pytest.mark.parametrize("batch", [4, 14, 30, 60])
+def test_the_log_says_how_many_samples_of_a_batch_are_distinct(tmp_path, batch):
+    order = Order(SAMPLES, batch, seed=0)
+    counts = [len(set(order.visits(step).positions)) for step in range(20)]
+    plan = replace(PLAN, steps=20, batch_size=batch)
+    with pytest.raises(Interrupted):
+        train(tmp_path, plan, monitor=Stops(14))
+    train(tmp_path, plan)
+    assert [line["distinct"] for line in lines(tmp_path) if "loss" in line] == [
+        sum(counts[:10]) / 10,
+        sum(counts[10:]) / 10,
+    ]
+
+
+def test_a_set_smaller_than_the_batch_is_said(tmp_path, caplog):
+    caplog.set_level("INFO", "dprune")
+    train(tmp_path / "a", replace(PLAN, steps=1, batch_size=SAMPLES))
+    assert "a batch of" not in caplog.text
+    train(tmp_path / "b", replace(PLAN, steps=1, batch_size=46))
+    assert "a batch of 46 holds each of the 23 samples 2 times, each time alike." in caplog.text
 
 
 def test_a_network_that_is_not_active_keeps_its_weights(tmp_path):
@@ -358,10 +393,11 @@ def test_more_ranks_than_samples_in_a_batch_are_refused(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("count", "most", "sizes"), [(8, 4, [4, 4]), (9, 4, [3, 3, 3]), (3, 4, [3]), (7, 1, [1] * 7)])
 def test_micro_batches_are_as_few_and_as_equal_as_can_be(count, most, sizes):
-    pieces = micro_batches(np.arange(count), most)
-    assert [len(piece) for piece in pieces] == sizes
-    assert np.concatenate(pieces).tolist() == list(range(count))
+    pieces = micro_batches(Visits(np.arange(count), np.arange(count) % 2), most)
+    assert [len(piece.positions) for piece in pieces] == sizes
+    assert np.concatenate(pieces, axis=1).tolist() == [list(range(count)), [number % 2 for number in range(count)]]
 
 
 def test_ranks_share_a_batch_in_order():
-    assert [share(np.arange(7), rank, 3).tolist() for rank in range(3)] == [[0, 1, 2], [3, 4], [5, 6]]
+    batch = Visits.first(np.arange(7))
+    assert [share(batch, rank, 3).positions.tolist() for rank in range(3)] == [[0, 1, 2], [3, 4], [5, 6]]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
                      help="A .npy [n, classes] of the generated samples, for the Inception score."),
         click.option("--save-stats", metavar="FILE",
                      help="Write the reference's statistics; a later eval takes them as REFERENCE."),
+        click.option("--against", metavar="FILE",
+                     help="Say how each metric differs from this result of eval, with the error of the difference."),
         click.option("--fid-infinity", "infinity", is_flag=True,
                      help="Extrapolate the Fréchet distance to infinitely many samples of both sides, too."),
         options.count("--splits", "Parts in which the Inception score is computed.", default=10),
@@ -59,6 +61,10 @@ def command(
     between two models that face the same reference is chance. Compare Fréchet distances at equal counts of samples
     only, and where both sides have labels at equal shares of the classes: others are warned of.
 
+    --against takes the result of a baseline that was measured alike, such as the unpruned model's, and says of each
+    metric how far it is from there. Models that were sampled with the same seeds share their noise, so the error of
+    their difference is far smaller than both errors say.
+
     \b
     Examples:
       dprune eval generated shards -o metrics.json
@@ -66,6 +72,7 @@ def command(
       dprune eval generated shards --model dinov2-b --metrics fid,prdc,vendi -o metrics.json
       dprune eval generated shards --metrics fid --save-stats shards.safetensors -o metrics.json
       dprune eval other shards.safetensors -o - | jq .metrics.frechet_distance
+      dprune eval pruned shards --against unpruned.json -o metrics.json
     """
     from dprune.measuring.eval_job import open_eval
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
                      help="Nearer than this times the neighbourhood's mean distance is a copy."),
         options.count("--cells",
                       "Cells of the copying test.  [default: one for each 50 of the smallest set, up to 1000]"),
-        options.count("--jackknife", "Blocks of the standard error; 0 for none.", default=20, least=0),
+        options.count("--jackknife", "Blocks of the standard errors; 0 for none.", default=20, least=0),
         options.seed,
     ),
     options.embeds(default="dinov2-b"),
@@ -50,8 +50,9 @@ def command(
 
     GENERATED and TRAIN are feature stores, arrays of features (.npy, .safetensors) or shards, whose features are
     made and cached. Each generated sample's nearest training sample is found exactly, whatever the sizes; copies are
-    at distance 0. Held-out samples show how near unseen ones come, and make Meehan's test possible: C_T far below 0
-    means copying. Where the provenance of GENERATED names a training subset, --subset must be that one.
+    at distance 0. Held-out samples show how near unseen ones come, how many of them are authentic and how many are
+    flagged as calibrated copies, without which these numbers say little, and make Meehan's test possible: C_T far below
+    0 means copying. Where the provenance of GENERATED names a training subset, --subset must be that one.
 
     \b
     Examples:

@@ -42,8 +42,9 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
     ratio, and only seeds are averaged. A training set that leaves no candidate out is unpruned, whatever the order:
     what --within and --without kept from being a candidate was not pruned. For results of other tools, --tag
     method=mine --tag keep=0.25 --tag order=lowest --tag seed=3 at any step says where they belong, and --tag keep=1
-    that they are unpruned. The folder holds report.html, which needs no other file, and the tables and curves as
-    Markdown, CSV and SVG.
+    that they are unpruned. Below each table stand the differences to the unpruned, with their errors, and whether they
+    are told apart; the best is marked only where it is told apart from all others. The folder holds report.html, which
+    needs no other file, and the tables and curves as Markdown, CSV and SVG.
 
     \b
     Examples:

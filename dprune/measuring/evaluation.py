@@ -16,7 +16,9 @@ from dprune.formats.arrays import Array
 from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters
 from dprune.formats.features import Features
+from dprune.formats.provenance import Record
 from dprune.formats.statistics import Statistics
+from dprune.measuring.against import Against, tabulated
 from dprune.measuring.balance import warn_of_shares
 from dprune.measuring.eval_metrics import FUNCTIONS, ReadyPair, obstacle
 from dprune.measuring.moments import Measured, given, held, streamed
@@ -42,10 +44,15 @@ def evaluate(
     clusters: Clusters | None,
     logits: Array | None,
     saved: Beside | None,
+    against: Against | None,
+    parents: Mapping[str, Record],
 ) -> Measurement:
     """Open both sides, making what features are missing, compute the metrics, and save the reference's statistics.
 
     The arguments are what `EvalJob` holds.
+
+    Raises:
+        MismatchError: the sides do not belong together, or what they are held to was measured otherwise.
     """
     place = take_device(device)
     features = {role: source.open(monitor) for role, source in sources.items() if isinstance(source, FeatureSource)}
@@ -54,16 +61,21 @@ def evaluate(
         warn_of_shares(features["generated"], features["reference"], chosen_ids(features["reference"], subset))
     with explained(place, "--device cpu, or fewer --metrics"):
         sides = _ready(sources, features, settings, subset, place, monitor)
+        if against is not None:
+            against.check_count(sides["generated"].count)
         taken = _logits(sides["generated"], logits, place) if "is" in settings.names else None
         pair = ReadyPair(sides["generated"], sides["reference"], settings, monitor, clusters, taken)
         estimates, details = _compute_all(pair)
         if (blocks := pair.generated.blocks) is not None:
-            paired_by = pairing_digest(pair.generated, sources["reference"], subset, settings)
+            paired_by = pairing_digest(pair.generated, parents, settings)
             details["jackknife"] = kept_replicates(estimates, blocks, paired_by)
+        metrics = _numbers(estimates)
+        if against is not None:
+            details["against"] = tabulated(against.differences(metrics, details))
         inputs = [describe_side(role, sources[role], s.count, s.dropped, dimension) for role, s in sides.items()]
         if saved is not None:
             _save_statistics(sides["reference"], saved)
-        return Measurement(_numbers(estimates), details, inputs)
+        return Measurement(metrics, details, inputs)
 
 
 def _common_dimension(

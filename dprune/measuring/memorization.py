@@ -7,6 +7,7 @@ compared with the rest of the training set.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ from dprune.metrics.copying import (
     mann_whitney_z,
     summarize,
 )
-from dprune.metrics.jackknife import Blocks
+from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.nearest import Neighbours, nearest
 from dprune.metrics.rows import finite_rows
 from dprune.runtime import Monitor, explained, take_device
@@ -88,6 +89,30 @@ def _check_dimensions(features: Mapping[str, Features]) -> None:
 
 
 @dataclass(frozen=True)
+class _Compared:
+    """Samples held against the training samples.
+
+    Attributes:
+        found: their nearest training samples.
+        nearest: distance to the nearest, float64 [n], on the CPU.
+        blocks: of the samples.
+    """
+
+    found: Neighbours
+    nearest: Tensor
+    blocks: Blocks
+
+    @property
+    def known(self) -> Tensor:
+        """Which samples have a distance, bool [n]."""
+        return torch.isfinite(self.nearest)
+
+    def percentage(self, flags: Tensor) -> Estimate:
+        """Return what percentage of the samples with a distance `flags`, bool [n], mark."""
+        return self.blocks.mean((100.0 * flags.cpu()).where(self.known, torch.nan))
+
+
+@dataclass(frozen=True)
 class _Search:
     """Sides in memory, and what is found of them."""
 
@@ -100,18 +125,24 @@ class _Search:
     def measure(self) -> tuple[Record, Record, Neighbours]:
         """Return the metrics, the details, and the nearest training rows of each generated sample."""
         found = self._search()
-        distances = {"generated": found.distance[:, 0]}
+        sides = {"generated": self._with_blocks(found)}
         if self.held_out is not None:
-            distances["held_out"] = self._to_training(self.held_out.x, "comparing held-out samples")
+            stage = self.train.stage("comparing held-out samples")
+            sides["held_out"] = self._with_blocks(nearest(self.held_out.x, stage, found.id.shape[1]))
+        distances = {role: side.nearest for role, side in sides.items()}
         distances["train"] = self._yardstick()
         edges = histogram_edges(list(distances.values()))
         known = {role: summarize(values, edges) for role, values in distances.items()}
         copying, test = self._copying_test(distances)
-        calibrated, neighbourhood = self._calibrated(found)
-        near = self._distances(known) | {"nearest_distance_mean_se": self._error(distances["generated"])}
-        metrics = {**near, **copying, "authpct": self._authpct(found), **calibrated}
+        calibrated, neighbourhood = self._calibrated(sides)
+        near = self._distances(known) | self._errors(sides, known)
+        metrics = {**near, **copying, **self._authpct(sides), **calibrated}
         histograms = {"edges": edges, **{role: summary.histogram for role, summary in known.items()}}
         return metrics, {"histograms": histograms, "copying": test, "calibrated": neighbourhood}, found
+
+    def _with_blocks(self, found: Neighbours) -> _Compared:
+        draw = Blocks.draw(len(found.id), self.settings.seed, count=self.settings.jackknife)
+        return _Compared(found, found.distance[:, 0].cpu(), draw)
 
     def _search(self) -> Neighbours:
         """Find the nearest training samples of each generated one."""
@@ -156,17 +187,28 @@ class _Search:
         made = {"cells": test.cells, "of_cells": count, "weight": test.weight, "z_u": z_u}
         return {"copying_c_t": test.c_t, "copying_z": test.z, "copying_p": test.p}, made
 
-    def _authpct(self, found: Neighbours) -> float | None:
+    def _authpct(self, sides: Mapping[str, _Compared]) -> Record:
+        """Return AuthPct of generated and held-out samples, which one search serves."""
+        flags: dict[str, Tensor] = {}
         # A single training sample has no rest to be nearer to.
-        return authenticity(found, self.train.stage("authenticity"))[0] if self.train.finite > 1 else None
+        if self.train.finite > 1:
+            parts = [side.found for side in sides.values()]
+            distance, ids = (torch.cat([x[:, :1] for x in of]) for of in zip(*((p.distance, p.id) for p in parts)))
+            _, authentic = authenticity(Neighbours(distance, ids, 0), self.train.stage("authenticity"))
+            flags = dict(zip(sides, authentic.split([len(part.id) for part in parts]), strict=True))
+        return _percentages("authpct", sides, flags)
 
-    def _calibrated(self, found: Neighbours) -> tuple[Record, Record]:
-        """Return Carlini's count of copies, and how it was made."""
-        width, alpha = min(found.distance.shape[1], self.train.finite), self.settings.alpha
+    def _calibrated(self, sides: Mapping[str, _Compared]) -> tuple[Record, Record]:
+        """Return Carlini's copies, as a count and as percentages, and how they were told."""
+        width, alpha = min(sides["generated"].found.distance.shape[1], self.train.finite), self.settings.alpha
         if width < self.settings.neighbours:
             _log.warning("the calibrated ratio looks at %d neighbours: there are no more training samples.", width)
-        copies = int((calibrated_ratios(found.distance[:, :width], alpha) < 1).sum()) if width > 1 else None
-        return {"calibrated_copies": copies}, {"neighbours": width, "alpha": alpha}
+        flags: dict[str, Tensor] = {}
+        if width > 1:
+            flags = {r: calibrated_ratios(side.found.distance[:, :width], alpha) < 1 for r, side in sides.items()}
+        metrics = _count("calibrated_copies", sides["generated"], flags.get("generated"))
+        metrics |= _percentages("calibrated_copies_pct", sides, flags)
+        return metrics, {"neighbours": width, "alpha": alpha}
 
     @staticmethod
     def _distances(known: Mapping[str, DistanceSummary]) -> Record:
@@ -190,14 +232,35 @@ class _Search:
             "train_nearest_distance_mean": train.mean,
         }
 
-    def _error(self, distances: Tensor) -> float:
-        """Return the standard error of the mean of distances [n], those that are not finite left out."""
-        values = distances.cpu()
-        values = values[torch.isfinite(values)]
-        blocks = Blocks.draw(len(values), self.settings.seed, count=self.settings.jackknife)
-        sums = values.new_zeros(len(blocks)).index_add_(0, blocks.labels, values)
-        means = blocks.without_each(sums) / torch.tensor(blocks.remaining)
-        return blocks.estimate(float(values.mean()), means).error
+    @staticmethod
+    def _errors(sides: Mapping[str, _Compared], known: Mapping[str, DistanceSummary]) -> Record:
+        """Return the standard errors of what is made of nearest distances; in that of the ratio both sides vary."""
+        error = {role: side.blocks.mean(side.nearest).error for role, side in sides.items()}
+        near, far = known["generated"].mean, known["held_out"].mean if "held_out" in known else 0.0
+        ratio = math.hypot(error["generated"] / far, near * error["held_out"] / far**2) if far else None
+        return {
+            "nearest_distance_mean_se": error["generated"],
+            "held_out_nearest_distance_mean_se": error.get("held_out"),
+            "nearest_distance_ratio_se": ratio,
+            **_count("zero_count", sides["generated"], sides["generated"].nearest == 0),
+        }
+
+
+def _percentages(key: str, sides: Mapping[str, _Compared], flags: Mapping[str, Tensor]) -> Record:
+    """Return what percentage of either side's samples is flagged, and its error; None for a side without flags."""
+    metrics: Record = {}
+    for role, prefix in (("generated", ""), ("held_out", "held_out_")):
+        found = sides[role].percentage(flags[role]) if role in flags else None
+        metrics[f"{prefix}{key}"] = found and found.value
+        metrics[f"{prefix}{key}_se"] = found and found.error
+    return metrics
+
+
+def _count(key: str, side: _Compared, flags: Tensor | None) -> Record:
+    """Return how many samples are flagged, and its error; None without flags."""
+    if flags is None:
+        return {key: None, f"{key}_se": None}
+    return {key: int(flags.sum()), f"{key}_se": side.percentage(flags).error * int(side.known.sum()) / 100}
 
 
 def _check_found(found: Neighbours) -> None:

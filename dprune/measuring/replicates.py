@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import UsageError
-from dprune.formats.arrays import Array, digest_array
+from dprune.formats.arrays import digest_array
 from dprune.formats.features import Features, StoreFeatures
 from dprune.formats.provenance import Record, digest, parents_of
-from dprune.formats.statistics import Statistics
+from dprune.measuring.against import reference_of
 from dprune.measuring.moments import Measured
 from dprune.measuring.settings import EvalSettings
-from dprune.measuring.sources import FeatureSource
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.sampling.seeds import Seeds
 
@@ -39,15 +38,18 @@ def kept_replicates(estimates: Mapping[str, Estimate | None], blocks: Blocks, pa
     return {"blocks": len(blocks), "sizes": list(blocks.sizes), "pairing": pairing, "replicates": replicates}
 
 
-def pairing_digest(
-    generated: Measured, reference: FeatureSource | Statistics, subset: Array | None, settings: EvalSettings
-) -> str | None:
+def pairing_digest(generated: Measured, parents: Mapping[str, Record], settings: EvalSettings) -> str | None:
     """Return what two results must have in common for their replicates to be paired, None where nobody knows.
 
     Sample i of one and sample i of the other must be drawn with the same noise and class, stand in blocks of the same
     number, and be held to the same reference in the same way. What may differ is what made images of the noise: the
     model with its training set, guidance, solver, precision. Clusters are left aside, since results with and without
     them share all other metrics: whoever compares shares of clusters holds these to each other.
+
+    Args:
+        generated: the samples.
+        parents: inputs of the measurement by role.
+        settings: of the metrics.
     """
     features, ids, blocks = generated.features, generated.ids, generated.blocks
     if features is None or ids is None or blocks is None:
@@ -59,7 +61,7 @@ def pairing_digest(
         "seeds": digest_array(seeds[ids]),
         "classes": None if labels is None else digest_array(labels[ids]),
         "blocks": digest_array(blocks.labels.cpu().numpy()),
-        "reference": _compared_with(reference, subset),
+        "reference": reference_of(parents),
         "settings": [settings.seed, settings.splits, settings.k, settings.density_k],
     })  # fmt: skip
 
@@ -74,14 +76,7 @@ def _seeds(features: Features) -> npt.NDArray[np.int64] | None:
     if not in_order or len(images) != 1 or images[0].get("command") != "sample":
         return None
     try:
-        seeds = Seeds.parse(str(images[0]["options"].get("seeds")))
+        seeds = Seeds.parse(str(images[0].get("options", {}).get("seeds")))
     except UsageError:
         return None
     return seeds.between(0, len(seeds)) if len(seeds) == features.shape[0] else None
-
-
-def _compared_with(reference: FeatureSource | Statistics, subset: Array | None) -> list[str | None]:
-    """Return the digests of the reference's features and of its subset, which statistics of them stand for."""
-    if isinstance(reference, Statistics) and (behind := parents_of(reference.record)):
-        return [behind[role].get("digest") if role in behind else None for role in ("features", "subset")]
-    return [reference.parent["digest"], None if subset is None else subset.as_parent()["digest"]]

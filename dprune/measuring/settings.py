@@ -20,6 +20,7 @@ class EvalSettings:
     clusters: str | None = None
     logits: str | None = None
     save_stats: str | None = None
+    against: str | None = None
     infinity: bool = False
     splits: int = 10
     k: int = 3

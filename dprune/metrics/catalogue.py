@@ -126,11 +126,16 @@ MEMORIZATION = (
     Measure("nearest_distance_median", "Median distance", "", "Median of the distances of generated samples."),
     Measure("zero_count", "Exact copies", "lower", "Generated samples at distance zero from a training sample."),
     Measure("authpct", "AuthPct", "higher", "Percentage of generated samples that are not nearer to a training sample "
-            "than that is to the others."),
+            "than that is to the others; to be held to that of held-out samples."),
+    Measure("held_out_authpct", "AuthPct, held-out", "",
+            "The same for samples that the model did not see: what AuthPct is without copying."),
     Measure("copying_c_t", "C_T", "", "Meehan's statistic: far below 0 is copying, far above underfitting.", 0.0),
     Measure("copying_z", "z of C_T", "", "C_T over its deviation without copying.", 0.0),
     Measure("calibrated_copies", "Calibrated copies", "lower",
             "Generated samples far nearer to one training sample than to its neighbours."),
+    Measure("calibrated_copies_pct", "Calibrated copies, %", "lower", "The same as a percentage."),
+    Measure("held_out_calibrated_copies_pct", "Calibrated copies, held-out, %", "",
+            "The same for samples that the model did not see: as many are flagged without any copy."),
 )  # fmt: skip
 
 SHARES = METRICS["shares"].measures

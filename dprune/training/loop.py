@@ -1,7 +1,8 @@
 """The training loop: every model's, on one process or a group of them.
 
-The batch of a step, its order and its noise depend on the seed and the step alone; ranks share the batch. So a run
-that was stopped goes on exactly, and the number of ranks changes nothing but the rounding of sums.
+The batch of a step depends on the seed and the step alone, and the noise of a sample in it on the seed and on how
+often the sample was visited before; ranks share the batch. So a run that was stopped goes on exactly, and the number
+of ranks changes nothing but the rounding of sums.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dprune.formats.provenance import Record
 from dprune.precision import float32
 from dprune.runtime import Monitor, ranks
 from dprune.training.averages import Averages
-from dprune.training.order import Order, Positions, micro_batches, share
+from dprune.training.order import Order, Visits, micro_batches, share
 from dprune.training.plan import Plan, is_due
 from dprune.training.run import Run
 from dprune.training.state import SavedState
@@ -75,6 +76,7 @@ class Loop:
         if is_root():
             self.run.rewind_log(self.step)
             self._log_start()
+            self._say_copies()
         self._leave_sums_to_root()
         with float32(tf32=self.plan.precision != "fp32"):
             last = self._steps(monitor)
@@ -104,7 +106,7 @@ class Loop:
         ceiling = product_rate(self.device, dtype) if self.task.flop else 0.0
         watch = Stopwatch(self.device, self.task.flop, ceiling)
         monitor.start("training", self.plan.steps - self.step, "steps")
-        schedule = ((step, self._positions(step)) for step in range(self.step, self.plan.steps))
+        schedule = ((step, self._visits(step)) for step in range(self.step, self.plan.steps))
         with contextlib.closing(self.task.batches(schedule)) as batches:
             while batch := self._next(batches):
                 reports = is_due(self.step + 1, self.plan.log_every) or self.step + 1 == self.plan.steps
@@ -136,8 +138,8 @@ class Loop:
             self._save()
             raise
 
-    def _positions(self, step: int) -> list[Positions]:
-        return micro_batches(share(self.order.positions(step), self.here.rank, self.here.world), self.micro_batch)
+    def _visits(self, step: int) -> list[Visits]:
+        return micro_batches(share(self.order.visits(step), self.here.rank, self.here.world), self.micro_batch)
 
     def _take(self, batch: list[Any], *, wants_norm: bool) -> dict[str, Tensor]:
         """Take one step; return the norms of the gradients if they are known or wanted."""
@@ -167,7 +169,7 @@ class Loop:
             alone = number < len(batch) - 1 and isinstance(objective, DistributedDataParallel)
             with objective.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
                 with self._autocast():
-                    loss, sums = objective(micro, self.step)
+                    loss, sums = objective(micro)
                 (loss * scale).backward()
             self._add(sums)
 
@@ -184,14 +186,16 @@ class Loop:
         Raises:
             DpruneError: the loss is no longer finite.
         """
-        samples = (self.step - self.reported) * self.plan.batch_size
+        steps = range(self.reported, self.step)
         self.reported = self.step
         tallies = {name: all_sum(self.sums.pop(name)) for name in sorted(self.sums) if self.sums[name].ndim}
         names = sorted(self.sums)
         totals = all_sum(torch.stack([self.sums[name].float() for name in names])).tolist()
         self.sums.clear()
         self._check_finite(totals)
+        samples = len(steps) * self.plan.batch_size
         line = {name: total / samples for name, total in zip(names, totals, strict=True)}
+        line["distinct"] = sum(map(self.order.distinct, steps)) / len(steps)
         for name, norm in norms.items():
             line["grad_norm" if len(self.optimizers) == 1 else f"{name}_grad_norm"] = norm.item()
         line |= self.task.statistics(tallies) | {"lr": self.plan.rate(self.step - 1)} | watch.read(self.here.world)
@@ -269,7 +273,7 @@ class Loop:
         try:
             for objective in self.task.objectives.values():
                 with self._autocast():
-                    loss, _ = objective(self.task.trial(size), 0)
+                    loss, _ = objective(self.task.trial(size))
                 loss.backward()
         except torch.OutOfMemoryError:
             fits.zero_()
@@ -292,6 +296,12 @@ class Loop:
             "flop_per_sample": self.task.flop,
         }  # fmt: skip
         self.run.log(start)
+
+    def _say_copies(self) -> None:
+        batch, samples = self.plan.batch_size, self.order.size
+        if samples < batch:
+            _log.info("a batch of %s holds each of the %s samples %.3g times, %s.",
+                      f"{batch:,}", f"{samples:,}", batch / samples, self.task.repeats)  # fmt: skip
 
 
 def _trainable(network: nn.Module) -> list[nn.Parameter]:

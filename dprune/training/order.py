@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,26 @@ import numpy.typing as npt
 from dprune.seeds import generator
 
 Positions = npt.NDArray[np.int64]
+
+
+class Visits(NamedTuple):
+    """The samples of a batch, or of a part of one.
+
+    Where the set is smaller than the batch, a sample is visited several times in it. What is random in a visit is
+    drawn by the sample's id and by how often it was visited before, so that all visits are independent.
+
+    Attributes:
+        positions: of the samples in the training set, int64 [n].
+        before: how often each was visited before, int64 [n].
+    """
+
+    positions: Positions
+    before: npt.NDArray[np.int64]
+
+    @classmethod
+    def first(cls, positions: Positions) -> Visits:
+        """Visit samples as if none had been visited before."""
+        return cls(positions, np.zeros_like(positions))
 
 
 class Order:
@@ -30,27 +51,42 @@ class Order:
             lambda epoch: generator(seed, f"training order of epoch {epoch}").permutation(size)
         )
 
-    def positions(self, step: int) -> Positions:
-        """Return the batch of a step as positions in the training set, int64 [batch_size]."""
+    def visits(self, step: int) -> Visits:
+        """Return the batch of a step, of `batch_size` visits."""
         begin, end = step * self.batch_size, (step + 1) * self.batch_size
+        # Every sample comes once an epoch.
+        before = np.arange(begin, end) // self.size
         pieces = []
         while begin < end:
             epoch, first = divmod(begin, self.size)
             last = min(self.size, first + end - begin)
             pieces.append(self._epoch(epoch)[first:last])
             begin += last - first
-        return np.concatenate(pieces)
+        return Visits(np.concatenate(pieces), before)
+
+    def distinct(self, step: int) -> int:
+        """Count the distinct samples in the batch of a step."""
+        begin, end = step * self.batch_size, (step + 1) * self.batch_size
+        # Only where two epochs are cut do their orders matter.
+        if begin // self.size == (end - 1) // self.size:
+            return self.batch_size
+        whole = -(-begin // self.size)
+        return self.size if (whole + 1) * self.size <= end else len(np.unique(self.visits(step).positions))
 
     def epochs(self, steps: int) -> float:
         """How often each sample was taken, on average, in so many steps."""
         return steps * self.batch_size / self.size
 
 
-def share(positions: Positions, rank: int, world: int) -> Positions:
+def share(visits: Visits, rank: int, world: int) -> Visits:
     """Return a rank's contiguous share of a batch; shares differ by one sample at most."""
-    return np.array_split(positions, world)[rank]
+    return _cut(visits, world)[rank]
 
 
-def micro_batches(positions: Positions, most: int) -> list[Positions]:
-    """Cut positions into the fewest pieces of at most `most` samples, as equal as can be."""
-    return np.array_split(positions, -(-len(positions) // most))
+def micro_batches(visits: Visits, most: int) -> list[Visits]:
+    """Cut visits into the fewest pieces of at most `most` samples, as equal as can be."""
+    return _cut(visits, -(-len(visits.positions) // most))
+
+
+def _cut(visits: Visits, pieces: int) -> list[Visits]:
+    return [Visits(*piece) for piece in zip(*(np.array_split(part, pieces) for part in visits), strict=True)]

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dprune.training.order import Positions
+from dprune.training.order import Visits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,11 +19,12 @@ class Task(ABC):
 
     Attributes:
         networks: by name, each trained by an optimizer of its own, in this order; the first is averaged and published.
-        objectives: for each network, under its name, a module whose forward(micro, step) returns its loss. That is a
+        objectives: for each network, under its name, a module whose forward(micro) returns its loss. That is a
             tensor, the sum over the samples of the micro-batch, and a table of further such sums, detached, for the
             log. All trainable parameters of an objective are those of its network, and each gets a gradient.
         network_header: what `ModelFile.network` is to say of the first network.
         samples: size of the training set.
+        repeats: how a sample differs from one visit to the next, for a sentence.
         fingerprint: digest of what is trained on, which all ranks must share.
         flop: floating-point operations of the training on one sample, 0 if not known.
     """
@@ -32,6 +33,7 @@ class Task(ABC):
     objectives: Mapping[str, nn.Module]
     network_header: dict[str, Any]
     samples: int
+    repeats: str
     fingerprint: str
     flop: int = 0
 
@@ -40,13 +42,14 @@ class Task(ABC):
         return True
 
     @abstractmethod
-    def batches(self, steps: Iterator[tuple[int, list[Positions]]]) -> Generator[list[Any]]:
-        """Turn each step's micro-batches of this rank from positions in the training set into what a pass takes.
+    def batches(self, steps: Iterator[tuple[int, list[Visits]]]) -> Generator[list[Any]]:
+        """Turn each step's micro-batches of this rank from visits of samples into what a pass takes.
 
-        The objectives of a step get the same micro-batch in turn and may leave something in it.
+        Whatever is random in a sample is drawn by its id and by how often it was visited before. The objectives of a
+        step get the same micro-batch in turn and may leave something in it.
 
         Args:
-            steps: the number of each step to come, and its positions, a piece for each micro-batch.
+            steps: the number of each step to come, and its visits, a piece for each micro-batch.
 
         Yields:
             The micro-batches of a step; closed early, it lets go of what it holds.

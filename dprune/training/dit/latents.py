@@ -16,7 +16,7 @@ from dprune.formats.latents import FLIPPED, NAMES, Latents
 from dprune.formats.shards import split_ids
 from dprune.memory import free_memory
 from dprune.models.latents import Normalisation, as_held, pinned, sent
-from dprune.training.order import Positions
+from dprune.training.order import Positions, Visits
 
 # Shares of what is free that latents may take: the rest is the model's, or other programs'.
 GPU_SHARE = 0.25
@@ -28,11 +28,13 @@ class LatentBatch(NamedTuple):
 
     Attributes:
         ids: int64 [b].
+        visits: int64 [b], how often each sample was visited before.
         labels: int64 [b], -1 for none.
         latents: float32 [b, c, h, w], of mean 0 and deviation 1.
     """
 
     ids: Tensor
+    visits: Tensor
     labels: Tensor
     latents: Tensor
 
@@ -70,28 +72,24 @@ class TrainingLatents:
         """Return the number of samples."""
         return len(self._ids)
 
-    def batch(self, positions: Positions, step: int) -> LatentBatch:
-        """Gather a batch, without waiting for the device.
-
-        Args:
-            positions: in the training set, int64 [b].
-            step: of the training; flips and posterior draws depend on it.
-        """
-        where = sent(torch.from_numpy(positions), self._device)
+    def batch(self, visits: Visits) -> LatentBatch:
+        """Gather a batch, without waiting for the device; every visit has a flip and a posterior draw of its own."""
+        positions = visits.positions
+        where, before = sent(torch.from_numpy(np.stack(visits)), self._device)
         ids = self._ids[where]
         names = NAMES[self._network["kind"]]
         rows = [self._tensors[name].take(positions, where) for name in names]
         if len(self._tensors) > len(names):
-            flip = noise.uniform(self._seed, "flip of a latent", ids, step) < 0.5
+            flip = noise.uniform(self._seed, "flip of a latent", ids, before) < 0.5
             flipped = [self._tensors[name + FLIPPED].take(positions, where) for name in names]
             rows = [torch.where(flip.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(rows, flipped, strict=True)]
-        latents = rows[0] if self._network["kind"] == "vq" else self._drawn(rows, ids, step)
-        return LatentBatch(ids, self._labels[where], self.normalised(latents))
+        latents = rows[0] if self._network["kind"] == "vq" else self._drawn(rows, ids, before)
+        return LatentBatch(ids, before, self._labels[where], self.normalised(latents))
 
-    def _drawn(self, rows: Sequence[Tensor], ids: Tensor, step: int) -> Tensor:
+    def _drawn(self, rows: Sequence[Tensor], ids: Tensor, before: Tensor) -> Tensor:
         """Draw from the posteriors."""
         mean, logvar = (row.float() for row in rows)
-        drawn = noise.normal(self._seed, "posterior of a latent", ids, step, mean.shape[1:])
+        drawn = noise.normal(self._seed, "posterior of a latent", ids, before, mean.shape[1:])
         return mean + (0.5 * logvar).exp() * drawn
 
 

@@ -22,7 +22,7 @@ from dprune.models.pixels import to_pixels
 from dprune.models.vae import VAE
 from dprune.training.dit.latents import LatentBatch, TrainingLatents
 from dprune.training.dit.settings import DiTSettings
-from dprune.training.order import Positions
+from dprune.training.order import Visits
 from dprune.training.task import Task
 
 PREVIEW_STEPS = 30
@@ -30,7 +30,7 @@ PREVIEW_COLUMNS = 8
 
 
 class FlowObjective(nn.Module):
-    """The loss of flow matching, its noise, times and dropped labels drawn by sample and step.
+    """The loss of flow matching, its noise, times and dropped labels drawn anew at each visit of a sample.
 
     Args:
         network: the model.
@@ -42,25 +42,25 @@ class FlowObjective(nn.Module):
         super().__init__()
         self.network, self._settings, self._seed = network, settings, seed
 
-    def forward(self, micro: LatentBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, micro: LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum of the samples' losses, twice: to differentiate and for the log."""
-        drawn = noise.normal(self._seed, "noise of training", micro.ids, step, micro.latents.shape[1:])
-        times, labels = self._times(micro.ids, step), self._labels(micro, step)
+        drawn = noise.normal(self._seed, "noise of training", micro.ids, micro.visits, micro.latents.shape[1:])
+        times, labels = self._times(micro), self._labels(micro)
         loss = flow_loss(self.network, micro.latents, drawn, times, labels).sum()
         return loss, {"loss": loss.detach()}
 
-    def _times(self, ids: Tensor, step: int) -> Tensor:
+    def _times(self, micro: LatentBatch) -> Tensor:
         if self._settings.time == "uniform":
-            return noise.uniform(self._seed, "time of training", ids, step)
+            return noise.uniform(self._seed, "time of training", micro.ids, micro.visits)
         # Esser et al., "Scaling rectified flow transformers" (2024), section 3.1.
-        return noise.normal(self._seed, "time of training", ids, step, ()).sigmoid()
+        return noise.normal(self._seed, "time of training", micro.ids, micro.visits, ()).sigmoid()
 
-    def _labels(self, micro: LatentBatch, step: int) -> Tensor:
+    def _labels(self, micro: LatentBatch) -> Tensor:
         null = self.network.config.classes
         if not null:
             return torch.zeros_like(micro.labels)
-        dropped = noise.uniform(self._seed, "dropped labels", micro.ids, step) < self._settings.label_dropout
-        return torch.where(dropped | (micro.labels < 0), null, micro.labels)
+        drawn = noise.uniform(self._seed, "dropped labels", micro.ids, micro.visits)
+        return torch.where((drawn < self._settings.label_dropout) | (micro.labels < 0), null, micro.labels)
 
 
 class DiTTask(Task):
@@ -77,6 +77,8 @@ class DiTTask(Task):
         preview: autoencoder that decodes pictures at intervals, None for no pictures.
     """
 
+    repeats = "each time with another noise and time"
+
     def __init__(self, network: DiT, settings: DiTSettings, seed: int, data: TrainingLatents, latents: Latents,
                  trained: TrainedClasses, fingerprint: str, preview: VAE | None) -> None:  # fmt: skip
         self._network, self._data, self._trained, self._preview = network, data, trained, preview
@@ -90,14 +92,14 @@ class DiTTask(Task):
         # A backward pass takes twice as many operations as a forward pass.
         self.flop = 3 * network.config.flop()
 
-    def batches(self, steps: Iterator[tuple[int, list[Positions]]]) -> Generator[list[LatentBatch]]:
+    def batches(self, steps: Iterator[tuple[int, list[Visits]]]) -> Generator[list[LatentBatch]]:
         """Gather each step's micro-batches."""
-        for step, positions in steps:
-            yield [self._data.batch(piece, step) for piece in positions]
+        for _, parts in steps:
+            yield [self._data.batch(part) for part in parts]
 
     def trial(self, size: int) -> LatentBatch:
         """Return the first samples, again and again."""
-        return self._data.batch(np.arange(size) % self.samples, 0)
+        return self._data.batch(Visits.first(np.arange(size) % self.samples))
 
     def evaluate(self, step: int, folder: Path) -> dict[str, float]:
         """Draw a grid of samples from the noise that `dprune sample` gives the first seeds, unguided."""

@@ -66,7 +66,7 @@ class Reconstruction:
         mine = self._positions[here.rank :: here.world] if here.group else self._positions
         total = torch.zeros(3, dtype=torch.float64, device=self._images.device)
         chunks = [mine[begin : begin + BATCH] for begin in range(0, len(mine), BATCH)]
-        for _, _, (pixels,) in self._images.batches((0, [chunk]) for chunk in chunks):
+        for (pixels,) in self._images.batches([chunk] for chunk in chunks):
             total += self._sums(vae, pixels)
         means = (all_sum(total) / len(self._positions)).tolist()
         names = ("psnr", "ssim", *(("perceptual",) if self._distance else ()))

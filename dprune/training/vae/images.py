@@ -24,8 +24,6 @@ from dprune.formats.shards import Dataset, read_image
 from dprune.runtime import Monitor, Silent
 from dprune.training.order import Positions
 
-Step = tuple[int, list[Positions]]
-
 HELD_BYTES = 2 << 30
 MOST_BAD_IN_A_ROW = 256
 
@@ -143,28 +141,27 @@ class TrainingImages:
 
     def load(self, positions: Positions) -> Tensor:
         """Decode images at once; uint8 [n, 3, side, side] on the device."""
-        return next(self.batches(iter([(0, [positions])])))[2][0]
+        return next(self.batches(iter([[positions]])))[0]
 
-    def batches(self, steps: Iterator[Step]) -> Generator[tuple[int, list[Positions], list[Tensor]]]:
+    def batches(self, steps: Iterable[list[Positions]]) -> Generator[list[Tensor]]:
         """Turn the positions of steps into images, decoding ahead; close the iterator to end the workers.
 
         Args:
-            steps: number of each step, and its micro-batches as positions in `ids`.
+            steps: the micro-batches of each, as positions in `ids`.
 
         Yields:
-            The same with the images of each micro-batch, uint8 [n, 3, side, side] on the device.
+            The images of each micro-batch of a step, uint8 [n, 3, side, side] on the device.
         """
         if self.held is not None:
-            for step, parts in steps:
-                yield step, parts, [self.held[torch.from_numpy(part).to(self.device)] for part in parts]
+            for parts in steps:
+                yield [self.held[torch.from_numpy(part).to(self.device)] for part in parts]
             return
-        ahead: deque[Step] = deque()
+        ahead: deque[list[Positions]] = deque()
         pin = self.device.type == "cuda"
         with decoding(self._source, _pieces(steps, ahead), self._workers, self._monitor, pin=pin) as decoded:
             for first in decoded:
                 pieces = itertools.chain([first], decoded)
-                step, parts = ahead.popleft()
-                yield step, parts, [self._collect(len(part), pieces) for part in parts]
+                yield [self._collect(len(part), pieces) for part in ahead.popleft()]
 
     def _collect(self, count: int, pieces: Iterator[Chunk]) -> Tensor:
         found: list[Tensor] = []
@@ -193,9 +190,9 @@ class TrainingImages:
             _log.warning("%s; the next sample is trained on in its place.", told)
 
 
-def _pieces(steps: Iterable[Step], ahead: deque[Step]) -> Iterator[Positions]:
+def _pieces(steps: Iterable[list[Positions]], ahead: deque[list[Positions]]) -> Iterator[Positions]:
     """Cut the micro-batches of steps into pieces, and note each step before its first piece is given out."""
-    for step, parts in steps:
-        ahead.append((step, parts))
+    for parts in steps:
+        ahead.append(parts)
         for part in parts:
             yield from (part[begin : begin + PIECE] for begin in range(0, len(part), PIECE))

@@ -23,8 +23,9 @@ class ImageBatch:
 
     Attributes:
         ids: of the samples, int64 [n].
+        visits: how often each was visited before, int64 [n].
         pixels: uint8 [n, 3, H, W].
-        trial: whether it only serves to find out what fits into memory, so that everything has to be computed.
+        judged: whether the critic takes part, where there is one.
         tokens: what was quantised, float32 [n * h * w, c].
         codes: the codes that it became, int64 [n, h * w].
         made: reconstructions, float32 [n, 3, H, W]; only where a critic wants them.
@@ -32,8 +33,9 @@ class ImageBatch:
     """
 
     ids: Tensor
+    visits: Tensor
     pixels: Tensor
-    trial: bool = False
+    judged: bool = False
     tokens: Tensor | None = None
     codes: Tensor | None = None
     made: Tensor | None = None
@@ -67,23 +69,23 @@ class AutoencoderObjective(nn.Module):
         # In a tuple, since the critic's parameters are not this objective's to train.
         self._critic = (critic,)
 
-    def forward(self, micro: ImageBatch, step: int) -> tuple[Tensor, Terms]:
+    def forward(self, micro: ImageBatch) -> tuple[Tensor, Terms]:
         """Return the sum of the samples' losses, and of their terms for the log.
 
         With a critic the first has the gradient of the sum, but another value.
         """
         images = to_unit(micro.pixels)
-        latents, terms, penalty = self._latents(images, micro, step)
+        latents, terms, penalty = self._latents(images, micro)
         made = self.vae.decode(latents).float()
         critic = self._critic[0]
-        if critic is None or not (step >= self._settings.gan_start or micro.trial):
+        if critic is None or not micro.judged:
             similarity = self._dissimilarity(made, images, terms)
             loss = similarity + penalty
             return loss.sum(), _sums({"loss": loss, **terms})
         surrogate, value = self._with_critic(critic, made, images, terms, micro)
         return surrogate + penalty.sum(), _sums({"loss": value + penalty, **terms})
 
-    def _latents(self, images: Tensor, micro: ImageBatch, step: int) -> tuple[Tensor, Terms, Tensor]:
+    def _latents(self, images: Tensor, micro: ImageBatch) -> tuple[Tensor, Terms, Tensor]:
         """Return what is decoded, the terms that speak of it, and what they add to the loss, [n]."""
         settings = self._settings
         if self.vae.config.kind == "vq":
@@ -92,7 +94,7 @@ class AutoencoderObjective(nn.Module):
             penalty = found.codebook + settings.commitment * found.commitment
             return found.latents, {"commitment": found.commitment}, penalty
         mean, logvar = self.vae.moments(images)
-        drawn = noise.normal(self._seed, "posterior", micro.ids, step, mean.shape[1:])
+        drawn = noise.normal(self._seed, "posterior", micro.ids, micro.visits, mean.shape[1:])
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
         # Per pixel as the reconstruction's loss, so that the weight means what it means in latent diffusion.
         penalty = settings.kl_weight * divergence / images[0].numel()
@@ -144,7 +146,7 @@ class CriticObjective(nn.Module):
         super().__init__()
         self.critic = critic
 
-    def forward(self, micro: ImageBatch, step: int) -> tuple[Tensor, Terms]:
+    def forward(self, micro: ImageBatch) -> tuple[Tensor, Terms]:
         """Return the sum of the samples' losses, twice: to differentiate and for the log."""
         assert micro.made is not None
         real, made = self.critic(torch.cat((to_unit(micro.pixels), micro.made))).float().chunk(2)

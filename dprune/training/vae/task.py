@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,7 +18,7 @@ from dprune.models.discriminator import PatchGAN, adaptive_scale
 from dprune.models.quantizer import code_use
 from dprune.models.vae import VAE
 from dprune.runtime import ranks
-from dprune.training.order import Positions
+from dprune.training.order import Visits
 from dprune.training.plan import Plan
 from dprune.training.task import Task
 from dprune.training.vae.evaluation import Reconstruction
@@ -47,6 +49,7 @@ class VAETask(Task):
         self._vae, self._critic, self._settings, self._plan = vae, critic, settings, plan
         self._images, self._evaluation = images, evaluation
         self.samples, self.fingerprint = len(images), fingerprint
+        self.repeats = _repeats(settings)
         self.network_header = {"kind": "vae", **vae.config.as_json()}
         self._ids = torch.from_numpy(images.ids).to(images.device)
         self._micro: list[ImageBatch] = []
@@ -58,26 +61,30 @@ class VAETask(Task):
         """The critic begins late."""
         return name == "vae" or step >= self._settings.gan_start
 
-    def batches(self, steps: Iterator[tuple[int, list[Positions]]]) -> Generator[list[ImageBatch]]:
+    def batches(self, steps: Iterator[tuple[int, list[Visits]]]) -> Generator[list[ImageBatch]]:
         """Gather each step's micro-batches, with images mirrored at random."""
-        with contextlib.closing(self._images.batches(steps)) as found:
-            for step, parts, pixels in found:
-                ids = [self._ids[torch.from_numpy(part).to(self._ids.device)] for part in parts]
-                self._micro = [ImageBatch(own, self._flipped(own, seen, step))
-                               for own, seen in zip(ids, pixels, strict=True)]  # fmt: skip
+        steps, ahead = itertools.tee(steps)
+        wanted = ([part.positions for part in parts] for _, parts in ahead)
+        with contextlib.closing(self._images.batches(wanted)) as found:
+            for (step, parts), pixels in zip(steps, found, strict=True):
+                judged = self.active("critic", step)
+                self._micro = [self._batch(part, seen, judged) for part, seen in zip(parts, pixels, strict=True)]
                 yield self._micro
 
-    def _flipped(self, ids: Tensor, pixels: Tensor, step: int) -> Tensor:
-        if not self._settings.flip:
-            return pixels
-        mirrored = noise.uniform(self._plan.seed, "flips", ids, step) < 0.5
-        return torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+    def _batch(self, visits: Visits, pixels: Tensor, judged: bool) -> ImageBatch:
+        positions, before = torch.from_numpy(np.stack(visits)).to(self._ids.device)
+        ids = self._ids[positions]
+        if self._settings.flip:
+            mirrored = noise.uniform(self._plan.seed, "flips", ids, before) < 0.5
+            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+        return ImageBatch(ids, before, pixels, judged)
 
     def trial(self, size: int) -> ImageBatch:
         """Return grey images, for which all terms of the loss are computed, whatever the step."""
         side, device = self._vae.config.image_size, self._images.device
         pixels = torch.full((size, 3, side, side), 127, dtype=torch.uint8, device=device)
-        return ImageBatch(torch.arange(size, device=device), pixels, trial=True, made=to_unit(pixels))
+        ids = torch.arange(size, device=device)
+        return ImageBatch(ids, torch.zeros_like(ids), pixels, judged=True, made=to_unit(pixels))
 
     def after_step(
         self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]
@@ -138,3 +145,9 @@ class VAETask(Task):
         """Measure reconstructions of held-out samples, or of a few that are trained on, and draw some."""
         self._evaluation.draw(self._vae, folder / f"step-{step:08d}.png")
         return self._evaluation.measure(self._vae)
+
+
+def _repeats(settings: VAESettings) -> str:
+    if settings.config.kind == "kl":
+        return "each time with another noise"
+    return "each time mirrored at random" if settings.flip else "each time alike"
