@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from dprune.metrics.differences import CONFIDENCE, NORMAL, Sampling
-from dprune.reporting.trainings import LEVELS, Training
+from dprune.reporting.trainings import LEVELS, Training, drawn_anew
 
 TRAININGS, SAMPLING = "trainings", "sampling"
 
@@ -96,21 +96,14 @@ def units(trainings: Sequence[Training]) -> tuple[str, list[list[Training]]]:
         What the units are, and the trainings of each. Where draws are crossed, not nested, such as two autoencoders
         with the same two clusterings, the fewest are the cautious choice.
     """
-    found = TRAININGS, [[training] for training in trainings]
-    for command, (_, several) in LEVELS.items():
-        if varies(trainings, command):
-            groups: dict[str, list[Training]] = {}
-            for training in trainings:
-                groups.setdefault(dict(training.origins)[command].mark, []).append(training)
-            if len(groups) < len(found[1]):
-                found = several, list(groups.values())
-    return found
-
-
-def varies(trainings: Sequence[Training], command: str) -> bool:
-    """Tell whether trainings differ in seeds of a command before them."""
-    found = [dict(training.origins).get(command) for training in trainings]
-    return None not in found and len({origin.seeds for origin in found if origin}) > 1
+    counts = drawn_anew(trainings)
+    coarsest = min(counts, key=counts.__getitem__, default=None)
+    if coarsest is None or counts[coarsest] == len(trainings):
+        return TRAININGS, [[training] for training in trainings]
+    groups: dict[str, list[Training]] = {}
+    for training in trainings:
+        groups.setdefault(dict(training.origins)[coarsest].mark, []).append(training)
+    return LEVELS[coarsest][1], list(groups.values())
 
 
 def samplings_text(samplings: Sequence[int]) -> str:
