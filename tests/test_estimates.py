@@ -102,7 +102,7 @@ def test_two_trainings_of_each_of_two_autoencoders_are_two_units(reported) -> No
     said = "4 trainings of 2 autoencoders; ± is over the autoencoders"
     assert row["drawn_anew"].startswith(said)
     for name in ("quality.md", "report.html"):
-        assert f"cluster-distance lowest, 0.75: {said}" in found.read(name)
+        assert f"cluster-distance lowest: {said}" in found.read(name)
 
 
 def test_what_each_training_has_of_its_own_is_said(reported) -> None:
@@ -110,7 +110,7 @@ def test_what_each_training_has_of_its_own_is_said(reported) -> None:
     found = reported(*results)
     assert {row["frechet_distance_over"] for row in found.rows} == {"trainings"}
     said = "3 trainings, each with clustering, scoring and selection of its own"
-    assert f"All methods with several trainings: {said}." in found.read("quality.md")
+    assert f"cluster-distance highest; cluster-distance lowest: {said}." in found.read("quality.md")
 
 
 def test_trainings_that_share_all_that_came_before_say_nothing(reported) -> None:

@@ -20,10 +20,12 @@ from dprune.measuring.eval_metrics import FUNCTIONS
 from dprune.measuring.groups import by_kmeans
 from dprune.metrics import reading as block_reader
 from dprune.metrics.catalogue import METRICS
+from dprune.metrics.frechet import Moments, frechet_distance
 from dprune.metrics.inception_score import inception_score
 from dprune.metrics.jackknife import Blocks
 from dprune.metrics.manifold import manifold
 from dprune.metrics.prd import prd
+from dprune.seeds import generator
 
 ORACLE = load_file(DATA / "metrics.safetensors")
 PIXELS = ("--model", "pixels", "--image-size", 4, "--workers", 0)
@@ -471,6 +473,149 @@ def test_a_handful_of_samples(save: Any, count: int) -> None:
     found = evaluate(save("x", normal(count, 5)), save("y", normal(40, 5, seed=1)))["metrics"]
     assert found["frechet_distance"] > 0
     assert (found["precision"] is None) == (count < 4)
+
+
+# Real samples beside the generated ones.
+
+
+def frechet(x: np.ndarray, y: np.ndarray) -> float:
+    sides = (Moments.of(torch.from_numpy(side)) for side in (x, y))
+    return frechet_distance(*sides).distance.value
+
+
+def test_a_part_of_the_reference_is_measured_as_the_generated_samples_are(save: Any) -> None:
+    x, y = normal(50, 4) + 0.5, normal(100, 4, seed=1)
+    files = save("x", x), save("y", y)
+    found = evaluate(*files, "--metrics", "fid")
+    chosen = generator(0, "reference samples as a yardstick").choice(100, 50, replace=False, shuffle=False)
+    rest = np.delete(y, chosen, 0)
+    metrics, made = found["metrics"], found["details"]["frechet"]["yardstick"]
+    assert metrics["real_frechet_distance"] == pytest.approx(frechet(y[np.sort(chosen)], rest), rel=1e-9)
+    assert made["generated"] == pytest.approx(frechet(x, rest), rel=1e-9)
+    assert metrics["frechet_distance_ratio"] == pytest.approx(frechet(x, rest) / metrics["real_frechet_distance"])
+    assert (made["real"], made["count"], made["reference"]) == ("reference", 50, 50)
+    assert metrics["frechet_distance"] == pytest.approx(frechet(x, y), rel=1e-9)
+    # Whatever else is measured, and whether the samples are held or read in passing.
+    held = evaluate(*files, "--metrics", "fid,kid")["metrics"]
+    assert {key: held[key] for key in metrics} == {
+        key: number and pytest.approx(number) for key, number in metrics.items()
+    }
+    assert metrics["real_frechet_distance_se"] is None
+    # No half of the reference is as many.
+    few = evaluate(files[0], save("few", y[:99]), "--metrics", "fid")
+    assert "real_frechet_distance" not in few["metrics"]
+    assert "yardstick" not in few["details"]["frechet"]
+
+
+@pytest.mark.parametrize(("count", "dimension"), [(60, 5), (60, 50)], ids=["N above d", "N below d"])
+def test_held_out_samples_are_taken_out_of_the_reference_and_measured_at_equal_count(
+    save: Any, count: int, dimension: int
+) -> None:
+    x, y = normal(count, dimension) + 0.2, normal(100, dimension, seed=1)
+    x[7] = np.nan
+    ids = np.random.default_rng(2).permutation(100)[:30]
+    files = save("x", x), save("y", y)
+    by_ids = evaluate(*files, "--metrics", "fid", "--held-out", save("ids", ids))
+    apart = (files[0], save("rest", np.delete(y, ids, 0)), "--held-out", save("held", y[np.sort(ids)]))
+    metrics, made = by_ids["metrics"], by_ids["details"]["frechet"]["yardstick"]
+    assert (made["real"], made["count"], made["reference"]) == ("held-out", 30, 70)
+    assert metrics["real_frechet_distance"] == pytest.approx(frechet(y[np.sort(ids)], np.delete(y, ids, 0)), rel=1e-9)
+    for names in ("fid", "fid,kid"):
+        found = evaluate(*apart, "--metrics", names)["metrics"]
+        for key in ("real_frechet_distance", "frechet_distance_ratio"):
+            for suffix in ("", "_se"):
+                assert found[f"{key}{suffix}"] == pytest.approx(metrics[f"{key}{suffix}"], rel=1e-7), key
+    # What stands at the head knows nothing of it.
+    plain = evaluate(*files, "--metrics", "fid")["metrics"]
+    assert {key: metrics[key] for key in plain} == plain
+    sides = [(side["role"], side["count"], side["dropped"]) for side in by_ids["inputs"]]
+    assert sides == [("generated", count - 1, 1), ("reference", 100, 0), ("held_out", 30, 0)]
+    assert by_ids["provenance"]["parents"]["held_out"]["external"]
+    # The ratio's error is of both, and of blocks of its own, which no other result's are paired with.
+    relative = [metrics["real_frechet_distance_se"] / metrics["real_frechet_distance"],
+                made["generated_se"] / made["generated"]]  # fmt: skip
+    assert metrics["frechet_distance_ratio_se"] == pytest.approx(
+        metrics["frechet_distance_ratio"] * np.hypot(*relative), rel=1e-9
+    )
+    assert set(by_ids["details"]["jackknife"]["replicates"]) == {"frechet_distance"}
+    none = evaluate(*files, "--metrics", "fid", "--held-out", save("ids", ids), "--jackknife", 0)["metrics"]
+    assert none["frechet_distance_ratio"] == pytest.approx(metrics["frechet_distance_ratio"], rel=1e-9)
+    assert none["frechet_distance_ratio_se"] is None
+
+
+def test_held_out_samples_may_be_outside_the_subset_or_more_than_were_generated(save: Any) -> None:
+    x, y = normal(20, 3), normal(120, 3, seed=1)
+    args = (save("x", x), save("y", y), "--metrics", "fid", "--subset", save("keep", np.arange(40)), "--held-out")
+    made = evaluate(*args, save("ids", np.arange(30, 80)))["details"]["frechet"]["yardstick"]
+    assert (made["count"], made["reference"]) == (20, 30)
+    outside = evaluate(*args, save("ids", np.arange(60, 80)))
+    made = outside["details"]["frechet"]["yardstick"]
+    assert (made["count"], made["reference"]) == (20, 40)
+    assert made["generated"] == pytest.approx(outside["metrics"]["frechet_distance"], rel=1e-12)
+    assert outside["metrics"]["real_frechet_distance"] == pytest.approx(frechet(y[60:80], y[:40]), rel=1e-9)
+
+
+def test_held_out_samples_of_shards_or_beside_statistics(shards: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", mu=np.zeros(6), sigma=np.eye(6))
+    found = evaluate(pair[0], tmp_path / "s.npz", "--held-out", pair[1])
+    made = found["details"]["frechet"]["yardstick"]
+    assert made["count"] == 90
+    assert found["metrics"]["frechet_distance_ratio"] > 0
+    other = generated_shards(tmp_path / "other")
+    args = (generated_shards(tmp_path / "generated", 10), shards, *PIXELS, "--metrics", "fid")
+    found = evaluate(*args, "--held-out", other)
+    assert found["details"]["frechet"]["yardstick"]["count"] == 10
+    assert parent(found["provenance"], "held_out")["command"] == "embed"
+    said = dprune("eval", *args, "--held-out", other, "-o", tmp_path / "m.json").ok().err
+    assert "10 real samples, fewer than the 48 dimensions" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("{x}", "{y}", "--metrics", "kid", "--held-out", "{h}"), 2, ("--held-out", "'fid'")),
+        (("{x}", "{y}", "--held-out", "{wide}"), 3, ("wide.npy", "7 dimensions", "6")),
+        (("{x}", "{y}", "--held-out", "{one}"), 3, ("one.npy", "1 usable held-out")),
+        (("{x}", "{y}", "--held-out", "{far}"), 3, ("far.npy", "the id 95")),
+        (("{x}", "{y}", "--held-out", "{all}"), 3, ("all.npy", "1 samples", "hold fewer out")),
+        (("{x}", "{y}", "--held-out", "{none}"), 3, ("none.npy", "no ids")),
+        (("{s}", "{y}", "--held-out", "{h}"), 2, ("--held-out", "s.npz", "statistics")),
+        (("{x}", "{s}", "--held-out", "{far}"), 2, ("--held-out", "s.npz", "statistics")),
+        (("{x}", "{store}", "--held-out", "{store}"), 3, ("one dataset", "--held-out")),
+    ],
+)
+def test_held_out_samples_that_will_not_do(
+    pair: tuple[Path, Path], shards: Path, save: Any, tmp_path: Path, args: tuple[str, ...], code: int,
+    words: tuple[str, ...],
+) -> None:  # fmt: skip
+    np.savez(tmp_path / "s.npz", mu=np.zeros(6), sigma=np.eye(6))
+    files = {"x": pair[0], "y": pair[1], "h": save("h", normal(9, 6)), "wide": save("wide", normal(9, 7)),
+             "one": save("one", normal(1, 6)), "far": save("far", np.arange(90, 96)), "s": tmp_path / "s.npz",
+             "all": save("all", np.arange(89)), "none": save("none", np.arange(0))}  # fmt: skip
+    if "{store}" in args:
+        files |= {"store": embed(shards, tmp_path / "store"), "x": save("x16", normal(9, 16))}
+    given = (arg.format(**files) for arg in args)
+    dprune("eval", *given, "-o", tmp_path / "m.json").fails(code, *words)
+
+
+@pytest.mark.slow
+def test_fresh_samples_are_as_near_as_real_ones_and_their_errors_are_on_the_safe_side(save: Any) -> None:
+    y, found = save("y", normal(600, 12)), []
+    for seed in range(80):
+        files = (
+            save("x", normal(120, 12, seed=2 * seed + 1)),
+            y,
+            "--held-out",
+            save("h", normal(120, 12, seed=2 * seed + 2)),
+        )
+        found.append(evaluate(*files, "--metrics", "fid", "--seed", seed))
+    table = {key: np.array([one["metrics"][key] for one in found]) for key in found[0]["metrics"]}
+    made = np.array([one["details"]["frechet"]["yardstick"]["generated"] for one in found])
+    difference = made - table["real_frechet_distance"]
+    assert abs(difference.mean()) < 3 * difference.std() / 80**0.5
+    assert table["frechet_distance_ratio"].mean() == pytest.approx(1, abs=0.1)
+    for key in ("real_frechet_distance", "frechet_distance_ratio"):
+        assert 1.0 < np.sqrt((table[f"{key}_se"] ** 2).mean()) / table[key].std(ddof=1) < 1.6
 
 
 # Statistics.

@@ -22,7 +22,14 @@ from dprune.formats.publish import Output
 from dprune.formats.statistics import STATISTICS, Statistics, read_statistics
 from dprune.measuring.against import Against
 from dprune.measuring.settings import EvalSettings
-from dprune.measuring.sources import Embedding, FeatureSource, SidePath, check_space, open_sources
+from dprune.measuring.sources import (
+    Embedding,
+    FeatureSource,
+    SidePath,
+    check_held_out,
+    check_space,
+    open_with_held_out,
+)
 from dprune.runtime import Monitor
 
 
@@ -31,13 +38,14 @@ class EvalJob(FileJob):
     """One evaluation.
 
     Attributes:
-        sources: by role, `generated` and `reference`: features, or statistics of such.
+        sources: by role, `generated`, `reference` and perhaps `held_out`: features, or statistics of such.
         settings: what to compute.
         device: name of the device.
         clusters: whose shares are compared, or None.
         subset: ids of the reference that take part, None for all.
         logits: of the generated samples [n, classes], None for those that their features came with.
         statistics: where those of the reference go, or None.
+        held_ids: ids of the held-out samples, where these are of the dataset of the reference.
         against: result that the differences are to, or None.
     """
 
@@ -48,6 +56,7 @@ class EvalJob(FileJob):
     subset: Array | None
     logits: Array | None
     statistics: Beside | None
+    held_ids: Array | None
     against: Against | None
     output: Output
 
@@ -58,6 +67,7 @@ class EvalJob(FileJob):
         reference = self.sources["reference"]
         if self.subset is not None and isinstance(reference, FeatureSource):
             check_same_dataset({self.subset.name: self.subset.fingerprint, reference.name: reference.fingerprint})
+        check_held_out(self.sources, self.held_ids, "reference")
         if self.clusters is not None:
             self._check_clusters(self.clusters)
         if self.against is not None:
@@ -78,6 +88,8 @@ class EvalJob(FileJob):
             "--subset": no_reference and self.subset is not None,
             "--save-stats": no_reference and self.statistics is not None,
             "--fid-infinity": "generated" in given and self.settings.infinity,
+            "--held-out": "generated" in given and self.settings.held_out is not None,
+            "--held-out by ids": no_reference and self.held_ids is not None,
         }
         if useless := [option for option, is_given in options.items() if is_given]:
             raise UsageError(f"{useless[0]} takes features, and {name} holds statistics: leave it out.")
@@ -133,6 +145,7 @@ class EvalJob(FileJob):
         found = evaluate(
             self.sources, self.settings, self.device, monitor,
             subset=self.subset, clusters=self.clusters, logits=self.logits, saved=self.statistics,
+            held_ids=self.held_ids,
             against=self.against, parents=self.parents,
         )  # fmt: skip
         summary = found.publish(self.output.path, "metrics", self.record)
@@ -157,14 +170,14 @@ def open_eval(generated: str, reference: str, settings: EvalSettings, embedding:
     statistics = {role: read_statistics(side.path) for role, side in paths.items() if side.holds == "statistics"}
     known = {side.name: side.features for side in statistics.values()}
     features = {role: side for role, side in paths.items() if role not in statistics}
-    opened = open_sources(features, embedding, known)
-    sources = {role: statistics[role] if role in statistics else opened[role] for role in paths}
+    opened, held_ids = open_with_held_out(features, settings.held_out, "reference", embedding, known)
+    sources = {role: (statistics | opened)[role] for role in (*paths, "held_out") if role in statistics | opened}
     subset = read_ids(settings.subset) if settings.subset else None
     clusters = read_clusters(settings.clusters) if settings.clusters else None
     logits = _read_logits(settings.logits) if settings.logits else None
     saved = _statistics_file(settings.save_stats, sources["reference"], subset) if settings.save_stats else None
     against = _baseline(settings.against, output) if settings.against else None
-    return EvalJob(sources, settings, embedding.device, clusters, subset, logits, saved, against, output)
+    return EvalJob(sources, settings, embedding.device, clusters, subset, logits, saved, held_ids, against, output)
 
 
 def _baseline(path: str, output: Output) -> Against:

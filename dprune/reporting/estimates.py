@@ -17,7 +17,8 @@ INTERVALS = (
     "Every ± is half of a 95% interval. Where a method was trained several times, it is over trainings: Student's t of "
     "the trainings' means, each over its samplings, so that the noise of sampling is in it. Where a method was trained "
     "once, ± stands in brackets and bars are dotted: that is the error of sampling alone, 1.96 times the jackknife's "
-    "over generated samples, and says nothing of how another training would turn out."
+    "over generated samples, and says nothing of how another training would turn out. What all share, such as the "
+    "reference, is held as it is."
 )
 """What tables and curves mean by ±."""
 

@@ -30,13 +30,12 @@ def of_lines(comparison: Comparison) -> list[str]:
 
 def _of_seeds(comparison: Comparison) -> list[str]:
     said: dict[str, list[str]] = {}
-    several = [(line, cell) for line, cell in comparison.cells() if len(cell.nested) > 1]
-    for line, cell in several:
-        said.setdefault(seeds_text(cell), []).append(cell_title(line, cell))
-    said.pop("", None)
-    if len(said) == 1 and len(next(iter(said.values()))) == len(several) > 1:
-        return [f"All methods with several trainings: {text}." for text in said]
-    return [f"{'; '.join(titles)}: {text}." for text, titles in said.items()]
+    for line in comparison.lines:
+        cells = [cell for cell in line.cells if len(cell.nested) > 1]
+        alike = len(set(map(seeds_text, cells))) == 1
+        for cell in cells[:1] if alike else cells:
+            said.setdefault(seeds_text(cell), []).append(line.label if alike else cell_title(line, cell))
+    return [f"{'; '.join(titles)}: {text}." for text, titles in said.items() if text]
 
 
 def seeds_text(cell: Cell) -> str:
