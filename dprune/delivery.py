@@ -122,11 +122,12 @@ class Delivery:
         return all(file.is_made() for file in job.beside)
 
     def _tell(self, summary: dict[str, Any]) -> None:
-        """Say what was made in one line, and tables of counts in one more each."""
+        """Say what was made in one line, and tables of counts in one more each; tables of tables are for --json."""
         lines = {key: f"{key.replace('_', ' ')}: {readable(value)}" for key, value in summary.items()}
         tables = [key for key, value in summary.items() if isinstance(value, dict)]
         target = "to stdout" if self._is_stdout else self.output.path
         did = "did a share of" if summary.get("complete") is False else "wrote"
         console.say(f"{did} {target} ({', '.join(line for key, line in lines.items() if key not in tables)})")
         for key in tables:
-            console.say(lines[key])
+            if not any(isinstance(value, dict) for value in summary[key].values()):
+                console.say(lines[key])

@@ -45,7 +45,8 @@ measure() {
     step dprune sample "$run/dit/model.safetensors" --vae "$out/vae/model.safetensors" --seeds 0-499 --cfg 2 \
         --steps 20 --grid "$run/generated.png" -o "$run/generated"
     step dprune embed "$run/generated" --model pixels --image-size 8 --color grey -o "$run/features"
-    step dprune eval "$run/features" "$out/features" --clusters "$out/clusters.safetensors" -o "$run/metrics.json"
+    step dprune eval "$run/features" "$out/features" --clusters "$out/clusters.safetensors" \
+        --held-out "$out/held-out.npy" -o "$run/metrics.json"
     step dprune memorization "$run/features" "$out/features" --subset "$out/$1.npy" --held-out "$out/held-out.npy" \
         --figure "$run/pairs.png" --generated-shards "$run/generated" --train-shards "$out/digits" \
         --pairs "$run/pairs.npy" -o "$run/memorization.json"

@@ -13,6 +13,7 @@ import numpy as np
 from dprune.formats.provenance import digest, make_record, parent_record
 from dprune.formats.publish import publish_json
 from dprune.formats.results import write_result
+from dprune.reporting.factors import count_seeds
 
 FINGERPRINT = "f" * 64
 TOTAL = 2000
@@ -33,6 +34,7 @@ class Run:
 
     Attributes:
         scores: command of the scores, `random` for none, `` for no subset.
+        seeds: of single commands, in place of `seed`.
         packed: whether the training set was packed, so that the autoencoder may be trained on it, too.
     """
 
@@ -40,6 +42,7 @@ class Run:
     order: str = "lowest"
     keep: str | None = "0.25"
     seed: int = 0
+    seeds: dict[str, int] = field(default_factory=dict)
     k: int = 24
     select: dict[str, Any] = field(default_factory=dict)
     score: dict[str, Any] = field(default_factory=dict)
@@ -55,6 +58,9 @@ class Run:
     subset: dict[str, Any] | None = None
     without: bool = False
 
+    def seed_of(self, command: str) -> int:
+        return self.seeds.get(command, self.seed)
+
     def pack(self) -> dict[str, Any]:
         return make_record("pack", {"shard_size": 100}, parents={"images": parent_record(None, mark(self.data))})
 
@@ -64,8 +70,8 @@ class Run:
 
     def clusters(self) -> dict[str, Any]:
         parents = {"features": parent_record(self.features(), mark("features", self.data))}
-        return make_record("cluster", {"k": self.k, "metric": "l2"}, seed=self.seed, fingerprint=FINGERPRINT,
-                           parents=parents)  # fmt: skip
+        return make_record("cluster", {"k": self.k, "metric": "l2"}, seed=self.seed_of("cluster"),
+                           fingerprint=FINGERPRINT, parents=parents)  # fmt: skip
 
     def held_out(self) -> dict[str, Any]:
         return make_record("select", {"keep": "0.1", "order": "random"}, seed=0, parents={"groups": made(self.pack())})
@@ -78,13 +84,13 @@ class Run:
         parents = {"clusters": made(self.clusters())}
         if self.scores != "random":
             parents["scores"] = made(
-                make_record(f"score {self.scores}", self.score, seed=self.seed,
+                make_record(f"score {self.scores}", self.score, seed=self.seed_of("score"),
                             parents={"clusters": made(self.clusters())}, tags=self.tags.get("score"))
             )  # fmt: skip
         if self.without:
             parents["without"] = made(self.held_out())
-        return made(make_record("select", options, seed=self.seed, fingerprint=FINGERPRINT, parents=parents,
-                                tags=self.tags.get("select")))  # fmt: skip
+        return made(make_record("select", options, seed=self.seed_of("select"), fingerprint=FINGERPRINT,
+                                parents=parents, tags=self.tags.get("select")))  # fmt: skip
 
     def shards(self, *, pruned: bool) -> dict[str, Any]:
         subset = self.chosen()
@@ -92,19 +98,31 @@ class Run:
             return self.pack()
         return make_record("pack", {"shard_size": 100}, parents={"shards": made(self.pack()), "subset": subset})
 
+    @property
+    def count(self) -> int:
+        """Images that are asked for."""
+        return int(count_seeds(self.sample.get("seeds", "0-499")))
+
+    @property
+    def kept(self) -> int:
+        """Samples that are trained on."""
+        share = self.chosen() is not None and self.keep and "." in self.keep
+        return self.samples or (round(float(self.keep) * TOTAL) if share else TOTAL)
+
     def generated(self) -> dict[str, Any]:
         """Provenance of the generated features."""
-        vae = make_record("train-vae", {"steps": 900, "width": 16}, seed=0,
+        vae = make_record("train-vae", {"steps": 900, "width": 16}, seed=self.seeds.get("train-vae", 0),
                           parents={"shards": made((self.vae_of or self).shards(pruned=self.own_vae))})  # fmt: skip
         latents = make_record("encode", {"flips": False},
                               parents={"shards": made(self.shards(pruned=self.packed)), "vae": made(vae)})  # fmt: skip
-        parents, subset = {"latents": made(latents)}, self.chosen()
-        kept = self.samples or (round(float(self.keep) * TOTAL) if subset and self.keep and "." in self.keep else TOTAL)
+        parents, subset, kept = {"latents": made(latents)}, self.chosen(), self.kept
         if subset and not self.packed:
             parents["subset"] = subset
         options = {"arch": "nano/2", "steps": 500, "batch_size": 64, "samples": kept,
                    "of": kept if self.packed else TOTAL, **self.train}  # fmt: skip
-        model = make_record("train-dit", options, seed=self.seed, parents=parents, tags=self.tags.get("train-dit"))
+        model = make_record(
+            "train-dit", options, seed=self.seed_of("train-dit"), parents=parents, tags=self.tags.get("train-dit")
+        )
         networks, options = {"model": made(model), "vae": made(vae)}, {"seeds": "0-499", "steps": 20, "cfg": 2.0}
         images = make_record("sample", options | self.sample, parents=networks, tags=self.tags.get("sample"))
         return make_record("embed", {"model": "inception", "dtype": "float16", **self.embed},
@@ -113,37 +131,41 @@ class Run:
 
 def write_metrics(path: Path, run: Run, metrics: dict[str, Any] | None = None, *, details: dict[str, Any] | None = None,
                   options: dict[str, Any] | None = None, tags: dict[str, str] | None = None, seed: int = 0,
-                  **parents: Any) -> Path:  # fmt: skip
+                  counts: dict[str, Any] | None = None, **parents: Any) -> Path:  # fmt: skip
     """A file of `dprune eval`; numbers that are not given come from a formula."""
     generated = made(run.generated())
     inputs = {"generated": generated, "reference": parent_record(run.features(), mark("features", run.data)), **parents}
     record = make_record("eval", {"metrics": ["fid"], "jackknife": 20, **(options or {})}, seed=seed, parents=inputs,
                          tags=tags)  # fmt: skip
-    sides = [_side("generated", 500, inputs["generated"]), _side("reference", TOTAL, inputs["reference"])]
+    is_own = "subset" in parents and parents["subset"] == run.chosen()
+    sizes = {"generated": run.count, "reference": run.kept if is_own else TOTAL, **(counts or {})}
+    sides = [_side(role, sizes[role], inputs[role]) for role in ("generated", "reference")]
     write_result(path, "metrics", quality(run) if metrics is None else metrics, details or {}, sides, record)
     return path
 
 
 def write_memorization(path: Path, run: Run, metrics: dict[str, Any] | None = None, *,
-                       details: dict[str, Any] | None = None,
-                       options: dict[str, Any] | None = None) -> Path:  # fmt: skip
+                       details: dict[str, Any] | None = None, options: dict[str, Any] | None = None,
+                       counts: dict[str, Any] | None = None) -> Path:  # fmt: skip
     """A file of `dprune memorization`."""
     parents = {"generated": made(run.generated()), "train": parent_record(run.features(), mark("features", run.data)),
                "held_out": made(run.held_out())}  # fmt: skip
     if (subset := run.chosen()) is not None and not run.packed:
         parents["subset"] = subset
     record = make_record("memorization", {"neighbours": 50, "alpha": 0.5, **(options or {})}, seed=0, parents=parents)
-    sides = [
-        _side(role, count, parents[role]) for role, count in (("generated", 500), ("train", 400), ("held_out", 200))
-    ]
+    train = TOTAL if (options or {}).get("full") else run.kept
+    sizes = {"generated": run.count, "train": train, "held_out": 200, **(counts or {})}
+    sides = [_side(role, sizes[role], parents[role]) for role in ("generated", "train", "held_out")]
     if details is None:
         details = histograms(run)
     write_result(path, "memorization", copies(run) if metrics is None else metrics, details, sides, record)
     return path
 
 
-def _side(role: str, count: int, parent: dict[str, Any]) -> dict[str, Any]:
-    return {"role": role, "count": count, "dropped": 0, "dimension": 64, "model": "inception",
+def _side(role: str, count: int | tuple[int, int] | None, parent: dict[str, Any]) -> dict[str, Any]:
+    """A side of a result; a pair is of those that took part, and those that were dropped."""
+    count, dropped = count if isinstance(count, tuple) else (count, 0)
+    return {"role": role, "count": count, "dropped": dropped, "dimension": 64, "model": "inception",
             "digest": parent["digest"]}  # fmt: skip
 
 

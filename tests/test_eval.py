@@ -20,10 +20,12 @@ from dprune.measuring.eval_metrics import FUNCTIONS
 from dprune.measuring.groups import by_kmeans
 from dprune.metrics import reading as block_reader
 from dprune.metrics.catalogue import METRICS
+from dprune.metrics.frechet import Moments, frechet_distance
 from dprune.metrics.inception_score import inception_score
 from dprune.metrics.jackknife import Blocks
 from dprune.metrics.manifold import manifold
 from dprune.metrics.prd import prd
+from dprune.seeds import generator
 
 ORACLE = load_file(DATA / "metrics.safetensors")
 PIXELS = ("--model", "pixels", "--image-size", 4, "--workers", 0)
@@ -317,6 +319,87 @@ def test_what_is_not_all_of_one_sampling_is_paired_with_nothing(save: Any, tmp_p
     assert jackknife(save("x", x), y, "--metrics", "fid")["pairing"] is None
 
 
+@pytest.fixture
+def two_models(tmp_path: Path, save: Any) -> tuple[Path, Path, Path]:
+    """Features of what two models made of the same noise, and of the reference."""
+    x = normal(120, 6)
+    stores = (generated_features(tmp_path / name, values, np.arange(120) % 3, model=name)
+              for name, values in (("all", x), ("pruned", x * 1.1 + 0.2)))  # fmt: skip
+    return (*stores, save("y", normal(90, 6, seed=1)))
+
+
+def test_a_result_is_held_to_a_baseline(two_models: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    unpruned, pruned, y = two_models
+    base, out = tmp_path / "base.json", tmp_path / "m.json"
+    dprune("eval", unpruned, y, "-o", base).ok()
+    done = dprune("eval", pruned, y, "--against", base, "--json", "-o", out).ok()
+    ours, theirs = read_result(out), read_result(base)
+    found = ours.details["against"]
+    assert json.loads(done.out)["against"] == found
+    known = [key for key in theirs.metrics if theirs.metrics[key] is not None and not key.endswith("_se")]
+    assert list(found) == known
+    sizes = ours.details["jackknife"]["sizes"]
+    for key in known:
+        value = ours.metrics[key] - theirs.metrics[key]
+        replicates = [result.details["jackknife"]["replicates"][key] for result in (ours, theirs)]
+        expected = Blocks(torch.arange(120) % 20, tuple(sizes)).estimate(value, np.subtract(*replicates))
+        assert found[key] == {
+            "difference": pytest.approx(value),
+            "error": pytest.approx(expected.error, rel=1e-6, abs=1e-12),
+            "half_width": pytest.approx(1.959964 * expected.error, rel=1e-5, abs=1e-12),
+            "told_apart": abs(value) > 1.959964 * expected.error,
+            "kind": "paired",
+        }
+    assert found["frechet_distance"]["told_apart"]
+    assert found["frechet_distance"]["error"] < 0.7 * ours.metrics["frechet_distance_se"]
+    (line,) = (line for line in done.err.splitlines() if "difference to" in line)
+    assert f"{base}: frechet distance +" in line
+    assert "(told apart)" in line
+    assert done.err.count("told apart: yes") == 0
+    without = evaluate(pruned, y)
+    assert without["metrics"] == ours.metrics
+    assert "up to date" in dprune("eval", pruned, y, "--against", base, "-o", out).ok().err
+
+
+def test_a_result_held_to_itself_differs_by_nothing(two_models: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    store, _, y = two_models
+    dprune("eval", store, y, "-o", tmp_path / "base.json").ok()
+    found = evaluate(store, y, "--against", tmp_path / "base.json")["details"]["against"]
+    assert {(one["difference"], one["error"], one["told_apart"], one["kind"]) for one in found.values()} == {
+        (0, 0, False, "paired")}  # fmt: skip
+
+
+def test_what_shares_no_noise_is_held_to_a_baseline_by_both_errors(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    dprune("eval", *pair, "--metrics", "kid,fid", "-o", tmp_path / "base.json").ok()
+    base = read_result(tmp_path / "base.json").metrics
+    found = evaluate(*pair, "--metrics", "kid,vendi", "--against", tmp_path / "base.json", "--seed", 1)
+    assert list(found["details"]["against"]) == ["kid"]
+    (one,) = found["details"]["against"].values()
+    assert one["kind"] == "unpaired"
+    assert one["error"] == pytest.approx(np.hypot(base["kid_se"], found["metrics"]["kid_se"]))
+
+
+def test_what_was_measured_otherwise_is_no_baseline(pair: tuple[Path, Path], save: Any, tmp_path: Path) -> None:
+    x, y = pair
+    base, args = tmp_path / "base.json", ("--metrics", "fid,prdc", "--against", tmp_path / "base.json")
+    dprune("eval", x, y, "--metrics", "fid,prdc", "-o", base).ok()
+
+    def refused(code: int, *given: object, words: tuple[str, ...]) -> None:
+        dprune("eval", *given, "-o", tmp_path / "m.json").fails(code, "--against", "base.json", *words)
+
+    refused(3, x, save("z", normal(90, 6, seed=5)), *args, words=("another reference",))
+    refused(3, x, y, *args, "--subset", save("keep", np.arange(60)), words=("another subset",))
+    refused(3, x, y, *args, "--k", 4, words=("--k 3, not 4",))
+    refused(3, save("few", normal(100, 6)), y, *args, words=("120 generated samples", "are 100"))
+    refused(3, x, y, "--metrics", "kid", "--against", base, words=("none of the metrics kid",))
+    dprune("eval", x, y, *args, "-o", base, "--overwrite").fails(2, "--against", "-o", "same file")
+    assert read_result(base).metrics
+    dprune("memorization", x, y, "-o", base, "--overwrite").ok()
+    refused(3, x, y, *args, words=("holds memorization",))
+    dprune("eval", x, y, "--against", tmp_path / "none", "-o", tmp_path / "m.json").fails(3, "none")
+    assert not (tmp_path / "m.json").exists()
+
+
 # Samples that take part.
 
 
@@ -390,6 +473,170 @@ def test_a_handful_of_samples(save: Any, count: int) -> None:
     found = evaluate(save("x", normal(count, 5)), save("y", normal(40, 5, seed=1)))["metrics"]
     assert found["frechet_distance"] > 0
     assert (found["precision"] is None) == (count < 4)
+
+
+# Real samples beside the generated ones.
+
+
+def frechet(x: np.ndarray, y: np.ndarray) -> float:
+    sides = (Moments.of(torch.from_numpy(side)) for side in (x, y))
+    return frechet_distance(*sides).distance.value
+
+
+def test_a_part_of_the_reference_is_measured_as_the_generated_samples_are(save: Any) -> None:
+    x, y = normal(50, 4) + 0.5, normal(100, 4, seed=1)
+    files = save("x", x), save("y", y)
+    found = evaluate(*files, "--metrics", "fid")
+    chosen = generator(0, "reference samples as a yardstick").choice(100, 50, replace=False, shuffle=False)
+    rest = np.delete(y, chosen, 0)
+    metrics, made = found["metrics"], found["details"]["frechet"]["yardstick"]
+    assert metrics["real_frechet_distance"] == pytest.approx(frechet(y[np.sort(chosen)], rest), rel=1e-9)
+    assert made["generated"] == pytest.approx(frechet(x, rest), rel=1e-9)
+    assert metrics["frechet_distance_ratio"] == pytest.approx(frechet(x, rest) / metrics["real_frechet_distance"])
+    assert (made["real"], made["count"], made["reference"]) == ("reference", 50, 50)
+    assert metrics["frechet_distance"] == pytest.approx(frechet(x, y), rel=1e-9)
+    # Whatever else is measured, and whether the samples are held or read in passing.
+    held = evaluate(*files, "--metrics", "fid,kid")["metrics"]
+    assert {key: held[key] for key in metrics} == {
+        key: number and pytest.approx(number) for key, number in metrics.items()
+    }
+    assert metrics["real_frechet_distance_se"] is None
+    # No half of the reference is as many.
+    few = evaluate(files[0], save("few", y[:99]), "--metrics", "fid")
+    assert "real_frechet_distance" not in few["metrics"]
+    assert "yardstick" not in few["details"]["frechet"]
+
+
+@pytest.mark.parametrize(("count", "dimension"), [(60, 5), (60, 50)], ids=["N above d", "N below d"])
+def test_held_out_samples_are_taken_out_of_the_reference_and_measured_at_equal_count(
+    save: Any, count: int, dimension: int
+) -> None:
+    x, y = normal(count, dimension) + 0.2, normal(100, dimension, seed=1)
+    x[7] = np.nan
+    ids = np.random.default_rng(2).permutation(100)[:30]
+    files = save("x", x), save("y", y)
+    by_ids = evaluate(*files, "--metrics", "fid", "--held-out", save("ids", ids))
+    apart = (files[0], save("rest", np.delete(y, ids, 0)), "--held-out", save("held", y[np.sort(ids)]))
+    metrics, made = by_ids["metrics"], by_ids["details"]["frechet"]["yardstick"]
+    assert (made["real"], made["count"], made["reference"]) == ("held-out", 30, 70)
+    assert metrics["real_frechet_distance"] == pytest.approx(frechet(y[np.sort(ids)], np.delete(y, ids, 0)), rel=1e-9)
+    for names in ("fid", "fid,kid"):
+        found = evaluate(*apart, "--metrics", names)["metrics"]
+        for key in ("real_frechet_distance", "frechet_distance_ratio"):
+            for suffix in ("", "_se"):
+                assert found[f"{key}{suffix}"] == pytest.approx(metrics[f"{key}{suffix}"], rel=1e-7), key
+    # What stands at the head knows nothing of it.
+    plain = evaluate(*files, "--metrics", "fid")["metrics"]
+    assert {key: metrics[key] for key in plain} == plain
+    sides = [(side["role"], side["count"], side["dropped"]) for side in by_ids["inputs"]]
+    assert sides == [("generated", count - 1, 1), ("reference", 100, 0), ("held_out", 30, 0)]
+    assert by_ids["provenance"]["parents"]["held_out"]["external"]
+    # The ratio's error is of both, and of blocks of its own, which no other result's are paired with.
+    relative = [metrics["real_frechet_distance_se"] / metrics["real_frechet_distance"],
+                made["generated_se"] / made["generated"]]  # fmt: skip
+    assert metrics["frechet_distance_ratio_se"] == pytest.approx(
+        metrics["frechet_distance_ratio"] * np.hypot(*relative), rel=1e-9
+    )
+    assert set(by_ids["details"]["jackknife"]["replicates"]) == {"frechet_distance"}
+    none = evaluate(*files, "--metrics", "fid", "--held-out", save("ids", ids), "--jackknife", 0)["metrics"]
+    assert none["frechet_distance_ratio"] == pytest.approx(metrics["frechet_distance_ratio"], rel=1e-9)
+    assert none["frechet_distance_ratio_se"] is None
+
+
+def test_held_out_samples_may_be_outside_the_subset_or_more_than_were_generated(save: Any) -> None:
+    x, y = normal(20, 3), normal(120, 3, seed=1)
+    args = (save("x", x), save("y", y), "--metrics", "fid", "--subset", save("keep", np.arange(40)), "--held-out")
+    made = evaluate(*args, save("ids", np.arange(30, 80)))["details"]["frechet"]["yardstick"]
+    assert (made["count"], made["reference"]) == (20, 30)
+    outside = evaluate(*args, save("ids", np.arange(60, 80)))
+    made = outside["details"]["frechet"]["yardstick"]
+    assert (made["count"], made["reference"]) == (20, 40)
+    assert made["generated"] == pytest.approx(outside["metrics"]["frechet_distance"], rel=1e-12)
+    assert outside["metrics"]["real_frechet_distance"] == pytest.approx(frechet(y[60:80], y[:40]), rel=1e-9)
+
+
+def test_held_out_samples_of_shards_or_beside_statistics(shards: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", mu=np.zeros(6), sigma=np.eye(6))
+    found = evaluate(pair[0], tmp_path / "s.npz", "--held-out", pair[1])
+    made = found["details"]["frechet"]["yardstick"]
+    assert made["count"] == 90
+    assert found["metrics"]["frechet_distance_ratio"] > 0
+    other = generated_shards(tmp_path / "other")
+    args = (generated_shards(tmp_path / "generated", 10), shards, *PIXELS, "--metrics", "fid")
+    found = evaluate(*args, "--held-out", other)
+    assert found["details"]["frechet"]["yardstick"]["count"] == 10
+    assert parent(found["provenance"], "held_out")["command"] == "embed"
+    said = dprune("eval", *args, "--held-out", other, "-o", tmp_path / "m.json").ok().err
+    assert "10 real samples, fewer than the 48 dimensions" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("{x}", "{y}", "--metrics", "kid", "--held-out", "{h}"), 2, ("--held-out", "'fid'")),
+        (("{x}", "{y}", "--held-out", "{wide}"), 3, ("wide.npy", "7 dimensions", "6")),
+        (("{x}", "{y}", "--held-out", "{one}"), 3, ("one.npy", "1 usable held-out")),
+        (("{x}", "{y}", "--held-out", "{far}"), 3, ("far.npy", "the id 95")),
+        (("{x}", "{y}", "--held-out", "{all}"), 3, ("all.npy", "1 samples", "hold fewer out")),
+        (("{x}", "{y}", "--held-out", "{none}"), 3, ("none.npy", "no ids")),
+        (("{s}", "{y}", "--held-out", "{h}"), 2, ("--held-out", "s.npz", "statistics")),
+        (("{x}", "{s}", "--held-out", "{far}"), 2, ("--held-out", "s.npz", "statistics")),
+        (("{x}", "{store}", "--held-out", "{store}"), 3, ("one dataset", "--held-out")),
+    ],
+)
+def test_held_out_samples_that_will_not_do(
+    pair: tuple[Path, Path], shards: Path, save: Any, tmp_path: Path, args: tuple[str, ...], code: int,
+    words: tuple[str, ...],
+) -> None:  # fmt: skip
+    np.savez(tmp_path / "s.npz", mu=np.zeros(6), sigma=np.eye(6))
+    files = {"x": pair[0], "y": pair[1], "h": save("h", normal(9, 6)), "wide": save("wide", normal(9, 7)),
+             "one": save("one", normal(1, 6)), "far": save("far", np.arange(90, 96)), "s": tmp_path / "s.npz",
+             "all": save("all", np.arange(89)), "none": save("none", np.arange(0))}  # fmt: skip
+    if "{store}" in args:
+        files |= {"store": embed(shards, tmp_path / "store"), "x": save("x16", normal(9, 16))}
+    given = (arg.format(**files) for arg in args)
+    dprune("eval", *given, "-o", tmp_path / "m.json").fails(code, *words)
+
+
+@pytest.mark.slow
+def test_fresh_samples_are_as_near_as_real_ones_and_their_errors_are_on_the_safe_side(save: Any) -> None:
+    y, found = save("y", normal(600, 12)), []
+    for seed in range(80):
+        files = (
+            save("x", normal(120, 12, seed=2 * seed + 1)),
+            y,
+            "--held-out",
+            save("h", normal(120, 12, seed=2 * seed + 2)),
+        )
+        found.append(evaluate(*files, "--metrics", "fid", "--seed", seed))
+    table = {key: np.array([one["metrics"][key] for one in found]) for key in found[0]["metrics"]}
+    made = np.array([one["details"]["frechet"]["yardstick"]["generated"] for one in found])
+    difference = made - table["real_frechet_distance"]
+    assert abs(difference.mean()) < 3 * difference.std() / 80**0.5
+    assert table["frechet_distance_ratio"].mean() == pytest.approx(1, abs=0.1)
+    for key in ("real_frechet_distance", "frechet_distance_ratio"):
+        assert 1.0 < np.sqrt((table[f"{key}_se"] ** 2).mean()) / table[key].std(ddof=1) < 1.6
+
+
+def test_a_report_shows_the_yardsticks_beside_what_they_measure(
+    three_classes: tuple[Path, np.ndarray], save: Any, tmp_path: Path
+) -> None:
+    reference, centres = three_classes
+    label = np.array([2, 5, 9])[np.arange(60) % 3]
+    made = generated_features(tmp_path / "x", normal(60, 6, seed=1) + centres[np.arange(60) % 3], label)
+    held = ("--held-out", save("held", normal(40, 6, seed=2) + centres[np.arange(40) % 3]))
+    dprune("eval", made, reference, "--metrics", "fid,shares", *held, "-o", tmp_path / "m.json").ok()
+    dprune("memorization", made, reference, *held, "-o", tmp_path / "n.json").ok()
+    dprune("report", tmp_path / "m.json", tmp_path / "n.json", "-o", tmp_path / "report").ok()
+    for name, shown in (
+        ("quality", ("real to real", "generated / real")),
+        ("shares", ("Class accuracy ↑", "Class accuracy, real")),
+        ("memorization", ("AuthPct, held-out", "Calibrated copies, held-out, %")),
+    ):
+        table = (tmp_path / "report" / f"{name}.md").read_text()
+        assert all(words in table for words in shown), table
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "a sample is of the class that most of its nearest reference samples have" in page
 
 
 # Statistics.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,7 +102,7 @@ def test_the_same_samples_measured_twice_are_no_second_seed(compared) -> None:
         ({"select": {"quota": "equal"}}, ("quota=equal",)),
         ({"score": {"sigma": "0.06"}}, ("sigma=0.06",)),
         ({"sample": {"cfg": 4.0}}, ("cfg=2.0", "cfg=4.0")),
-        ({"sample": {"seeds": "0-99"}}, ("images=500", "images=100")),
+        ({"sample": {"seeds": "0-99"}}, ("N 500", "N 100")),
         ({"train": {"arch": "small/2"}}, ("arch=nano/2", "arch=small/2")),
         ({"tags": {"train-dit": {"note": "warm"}}}, ("note=warm",)),
     ],
@@ -158,6 +160,153 @@ def test_which_metrics_were_computed_sets_nothing_apart(compared) -> None:
 def test_options_of_a_metric_that_contradict_are_two_comparisons(compared) -> None:
     found = compared((PRUNED, {"options": {"k": 3}}), (PRUNED, {"options": {"k": 5}}))
     assert sorted(comparison.title for comparison in found) == ["eval k=3", "eval k=5"]
+
+
+@pytest.fixture
+def reported(tmp_path):
+    """Report runs by the real command, and return its rows and what it says of them."""
+
+    def go(*runs, write=write_metrics):
+        files = [write(tmp_path / f"{number}.json", run, **more) for number, (run, more) in enumerate(runs)]
+        dprune("report", *files, "-o", tmp_path / "report").ok()
+        name = "quality" if write is write_metrics else "memorization"
+        rows = list(csv.DictReader(io.StringIO((tmp_path / "report" / f"{name}.csv").read_text())))
+        said = [(tmp_path / "report" / file).read_text() for file in (f"{name}.md", "report.html")]
+        return rows, said
+
+    return go
+
+
+def external(number: int) -> dict[str, object]:
+    """Arguments of what was generated elsewhere, which tags call by one name."""
+    return {"generated": parent_record(None, mark(number)), "tags": {"method": "mine", "keep": "0.25"}}
+
+
+def statistics_of(run: Run) -> dict[str, object]:
+    """Arguments of a Fréchet distance that is of statistics alone."""
+    return {"generated": made(make_record("eval statistics", {}, parents={"features": made(run.generated())}))}
+
+
+MANY = replace(PRUNED, seed=1, sample={"seeds": "0-4999"})
+
+
+@pytest.mark.parametrize(
+    ("few", "many"),
+    [
+        ((PRUNED, external(0)), (PRUNED, {**external(1), "counts": {"generated": 5000}})),
+        ((PRUNED, {}), (MANY, {})),
+        ((PRUNED, {}), (replace(PRUNED, seed=1), {"counts": {"generated": 5000}})),
+        ((PRUNED, statistics_of(PRUNED)), (MANY, statistics_of(MANY))),
+        ((PRUNED, {}), (replace(PRUNED, seed=1), {"counts": {"generated": (4990, 10)}})),
+    ],
+    ids=["arrays", "seeds", "some of the shards", "statistics", "dropped"],
+)
+def test_results_of_few_and_of_many_samples_are_never_averaged(reported, few, many) -> None:
+    metrics = [{"metrics": {"frechet_distance": value, "frechet_distance_se": 0.1}} for value in (10.0, 8.0)]
+    rows, said = reported(*((run, more | own) for (run, more), own in zip((few, many), metrics, strict=True)))
+    method = "mine" if "tags" in few[1] else "cluster-distance lowest"
+    assert {row["line"]: (row["trainings"], float(row["frechet_distance"])) for row in rows} == {
+        f"{method}, N 500": ("1", 10.0), f"{method}, N 5,000": ("1", 8.0)
+    }  # fmt: skip
+    for text in said:
+        assert "Lines that differ in N (500, 5,000) were sampled or measured differently" in text
+        assert "are not averaged" in text
+    # Nor is the one of more samples better than the other.
+    assert "**" not in said[0]
+
+
+@pytest.mark.parametrize("role", ["generated", "train", "held_out"])
+def test_memorization_by_other_counts_is_never_averaged(reported, role) -> None:
+    counts = {"counts": {role: 150}, "options": {"full": True}}
+    rows, said = reported((Run(), {}), (replace(Run(), seed=1), counts), write=write_memorization)
+    assert [row["trainings"] for row in rows] == ["1", "1"]
+    name, known = {"generated": ("N", 500), "train": ("training N", "2,000"), "held_out": ("held-out N", 200)}[role]
+    assert all(f"{name} (150, {known})" in text for text in said)
+
+
+def test_references_of_other_counts_are_never_averaged(reported) -> None:
+    """Some of the shards of a dataset have its record, and are another reference."""
+    rows, said = reported((PRUNED, {}), (replace(PRUNED, seed=1), {"counts": {"reference": 900}}))
+    assert [(row["measurement"], row["trainings"]) for row in rows] == [
+        ("reference N 2,000", "1"),
+        ("reference N 900", "1"),
+    ]
+    assert all(
+        "The tables differ in reference N (900, 2,000): what they hold was measured differently" in t for t in said
+    )
+
+
+def test_samples_that_were_dropped_set_nothing_apart(reported) -> None:
+    dropped = {"counts": {"generated": (497, 3), "reference": (TOTAL - 1, 1)}}
+    (row,), said = reported((PRUNED, {}), (replace(PRUNED, seed=1), dropped))
+    assert (row["trainings"], row["generated"]) == ("2", "")
+    assert "| 2 | 1 | 497 to 500 |" in said[0]
+    assert "differ" not in said[0]
+
+
+def test_what_lost_many_samples_is_of_those_that_are_left(compared) -> None:
+    (found,) = compared(PRUNED, (replace(PRUNED, seed=1), {"counts": {"generated": (490, 10)}}))
+    assert {line.label for line in found.lines} == {"cluster-distance lowest, N 490", "cluster-distance lowest, N 500"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sample": {"cfg": 4.0}},
+        {"sample": {"cfg_interval": [0.2, 0.8]}},
+        {"sample": {"cfg_channels": 3}},
+        {"sample": {"solver": "heun"}},
+        {"sample": {"steps": 60}},
+        {"sample": {"quantize": False}},
+        {"sample": {"precision": "bfloat16"}},
+        {"sample": {"classes": "random"}},
+        {"embed": {"model": "dinov2-b"}},
+        {"embed": {"weights": "0" * 64}},
+        {"embed": {"precision": "bfloat16"}},
+        {"embed": {"image_size": 224}},
+        {"options": {"k": 5}},
+        {"options": {"density_k": 3}},
+        {"options": {"splits": 1}},
+        {"reference": parent_record(None, "cafe" * 16)},
+    ],
+    ids=lambda change: " ".join(f"{where} {name}" for where, what in change.items() for name in what),
+)
+def test_whatever_changes_what_a_metric_is_expected_to_be_is_named(compared, change) -> None:
+    parts = {name: value for name, value in change.items() if name in ("sample", "embed")}
+    more = {name: value for name, value in change.items() if name not in parts}
+    usual = {"options": {"k": 3, "density_k": 5, "splits": 10}}
+    found = compared((PRUNED, usual), (replace(PRUNED, seed=1, **parts), usual | more))
+    assert all(cell.samplings == (1,) for comparison in found for _, cell in comparison.cells())
+    named = " ".join(found[0].apart + found[0].beside)
+    ((where, what),) = change.items()
+    assert (where if where == "reference" else next(iter(what))) in named
+
+
+def test_blocks_of_the_jackknife_set_nothing_apart(compared) -> None:
+    (found,) = compared(PRUNED, (replace(PRUNED, seed=1), {"options": {"jackknife": 10}}))
+    assert found.lines[0].cells[0].samplings == (1, 1)
+
+
+def test_tags_never_make_one_of_two_datasets(compared) -> None:
+    tags = {"train-dit": {"method": "mine", "keep": "0.25"}}
+    runs = [Run(data=data, seed=n, tags=tags) for n, data in enumerate(("digits", "faces"))]
+    (found,) = compared(*((run, {"reference": parent_record(None, "cafe" * 16)}) for run in runs))
+    assert [cell.samplings for _, cell in found.cells()] == [(1,), (1,)]
+
+
+def test_statistics_of_samples_are_no_second_sampling(compared) -> None:
+    (found,) = compared((PRUNED, {"metrics": {"kid": 1.0}}),
+                        (PRUNED, {"metrics": {"frechet_distance": 2.0}, **statistics_of(PRUNED)}))  # fmt: skip
+    (cell,) = found.lines[0].cells
+    assert cell.samplings == (1,)
+
+
+def test_the_unpruned_of_as_many_samples_is_what_a_line_is_held_to(compared) -> None:
+    many = {"sample": {"seeds": "0-4999"}}
+    (found,) = compared(PRUNED, replace(PRUNED, **many), Run(), Run(**many))
+    assert {line.label: line.unpruned for line in found.pruned} == {
+        f"cluster-distance lowest, N {count}": (f"unpruned, N {count}",) for count in ("500", "5,000")
+    }
 
 
 def test_each_unpruned_belongs_to_the_lines_that_were_made_alike(compared) -> None:

@@ -15,7 +15,7 @@ from dprune.cli import STAGES, cli
 
 MAN = Path(__file__).parent.parent / "man"
 NAMES = [name for stage in STAGES.values() for name in stage]
-WITH_ERRORS = {"eval", "memorization"}
+WITH_ERRORS = {"eval", "memorization", "report", "score"}
 """Commands whose pages say for each error what varies in it."""
 PAGES = ["dprune.1", *(f"dprune-{name}.1" for name in NAMES), "dprune-files.7"]
 

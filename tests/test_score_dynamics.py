@@ -15,7 +15,7 @@ import torch
 from conftest import DATA, dprune, dprune_process, warm_python
 from safetensors.torch import load_file
 from stores import latent_store
-from test_score_models import StopsAfter, catches_sigterm
+from test_score_models import StopsAfter, catches_sigterm, drawn_for
 from test_slurm import EXAMPLES, cluster, submit  # noqa: F401 - cluster is a fixture
 
 from dprune.errors import Interrupted, UsageError
@@ -30,10 +30,9 @@ from dprune.models.dit_files import load_dit
 from dprune.models.files import ModelFile, publish_model
 from dprune.models.gradients import SampleGradients
 from dprune.scoring import progress as progress_module
-from dprune.scoring.monotonicity import rises
+from dprune.scoring.monotonicity import rises, rises_of_mean
 from dprune.scoring.moso import MosoOptions, moso, open_moso, standardized
-from dprune.scoring.reliability import split_half
-from dprune.scoring.scorer import noise_bank
+from dprune.scoring.reliability import half_sample_errors, split_half
 from dprune.scoring.settings import ScoreOptions, ScoreSettings
 from dprune.training.checkpoints import Wanted, _expected, open_run
 from dprune.training.dit.settings import Fold
@@ -65,6 +64,12 @@ def run(store):
 def folds(store):
     return [train(store, store.with_name(f"fold{i}"), "--epochs", "2", "--fold", f"{i}/{FOLDS}", "--seed", i)
             for i in range(FOLDS)]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def cosine(store):
+    args = ("--steps", "16", "--schedule", "cosine", "--warmup", "2", "--log-every", "1")
+    return train(store, store.with_name("cosine"), *args)
 
 
 @pytest.fixture
@@ -106,18 +111,18 @@ def samples(store):
     return table[codes].transpose(1, 2).unflatten(2, (4, 4)).double(), torch.from_numpy(latents.labels())
 
 
-def draws_of(settings):
-    """Noise level and noise of each draw, [S * M]."""
-    bank = noise_bank(settings, (3, 4, 4), CPU).double()
-    return [(sigma, drawn) for sigma, level in zip(settings.sigmas, bank, strict=True) for drawn in level]
+def draws_of(settings, ids):
+    """Times [n] and noise [n, 3, 4, 4] of samples for each draw, S * M of them, in float64."""
+    for level, draw in np.ndindex(settings.levels, settings.draws):
+        each = [drawn_for(settings, i, level, draw, (3, 4, 4)) for i in ids]
+        yield tuple(torch.cat(column).double() for column in zip(*each, strict=True))
 
 
 def losses_of(store, path, settings, weights="raw"):
     """Losses [N, S * M] of all samples."""
     (x, labels), network = samples(store), network_of(path, weights)
     with torch.no_grad():
-        found = [flow_loss(network, x, drawn.expand_as(x), torch.full((len(x),), 1 - sigma, dtype=x.dtype), labels)
-                 for sigma, drawn in draws_of(settings)]  # fmt: skip
+        found = [flow_loss(network, x, drawn, t, labels) for t, drawn in draws_of(settings, range(len(x)))]
     return torch.stack(found, 1).numpy()
 
 
@@ -127,9 +132,8 @@ def gradients_of(store, path, ids, settings, weights="ema"):
     parameters = [p for p in network.parameters() if p.requires_grad]
     rows = []
     for i in ids:
-        for sigma, drawn in draws_of(settings):
-            t = torch.tensor([1 - sigma], dtype=x.dtype)
-            loss = flow_loss(network, x[i : i + 1], drawn[None], t, labels[i : i + 1]).sum()
+        for t, drawn in draws_of(settings, [i]):
+            loss = flow_loss(network, x[i : i + 1], drawn, t, labels[i : i + 1]).sum()
             rows.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters)]))
     return torch.stack(rows).unflatten(0, (len(ids), -1)).numpy()
 
@@ -190,8 +194,43 @@ def test_moso_is_that_of_a_loop(score, store, folds, tmp_path, form, weights, si
     assert np.isnan(found[-1]), "that sample could not be decoded"
     largest = np.abs(expected[:-1].mean((1, 2))).max()
     np.testing.assert_allclose(found[:-1], expected[:-1].mean((1, 2)), rtol=1e-5, atol=1e-6 * largest)
-    pairs = expected.mean(1).reshape(COUNT, 2, 2).mean(2)
-    np.testing.assert_allclose(error[:-1], pairs[:-1].std(1, ddof=1) / 2**0.5, rtol=1e-3, atol=1e-5 * largest)
+    pairs = expected.mean(1).reshape(COUNT, 2, 2).mean(2)[:-1]
+    centred = pairs - pairs.mean(0)
+    np.testing.assert_allclose(error[:-1], centred.std(1, ddof=1) / 2**0.5, rtol=1e-3, atol=1e-5 * largest)
+
+
+def test_moso_of_the_authors_is_that_of_a_loop(score, store, cosine, tmp_path):
+    """Noise levels by chance, each sample its own noise, checkpoints weighted by learning rates."""
+    args = ("--sigma", "uniform", "--noise", "own", "--checkpoint-weights", "lr", "--draws", 1, "--normalize", "none")
+    score("moso", cosine, "m.npy", *args, "--batch-size", 5).ok()
+    settings = ScoreOptions(sigma="uniform", noise="own", draws=1).resolve()
+    singles = [moso_of(gradients_of(store, path, range(COUNT - 1), settings))[:, 0] for path in steps(cosine)]
+    rates = [3e-3 * min(1, step / 3) * (1 + np.cos(np.pi * (step - 1) / 16)) / 2 for step in (6, 11, 16)]
+    expected, found = np.average(singles, 0, rates), scores(tmp_path / "m.npy")[:-1]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+    options = read_array(tmp_path / "m.npy").record["options"]
+    assert {name: options[name] for name in ("sigma", "noise", "checkpoint_weights")} == {
+        "sigma": "uniform", "noise": "own", "checkpoint_weights": "lr"}  # fmt: skip
+    assert not np.allclose(found, np.mean(singles, 0), rtol=1e-3, atol=0)
+
+
+def test_rates_of_checkpoints_are_those_of_their_steps(cosine, run):
+    logged = {line["step"]: line["lr"] for line in map(json.loads, (cosine / "log.jsonl").read_text().splitlines())
+              if "lr" in line}  # fmt: skip
+    trained = open_run(cosine)
+    assert logged.keys() >= {6, 11, 16}
+    assert [trained.rate(step) for step in (6, 11, 16)] == pytest.approx([logged[step] for step in (6, 11, 16)])
+    assert open_run(run).rate(22) == 3e-3
+
+
+def test_options_that_are_not_given_are_not_recorded(score, run, tmp_path):
+    args = ("--draws", 2, "--checkpoints", 1)
+    score("moso", run, "m.npy", *args).ok()
+    assert not read_array(tmp_path / "m.npy").record["options"].keys() & {"noise", "checkpoint_weights"}
+    said = ("--noise", "shared", "--checkpoint-weights", "equal")
+    assert "up to date" in score("moso", run, "m.npy", *args, *said).ok().err
+    score("moso", run, "m.npy", *args, "--checkpoint-weights", "lr").fails(3, "m.npy", "checkpoint_weights")
+    score("moso", run, "m.npy", *args, "--noise", "own").fails(3, "m.npy", "noise")
 
 
 def test_folds_are_scaled_alike(score, folds, tmp_path):
@@ -203,6 +242,29 @@ def test_folds_are_scaled_alike(score, folds, tmp_path):
         expected = (plain[ids] - plain[ids].mean()) / plain[ids].std()
         np.testing.assert_allclose(scaled[ids], expected, rtol=1e-4, atol=1e-5)
     assert np.isfinite(standardized(np.ones((4, 1, 2)))).all()
+
+
+def test_errors_of_folds_are_within_them(score, folds, tmp_path):
+    """What a draw does to all samples of a fold moves none of them where folds are scaled alike."""
+    draw = np.random.default_rng(0)
+    truth, own = draw.normal(size=(2, 60, 1, 1)), 0.1 * draw.normal(size=(2, 60, 1, 8))
+    common = 5 * draw.normal(size=(2, 1, 1, 8))
+    scaled, plain = (np.concatenate([standardized(fold) for fold in truth + own + noise]) for noise in (common, 0))
+    np.testing.assert_allclose(scaled, plain, atol=1e-12)
+    errors = {}
+    for normalize in ("zscore", "none"):
+        score("moso", folds, f"{normalize}.npy", "--normalize", normalize, "--draws", 4).ok()
+        errors[normalize] = scores(tmp_path / f"{normalize}.se.npy")
+    deviation = scores(tmp_path / "none.npy")[fold_ids(1)].std()
+    ratio = errors["zscore"][fold_ids(1)] * deviation / errors["none"][fold_ids(1)]
+    assert np.median(np.abs(ratio - 1)) > 0.05, "without, what moves a fold among the others is part of it"
+
+
+def test_one_shared_draw_is_no_mean_gradient(score, folds, tmp_path):
+    for sigma in (".06", "uniform"):
+        score("moso", folds, "m.npy", "--draws", 1, "--sigma", sigma).fails(2, "--draws 1", "--draws 2", "--noise own")
+    assert written(tmp_path) == []
+    score("moso", folds, "m.npy", "--draws", 1, "--noise", "own").ok()
 
 
 def test_one_run_scores_all_that_it_was_trained_on(score, store, run, tmp_path):
@@ -241,11 +303,44 @@ def test_monotonicity_is_that_of_a_loop(score, store, run, tmp_path):
     np.testing.assert_allclose(found[:-1], expected[:-1])
     assert len(np.unique(found[:-1])) > 1
     pairs = singles.reshape(COUNT, 2, 2, 4).mean(2)
-    shares = (np.diff(pairs, axis=2) > 0).mean(2)
-    np.testing.assert_allclose(scores(tmp_path / "m.se.npy")[:-1], shares[:-1].std(1, ddof=1) / 2**0.5, atol=1e-7)
+    shares = (np.diff(pairs[:-1], axis=2) > 0).mean(2)
+    error = (shares - shares.mean(0)).std(1, ddof=1)
+    np.testing.assert_allclose(scores(tmp_path / "m.se.npy")[:-1], error, atol=1e-7)
     half = split_half(pairs[:-1], 2, lambda some: rises(some.mean(1)))
     assert summary["loss monotonicity"]["split_half"] == pytest.approx(half, abs=2e-6)
     assert read_array(tmp_path / "m.npy").record["findings"]["split_half"] == pytest.approx(half, abs=2e-6)
+
+
+@pytest.mark.parametrize("sigma", [".3", "uniform"])
+def test_monotonicity_of_own_noise_is_that_of_a_loop(score, store, run, tmp_path, sigma):
+    """The noise and its level stay a sample's own at every checkpoint."""
+    args = ("--losses", tmp_path / "l.npy", "--sigma", sigma, "--noise", "own", "--draws", 2)
+    score("monotonicity", run, "m.npy", *args).ok()
+    settings = ScoreOptions(sigma=sigma, draws=2, noise="own").resolve()
+    losses = np.stack([losses_of(store, path, settings).mean(1) for path in steps(run)], 1)[:-1]
+    np.testing.assert_allclose(scores(tmp_path / "l.npy")[:-1], losses, rtol=1e-5)
+    np.testing.assert_allclose(scores(tmp_path / "m.npy")[:-1], rises(losses))
+
+
+@pytest.mark.parametrize("pairs", [2, 4, 5, 8])
+@pytest.mark.parametrize("spread", [0.3, 3.0])
+def test_errors_of_shares_are_their_deviation(pairs, spread):
+    """Of the share by the mean loss, among the others', whose noise is partly their own."""
+    draw, checkpoints = np.random.default_rng(0), 8
+    losses = (spread * draw.normal(size=(200, checkpoints))).cumsum(1)[:, None]
+    found, errors, of_pairs = [], [], []
+    for seed in range(40):
+        noise = draw.normal(size=(200, pairs, checkpoints)) + draw.normal(size=(200, pairs, 1))
+        drawn = losses + noise + draw.normal(size=(1, pairs, checkpoints))
+        found.append(rises_of_mean(drawn))
+        if seed < 8:
+            errors.append(half_sample_errors(drawn, seed, rises_of_mean))
+            of_pairs.append(rises(drawn).std(1, ddof=1) / pairs**0.5)
+    centred = np.array(found) - np.mean(found, 1, keepdims=True)
+    deviation = (centred.var(0, ddof=1)).mean() ** 0.5
+    assert 0.85 < np.mean(np.square(errors)) ** 0.5 / deviation < 1.15
+    # What the pairs' own shares deviate says less the more there are.
+    assert np.mean(np.square(of_pairs)) ** 0.5 / deviation < 0.85
 
 
 def test_a_loss_that_stays_has_not_risen():

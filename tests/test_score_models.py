@@ -34,10 +34,11 @@ from dprune.runtime import Silent
 from dprune.scoring import progress as progress_module
 from dprune.scoring import reliability
 from dprune.scoring.el2n_grand import GrandOptions, open_grand
+from dprune.scoring.noises import Noises, noise_bank
 from dprune.scoring.passes import ScoredLatents
 from dprune.scoring.progress import Progress
-from dprune.scoring.scorer import Scorer, noise_bank
-from dprune.scoring.settings import ScoreSettings, parse_sigmas
+from dprune.scoring.scorer import Scorer
+from dprune.scoring.settings import ScoreOptions, ScoreSettings, parse_sigmas
 
 CPU = torch.device("cpu")
 SIDE, CHANNELS, CLASSES, COUNT = 4, 3, 5, 33
@@ -77,6 +78,21 @@ def score(inputs, tmp_path):
     return run
 
 
+def drawn_for(settings, i, level, draw, shape=(CHANNELS, SIDE, SIDE)):
+    """Time [1] and noise [1, C, H, W] of a draw for sample i."""
+    name = f"noise of scores at {settings.sigmas[level] if settings.sigmas else 'levels of their own'}"
+    one, pair = torch.tensor([i]), draw // 2
+    if settings.noise == "own":
+        drawn = noise.normal(settings.seed, f"own {name}", one, pair, shape)
+    else:
+        drawn = noise.normal(settings.seed, name, torch.tensor([pair]), 0, shape)
+    if settings.sigmas:
+        t = torch.tensor([1 - settings.sigmas[level]])
+    else:
+        t = noise.uniform(settings.seed, "noise levels of scores", one, draw)
+    return t, -drawn if draw % 2 else drawn
+
+
 def loop(store, model, settings, mean=MEAN, std=STD, kind="vq", parametrization="velocity"):
     """Losses and norms [n, S, M] of the valid samples, one at a time, by plain autograd."""
     latents, network = open_latents(store), load_dit(model, CPU, parametrization).model
@@ -90,12 +106,11 @@ def loop(store, model, settings, mean=MEAN, std=STD, kind="vq", parametrization=
     network.requires_grad_(True)
     network.pos_embed.requires_grad_(False)
     parameters = [p for p in network.parameters() if p.requires_grad]
-    bank = noise_bank(settings, (CHANNELS, SIDE, SIDE), CPU)
-    found = np.zeros((COUNT - 1, len(settings.sigmas), settings.draws, 2))
+    found = np.zeros((COUNT - 1, settings.levels, settings.draws, 2))
     for i, s, m in np.ndindex(found.shape[:3]):
-        t = torch.tensor([1 - settings.sigmas[s]])
+        t, drawn = drawn_for(settings, i, s, m)
         y = labels[i : i + 1] if labels[i] >= 0 else torch.tensor([CLASSES])
-        loss = flow_loss(network, x[i : i + 1], bank[s, m][None], t, y).sum()
+        loss = flow_loss(network, x[i : i + 1], drawn, t, y).sum()
         norm = torch.stack([part.double().norm() for part in torch.autograd.grad(loss, parameters)]).norm()
         found[i, s, m] = loss.item(), norm.item()
     return found[..., 0], found[..., 1]
@@ -123,6 +138,7 @@ def test_scores_are_those_of_a_loop(score, inputs, tmp_path):
         assert np.isnan(found[-1]), "that sample could not be decoded"
         np.testing.assert_allclose(found[:-1], expected, rtol=2e-5)
         pairs = (singles.reshape(COUNT - 1, 2, 2, 2).mean(3) / by_level.std(0)[:, None]).mean(1)
+        pairs -= pairs.mean(0)
         np.testing.assert_allclose(scores(tmp_path / f"{name}.se.npy")[:-1], pairs.std(1, ddof=1) / 2**0.5, rtol=2e-3,
                                    atol=1e-5)  # fmt: skip
         for level, sigma in enumerate(("0.06", "0.3")):
@@ -131,6 +147,51 @@ def test_scores_are_those_of_a_loop(score, inputs, tmp_path):
     assert written(tmp_path) == sorted([f"{stem}{end}" for stem in stems for end in (".npy", ".se.npy")])
     assert (summary["scored"], summary["not_scored"], summary["complete"]) == (32, 1, True)
     assert set(summary) >= {"EL2N", "GraNd"}
+
+
+@pytest.mark.parametrize(("draws", "more"), [
+    (4, {"noise": "own"}), (4, {"sigma": "uniform"}), (1, {"noise": "own", "sigma": "uniform"}),
+])  # fmt: skip
+def test_noises_and_levels_of_their_own_are_those_of_a_loop(score, inputs, tmp_path, draws, more):
+    args = [word for name, value in more.items() for word in (f"--{name}", value)]
+    score("g.npy", "--el2n", tmp_path / "e.npy", "--draws", draws, *args, "--batch-size", 5).ok()
+    settings = ScoreOptions(draws=draws, precision="fp32", device="cpu", **more).resolve()
+    for name, singles in zip(("e", "g"), loop(*inputs, settings), strict=True):
+        np.testing.assert_allclose(scores(tmp_path / f"{name}.npy")[:-1], singles.mean((1, 2)), rtol=2e-5)
+        if draws == 4:
+            pairs = singles.reshape(COUNT - 1, 2, 2).mean(2)
+            error = (pairs - pairs.mean(0)).std(1, ddof=1) / 2**0.5
+            np.testing.assert_allclose(scores(tmp_path / f"{name}.se.npy")[:-1], error, rtol=2e-3, atol=1e-5)
+    options = read_array(tmp_path / "g.npy").record["options"]
+    assert (options["sigma"], options.get("noise")) == (
+        "uniform" if "sigma" in more else [0.06], "own" if "noise" in more else None)  # fmt: skip
+
+
+def test_what_is_a_samples_own_goes_with_its_id(score, tmp_path, monkeypatch):
+    args = ("--noise", "own", "--sigma", "uniform", "--draws", 4)
+    np.save(tmp_path / "keep.npy", np.array([3, 21, 7]))
+    score("all.npy", *args).ok()
+    monkeypatch.setattr(progress_module, "SMALLEST", 4)
+    score("some.npy", *args, "--subset", tmp_path / "keep.npy", "--batch-size", 2).ok()
+    whole, found = scores(tmp_path / "all.npy"), scores(tmp_path / "some.npy")
+    np.testing.assert_allclose(found[[3, 7, 21]], whole[[3, 7, 21]], rtol=1e-5)
+    score("again.npy", *args, "--seed", 1).ok()
+    assert not np.allclose(scores(tmp_path / "again.npy")[:-1], whole[:-1], rtol=1e-3)
+
+
+def test_own_noises_are_independent_antithetic_and_nested(inputs):
+    settings = ScoreSettings((0.06, 0.3), 4, 0, "float32", noise="own")
+    latents, ids = torch.zeros(6, 3, 4, 4), torch.arange(6)
+    drawn, times = zip(*Noises(settings, (3, 4, 4), CPU).passes(latents, ids), strict=True)
+    bank = torch.stack(drawn)
+    torch.testing.assert_close(bank[::2], -bank[1::2], rtol=0, atol=0)
+    assert abs(torch.corrcoef(bank[::2].flatten(2).flatten(0, 1)).fill_diagonal_(0)).max() < 0.7
+    assert [t.unique().item() for t in times] == pytest.approx([0.94] * 4 + [0.7] * 4)
+    uniform = ScoreSettings((), 2000, 0, "float32")
+    times = torch.stack([t for _, t in Noises(uniform, (1, 1, 1), CPU).passes(latents[:, :1, :1, :1], ids)])
+    assert len(times.unique()) > 11_900, "each sample and draw has its own"
+    assert 0 < times.min() < 0.001 < 0.999 < times.max() < 1
+    assert abs(times.mean(0) - 0.5).max() < 0.03
 
 
 def test_el2n_alone_is_that_of_grand(score, tmp_path):
@@ -321,7 +382,8 @@ def test_reliability_is_that_of_its_definition():
     assert math.isclose(found, spearmanr(values[:, 0, 0], values[:, 0, 1]).statistic, rel_tol=1e-12)
     pairs = reliability.pair_scores(values)
     np.testing.assert_allclose(pairs, values[:, 0].reshape(400, 4, 2).mean(2))
-    np.testing.assert_allclose(reliability.standard_errors(pairs), pairs.std(1, ddof=1) / 2)
+    centred = pairs - pairs.mean(0)
+    np.testing.assert_allclose(reliability.standard_errors(pairs), centred.std(1, ddof=1) / 2)
     splits = [((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2))]
     halves = [[pairs[:, list(part)].mean(1) for part in split] for split in splits]
     half = np.mean([spearmanr(one, other).statistic for one, other in halves])
@@ -329,6 +391,31 @@ def test_reliability_is_that_of_its_definition():
     found = reliability.reliability(pairs, 0)
     assert found["split_half"] == round(half, 6)
     assert found["reliability"] == round(2 * half / (1 + half), 6)
+
+
+def rescored(inputs, sigmas, seeds):
+    """EL2N's pairs of draws [n, 4] with other noise for each seed."""
+    store, model = inputs
+    latents, network = open_latents(store), load_dit(model, CPU).model
+    data = ScoredLatents(latents, np.arange(COUNT - 1), Normalisation(latents, MEAN, STD), CPU)
+    [(_, span)] = data.spans(Progress(store, COUNT - 1, (1, 1, 1), "").portions())
+    [(*batch, _)] = data.batches(span, COUNT - 1)
+    for seed in range(seeds):
+        scorer = Scorer(network, ScoreSettings(sigmas, 8, seed, "float32"), gradients=False)
+        yield reliability.pair_scores(scorer.measure(*batch)[..., 0].numpy())
+
+
+@pytest.mark.parametrize("sigmas", [(0.3,), (0.06, 0.3)])
+def test_errors_are_the_deviation_of_scores_among_the_others(inputs, sigmas):
+    """What rescoring with other noise does to a sample's place, and not what it does to all samples alike."""
+    every = np.stack(list(rescored(inputs, sigmas, 32)))
+    found = every.mean(2)
+    deviation = (found - found.mean(1, keepdims=True)).std(0, ddof=1)
+    errors = np.stack([reliability.standard_errors(pairs) for pairs in every])
+    ratio = np.sqrt((errors**2).mean() / (deviation**2).mean())
+    assert 0.85 < ratio < 1.15
+    raw = np.sqrt((every.std(2, ddof=1) ** 2 / 4).mean() / (deviation**2).mean())
+    assert raw > 1.5, "most of it is common"
 
 
 def test_spearman_and_brown_foretell_more_draws():
@@ -411,7 +498,7 @@ def test_provenance(score, tmp_path, inputs):
     assert set(record["parents"]) == {"latents", "model"}
     assert set(record["findings"]) == {"split_half", "reliability", "draws_for_0.8"}
     error = read_array(tmp_path / "g.se.npy").record
-    assert error["options"]["values"] == "standard error"
+    assert error["options"]["values"] == "centred standard error"
     dprune("select", tmp_path / "g.npy", "--keep", "0.5", "-o", tmp_path / "keep.npy").ok()
     assert len(np.load(tmp_path / "keep.npy")) == 16
 
@@ -523,7 +610,8 @@ def test_codes_beyond_the_codebook_are_refused(score, tmp_path, inputs):
 @pytest.mark.parametrize("args", [
     ("--draws", "3"), ("--draws", "0"), ("--sigma", "0"), ("--sigma", "1.5"), ("--sigma", "x"), ("--sigma", ".1,.1"),
     ("--sigma", "nan"), ("--sigma", ""), ("--compile",), ("--batch-size", "0"), ("--device", "gpu"),
-    ("--precision", "fp16"), ("--weights", "raw"),
+    ("--precision", "fp16"), ("--weights", "raw"), ("--noise", "mine"), ("--per-sigma", "--sigma", "uniform"),
+    ("--sigma", "uniform,.1"),
 ])  # fmt: skip
 def test_options_that_cannot_be(score, tmp_path, args):
     score("x.npy", *args).fails(2, args[0])

@@ -28,8 +28,12 @@ if TYPE_CHECKING:
                      help="A .npy [n, classes] of the generated samples, for the Inception score."),
         click.option("--save-stats", metavar="FILE",
                      help="Write the reference's statistics; a later eval takes them as REFERENCE."),
+        click.option("--against", metavar="FILE",
+                     help="Say how each metric differs from this result of eval, with the error of the difference."),
         click.option("--fid-infinity", "infinity", is_flag=True,
                      help="Extrapolate the Fréchet distance to infinitely many samples of both sides, too."),
+        click.option("--held-out", metavar="VAL",
+                     help="Real samples for a yardstick: as GENERATED, or a .npy of ids in REFERENCE."),
         options.count("--splits", "Parts in which the Inception score is computed.", default=10),
         options.count("--k", "Neighbours for precision and recall.", default=3),
         options.count("--density-k", "Neighbours for density and coverage.", default=5),
@@ -54,18 +58,28 @@ def command(
     Further metrics: the Inception score (is), precision, recall, density and coverage (prdc), KID, CMMD, the
     precision-recall curve (prd), the Vendi score, and the shares of clusters and classes. Where classes were asked for,
     as dprune sample does, a generated sample counts as what most of its 5 nearest reference samples are, and how often
-    that is the class asked for is stated, too. Standard errors leave out
-    one block of the generated samples at a time and hold the reference fixed, so they tell how much of a difference
-    between two models that face the same reference is chance. Compare Fréchet distances at equal counts of samples
-    only, and where both sides have labels at equal shares of the classes: others are warned of.
+    that is the class asked for is stated, too. Standard errors leave out one block of the generated samples at a time
+    and hold the reference fixed, so they tell how much of a difference between two models that face the same reference
+    is chance. Compare Fréchet distances at equal counts of samples only, and where both sides have labels at equal
+    shares of the classes: others are warned of.
+
+    Beside the Fréchet distance stands a yardstick: that of as many real samples (--held-out, or where REFERENCE has
+    twice as many as GENERATED a part of it) to the rest of the reference, and the ratio of generated to real, both at
+    one count and to the same rest.
+
+    --against takes the result of a baseline that was measured alike, such as the unpruned model's, and says of each
+    metric how far it is from there. Models that were sampled with the same seeds share their noise, so the error of
+    their difference is far smaller than both errors say.
 
     \b
     Examples:
       dprune eval generated shards -o metrics.json
       dprune eval generated-features features --subset keep.npy --clusters clusters.safetensors -o metrics.json
       dprune eval generated shards --model dinov2-b --metrics fid,prdc,vendi -o metrics.json
+      dprune eval generated-features features --held-out held-out.npy -o metrics.json
       dprune eval generated shards --metrics fid --save-stats shards.safetensors -o metrics.json
       dprune eval other shards.safetensors -o - | jq .metrics.frechet_distance
+      dprune eval pruned shards --against unpruned.json -o metrics.json
     """
     from dprune.measuring.eval_job import open_eval
 

@@ -37,13 +37,15 @@ if TYPE_CHECKING:
 def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSettings) -> None:
     """Put results together as tables, curves and one HTML page.
 
-    RESULTS are files of dprune eval and dprune memorization, in any mix. They are grouped by the provenance that
-    they carry, never by their names: each recorded option that differs makes a line of its own over the pruning
-    ratio, and only seeds are averaged. A training set that leaves no candidate out is unpruned, whatever the order:
-    what --within and --without kept from being a candidate was not pruned. For results of other tools, --tag
-    method=mine --tag keep=0.25 --tag order=lowest --tag seed=3 at any step says where they belong, and --tag keep=1
-    that they are unpruned. The folder holds report.html, which needs no other file, and the tables and curves as
-    Markdown, CSV and SVG.
+    RESULTS are files of dprune eval and dprune memorization, in any mix. They are grouped by the provenance that they
+    carry, never by their names: each recorded option and number of samples that differs makes a line of its own over
+    the pruning ratio, or a table, and only seeds are averaged: samplings inside trainings, then trainings, whose spread
+    is the error where a method was trained more than once. A training set that leaves no candidate out is unpruned,
+    whatever the order: what --within and --without kept from being a candidate was not pruned. For results of other
+    tools, --tag method=mine --tag keep=0.25 --tag order=lowest --tag seed=3 at any step says where they belong, and
+    --tag keep=1 that they are unpruned. Below each table stand the differences to the unpruned, with their errors, and
+    whether they are told apart; the best is marked only where it is told apart from all others. The folder holds
+    report.html, which needs no other file, and the tables and curves as Markdown, CSV and SVG.
 
     \b
     Examples:

@@ -30,9 +30,10 @@ def at_noise(source: str, *own: options.Decorator, weights: str = "ema") -> opti
     return options.gathers(
         "scoring", f"dprune.scoring.{source}", *own,
         click.option("--sigma", default=".06", show_default=True, metavar="X,...",
-                     help="Noise levels, from above 0 (clean) to 1 (noise)."),
-        options.count("--draws", "Noises at each level, shared by all samples: 1, or an even number, in pairs.",
-                      default=8),
+                     help="Noise levels, above 0 (clean) to 1 (noise); uniform: by chance for each draw."),
+        options.count("--draws", "Noises at each level: 1, or an even number, in pairs.", default=8),
+        options.choice("--noise", ["shared", "own"], "The same noises for all samples, or each sample its own.",
+                       default="shared"),
         options.choice("--weights", ["ema", "raw"], "Which weights of a checkpoint.", default=weights),
         options.choice("--precision", ["auto", "bf16", "tf32", "fp32"], "Arithmetic; auto is bf16 on a GPU.",
                        default="auto"),
@@ -69,6 +70,7 @@ def command() -> None:
       dprune score grand latents --model run/model.safetensors --sigma .06,.29 --draws 16 --per-sigma -o grand.npy
       dprune score monotonicity latents run --losses losses.npy -o monotonicity.npy
       dprune score moso latents folds/* --checkpoints 3 -o moso.npy
+      dprune score moso latents folds/* --sigma uniform --noise own --checkpoint-weights lr -o moso.npy
       torchrun --nproc-per-node 8 -m dprune score grand latents --model run/model.safetensors -o grand.npy
     """
 
@@ -147,7 +149,8 @@ def score_monotonicity(delivery: Delivery, latents: str, run: str, scoring: Mono
     """Score by how often the loss rose from one checkpoint to the next: a share, from 0 to 1.
 
     LATENTS is the latent store of the samples, RUN the folder of a training with --save-every. The loss is the mean
-    over the draws at one noise level, by the raw weights, since averages hide the rises. Shares are often equal:
+    over the draws at one noise level (or those of --sigma uniform), which stay the same for a sample at every
+    checkpoint, by the raw weights, since averages hide the rises. Shares are often equal:
     dprune select breaks ties by chance. The losses themselves serve other rules, such as their variance.
     """
     from dprune.scoring.monotonicity import open_monotonicity
@@ -166,6 +169,8 @@ def score_monotonicity(delivery: Delivery, latents: str, run: str, scoring: Mono
           click.option("--only-fold", type=click.IntRange(min=0), metavar="I",
                        help="Measure this fold alone, for array jobs; its run is enough."),
           checkpoints,
+          options.choice("--checkpoint-weights", ["equal", "lr"],
+                         "What each checkpoint weighs: the same, or the learning rate of its step.", default="equal"),
           click.option("--subset", metavar="FILE",
                        help="Ids (.npy) that the runs were trained on by their --subset."))  # fmt: skip
 @options.delivers(FILE, can_stop=True, shares_work=True)

@@ -10,7 +10,7 @@ from typing import Any
 from dprune.errors import InputError
 from dprune.formats.checked_json import ListOf, Maybe, Object, OneOf, Real, Text, Whole, parse_json
 from dprune.formats.digests import CHECK_KEY, with_check, without_check
-from dprune.formats.provenance import Record, checked_record, finite, json_text
+from dprune.formats.provenance import Record, checked_record, digest, finite, json_text, record_digest
 from dprune.formats.publish import publish_bytes
 from dprune.formats.whole_files import read_file
 
@@ -58,6 +58,11 @@ def write_result(
     """Publish a measurement, or write it to stdout when `path` is a dash; what is not finite becomes null."""
     content = {"kind": kind, "metrics": metrics, "details": details, "inputs": list(inputs), "provenance": record}
     publish_bytes(path, _laid_out(with_check(finite(content))).encode() + b"\n")
+
+
+def result_digest(result: Result) -> str:
+    """Return a digest of what a result says, whatever file it is in."""
+    return digest([result.kind, result.metrics, result.details, result.inputs, record_digest(result.record)])
 
 
 def summarized(metrics: Mapping[str, Any], inputs: Sequence[Record]) -> Record:

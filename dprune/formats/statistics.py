@@ -21,6 +21,8 @@ from dprune.formats.provenance import Record, checked_record, digest, parent, pa
 from dprune.formats.regular import check_regular
 from dprune.formats.tensors import read_tensors, write_tensors
 
+STATISTICS = "eval statistics"
+"""What their record calls the command that made them."""
 NAMES = ("count", "mean", "covariance")
 NPZ_NAMES = ("mu", "sigma")
 TOLERANCE = 1e-4

@@ -6,6 +6,7 @@ Nothing here imports torch, so that a result that is up to date is recognised at
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,17 @@ from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.jobs import FileJob
 from dprune.formats.provenance import Record, check_same_dataset, make_record, parent
 from dprune.formats.publish import Output
-from dprune.formats.statistics import Statistics, read_statistics
+from dprune.formats.statistics import STATISTICS, Statistics, read_statistics
+from dprune.measuring.against import Against
 from dprune.measuring.settings import EvalSettings
-from dprune.measuring.sources import Embedding, FeatureSource, SidePath, check_space, open_sources
+from dprune.measuring.sources import (
+    Embedding,
+    FeatureSource,
+    SidePath,
+    check_held_out,
+    check_space,
+    open_with_held_out,
+)
 from dprune.runtime import Monitor
 
 
@@ -29,13 +38,15 @@ class EvalJob(FileJob):
     """One evaluation.
 
     Attributes:
-        sources: by role, `generated` and `reference`: features, or statistics of such.
+        sources: by role, `generated`, `reference` and perhaps `held_out`: features, or statistics of such.
         settings: what to compute.
         device: name of the device.
         clusters: whose shares are compared, or None.
         subset: ids of the reference that take part, None for all.
         logits: of the generated samples [n, classes], None for those that their features came with.
         statistics: where those of the reference go, or None.
+        held_ids: ids of the held-out samples, where these are of the dataset of the reference.
+        against: result that the differences are to, or None.
     """
 
     sources: Mapping[str, FeatureSource | Statistics]
@@ -45,6 +56,8 @@ class EvalJob(FileJob):
     subset: Array | None
     logits: Array | None
     statistics: Beside | None
+    held_ids: Array | None
+    against: Against | None
     output: Output
 
     def __post_init__(self) -> None:
@@ -54,8 +67,11 @@ class EvalJob(FileJob):
         reference = self.sources["reference"]
         if self.subset is not None and isinstance(reference, FeatureSource):
             check_same_dataset({self.subset.name: self.subset.fingerprint, reference.name: reference.fingerprint})
+        check_held_out(self.sources, self.held_ids, "reference")
         if self.clusters is not None:
             self._check_clusters(self.clusters)
+        if self.against is not None:
+            self.against.check(self.parents, self.settings)
 
     def _check_statistics(self) -> None:
         given = {role: side.name for role, side in self.sources.items() if isinstance(side, Statistics)}
@@ -72,6 +88,8 @@ class EvalJob(FileJob):
             "--subset": no_reference and self.subset is not None,
             "--save-stats": no_reference and self.statistics is not None,
             "--fid-infinity": "generated" in given and self.settings.infinity,
+            "--held-out": "generated" in given and self.settings.held_out is not None,
+            "--held-out by ids": no_reference and self.held_ids is not None,
         }
         if useless := [option for option, is_given in options.items() if is_given]:
             raise UsageError(f"{useless[0]} takes features, and {name} holds statistics: leave it out.")
@@ -103,13 +121,17 @@ class EvalJob(FileJob):
                 ) from error
 
     @functools.cached_property
+    def parents(self) -> dict[str, Record]:
+        """The inputs by role, as a record describes them."""
+        parents = {role: source.parent for role, source in self.sources.items()}
+        given = {"clusters": self.clusters, "subset": self.subset, "logits": self.logits, "against": self.against}
+        return parents | {role: value.as_parent() for role, value in given.items() if value is not None}
+
+    @functools.cached_property
     def record(self) -> Record:
         """Provenance of the result."""
-        parents = {role: source.parent for role, source in self.sources.items()}
-        given = {"clusters": self.clusters, "subset": self.subset, "logits": self.logits}
-        parents |= {role: value.as_parent() for role, value in given.items() if value is not None}
         options, seed = self.settings.options(), self.settings.seed
-        return make_record("eval", options, seed=seed, parents=parents, tags=self.output.tags)
+        return make_record("eval", options, seed=seed, parents=self.parents, tags=self.output.tags)
 
     @property
     def beside(self) -> list[Beside]:
@@ -123,8 +145,11 @@ class EvalJob(FileJob):
         found = evaluate(
             self.sources, self.settings, self.device, monitor,
             subset=self.subset, clusters=self.clusters, logits=self.logits, saved=self.statistics,
+            held_ids=self.held_ids,
+            against=self.against, parents=self.parents,
         )  # fmt: skip
-        return found.publish(self.output.path, "metrics", self.record)
+        summary = found.publish(self.output.path, "metrics", self.record)
+        return summary | ({"against": found.details["against"]} if self.against is not None else {})
 
 
 def open_eval(generated: str, reference: str, settings: EvalSettings, embedding: Embedding, output: Output) -> EvalJob:
@@ -145,13 +170,20 @@ def open_eval(generated: str, reference: str, settings: EvalSettings, embedding:
     statistics = {role: read_statistics(side.path) for role, side in paths.items() if side.holds == "statistics"}
     known = {side.name: side.features for side in statistics.values()}
     features = {role: side for role, side in paths.items() if role not in statistics}
-    opened = open_sources(features, embedding, known)
-    sources = {role: statistics[role] if role in statistics else opened[role] for role in paths}
+    opened, held_ids = open_with_held_out(features, settings.held_out, "reference", embedding, known)
+    sources = {role: (statistics | opened)[role] for role in (*paths, "held_out") if role in statistics | opened}
     subset = read_ids(settings.subset) if settings.subset else None
     clusters = read_clusters(settings.clusters) if settings.clusters else None
     logits = _read_logits(settings.logits) if settings.logits else None
     saved = _statistics_file(settings.save_stats, sources["reference"], subset) if settings.save_stats else None
-    return EvalJob(sources, settings, embedding.device, clusters, subset, logits, saved, output)
+    against = _baseline(settings.against, output) if settings.against else None
+    return EvalJob(sources, settings, embedding.device, clusters, subset, logits, saved, held_ids, against, output)
+
+
+def _baseline(path: str, output: Output) -> Against:
+    if os.path.realpath(path) == os.path.realpath(output.path):
+        raise UsageError(f"--against and -o name the same file, {Path(path).name}: give each its own.")
+    return Against.open(path)
 
 
 def _read_logits(path: str) -> Array:
@@ -167,5 +199,5 @@ def _read_logits(path: str) -> Array:
 def _statistics_file(path: str, reference: FeatureSource | Statistics, subset: Array | None) -> Beside:
     fingerprint = reference.fingerprint if isinstance(reference, FeatureSource) else None
     parents = {"features": reference.parent} | ({"subset": subset.as_parent()} if subset else {})
-    record = make_record("eval statistics", {}, fingerprint=fingerprint, parents=parents)
+    record = make_record(STATISTICS, {}, fingerprint=fingerprint, parents=parents)
     return Beside("--save-stats", Path(path), record)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dprune.formats.clusters import Clusters
 from dprune.measuring.groups import Groups, PredictedClasses, by_class, by_cluster, by_kmeans, by_neighbours
-from dprune.measuring.moments import Measured
+from dprune.measuring.moments import Measured, stoppable
 from dprune.measuring.settings import EvalSettings, order_name
 from dprune.measuring.sides import Side
 from dprune.measuring.sources import is_sampled
+from dprune.measuring.yardstick import HeldOut, real_yardstick
 from dprune.metrics.catalogue import METRICS, VENDI_ORDER
-from dprune.metrics.frechet import Moments, frechet_distance
+from dprune.metrics.frechet import frechet_distance
 from dprune.metrics.frechet_infinity import FEW, FEWEST, frechet_infinity, scarce
 from dprune.metrics.inception_score import inception_score
 from dprune.metrics.jackknife import Blocks, Estimate
@@ -25,7 +26,7 @@ from dprune.metrics.manifold import manifold
 from dprune.metrics.prd import prd
 from dprune.metrics.shares import shares
 from dprune.metrics.vendi import vendi
-from dprune.runtime import Monitor, check_stop
+from dprune.runtime import Monitor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +48,7 @@ class ReadyPair:
         monitor: asked whether to stop.
         clusters: whose shares are compared, or None.
         logits: class logits of the generated samples that take part [n, classes], or None.
+        held_out: real samples that are measured as the generated ones are, or None.
     """
 
     generated: Measured
@@ -55,6 +57,7 @@ class ReadyPair:
     monitor: Monitor
     clusters: Clusters | None = None
     logits: Tensor | None = None
+    held_out: HeldOut | None = None
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -120,7 +123,7 @@ def _frechet(pair: ReadyPair) -> Found:
     # One sample has no covariance, so with two of them there is no replicate.
     blocks = pair.generated.blocks
     blocks = blocks if blocks is not None and min(blocks.remaining) > 1 else None
-    found = frechet_distance(ours, theirs, _stoppable(replicates, pair.monitor), blocks)
+    found = frechet_distance(ours, theirs, stoppable(replicates, pair.monitor), blocks)
     for role, moments in (("generated", ours), ("reference", theirs)):
         if moments.undersampled:
             _log.warning(
@@ -131,6 +134,13 @@ def _frechet(pair: ReadyPair) -> Found:
     details: dict[str, Any] = {"mean_term": found.mean_term, "covariance_term": found.covariance_term}
     if pair.settings.infinity:
         metrics["frechet_infinity"], details["infinity"] = _infinity(pair, found.distance, blocks)
+    yardstick = real_yardstick(pair.generated, pair.reference, pair.held_out, pair.settings, pair.monitor)
+    if yardstick is not None:
+        metrics |= {"real_frechet_distance": yardstick.real, "frechet_distance_ratio": yardstick.ratio}
+        details["yardstick"] = {
+            "real": yardstick.source, "count": yardstick.count, "reference": yardstick.rest,
+            "generated": yardstick.generated.value, "generated_se": yardstick.generated.error,
+        }  # fmt: skip
     return metrics, {"frechet": details}
 
 
@@ -156,13 +166,6 @@ def _infinity(pair: ReadyPair, distance: Estimate, blocks: Blocks | None) -> tup
     if problem := scarce(counts, dimension, FEW):
         _log.warning("the extrapolated Fréchet distance is uncertain: %s.", problem)
     return found.height, details
-
-
-def _stoppable(replicates: Iterable[Moments], monitor: Monitor) -> Iterator[Moments]:
-    """Ask between the replicates of high dimensions, each of which takes seconds."""
-    for replicate in replicates:
-        check_stop(monitor)
-        yield replicate
 
 
 @_computes("is")

@@ -16,14 +16,17 @@ from dprune.formats.arrays import Array
 from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters
 from dprune.formats.features import Features
+from dprune.formats.provenance import Record
 from dprune.formats.statistics import Statistics
+from dprune.measuring.against import Against, reference_of, tabulated
 from dprune.measuring.balance import warn_of_shares
 from dprune.measuring.eval_metrics import FUNCTIONS, ReadyPair, obstacle
 from dprune.measuring.moments import Measured, given, held, streamed
 from dprune.measuring.replicates import kept_replicates, pairing_digest
 from dprune.measuring.settings import EvalSettings
-from dprune.measuring.sides import Measurement, chosen_ids, describe_side
+from dprune.measuring.sides import Measurement, chosen_ids, describe_side, load_side
 from dprune.measuring.sources import FeatureSource
+from dprune.measuring.yardstick import HeldOut
 from dprune.metrics.catalogue import METRICS
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_dimensions
@@ -42,28 +45,41 @@ def evaluate(
     clusters: Clusters | None,
     logits: Array | None,
     saved: Beside | None,
+    held_ids: Array | None,
+    against: Against | None,
+    parents: Mapping[str, Record],
 ) -> Measurement:
     """Open both sides, making what features are missing, compute the metrics, and save the reference's statistics.
 
     The arguments are what `EvalJob` holds.
+
+    Raises:
+        MismatchError: the sides do not belong together, or what they are held to was measured otherwise.
     """
     place = take_device(device)
     features = {role: source.open(monitor) for role, source in sources.items() if isinstance(source, FeatureSource)}
     dimension = _common_dimension(sources, features, clusters)
-    if len(features) == len(sources):
+    if {"generated", "reference"} <= features.keys():
         warn_of_shares(features["generated"], features["reference"], chosen_ids(features["reference"], subset))
     with explained(place, "--device cpu, or fewer --metrics"):
         sides = _ready(sources, features, settings, subset, place, monitor)
+        if against is not None:
+            against.check_count(sides["generated"].count)
         taken = _logits(sides["generated"], logits, place) if "is" in settings.names else None
-        pair = ReadyPair(sides["generated"], sides["reference"], settings, monitor, clusters, taken)
+        held_out = _held_out(features, held_ids, place) if "held_out" in features else None
+        pair = ReadyPair(sides["generated"], sides["reference"], settings, monitor, clusters, taken, held_out)
         estimates, details = _compute_all(pair)
-        if (blocks := pair.generated.blocks) is not None:
-            paired_by = pairing_digest(pair.generated, sources["reference"], subset, settings)
-            details["jackknife"] = kept_replicates(estimates, blocks, paired_by)
+        details |= _jackknife(estimates, pair.generated, parents, settings)
+        metrics = _numbers(estimates)
+        if against is not None:
+            details["against"] = tabulated(against.differences(metrics, details))
         inputs = [describe_side(role, sources[role], s.count, s.dropped, dimension) for role, s in sides.items()]
+        if held_out is not None:
+            counts = len(held_out.side.ids), held_out.side.dropped
+            inputs.append(describe_side("held_out", sources["held_out"], *counts, dimension))
         if saved is not None:
             _save_statistics(sides["reference"], saved)
-        return Measurement(_numbers(estimates), details, inputs)
+        return Measurement(metrics, details, inputs)
 
 
 def _common_dimension(
@@ -73,6 +89,11 @@ def _common_dimension(
     widths = {role: side.shape[1] for role, side in features.items()}
     widths |= {role: len(side.mean) for role, side in sources.items() if isinstance(side, Statistics)}
     check_dimensions(widths["generated"], widths["reference"])
+    if widths.get("held_out", widths["generated"]) != widths["generated"]:
+        raise MismatchError(
+            f"{features['held_out'].name} has features of {widths['held_out']} dimensions, and the generated ones have "
+            f"{widths['generated']}: make both with the same model."
+        )
     if clusters is not None and clusters.centroids.shape[1] != widths["generated"]:
         raise MismatchError(
             f"{clusters.name} has centroids of {clusters.centroids.shape[1]} dimensions, and the features have "
@@ -92,9 +113,10 @@ def _ready(
     """Read both sides, as little of them as the metrics take."""
     draw = functools.partial(Blocks.draw, seed=settings.seed, device=device, count=settings.jackknife)
     # Where there are statistics, nothing but the Fréchet distance is possible.
-    moments_do = settings.names == ("fid",) or len(features) < 2
+    moments_do = settings.names == ("fid",) or not {"generated", "reference"} <= features.keys()
     sides: dict[str, Measured] = {}
-    for role, source in sources.items():
+    for role in ("generated", "reference"):
+        source = sources[role]
         if isinstance(source, Statistics):
             sides[role] = given(source, device)
             continue
@@ -108,6 +130,15 @@ def _ready(
             sides[role] = held(own, ids, role, device, errors)
         _check_count(own, sides[role].count or 0, role)
     return sides
+
+
+def _held_out(features: Mapping[str, Features], ids: Array | None, device: torch.device) -> HeldOut:
+    own = features["held_out"]
+    side = load_side(own, chosen_ids(own, ids), "held-out", device)
+    name = own.name if ids is None else ids.name
+    if len(side.ids) < 2:
+        raise InputError(f"{name}: {len(side.ids)} usable held-out samples are too few: give two or more.")
+    return HeldOut(side, name, ids is not None)
 
 
 def _check_count(features: Features, count: int, role: str) -> None:
@@ -150,6 +181,21 @@ def _compute_all(pair: ReadyPair) -> tuple[dict[str, Estimate | None], dict[str,
         details |= more
         pair.monitor.advance()
     return estimates, details
+
+
+def _jackknife(
+    estimates: Mapping[str, Estimate | None], side: Measured, parents: Mapping[str, Record], settings: EvalSettings
+) -> dict[str, Any]:
+    """Return what the errors of differences to other results are made of.
+
+    Clusters are left aside, since results with and without them share all other metrics: whoever compares shares of
+    clusters holds these to each other.
+    """
+    if side.features is None or side.ids is None or side.blocks is None:
+        return {}
+    alike = [reference_of(parents), settings.seed, settings.splits, settings.k, settings.density_k]
+    pairing = pairing_digest(side.features, side.ids, side.blocks, alike)
+    return {"jackknife": kept_replicates(estimates, side.blocks, pairing)}
 
 
 def _numbers(estimates: Mapping[str, Estimate | None]) -> dict[str, float | None]:

@@ -20,7 +20,7 @@ from dprune.formats.publish import Output
 from dprune.formats.shards import open_dataset
 from dprune.measuring.pairs import COMMAND
 from dprune.measuring.settings import MemorizationSettings
-from dprune.measuring.sources import Embedding, FeatureSource, SidePath, open_sources
+from dprune.measuring.sources import Embedding, FeatureSource, SidePath, check_held_out, open_with_held_out
 from dprune.runtime import Monitor
 
 if TYPE_CHECKING:
@@ -53,15 +53,14 @@ class MemorizationJob(FileJob):
         train = self.sources["train"]
         if not self.settings.full:
             _check_subset(self.sources["generated"], train, self.subset)
-        for ids in (self.subset, self.held_ids):
-            if ids is not None:
-                check_same_dataset({ids.name: ids.fingerprint, train.name: train.fingerprint})
+        if self.subset is not None:
+            check_same_dataset({self.subset.name: self.subset.fingerprint, train.name: train.fingerprint})
         self._check_held_out()
         if self.sheet is not None:
             self.sheet.check(self.sources)
 
     def _check_held_out(self) -> None:
-        train, held_out = self.sources["train"], self.sources.get("held_out")
+        check_held_out(self.sources, self.held_ids, "train")
         if self.held_ids is not None:
             trained = self.held_ids.values
             if self.subset is not None:
@@ -71,11 +70,6 @@ class MemorizationJob(FileJob):
                     f"{self.held_ids.name}: {len(trained):,} of its ids are training samples too (the first is "
                     f"{trained[0]}): hold out ids that are not in the --subset that the model was trained on."
                 )
-        elif held_out is not None and held_out.fingerprint and held_out.fingerprint == train.fingerprint:
-            raise MismatchError(
-                f"{held_out.name} and {train.name} are one dataset: give --held-out the .npy of the ids in it that "
-                "the model was not trained on."
-            )
 
     @functools.cached_property
     def record(self) -> Record:
@@ -125,15 +119,7 @@ def open_memorization(
     """
     paths = {"generated": SidePath.of(generated), "train": SidePath.of(train)}
     sheet = _open_sheet(settings, paths, embedding.members)
-    held_ids = None
-    if settings.held_out is not None:
-        paths["held_out"] = SidePath.of(settings.held_out)
-        if paths["held_out"].holds == "ids":
-            held_ids = read_ids(paths.pop("held_out").path)
-    sources = open_sources(paths, embedding)
-    if held_ids is not None:
-        origin = sources["train"]
-        sources["held_out"] = FeatureSource(held_ids.name, origin.record, held_ids.as_parent(), origin.open)
+    sources, held_ids = open_with_held_out(paths, settings.held_out, "train", embedding)
     subset = read_ids(settings.subset) if settings.subset is not None else None
     return MemorizationJob(sources, subset, held_ids, settings, embedding.device, sheet, output)
 

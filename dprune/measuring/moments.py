@@ -6,7 +6,7 @@ The Fréchet distance needs moments alone, so where nothing else is asked for, f
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -117,7 +117,19 @@ def streamed(
         return replace(streamed(features, ids[kept.cpu().numpy()], role, device, monitor, draw), dropped=dropped)
     whole = Moments.total(parts)
     replicates = () if blocks is None else (whole.without(part) for part in parts)
-    return Measured(len(ids) - dropped, dropped, lambda: (whole, replicates), None, features, blocks, ids)
+    taken = ids[kept.cpu().numpy()] if dropped else ids
+    return Measured(len(taken), dropped, lambda: (whole, replicates), None, features, blocks, taken)
+
+
+def stoppable(replicates: Iterable[Moments], monitor: Monitor) -> Iterator[Moments]:
+    """Ask between the replicates of high dimensions, each of which takes seconds.
+
+    Raises:
+        Interrupted: the monitor asks to stop.
+    """
+    for replicate in replicates:
+        check_stop(monitor)
+        yield replicate
 
 
 def _moments_by_block(

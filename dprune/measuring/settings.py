@@ -20,7 +20,9 @@ class EvalSettings:
     clusters: str | None = None
     logits: str | None = None
     save_stats: str | None = None
+    against: str | None = None
     infinity: bool = False
+    held_out: str | None = None
     splits: int = 10
     k: int = 3
     density_k: int = 5
@@ -39,7 +41,12 @@ class EvalSettings:
             raise UsageError("--jackknife 1: leaving out the only block leaves nothing: give 2 or more, or 0 for none.")
         if self.infinity and "fid" not in names:
             raise UsageError("--fid-infinity extrapolates the Fréchet distance: add fid to --metrics.")
-        for given, metric, option in ((self.clusters, "shares", "clusters"), (self.logits, "is", "logits")):
+        for_one = (
+            (self.clusters, "shares", "clusters"),
+            (self.logits, "is", "logits"),
+            (self.held_out, "fid", "held-out"),
+        )
+        for given, metric, option in for_one:
             if given is not None and metric not in names:
                 raise UsageError(
                     f"--{option} is for the metric {metric!r}: add it to --metrics, or leave the option out."

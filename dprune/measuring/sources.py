@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 from dprune.embedding.job import EmbedJob, open_embed
 from dprune.embedding.settings import EmbedOptions
 from dprune.errors import InputError, MismatchError, UsageError
+from dprune.formats.arrays import Array, read_ids
 from dprune.formats.cache import cache_folder, writable
 from dprune.formats.claims import claim_in, claimed
 from dprune.formats.features import Features, open_features
 from dprune.formats.kinds import kind_of
 from dprune.formats.members import MemberChoice
-from dprune.formats.provenance import Record, digest, nearest_first, parent_record, record_digest
+from dprune.formats.provenance import Record, check_same_dataset, digest, nearest_first, parent_record, record_digest
 from dprune.formats.publish import Output
+from dprune.formats.statistics import Statistics
 from dprune.precision import PRECISIONS
 from dprune.runtime import Monitor, Ranks
 
@@ -181,6 +183,57 @@ def open_sources(
     check_space({source.name: source.record for source in sources.values()} | known)
     _warn_of_roles(sources)
     return sources
+
+
+def open_with_held_out(
+    paths: Mapping[str, SidePath],
+    held_out: str | None,
+    origin: str,
+    embedding: Embedding,
+    known: Mapping[str, Record | None] | None = None,
+) -> tuple[dict[str, FeatureSource], Array | None]:
+    """Open the sides of a measurement, and its held-out samples in the role `held_out`.
+
+    Args:
+        paths: by role.
+        held_out: features or shards, or ids of samples in the role `origin`; None for none.
+        origin: such as `train`; where that is no features, ids are returned without a source.
+        embedding: as `open_sources` takes it.
+        known: likewise.
+
+    Returns:
+        The sources by role, and the ids of the held-out samples where these were given.
+
+    Raises:
+        InputError, MismatchError, UsageError: as `open_sources` does.
+    """
+    if held_out is None:
+        return open_sources(paths, embedding, known), None
+    side = SidePath.of(held_out)
+    if side.holds != "ids":
+        return open_sources({**paths, "held_out": side}, embedding, known), None
+    ids = read_ids(side.path)
+    sources = open_sources(paths, embedding, known)
+    if (whole := sources.get(origin)) is not None:
+        check_same_dataset({ids.name: ids.fingerprint, whole.name: whole.fingerprint})
+        sources["held_out"] = FeatureSource(ids.name, whole.record, ids.as_parent(), whole.open)
+    return sources, ids
+
+
+def check_held_out(sources: Mapping[str, FeatureSource | Statistics], held_ids: Array | None, origin: str) -> None:
+    """Refuse held-out samples that are all samples of the role `origin`.
+
+    Raises:
+        MismatchError: they are one dataset.
+    """
+    whole, held_out = sources[origin], sources.get("held_out")
+    if held_ids is not None or not isinstance(held_out, FeatureSource) or not isinstance(whole, FeatureSource):
+        return
+    if held_out.fingerprint and held_out.fingerprint == whole.fingerprint:
+        raise MismatchError(
+            f"{held_out.name} and {whole.name} are one dataset: give --held-out the .npy of the ids in it that "
+            "the model was not trained on."
+        )
 
 
 def _warn_of_roles(sources: Mapping[str, FeatureSource]) -> None:

@@ -85,6 +85,11 @@ _ROWS = (
                 "Distance of two Gaussians fitted to the features; biased upwards by few samples."),
         Measure("frechet_infinity", "Fréchet distance, N→∞", "lower",
                 "Extrapolated to infinitely many samples of both sides.", optional=True),
+        Measure("real_frechet_distance", "Fréchet distance, real to real", "",
+                "Of as many real samples, held out of the reference, to the rest of it: the yardstick.", optional=True),
+        Measure("frechet_distance_ratio", "Fréchet distance, generated / real", "lower",
+                "Of as many generated as real samples to the same rest of the reference; 1 is as good as real.", 1.0,
+                optional=True),
     )),
     Metric("is", "Inception score", (
         Measure("inception_score", "Inception score", "higher", "Exp of the mean divergence of class predictions."),

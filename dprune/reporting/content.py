@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from dprune.formats.images import drawn_png
 from dprune.formats.results import KINDS
 from dprune.metrics.catalogue import MEMORIZATION, QUALITY, SHARES, Measure
-from dprune.reporting.curves import Colours, curve, legend
+from dprune.reporting.curves import Colours, curve, interval_legend, legend
 from dprune.reporting.distributions import GROUPS, histogram_charts, prd_charts, share_charts, shares_csv
 from dprune.reporting.experiments import Point
 from dprune.reporting.feature_map import MapInputs
 from dprune.reporting.grouping import Comparison, compare
 from dprune.reporting.image_grid import ImageGrid, draw_grid
 from dprune.reporting.svg import Chart
-from dprune.reporting.table_markup import markdown_table
+from dprune.reporting.table_markup import markdown_tables
 from dprune.reporting.tables import Table, csv_table
 
 TABLES: dict[str, tuple[str, tuple[Measure, ...]]] = {
@@ -66,9 +66,15 @@ class Content:
 
     def tables(self, name: str) -> list[Table]:
         """Return the tables of one name, one for each comparison that has any of the metrics."""
-        kind, measures = TABLES[name]
-        tables = [Table.of(comparison, measures) for comparison in self.comparisons.get(kind, [])]
-        return [table for table in tables if table.measures]
+        return self._tables[name]
+
+    @functools.cached_property
+    def _tables(self) -> dict[str, list[Table]]:
+        made = {
+            name: [Table.of(comparison, measures) for comparison in self.comparisons.get(kind, [])]
+            for name, (kind, measures) in TABLES.items()
+        }
+        return {name: [table for table in tables if table.measures] for name, tables in made.items()}
 
     def curves(self, comparison: Comparison, name: str) -> dict[str, Chart]:
         """Return curves over the pruning ratio by metric."""
@@ -87,7 +93,7 @@ class Content:
         found: dict[str, str] = {}
         for name in TABLES:
             if tables := self.tables(name):
-                found[f"{name}.md"] = "\n".join(markdown_table(table) for table in tables)
+                found[f"{name}.md"] = markdown_tables(tables)
                 found[f"{name}.csv"] = csv_table(tables)
         if shares := shares_csv(self.comparisons.get("metrics", [])):
             found["shares-by-group.csv"] = shares
@@ -102,7 +108,7 @@ class Content:
     def _drawings(self, kind: str, comparison: Comparison, suffix: str) -> dict[str, str]:
         samples = legend(comparison, self.colours)
         found = {
-            f"curves/{key}{suffix}.svg": chart.standalone(samples)
+            f"curves/{key}{suffix}.svg": chart.standalone([*samples, *interval_legend(comparison)])
             for name, (of_kind, _) in TABLES.items()
             if of_kind == kind
             for key, chart in self.curves(comparison, name).items()

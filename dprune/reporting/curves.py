@@ -7,9 +7,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from dprune.metrics.catalogue import Measure
-from dprune.reporting.estimates import CellMean, samplings_text
+from dprune.reporting.estimates import SAMPLING, CellMean, samplings_text, units
 from dprune.reporting.grouping import Comparison, Line, ratio_text
-from dprune.reporting.svg import DASHES, MARKERS, PALETTE, Chart, padded, sample, stroke, tick_text
+from dprune.reporting.svg import (
+    DASHES,
+    INTERVAL,
+    INTERVAL_ALONE,
+    MARKERS,
+    PALETTE,
+    Chart,
+    padded,
+    sample,
+    stroke,
+    tick_text,
+)
 
 Known = list[tuple[float, CellMean]]
 
@@ -52,6 +63,14 @@ def legend(comparison: Comparison, colours: Colours) -> list[tuple[str, str]]:
     """Return a sample of each line with its label."""
     pruned = [(sample(colours.of(x), colours.shape(x), colours.dash(x)), x.label) for x in comparison.pruned]
     return [(stroke(_level_style(n)), line.label) for n, line in enumerate(comparison.unpruned)] + pruned
+
+
+def interval_legend(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return a sample of each kind of interval that its curves may show, with what it is."""
+    kinds = {units(tuple(cell.nested))[0] if len(cell.nested) > 1 else SAMPLING for _, cell in comparison.cells()}
+    over = [kind for kind in sorted(kinds) if kind != SAMPLING]
+    found = [(INTERVAL, f"95% interval over {' or '.join(over)}")] if over else []
+    return found + ([(INTERVAL_ALONE, "95% interval of sampling alone, one training")] if SAMPLING in kinds else [])
 
 
 def _level_style(number: int) -> str:
@@ -115,7 +134,7 @@ def _known(line: Line, key: str) -> Known:
 
 def _said(measure: Measure, known: Sequence[tuple[Line, Known]]) -> str:
     lines = [
-        f"{line.label}: {', '.join(f'{tick_text(e.mean)} at {ratio_text(ratio)}' for ratio, e in cells)}"
+        f"{line.label}: {', '.join(f'{tick_text(e.mean)}{_spread(e)} at {ratio_text(ratio)}' for ratio, e in cells)}"
         for line, cells in known
         if cells
     ]
@@ -157,6 +176,10 @@ def _draw_line(chart: Chart, line: Line, cells: Known, colours: Colours, shift: 
 
 
 def _tip(line: Line, ratio: float, estimate: CellMean) -> str:
-    spread = f" ± {estimate.half_width:.2g} ({estimate.kind})" if estimate.half_width else ""
-    made = samplings_text(estimate.samplings)
-    return f"{line.label}, pruned {ratio_text(ratio)}: {estimate.mean:.5g}{spread}, {made}"
+    kind = f" ({estimate.kind})" if estimate.half_width else ""
+    value = f"{estimate.mean:.5g}{_spread(estimate)}{kind}"
+    return f"{line.label}, pruned {ratio_text(ratio)}: {value}, {samplings_text(estimate.samplings)}"
+
+
+def _spread(estimate: CellMean) -> str:
+    return f" ± {estimate.half_width:.2g}" if estimate.half_width else ""

@@ -8,8 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+import numpy as np
+
 from dprune.metrics.differences import CONFIDENCE, NORMAL, Sampling
-from dprune.reporting.trainings import LEVELS, Training
+from dprune.reporting.trainings import LEVELS, Training, drawn_anew
 
 TRAININGS, SAMPLING = "trainings", "sampling"
 
@@ -17,7 +19,8 @@ INTERVALS = (
     "Every ± is half of a 95% interval. Where a method was trained several times, it is over trainings: Student's t of "
     "the trainings' means, each over its samplings, so that the noise of sampling is in it. Where a method was trained "
     "once, ± stands in brackets and bars are dotted: that is the error of sampling alone, 1.96 times the jackknife's "
-    "over generated samples, and says nothing of how another training would turn out."
+    "over generated samples, and says nothing of how another training would turn out. What all share, such as the "
+    "reference, is held as it is."
 )
 """What tables and curves mean by ±."""
 
@@ -74,7 +77,7 @@ def nested_mean(known: Mapping[Training, Sequence[Sampling]]) -> CellMean:
     Args:
         known: samplings of each training, one or more.
     """
-    over, groups = units(list(known))
+    over, groups = units(tuple(known))
     means = {training: fmean(one.value for one in samplings) for training, samplings in known.items()}
     values = [fmean(means[training] for training in group) for group in groups]
     n, counts = len(values), tuple(len(samplings) for samplings in known.values())
@@ -89,28 +92,22 @@ def nested_mean(known: Mapping[Training, Sequence[Sampling]]) -> CellMean:
     return CellMean(values[0], error, NORMAL * error, SAMPLING, 1, counts)
 
 
-def units(trainings: Sequence[Training]) -> tuple[str, list[list[Training]]]:
+@functools.cache
+def units(trainings: tuple[Training, ...]) -> tuple[str, list[list[Training]]]:
     """Group trainings into independent units: by what fewest of them share, of all that varies.
 
     Returns:
         What the units are, and the trainings of each. Where draws are crossed, not nested, such as two autoencoders
         with the same two clusterings, the fewest are the cautious choice.
     """
-    found = TRAININGS, [[training] for training in trainings]
-    for command, (_, several) in LEVELS.items():
-        if varies(trainings, command):
-            groups: dict[str, list[Training]] = {}
-            for training in trainings:
-                groups.setdefault(dict(training.origins)[command].mark, []).append(training)
-            if len(groups) < len(found[1]):
-                found = several, list(groups.values())
-    return found
-
-
-def varies(trainings: Sequence[Training], command: str) -> bool:
-    """Tell whether trainings differ in seeds of a command before them."""
-    found = [dict(training.origins).get(command) for training in trainings]
-    return None not in found and len({origin.seeds for origin in found if origin}) > 1
+    counts = drawn_anew(trainings)
+    coarsest = min(counts, key=counts.__getitem__, default=None)
+    if coarsest is None or counts[coarsest] == len(trainings):
+        return TRAININGS, [[training] for training in trainings]
+    groups: dict[str, list[Training]] = {}
+    for training in trainings:
+        groups.setdefault(dict(training.origins)[coarsest].mark, []).append(training)
+    return LEVELS[coarsest][1], list(groups.values())
 
 
 def samplings_text(samplings: Sequence[int]) -> str:
@@ -128,7 +125,17 @@ def count_range(counts: Collection[int]) -> str:
 
 @functools.cache
 def t_quantile(degrees: float) -> float:
-    """Return how many standard errors make half a 95% interval where `degrees` degrees of freedom tell their size."""
-    from scipy.special import stdtrit
+    """Return how many standard errors make half a 95% interval where `degrees` degrees of freedom tell their size.
 
-    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
+    Student's t is tan(a) * sqrt(degrees) where cos^(degrees - 1), integrated from 0 to a, is 95% of the same to a right
+    angle (Abramowitz and Stegun 26.7.3); Newton's method climbs to a from below. Importing SciPy takes as long as a
+    whole report.
+    """
+    whole = math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2)) * math.sqrt(math.pi) / 2
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    angle, step = math.atan(NORMAL / math.sqrt(degrees)), 1.0
+    while step > 1e-13 * angle:
+        below = angle / 2 * float(weights @ np.cos(angle / 2 * (1 + nodes)) ** (degrees - 1))
+        step = (CONFIDENCE * whole - below) / math.cos(angle) ** (degrees - 1)
+        angle += step
+    return math.tan(angle) * math.sqrt(degrees)

@@ -6,11 +6,12 @@ from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
 from dprune.errors import InputError
-from dprune.formats.provenance import Record, digest, parents_of, record_digest, training_subset
-from dprune.formats.results import Result
+from dprune.formats.provenance import Record, parents_of, training_subset
+from dprune.formats.results import Result, result_digest
 from dprune.reporting.factors import (
     ANY,
     ASIDE,
+    COUNT,
     IMAGES,
     OWN,
     SOURCE,
@@ -35,13 +36,16 @@ from dprune.reporting.trainings import Training, training_of
 Choice = Hashable
 """How a training set was chosen: equal for all results whose models differ in seeds or options of training alone."""
 
-GENERATED = "generated"
+GENERATED, AGAINST, UNKNOWN = "generated", "against", "unknown"
 NAMED = Factor(SUBSET, "", "baseline")
 """What the selection of a training set holds that counts as unpruned since the user says so."""
-# Options that choose metrics, and inputs that only some metrics take: results that differ in whether they have them
-# are comparable.
-_CHOOSING = ("metrics", "fid_infinity")
+_OTHERS = ("reference", "train", "held_out")
+# Options that change no number that a result has without them, and inputs that only some metrics take: results that
+# differ in whether they have them are comparable.
+_CHOOSING = ("metrics", "fid_infinity", "jackknife")
 _ADDING = ("clusters", "logits", "held_out")
+# Share of unusable samples up to which what was asked for counts: a bias that goes as 1/N moves by no more than that.
+_FEW = 0.01
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,6 @@ class Point:
     passes: tuple[int, int, int] | None
 
 
-def result_digest(result: Result) -> str:
-    """Return a digest of what a result says, whatever file it is in."""
-    return digest([result.kind, result.metrics, result.details, result.inputs, record_digest(result.record)])
-
-
 def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point:
     """Place a result; training sets that were chosen as `baselines` say are unpruned.
 
@@ -96,11 +95,11 @@ def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point
         raise InputError(f"{result.name}: does not say what was generated: measure it again with this dprune.")
     chain = generated.get("provenance")
     main = training_subset(chain)
-    samples = str(generated.get("digest", ""))
+    samples = _samples(generated)
     known = training_set(result.name, result.record, chain, main)
     subset, selection, choice = _chosen(known, main, samples, baselines)
     own = _digest(main)
-    beside = {role: entry for role, entry in result.record["parents"].items() if role != GENERATED}
+    beside = {role: entry for role, entry in result.record["parents"].items() if role not in (GENERATED, AGAINST)}
     measured = {**result.record, "parents": beside}
     # Two references are never taken for one, whatever tags say.
     measuring = flatten(measured, own=own, tags_speak=False)
@@ -111,15 +110,18 @@ def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point
     # Memorization always takes the training subset for one side.
     owned = {} if result.kind == "memorization" else _own(measuring.own)
     measure, opened = (
-        {f: v for f, v in factors.items() if f.name not in _CHOOSING and f not in said} | features
-        for factors in (measuring.factors | owned, flatten(measured, tags_speak=False).factors)
+        {f: v for f, v in factors.items() if f.name not in _CHOOSING and f not in said} | features | counts
+        for factors, counts in (
+            (measuring.factors | owned, _counts_beside(result, measuring.own)),
+            (flatten(measured, tags_speak=False).factors, _counts_beside(result, set())),
+        )
     )
     optional = {f: v for f, v in measure.items() if _is_optional(result.kind, f)}
     return Point(
         subset=subset,
         choice=choice,
         samples=samples,
-        experiment={f: v for f, v in made.factors.items() if f not in features} | said,
+        experiment={f: v for f, v in _counted(made.factors, result).items() if f not in features} | said,
         selection=selection,
         measure={f: v for f, v in measure.items() if f not in optional},
         open_measure={f: v for f, v in opened.items() if not _is_optional(result.kind, f)},
@@ -153,6 +155,12 @@ def point_of_images(name: str, record: Record, mark: str, baselines: Collection[
         training=training_of(record, mark, axis_tags({}, record, main).get("seed")),
         passes=_passes(record),
     )
+
+
+def _samples(generated: Record) -> str:
+    """Return the digest of generated samples, also where it is statistics of them that were measured."""
+    behind = parents_of(generated.get("provenance")).get("features")
+    return str((behind or generated).get("digest", ""))
 
 
 def _chosen(
@@ -189,6 +197,34 @@ def _made(chain: Record | None, main: Record | None, subset: Subset, *, tagged: 
 def _own(paths: set[Path]) -> Factors:
     """Note where the training subset was taken for an input."""
     return {Factor(path, "", OWN): "yes" for path in paths}
+
+
+def _asked_counts(result: Result) -> dict[str, str]:
+    """Return how many samples each side was to have; where more than a few were dropped, how many there are."""
+    return {side["role"]: _asked(side.get("count"), side.get("dropped", 0)) for side in result.inputs}
+
+
+def _asked(count: int | None, dropped: int) -> str:
+    if count is None:
+        return UNKNOWN
+    return str(count + dropped if dropped <= _FEW * (count + dropped) else count)
+
+
+def _counted(made: Factors, result: Result) -> Factors:
+    """Put the number of generated samples in the place of how many images were asked for."""
+    count = _asked_counts(result).get(GENERATED, UNKNOWN)
+    asked = next((f for f in made if f.path[:-1] == (GENERATED,) and (f.command, f.name) == ("sample", IMAGES)), None)
+    if count == UNKNOWN and asked:
+        count = made[asked]
+    return {f: v for f, v in made.items() if f != asked} | {Factor((GENERATED,), "", COUNT): count}
+
+
+def _counts_beside(result: Result, own: set[Path]) -> Factors:
+    """Return the numbers of samples of the other sides; that of a side which the training subset makes is no choice."""
+    subset_of = "train" if result.kind == "memorization" else "reference"
+    chosen = {subset_of if path == SUBSET else path[0] for path in own}
+    counts = _asked_counts(result)
+    return {Factor((r,), "", COUNT): ANY if r in chosen else counts[r] for r in _OTHERS if r in counts}
 
 
 def _is_optional(kind: str, factor: Factor) -> bool:

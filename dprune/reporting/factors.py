@@ -8,20 +8,20 @@ from typing import Any, NamedTuple
 
 from dprune.errors import DpruneError
 from dprune.formats.provenance import Record, canonical, parents_of
+from dprune.formats.statistics import STATISTICS
 
 Path = tuple[str, ...]
 Factors = dict["Factor", str]
 
 ANY = ""
 """Value of a factor that is not known, and so fits all: tags speak for what has no provenance."""
-SOURCE, COMMAND, OWN, IMAGES = "source", "command", "own subset", "images"
+SOURCE, COMMAND, OWN, IMAGES, COUNT = "source", "command", "own subset", "images", "N"
 AXES = ("method", "order", "keep", "seed")
 """Tags that say where people's own results belong."""
 ASIDE = ("vae", "init")
 """Roles of ancestors whose training set is not that of the model."""
 
 _DIGITS = 12
-_STATISTICS = "eval statistics"
 _SEEDS = ("seed", "seeds")
 # What follows from the subset and its dataset.
 _DERIVED = {"train-dit": ("samples", "of"), "train-vae": ("samples", "of")}
@@ -33,7 +33,8 @@ class Factor(NamedTuple):
     Attributes:
         path: roles that lead from the result to the record that holds it.
         command: of that record.
-        name: of the option, or `tag NAME`, `command`, `source` for the digest of something made elsewhere.
+        name: of the option, or `tag NAME`, `command`, `N` for a number of samples, `source` for the digest of something
+            made elsewhere.
     """
 
     path: Path
@@ -81,7 +82,7 @@ def flatten(
     if record is None:
         return chain
     command = str(record["command"])
-    if command != _STATISTICS:
+    if command != STATISTICS:
         _add(chain, Factor(path, "", COMMAND), command)
     for name, value in _choices(command, record):
         _add(chain, Factor(path, command, name), value)
@@ -92,7 +93,9 @@ def flatten(
         if own is not None and parent.get("digest") == own and not beside:
             chain.own.add(place)
         elif "provenance" in parent:
-            flatten(parent["provenance"], place, own=own, aside=aside, quiet=quiet, tags_speak=tags_speak, chain=chain)
+            # No tag makes one of two datasets.
+            hushed = quiet and not (command == "encode" and role == "shards")
+            flatten(parent["provenance"], place, own=own, aside=aside, quiet=hushed, tags_speak=tags_speak, chain=chain)
         else:
             source = ANY if quiet else str(parent.get("digest", "unknown"))[:_DIGITS]
             _add(chain, Factor(place, "", SOURCE), source)
@@ -100,7 +103,7 @@ def flatten(
 
 
 def _is_transparent(command: str, role: str, record: Record) -> bool:
-    if command == _STATISTICS:
+    if command == STATISTICS:
         return role == "features"
     return command == "pack" and role == "shards" and "subset" in record.get("parents", {})
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
 from dprune.metrics.differences import Sampling, measured
 from dprune.reporting.estimates import CellMean, nested_mean
-from dprune.reporting.experiments import NAMED, Point
-from dprune.reporting.factors import ANY, OWN, Factor, Factors, agree
+from dprune.reporting.experiments import GENERATED, NAMED, Point
+from dprune.reporting.factors import ANY, COUNT, OWN, Factor, Factors, agree
 from dprune.reporting.labels import Labeller
 from dprune.reporting.trainings import Training
 
@@ -32,6 +32,7 @@ class Cell:
 
     ratio: float | None
     points: tuple[Point, ...]
+    _means: dict[str, CellMean | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @functools.cached_property
     def nested(self) -> dict[Training, dict[str, tuple[Point, ...]]]:
@@ -53,8 +54,10 @@ class Cell:
 
     def estimate(self, key: str) -> CellMean | None:
         """Return the mean of a metric over the trainings, None where no result has it."""
-        known = self.known(key)
-        return nested_mean(known) if known else None
+        if key not in self._means:
+            known = self.known(key)
+            self._means[key] = nested_mean(known) if known else None
+        return self._means[key]
 
     def known(self, key: str) -> dict[Training, list[Sampling]]:
         """Return a metric of each set of samples, by the trainings of which any result has it."""
@@ -105,6 +108,11 @@ class Line:
     cells: tuple[Cell, ...]
     unpruned: tuple[str, ...] = ()
 
+    @functools.cached_property
+    def conditions(self) -> frozenset[tuple[Factor, str]]:
+        """How its samples were made and measured: only lines that agree in it can be better than one another."""
+        return frozenset((f, v) for f, v in self.cells[0].points[0].experiment.items() if _is_of_measuring(f))
+
     @property
     def is_unpruned(self) -> bool:
         """Whether nothing was pruned."""
@@ -124,11 +132,15 @@ class Comparison:
         title: what sets the measurement apart from others, empty for a single one.
         lines: those of the unpruned first.
         common: factors that all results share.
+        apart: in what its lines were sampled or measured differently, factors with their values.
+        beside: in what the comparisons of its kind were.
     """
 
     title: str
     lines: tuple[Line, ...]
     common: Factors
+    apart: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     @property
     def unpruned(self) -> tuple[Line, ...]:
@@ -160,7 +172,8 @@ def compare(points: Iterable[Point]) -> list[Comparison]:
     naming = Labeller([factors for factors, _ in views])
     titles = [naming.name(factors) or "default" for factors, _ in views]
     made = [_comparison(title if len(views) > 1 else "", view) for title, (_, view) in zip(titles, views, strict=True)]
-    return sorted(made, key=lambda comparison: comparison.title)
+    beside = tuple(naming.apart())
+    return sorted((replace(c, beside=beside) for c in made), key=lambda comparison: comparison.title)
 
 
 def _views(points: Sequence[Point]) -> list[tuple[Factors, list[Point]]]:
@@ -197,7 +210,7 @@ def _contradicted(points: Sequence[Point]) -> set[Factor]:
     for point in points:
         for factor, value in point.optional.items():
             values[factor].add(value)
-    return {factor for factor, known in values.items() if len(known) > 1}
+    return {factor for factor, known in values.items() if len(known - {ANY}) > 1}
 
 
 def _regardless(measured: Factors) -> Factors:
@@ -231,7 +244,12 @@ def _comparison(title: str, points: Sequence[Point]) -> Comparison:
     pruned = [_with_unpruned(line, lines) for line in lines if not line.is_unpruned]
     order = sorted([line for line in lines if line.is_unpruned], key=lambda line: line.label)
     order += sorted(pruned, key=lambda line: (line.family.startswith("random"), line.family, line.label))
-    return Comparison(title, tuple(order), _common(points))
+    return Comparison(title, tuple(order), _common(points), tuple(naming.apart(_is_of_measuring)))
+
+
+def _is_of_measuring(factor: Factor) -> bool:
+    """Tell whether a factor is of how samples of a model were made and measured, not of the model."""
+    return factor.path[:1] == (GENERATED,) and (factor.name == COUNT or factor.command in ("sample", "embed"))
 
 
 def _experiment(point: Point, own: set[Factor]) -> Factors:

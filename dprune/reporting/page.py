@@ -8,8 +8,9 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from dprune.formats.images import drawn_png
+from dprune.reporting import notes
 from dprune.reporting.content import Content
-from dprune.reporting.curves import legend
+from dprune.reporting.curves import interval_legend, legend
 from dprune.reporting.differences import NOTE
 from dprune.reporting.estimates import INTERVALS
 from dprune.reporting.facts import describe
@@ -34,10 +35,13 @@ _CAPTIONS = {
 }
 _NOTES = {
     "quality": "Arrows point to the better end. Of each column at a ratio that value is in colour whose difference to "
-    "every other there is told apart from zero; where none is, none is best.",
-    "shares": "How generated samples spread over the clusters and classes, beside the reference.",
+    "every other there is told apart from zero; where none is, none is best. Where real samples were measured in the "
+    "same way, at the same count, their Fréchet distance is the yardstick, and the ratio says how far off one is.",
+    "shares": "How generated samples spread over the clusters and classes, beside the reference. Where classes were "
+    "asked for, a sample is of the class that most of its nearest reference samples have.",
     "memorization": "A generated sample that repeats a training sample is nearer to it than unseen samples are. "
-    "Compare with the held-out yardstick of the same row: pruning alone moves all distances.",
+    "Compare with the held-out yardstick of the same row: pruning alone moves all distances, and how many samples are "
+    "authentic or flagged as copies where nothing is copied hangs on the features.",
 }
 _FOLDED = 12
 # Charts in <details> are not needed to read the page.
@@ -89,17 +93,18 @@ def _count(number: int, name: str) -> str:
 
 
 def _measures(content: Content, name: str) -> str:
-    parts = [f'<p class="note">{_NOTES[name]}</p>']
-    for table in content.tables(name):
+    tables = content.tables(name)
+    parts = [_note(_NOTES[name]), *map(_note, notes.of_tables(tables[0].comparison))]
+    for table in tables:
         comparison = table.comparison
         if comparison.title:
             parts.append(f"<h3>Measured with {escape(comparison.title)}</h3>")
-        parts.append(html_table(table, _CAPTIONS[name]))
+        parts += [html_table(table, _CAPTIONS[name]), *map(_note, notes.of_lines(comparison))]
         if differences := html_differences(table, f"{DIFFERENCES}: {_CAPTIONS[name]}"):
             parts += [f'<h3>{DIFFERENCES}</h3><p class="note">{NOTE}</p>', differences]
         curves = content.curves(comparison, name)
         if curves:
-            parts += [_legend(comparison, content), _charts(list(curves.values()))]
+            parts += [_legend(comparison, content, intervals=True), _charts(list(curves.values()))]
         elif all(cell.ratio is None for _, cell in comparison.cells()):
             parts.append('<p class="note">No curves: the results do not say how much was pruned.</p>')
         parts += [
@@ -110,8 +115,13 @@ def _measures(content: Content, name: str) -> str:
     return "".join(parts)
 
 
-def _legend(comparison: Comparison, content: Content) -> str:
-    return _key(*((escape(label), _swatch(drawn)) for drawn, label in legend(comparison, content.colours)))
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def _legend(comparison: Comparison, content: Content, *, intervals: bool = False) -> str:
+    entries = legend(comparison, content.colours) + (interval_legend(comparison) if intervals else [])
+    return _key(*((escape(label), _swatch(drawn)) for drawn, label in entries))
 
 
 def _charts(charts: Sequence[Chart], css: str = "") -> str:

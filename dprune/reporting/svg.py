@@ -232,3 +232,8 @@ def stroke(css: str, dash: str = "", d: str = "M0 6H34") -> str:
 def sample(colour: str, shape: str, dash: str) -> str:
     """Return a short line with its marker, for legends."""
     return stroke(f"line s{colour}", dash) + marker(17, 6, colour, shape)
+
+
+INTERVAL = '<path class="band pf" d="M0 1H34V11H0Z"/>' + stroke("bar sf", "", "M17 1V11M14 1h6M14 11h6")
+INTERVAL_ALONE = stroke("bar alone sf", "", "M17 0V12M14 0h6M14 12h6")
+"""Samples of intervals for legends."""

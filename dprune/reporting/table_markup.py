@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from dprune.metrics.catalogue import Measure
 from dprune.metrics.differences import PAIRED, TRAININGS, UNPAIRED, Difference
+from dprune.reporting import notes
 from dprune.reporting.differences import NOTE
-from dprune.reporting.estimates import CellMean
+from dprune.reporting.estimates import INTERVALS, CellMean
 from dprune.reporting.grouping import MISSING
 from dprune.reporting.markup import escape, markdown
 from dprune.reporting.tables import Table, number_text
@@ -117,6 +118,12 @@ def _difference_text(difference: Difference) -> str:
     return f"{sign}{number_text(difference.value)}{star}"
 
 
+def markdown_tables(tables: Sequence[Table]) -> str:
+    """Write all tables of a kind below what there is to say of them."""
+    said = [INTERVALS, *notes.of_tables(tables[0].comparison)]
+    return "\n".join([*(markdown(sentence) + "\n" for sentence in said), *map(markdown_table, tables)])
+
+
 def markdown_table(table: Table) -> str:
     """Write the metrics, and below them their differences to the unpruned, as GitHub's Markdown."""
     title = f"### {markdown(table.comparison.title)}\n\n" if table.comparison.title else ""
@@ -129,7 +136,8 @@ def markdown_table(table: Table) -> str:
             shown = f"**{mean}**" if (number, column) in table.best else mean
             cells.append(f"{shown} {_spread(estimate)}".strip() if estimate else shown)
         rows.append(cells)
-    return f"{title}{_markdown_rows(heads, rows)}{_markdown_differences(table)}"
+    said = "".join(f"\n{markdown(sentence)}\n" for sentence in notes.of_lines(table.comparison))
+    return f"{title}{_markdown_rows(heads, rows)}{said}{_markdown_differences(table)}"
 
 
 def _markdown_differences(table: Table) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dprune.metrics.catalogue import Measure
 from dprune.metrics.differences import Difference
+from dprune.reporting import notes
 from dprune.reporting.differences import cell_difference
 from dprune.reporting.estimates import CellMean, count_range
 from dprune.reporting.grouping import MISSING, Cell, Comparison, Line, cell_ratio, ratio_text
@@ -52,8 +53,8 @@ class TableRow:
 
     def names(self) -> tuple[str, str, str, str, str]:
         """Return what stands before the metrics: method, ratio, trainings, samplings of each, generated samples."""
-        count, samplings = self.count("generated"), self.cell.samplings
-        known = MISSING if count is None else f"{count:,}"
+        samplings, counts = self.cell.samplings, self.counts("generated")
+        known = count_range(counts) if counts else MISSING
         return (self.line.label, cell_ratio(self.line, self.cell), f"{len(samplings):,}", count_range(samplings), known)
 
     def columns(self) -> list[list[object]]:
@@ -63,10 +64,13 @@ class TableRow:
 
     def count(self, role: str) -> int | None:
         """Return the samples of one side, None where results do not agree."""
+        counts = self.counts(role)
+        return counts.pop() if len(counts) == 1 else None
+
+    def counts(self, role: str) -> set[int]:
+        """Return how many samples of one side took part in each result, as far as these say so."""
         sides = [side for point in self.cell.points if point.result for side in point.result.inputs]
-        counts = {side.get("count") for side in sides if side["role"] == role}
-        found = counts.pop() if len(counts) == 1 else None
-        return found if isinstance(found, int) else None
+        return {count for side in sides if side["role"] == role and isinstance(count := side.get("count"), int)}
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ class Table:
 def _best(rows: Sequence[TableRow], measures: Sequence[Measure]) -> frozenset[tuple[int, int]]:
     """Mark the best of the pruned at each ratio that several have, over all ratios where none has.
 
+    What was sampled or measured differently is no rival.
     The best is told apart from each of the others; where it is not from one of them, none is marked.
     """
     pruned = [number for number, row in enumerate(rows) if not row.line.is_unpruned]
@@ -120,12 +125,13 @@ def _best(rows: Sequence[TableRow], measures: Sequence[Measure]) -> frozenset[tu
     repeated = len(set(ratios)) < len(ratios)
     found = set()
     for column, measure in enumerate(measures):
-        groups: dict[str, list[tuple[float, int]]] = {}
+        groups: dict[Hashable, list[tuple[float, int]]] = {}
         for number, ratio in zip(pruned, ratios, strict=True):
             estimate = rows[number].estimates[column]
             if estimate is not None and measure.better:
                 sign = 1 if measure.better == "lower" else -1
-                groups.setdefault(ratio if repeated else "", []).append((sign * estimate.mean, number))
+                rivals = rows[number].line.conditions, ratio if repeated else ""
+                groups.setdefault(rivals, []).append((sign * estimate.mean, number))
         for values in groups.values():
             _, winner = min(values)
             others = [rows[number].cell for _, number in values if number != winner]
@@ -158,15 +164,14 @@ def csv_table(tables: Sequence[Table]) -> str:
             reference = row.count("reference" if row.count("train") is None else "train")
             line: list[object] = [table.comparison.title, row.line.label, first.method, first.order]
             line += [row.cell.ratio, len(row.cell.samplings), sum(row.cell.samplings)]
-            line += [row.count("generated"), reference]
+            line += [notes.seeds_text(row.cell) or None, row.count("generated"), reference]
             line.append(row.baseline and row.baseline.label)
             known = dict(zip(table.measures, row.columns(), strict=True))
             for measure in measures:
                 line += known.get(measure, [None] * (1 + len(_OF_MEANS + _OF_DIFFERENCES)))
             lines.append(line)
-    heads = ("measurement", "line", "method", "order", "pruned", "trainings", "samplings", "generated", "reference",
-             "baseline")  # fmt: skip
-    return csv_text((*heads, *names), lines)
+    heads = ("measurement", "line", "method", "order", "pruned", "trainings", "samplings", "drawn_anew")
+    return csv_text((*heads, "generated", "reference", "baseline", *names), lines)
 
 
 def _of_mean(estimate: CellMean | None) -> list[object]:

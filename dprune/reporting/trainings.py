@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dprune.formats.provenance import GENERATOR, Record, canonical, digest, nearest_first, parents_of, record_digest
@@ -43,6 +43,17 @@ class Training:
 
     mark: str
     origins: tuple[tuple[str, Origin], ...] = ()
+
+
+def drawn_anew(trainings: Sequence[Training]) -> dict[str, int]:
+    """Count what was made before trainings, of all that differs in its own seeds, by the command's name."""
+    found = {}
+    for command in LEVELS:
+        made = [dict(training.origins).get(command) for training in trainings]
+        known = [origin for origin in made if origin]
+        if len(known) == len(made) and len({origin.seeds for origin in known}) > 1:
+            found[command] = len({origin.mark for origin in known})
+    return found
 
 
 def training_of(chain: Record | None, samples: str, seed: str | None = None) -> Training:

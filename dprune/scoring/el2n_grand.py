@@ -144,6 +144,8 @@ def _opened(
     method: str, store: str, model: str, options: El2nOptions, el2n: str | None, output: Output
 ) -> El2nGrandJob:
     settings = options.resolve()
+    if options.per_sigma and not settings.sigmas:
+        raise UsageError("--per-sigma: --sigma uniform has no levels whose scores are told apart: leave it out.")
     samples, file = open_samples(store, options.subset), ModelFile.open(model)
     weights = samples.check_model(file, settings.weights)
     predicts = parametrization_of(file, options.parametrization)

@@ -64,6 +64,11 @@ class Unit:
         return f"{self.surrogate.title}, step {self.checkpoint.step}"
 
     @property
+    def rate(self) -> float:
+        """Learning rate of the step after which the checkpoint was kept."""
+        return self.surrogate.run.rate(self.checkpoint.step)
+
+    @property
     def gradient(self) -> Path:
         """Where the sum of gradients is kept until the unit is measured."""
         return self.progress.folder / "gradient.safetensors"

@@ -107,11 +107,11 @@ class _Summing:
         return [portion for portion in portions if not portion.whole]
 
     def _add(self, span: Span, monitor: Monitor) -> None:
-        for latents, labels, count in self._data.batches(span, self._size):
+        for latents, labels, ids, count in self._data.batches(span, self._size):
             if monitor.stop_requested():
                 self._keep()
                 check_stop(monitor)
-            self._scorer.add_gradients(latents, labels, self._sums, count)
+            self._scorer.add_gradients(latents, labels, self._sums, count, ids)
             self._done += count
             monitor.advance(count)
 

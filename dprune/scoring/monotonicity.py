@@ -23,7 +23,7 @@ from dprune.runtime import Monitor, ranks
 from dprune.scoring.outputs import ScoreFile, of_all
 from dprune.scoring.population import open_samples
 from dprune.scoring.progress import Progress, Share
-from dprune.scoring.reliability import Floats
+from dprune.scoring.reliability import Floats, half_sample_errors
 from dprune.scoring.settings import LOSS, ScoreOptions
 from dprune.scoring.sharing import SharedScoring
 from dprune.training.checkpoints import Checkpoint, TrainedRun, Wanted, open_run
@@ -121,8 +121,11 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
         ids, count, pairs = self.samples.ids, len(self.samples.latents), values.astype(np.float64)
         if self.losses is not None:
             write_array(self.losses, of_all(pairs.mean(1), ids, count), self._losses_record)
-        found = self.file.publish(pairs, rises(pairs), rises_of_mean, ids, count)
+        found = self.file.publish(pairs, rises_of_mean, self._errors, ids, count)
         return {self.file.title: found} if found else {}
+
+    def _errors(self, pairs: Floats) -> Floats:
+        return half_sample_errors(pairs, self.settings.seed, rises_of_mean)
 
     def summary(self) -> dict[str, Any]:
         """Return what a summary says in any case."""
@@ -148,7 +151,7 @@ def open_monotonicity(store: str, run: str, options: MonotonicityOptions, output
     """
     settings = options.resolve()
     if len(settings.sigmas) > 1:
-        raise UsageError("--sigma: loss monotonicity is of one noise level: give one.")
+        raise UsageError("--sigma: loss monotonicity is of one noise level: give one, or uniform.")
     if options.losses == STDOUT:
         raise UsageError("--losses -: losses go to a file: name one.")
     wanted = Wanted.parse(options.checkpoints)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dprune.errors import UsageError
 from dprune.formats.provenance import Record, digest, record_digest
 from dprune.formats.publish import Output
 from dprune.runtime import Monitor, ranks
@@ -21,11 +22,12 @@ from dprune.scoring.folds import Surrogate, Unit, open_surrogates
 from dprune.scoring.outputs import ScoreFile
 from dprune.scoring.population import open_samples
 from dprune.scoring.reliability import Floats
-from dprune.scoring.settings import DOT, SQUARED_NORM, ScoreOptions
+from dprune.scoring.settings import DOT, SHARED, SQUARED_NORM, ScoreOptions
 from dprune.scoring.sharing import SharedScoring
 from dprune.training.checkpoints import Wanted
 
 MEASURES = 3
+EQUAL, LR = "equal", "lr"
 
 
 def moso(measures: npt.NDArray[np.floating], form: str) -> Floats:
@@ -56,12 +58,12 @@ def moso(measures: npt.NDArray[np.floating], form: str) -> Floats:
 def standardized(singles: Floats) -> Floats:
     """Scale a fold's single-draw scores [N, S, M] so that its scores have mean 0 and deviation 1 at each noise level.
 
-    Gradients of surrogates differ in scale, and so would the scores of folds.
+    Gradients of surrogates differ in scale, and so would the scores of folds. Each draw gets the mean 0, as another
+    scoring would give it: what a draw does to a whole fold moves no sample among the others.
     """
-    scores = singles.mean(2, keepdims=True)
-    deviation = scores.std(0, keepdims=True)
+    deviation = singles.mean(2, keepdims=True).std(0, keepdims=True)
     # A fold whose samples all score alike ranks nothing, and is not divided by zero.
-    found: Floats = (singles - scores.mean(0, keepdims=True)) / np.where(deviation > 0, deviation, 1)
+    found: Floats = (singles - singles.mean(0, keepdims=True)) / np.where(deviation > 0, deviation, 1)
     return found
 
 
@@ -77,21 +79,23 @@ class MosoJob(SharedScoring["list[Floats]"]):
         only: fold that is worked on alone; None for all.
         form: of the score, see `moso`.
         normalize: `zscore` (within each fold) or `none`.
+        checkpoint_weights: what checkpoints weigh in the mean over them: `equal`, or their learning rates (`lr`).
     """
 
     surrogates: Sequence[Surrogate]
     only: int | None
     form: str
     normalize: str
+    checkpoint_weights: str = EQUAL
 
     @functools.cached_property
     def record(self) -> Record:
         """Provenance of the scores."""
         runs = {each.title: each.run.as_parent(each.checkpoints) for each in self.surrogates}
-        checkpoints = len(self.surrogates[0].checkpoints)
-        return self.record_of(
-            "moso", self.settings, runs, form=self.form, normalize=self.normalize, checkpoints=checkpoints
-        )
+        chosen = {"form": self.form, "normalize": self.normalize, "checkpoints": len(self.surrogates[0].checkpoints)}
+        if self.checkpoint_weights != EQUAL:
+            chosen["checkpoint_weights"] = self.checkpoint_weights
+        return self.record_of("moso", self.settings, runs, **chosen)
 
     @property
     def file(self) -> ScoreFile:
@@ -124,7 +128,7 @@ class MosoJob(SharedScoring["list[Floats]"]):
             measure_folds(self.samples, self.settings, missing, self.record, monitor)
 
     def values(self) -> list[Floats] | None:
-        """Return single-draw scores [N, S, M] of each fold, means over its checkpoints."""
+        """Return single-draw scores [N, S, M] of each fold, weighted means over its checkpoints."""
         if self.only is not None:
             return None
         found = [self._scored(self.units(surrogate)) for surrogate in self.surrogates]
@@ -132,14 +136,13 @@ class MosoJob(SharedScoring["list[Floats]"]):
         return whole if len(whole) == len(found) else None
 
     def _scored(self, units: Sequence[Unit]) -> Floats | None:
-        total: Floats | None = None
+        total, weights = np.zeros(()), 0.0
         for unit in units:
             if (measures := unit.progress.values()) is None:
                 return None
-            singles = moso(measures, self.form)
-            total = singles if total is None else total + singles
-        assert total is not None
-        found: Floats = total / len(units)
+            weight = unit.rate if self.checkpoint_weights == LR else 1.0
+            total, weights = total + weight * moso(measures, self.form), weights + weight
+        found: Floats = total / weights
         return standardized(found) if self.normalize == "zscore" else found
 
     def write(self, values: list[Floats]) -> dict[str, Any]:
@@ -168,6 +171,7 @@ class MosoOptions(ScoreOptions):
     normalize: str = "zscore"
     only_fold: int | None = None
     checkpoints: str = "all"
+    checkpoint_weights: str = EQUAL
 
 
 def open_moso(store: str, runs: Sequence[str], options: MosoOptions, output: Output) -> MosoJob:
@@ -179,6 +183,10 @@ def open_moso(store: str, runs: Sequence[str], options: MosoOptions, output: Out
         UsageError: an option is not for such runs.
     """
     settings, wanted = options.resolve(), Wanted.parse(options.checkpoints)
+    if settings.draws == 1 and settings.noise == SHARED:
+        raise UsageError("--draws 1: one noise that all samples share makes up most of their mean gradient: "
+                         "give --draws 2 or more, or --noise own.")  # fmt: skip
     samples = open_samples(store, options.subset)
     surrogates = open_surrogates(samples, runs, wanted, options.only_fold)
-    return MosoJob(samples, settings, output, surrogates, options.only_fold, options.form, options.normalize)
+    return MosoJob(samples, settings, output, surrogates, options.only_fold, options.form, options.normalize,
+                   options.checkpoint_weights)  # fmt: skip

@@ -24,7 +24,7 @@ from dprune.scoring.reliability import (
 )
 from dprune.scoring.settings import ScoreSettings
 
-ERROR = "standard error"
+ERROR = "centred standard error"
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,25 @@ class ScoreFile:
         """Publish the score by single-draw scores [n, S, M], and that at each level; see `publish`."""
         for place, level in enumerate(self.levels):
             level.write(singles[:, place : place + 1], ids, count)
-        pairs = pair_scores(singles)
-        return self.publish(pairs, pairs, mean_of_pairs, ids, count)
+        return self.publish(pair_scores(singles), mean_of_pairs, standard_errors, ids, count)
 
     def publish(
-        self, pairs: Floats, alone: Floats, score: Scoring, ids: npt.NDArray[np.int64], count: int
+        self, pairs: Floats, score: Scoring, errors: Scoring, ids: npt.NDArray[np.int64], count: int
     ) -> dict[str, Any]:
         """Publish the score and its standard error, float32 [count], and return what is found of its reliability.
 
         Args:
             pairs: what pairs of draws gave, [n, P, ...].
-            alone: scores by each pair alone, [n, P].
             score: makes the score of all pairs.
+            errors: makes its standard errors of two pairs and more.
             ids: of the n samples, int64; all others get NaN.
             count: samples of the dataset.
         """
         found = reliability(pairs, self.settings.seed, score)
         warn_of_noise(self.title, found)
         if self.settings.pairs > 1:
-            errors = of_all(standard_errors(alone), ids, count)
-            write_array(named_beside(self.path, "se"), errors, with_findings(self._error_record, found))
+            place, record = named_beside(self.path, "se"), with_findings(self._error_record, found)
+            write_array(place, of_all(errors(pairs), ids, count), record)
         # Last: whoever finds the scores finds all that belongs to them.
         write_array(self.path, of_all(score(pairs), ids, count), with_findings(self.record, found))
         return found

@@ -29,10 +29,12 @@ class Span(NamedTuple):
     """Samples on the device.
 
     Attributes:
+        ids: int64 [n].
         labels: int64 [n], -1 for none.
         rows: as the store holds them: codes int16 [n, h * w], or means float16 [n, c, h, w].
     """
 
+    ids: Tensor
     labels: Tensor
     rows: Tensor
 
@@ -85,22 +87,22 @@ class ScoredLatents:
         shares = enumerate(split_ids(self.ids[wanted], store.counts))
         parts = {number: self._latents.part(number, self._tensor)[some] for number, some in shares if len(some)}
         rows = np.concatenate([as_held(self._latents, store.shards[number], part) for number, part in parts.items()])
-        columns = torch.from_numpy(self._labels[wanted]), torch.from_numpy(rows)
+        columns = map(torch.from_numpy, (self.ids[wanted], self._labels[wanted], rows))
         return Span(*(pinned(column, self._device) for column in columns))
 
     def _sent(self, span: Span) -> Span:
         return Span(*(column.to(self._device, non_blocking=True) for column in span))
 
-    def batches(self, span: Span, size: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Yield latents float32 [size, c, h, w] and labels [size] of a span, and how many of them count.
+    def batches(self, span: Span, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+        """Yield latents float32 [size, c, h, w], labels and ids [size] of a span, and how many of them count.
 
         The last row fills a batch up, again and again, so that every batch has the shape that was compiled.
         """
         for begin in range(0, len(span.labels), size):
-            labels, rows = (column[begin : begin + size] for column in span)
+            ids, labels, rows = (column[begin : begin + size] for column in span)
             count = len(labels)
             places = torch.arange(size, device=labels.device).clamp_(max=count - 1)
-            yield self._normalised(rows[places]), labels[places], count
+            yield self._normalised(rows[places]), labels[places], ids[places], count
 
 
 class Measuring:
@@ -148,8 +150,8 @@ class Measuring:
     def _measured(self, portion: Portion, span: Span, monitor: Monitor) -> _Measured:
         """Queue the batches of a span, as many as there is time for."""
         found = []
-        for latents, labels, count in self.data.batches(span, self.size):
-            values = self.scorer.measure(latents, labels, monitor.stop_requested)
+        for latents, labels, ids, count in self.data.batches(span, self.size):
+            values = self.scorer.measure(latents, labels, ids, monitor.stop_requested)
             if values is None:
                 break
             found.append(values[:count])

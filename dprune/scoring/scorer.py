@@ -1,30 +1,18 @@
-"""A network as it scores: at given noise levels, with a bank of noises that all samples share."""
+"""A network as it scores: its losses, and its gradients, of batches of samples with the noises of the settings."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from dprune import noise
 from dprune.flow import flow_loss
 from dprune.models.dit import DiT
 from dprune.models.gradients import SampleGradients
+from dprune.scoring.noises import Noises
 from dprune.scoring.settings import ScoreSettings
-
-
-def noise_bank(settings: ScoreSettings, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return the noises that every sample gets, float32 [S, M, *shape] for S noise levels and M draws.
-
-    Those of a level depend on the seed and the level alone, and the first of them are the same however many there
-    are. Draw 2k + 1 is the negative of draw 2k.
-    """
-    pairs = torch.arange(settings.pairs, device=device)
-    purposes = [f"noise of scores at {sigma!r}" for sigma in settings.sigmas]
-    bank = torch.stack([noise.normal(settings.seed, purpose, pairs, 0, shape) for purpose in purposes])
-    return bank if settings.draws == 1 else torch.stack((bank, -bank), 2).flatten(1, 2)
 
 
 class Scorer:
@@ -47,7 +35,7 @@ class Scorer:
         self.gradients = self._measured() if gradients else None
         if settings.compiles:
             network.compile_blocks()
-        self._bank = noise_bank(settings, self._shape, self._device)
+        self._noises = Noises(settings, self._shape, self._device)
 
     def _measured(self) -> SampleGradients:
         # Files of models do not say what was trained: all but the table of positions.
@@ -61,25 +49,29 @@ class Scorer:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of one sample's measures: noise levels, draws, and the loss, the squared norm of the gradient, its dot."""
-        return (*self._bank.shape[:2], 1 if self.gradients is None else 1 + self.gradients.columns)
+        measures = 1 if self.gradients is None else 1 + self.gradients.columns
+        return self._settings.levels, self._settings.draws, measures
 
-    def measure(self, latents: Tensor, labels: Tensor, stopped: Callable[[], bool] = lambda: False) -> Tensor | None:
+    def measure(
+        self, latents: Tensor, labels: Tensor, ids: Tensor | None = None, stopped: Callable[[], bool] = lambda: False
+    ) -> Tensor | None:
         """Measure a batch at every noise level with every draw, without waiting for the device.
 
         Args:
             latents: normalised, float32 [B, C, H, W].
             labels: int64 [B], -1 for none.
+            ids: int64 [B]; None will do where neither noises nor noise levels are a sample's own.
             stopped: asked before each pass whether to give up.
 
         Returns:
             [B, S, M, K], None where it gave up.
         """
         found = []
-        for losses in self._passes(latents, labels):
+        for losses in self._passes(latents, labels, ids):
             if stopped():
                 return None
             found.append(self._pass(losses, len(latents)))
-        measures: Tensor = torch.stack(found, 1).unflatten(1, self._bank.shape[:2])
+        measures: Tensor = torch.stack(found, 1).unflatten(1, self.shape[:2])
         return measures
 
     def _pass(self, losses: Callable[[], Tensor], count: int) -> Tensor:
@@ -89,7 +81,9 @@ class Scorer:
         found = self.gradients.measure(losses, count)
         return torch.stack([column.to(found.loss.dtype) for column in found if column is not None], 1)
 
-    def add_gradients(self, latents: Tensor, labels: Tensor, sums: Mapping[str, Tensor], count: int) -> None:
+    def add_gradients(
+        self, latents: Tensor, labels: Tensor, sums: Mapping[str, Tensor], count: int, ids: Tensor | None = None
+    ) -> None:
         """Add a batch's gradients, over all noise levels and draws, to what `gradients.zeros` returned.
 
         Divided by samples, noise levels and draws, the sum over a set is its mean gradient.
@@ -99,19 +93,18 @@ class Scorer:
             labels: int64 [B], -1 for none.
             sums: changed in place.
             count: how many of the first samples count; the others fill the batch up.
+            ids: see `measure`.
         """
         assert self.gradients is not None
-        for losses in self._passes(latents, labels):
+        for losses in self._passes(latents, labels, ids):
             self.gradients.add_gradients(lambda losses=losses: losses()[:count], sums)  # type: ignore[misc]
 
-    def _passes(self, latents: Tensor, labels: Tensor) -> Iterator[Callable[[], Tensor]]:
+    def _passes(self, latents: Tensor, labels: Tensor, ids: Tensor | None) -> Iterator[Callable[[], Tensor]]:
         """Yield what computes the losses of a batch, for each noise level and draw."""
         null = self.network.config.classes
         y = torch.where(labels < 0, null, labels) if null else torch.zeros_like(labels)
-        for sigma, bank in zip(self._settings.sigmas, self._bank, strict=True):
-            t = torch.full((len(latents),), 1 - sigma, dtype=latents.dtype, device=self._device)
-            for drawn in bank:
-                yield functools.partial(self._losses, latents, drawn.to(latents.dtype).expand_as(latents), t, y)
+        for drawn, t in self._noises.passes(latents, ids):
+            yield functools.partial(self._losses, latents, drawn, t, y)
 
     def _losses(self, latents: Tensor, drawn: Tensor, t: Tensor, y: Tensor) -> Tensor:
         with self._arithmetic():

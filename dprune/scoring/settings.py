@@ -11,6 +11,8 @@ from dprune.precision import resolved
 from dprune.runtime import is_gpu
 
 MOST_SIGMAS = 100
+UNIFORM = "uniform"
+SHARED, OWN = "shared", "own"
 LOSS, SQUARED_NORM, DOT = 0, 1, 2
 """Places of what is measured of a draw, in the last dimension of measures."""
 
@@ -20,7 +22,8 @@ class ScoreSettings:
     """How samples are scored by networks.
 
     Attributes:
-        sigmas: noise levels, from above 0 (clean) to 1 (noise), in rising order.
+        sigmas: noise levels, from above 0 (clean) to 1 (noise), in rising order; none where each sample and draw
+            gets its own, uniform in (0, 1).
         draws: noises at each of them: 1, or pairs of a noise and its negative.
         seed: of the noises.
         precision: of the network's arithmetic, as records call it.
@@ -29,6 +32,7 @@ class ScoreSettings:
         batch_size: samples in one pass.
         compiles: whether the network's blocks are compiled.
         parametrization: what the networks predict, `velocity` or `noise`.
+        noise: whether the noises are `shared` by all samples, or each sample's `own`.
     """
 
     sigmas: tuple[float, ...]
@@ -40,6 +44,12 @@ class ScoreSettings:
     batch_size: int = 128
     compiles: bool = False
     parametrization: str = VELOCITY
+    noise: str = SHARED
+
+    @property
+    def levels(self) -> int:
+        """Noise levels whose scores are told apart."""
+        return max(1, len(self.sigmas))
 
     @property
     def pairs(self) -> int:
@@ -49,8 +59,10 @@ class ScoreSettings:
     def options(self) -> dict[str, Any]:
         """Return what changes the score, as provenance holds it, the seed aside."""
         weights = {} if self.weights is None else {"weights": self.weights}
-        noise = {"parametrization": NOISE} if self.parametrization == NOISE else {}
-        return {"sigma": list(self.sigmas), "draws": self.draws, "precision": self.precision, **weights, **noise}
+        predicts = {"parametrization": NOISE} if self.parametrization == NOISE else {}
+        noise = {} if self.noise == SHARED else {"noise": self.noise}
+        sigma = list(self.sigmas) or UNIFORM
+        return {"sigma": sigma, "draws": self.draws, "precision": self.precision, **weights, **predicts, **noise}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +72,7 @@ class ScoreOptions:
     subset: str | None = None
     sigma: str = ".06"
     draws: int = 8
+    noise: str = SHARED
     weights: str = "ema"
     precision: str = "auto"
     compiles: bool | None = None
@@ -82,21 +95,24 @@ class ScoreOptions:
             raise UsageError("--compile: blocks are compiled for a GPU only: leave it out.")
         compiles = on_gpu if self.compiles is None else self.compiles
         return ScoreSettings(sigmas, self.draws, self.seed, resolved(self.precision, self.device), self.weights,
-                             self.device, self.batch_size, compiles)  # fmt: skip
+                             self.device, self.batch_size, compiles, noise=self.noise)  # fmt: skip
 
 
 def parse_sigmas(text: str) -> tuple[float, ...]:
-    """Read noise levels such as `.06` or `.06,.29`.
+    """Read noise levels such as `.06` or `.06,.29`; none of `uniform`.
 
     Raises:
         UsageError: they are not numbers above 0 and up to 1, each given once.
     """
+    if text == UNIFORM:
+        return ()
     try:
         sigmas = tuple(sorted(map(float, text.split(","))))
     except ValueError:
         sigmas = ()
     if not sigmas or not all(0 < sigma <= 1 for sigma in sigmas) or len(set(sigmas)) < len(sigmas):
-        raise UsageError(f"--sigma {text}: give noise levels above 0 (clean) and up to 1 (noise), such as .06,.29.")
+        raise UsageError(f"--sigma {text}: give noise levels above 0 (clean) and up to 1 (noise), such as .06,.29, "
+                         f"or {UNIFORM}.")  # fmt: skip
     if len(sigmas) > MOST_SIGMAS:
         raise UsageError(f"--sigma: {len(sigmas):,} noise levels are given, each of which is a pass: give "
                          f"{MOST_SIGMAS} at most.")  # fmt: skip

@@ -73,7 +73,7 @@ class SharedScoring(FileJob, Generic[Values]):
             measures: of one draw.
             mark: see `Progress`.
         """
-        shape = (len(self.settings.sigmas), self.settings.draws, measures)
+        shape = (self.settings.levels, self.settings.draws, measures)
         return Progress(progress_folder(self.output.path) / name, count, shape, mark)
 
     @abstractmethod

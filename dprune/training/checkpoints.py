@@ -15,6 +15,7 @@ from dprune.errors import InputError, UsageError, unreadable
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record, difference, digest, parent_record, record_digest
 from dprune.models.files import ModelFile
+from dprune.training.plan import Plan
 from dprune.training.run import CHECKPOINTS, KIND, Run, extends
 
 _BLOCKS, _BLOCK = 16, 4096
@@ -97,6 +98,12 @@ class TrainedRun:
         """How often each sample of the training set was taken in so many steps."""
         options = self.record["options"]
         return float(step * options["batch_size"] / options["samples"])
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the last of so many steps."""
+        options = self.record["options"]
+        told = {name: options[name] for name in ("steps", "batch_size", "lr", "warmup", "schedule")}
+        return Plan(**told).rate(step - 1)
 
     def chosen(self, wanted: Wanted) -> tuple[Checkpoint, ...]:
         """Return the checkpoints that are wanted, in the order of their steps.
