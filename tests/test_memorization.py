@@ -13,6 +13,7 @@ import torch
 from conftest import DATA, dprune, image_bytes, write_tar
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from stores import generated_features
 
 from dprune.console import TerminalMonitor
 from dprune.formats.arrays import digest_array, read_array, read_ids, write_array
@@ -278,6 +279,30 @@ def test_errors_of_balanced_classes_hold_no_chance_of_classes(here: Path) -> Non
     asked, unknown = found
     assert asked["nearest_distance_mean"] == unknown["nearest_distance_mean"]
     assert asked["nearest_distance_mean_se"] < 0.1 * unknown["nearest_distance_mean_se"]
+
+
+def test_results_keep_what_errors_of_differences_are_made_of(here: Path) -> None:
+    """Each model has a training set of its own, and its samples the noise of the others."""
+    save(train=normal(80, seed=1), other=normal(50, seed=2), held=normal(40, seed=3))
+    x = normal(60)
+    ours, theirs = (generated_features(here / name, values, model=name) for name, values in (("a", x), ("b", x + 0.1)))
+
+    def kept_of(generated: Path, train: str, *args: object) -> dict:
+        dprune("memorization", generated, train, *args, "-o", "m.json", "--overwrite").ok()
+        return read_result("m.json").details.get("jackknife", {})
+
+    more = ("--held-out", "held.npy", "--jackknife", 6)
+    other, moved = kept_of(theirs, "other.npy", *more), kept_of(ours, "train.npy", *more, "--seed", 1)
+    kept, one = kept_of(ours, "train.npy", *more), read_result("m.json")
+    assert kept["pairing"] == other["pairing"] != moved["pairing"]
+    assert kept["pairing"] is not None
+    assert kept_of(ours, "train.npy", "--jackknife", 0) == {}
+    assert set(kept["replicates"]) == {key for key in WITH_ERRORS if not key.startswith("held_out_")} - {
+        "nearest_distance_ratio"}  # fmt: skip
+    blocks = Blocks(torch.arange(60) % 6, tuple(kept["sizes"]))
+    for key, replicates in kept["replicates"].items():
+        again = blocks.estimate(one.metrics[key], replicates)
+        assert again.error == pytest.approx(one.metrics[f"{key}_se"], rel=1e-9, abs=1e-9)
 
 
 def test_held_out_samples_get_all_that_generated_ones_get(here: Path) -> None:

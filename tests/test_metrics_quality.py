@@ -134,23 +134,23 @@ def test_errors_by_halves_equal_those_of_computing_all_anew() -> None:
     assert all(math.isnan(getattr(few, name).error) for name in ("recall", "f_score", "coverage"))
 
 
-@pytest.mark.parametrize(("classes", "each"), [(10, 40), (10, 25), (50, 8), (2, 101)])
-def test_strata_are_spread_evenly_over_blocks_and_halves(classes: int, each: int) -> None:
+@pytest.mark.parametrize(("classes", "each", "count"), [(10, 40, 20), (10, 30, 15), (10, 25, 13), (50, 8, 8)])
+def test_strata_are_spread_evenly_over_blocks_and_halves(classes: int, each: int, count: int) -> None:
     strata = np.random.default_rng(1).permutation(np.repeat(np.arange(classes), each))
     blocks = Blocks.draw(len(strata), 3, strata=strata)
+    assert len(blocks) == count
     assert max(blocks.sizes) - min(blocks.sizes) <= 1
-    held = np.stack([np.bincount(strata[blocks.labels == block], minlength=classes) for block in range(20)])
-    assert np.ptp(held, axis=0).max() <= (0 if each % 20 == 0 else 2)
+    held = np.stack([np.bincount(strata[blocks.labels == block], minlength=classes) for block in range(count)])
+    assert np.ptp(held, axis=0).max() <= (2 if each % count else 0)
     in_half = np.stack([np.bincount(strata[half], minlength=classes) for half in blocks.halves().T])
     assert abs(in_half - each / 2).max() <= 1
     assert not torch.equal(blocks.labels, Blocks.draw(len(strata), 4, strata=strata).labels)
     # A mean of strata that differ is as certain as they are, each by itself.
     x = torch.from_numpy(100.0 * strata + np.random.default_rng(0).normal(size=len(strata)))
     within = 1 / math.sqrt(len(strata))
-    if each > 20:
-        assert Blocks.draw(len(strata), 3).mean(x).error > 20 * within
-    if each % 20 == 0:
-        assert blocks.mean(x).error == pytest.approx(within, rel=0.35)
+    assert Blocks.draw(len(strata), 3).mean(x).error > 100 * within
+    if each % count == 0:
+        assert blocks.mean(x).error == pytest.approx(within, rel=0.5)
 
 
 def test_halves_are_random_complete_and_of_one_size() -> None:

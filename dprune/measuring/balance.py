@@ -8,13 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.formats.features import Features
+from dprune.metrics.jackknife import FEWEST
 from dprune.models.classes import named
 
 ALIKE = 0.1
 """Total variation up to which shares pass as the same: that of 500 samples of ten classes drawn by chance is .05."""
-
-LEAST = 2
-"""Samples of each class from which on equal numbers of all are taken for intended."""
 
 _log = logging.getLogger("dprune")
 
@@ -50,10 +48,10 @@ def warn_of_shares(generated: Features, reference: Features, ids: npt.NDArray[np
 def strata_of(labels: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64] | None:
     """Return labels [n] that were asked for in balance, which samples drawn anew would have too; else None.
 
-    They are where every class that occurs has as many samples, give or take one: of hundreds of samples that draw
-    their classes by chance, hardly any have that.
+    They are where every class that occurs has as many samples, give or take one, which by chance is rare, and enough
+    of them to be spread over blocks.
     """
     if labels is None or not len(labels) or labels.min() < 0:
         return None
     names, counts = np.unique(labels, return_counts=True)
-    return labels if len(names) > 1 and counts.min() >= LEAST and np.ptp(counts) <= 1 else None
+    return labels if len(names) > 1 and counts.min() >= FEWEST and np.ptp(counts) <= 1 else None

@@ -18,7 +18,7 @@ from dprune.formats.clusters import Clusters
 from dprune.formats.features import Features
 from dprune.formats.provenance import Record
 from dprune.formats.statistics import Statistics
-from dprune.measuring.against import Against, tabulated
+from dprune.measuring.against import Against, reference_of, tabulated
 from dprune.measuring.balance import strata_of, warn_of_shares
 from dprune.measuring.eval_metrics import FUNCTIONS, ReadyPair, obstacle
 from dprune.measuring.moments import Measured, given, held, streamed
@@ -69,9 +69,7 @@ def evaluate(
         held_out = _held_out(features, held_ids, place) if "held_out" in features else None
         pair = ReadyPair(sides["generated"], sides["reference"], settings, monitor, clusters, taken, held_out)
         estimates, details = _compute_all(pair)
-        if (blocks := pair.generated.blocks) is not None:
-            paired_by = pairing_digest(pair.generated, parents, settings)
-            details["jackknife"] = kept_replicates(estimates, blocks, paired_by)
+        details |= _jackknife(estimates, pair.generated, parents, settings)
         metrics = _numbers(estimates)
         if against is not None:
             details["against"] = tabulated(against.differences(metrics, details))
@@ -188,6 +186,21 @@ def _compute_all(pair: ReadyPair) -> tuple[dict[str, Estimate | None], dict[str,
         details |= more
         pair.monitor.advance()
     return estimates, details
+
+
+def _jackknife(
+    estimates: Mapping[str, Estimate | None], side: Measured, parents: Mapping[str, Record], settings: EvalSettings
+) -> dict[str, Any]:
+    """Return what the errors of differences to other results are made of.
+
+    Clusters are left aside, since results with and without them share all other metrics: whoever compares shares of
+    clusters holds these to each other.
+    """
+    if side.features is None or side.ids is None or side.blocks is None:
+        return {}
+    alike = [reference_of(parents), settings.seed, settings.splits, settings.k, settings.density_k]
+    pairing = pairing_digest(side.features, side.ids, side.blocks, alike)
+    return {"jackknife": kept_replicates(estimates, side.blocks, pairing)}
 
 
 def _numbers(estimates: Mapping[str, Estimate | None]) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from dprune.formats.provenance import Record
 from dprune.measuring.balance import strata_of
 from dprune.measuring.cells import Cells, default_cells
 from dprune.measuring.pairs import nearest_pairs
+from dprune.measuring.replicates import kept_replicates, pairing_digest
 from dprune.measuring.settings import MemorizationSettings
 from dprune.measuring.sides import Measurement, Side, TrainingRows, chosen_ids, describe_side, load_side
 from dprune.measuring.sources import FeatureSource
@@ -42,6 +43,11 @@ from dprune.runtime import Monitor, explained, take_device
 from dprune.seeds import generator
 
 _log = logging.getLogger("dprune")
+
+HELD_OUT = "held_out_"
+"""What keys of the yardstick begin with."""
+NONE = Estimate(math.nan)
+"""What cannot be told."""
 
 
 def find_copies(
@@ -72,13 +78,38 @@ def find_copies(
         generated = load_side(features["generated"], chosen_ids(features["generated"], None), "generated", place)
         train = TrainingRows(features["train"], ids, monitor)
         strata = strata_of(features["generated"].labels())
-        strata = None if strata is None else strata[generated.ids]
-        metrics, details, found = _Search(generated, train, held_out, settings, monitor, strata).measure()
+        blocks = _blocks(len(generated.ids), settings, None if strata is None else strata[generated.ids])
+        estimates, details, found = _Search(generated, train, held_out, settings, monitor, blocks).measure()
+        details |= _jackknife(estimates, features["generated"], generated, blocks, settings)
         counts = {"generated": (len(generated.ids), generated.dropped), "train": (train.finite, train.dropped)}
         if held_out is not None:
             counts["held_out"] = (len(held_out.ids), held_out.dropped)
         inputs = [describe_side(role, sources[role], *known, train.shape[1]) for role, known in counts.items()]
-        return Measurement(metrics, details, inputs), nearest_pairs(found, generated.ids, train.ids)
+        return Measurement(_numbers(estimates), details, inputs), nearest_pairs(found, generated.ids, train.ids)
+
+
+def _jackknife(
+    estimates: Record, features: Features, side: Side, blocks: Blocks, settings: MemorizationSettings
+) -> Record:
+    """Return what the error of a difference to another model is made of, which has a training set of its own."""
+    if len(blocks) < 2:
+        return {}
+    alike = [settings.neighbours, settings.alpha]
+    known = {key: value for key, value in estimates.items() if isinstance(value, Estimate)}
+    of_generated = {key: value for key, value in known.items() if not key.startswith(HELD_OUT)}
+    return {"jackknife": kept_replicates(of_generated, blocks, pairing_digest(features, side.ids, blocks, alike))}
+
+
+def _numbers(estimates: Record) -> Record:
+    """Return each number, and behind an estimate its standard error."""
+    found: Record = {}
+    for key, value in estimates.items():
+        found |= {key: value.value, f"{key}_se": value.error} if isinstance(value, Estimate) else {key: value}
+    return found
+
+
+def _blocks(samples: int, settings: MemorizationSettings, strata: Strata | None = None) -> Blocks:
+    return Blocks.draw(samples, settings.seed, count=settings.jackknife, strata=strata)
 
 
 def _check_dimensions(features: Mapping[str, Features]) -> None:
@@ -117,36 +148,34 @@ class _Compared:
 
 @dataclass(frozen=True)
 class _Search:
-    """Sides in memory, and what is found of them; `strata` are classes of generated samples, see `Blocks.draw`."""
+    """Sides in memory, the blocks of the generated one, and what is found of them."""
 
     generated: Side
     train: TrainingRows
     held_out: Side | None
     settings: MemorizationSettings
     monitor: Monitor
-    strata: Strata | None
+    blocks: Blocks
 
     def measure(self) -> tuple[Record, Record, Neighbours]:
-        """Return the metrics, the details, and the nearest training rows of each generated sample."""
+        """Return metrics and estimates by key, the details, and the nearest training rows of each generated sample."""
         found = self._search()
-        sides = {"generated": self._with_blocks(found, self.strata)}
+        sides = {"generated": _Compared(found, found.distance[:, 0].cpu(), self.blocks)}
         if self.held_out is not None:
             stage = self.train.stage("comparing held-out samples")
-            sides["held_out"] = self._with_blocks(nearest(self.held_out.x, stage, found.id.shape[1]))
+            other = nearest(self.held_out.x, stage, found.id.shape[1])
+            blocks = _blocks(len(other.id), self.settings)
+            sides["held_out"] = _Compared(other, other.distance[:, 0].cpu(), blocks)
         distances = {role: side.nearest for role, side in sides.items()}
         distances["train"] = self._yardstick()
         edges = histogram_edges(list(distances.values()))
         known = {role: summarize(values, edges) for role, values in distances.items()}
         copying, test = self._copying_test(distances)
         calibrated, neighbourhood = self._calibrated(sides)
-        near = self._distances(known) | self._errors(sides, known)
+        near = self._distances(sides, known)
         metrics = {**near, **copying, **self._authpct(sides), **calibrated}
         histograms = {"edges": edges, **{role: summary.histogram for role, summary in known.items()}}
         return metrics, {"histograms": histograms, "copying": test, "calibrated": neighbourhood}, found
-
-    def _with_blocks(self, found: Neighbours, strata: Strata | None = None) -> _Compared:
-        blocks = Blocks.draw(len(found.id), self.settings.seed, count=self.settings.jackknife, strata=strata)
-        return _Compared(found, found.distance[:, 0].cpu(), blocks)
 
     def _search(self) -> Neighbours:
         """Find the nearest training samples of each generated one."""
@@ -210,61 +239,54 @@ class _Search:
         flags: dict[str, Tensor] = {}
         if width > 1:
             flags = {r: calibrated_ratios(side.found.distance[:, :width], alpha) < 1 for r, side in sides.items()}
-        metrics = _count("calibrated_copies", sides["generated"], flags.get("generated"))
-        metrics |= _percentages("calibrated_copies_pct", sides, flags)
-        return metrics, {"neighbours": width, "alpha": alpha}
+        copies = {"calibrated_copies": _count(sides["generated"], flags.get("generated"))}
+        return copies | _percentages("calibrated_copies_pct", sides, flags), {"neighbours": width, "alpha": alpha}
 
     @staticmethod
-    def _distances(known: Mapping[str, DistanceSummary]) -> Record:
+    def _distances(sides: Mapping[str, _Compared], known: Mapping[str, DistanceSummary]) -> Record:
         """Return the metrics that are made of nearest distances."""
-        generated, train, held_out = known["generated"], known["train"], known.get("held_out")
-        # A yardstick of copies measures nothing.
-        ratio = generated.mean / held_out.mean if held_out and held_out.mean else None
+        generated, held_out = known["generated"], known.get("held_out")
         if held_out and held_out.zero_count:
             _log.warning(
                 "%d held-out samples are exact copies of training samples, and are no yardstick: give samples that "
                 "the model did not see.", held_out.zero_count
             )  # fmt: skip
+        mean = {role: replace(s.blocks.mean(s.nearest), value=known[role].mean) for role, s in sides.items()}
+        near, far = mean["generated"], mean.get("held_out", NONE)
         return {
-            "nearest_distance_mean": generated.mean,
+            "nearest_distance_mean": near,
             "nearest_distance_median": generated.quantiles[0.5],
             "nearest_distance_quantiles": {str(level): value for level, value in generated.quantiles.items()},
-            "zero_count": generated.zero_count,
-            "held_out_nearest_distance_mean": held_out and held_out.mean,
-            "held_out_nearest_distance_median": held_out and held_out.quantiles[0.5],
-            "nearest_distance_ratio": ratio,
-            "train_nearest_distance_mean": train.mean,
+            "zero_count": _count(sides["generated"], sides["generated"].nearest == 0),
+            f"{HELD_OUT}nearest_distance_mean": far,
+            f"{HELD_OUT}nearest_distance_median": held_out and held_out.quantiles[0.5],
+            "nearest_distance_ratio": _ratio(near, far),
+            "train_nearest_distance_mean": known["train"].mean,
         }
 
-    @staticmethod
-    def _errors(sides: Mapping[str, _Compared], known: Mapping[str, DistanceSummary]) -> Record:
-        """Return the standard errors of what is made of nearest distances; in that of the ratio both sides vary."""
-        error = {role: side.blocks.mean(side.nearest).error for role, side in sides.items()}
-        near, far = known["generated"].mean, known["held_out"].mean if "held_out" in known else 0.0
-        ratio = math.hypot(error["generated"] / far, near * error["held_out"] / far**2) if far else None
-        return {
-            "nearest_distance_mean_se": error["generated"],
-            "held_out_nearest_distance_mean_se": error.get("held_out"),
-            "nearest_distance_ratio_se": ratio,
-            **_count("zero_count", sides["generated"], sides["generated"].nearest == 0),
-        }
+
+def _ratio(near: Estimate, far: Estimate) -> Estimate:
+    """Return the ratio of two means that vary independently; a yardstick of copies, or none, measures nothing."""
+    if not far.value or math.isnan(far.value):
+        return NONE
+    return Estimate(near.value / far.value, math.hypot(near.error / far.value, near.value * far.error / far.value**2))
 
 
 def _percentages(key: str, sides: Mapping[str, _Compared], flags: Mapping[str, Tensor]) -> Record:
-    """Return what percentage of either side's samples is flagged, and its error; None for a side without flags."""
-    metrics: Record = {}
-    for role, prefix in (("generated", ""), ("held_out", "held_out_")):
-        found = sides[role].percentage(flags[role]) if role in flags else None
-        metrics[f"{prefix}{key}"] = found and found.value
-        metrics[f"{prefix}{key}_se"] = found and found.error
-    return metrics
+    """Return what percentage of either side's samples is flagged, NaN for a side without flags."""
+    prefixes = {"generated": "", "held_out": HELD_OUT}
+    return {
+        f"{prefix}{key}": sides[role].percentage(flags[role]) if role in flags else NONE
+        for role, prefix in prefixes.items()
+    }
 
 
-def _count(key: str, side: _Compared, flags: Tensor | None) -> Record:
-    """Return how many samples are flagged, and its error; None without flags."""
+def _count(side: _Compared, flags: Tensor | None) -> Estimate:
+    """Return how many samples are flagged, NaN without flags."""
     if flags is None:
-        return {key: None, f"{key}_se": None}
-    return {key: int(flags.sum()), f"{key}_se": side.percentage(flags).error * int(side.known.sum()) / 100}
+        return NONE
+    share, known = side.percentage(flags), int(side.known.sum()) / 100
+    return Estimate(int(flags.sum()), share.error * known, tuple(known * value for value in share.replicates))
 
 
 def _check_found(found: Neighbours) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,6 @@ from dprune.errors import UsageError
 from dprune.formats.arrays import digest_array
 from dprune.formats.features import Features, StoreFeatures
 from dprune.formats.provenance import Record, digest, parents_of
-from dprune.measuring.against import reference_of
-from dprune.measuring.moments import Measured
-from dprune.measuring.settings import EvalSettings
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.sampling.seeds import Seeds
 
@@ -38,22 +36,19 @@ def kept_replicates(estimates: Mapping[str, Estimate | None], blocks: Blocks, pa
     return {"blocks": len(blocks), "sizes": list(blocks.sizes), "pairing": pairing, "replicates": replicates}
 
 
-def pairing_digest(generated: Measured, parents: Mapping[str, Record], settings: EvalSettings) -> str | None:
+def pairing_digest(features: Features, ids: npt.NDArray[np.int64], blocks: Blocks, alike: Sequence[Any]) -> str | None:
     """Return what two results must have in common for their replicates to be paired, None where nobody knows.
 
     Sample i of one and sample i of the other must be drawn with the same noise and class, stand in blocks of the same
-    number, and be held to the same reference in the same way. What may differ is what made images of the noise: the
-    model with its training set, guidance, solver, precision. Clusters are left aside, since results with and without
-    them share all other metrics: whoever compares shares of clusters holds these to each other.
+    number, and be measured in the same way. What may differ is what made images of the noise: the model with its
+    training set, guidance, solver, precision.
 
     Args:
-        generated: the samples.
-        parents: inputs of the measurement by role.
-        settings: of the metrics.
+        features: of the generated samples.
+        ids: of those that take part, int64 [n].
+        blocks: of these.
+        alike: what else must be the same, such as the reference.
     """
-    features, ids, blocks = generated.features, generated.ids, generated.blocks
-    if features is None or ids is None or blocks is None:
-        return None
     seeds, labels = _seeds(features), features.labels()
     if seeds is None:
         return None
@@ -61,8 +56,7 @@ def pairing_digest(generated: Measured, parents: Mapping[str, Record], settings:
         "seeds": digest_array(seeds[ids]),
         "classes": None if labels is None else digest_array(labels[ids]),
         "blocks": digest_array(blocks.labels.cpu().numpy()),
-        "reference": reference_of(parents),
-        "settings": [settings.seed, settings.splits, settings.k, settings.density_k],
+        "alike": list(alike),
     })  # fmt: skip
 
 

@@ -19,6 +19,8 @@ from dprune.metrics.differences import jackknife_error
 from dprune.seeds import generator
 
 COUNT = 20
+FEWEST = 5
+"""Blocks; and samples of each stratum, for blocks to hold some of each."""
 
 Strata = npt.NDArray[np.int64]
 
@@ -69,9 +71,12 @@ class Blocks:
             device: where they are.
             count: blocks.
             strata: the class of each sample, int64 [n], where the numbers of each class were fixed and not left to
-                chance: every block gets a like share of each, so that errors do not hold what cannot vary.
+                chance: every block gets a like share of each, so that errors do not hold what cannot vary. There
+                are fewer blocks, down to half, where these get shares more alike.
         """
         count = min(count, samples)
+        if strata is not None and count > 1:
+            count = _evenest(strata, count)
         labels = _dealt(samples, count, generator(seed, "jackknife blocks"), strata)
         sizes = np.bincount(labels, minlength=count)
         return cls(torch.from_numpy(labels).to(device), tuple(sizes.tolist()), seed, strata)
@@ -164,6 +169,19 @@ def draw_halves(samples: int, ways: int, seed: int, role: str, strata: Strata | 
     draw = generator(seed, f"halves of the {role} samples")
     drawn = [_dealt(samples, 2, draw, strata) for _ in range(ways)]
     return torch.from_numpy(np.stack(drawn, 1) > 0)
+
+
+def _evenest(strata: Strata, count: int) -> int:
+    """Return how many blocks, from half of `count` on, share out strata of one size with the least rest."""
+    each = int(np.unique(strata, return_counts=True)[1].min())
+    fewest = min(count, max(FEWEST, min(each, count // 2)))
+
+    def unevenness(blocks: int) -> float:
+        """Variance of how many of a stratum a block gets, over that of chance."""
+        rest = each % blocks
+        return rest * (1 - rest / blocks) / (1 - 1 / blocks)
+
+    return min(range(count, fewest - 1, -1), key=unevenness)
 
 
 def _dealt(samples: int, count: int, draw: np.random.Generator, strata: Strata | None) -> npt.NDArray[np.int64]:

@@ -35,10 +35,13 @@ _CAPTIONS = {
 }
 _NOTES = {
     "quality": "Arrows point to the better end. Of each column at a ratio that value is in colour whose difference to "
-    "every other there is told apart from zero; where none is, none is best.",
-    "shares": "How generated samples spread over the clusters and classes, beside the reference.",
+    "every other there is told apart from zero; where none is, none is best. Where real samples were measured in the "
+    "same way, at the same count, their Fréchet distance is the yardstick, and the ratio says how far off one is.",
+    "shares": "How generated samples spread over the clusters and classes, beside the reference. Where classes were "
+    "asked for, a sample is of the class that most of its nearest reference samples have.",
     "memorization": "A generated sample that repeats a training sample is nearer to it than unseen samples are. "
-    "Compare with the held-out yardstick of the same row: pruning alone moves all distances.",
+    "Compare with the held-out yardstick of the same row: pruning alone moves all distances, and how many samples are "
+    "authentic or flagged as copies where nothing is copied hangs on the features.",
 }
 _FOLDED = 12
 # Charts in <details> are not needed to read the page.
@@ -134,6 +137,8 @@ def _cell_charts(heading: str, kind: str, charts: Sequence[Chart], comparison: C
     }  # fmt: skip
     shares = _key(("generated", '<span class="swatch"></span>'), ("reference", _swatch(stroke("line sk"))))
     inside = keys.get(kind, shares) + _charts(charts, "small")
+    if any(sum(cell.samplings) > 1 for _, cell in comparison.cells()):
+        inside = _note("Where a method has several trainings or samplings, its chart is of one of them.") + inside
     if len(charts) <= _FOLDED:
         return f"<h3>{heading}</h3>{inside}"
     return f"<details><summary>{heading} ({len(charts)} charts)</summary>{inside}</details>"
