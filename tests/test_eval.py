@@ -148,7 +148,7 @@ def test_errors_of_balanced_classes_hold_no_chance_of_classes(tmp_path: Path) ->
         assert asked[key] < 0.5 * chance[key], key
 
 
-@pytest.mark.parametrize("labels", [[0, 1, 2, 3], [0, 1] * 5 + [1], [0, 1] * 5 + [1, 1], [5] * 8, [-1, 0, 0, 1, 1], None])
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3], [0, 1] * 5 + [1], [0, 1] * 5 + [1, 1], [5] * 8, [-1, 0] * 9, None])
 def test_classes_are_strata_where_none_has_more(labels: list[int] | None) -> None:
     given = None if labels is None else np.array(labels)
     assert strata_of(given) is (given if labels == [0, 1] * 5 + [1] else None)
