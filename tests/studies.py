@@ -103,14 +103,19 @@ class Run:
         """Images that are asked for."""
         return int(count_seeds(self.sample.get("seeds", "0-499")))
 
+    @property
+    def kept(self) -> int:
+        """Samples that are trained on."""
+        share = self.chosen() is not None and self.keep and "." in self.keep
+        return self.samples or (round(float(self.keep) * TOTAL) if share else TOTAL)
+
     def generated(self) -> dict[str, Any]:
         """Provenance of the generated features."""
         vae = make_record("train-vae", {"steps": 900, "width": 16}, seed=self.seeds.get("train-vae", 0),
                           parents={"shards": made((self.vae_of or self).shards(pruned=self.own_vae))})  # fmt: skip
         latents = make_record("encode", {"flips": False},
                               parents={"shards": made(self.shards(pruned=self.packed)), "vae": made(vae)})  # fmt: skip
-        parents, subset = {"latents": made(latents)}, self.chosen()
-        kept = self.samples or (round(float(self.keep) * TOTAL) if subset and self.keep and "." in self.keep else TOTAL)
+        parents, subset, kept = {"latents": made(latents)}, self.chosen(), self.kept
         if subset and not self.packed:
             parents["subset"] = subset
         options = {"arch": "nano/2", "steps": 500, "batch_size": 64, "samples": kept,
@@ -132,7 +137,8 @@ def write_metrics(path: Path, run: Run, metrics: dict[str, Any] | None = None, *
     inputs = {"generated": generated, "reference": parent_record(run.features(), mark("features", run.data)), **parents}
     record = make_record("eval", {"metrics": ["fid"], "jackknife": 20, **(options or {})}, seed=seed, parents=inputs,
                          tags=tags)  # fmt: skip
-    sizes = {"generated": run.count, "reference": TOTAL, **(counts or {})}
+    is_own = "subset" in parents and parents["subset"] == run.chosen()
+    sizes = {"generated": run.count, "reference": run.kept if is_own else TOTAL, **(counts or {})}
     sides = [_side(role, sizes[role], inputs[role]) for role in ("generated", "reference")]
     write_result(path, "metrics", quality(run) if metrics is None else metrics, details or {}, sides, record)
     return path
@@ -147,7 +153,8 @@ def write_memorization(path: Path, run: Run, metrics: dict[str, Any] | None = No
     if (subset := run.chosen()) is not None and not run.packed:
         parents["subset"] = subset
     record = make_record("memorization", {"neighbours": 50, "alpha": 0.5, **(options or {})}, seed=0, parents=parents)
-    sizes = {"generated": run.count, "train": 400, "held_out": 200, **(counts or {})}
+    train = TOTAL if (options or {}).get("full") else run.kept
+    sizes = {"generated": run.count, "train": train, "held_out": 200, **(counts or {})}
     sides = [_side(role, sizes[role], parents[role]) for role in ("generated", "train", "held_out")]
     if details is None:
         details = histograms(run)

@@ -618,6 +618,27 @@ def test_fresh_samples_are_as_near_as_real_ones_and_their_errors_are_on_the_safe
         assert 1.0 < np.sqrt((table[f"{key}_se"] ** 2).mean()) / table[key].std(ddof=1) < 1.6
 
 
+def test_a_report_shows_the_yardsticks_beside_what_they_measure(
+    three_classes: tuple[Path, np.ndarray], save: Any, tmp_path: Path
+) -> None:
+    reference, centres = three_classes
+    label = np.array([2, 5, 9])[np.arange(60) % 3]
+    made = generated_features(tmp_path / "x", normal(60, 6, seed=1) + centres[np.arange(60) % 3], label)
+    held = ("--held-out", save("held", normal(40, 6, seed=2) + centres[np.arange(40) % 3]))
+    dprune("eval", made, reference, "--metrics", "fid,shares", *held, "-o", tmp_path / "m.json").ok()
+    dprune("memorization", made, reference, *held, "-o", tmp_path / "n.json").ok()
+    dprune("report", tmp_path / "m.json", tmp_path / "n.json", "-o", tmp_path / "report").ok()
+    for name, shown in (
+        ("quality", ("real to real", "generated / real")),
+        ("shares", ("Class accuracy ↑", "Class accuracy, real")),
+        ("memorization", ("AuthPct, held-out", "Calibrated copies, held-out, %")),
+    ):
+        table = (tmp_path / "report" / f"{name}.md").read_text()
+        assert all(words in table for words in shown), table
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "a sample is of the class that most of its nearest reference samples have" in page
+
+
 # Statistics.
 
 

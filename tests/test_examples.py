@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
 import click
 import pytest
+from test_pipeline import shell
 
 from dprune.cli import cli
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-STUDY = EXAMPLES / "study" / "digits.sh"
+STUDY, PAPER = EXAMPLES / "study" / "digits.sh", EXAMPLES / "like-the-paper.sh"
 
 # Notes its arguments, and fails where they hold what is in FAIL.
 STAND_IN = r"""#!/bin/sh
@@ -113,3 +115,54 @@ def test_a_failed_point_fails_the_study_when_the_others_are_done(environment: di
 
 def test_a_study_knows_its_methods(environment: dict[str, str], tmp_path: Path) -> None:
     assert runs(STUDY, {**environment, "METHODS": "nearest el2m"}, tmp_path / "out", code=2) == []
+
+
+@pytest.mark.parametrize("dataset", ["celeba-hq", "imagenet"])
+def test_the_real_command_takes_every_line_of_the_paper(
+    dataset: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    commands = runs(PAPER, {**environment, "LAUNCH": "dprune", "LPIPS": "lpips.pt"}, dataset, "a", "b", tmp_path / "o")
+    settings = [parse(command).params for command in commands]
+    # Twelve methods at four ratios, the balanced at its own, and the unpruned.
+    assert len(of(commands, "sample")) == 12 * 4 + 2
+    noises = {(params["noise"], params["draws"]) for params in settings if "noise" in params}
+    # Of monotonicity the paper says no more than the level.
+    assert noises == {("own", 1), ("shared", 8)}
+
+
+def test_the_paper_is_read_from_the_options(environment: dict[str, str], tmp_path: Path) -> None:
+    """What the table in the head of the recipe says, in the words of the commands that it runs."""
+    found = {}
+    for dataset in ("celeba-hq", "imagenet"):
+        narrow = {**environment, "LAUNCH": "dprune", "METHODS": "grand", "RATIOS": "0.5"}
+        commands = runs(PAPER, narrow, dataset, "a", "b", tmp_path / dataset)
+        found[dataset] = {command[0]: " ".join(command) + " " for command in commands}
+    faces, photos = found["celeba-hq"], found["imagenet"]
+    for said, words in (
+        (faces["cluster"], "-k 24 "), (photos["cluster"], "-k 1000 "),
+        (faces["score"], "--sigma .29 "), (photos["score"], "--sigma .06 "),
+        (faces["train-dit"], "--steps 220000 "), (photos["train-dit"], "--steps 120000 "),
+        (faces["train-dit"], "--unconditional "), (photos["sample"], "--cfg 4 --cfg-channels 3 "),
+        (photos["sample"], "--steps 59 "), (photos["sample"], "--no-quantize "), (faces["sample"], "--no-quantize "),
+        (photos["eval"], f"{tmp_path / 'imagenet'}/validation --model inception "), (photos["memorization"], "--full "),
+    ):  # fmt: skip
+        assert words in said, said
+    assert "--clusters" not in photos["select"]
+
+
+@pytest.mark.slow
+def test_the_recipe_of_the_paper_runs(shards: Path, tmp_path: Path) -> None:
+    """From images to a report, again without doing anything twice."""
+    pixels = "--model pixels --image-size 8"
+    small = {"LAUNCH": "dprune", "ARCH": "nano/4", "BATCH": "4", "STEPS": "2", "SURROGATE_STEPS": "6", "SAVING": "2",
+             "FOLDS": "2", "FOLD_EPOCHS": "2", "SAMPLES": "6", "SIZE": "16", "K": "2", "RATIOS": "0.5",
+             "AUTOENCODER": "--preset tiny --image-size 16 --steps 4", "FEATURES": pixels, "JUDGE": pixels,
+             "METHODS": "balanced moso-inverse"}  # fmt: skip
+    words = [*(f"{name}={value}" for name, value in small.items()), "sh", PAPER, "imagenet", shards, shards, "out"]
+    line = shlex.join(["env", *map(str, words)])
+    made = shell(line, tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert len((tmp_path / "out" / "report" / "quality.csv").read_text().splitlines()) == 4
+    again = shell(line, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert [line for line in again.stderr.splitlines() if "dprune: wrote" in line and "out/report" not in line] == []

@@ -197,7 +197,7 @@ MANY = replace(PRUNED, seed=1, sample={"seeds": "0-4999"})
         ((PRUNED, {}), (MANY, {})),
         ((PRUNED, {}), (replace(PRUNED, seed=1), {"counts": {"generated": 5000}})),
         ((PRUNED, statistics_of(PRUNED)), (MANY, statistics_of(MANY))),
-        ((PRUNED, {}), (replace(PRUNED, seed=1), {"counts": {"generated": (4000, 1000)}})),
+        ((PRUNED, {}), (replace(PRUNED, seed=1), {"counts": {"generated": (4990, 10)}})),
     ],
     ids=["arrays", "seeds", "some of the shards", "statistics", "dropped"],
 )
@@ -220,7 +220,7 @@ def test_memorization_by_other_counts_is_never_averaged(reported, role) -> None:
     counts = {"counts": {role: 150}, "options": {"full": True}}
     rows, said = reported((Run(), {}), (replace(Run(), seed=1), counts), write=write_memorization)
     assert [row["trainings"] for row in rows] == ["1", "1"]
-    name, known = {"generated": ("N", 500), "train": ("training N", 400), "held_out": ("held-out N", 200)}[role]
+    name, known = {"generated": ("N", 500), "train": ("training N", "2,000"), "held_out": ("held-out N", 200)}[role]
     assert all(f"{name} (150, {known})" in text for text in said)
 
 
@@ -242,6 +242,11 @@ def test_samples_that_were_dropped_set_nothing_apart(reported) -> None:
     assert (row["trainings"], row["generated"]) == ("2", "")
     assert "| 2 | 1 | 497 to 500 |" in said[0]
     assert "differ" not in said[0]
+
+
+def test_what_lost_many_samples_is_of_those_that_are_left(compared) -> None:
+    (found,) = compared(PRUNED, (replace(PRUNED, seed=1), {"counts": {"generated": (490, 10)}}))
+    assert {line.label for line in found.lines} == {"cluster-distance lowest, N 490", "cluster-distance lowest, N 500"}
 
 
 @pytest.mark.parametrize(
@@ -283,7 +288,8 @@ def test_blocks_of_the_jackknife_set_nothing_apart(compared) -> None:
 
 
 def test_tags_never_make_one_of_two_datasets(compared) -> None:
-    runs = [replace(PRUNED, data=data, tags={"train-dit": {"method": "mine"}}) for data in ("digits", "faces")]
+    tags = {"train-dit": {"method": "mine", "keep": "0.25"}}
+    runs = [Run(data=data, seed=n, tags=tags) for n, data in enumerate(("digits", "faces"))]
     (found,) = compared(*((run, {"reference": parent_record(None, "cafe" * 16)}) for run in runs))
     assert [cell.samplings for _, cell in found.cells()] == [(1,), (1,)]
 

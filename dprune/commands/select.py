@@ -73,12 +73,15 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
     keep k are what the lowest at 1 - k leave; ties are broken by a seeded hash of the id. Without SCORES, subsets
     are intersected, subtracted and united, or drawn with --order random.
 
+    Without --clusters and --groups the choice is among all samples, as the paper makes it by scores of models and by
+    chance; by the distance to the centre it chooses inside each cluster.
+
     \b
     Examples:
       dprune select distance.npy --clusters clusters.safetensors --keep 0.25 -o keep.npy
       dprune select distance.npy --clusters clusters.safetensors --quota equal -o even.npy
       dprune select --order random --keep 10% --clusters clusters.safetensors -o held-out.npy
-      dprune select distance.npy --prune 0.9 --without held-out.npy -o keep.npy
+      dprune select el2n.npy --prune 0.9 --order highest --without held-out.npy -o keep.npy
       dprune select --within a.npy --without b.npy -o difference.npy
     """
     from dprune.selecting.job import open_select

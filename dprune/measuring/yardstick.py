@@ -134,9 +134,12 @@ def _some(ids: npt.NDArray[np.int64], count: int, seed: int, purpose: str) -> np
     return chosen
 
 
-def _rows(side: Measured, ids: npt.NDArray[np.int64]) -> Tensor:
-    assert side.features is not None
-    return torch.from_numpy(side.features.take(ids)).to(side.moments[0].mean.device)
+def _rows(measured: Measured, ids: npt.NDArray[np.int64]) -> Tensor:
+    """Return the features of some samples, read again where they are not held."""
+    if (side := measured.side) is not None:
+        return side.x[torch.from_numpy(np.searchsorted(side.ids, ids)).to(side.x.device)]
+    assert measured.features is not None
+    return torch.from_numpy(measured.features.take(ids)).to(measured.moments[0].mean.device)
 
 
 def _rest(reference: Measured, ids: npt.NDArray[np.int64], rows: Tensor) -> Moments:

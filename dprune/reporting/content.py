@@ -66,9 +66,15 @@ class Content:
 
     def tables(self, name: str) -> list[Table]:
         """Return the tables of one name, one for each comparison that has any of the metrics."""
-        kind, measures = TABLES[name]
-        tables = [Table.of(comparison, measures) for comparison in self.comparisons.get(kind, [])]
-        return [table for table in tables if table.measures]
+        return self._tables[name]
+
+    @functools.cached_property
+    def _tables(self) -> dict[str, list[Table]]:
+        made = {
+            name: [Table.of(comparison, measures) for comparison in self.comparisons.get(kind, [])]
+            for name, (kind, measures) in TABLES.items()
+        }
+        return {name: [table for table in tables if table.measures] for name, tables in made.items()}
 
     def curves(self, comparison: Comparison, name: str) -> dict[str, Chart]:
         """Return curves over the pruning ratio by metric."""

@@ -67,7 +67,7 @@ def legend(comparison: Comparison, colours: Colours) -> list[tuple[str, str]]:
 
 def interval_legend(comparison: Comparison) -> list[tuple[str, str]]:
     """Return a sample of each kind of interval that its curves may show, with what it is."""
-    kinds = {units(list(cell.nested))[0] if len(cell.nested) > 1 else SAMPLING for _, cell in comparison.cells()}
+    kinds = {units(tuple(cell.nested))[0] if len(cell.nested) > 1 else SAMPLING for _, cell in comparison.cells()}
     over = [kind for kind in sorted(kinds) if kind != SAMPLING]
     found = [(INTERVAL, f"95% interval over {' or '.join(over)}")] if over else []
     return found + ([(INTERVAL_ALONE, "95% interval of sampling alone, one training")] if SAMPLING in kinds else [])

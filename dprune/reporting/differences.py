@@ -49,7 +49,7 @@ def _over_trainings(ours: CellMean, theirs: CellMean) -> Difference:
 def _weighted(cell: Cell, key: str) -> list[tuple[float, Sampling]]:
     """Return sets of samples with the weights that they have in the cell's mean."""
     known = cell.known(key)
-    _, groups = units(list(known))
+    _, groups = units(tuple(known))
     return [
         (1 / len(groups) / len(group) / len(known[training]), sampling)
         for group in groups

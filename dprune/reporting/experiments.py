@@ -44,6 +44,8 @@ _OTHERS = ("reference", "train", "held_out")
 # differ in whether they have them are comparable.
 _CHOOSING = ("metrics", "fid_infinity", "jackknife")
 _ADDING = ("clusters", "logits", "held_out")
+# Share of unusable samples up to which what was asked for counts: a bias that goes as 1/N moves by no more than that.
+_FEW = 0.01
 
 
 @dataclass(frozen=True)
@@ -198,9 +200,14 @@ def _own(paths: set[Path]) -> Factors:
 
 
 def _asked_counts(result: Result) -> dict[str, str]:
-    """Return how many samples each side was to have: what was dropped as unusable was asked for, too."""
-    known = {side["role"]: (side.get("count"), side.get("dropped", 0)) for side in result.inputs}
-    return {role: UNKNOWN if count is None else str(count + dropped) for role, (count, dropped) in known.items()}
+    """Return how many samples each side was to have; where more than a few were dropped, how many there are."""
+    return {side["role"]: _asked(side.get("count"), side.get("dropped", 0)) for side in result.inputs}
+
+
+def _asked(count: int | None, dropped: int) -> str:
+    if count is None:
+        return UNKNOWN
+    return str(count + dropped if dropped <= _FEW * (count + dropped) else count)
 
 
 def _counted(made: Factors, result: Result) -> Factors:

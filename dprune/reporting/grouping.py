@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from statistics import fmean
 from typing import Any
@@ -32,6 +32,7 @@ class Cell:
 
     ratio: float | None
     points: tuple[Point, ...]
+    _means: dict[str, CellMean | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @functools.cached_property
     def nested(self) -> dict[Training, dict[str, tuple[Point, ...]]]:
@@ -53,8 +54,10 @@ class Cell:
 
     def estimate(self, key: str) -> CellMean | None:
         """Return the mean of a metric over the trainings, None where no result has it."""
-        known = self.known(key)
-        return nested_mean(known) if known else None
+        if key not in self._means:
+            known = self.known(key)
+            self._means[key] = nested_mean(known) if known else None
+        return self._means[key]
 
     def known(self, key: str) -> dict[Training, list[Sampling]]:
         """Return a metric of each set of samples, by the trainings of which any result has it."""

@@ -40,7 +40,7 @@ def _of_seeds(comparison: Comparison) -> list[str]:
 
 def seeds_text(cell: Cell) -> str:
     """Say what was drawn anew before the trainings of a cell, empty where nothing was."""
-    trainings = list(cell.nested)
+    trainings = tuple(cell.nested)
     counts = drawn_anew(trainings)
     if not counts:
         return ""
