@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,23 @@ def test_of_one_training_the_error_is_of_sampling_alone(reported) -> None:
     drawn = found.read("curves/frechet_distance.svg")
     assert 'class="bar alone s0"' in drawn
     assert "95% interval of sampling alone, one training" in drawn
+
+
+def test_curves_say_which_intervals_they_show(reported) -> None:
+    """With two trainings t is 12.7: such a bar leaves the axis, which follows the means, and has no cap there."""
+    trained = [(replace(PRUNED, seed=n), 10.0 + 2 * n) for n in range(2)]
+    found = reported(*trained, (replace(PRUNED, order="highest"), 14.0), (Run(), 9.0))
+    drawn = found.read("curves/frechet_distance.svg")
+    assert (
+        "unpruned: 9 ± 0.98 (95% interval of the sampling error alone, one training), 1 training, 1 sampling" in drawn
+    )
+    assert "pruned 0.75: 11 ± 13 (95% t interval over 2 trainings), 2 trainings, 1 sampling each" in drawn
+    assert drawn.count('class="edge alone"') == 2
+    caps = {css: path.count("h6") for css, path in re.findall(r'class="(bar [^"]*s\d)" d="([^"]*)"', drawn)}
+    assert caps == {"bar s0": 0, "bar alone s0": 2}
+    for said in ("95% interval over trainings", "95% interval of sampling alone, one training"):
+        assert said in drawn
+        assert said in found.read("report.html")
 
 
 def test_the_same_samples_measured_twice_are_one_sampling(reported) -> None:

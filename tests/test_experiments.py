@@ -288,7 +288,7 @@ def test_blocks_of_the_jackknife_set_nothing_apart(compared) -> None:
 
 
 def test_tags_never_make_one_of_two_datasets(compared) -> None:
-    tags = {"train-dit": {"method": "mine", "keep": "0.25"}}
+    tags = {"sample": {"method": "mine", "keep": "0.25"}}
     runs = [Run(data=data, seed=n, tags=tags) for n, data in enumerate(("digits", "faces"))]
     (found,) = compared(*((run, {"reference": parent_record(None, "cafe" * 16)}) for run in runs))
     assert [cell.samplings for _, cell in found.cells()] == [(1,), (1,)]

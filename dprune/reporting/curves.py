@@ -81,24 +81,24 @@ def _level_style(number: int) -> str:
 def curve(comparison: Comparison, measure: Measure, colours: Colours) -> Chart | None:
     """Draw one metric over the pruning ratio, None where no pruned result has it, or nothing to compare with.
 
-    Bands and bars are 95% intervals: bands of lines that have them over trainings, bars of single points and of
-    sampling errors alone, which are dotted.
+    Bands and bars are 95% intervals: bands of lines and levels that have them over trainings, bars of single points.
+    Those of sampling alone are dotted, of levels as of points.
     """
     known = [(line, _known(line, measure.key)) for line in comparison.pruned]
-    found = ((number, line.cells[0].estimate(measure.key)) for number, line in enumerate(comparison.unpruned))
-    levels = [(number, estimate) for number, estimate in found if estimate]
+    found = ((line, line.cells[0].estimate(measure.key)) for line in comparison.unpruned)
+    levels = [(number, line, estimate) for number, (line, estimate) in enumerate(found) if estimate]
     if not any(cells for _, cells in known) or sum(len(cells) for _, cells in known) + len(levels) < 2:
         return None
     ratios = sorted({ratio for _, cells in known for ratio, _ in cells})
     beside = _BESIDE if len(ratios) > 1 else _BESIDE_SINGLE
     x = (ratios[0] - beside, ratios[-1] + beside)
-    estimates = [estimate for _, cells in known for _, estimate in cells] + [estimate for _, estimate in levels]
+    estimates = [estimate for _, cells in known for _, estimate in cells] + [estimate for *_, estimate in levels]
     chart = Chart(f"{measure.name} {measure.arrow}".strip(), x, padded(_bounds(estimates)), label=_said(measure, known))
     chart.grid(_ratio_ticks(ratios, x), "pruning ratio")
     if measure.baseline is not None and chart.y[0] < measure.baseline < chart.y[1]:
         chart.level(measure.baseline, "base")
-    for number, estimate in levels:
-        _draw_level(chart, estimate, _level_style(number))
+    for number, line, estimate in levels:
+        _draw_level(chart, line, estimate, _level_style(number))
     for (line, cells), shift in zip(known, _shifts(known, x[1] - x[0]), strict=True):
         if cells:
             _draw_line(chart, line, cells, colours, shift)
@@ -150,11 +150,16 @@ def _ratio_ticks(ratios: Sequence[float], x: tuple[float, float]) -> list[tuple[
     return [(ratio, ratio_text(ratio)) for ratio in shown]
 
 
-def _draw_level(chart: Chart, estimate: CellMean, css: str) -> None:
+def _draw_level(chart: Chart, line: Line, estimate: CellMean, css: str) -> None:
     if half := estimate.half_width:
-        upper, lower = ([(end, estimate.mean + sign * half) for end in chart.x] for sign in (1, -1))
-        chart.band(upper, lower, "k")
-    chart.level(estimate.mean, css)
+        ends = estimate.mean - half, estimate.mean + half
+        if estimate.over_trainings:
+            lower, upper = ([(end, value) for end in chart.x] for value in ends)
+            chart.band(upper, lower, "k")
+        else:
+            for value in ends:
+                chart.level(value, "edge alone")
+    chart.level(estimate.mean, css, f"{line.label}: {_value(estimate)}")
 
 
 def _draw_line(chart: Chart, line: Line, cells: Known, colours: Colours, shift: float) -> None:
@@ -176,9 +181,12 @@ def _draw_line(chart: Chart, line: Line, cells: Known, colours: Colours, shift: 
 
 
 def _tip(line: Line, ratio: float, estimate: CellMean) -> str:
+    return f"{line.label}, pruned {ratio_text(ratio)}: {_value(estimate)}"
+
+
+def _value(estimate: CellMean) -> str:
     kind = f" ({estimate.kind})" if estimate.half_width else ""
-    value = f"{estimate.mean:.5g}{_spread(estimate)}{kind}"
-    return f"{line.label}, pruned {ratio_text(ratio)}: {value}, {samplings_text(estimate.samplings)}"
+    return f"{estimate.mean:.5g}{_spread(estimate)}{kind}, {samplings_text(estimate.samplings)}"
 
 
 def _spread(estimate: CellMean) -> str:

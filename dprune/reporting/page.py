@@ -136,6 +136,8 @@ def _cell_charts(heading: str, kind: str, charts: Sequence[Chart], comparison: C
     }  # fmt: skip
     shares = _key(("generated", '<span class="swatch"></span>'), ("reference", _swatch(stroke("line sk"))))
     inside = keys.get(kind, shares) + _charts(charts, "small")
+    if any(sum(cell.samplings) > 1 for _, cell in comparison.cells()):
+        inside = _note("Where a method has several trainings or samplings, its chart is of one of them.") + inside
     if len(charts) <= _FOLDED:
         return f"<h3>{heading}</h3>{inside}"
     return f"<details><summary>{heading} ({len(charts)} charts)</summary>{inside}</details>"

@@ -28,7 +28,7 @@ SHAPES = """
 .ground{fill:var(--ground)}.t{fill:var(--ink)}.f{fill:var(--faint)}.title{font-weight:600;font-size:12.5px}
 .grid{stroke:var(--rule);stroke-width:1}.base{stroke:var(--faint);stroke-width:1}
 .line{fill:none;stroke-width:1.8;stroke-linejoin:round}.bar{stroke-width:1.3;fill:none}.alone{stroke-dasharray:2 2}
-.band{opacity:.16;stroke:none}.band.pk{opacity:.08}
+.edge{stroke:var(--faint)}.band{opacity:.16;stroke:none}.band.pk{opacity:.08}
 .mark{stroke:var(--ground);stroke-width:1}.dots{stroke-linecap:round;fill:none}
 .soft{opacity:.72}.tick{stroke-width:1.6}.steps{fill:none;stroke-width:1.5}.thin{stroke-width:1.2}
 .ref{fill:none;stroke:var(--ink);stroke-width:1.4;stroke-dasharray:7 4}.ref2{stroke-dasharray:2 3}
@@ -135,10 +135,12 @@ class Chart:
         """Draw a line through values."""
         self._parts.append(stroke(f"{css} s{colour}", dash, self._path(points)))
 
-    def level(self, value: float, css: str) -> None:
-        """Draw a line across at a value."""
-        at = self.up(value)
-        self._parts.append(f'<path class="{css}" d="M{self.across.start:.1f} {at:.1f}H{self.across.stop:.1f}"/>')
+    def level(self, value: float, css: str, title: str = "") -> None:
+        """Draw a line across at a value that the axis has, which tells `title` when pointed at."""
+        if self._inside(value) == value:
+            at, said = self.up(value), f"<title>{escape(title)}</title>" if title else ""
+            outline = f"M{self.across.start:.1f} {at:.1f}H{self.across.stop:.1f}"
+            self._parts.append(f'<path class="{css}" d="{outline}">{said}</path>')
 
     def band(self, upper: Points, lower: Points, colour: str) -> None:
         """Fill what lies between two lines, as far as the axis goes."""

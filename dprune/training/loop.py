@@ -76,7 +76,6 @@ class Loop:
         if is_root():
             self.run.rewind_log(self.step)
             self._log_start()
-            self._say_copies()
         self._leave_sums_to_root()
         with float32(tf32=self.plan.precision != "fp32"):
             last = self._steps(monitor)
@@ -296,10 +295,7 @@ class Loop:
             "flop_per_sample": self.task.flop,
         }  # fmt: skip
         self.run.log(start)
-
-    def _say_copies(self) -> None:
-        batch, samples = self.plan.batch_size, self.order.size
-        if samples < batch:
+        if (samples := self.order.size) < (batch := self.plan.batch_size):
             _log.info("a batch of %s holds each of the %s samples %.3g times, %s.",
                       f"{batch:,}", f"{samples:,}", batch / samples, self.task.repeats)  # fmt: skip
 
