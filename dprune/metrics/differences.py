@@ -131,8 +131,8 @@ def jackknife_error(value: float, replicates: npt.NDArray[np.float64], sizes: Se
         sizes: samples in each block.
     """
     times = sum(sizes) / np.asarray(sizes, dtype=np.float64)
-    # Of values beyond all reason the error is infinite, or NaN.
-    with np.errstate(over="ignore", invalid="ignore"):
+    # Of values and sizes beyond all reason the error is infinite, or NaN.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         # Pseudo-values minus their centre, in which the value itself cancels: no error is left where none differs.
         change = replicates - value
         deviations = ((1 - 1 / times) * change).sum() - (times - 1) * change
