@@ -41,8 +41,8 @@
 #   average      decay .9999 from the first step                 rises to .9999 in 90,000    no option
 #   solver       Euler at 60 points, which are 59 steps          60 steps                    --steps 59
 #   guidance     4, on the first 3 channels (ImageNet)           none, on all channels       --cfg 4 --cfg-channels 3
-#   decoding     latents as they are                             set to the nearest codes    --no-quantize
-#   classes      by chance                                       balanced                    --classes random
+#   decoding     latents as they are (ImageNet)                  set to the nearest codes    --no-quantize
+#   classes      by chance (ImageNet)                            balanced                    --classes random
 #   samples      4,096 (CelebA-HQ), 12,800 (ImageNet)            as --seeds says             --seeds
 #   trainings    one a point                                     as --seed says              SEEDS=0
 #   quality      FID, Inception score, precision and recall      the same and more           eval against VALIDATION
@@ -59,12 +59,12 @@ case $dataset in
     celeba-hq)
         k=24 sigma=.29 samples=4096 steps=220000 saving=5000
         autoencoder='--kind kl --latent-channels 4 --steps 91000'
-        labels=--unconditional guidance=
+        labels=--unconditional sampling=
         ;;
     imagenet)
         k=1000 sigma=.06 samples=12800 steps=120000 saving=epoch
         autoencoder='--kind vq --codes 16384 --latent-channels 8 --steps 100000'
-        labels= guidance='--classes random --cfg 4 --cfg-channels 3'
+        labels= sampling='--classes random --cfg 4 --cfg-channels 3 --no-quantize'
         ;;
     *) echo "$usage" >&2; exit 2 ;;
 esac
@@ -143,7 +143,7 @@ measure() {
     choose "$1" "$2" --seed "$3" -o "$run/keep.npy"
     train --subset "$run/keep.npy" --steps "${STEPS:-$steps}" --seed "$3" -o "$run/dit"
     on_all sample "$run/dit/model.safetensors" --vae "$out/vae/model.safetensors" --solver euler --steps 59 \
-        --seeds "0-$((${SAMPLES:-$samples} - 1))" --no-quantize --precision fp32 $guidance -o "$run/generated"
+        --seeds "0-$((${SAMPLES:-$samples} - 1))" --precision fp32 $sampling -o "$run/generated"
     on_all embed "$run/generated" $features -o "$run/features"
     step dprune eval "$run/generated" "$out/validation" $judge -o "$run/metrics.json"
     step dprune memorization "$run/features" "$out/features" --full -o "$run/memorization.json"

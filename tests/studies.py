@@ -36,6 +36,7 @@ class Run:
         scores: command of the scores, `random` for none, `` for no subset.
         seeds: of single commands, in place of `seed`.
         packed: whether the training set was packed, so that the autoencoder may be trained on it, too.
+        grouped: whether samples were chosen inside each cluster.
     """
 
     scores: str = ""
@@ -57,6 +58,7 @@ class Run:
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
     subset: dict[str, Any] | None = None
     without: bool = False
+    grouped: bool = True
 
     def seed_of(self, command: str) -> int:
         return self.seeds.get(command, self.seed)
@@ -81,7 +83,7 @@ class Run:
         if self.subset is not None or not self.scores:
             return self.subset
         options = {"order": self.order, **({"keep": self.keep} if self.keep else {}), **self.select}
-        parents = {"clusters": made(self.clusters())}
+        parents = {"clusters": made(self.clusters())} if self.grouped else {}
         if self.scores != "random":
             parents["scores"] = made(
                 make_record(f"score {self.scores}", self.score, seed=self.seed_of("score"),

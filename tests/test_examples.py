@@ -143,11 +143,13 @@ def test_the_paper_is_read_from_the_options(environment: dict[str, str], tmp_pat
         (faces["score"], "--sigma .29 "), (photos["score"], "--sigma .06 "),
         (faces["train-dit"], "--steps 220000 "), (photos["train-dit"], "--steps 120000 "),
         (faces["train-dit"], "--unconditional "), (photos["sample"], "--cfg 4 --cfg-channels 3 "),
-        (photos["sample"], "--steps 59 "), (photos["sample"], "--no-quantize "), (faces["sample"], "--no-quantize "),
+        (photos["sample"], "--steps 59 "), (photos["sample"], "--no-quantize "),
         (photos["eval"], f"{tmp_path / 'imagenet'}/validation --model inception "), (photos["memorization"], "--full "),
     ):  # fmt: skip
         assert words in said, said
     assert "--clusters" not in photos["select"]
+    # Gaussian latents have no codes, and without classes there is nothing to guide by.
+    assert not {"--no-quantize", "--cfg", "--classes"} & set(faces["sample"].split())
 
 
 @pytest.mark.slow

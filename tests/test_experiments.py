@@ -115,6 +115,15 @@ def test_every_other_option_makes_a_line_of_its_own(compared, change, words) -> 
     assert all(word in labels for word in words), labels
 
 
+def test_a_choice_inside_clusters_is_told_from_one_among_all_samples(compared) -> None:
+    inside = replace(PRUNED, scores="el2n", select={"quota": "proportional"})
+    (found,) = compared(inside, replace(inside, select={}, grouped=False), replace(inside, select={"quota": "equal"}))
+    labels = ["el2n lowest", "el2n lowest, by cluster", "el2n lowest, quota=equal, by cluster"]
+    assert sorted(line.label for line in found.lines) == labels
+    (alone,) = compared(inside)
+    assert [line.label for line in alone.lines] == labels[:1]
+
+
 def test_options_are_named_with_their_command_only_where_that_is_needed(compared) -> None:
     (found,) = compared(PRUNED, replace(PRUNED, train={"steps": 900}), replace(PRUNED, train={"lr": 1e-3}))
     labels = [line.label for line in found.lines]

@@ -55,7 +55,9 @@ class Labeller:
         if factor.name == OWN:
             return self._name(factor)
         between = " " if factor.name in (COUNT, SOURCE, COMMAND) else "="
-        return f"{self._name(factor)}{between}{_shortened(factor, value)}"
+        said = f"{self._name(factor)}{between}{_shortened(factor, value)}"
+        # What a choice inside clusters has and one among all samples has not.
+        return "by cluster" if factor.name == COMMAND and said == "clusters cluster" else said
 
     def _name(self, factor: Factor) -> str:
         roles = [role for role in factor.path if role not in _PLAIN]

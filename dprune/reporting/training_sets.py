@@ -91,7 +91,9 @@ def selection_factors(main: Record | None, subset: Subset) -> Factors:
     if "provenance" not in main:
         # Where tags name the method, they speak for the subset.
         return {} if subset.method != EXTERNAL else {Factor(SUBSET, "", SOURCE): str(main.get("digest"))[:12]}
-    found = flatten(main["provenance"], SUBSET).factors
+    # Where there are groups, that each gives the same share goes without saying.
+    flat = flatten(main["provenance"], SUBSET).factors
+    found = {factor: value for factor, value in flat.items() if (factor.name, value) != ("quota", "proportional")}
     step, path = _choosing_step(main["provenance"])
     if not subset.pruned:
         return {f: v for f, v in found.items() if not _is_idle(f, found, path)}
