@@ -41,7 +41,7 @@ def reported(tmp_path):
             metrics = {"frechet_distance": value, "frechet_distance_se": 0.5}
             given = {"metrics": metrics, **(more[0] if more else {})}
             files.append(write_metrics(tmp_path / f"{number}.json", run, **given))
-        dprune("report", *files, "-o", tmp_path / "report").ok()
+        dprune("report", *files, "-o", tmp_path / "report", "--overwrite").ok()
         table = (tmp_path / "report" / "quality.csv").read_text()
         return Reported(tmp_path / "report", list(csv.DictReader(io.StringIO(table))))
 
@@ -121,6 +121,19 @@ def test_two_trainings_of_each_of_two_autoencoders_are_two_units(reported) -> No
     assert row["drawn_anew"].startswith(said)
     for name in ("quality.md", "report.html"):
         assert f"cluster-distance lowest: {said}" in found.read(name)
+
+
+def test_other_seeds_that_choose_the_same_are_one_choice(reported) -> None:
+    """No scores were tied: the seeds that would break ties made one subset, and with one seed one model."""
+    chosen = [replace(PRUNED, seeds={"select": n}).chosen() for n in range(2)]
+    runs = [
+        Run(subset={**subset, "digest": "5" * 64}, seed=seed) for seed in range(4) for subset in chosen[seed % 2 :][:1]
+    ]
+    (row,) = reported(*((run, 10.0 + n) for n, run in enumerate(runs))).rows
+    assert (row["trainings"], row["frechet_distance_over"], row["drawn_anew"]) == ("4", "trainings", "")
+    same = [Run(subset={**subset, "digest": "5" * 64}, seeds={"train-dit": 0}) for subset in chosen]
+    (row,) = reported(*((run, 10.0) for run in same)).rows
+    assert (row["trainings"], row["frechet_distance_over"]) == ("1", "sampling")
 
 
 def test_what_each_training_has_of_its_own_is_said(reported) -> None:

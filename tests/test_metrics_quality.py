@@ -237,6 +237,20 @@ def test_the_extrapolation_of_both_sides_is_that_of_their_halves() -> None:
     assert found.height.value < one.height.value < frechet(x, y).distance.value
 
 
+@pytest.mark.parametrize(("samples", "left"), [(5, -0.06), (10, -0.03), (20, -0.01)])
+def test_what_is_left_of_the_bias_is_what_the_manual_says(samples: int, left: float) -> None:
+    """Of a distance of zero to a distribution that is known for sure, where most is left."""
+    dimension = 100
+    reference = Moments.of_covariance(10**9, torch.zeros(dimension), torch.eye(dimension))
+    plain, ends = [], []
+    for seed in range(4):
+        x = normal(samples * dimension, dimension, seed=seed, dtype=torch.float64)
+        distance = frechet_distance(Moments.of(x), reference).distance
+        plain.append(distance.value)
+        ends.append(frechet_infinity(distance, x, reference, seed).height.value)
+    assert np.mean(ends) / np.mean(plain) == pytest.approx(left, abs=0.015)
+
+
 def test_the_error_of_the_extrapolation_equals_that_of_computing_all_anew() -> None:
     """Every half is taken anew from the rows that are left."""
     x, y, blocks = normal(203, 6, seed=1), normal(150, 6, seed=2) + 0.3, Blocks.draw(203)

@@ -64,6 +64,11 @@ class Difference:
     kind: str = ""
 
     @property
+    def says_something(self) -> bool:
+        """Whether there is a difference, or an error of none; a yardstick that both sides share has neither."""
+        return bool(self.value) or self.error is not None
+
+    @property
     def told_apart(self) -> bool:
         """Whether the interval leaves zero out."""
         return self.half_width is not None and abs(self.value) > self.half_width
@@ -131,8 +136,8 @@ def jackknife_error(value: float, replicates: npt.NDArray[np.float64], sizes: Se
         sizes: samples in each block.
     """
     times = sum(sizes) / np.asarray(sizes, dtype=np.float64)
-    # Of values beyond all reason the error is infinite, or NaN.
-    with np.errstate(over="ignore", invalid="ignore"):
+    # Of values and sizes beyond all reason the error is infinite, or NaN.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         # Pseudo-values minus their centre, in which the value itself cancels: no error is left where none differs.
         change = replicates - value
         deviations = ((1 - 1 / times) * change).sum() - (times - 1) * change

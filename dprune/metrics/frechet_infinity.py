@@ -3,7 +3,9 @@
 With n generated and m reference samples the distance is too large by about a/n + b/m. Chong and Forsyth (2020) draw a
 line over 1/n, which leaves b/m in. Halves of both sides are too large by twice as much, so that twice the distance of
 all less that of the halves is free of both terms. Halves that complement each other hold every sample once: what
-one sample adds by chance is not magnified, as it is by subsets that grow.
+one sample adds by chance is not magnified, as it is by subsets that grow. A further level (thirds) takes away what is
+left of the bias, 6% of it at five samples a dimension and 3% at ten, but nearly doubles the noise: in simulations of 16
+to 256 dimensions it lost, but for the largest ones with references much larger than the generated set.
 """
 
 from __future__ import annotations

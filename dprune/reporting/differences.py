@@ -6,11 +6,16 @@ from dprune.metrics.differences import TRAININGS, Difference, Sampling, sampling
 from dprune.reporting.estimates import CellMean, t_quantile, units
 from dprune.reporting.grouping import Cell
 
+BEST = (
+    "The best of a column at a pruning ratio is in bold only if it is told apart from every other there: the 95% "
+    "interval of how far they are apart leaves zero out."
+)
+"""What it means that a value is marked as the best."""
 NOTE = (
     "How far each is from the unpruned, with half of the 95% interval of that difference; * marks those whose interval "
     "leaves zero out, as chance makes one in twenty do. Where both were trained several times, ± is Welch's t over "
     "trainings. In brackets it is of sampling alone and says nothing of another training: the jackknife of the "
-    "difference, since both share their noise, or with † both errors put together, since they do not."
+    "difference where both share noise and reference, or with † both errors put together where they do not."
 )
 """What a table of differences means."""
 

@@ -11,7 +11,7 @@ from dprune.formats.images import drawn_png
 from dprune.reporting import notes
 from dprune.reporting.content import Content
 from dprune.reporting.curves import interval_legend, legend
-from dprune.reporting.differences import NOTE
+from dprune.reporting.differences import BEST, NOTE
 from dprune.reporting.estimates import INTERVALS
 from dprune.reporting.facts import describe
 from dprune.reporting.grouping import Comparison
@@ -34,9 +34,8 @@ _CAPTIONS = {
     "memorization": "Distance of generated samples to the training set by method and pruning ratio",
 }
 _NOTES = {
-    "quality": "Arrows point to the better end. Of each column at a ratio that value is in colour whose difference to "
-    "every other there is told apart from zero; where none is, none is best. Where real samples were measured in the "
-    "same way, at the same count, their Fréchet distance is the yardstick, and the ratio says how far off one is.",
+    "quality": "Arrows point to the better end. Where real samples were measured in the same way, at the same count, "
+    "their Fréchet distance is the yardstick, and the ratio says how far off one is.",
     "shares": "How generated samples spread over the clusters and classes, beside the reference. Where classes were "
     "asked for, a sample is of the class that most of its nearest reference samples have.",
     "memorization": "A generated sample that repeats a training sample is nearer to it than unseen samples are. "
@@ -85,7 +84,7 @@ def _lead(content: Content) -> str:
     parts = [_count(len(content.points), "result"), _count(methods, "pruned line"), _count(ratios, "pruning ratio")]
     parts.append(f"up to {trainings} trainings each" if trainings > 1 else "one training each")
     parts += [] if content.has_unpruned else ["none of them unpruned"]
-    return f'<p class="lead">{", ".join(parts)}.</p><p class="note">{INTERVALS}</p>'
+    return f'<p class="lead">{", ".join(parts)}.</p><p class="note">{INTERVALS} {BEST}</p>'
 
 
 def _count(number: int, name: str) -> str:

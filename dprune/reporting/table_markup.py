@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dprune.metrics.catalogue import Measure
 from dprune.metrics.differences import PAIRED, TRAININGS, UNPAIRED, Difference
 from dprune.reporting import notes
-from dprune.reporting.differences import NOTE
+from dprune.reporting.differences import BEST, NOTE
 from dprune.reporting.estimates import INTERVALS, CellMean
 from dprune.reporting.grouping import MISSING
 from dprune.reporting.markup import escape, markdown
@@ -16,7 +16,7 @@ from dprune.reporting.tables import Table, number_text
 DIFFERENCES = "Differences to the unpruned"
 _KINDS = {
     TRAININGS: "Welch's t interval over trainings",
-    PAIRED: "sampling error alone, of samples that share their noise",
+    PAIRED: "sampling error alone, noise and reference shared",
     UNPAIRED: "sampling error alone, both errors put together",
 }
 _APART = '<td class="apart">'
@@ -109,8 +109,10 @@ def _spread(estimate: CellMean) -> str:
 
 
 def _difference_spread(difference: Difference) -> str:
-    shown = _half_text(difference.half_width) + ("†" if difference.kind == UNPAIRED else "")
-    return shown if difference.kind == TRAININGS or not difference.half_width else f"({shown})"
+    shown = _half_text(difference.half_width)
+    if difference.kind == TRAININGS or not shown:
+        return shown
+    return f"({shown}†)" if difference.kind == UNPAIRED else f"({shown})"
 
 
 def _difference_text(difference: Difference) -> str:
@@ -120,7 +122,7 @@ def _difference_text(difference: Difference) -> str:
 
 def markdown_tables(tables: Sequence[Table]) -> str:
     """Write all tables of a kind below what there is to say of them."""
-    said = [INTERVALS, *notes.of_tables(tables[0].comparison)]
+    said = [f"{INTERVALS} {BEST}", *notes.of_tables(tables[0].comparison)]
     return "\n".join([*(markdown(sentence) + "\n" for sentence in said), *map(markdown_table, tables)])
 
 

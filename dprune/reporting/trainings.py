@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dprune.formats.provenance import GENERATOR, Record, canonical, digest, nearest_first, parents_of, record_digest
 from dprune.reporting.training_sets import model_of
@@ -11,7 +11,7 @@ from dprune.reporting.training_sets import model_of
 LEVELS = {
     "train-vae": ("autoencoder", "autoencoders"),
     "cluster": ("clustering", "clusterings"),
-    GENERATOR: ("surrogate training", "surrogate trainings"),
+    GENERATOR: ("earlier training", "earlier trainings"),
     "score": ("scoring", "scorings"),
     "select": ("selection", "selections"),
 }
@@ -23,8 +23,8 @@ class Origin:
     """What one command made for a training.
 
     Attributes:
-        mark: digest of the records, equal for trainings that share what was made.
-        seeds: those of the records alone.
+        mark: digest of what was made, equal for trainings that share it, also where other seeds made the same.
+        seeds: that it was made with.
     """
 
     mark: str
@@ -36,23 +36,23 @@ class Training:
     """The training behind generated samples.
 
     Attributes:
-        mark: digest of the model's record; of the model, of the seed that a tag says, or of the samples where nothing
-            better is known. Results of equal marks are of one training.
+        mark: digest of what the model's record says and of its inputs; where there is none, of the model, the seed that
+            a tag says, or the samples. Results of equal marks are of one training.
         origins: what was made before, by the command's name in `LEVELS`.
     """
 
     mark: str
-    origins: tuple[tuple[str, Origin], ...] = ()
+    origins: tuple[tuple[str, Origin], ...] = field(default=(), compare=False)
 
 
 def drawn_anew(trainings: Sequence[Training]) -> dict[str, int]:
-    """Count what was made before trainings, of all that differs in its own seeds, by the command's name."""
+    """Count what was made before trainings, of all that differs by its own seeds, by the command's name."""
     found = {}
     for command in LEVELS:
-        made = [dict(training.origins).get(command) for training in trainings]
-        known = [origin for origin in made if origin]
-        if len(known) == len(made) and len({origin.seeds for origin in known}) > 1:
-            found[command] = len({origin.mark for origin in known})
+        known = [origin for t in trainings if (origin := dict(t.origins).get(command)) is not None]
+        marks, seeds = {origin.mark for origin in known}, {origin.seeds for origin in known}
+        if len(known) == len(trainings) and len(marks) > 1 and len(seeds) > 1:
+            found[command] = len(marks)
     return found
 
 
@@ -66,18 +66,23 @@ def training_of(chain: Record | None, samples: str, seed: str | None = None) -> 
     """
     model = model_of(chain)
     if model:
-        return Training(record_digest(model), tuple(_origins(model)))
+        # Not of the inputs' records: the same subset is the same, whatever seed broke ties that were none.
+        inputs = {role: entry.get("digest") for role, entry in model.get("parents", {}).items()}
+        return Training(record_digest({**model, "parents": inputs}), tuple(_origins(model)))
     # A model that was made elsewhere has no record, but may have been sampled twice.
     made = next((roles["model"] for step in nearest_first(chain) if "model" in (roles := parents_of(step))), {})
     return Training(str(made.get("digest") or (f"seed {seed}" if seed is not None else samples)))
 
 
 def _origins(model: Record) -> Iterator[tuple[str, Origin]]:
-    found: dict[str, list[Record]] = {}
+    found: dict[str, dict[str, Record]] = {}
     for step in nearest_first(model):
-        if step is not model:
-            found.setdefault(step["command"].partition(" ")[0], []).append(step)
+        for entry in parents_of(step).values():
+            made = entry.get("provenance", {})
+            found.setdefault(str(made.get("command")).partition(" ")[0], {})[str(entry.get("digest"))] = made
     for command in LEVELS:
         if steps := found.get(command):
-            seeds = sorted(canonical([step.get("seed"), step.get("options", {}).get("seed")]) for step in steps)
-            yield command, Origin(digest(sorted(map(record_digest, steps))), canonical(seeds))
+            seeds = sorted(
+                canonical([made.get("seed"), made.get("options", {}).get("seed")]) for made in steps.values()
+            )
+            yield command, Origin(digest(sorted(steps)), canonical(seeds))
