@@ -150,7 +150,7 @@ def test_scores_are_those_of_a_loop(score, inputs, tmp_path):
 
 
 @pytest.mark.parametrize(("draws", "more"), [
-    (4, {"noise": "own"}), (4, {"sigma": "uniform"}), (1, {"noise": "own", "sigma": "uniform"}),
+    (4, {"noise": "own"}), (2, {"sigma": "uniform"}), (1, {"noise": "own", "sigma": "uniform"}),
 ])  # fmt: skip
 def test_noises_and_levels_of_their_own_are_those_of_a_loop(score, inputs, tmp_path, draws, more):
     args = [word for name, value in more.items() for word in (f"--{name}", value)]

@@ -150,8 +150,8 @@ def score_monotonicity(delivery: Delivery, latents: str, run: str, scoring: Mono
 
     LATENTS is the latent store of the samples, RUN the folder of a training with --save-every. The loss is the mean
     over the draws at one noise level (or those of --sigma uniform), which stay the same for a sample at every
-    checkpoint, by the raw weights, since averages hide the rises. Shares are often equal:
-    dprune select breaks ties by chance. The losses themselves serve other rules, such as their variance.
+    checkpoint, by the raw weights, since averages hide the rises. Shares are often equal: dprune select breaks ties by
+    chance. The losses themselves serve other rules, such as their variance.
     """
     from dprune.scoring.monotonicity import open_monotonicity
 
@@ -180,8 +180,9 @@ def score_moso(delivery: Delivery, latents: str, runs: tuple[str, ...], scoring:
     LATENTS is the latent store that the RUNs were trained on, each on a fold of it (train-dit --fold I/N with
     --save-every), or one RUN on all of it. Samples are scored by their own fold's run, as the mean over its
     checkpoints. Of each checkpoint the mean gradient comes first, then norms and dots with it, in about twice the
-    time of grand. A rerun goes on where the last one ended; processes with RANK and WORLD_SIZE set share folds and
-    checkpoints.
+    time of grand. The paper on pruning diffusion models (arXiv 2411.12523) draws a noise level and a noise for each
+    sample and weighs checkpoints by learning rates: --sigma uniform --noise own --checkpoint-weights lr. A rerun goes
+    on where the last one ended; processes with RANK and WORLD_SIZE set share folds and checkpoints.
     """
     from dprune.scoring.moso import open_moso
 

@@ -97,7 +97,7 @@ class Against:
             ours, theirs = measured(metrics, details, key), measured(self.result.metrics, self.result.details, key)
             if ours is not None and theirs is not None:
                 found[key] = sampling_difference([(1.0, ours)], [(1.0, theirs)])
-        said = ", ".join(f"{key.replace('_', ' ')} {_text(difference)}" for key, difference in found.items())
+        said = ", ".join(f"{key.replace('_', ' ')} {_text(one)}" for key, one in found.items() if one.says_something)
         _log.info("difference to %s: %s.", self.result.name, said)
         return found
 

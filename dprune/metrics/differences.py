@@ -64,6 +64,11 @@ class Difference:
     kind: str = ""
 
     @property
+    def says_something(self) -> bool:
+        """Whether there is a difference, or an error of none; a yardstick that both sides share has neither."""
+        return bool(self.value) or self.error is not None
+
+    @property
     def told_apart(self) -> bool:
         """Whether the interval leaves zero out."""
         return self.half_width is not None and abs(self.value) > self.half_width

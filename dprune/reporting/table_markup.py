@@ -109,8 +109,10 @@ def _spread(estimate: CellMean) -> str:
 
 
 def _difference_spread(difference: Difference) -> str:
-    shown = _half_text(difference.half_width) + ("†" if difference.kind == UNPAIRED else "")
-    return shown if difference.kind == TRAININGS or not difference.half_width else f"({shown})"
+    shown = _half_text(difference.half_width)
+    if difference.kind == TRAININGS or not shown:
+        return shown
+    return f"({shown}†)" if difference.kind == UNPAIRED else f"({shown})"
 
 
 def _difference_text(difference: Difference) -> str:

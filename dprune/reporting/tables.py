@@ -105,8 +105,9 @@ class Table:
 
     @property
     def differing(self) -> list[int]:
-        """Columns of the measures that any row and its baseline have both."""
-        return [column for column in range(len(self.measures)) if any(row.differences[column] for row in self.held)]
+        """Columns of the measures that any row and its baseline have both, without yardsticks that both share."""
+        columns = zip(*(row.differences for row in self.held), strict=True)
+        return [number for number, found in enumerate(columns) if any(one and one.says_something for one in found)]
 
     @property
     def several_baselines(self) -> bool:
