@@ -231,6 +231,18 @@ def test_every_visit_in_a_batch_has_draws_of_its_own(
     assert (said in " ".join(done.err.split())) == (size < 256)
 
 
+def test_a_run_whose_copies_shared_their_noise_is_another_run(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from dprune.training.dit.settings import DiTSettings
+
+    with monkeypatch.context() as before:
+        options = DiTSettings.options
+        before.setattr(DiTSettings, "options", lambda self: {k: v for k, v in options(self).items() if k != "noise"})
+        train(store, tmp_path / "run", "--steps", "1").ok()
+    train(store, tmp_path / "run", "--steps", "1").fails(3, "made otherwise", "noise")
+
+
 def test_the_gradient_of_copies_varies_as_that_of_independent_draws():
     """At 20 samples in a batch of 256 its variance was 12.9 times as large when copies shared their noise."""
 

@@ -59,7 +59,8 @@ class DiTSettings:
     def options(self) -> dict[str, Any]:
         """Return what changes the weights, as provenance holds it."""
         labels = {"unconditional": True} if self.unconditional else {"label_dropout": self.label_dropout}
-        return {"arch": self.arch, "time": self.time, **labels}
+        # Runs of before every visit had its own are other runs: copies in a batch shared their noise.
+        return {"arch": self.arch, "time": self.time, "noise": "visit", **labels}
 
     def check(self, latents: Latents) -> None:
         """Hold the settings and the autoencoder to the latents.
