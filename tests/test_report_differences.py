@@ -98,14 +98,17 @@ def test_the_difference_of_several_trainings_each_is_welchs(tmp_path: Path) -> N
     assert "(±" not in text_of(tmp_path, "quality.md").splitlines()[-1]
 
 
-def test_three_trainings_held_to_one_that_shares_their_noise(tmp_path: Path) -> None:
-    """Nothing tells how the one would turn out again: the error is of sampling, in which the noise is common to all."""
-    result(tmp_path / "u.json", Run(), 10.0)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_of_a_single_training_the_others_tell_how_it_varies(tmp_path: Path, swapped: bool) -> None:
+    """By sampling alone, which is common to all here, one was told apart from three that differ as much."""
+    three, one = (Run(), PRUNED) if swapped else (PRUNED, Run())
+    result(tmp_path / "one.json", one, 10.0)
     for seed in range(3):
-        result(tmp_path / f"a{seed}.json", replace(PRUNED, seed=seed), 11.0 + seed, own=seed)
-    value, error, _, _, kind = difference_of(report(tmp_path)[1])
-    assert (value, kind) == (pytest.approx(2), "paired")
-    assert error == pytest.approx(BLOCKS.estimate(0, OWN).error, rel=1e-9)
+        result(tmp_path / f"three{seed}.json", replace(three, seed=seed), 11.0 + seed, own=seed)
+    value, error, half, apart, kind = difference_of(report(tmp_path)[1])
+    assert (value, kind, apart) == (pytest.approx(-2 if swapped else 2), "trainings", "no")
+    assert error == pytest.approx(math.sqrt(1 + 1 / 3))
+    assert half == pytest.approx(stats.t.ppf(0.975, 2) * error)
 
 
 def test_what_is_no_different_is_not_told_apart(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ BEST = (
 NOTE = (
     "How far each is from the unpruned, with half of the 95% interval of that difference; * marks those whose interval "
     "leaves zero out, as chance makes one in twenty do. Where both were trained several times, ± is Welch's t over "
-    "trainings. In brackets it is of sampling alone and says nothing of another training: the jackknife of the "
-    "difference where both share noise and reference, or with † both errors put together where they do not."
+    "trainings; where one of them was trained once, its trainings are taken to vary as those of the other do. In "
+    "brackets both were trained once, and ± is of sampling alone and says nothing of another training: the jackknife "
+    "of the difference where both share noise and reference, or with † both errors put together where they do not."
 )
 """What a table of differences means."""
 
@@ -23,13 +24,16 @@ NOTE = (
 def cell_difference(ours: Cell, theirs: Cell, key: str) -> Difference | None:
     """Subtract a metric of one cell from that of another, None where one of them has none.
 
-    Its error is over trainings where both cells have several, and else of sampling alone.
+    Its error is over trainings where either cell has several, and else of sampling alone.
     """
     one, other = ours.estimate(key), theirs.estimate(key)
     if one is None or other is None:
         return None
     if one.over_trainings and other.over_trainings:
         return _over_trainings(one, other)
+    for several, single in ((one, other), (other, one)):
+        if several.over_trainings and single.trainings == 1:
+            return _single_over_trainings(one.mean - other.mean, several)
     return sampling_difference(_weighted(ours, key), _weighted(theirs, key))
 
 
@@ -44,6 +48,18 @@ def _over_trainings(ours: CellMean, theirs: CellMean) -> Difference:
     parts = zip(squares, (ours.units, theirs.units), strict=True)
     degrees = 1 / sum((square / total) ** 2 / (count - 1) for square, count in parts)
     return Difference(value, total**0.5, t_quantile(degrees) * total**0.5, TRAININGS)
+
+
+def _single_over_trainings(value: float, several: CellMean) -> Difference:
+    """Put the error beside a difference between the mean of several trainings and a single one.
+
+    The single one varies by an unknown deviation, taken to be that of the several: then deviation times √(1 + 1/n) is
+    the error, and t has n - 1 degrees (Crawford and Howell, "Comparing an individual's test score against norms
+    derived from small samples", 1998).
+    """
+    assert several.error is not None
+    error = several.error * (several.units + 1) ** 0.5
+    return Difference(value, error, t_quantile(several.units - 1) * error, TRAININGS)
 
 
 def _weighted(cell: Cell, key: str) -> list[tuple[float, Sampling]]:

@@ -15,7 +15,7 @@ from dprune.reporting.tables import Table, number_text
 
 DIFFERENCES = "Differences to the unpruned"
 _KINDS = {
-    TRAININGS: "Welch's t interval over trainings",
+    TRAININGS: "t interval over trainings",
     PAIRED: "sampling error alone, noise and reference shared",
     UNPAIRED: "sampling error alone, both errors put together",
 }
