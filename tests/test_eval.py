@@ -419,6 +419,7 @@ def test_what_was_measured_otherwise_is_no_baseline(pair: tuple[Path, Path], sav
     refused(3, x, save("z", normal(90, 6, seed=5)), *args, words=("another reference",))
     refused(3, x, y, *args, "--subset", save("keep", np.arange(60)), words=("another subset",))
     refused(3, x, y, *args, "--k", 4, words=("--k 3, not 4",))
+    refused(3, x, y, *args, "--held-out", save("held", normal(80, 6, seed=6)), words=("another --held-out",))
     refused(3, save("few", normal(100, 6)), y, *args, words=("120 generated samples", "are 100"))
     refused(3, x, y, "--metrics", "kid", "--against", base, words=("none of the metrics kid",))
     dprune("eval", x, y, *args, "-o", base, "--overwrite").fails(2, "--against", "-o", "same file")
