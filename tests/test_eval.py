@@ -16,6 +16,7 @@ from stores import generated_features
 from dprune.formats.provenance import parent
 from dprune.formats.results import read_result
 from dprune.formats.tensors import read_metadata, write_tensors
+from dprune.measuring.balance import strata_of
 from dprune.measuring.eval_metrics import FUNCTIONS
 from dprune.measuring.groups import by_kmeans
 from dprune.metrics import reading as block_reader
@@ -123,6 +124,34 @@ def test_every_metric_gets_the_same_blocks(pair: tuple[Path, Path]) -> None:
     assert found["density_se"] == pytest.approx(balls.density.error, rel=1e-12)
     assert found["prd_f_8"] == pytest.approx(curve.f_8.value, rel=1e-12)
     assert found["prd_f_8_se"] == pytest.approx(curve.f_8.error, rel=1e-12)
+
+
+def test_errors_of_balanced_classes_hold_no_chance_of_classes(tmp_path: Path) -> None:
+    """Classes that lie far apart, as many of each as asked for: other samples would have as many."""
+    label = np.tile(np.arange(4), 100)
+    x, y = (normal(400, 6, seed=seed) + 10 * label[:, None] for seed in (1, 2))
+    by_chance = label.copy()
+    by_chance[:2] = 3
+    found = {}
+    save_file({"features": y, "label": label}, tmp_path / "y.safetensors")
+    for name, labels in (("asked", label), ("chance", by_chance), ("none", np.full(400, -1))):
+        save_file({"features": x, "label": labels}, tmp_path / f"{name}.safetensors")
+        args = (tmp_path / f"{name}.safetensors", tmp_path / "y.safetensors")
+        # Of moments alone the features are read in passing.
+        found[name] = [evaluate(*args, "--metrics", metrics)["metrics"] for metrics in ("fid", "fid,prdc,vendi")]
+        assert found[name][0]["frechet_distance_se"] == pytest.approx(found[name][1]["frechet_distance_se"], rel=1e-6)
+    asked, chance, unknown = (found[name][1] for name in ("asked", "chance", "none"))
+    assert chance == unknown
+    for key in ("frechet_distance", "precision", "recall", "vendi"):
+        assert asked[key] == pytest.approx(chance[key], rel=1e-6), key
+    for key in ("frechet_distance_se", "vendi_se"):
+        assert asked[key] < 0.5 * chance[key], key
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3], [0, 1] * 5 + [1], [0, 1] * 5 + [1, 1], [5] * 8, [-1, 0] * 9, None])
+def test_classes_are_strata_where_none_has_more(labels: list[int] | None) -> None:
+    given = None if labels is None else np.array(labels)
+    assert strata_of(given) is (given if labels == [0, 1] * 5 + [1] else None)
 
 
 # What the result holds.
@@ -390,6 +419,7 @@ def test_what_was_measured_otherwise_is_no_baseline(pair: tuple[Path, Path], sav
     refused(3, x, save("z", normal(90, 6, seed=5)), *args, words=("another reference",))
     refused(3, x, y, *args, "--subset", save("keep", np.arange(60)), words=("another subset",))
     refused(3, x, y, *args, "--k", 4, words=("--k 3, not 4",))
+    refused(3, x, y, *args, "--held-out", save("held", normal(80, 6, seed=6)), words=("another --held-out",))
     refused(3, save("few", normal(100, 6)), y, *args, words=("120 generated samples", "are 100"))
     refused(3, x, y, "--metrics", "kid", "--against", base, words=("none of the metrics kid",))
     dprune("eval", x, y, *args, "-o", base, "--overwrite").fails(2, "--against", "-o", "same file")

@@ -266,6 +266,21 @@ def test_the_standard_error_is_the_jackknifes(here: Path) -> None:
     assert measure("--jackknife", "0").metrics["nearest_distance_mean_se"] is None
 
 
+def test_errors_of_balanced_classes_hold_no_chance_of_classes(here: Path) -> None:
+    label = np.repeat(np.arange(5), 40)
+    gen = np.random.default_rng(1).normal(size=(200, 4))
+    gen[:, 0] += 50 * label
+    np.save("train.npy", normal(300, 4))
+    found = []
+    for labels in (label, np.full(200, -1)):
+        save_file({"features": gen, "label": labels}, "gen.safetensors")
+        dprune("memorization", "gen.safetensors", "train.npy", "-o", f"{labels[-1]}.json").ok()
+        found.append(read_result(f"{labels[-1]}.json").metrics)
+    asked, unknown = found
+    assert asked["nearest_distance_mean"] == unknown["nearest_distance_mean"]
+    assert asked["nearest_distance_mean_se"] < 0.1 * unknown["nearest_distance_mean_se"]
+
+
 def test_results_keep_what_errors_of_differences_are_made_of(here: Path) -> None:
     """Each model has a training set of its own, and its samples the noise of the others."""
     save(train=normal(80, seed=1), other=normal(50, seed=2), held=normal(40, seed=3))

@@ -19,7 +19,7 @@ from dprune.metrics import distances, kernel
 from dprune.metrics.frechet import Frechet, Moments, frechet_distance, replicate_moments
 from dprune.metrics.frechet_infinity import SPLITS, Extrapolation, drawn_halves, frechet_infinity
 from dprune.metrics.inception_score import inception_score
-from dprune.metrics.jackknife import Blocks
+from dprune.metrics.jackknife import Blocks, draw_halves
 from dprune.metrics.kernel import cmmd, kid
 from dprune.metrics.manifold import Manifold, manifold
 from dprune.metrics.neighbour_classes import predict_classes
@@ -108,12 +108,63 @@ def test_errors_equal_those_of_computing_all_anew() -> None:
     assert kid(x, y, blocks).error == pytest.approx(loop(lambda rows: kid(rows, y).value, x, blocks), rel=1e-9)
     assert cmmd(x, y, blocks).error == pytest.approx(loop(lambda rows: cmmd(rows, y).value, x, blocks), rel=1e-7)
     found = manifold(x, y, blocks=blocks)
-    for name in NAMES:
+    for name in ("precision", "density"):
         expected = loop(lambda rows, name=name: getattr(manifold(rows, y), name).value, x, blocks)
         assert expected > 0
         assert getattr(found, name).error == pytest.approx(expected, rel=1e-9), name
     for q, estimate in vendi(x, blocks=blocks).items():
         assert estimate.error == pytest.approx(loop(lambda rows, q=q: vendi(rows, (q,))[q].value, x, blocks), rel=1e-7)
+
+
+def test_errors_by_halves_equal_those_of_computing_all_anew() -> None:
+    x, y, blocks = GENERATED[:400], TRAIN[:501], Blocks.draw(400, seed=4)
+    others, differences = draw_halves(501, 20, 4, "reference"), []
+    for ours, theirs in zip(blocks.halves().T, others.T, strict=True):
+        first, second = (manifold(x[half], y[theirs]) for half in (~ours, ours))
+        precise = [manifold(x[half], y).precision.value for half in (~ours, ours)]
+        recall, coverage = ([getattr(half, name).value for half in (first, second)] for name in ("recall", "coverage"))
+        f_scores = [2 * p * r / (p + r) for p, r in zip(precise, recall, strict=True)]
+        differences.append([pair[0] - pair[1] for pair in (recall, f_scores, coverage)])
+    found = manifold(x, y, blocks=blocks)
+    for name, column in zip(("recall", "f_score", "coverage"), np.array(differences).T, strict=True):
+        assert getattr(found, name).error == pytest.approx(column.std(ddof=1) / 2, rel=1e-6), name
+    # Halves without neighbours enough tell nothing; means over generated points need none.
+    few = manifold(x[:7], y, blocks=Blocks.draw(7))
+    assert few.precision.error >= 0
+    assert all(math.isnan(getattr(few, name).error) for name in ("recall", "f_score", "coverage"))
+
+
+@pytest.mark.parametrize(("classes", "each", "count"), [(10, 40, 20), (10, 30, 15), (10, 25, 13), (50, 8, 8)])
+def test_strata_are_spread_evenly_over_blocks_and_halves(classes: int, each: int, count: int) -> None:
+    strata = np.random.default_rng(1).permutation(np.repeat(np.arange(classes), each))
+    blocks = Blocks.draw(len(strata), 3, strata=strata)
+    assert len(blocks) == count
+    assert max(blocks.sizes) - min(blocks.sizes) <= 1
+    held = np.stack([np.bincount(strata[blocks.labels == block], minlength=classes) for block in range(count)])
+    assert np.ptp(held, axis=0).max() <= (2 if each % count else 0)
+    in_half = np.stack([np.bincount(strata[half], minlength=classes) for half in blocks.halves().T])
+    assert abs(in_half - each / 2).max() <= 1
+    assert not torch.equal(blocks.labels, Blocks.draw(len(strata), 4, strata=strata).labels)
+    # A mean of strata that differ is as certain as they are, each by itself.
+    x = torch.from_numpy(100.0 * strata + np.random.default_rng(0).normal(size=len(strata)))
+    within = 1 / math.sqrt(len(strata))
+    assert Blocks.draw(len(strata), 3).mean(x).error > 100 * within
+    if each % count == 0:
+        assert blocks.mean(x).error == pytest.approx(within, rel=0.5)
+
+
+def test_halves_are_random_complete_and_of_one_size() -> None:
+    halves = Blocks.draw(101, seed=3).halves()
+    assert halves.shape == (101, 20)
+    assert set(halves.sum(0).tolist()) == {50}
+    assert len({tuple(column) for column in halves.T.tolist()}) == 20
+    assert not torch.equal(halves, Blocks.draw(101, seed=4).halves())
+    # The jackknife makes of a mean's halves what it makes of blocks of one sample: its standard error.
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=2000))
+    blocks = Blocks.draw(2000, count=500)
+    apart = [float(x[~half].mean() - x[half].mean()) for half in blocks.halves().T]
+    found = blocks.estimate_by_halves(float(x.mean()), torch.tensor(apart, dtype=torch.float64))
+    assert found.error == pytest.approx(float(x.std()) / math.sqrt(2000), rel=0.1)
 
 
 def test_errors_of_the_inception_score_and_shares_equal_those_of_computing_all_anew() -> None:
@@ -266,7 +317,7 @@ def test_the_error_of_the_extrapolation_equals_that_of_computing_all_anew() -> N
         return 2 * frechet(x[kept], y).distance.value - sum(pairs) / len(pairs)
 
     assert torch.bincount(ours).sum() == 203
-    assert [int((ours >> s & 1).sum()) for s in range(SPLITS)] == [102] * SPLITS
+    assert [int((ours >> s & 1).sum()) for s in range(SPLITS)] == [101] * SPLITS
     left_out = [anew(blocks.labels != block) for block in range(len(blocks))]
     assert found.height.replicates == pytest.approx(left_out, rel=1e-8)
     assert found.height.error == pytest.approx(blocks.estimate(found.height.value, left_out).error, rel=1e-7)

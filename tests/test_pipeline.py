@@ -155,3 +155,6 @@ def test_the_demo_tells_pruned_from_unpruned(demo: Path) -> None:
     assert "data:image/png;base64," in page
     rows = (demo / "report" / "quality.csv").read_text().splitlines()
     assert len(rows) == 3
+    # Both were sampled with the same seeds.
+    for table in ("quality", "memorization"):
+        assert ",paired" in (demo / "report" / f"{table}.csv").read_text().splitlines()[2]

@@ -16,7 +16,8 @@ from conftest import dprune
 from scipy import stats
 from studies import Run, write_metrics
 
-from dprune.formats.results import read_result
+from dprune.formats.provenance import parent_record
+from dprune.formats.results import read_result, result_digest
 from dprune.metrics.catalogue import QUALITY
 from dprune.metrics.jackknife import Blocks
 from dprune.reporting.experiments import point_of_result
@@ -142,6 +143,15 @@ def test_the_named_baseline_is_what_lines_are_held_to(tmp_path: Path) -> None:
     *_, row = report(tmp_path, "--baseline", tmp_path / "b.json")
     assert row["baseline"] == "unpruned, baseline=cluster-distance highest 0.25"
     assert difference_of(row)[0] == 0.5
+
+
+def test_results_that_were_held_to_a_baseline_are_measured_as_others(tmp_path: Path) -> None:
+    unpruned = read_result(result(tmp_path / "u.json", Run(), 9.0))
+    against = parent_record(unpruned.record, result_digest(unpruned))
+    for seed, more in enumerate(({}, {"against": against})):
+        write_metrics(tmp_path / f"{seed}.json", replace(PRUNED, seed=seed), {KEY: 10.0}, **more)
+    _, row = report(tmp_path)
+    assert (row["trainings"], row[f"{KEY}_difference"], row["measurement"]) == ("2", "1.0", "")
 
 
 def test_lines_that_are_held_to_different_ones_say_to_which(tmp_path: Path) -> None:

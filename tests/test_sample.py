@@ -593,3 +593,28 @@ def test_guidance_acts_at_the_ends_of_its_interval(sample, tmp_path):
     ends, beyond, within = (pixels(tmp_path / name) for name in ("ends", "beyond", "within"))
     assert all((ends[key] == beyond[key]).all() for key in ends)
     assert any((ends[key] != within[key]).any() for key in ends)
+
+
+# What measures of several models have in common.
+
+
+def test_models_sampled_with_the_same_seeds_are_paired(models, sample, tmp_path):
+    """Whatever else differs; a part of the images, or others, are paired with nothing or with others."""
+    other = make_dit(tmp_path / "other.safetensors", models[1], steps=7)
+
+    def pairing(name, *args, model=models[0], part=""):
+        sample(name, *args, model=model).ok()
+        features, result = tmp_path / f"{name}-features", tmp_path / f"{name}.json"
+        pixels = ("--model", "pixels", "--image-size", 2, "--workers", 0)
+        dprune("embed", tmp_path / name / part, *pixels, "-o", features).ok()
+        reference = tmp_path / "one-features"
+        dprune("eval", features, reference, "--metrics", "fid", "--jackknife", 5, "-o", result).ok()
+        return json.loads(result.read_text())["details"]["jackknife"]["pairing"]
+
+    seeds = ("--seeds", "0-19")
+    known = pairing("one", *seeds)
+    assert known is not None
+    assert pairing("two", *seeds, "--cfg", 2, "--solver", "heun", "--shard-size", 8, model=other) == known
+    assert pairing("classes", *seeds, "--classes", "1,2", model=other) not in (known, None)
+    assert pairing("seeds", "--seeds", "1-20", model=other) not in (known, None)
+    assert pairing("part", *seeds, "--shard-size", 8, part="000001.tar") is None

@@ -19,7 +19,8 @@ _log = logging.getLogger("dprune")
 
 # Options that choose metrics and their errors; what all other options say of a metric changes its value.
 _FREE = ("metrics", "jackknife", "fid_infinity", "orders")
-_CLUSTERS = "clusters"
+_INPUTS = {"clusters": "--clusters", "held_out": "--held-out"}
+"""Inputs by role that only some metrics take, and the options that name them."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Against:
             settings: of this measurement.
 
         Raises:
-            MismatchError: reference, its subset, clusters or options of a metric differ, or it has other metrics.
+            MismatchError: reference, its subset, inputs or options of a metric differ, or it has other metrics.
         """
         options = settings.options()
         name, theirs = self.result.name, parents_of(self.result.record)
@@ -60,8 +61,13 @@ class Against:
             raise MismatchError(
                 f"--against {name}: was held to another reference, or another subset of it: measure both against one."
             )
-        if len({some[_CLUSTERS]["digest"] for some in (theirs, parents) if _CLUSTERS in some}) > 1:
-            raise MismatchError(f"--against {name}: was measured with other clusters: give both the same.")
+        for role, option in _INPUTS.items():
+            one, other = (some.get(role, {}).get("digest") for some in (theirs, parents))
+            # Without clusters there are no shares of them, without held-out samples others take their place.
+            if one != other and (role == "held_out" or (one and other)):
+                raise MismatchError(
+                    f"--against {name}: was measured with another {option}, or none: give both the same."
+                )
         known = self.result.record["options"]
         unlike = [key for key in options if key not in _FREE and known.get(key, options[key]) != options[key]]
         if unlike:

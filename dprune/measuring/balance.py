@@ -1,4 +1,4 @@
-"""Whether the classes of both sides have the same shares, which all distances between them depend on."""
+"""Whether the classes of both sides have the same shares, which all distances depend on, and whether by chance."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.formats.features import Features
+from dprune.metrics.jackknife import FEWEST
 from dprune.models.classes import named
 
 ALIKE = 0.1
@@ -42,3 +43,15 @@ def warn_of_shares(generated: Features, reference: Features, ids: npt.NDArray[np
             "dprune sample --classes proportional draws classes as the training set has them.",
             generated.name, reference.name, variation, lack,
         )  # fmt: skip
+
+
+def strata_of(labels: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64] | None:
+    """Return labels [n] that were asked for in balance, which samples drawn anew would have too; else None.
+
+    They are where every class that occurs has as many samples, give or take one, which by chance is rare, and enough
+    of them to be spread over blocks.
+    """
+    if labels is None or not len(labels) or labels.min() < 0:
+        return None
+    names, counts = np.unique(labels, return_counts=True)
+    return labels if len(names) > 1 and counts.min() >= FEWEST and np.ptp(counts) <= 1 else None

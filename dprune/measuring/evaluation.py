@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from dprune.formats.features import Features
 from dprune.formats.provenance import Record
 from dprune.formats.statistics import Statistics
 from dprune.measuring.against import Against, reference_of, tabulated
-from dprune.measuring.balance import warn_of_shares
+from dprune.measuring.balance import strata_of, warn_of_shares
 from dprune.measuring.eval_metrics import FUNCTIONS, ReadyPair, obstacle
 from dprune.measuring.moments import Measured, given, held, streamed
 from dprune.measuring.replicates import kept_replicates, pairing_digest
@@ -111,7 +111,12 @@ def _ready(
     monitor: Monitor,
 ) -> dict[str, Measured]:
     """Read both sides, as little of them as the metrics take."""
-    draw = functools.partial(Blocks.draw, seed=settings.seed, device=device, count=settings.jackknife)
+    strata = strata_of(features["generated"].labels()) if "generated" in features else None
+
+    def draw(ids: npt.NDArray[np.int64]) -> Blocks:
+        evenly = None if strata is None else strata[ids]
+        return Blocks.draw(len(ids), settings.seed, device, settings.jackknife, evenly)
+
     # Where there are statistics, nothing but the Fréchet distance is possible.
     moments_do = settings.names == ("fid",) or not {"generated", "reference"} <= features.keys()
     sides: dict[str, Measured] = {}

@@ -20,6 +20,7 @@ from dprune.errors import InputError, MismatchError
 from dprune.formats.arrays import Array
 from dprune.formats.features import Features
 from dprune.formats.provenance import Record
+from dprune.measuring.balance import strata_of
 from dprune.measuring.cells import Cells, default_cells
 from dprune.measuring.pairs import nearest_pairs
 from dprune.measuring.replicates import kept_replicates, pairing_digest
@@ -35,7 +36,7 @@ from dprune.metrics.copying import (
     mann_whitney_z,
     summarize,
 )
-from dprune.metrics.jackknife import Blocks, Estimate
+from dprune.metrics.jackknife import Blocks, Estimate, Strata
 from dprune.metrics.nearest import Neighbours, nearest
 from dprune.metrics.rows import finite_rows
 from dprune.runtime import Monitor, explained, take_device
@@ -76,8 +77,10 @@ def find_copies(
             _log.info("without --held-out there is no copying test, and no yardstick of samples that were not seen.")
         generated = load_side(features["generated"], chosen_ids(features["generated"], None), "generated", place)
         train = TrainingRows(features["train"], ids, monitor)
-        estimates, details, found = _Search(generated, train, held_out, settings, monitor).measure()
-        details |= _jackknife(estimates, features["generated"], generated, settings)
+        strata = strata_of(features["generated"].labels())
+        blocks = _blocks(len(generated.ids), settings, None if strata is None else strata[generated.ids])
+        estimates, details, found = _Search(generated, train, held_out, settings, monitor, blocks).measure()
+        details |= _jackknife(estimates, features["generated"], generated, blocks, settings)
         counts = {"generated": (len(generated.ids), generated.dropped), "train": (train.finite, train.dropped)}
         if held_out is not None:
             counts["held_out"] = (len(held_out.ids), held_out.dropped)
@@ -85,9 +88,10 @@ def find_copies(
         return Measurement(_numbers(estimates), details, inputs), nearest_pairs(found, generated.ids, train.ids)
 
 
-def _jackknife(estimates: Record, features: Features, side: Side, settings: MemorizationSettings) -> Record:
+def _jackknife(
+    estimates: Record, features: Features, side: Side, blocks: Blocks, settings: MemorizationSettings
+) -> Record:
     """Return what the error of a difference to another model is made of, which has a training set of its own."""
-    blocks = _blocks(len(side.ids), settings)
     if len(blocks) < 2:
         return {}
     alike = [settings.neighbours, settings.alpha]
@@ -104,8 +108,8 @@ def _numbers(estimates: Record) -> Record:
     return found
 
 
-def _blocks(samples: int, settings: MemorizationSettings) -> Blocks:
-    return Blocks.draw(samples, settings.seed, count=settings.jackknife)
+def _blocks(samples: int, settings: MemorizationSettings, strata: Strata | None = None) -> Blocks:
+    return Blocks.draw(samples, settings.seed, count=settings.jackknife, strata=strata)
 
 
 def _check_dimensions(features: Mapping[str, Features]) -> None:
@@ -144,21 +148,24 @@ class _Compared:
 
 @dataclass(frozen=True)
 class _Search:
-    """Sides in memory, and what is found of them."""
+    """Sides in memory, the blocks of the generated one, and what is found of them."""
 
     generated: Side
     train: TrainingRows
     held_out: Side | None
     settings: MemorizationSettings
     monitor: Monitor
+    blocks: Blocks
 
     def measure(self) -> tuple[Record, Record, Neighbours]:
         """Return metrics and estimates by key, the details, and the nearest training rows of each generated sample."""
         found = self._search()
-        sides = {"generated": self._with_blocks(found)}
+        sides = {"generated": _Compared(found, found.distance[:, 0].cpu(), self.blocks)}
         if self.held_out is not None:
             stage = self.train.stage("comparing held-out samples")
-            sides["held_out"] = self._with_blocks(nearest(self.held_out.x, stage, found.id.shape[1]))
+            other = nearest(self.held_out.x, stage, found.id.shape[1])
+            blocks = _blocks(len(other.id), self.settings)
+            sides["held_out"] = _Compared(other, other.distance[:, 0].cpu(), blocks)
         distances = {role: side.nearest for role, side in sides.items()}
         distances["train"] = self._yardstick()
         edges = histogram_edges(list(distances.values()))
@@ -169,9 +176,6 @@ class _Search:
         metrics = {**near, **copying, **self._authpct(sides), **calibrated}
         histograms = {"edges": edges, **{role: summary.histogram for role, summary in known.items()}}
         return metrics, {"histograms": histograms, "copying": test, "calibrated": neighbourhood}, found
-
-    def _with_blocks(self, found: Neighbours) -> _Compared:
-        return _Compared(found, found.distance[:, 0].cpu(), _blocks(len(found.id), self.settings))
 
     def _search(self) -> Neighbours:
         """Find the nearest training samples of each generated one."""

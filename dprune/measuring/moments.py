@@ -23,8 +23,8 @@ from dprune.metrics.reading import blocks as read_blocks
 from dprune.metrics.rows import finite_rows
 from dprune.runtime import Monitor, check_stop
 
-DrawBlocks = Callable[[int], Blocks]
-"""Partitions so many samples into the blocks of the standard errors."""
+DrawBlocks = Callable[[npt.NDArray[np.int64]], Blocks]
+"""Partitions the samples of these ids into the blocks of the standard errors."""
 MomentsAndReplicates = tuple[Moments, Iterable[Moments]]
 """Moments of all samples, and those without each block, which can be walked once; none without standard errors."""
 
@@ -83,7 +83,7 @@ def held(
         InputError: none of them has finite features.
     """
     side = load_side(features, ids, role, device)
-    blocks = draw(len(side.x)) if draw else None
+    blocks = draw(side.ids) if draw else None
 
     def take() -> MomentsAndReplicates:
         return (Moments.of(side.x), ()) if blocks is None else replicate_moments(side.x, blocks)
@@ -108,7 +108,7 @@ def streamed(
     if draw and len(ids) <= features.shape[1]:
         # Moments of so few rows are not taken away from each other without loss: the rows are needed.
         return held(features, ids, role, device, draw)
-    blocks = draw(len(ids)) if draw else None
+    blocks = draw(ids) if draw else None
     parts, kept = _moments_by_block(features, ids, blocks, device, monitor)
     dropped = int((~kept).sum())
     tell_dropped(features, role, dropped, len(ids))

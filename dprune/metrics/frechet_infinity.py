@@ -13,14 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dprune.metrics.frechet import Moments, frechet_terms
-from dprune.metrics.jackknife import Blocks, Estimate
+from dprune.metrics.jackknife import Blocks, Estimate, draw_halves
 from dprune.metrics.rows import check_dimensions, check_rows
-from dprune.seeds import generator
 
 SPLITS = 4
 """Ways in which each side is halved."""
@@ -103,10 +101,7 @@ def _distance(generated: Halves, reference: Halves) -> float:
 
 def drawn_halves(samples: int, seed: int, role: str, device: torch.device) -> Tensor:
     """Draw the halves: bit s of a sample's number, int64 [n], tells its half in split s."""
-    draw, cells = generator(seed, f"halves of the {role} samples"), np.zeros(samples, dtype=np.int64)
-    for split in range(SPLITS):
-        cells[draw.permutation(samples)[samples // 2 :]] += 1 << split
-    return torch.from_numpy(cells).to(device)
+    return (draw_halves(samples, SPLITS, seed, role).long() << torch.arange(SPLITS)).sum(1).to(device)
 
 
 def _halves(x: Tensor, cells: Tensor) -> Halves:

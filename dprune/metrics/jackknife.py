@@ -1,4 +1,4 @@
-"""Standard errors by leaving out one block of the generated samples at a time.
+"""Standard errors by leaving out one block of the generated samples at a time, or by halves of them.
 
 Bootstrap replicates hold duplicates, which bias Fréchet distances and the metrics of nearest neighbours; a jackknife
 holds none. The reference is held fixed: what differs between two models that face one reference is their samples.
@@ -19,6 +19,10 @@ from dprune.metrics.differences import jackknife_error
 from dprune.seeds import generator
 
 COUNT = 20
+FEWEST = 5
+"""Blocks; and samples of each stratum, for blocks to hold some of each."""
+
+Strata = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -45,19 +49,37 @@ class Blocks:
     Attributes:
         labels: block of each sample, int64 [n], on the samples' device.
         sizes: samples in each block.
+        seed: that they were drawn by.
+        strata: what was spread evenly over them, int64 [n], or None.
     """
 
     labels: Tensor
     sizes: tuple[int, ...]
+    seed: int = 0
+    strata: Strata | None = None
 
     @classmethod
-    def draw(cls, samples: int, seed: int = 0, device: torch.device | str = "cpu", count: int = COUNT) -> Blocks:
-        """Partition `samples` samples into `count` blocks, or into single ones where there are fewer."""
+    def draw(
+        cls, samples: int, seed: int = 0, device: torch.device | str = "cpu", count: int = COUNT,
+        strata: Strata | None = None,
+    ) -> Blocks:  # fmt: skip
+        """Partition `samples` samples into `count` blocks, or into single ones where there are fewer.
+
+        Args:
+            samples: how many there are.
+            seed: seed of the partition.
+            device: where they are.
+            count: blocks.
+            strata: the class of each sample, int64 [n], where the numbers of each class were fixed and not left to
+                chance: every block gets a like share of each, so that errors do not hold what cannot vary. There
+                are fewer blocks, down to half, where these get shares more alike.
+        """
         count = min(count, samples)
-        labels = np.empty(samples, dtype=np.int64)
-        labels[generator(seed, "jackknife blocks").permutation(samples)] = np.arange(samples) * count // max(1, samples)
+        if strata is not None and count > 1:
+            count = _evenest(strata, count)
+        labels = _dealt(samples, count, generator(seed, "jackknife blocks"), strata)
         sizes = np.bincount(labels, minlength=count)
-        return cls(torch.from_numpy(labels).to(device), tuple(sizes.tolist()))
+        return cls(torch.from_numpy(labels).to(device), tuple(sizes.tolist()), seed, strata)
 
     @classmethod
     def whole(cls, x: Tensor) -> Blocks:
@@ -87,6 +109,10 @@ class Blocks:
         """Return the total of block sums [blocks, ...] without each block, of the same shape."""
         return sums.sum(0, keepdim=True) - sums
 
+    def halves(self) -> Tensor:
+        """Draw as many ways to halve the samples as there are blocks, bool [n, blocks]."""
+        return draw_halves(len(self.labels), len(self), self.seed, "generated", self.strata).to(self.labels.device)
+
     def estimate(self, value: float, replicates: Sequence[float] | npt.NDArray[np.float64] | Tensor) -> Estimate:
         """Put the standard error beside a value, see `jackknife_error`.
 
@@ -109,3 +135,64 @@ class Blocks:
         mean = sums.sum(0)
         left_out = self.without_each(sums)
         return self.estimate(float(mean[0] / mean[1]), left_out[:, 0] / left_out[:, 1])
+
+    def estimate_by_halves(self, value: float, differences: Tensor) -> Estimate:
+        """Put the standard error beside a value of which leaving out blocks would tell too large a one.
+
+        Where a statistic hangs on which points are nearest, what samples do together is counted once for each of them
+        by a jackknife (Efron and Stein, 1981). Halves that complement each other are independent: their difference
+        varies twice as much as either, and so, as halves vary twice as much as all, four times as much as the
+        statistic. It is written as replicates from which the jackknife makes that error, so that differences of two
+        models are told in the same way.
+
+        Args:
+            value: the statistic of all samples.
+            differences: of the statistic between both halves, for each of `halves`, float64 [blocks].
+        """
+        times = sum(self.sizes) / np.asarray(self.sizes, dtype=np.float64)
+        return self.estimate(value, value + differences.cpu().numpy() * np.sqrt(times) / (2 * (times - 1)))
+
+
+def draw_halves(samples: int, ways: int, seed: int, role: str, strata: Strata | None = None) -> Tensor:
+    """Draw halves of a side.
+
+    Args:
+        samples: of the side.
+        ways: to halve it.
+        seed: seed of the halves.
+        role: which side it is: halves of both are independent.
+        strata: see `Blocks.draw`.
+
+    Returns:
+        Whether a sample is in the second half, the smaller one of an odd number, bool [samples, ways].
+    """
+    draw = generator(seed, f"halves of the {role} samples")
+    drawn = [_dealt(samples, 2, draw, strata) for _ in range(ways)]
+    return torch.from_numpy(np.stack(drawn, 1) > 0)
+
+
+def _evenest(strata: Strata, count: int) -> int:
+    """Return how many blocks, from half of `count` on, share out strata of one size with the least rest."""
+    each = int(np.unique(strata, return_counts=True)[1].min())
+    fewest = min(count, max(FEWEST, min(each, count // 2)))
+
+    def unevenness(blocks: int) -> float:
+        """Variance of how many of a stratum a block gets, over that of chance."""
+        rest = each % blocks
+        return rest * (1 - rest / blocks) / (1 - 1 / blocks)
+
+    return min(range(count, fewest - 1, -1), key=unevenness)
+
+
+def _dealt(samples: int, count: int, draw: np.random.Generator, strata: Strata | None) -> npt.NDArray[np.int64]:
+    """Deal samples out at random in parts of equal size, give or take one, int64 [samples]."""
+    labels = np.empty(samples, dtype=np.int64)
+    order = draw.permutation(samples)
+    if strata is None or count < 2:
+        labels[order] = np.arange(samples) * count // max(1, samples)
+        return labels
+    # One stratum after the other, and each part once before any gets a second sample, in an order of its own each
+    # time: else the rests of many small strata would pile up in the same parts.
+    rounds = np.tile(np.arange(count), (-(-samples // count), 1))
+    labels[order[np.argsort(strata[order], kind="stable")]] = draw.permuted(rounds, axis=1).reshape(-1)[:samples]
+    return labels

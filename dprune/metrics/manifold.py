@@ -19,11 +19,9 @@ from dprune.metrics.distances import (
     neighbours,
     product_squares,
 )
+from dprune.metrics.halved import HalvedBalls, candidates
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_pair
-
-# Among so many random samples, all but a few of one block in twenty has a chance of less than 1e-9.
-MORE_NEIGHBOURS = 9
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,8 @@ def manifold(
 
     Precision and recall are by Kynkäänniemi et al. (2019), where a point on the boundary of a ball is inside;
     density and coverage by Naeem et al. (2020), where it is not. Each distance is computed once, also for the
-    standard errors, whose replicates use the balls that remain, with the radii that remain.
+    standard errors: of precision and density, which are means over generated points, by leaving out blocks; of the
+    others by halves, see `HalvedBalls`, where a half has more points than neighbours.
 
     Args:
         generated: features [n, d] of any float type.
@@ -69,16 +68,17 @@ def manifold(
     for x, most, role in ((generated, k, "generated"), (reference, max(k, density_k), "reference")):
         if len(x) <= most:
             raise InputError(f"{len(x)} {role} samples have no {most} neighbours each: give at least {most + 1}.")
+    blocks = blocks or Blocks.whole(generated)
     centre = common_centre(reference)
     ours, theirs = Cloud.around(generated, centre), Cloud.around(reference, centre)
-    found = neighbours(theirs, min(max(k, density_k) + SPARE, len(theirs) - 1))
+    halves = len(blocks) > 1 and len(ours) // 2 > k and len(theirs) // 2 > density_k
+    wide = (candidates(k), candidates(density_k)) if halves else (0, 0)
+    own = neighbours(ours, min(max(k + SPARE, wide[0]), len(ours) - 1))
+    found = neighbours(theirs, min(max(k + SPARE, density_k + SPARE, wide[1]), len(theirs) - 1))
+    recall_radii = exact_radii(ours, k, *own, centre)
     precise_radii, dense_radii = (exact_radii(theirs, each, *found, centre) for each in (k, density_k))
-    blocks = blocks or Blocks.whole(generated)
-    more = MORE_NEIGHBOURS if len(blocks) > 1 else 0
-    squares, ids = neighbours(ours, min(k + SPARE + more, len(ours) - 1))
-    recall_radii = exact_radii(ours, k, squares, ids, centre)
-    widened = _widened(squares, ids, k, blocks) if len(blocks) > 1 else None
-    hits = _Hits(blocks, len(reference))
+    halved = HalvedBalls(blocks, own, found, k, density_k) if halves else None
+    hits = _Hits(len(generated), len(reference), generated.device)
     for columns, points in ours.tiles(columns_at_once(ours.x)):
         for rows, centres in theirs.tiles(ROWS):
             table = product_squares(centres, points)
@@ -86,79 +86,48 @@ def manifold(
             dense = inside(table, dense_radii[rows], centres, points, closed=False)
             recalled = inside(table.T, recall_radii[columns], points, centres, closed=True).T
             hits.add(rows, columns, precise, dense, recalled)
-            if widened is not None:
-                hits.add_widened(rows, columns, table, recalled, widened)
-    return hits.result(density_k)
-
-
-@dataclass(frozen=True)
-class _Widened:
-    """Balls of generated points that grow when the block of a neighbour is left out.
-
-    Attributes:
-        squares: squared radius without the j-th neighbour's block, [n, k]; -inf where that is the point's own.
-        block: which block that is, int64 [n, k].
-    """
-
-    squares: Tensor
-    block: Tensor
-
-
-def _widened(squares: Tensor, ids: Tensor, k: int, blocks: Blocks) -> _Widened:
-    """Compute the radii without the blocks of the first k neighbours; without any other they stay as they are."""
-    block = blocks.labels[ids]
-    radii = []
-    for j in range(k):
-        remaining = (block != block[:, j : j + 1]).cumsum(1)
-        position = (remaining < k).sum(1, keepdim=True).clamp_(max=squares.shape[1] - 1)
-        radius = squares.gather(1, position).squeeze(1)
-        radii.append(radius.masked_fill(block[:, j] == blocks.labels, -torch.inf))
-    return _Widened(torch.stack(radii, 1), block[:, :k])
+            if halved is not None:
+                halved.add(rows, columns, table)
+    return hits.result(density_k, blocks, halved)
 
 
 class _Hits:
-    """Counts of who is in whose ball, apart by the blocks of the generated points."""
+    """Who is in whose ball.
 
-    def __init__(self, blocks: Blocks, reference: int) -> None:
-        self._blocks, self._member = blocks, blocks.one_hot(torch.float32)
-        self._precise = torch.zeros_like(blocks.labels, dtype=torch.bool)
-        # By reference point and block: generated points in its ball, balls that it is in, and those that grew to it.
-        self._dense, self._recalled, self._grown = self._member.new_zeros((3, reference, len(blocks)))
+    Attributes:
+        precise: whether a generated point is in a ball of the reference, float64 [n].
+        dense: balls of the reference that a generated point is in, float64 [n].
+        recalled: whether a reference point is in a ball of the generated points, bool [m].
+        covered: whether its ball holds a generated point, bool [m].
+    """
+
+    def __init__(self, generated: int, reference: int, device: torch.device) -> None:
+        self.precise, self.dense = torch.zeros((2, generated), dtype=torch.float64, device=device)
+        self.recalled, self.covered = torch.zeros((2, reference), dtype=torch.bool, device=device)
 
     def add(self, rows: slice, columns: slice, precise: Tensor, dense: Tensor, recalled: Tensor) -> None:
         """Add a tile [reference points, generated points]."""
-        self._precise[columns] |= precise.any(0)
-        self._dense[rows] += dense.float() @ self._member[columns]
-        self._recalled[rows] += recalled.float() @ self._member[columns]
+        self.precise[columns] += precise.any(0)
+        self.dense[columns] += dense.float().sum(0)
+        self.recalled[rows] |= recalled.any(1)
+        self.covered[rows] |= dense.any(1)
 
-    def add_widened(self, rows: slice, columns: slice, table: Tensor, recalled: Tensor, widened: _Widened) -> None:
-        """Add the pairs of a tile that only a widened ball holds."""
-        limits, block = widened.squares[columns], widened.block[columns]
-        row, column = torch.nonzero((table <= limits.amax(1)) & ~recalled, as_tuple=True)
-        square = table[row, column]
-        for j in range(limits.shape[1]):
-            held = square <= limits[column, j]
-            self._grown[rows.start + row[held], block[column[held], j]] = 1
-
-    def result(self, density_k: int) -> Manifold:
-        """Turn the counts into the metrics."""
-        precise, members = self._precise.double() @ self._member.double(), self._member.sum(0, dtype=torch.float64)
-        dense, recalled = self._dense.sum(1, keepdim=True), self._recalled.sum(1, keepdim=True)
-        whole = _metrics(precise.sum(), members.sum(), recalled, self._dense.sum(dtype=torch.float64), dense, density_k)
-        by_block = self._dense.sum(0, dtype=torch.float64)
-        replicates = _metrics(
-            precise.sum() - precise, members.sum() - members, recalled - self._recalled + self._grown,
-            by_block.sum() - by_block, dense - self._dense, density_k,
-        )  # fmt: skip
-        pairs = zip(whole, replicates, strict=True)
-        return Manifold(*(self._blocks.estimate(float(value), left_out) for value, left_out in pairs))
+    def result(self, density_k: int, blocks: Blocks, halved: HalvedBalls | None) -> Manifold:
+        """Turn them into the metrics."""
+        precise = self.precise.clamp(max=1)
+        precision, density = blocks.mean(precise), blocks.mean(self.dense / density_k)
+        recall, coverage = (float(hits.double().mean()) for hits in (self.recalled, self.covered))
+        f_score = float(_harmonic(precise.mean(), self.recalled.double().mean()))
+        if halved is None:
+            return Manifold(precision, Estimate(recall), Estimate(f_score), density, Estimate(coverage))
+        recalls, coverages = halved.shares()
+        in_half = torch.stack([~halved.second, halved.second]).double()
+        precisions = (in_half * precise.unsqueeze(1)).sum(1) / in_half.sum(1)
+        by_halves = ((recall, recalls), (f_score, _harmonic(precisions, recalls)), (coverage, coverages))
+        errors = [blocks.estimate_by_halves(value, halves[0] - halves[1]) for value, halves in by_halves]
+        return Manifold(precision, errors[0], errors[1], density, errors[2])
 
 
-def _metrics(
-    precise: Tensor, count: Tensor, recalled: Tensor, pairs: Tensor, covered: Tensor, density_k: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return precision, recall, F-score, density and coverage, one each for every column of `recalled`."""
-    precision, recall = precise / count, (recalled > 0).double().mean(0)
+def _harmonic(precision: Tensor, recall: Tensor) -> Tensor:
     both = precision + recall
-    f_score = torch.where(both > 0, 2 * precision * recall / both, 0)
-    return precision, recall, f_score, pairs / (density_k * count), (covered > 0).double().mean(0)
+    return torch.where(both > 0, 2 * precision * recall / both, 0)

@@ -76,10 +76,10 @@ class Content:
         }
         return {name: [table for table in tables if table.measures] for name, tables in made.items()}
 
-    def curves(self, comparison: Comparison, name: str) -> dict[str, Chart]:
+    def curves(self, comparison: Comparison, name: str) -> dict[Measure, Chart]:
         """Return curves over the pruning ratio by metric."""
-        drawn = {measure.key: curve(comparison, measure, self.colours) for measure in TABLES[name][1]}
-        return {key: chart for key, chart in drawn.items() if chart is not None}
+        drawn = {measure: curve(comparison, measure, self.colours) for measure in TABLES[name][1]}
+        return {measure: chart for measure, chart in drawn.items() if chart is not None}
 
     def distributions(self, comparison: Comparison) -> dict[str, list[Chart]]:
         """Return charts of single cells by what they show."""
@@ -108,10 +108,10 @@ class Content:
     def _drawings(self, kind: str, comparison: Comparison, suffix: str) -> dict[str, str]:
         samples = legend(comparison, self.colours)
         found = {
-            f"curves/{key}{suffix}.svg": chart.standalone([*samples, *interval_legend(comparison)])
+            f"curves/{measure.key}{suffix}.svg": chart.standalone([*samples, *interval_legend(comparison, [measure])])
             for name, (of_kind, _) in TABLES.items()
             if of_kind == kind
-            for key, chart in self.curves(comparison, name).items()
+            for measure, chart in self.curves(comparison, name).items()
         }
         for name, charts in self.distributions(comparison).items():
             for number, chart in enumerate(charts, 1):

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from dprune.metrics.catalogue import Measure
-from dprune.reporting.estimates import SAMPLING, CellMean, samplings_text, units
+from dprune.reporting.estimates import SAMPLING, CellMean, samplings_text
 from dprune.reporting.grouping import Comparison, Line, ratio_text
 from dprune.reporting.svg import (
     DASHES,
@@ -65,12 +65,13 @@ def legend(comparison: Comparison, colours: Colours) -> list[tuple[str, str]]:
     return [(stroke(_level_style(n)), line.label) for n, line in enumerate(comparison.unpruned)] + pruned
 
 
-def interval_legend(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return a sample of each kind of interval that its curves may show, with what it is."""
-    kinds = {units(tuple(cell.nested))[0] if len(cell.nested) > 1 else SAMPLING for _, cell in comparison.cells()}
-    over = [kind for kind in sorted(kinds) if kind != SAMPLING]
-    found = [(INTERVAL, f"95% interval over {' or '.join(over)}")] if over else []
-    return found + ([(INTERVAL_ALONE, "95% interval of sampling alone, one training")] if SAMPLING in kinds else [])
+def interval_legend(comparison: Comparison, measures: Iterable[Measure]) -> list[tuple[str, str]]:
+    """Return a sample of each kind of interval that curves of metrics show, with what it is."""
+    found = (cell.estimate(measure.key) for measure in measures for _, cell in comparison.cells())
+    kinds = {estimate.over for estimate in found if estimate and estimate.half_width}
+    over = sorted(kinds - {SAMPLING})
+    entries = [(INTERVAL, f"95% interval over {' or '.join(over)}")] if over else []
+    return entries + ([(INTERVAL_ALONE, "95% interval of sampling alone")] if SAMPLING in kinds else [])
 
 
 def _level_style(number: int) -> str:

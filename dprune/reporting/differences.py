@@ -7,8 +7,8 @@ from dprune.reporting.estimates import CellMean, t_quantile, units
 from dprune.reporting.grouping import Cell
 
 BEST = (
-    "The best of a column at a pruning ratio is in bold only if it is told apart from every other there: the 95% "
-    "interval of how far they are apart leaves zero out."
+    "The best of a column at a pruning ratio is in bold only if it is told apart from every other there that was "
+    "sampled alike: the 95% interval of how far they are apart leaves zero out."
 )
 """What it means that a value is marked as the best."""
 NOTE = (

@@ -34,7 +34,7 @@ class CellMean:
         error: its standard error, None where nothing tells.
         half_width: of the 95% interval.
         over: what varies in the error: `trainings`, what these share if that varies, too (`autoencoders`,
-            `clusterings` and so on), or `sampling` where there is one training.
+            `clusterings` and so on), or `sampling` where there is one training, or what no training changes.
         units: how many of these there are, 1 for sampling.
         samplings: sets of generated samples of each training.
     """
@@ -61,7 +61,8 @@ class CellMean:
         """What the interval is, in words."""
         if self.over_trainings:
             return f"95% t interval over {self.units} {self.over}"
-        return "95% interval of the sampling error alone, one training"
+        of = "one training" if self.trainings == 1 else "which all trainings share"
+        return f"95% interval of the sampling error alone, {of}"
 
 
 def nested_mean(known: Mapping[Training, Sequence[Sampling]]) -> CellMean:
@@ -69,10 +70,11 @@ def nested_mean(known: Mapping[Training, Sequence[Sampling]]) -> CellMean:
 
     The variance of a mean over nested draws is estimated without bias by that of the means of the outermost draws, the
     units, whatever is drawn inside them (ultimate clusters: Hansen, Hurwitz and Madow, Sample Survey Methods and
-    Theory, 1953, volume 1, chapter 6): s / sqrt(n) with s over the n units' means, and t of n - 1 degrees. So errors
-    of sampling are in it, and must not be added. Units are the trainings, or what trainings share if that varies: of
-    two autoencoders with two trainings each there are two. Of one training, nothing tells how trainings differ: the
-    error is that of its samplings, independent of each other, by what the results state.
+    Theory, 1953): s / sqrt(n) with s over the n units' means, and t of n - 1 degrees. So errors of sampling are in it,
+    and must not be added. Units are the trainings, or what trainings share if that varies: of two autoencoders with two
+    trainings each there are two. Of one training, nothing tells how trainings differ: the error is that of its
+    samplings, independent of each other, by what the results state. A number that all results state alike, with its
+    error, is one and the same: that of a yardstick, which no model changes.
 
     Args:
         known: samplings of each training, one or more.
@@ -81,12 +83,14 @@ def nested_mean(known: Mapping[Training, Sequence[Sampling]]) -> CellMean:
     means = {training: fmean(one.value for one in samplings) for training, samplings in known.items()}
     values = [fmean(means[training] for training in group) for group in groups]
     n, counts = len(values), tuple(len(samplings) for samplings in known.values())
+    every = [one for samplings in known.values() for one in samplings]
+    if (shared := every[0].error) and {(one.value, one.error) for one in every} == {(every[0].value, shared)}:
+        return CellMean(every[0].value, shared, NORMAL * shared, SAMPLING, 1, counts)
     if n > 1:
         error = stdev(values) / math.sqrt(n)
         return CellMean(fmean(values), error, t_quantile(n - 1) * error, over, n, counts)
-    (samplings,) = known.values()
-    errors = [one.error for one in samplings if one.error is not None]
-    if len(errors) < len(samplings):
+    errors = [one.error for one in every if one.error is not None]
+    if len(errors) < len(every):
         return CellMean(values[0], None, None, SAMPLING, 1, counts)
     error = math.sqrt(sum(error**2 for error in errors)) / len(errors)
     return CellMean(values[0], error, NORMAL * error, SAMPLING, 1, counts)

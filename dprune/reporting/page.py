@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from dprune.formats.images import drawn_png
+from dprune.metrics.catalogue import Measure
 from dprune.reporting import notes
 from dprune.reporting.content import Content
 from dprune.reporting.curves import interval_legend, legend
@@ -103,7 +104,7 @@ def _measures(content: Content, name: str) -> str:
             parts += [f'<h3>{DIFFERENCES}</h3><p class="note">{NOTE}</p>', differences]
         curves = content.curves(comparison, name)
         if curves:
-            parts += [_legend(comparison, content, intervals=True), _charts(list(curves.values()))]
+            parts += [_legend(comparison, content, table.measures), _charts(list(curves.values()))]
         elif all(cell.ratio is None for _, cell in comparison.cells()):
             parts.append('<p class="note">No curves: the results do not say how much was pruned.</p>')
         parts += [
@@ -118,8 +119,8 @@ def _note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def _legend(comparison: Comparison, content: Content, *, intervals: bool = False) -> str:
-    entries = legend(comparison, content.colours) + (interval_legend(comparison) if intervals else [])
+def _legend(comparison: Comparison, content: Content, measures: Sequence[Measure] = ()) -> str:
+    entries = legend(comparison, content.colours) + interval_legend(comparison, measures)
     return _key(*((escape(label), _swatch(drawn)) for drawn, label in entries))
 
 

@@ -118,8 +118,8 @@ class Table:
 def _best(rows: Sequence[TableRow], measures: Sequence[Measure]) -> frozenset[tuple[int, int]]:
     """Mark the best of the pruned at each ratio that several have, over all ratios where none has.
 
-    What was sampled or measured differently is no rival.
-    The best is told apart from each of the others; where it is not from one of them, none is marked.
+    What was sampled or measured differently is no rival. The best is told apart from each of its rivals; where it is
+    not from one of them, none is marked.
     """
     pruned = [number for number, row in enumerate(rows) if not row.line.is_unpruned]
     ratios = [ratio_text(rows[number].cell.ratio) for number in pruned]

@@ -3,7 +3,7 @@
 # noise levels.
 # Usage: examples/study/repeatability.sh LATENTS MODEL [FOLDER]
 #
-# The unpruned model of `make demo-grid` on all 1,797 digits:
+# The model that `make demo-grid` scores by (study/scoring), on all 1,797 digits:
 #
 #   score  draws  sigma .06  sigma .29  sigma .6  all three
 #   el2n       1       0.40       0.50      0.30       0.70
