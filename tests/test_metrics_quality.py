@@ -153,6 +153,19 @@ def test_strata_are_spread_evenly_over_blocks_and_halves(classes: int, each: int
         assert blocks.mean(x).error == pytest.approx(within, rel=0.5)
 
 
+def test_errors_by_halves_are_the_same_whatever_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, blocks = GENERATED[:203], TRAIN[:150], Blocks.draw(203)
+    before = manifold(x, y, blocks=blocks)
+    for name, size in (("distances.ROWS", 16), ("manifold.ROWS", 16), ("distances.COLUMNS", {"cpu": 23}),
+                       ("halved.PAIRS", 100)):  # fmt: skip
+        monkeypatch.setattr(f"dprune.metrics.{name}", size)
+    after = manifold(x, y, blocks=blocks)
+    for name in NAMES:
+        assert getattr(after, name).error == pytest.approx(getattr(before, name).error, rel=1e-9), name
+    same = torch.ones(40, 3)
+    assert manifold(same, same, blocks=Blocks.draw(40)).recall.error == 0
+
+
 def test_halves_are_random_complete_and_of_one_size() -> None:
     halves = Blocks.draw(101, seed=3).halves()
     assert halves.shape == (101, 20)

@@ -58,9 +58,9 @@ def command(
     Further metrics: the Inception score (is), precision, recall, density and coverage (prdc), KID, CMMD, the
     precision-recall curve (prd), the Vendi score, and the shares of clusters and classes. Where classes were asked for,
     as dprune sample does, a generated sample counts as what most of its 5 nearest reference samples are, and how often
-    that is the class asked for is stated, too. Standard errors leave out one block of the generated samples at a time
-    and hold the reference fixed, so they tell how much of a difference between two models that face the same reference
-    is chance. Compare Fréchet distances at equal counts of samples only, and where both sides have labels at equal
+    that is the class asked for is stated, too. Standard errors are those of other generated samples, with the
+    reference held fixed, so they tell how much of a difference between two models that face the same reference is
+    chance. Compare Fréchet distances at equal counts of samples only, and where both sides have labels at equal
     shares of the classes: others are warned of.
 
     Beside the Fréchet distance stands a yardstick: that of as many real samples (--held-out, or where REFERENCE has

@@ -17,8 +17,8 @@ from torch import Tensor
 from dprune.metrics.jackknife import Blocks, draw_halves
 from dprune.metrics.rows import spans
 
-# Pairs at once, each in as many ways as there are halves: points that are all one are all in each other's balls.
-PAIRS = 1 << 17
+# Pairs at once, times the ways to halve: points that are all one are all in each other's balls.
+PAIRS = 1 << 21
 
 
 def candidates(k: int) -> int:
@@ -74,12 +74,17 @@ class HalvedBalls:
         """Add squared distances of reference points to generated points [rows, columns]."""
         ours, theirs = self._ours.squares[columns], self._theirs.squares[rows]
         second = self._ours.second[columns]
-        for row, column in _pairs(table <= ours.amax(1)):
+        for row, column in self._pairs(table <= ours.amax(1)):
             held = table[row, column].unsqueeze(1) <= ours[column]
             _count(self._recalled[rows], row, held, second[column])
-        for row, column in _pairs(table < theirs.amax(1, keepdim=True)):
+        for row, column in self._pairs(table < theirs.amax(1, keepdim=True)):
             held = table[row, column].unsqueeze(1) < theirs[row]
             _count(self._covered[rows], row, held, second[column])
+
+    def _pairs(self, table: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return rows and columns where a table is true, some at a time."""
+        step = max(1, PAIRS // self.second.shape[1])
+        return [(some[:, 0], some[:, 1]) for some in torch.nonzero(table).split(step)]
 
     @property
     def second(self) -> Tensor:
@@ -92,11 +97,6 @@ class HalvedBalls:
         hits = ((counts > 0) & taken for counts in (self._recalled, self._covered))
         recall, coverage = (hit.sum(0, dtype=torch.float64) / taken.sum(0) for hit in hits)
         return recall, coverage
-
-
-def _pairs(table: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return rows and columns where a table is true, some at a time."""
-    return [(some[:, 0], some[:, 1]) for some in torch.nonzero(table).split(PAIRS)]
 
 
 def _count(counts: Tensor, row: Tensor, held: Tensor, second: Tensor) -> None:
