@@ -3,7 +3,7 @@
 #   make demo EXTRA=gpu            faiss-gpu instead of faiss-cpu
 # `make demo-grid` trains 123 small models, an hour on two cores:
 #   make demo-grid JOBS=16            16 at a time, one core each, instead of 2
-#   make demo-grid SEEDS=0 KEEPS=0.1  21 of them, ten minutes; METHODS='random nearest' chooses, too
+#   make demo-grid SEEDS=0 KEEPS=0.1  21 of them, a quarter of an hour; METHODS='random nearest' chooses, too
 PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	&& echo $$python && break; done)
