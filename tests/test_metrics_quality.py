@@ -153,6 +153,39 @@ def test_strata_are_spread_evenly_over_blocks_and_halves(classes: int, each: int
         assert blocks.mean(x).error == pytest.approx(within, rel=0.5)
 
 
+def test_errors_of_the_curve_equal_those_of_clustering_halves_on() -> None:
+    """From the clusters of all, two steps of k-means."""
+    x, y, blocks = normal(90, 4, seed=1) + 0.4, normal(70, 4, seed=2), Blocks.draw(90, 5, count=6)
+    others = draw_halves(70, 6, 5, "reference")
+    made: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def clustering(some: Tensor, every: Tensor, k: int, seed: int) -> Tensor:
+        made.append((some, every, by_kmeans(some, every, k, seed)))
+        return made[-1][2]
+
+    found = prd(x, y, clustering, seed=0, clusters=5, runs=3, blocks=blocks)
+    some, rows, _ = made[0]
+    shapes = (rows.unsqueeze(1) == some).all(2).any(1)
+    assert int(shapes.sum()) == 140
+    differences = []
+    for ours, theirs in zip(blocks.halves().T, others.T, strict=True):
+        scores = []
+        for half in (~ours, ours):
+            kept, curves = torch.cat([half, theirs]), []
+            for _, _, label in made:
+                first = torch.stack([rows[kept & shapes & (label == k)].mean(0) for k in range(5)])
+                nearest = torch.cdist(rows[kept & shapes], first).argmin(1)
+                second = torch.stack([rows[kept & shapes][nearest == k].mean(0) for k in range(5)])
+                own = torch.cdist(rows[kept], second).argmin(1)
+                sides = own[: int(half.sum())], own[int(half.sum()) :]
+                curves.append(prd_curve(*(torch.bincount(side, minlength=5).double() for side in sides)))
+            precision, recall = (torch.stack(parts).mean(0) for parts in zip(*curves, strict=True))
+            scores.append([float(f_beta(precision, recall, beta)) for beta in (8, 1 / 8)])
+        differences.append(np.subtract(*scores))
+    for error, column in zip((found.f_8.error, found.f_1_8.error), np.array(differences).T, strict=True):
+        assert error == pytest.approx(column.std(ddof=1) / 2, rel=1e-6)
+
+
 def test_errors_by_halves_are_the_same_whatever_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y, blocks = GENERATED[:203], TRAIN[:150], Blocks.draw(203)
     before = manifold(x, y, blocks=blocks)

@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from dprune.metrics.distances import common_centre
-from dprune.metrics.jackknife import Blocks, Estimate
+from dprune.metrics.jackknife import Blocks, Estimate, draw_halves
 from dprune.metrics.rows import check_pair
+from dprune.precision import float32
 from dprune.seeds import generator
 
 CLUSTERS = 20
 RUNS = 10
 ANGLES = 1001
 BETA = 8.0
+STEPS = 2
+"""Of k-means that halves take from the clusters of all."""
 
 Clustering = Callable[[Tensor, Tensor, int, int], Tensor]
 """Takes centred rows to be clustered, float32 [m, d], all rows, float32 [n, d], the number of clusters and a seed, and
@@ -58,7 +61,7 @@ def prd(
     """Compute the PRD curve of Sajjadi et al. (2018), averaged over several seeded clusterings of both sets.
 
     The larger set is thinned to the size of the smaller one for the clustering, so that both shape the clusters
-    alike, and counted in full. Standard errors are given the clusterings.
+    alike, and counted in full. Standard errors are made of halves, see `_halved`.
 
     Args:
         generated: features [n, d] of any float type.
@@ -78,16 +81,16 @@ def prd(
     clusters = min(clusters, len(balanced))
     some = x if len(balanced) == len(x) else x.index_select(0, balanced)
     seeds, blocks = range(seed * RUNS, seed * RUNS + runs), blocks or Blocks.whole(generated)
-    histograms = [_histograms(clustering(some, x, clusters, each), len(generated), clusters, blocks) for each in seeds]
-    ours, theirs = (torch.stack(parts) for parts in zip(*histograms, strict=True))
-    whole = ours.sum(1, keepdim=True)
-    (p, r), (p_left, r_left) = (
-        (part.mean(0) for part in prd_curve(counts, theirs.unsqueeze(1))) for counts in (whole, whole - ours)
-    )
-    f_8, f_1_8 = (
-        blocks.estimate(float(f_beta(p, r, beta)[0]), f_beta(p_left, r_left, beta)) for beta in (BETA, 1 / BETA)
-    )
-    return Curve(p[0], r[0], f_8, f_1_8, clusters, runs)
+    labels = torch.stack([clustering(some, x, clusters, each) for each in seeds], 1)
+    p, r = _mean_curve(labels[: len(generated)], labels[len(generated) :], clusters)
+    f_8, f_1_8 = (Estimate(float(f_beta(p, r, beta))) for beta in (BETA, 1 / BETA))
+    if len(blocks) > 1 and len(reference) > 1:
+        halves = _halved(x, balanced, labels, clusters, blocks)
+        f_8, f_1_8 = (
+            blocks.estimate_by_halves(whole.value, halves[0, :, number] - halves[1, :, number])
+            for number, whole in enumerate((f_8, f_1_8))
+        )
+    return Curve(p, r, f_8, f_1_8, clusters, runs)
 
 
 def prd_curve(generated: Tensor, reference: Tensor, angles: int = ANGLES) -> tuple[Tensor, Tensor]:
@@ -126,8 +129,78 @@ def _union(generated: Tensor, reference: Tensor, seed: int) -> tuple[Tensor, Ten
     return x, torch.cat(ids).to(x.device)
 
 
-def _histograms(cluster: Tensor, generated: int, clusters: int, blocks: Blocks) -> tuple[Tensor, Tensor]:
-    """Count the generated rows, which come first, by block and cluster, [blocks, k], the others by cluster, [k]."""
-    ours = torch.bincount(blocks.labels * clusters + cluster[:generated], minlength=len(blocks) * clusters)
-    theirs = torch.bincount(cluster[generated:], minlength=clusters)
-    return ours.view(len(blocks), clusters).double(), theirs.double()
+def _mean_curve(generated: Tensor, reference: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    """Average the curves of several clusterings, given the clusters of either side, int64 [rows, runs]."""
+    ours, theirs = (_counts(labels, clusters) for labels in (generated, reference))
+    precision, recall = prd_curve(ours, theirs)
+    return precision.mean(0), recall.mean(0)
+
+
+def _counts(labels: Tensor, clusters: int) -> Tensor:
+    """Count rows by clustering and cluster, float64 [runs, clusters], for labels [rows, runs]."""
+    runs = labels.shape[1]
+    cells = labels + clusters * torch.arange(runs, device=labels.device)
+    return torch.bincount(cells.flatten(), minlength=runs * clusters).view(runs, clusters).double()
+
+
+def _halved(x: Tensor, balanced: Tensor, labels: Tensor, clusters: int, blocks: Blocks) -> Tensor:
+    """Compute both F scores of halves of the generated rows, held against the same half of the reference.
+
+    The clusters of all rows go on to the halves' own: clusters that stayed as they are would tell too large an error
+    for one score and too small a one for the other, and ones begun anew that of another seed.
+
+    Args:
+        x: all rows, the generated ones first, float32 [n + m, d].
+        balanced: ids of those that shape the clusters.
+        labels: clusters of all rows in each clustering, int64 [n + m, runs].
+        clusters: how many.
+        blocks: of the generated rows.
+
+    Returns:
+        F scores that weigh recall and precision, of the first and second halves, float64 [2, ways, 2].
+    """
+    ours, shapes = blocks.halves(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    theirs = draw_halves(len(x) - len(ours), len(blocks), blocks.seed, "reference").to(x.device)
+    shapes[balanced] = True
+    start = _centroids(x[balanced], labels[balanced], clusters, None)
+    scores = torch.empty((2, len(blocks), 2), dtype=torch.float64, device=x.device)
+    for way in range(len(blocks)):
+        for half in (0, 1):
+            rows = torch.nonzero(torch.cat([ours[:, way] == bool(half), theirs[:, way]])).squeeze(1)
+            own = _settled(x[rows], labels[rows], shapes[rows], start)
+            generated = int((rows < len(ours)).sum())
+            curve = _mean_curve(own[:generated], own[generated:], clusters)
+            scores[half, way] = torch.stack([f_beta(*curve, beta) for beta in (BETA, 1 / BETA)])
+    return scores
+
+
+def _settled(x: Tensor, labels: Tensor, shapes: Tensor, start: Tensor) -> Tensor:
+    """Take some steps of k-means (Lloyd, 1982) from given clusters, in all clusterings at once.
+
+    Args:
+        x: rows [n, d].
+        labels: clusters to go on from, int64 [n, runs].
+        shapes: which rows shape the clusters, bool [n].
+        start: centroids of clusters that have no row, [runs, clusters, d].
+
+    Returns:
+        Clusters, int64 [n, runs].
+    """
+    centroids = start
+    for _ in range(STEPS):
+        centroids = _centroids(x[shapes], labels[shapes], start.shape[1], centroids)
+        flat = centroids.flatten(0, 1)
+        with float32(tf32=False):
+            nearness = torch.addmm(flat.square().sum(1), x, flat.T, alpha=-2)
+        labels = nearness.view(len(x), *start.shape[:2]).argmin(2)
+    return labels
+
+
+def _centroids(x: Tensor, labels: Tensor, clusters: int, empty: Tensor | None) -> Tensor:
+    """Return the means of clusters of rows [n, d], [runs, clusters, d]; of a cluster without a row that in `empty`."""
+    member = torch.nn.functional.one_hot(labels, clusters).to(x.dtype).flatten(1)
+    counts = member.sum(0).unsqueeze(1)
+    with float32(tf32=False):
+        means = member.T @ x / counts.clamp(min=1)
+    found = means.view(labels.shape[1], clusters, x.shape[1])
+    return found if empty is None else found.where(counts.view(labels.shape[1], clusters, 1) > 0, empty)
