@@ -981,6 +981,17 @@ def test_the_same_command_gives_the_same_bytes_and_is_recognised(pair: tuple[Pat
     assert first.read_bytes() != second.read_bytes()
 
 
+def test_other_labels_beside_the_same_features_are_another_input(tmp_path: Path) -> None:
+    x, label = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32), np.arange(40) % 2
+    both = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
+    for path in both:
+        save_file({"features": x, "label": label}, path)
+    asked = ("eval", *both, "--metrics", "shares", "-o", tmp_path / "m.json")
+    dprune(*asked).ok()
+    save_file({"features": x, "label": label[::-1].copy()}, both[1])
+    dprune(*asked).fails(3, "made otherwise")
+
+
 def test_the_seed_moves_the_errors_and_not_the_distances(pair: tuple[Path, Path]) -> None:
     one, other = (evaluate(*pair, "--metrics", "fid,kid", "--seed", seed)["metrics"] for seed in (0, 1))
     for key in ("frechet_distance", "kid"):

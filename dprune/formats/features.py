@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dprune.errors import InputError
 from dprune.formats.arrays import digest_array, map_array
 from dprune.formats.kinds import TENSOR_FILES, kind_of
-from dprune.formats.provenance import Record, parent_record
+from dprune.formats.provenance import Record, digest, parent_record
 from dprune.formats.regular import check_regular
 from dprune.formats.shards import split_ids
 from dprune.formats.stores import Store
@@ -158,7 +158,10 @@ class ArrayFeatures(Features):
 
     def as_parent(self) -> Record:
         """Describe them as the input of another file."""
-        return parent_record(None, digest_array(self.values))
+        beside = {"label": self._label, "logits": self._logit}
+        known = {name: digest_array(values) for name, values in beside.items() if values is not None}
+        own = digest_array(self.values)
+        return parent_record(None, digest({"features": own, **known}) if known else own)
 
 
 def open_features(path: str | Path) -> Features:
