@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import settings
 from PIL import Image
 
 from dprune.cli import cli
@@ -28,6 +29,10 @@ from dprune.cli import cli
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores already: more threads would only wait for each other, which burns what they wait for.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples in every run, however busy the machine; --hypothesis-profile=default tries others.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 DATA = Path(__file__).parent / "data"
 WARM = Path(__file__).parent / "warm.py"
