@@ -88,6 +88,7 @@ def test_a_page_is_ascii_without_marks_of_click(page: str) -> None:
     assert text.isascii()
     assert "\b" not in text
     assert r"\eb" not in text
+    assert "<<<<" not in text, "what a merge left"
     # A request is one of these; anything else is text that roff would swallow.
     requests = {line.split()[0] for line in text.splitlines() if line.startswith((".", "'"))}
     assert requests <= {
