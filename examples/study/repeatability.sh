@@ -6,11 +6,11 @@
 # The model that `make demo-grid` scores by (study/scoring), on all 1,797 digits:
 #
 #   score  draws  sigma .06  sigma .29  sigma .6  all three
-#   el2n       1       0.40       0.50      0.30       0.70
-#   el2n       8       0.99       0.89      0.96       0.98
+#   el2n       1       0.37       0.43      0.25       0.60
+#   el2n       8       0.99       0.89      0.97       0.98
 #   el2n      32       0.99       0.98      0.99       1.00
-#   grand      1       0.39       0.40     -0.05       0.59
-#   grand      8       0.86       0.87      0.94       0.94
+#   grand      1       0.26       0.33     -0.11       0.45
+#   grand      8       0.87       0.87      0.94       0.94
 #   grand     32       0.97       0.96      0.99       0.99
 #
 # One draw is mostly noise, eight leave little of it, 32 almost none.
