@@ -129,7 +129,8 @@ def test_what_dead_processes_left_is_swept_and_what_living_ones_write_is_not(tmp
             file.write(b"half")
             file.flush()
             if os.fork() == 0:
-                # A child that outlives its parent, as workers may, keeps nothing alive.
+                # A child that outlives its parent, as workers may, keeps nothing alive once it runs.
+                print(flush=True)
                 os.close(1)
                 sys.stdin.read()
                 os._exit(0)
@@ -139,7 +140,8 @@ def test_what_dead_processes_left_is_swept_and_what_living_ones_write_is_not(tmp
     command = [sys.executable, "-c", script, tmp_path / "x"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
-        writer.stdout.readline()
+        for _ in "parent", "child":
+            writer.stdout.readline()
         [left] = os.listdir(tmp_path)
         assert is_temporary(left)
         assert sweep(tmp_path) == sweep(tmp_path, "x") == [tmp_path / left]
