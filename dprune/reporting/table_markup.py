@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dprune.metrics.catalogue import Measure
 from dprune.metrics.differences import PAIRED, TRAININGS, UNPAIRED, Difference
@@ -41,17 +41,25 @@ def html_table(table: Table, caption: str) -> str:
 
 def html_differences(table: Table, caption: str) -> str:
     """Write the differences to the unpruned likewise; empty where there are none."""
-    columns = table.differing
-    if not columns:
+    if not table.differing:
         return ""
-    named, rows = table.several_baselines, []
+    rows = _held_rows(table, escape, _difference_html)
+    return _framed(caption, _held_heads(table), rows, [row.names()[1] for row in table.held])
+
+
+def _held_heads(table: Table) -> list[tuple[str, str]]:
+    held_to = [("Held to", "")] if table.several_baselines else []
+    return [*_HEADS[:2], *held_to, *(_head(table.measures[column]) for column in table.differing)]
+
+
+def _held_rows(table: Table, label: Callable[[str], str], shown: Callable[[Difference | None], str]) -> list[list[str]]:
+    """Write the rows of differences, what they are held to among their names where that is not one for all."""
+    rows = []
     for row in table.held:
         assert row.baseline is not None
-        names = [*row.names()[:2], *([escape(row.baseline.label)] if named else [])]
-        rows.append([*names, *(_difference_html(row.differences[column]) for column in columns)])
-    heads = [*_HEADS[:2], *([("Held to", "")] if named else [])]
-    heads += [_head(table.measures[column]) for column in columns]
-    return _framed(caption, heads, rows, [row.names()[1] for row in table.held])
+        held_to = [label(row.baseline.label)] if table.several_baselines else []
+        rows.append([*row.names()[:2], *held_to, *(shown(row.differences[column]) for column in table.differing)])
+    return rows
 
 
 def _head(measure: Measure) -> tuple[str, str]:
@@ -143,19 +151,16 @@ def markdown_table(table: Table) -> str:
 
 
 def _markdown_differences(table: Table) -> str:
-    columns = table.differing
-    if not columns:
+    if not table.differing:
         return ""
-    named, rows = table.several_baselines, []
-    for row in table.held:
-        assert row.baseline is not None
-        cells = [*row.names()[:2], *([markdown(row.baseline.label)] if named else [])]
-        for difference in (row.differences[column] for column in columns):
-            shown = MISSING if difference is None else _difference_text(difference).replace("*", "\\*")
-            cells.append(f"{shown} {_difference_spread(difference)}".strip() if difference else shown)
-        rows.append(cells)
-    heads = ["Method", "Pruned", *(["Held to"] if named else []), *(_head(table.measures[c])[0] for c in columns)]
+    heads, rows = [name for name, _ in _held_heads(table)], _held_rows(table, markdown, _difference_markdown)
     return f"\n#### {DIFFERENCES}\n\n{markdown(NOTE)}\n\n{_markdown_rows(heads, rows)}"
+
+
+def _difference_markdown(difference: Difference | None) -> str:
+    if difference is None:
+        return MISSING
+    return f"{_difference_text(difference)} {_difference_spread(difference)}".replace("*", "\\*").strip()
 
 
 def _markdown_rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
