@@ -260,16 +260,10 @@ class _Search:
             "zero_count": _count(sides["generated"], sides["generated"].nearest == 0),
             f"{HELD_OUT}nearest_distance_mean": far,
             f"{HELD_OUT}nearest_distance_median": held_out and held_out.quantiles[0.5],
-            "nearest_distance_ratio": _ratio(near, far),
+            # A yardstick of copies measures nothing.
+            "nearest_distance_ratio": near.over(far),
             "train_nearest_distance_mean": known["train"].mean,
         }
-
-
-def _ratio(near: Estimate, far: Estimate) -> Estimate:
-    """Return the ratio of two means that vary independently; a yardstick of copies, or none, measures nothing."""
-    if not far.value or math.isnan(far.value):
-        return NONE
-    return Estimate(near.value / far.value, math.hypot(near.error / far.value, near.value * far.error / far.value**2))
 
 
 def _percentages(key: str, sides: Mapping[str, _Compared], flags: Mapping[str, Tensor]) -> Record:

@@ -7,7 +7,6 @@ a distance of real to real hangs on the count of samples, on chance and on the f
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,11 +62,7 @@ class Yardstick:
     @property
     def ratio(self) -> Estimate:
         """Distance of the generated samples over that of the real ones, in whose error both vary; NaN over zero."""
-        real, ours = self.real, self.generated
-        if not real.value:
-            return Estimate(math.nan)
-        return Estimate(ours.value / real.value,
-                        math.hypot(ours.error / real.value, ours.value * real.error / real.value**2))  # fmt: skip
+        return self.generated.over(self.real)
 
 
 def real_yardstick(

@@ -39,6 +39,13 @@ class Estimate:
     error: float = math.nan
     replicates: tuple[float, ...] = ()
 
+    def over(self, other: Estimate) -> Estimate:
+        """Return the ratio to a number that varies independently, its error of first order; NaN over zero or NaN."""
+        if not other.value or math.isnan(other.value):
+            return Estimate(math.nan)
+        error = math.hypot(self.error / other.value, self.value * other.error / other.value**2)
+        return Estimate(self.value / other.value, error)
+
 
 @dataclass(frozen=True)
 class Blocks:
