@@ -100,7 +100,10 @@ def sampling_difference(ours: Sequence[tuple[float, Sampling]], theirs: Sequence
     """
     value = _mean(ours) - _mean(theirs)
     terms = [*ours, *((-weight, sampling) for weight, sampling in theirs)]
-    if any(sampling.error is None for _, sampling in terms):
+    known = {(sampling.value, sampling.error) for _, sampling in terms}
+    # What is the same to the last digit, and its error too, though nothing pairs it, is a yardstick of both sides.
+    shared = len(known) == 1 and not any(sampling.pairs or not sampling.error for _, sampling in terms)
+    if shared or any(sampling.error is None for _, sampling in terms):
         return Difference(value)
     groups: dict[object, list[tuple[float, Sampling]]] = defaultdict(list)
     for number, (weight, sampling) in enumerate(terms):
