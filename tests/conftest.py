@@ -26,6 +26,9 @@ from PIL import Image
 
 from dprune.cli import cli
 
+if not os.path.exists("/dev/nvidiactl"):
+    # Triton reads this when it is imported: without a GPU its kernels run in its interpreter.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores already: more threads would only wait for each other, which burns what they wait for.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     WORK,
     frozenset({"metrics", "models", "flow", "decoding"}),
     frozenset({"formats"}),
-    frozenset({"runtime", "workers", "memory", "precision", "collectives", "noise", "seeds"}),
+    frozenset({"runtime", "workers", "memory", "precision", "collectives", "noise", "seeds", "kernels"}),
     frozenset({"errors", "signals", "__init__"}),
 )
 # The talk of a command, and what every floor may say.
