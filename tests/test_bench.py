@@ -117,8 +117,8 @@ def test_chain(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for number in range(4):
             archive.writestr(f"n{number % 2}_{number}.JPEG", image_bytes(number, (40, 32), "jpg"))
-    sizes = ("--count", 10, "--preset", "tiny", "--vae-steps", 2, "--arch", "nano/2", "--dit-steps", 2, "--log-every", 1,
-             "--batch-size", 4, "--images", 3, "--sample-steps", 2, "--device", "cpu")  # fmt: skip
+    sizes = ("--count", 10, "--preset", "tiny", "--vae-steps", 2, "--arch", "nano/2", "--dit-steps", 2,
+             "--log-every", 1, "--batch-size", 4, "--images", 3, "--sample-steps", 2, "--device", "cpu")  # fmt: skip
     found = bench("chain", tmp_path / "photos.zip", *sizes, "--work", tmp_path)
     (chain,) = found["rounds"]
     names = ["pack", "train-vae", "encode", "train-dit", "sample"]
