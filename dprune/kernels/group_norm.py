@@ -23,7 +23,7 @@ from torch import Tensor
 from dprune.kernels import group_norm_kernels as kernels
 
 # Elements that a program has in registers at once, and that one entry of the partial sums stands for.
-TILE, RUN = 8192, 32768
+TILE, RUN = 4096, 65536
 PLAIN, INNER, SHUFFLED = 0, 1, 2
 ACTIVATIONS = {"none": 0, "silu": 1, "leaky_relu": 2}
 
@@ -42,8 +42,20 @@ class Statistics(NamedTuple):
     rstd: Tensor
 
 
-class _Shape(NamedTuple):
-    """How a tensor is cut into programs."""
+class Shape(NamedTuple):
+    """How a tensor [B, C, H, W] is cut into programs.
+
+    Attributes:
+        samples: B.
+        channels: C.
+        pixels: H * W.
+        block: C, rounded up to a power of two.
+        rows: pixels that a program takes at once.
+        steps: how often a program that sums takes as many.
+        runs: programs that sum, for each sample.
+        acc: type of sums for Triton.
+        dtype: the same for torch.
+    """
 
     samples: int
     channels: int
@@ -56,7 +68,8 @@ class _Shape(NamedTuple):
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, x: Tensor) -> _Shape:
+    def of(cls, x: Tensor) -> Shape:
+        """Cut a tensor."""
         samples, channels, height, width = x.shape
         block = triton.next_power_of_2(channels)
         rows = max(1, TILE // block)
@@ -68,6 +81,7 @@ class _Shape(NamedTuple):
 
     @property
     def tiles(self) -> tuple[int, int]:
+        """The grid of programs that do not sum."""
         return -(-self.pixels // self.rows), self.samples
 
 
@@ -110,7 +124,7 @@ def statistics(x: Tensor, bias: Tensor | None, groups: int, eps: float) -> Stati
 
 def _collect(source: Tensor, shortcut: Tensor | None, bias: Tensor | None, out: Tensor, groups: int, eps: float,
              layout: int, *, writes: bool) -> Statistics:  # fmt: skip
-    shape, width = _Shape.of(out), out.shape[3]
+    shape, width = Shape.of(out), out.shape[3]
     partial = torch.empty((shape.samples, shape.runs, 2, shape.channels), dtype=shape.dtype, device=out.device)
     kernels.join[shape.runs, shape.samples](
         source, source if shortcut is None else _last(shortcut), source if bias is None else bias, out, partial,
@@ -131,7 +145,7 @@ def _collect(source: Tensor, shortcut: Tensor | None, bias: Tensor | None, out: 
 def activate(x: Tensor, bias: Tensor | None, known: Statistics, weight: Tensor, shift: Tensor, activation: str
              ) -> Tensor:  # fmt: skip
     """Return activation(weight * normalised(x + bias) + shift) in x's dtype; x [B, C, H, W] with channels last."""
-    shape, out = _Shape.of(x), torch.empty_like(x)
+    shape, out = Shape.of(x), torch.empty_like(x)
     kernels.activate[shape.tiles](
         x, x if bias is None else bias, known.mean, known.rstd, weight, shift, out, shape.pixels, shape.channels,
         shape.block, shape.channels // known.mean.shape[1], shape.rows, bias is not None, ACTIVATIONS[activation],
@@ -162,7 +176,7 @@ def gradient_sums(x: Tensor, bias: Tensor | None, known: Statistics, weight: Ten
     Args:
         again: whether to make the output once more, which costs no read of its own here.
     """
-    shape, groups = _Shape.of(x), known.mean.shape[1]
+    shape, groups = Shape.of(x), known.mean.shape[1]
     gradient, size = _last(gradient), shape.channels // groups
     out = torch.empty_like(x) if again else x
     partial = torch.empty((shape.samples, shape.runs, 2, shape.channels), dtype=shape.dtype, device=x.device)
@@ -181,13 +195,14 @@ def gradient_sums(x: Tensor, bias: Tensor | None, known: Statistics, weight: Ten
 
 
 def input_gradient(x: Tensor, bias: Tensor | None, known: Statistics, weight: Tensor, shift: Tensor, activation: str,
-                   gradient: Tensor, means: Tensor, beside: Tensor | None, *, reuse: bool = False) -> Tensor:  # fmt: skip
+                   gradient: Tensor, means: Tensor, beside: Tensor | None, *,
+                   reuse: bool = False) -> Tensor:  # fmt: skip
     """Return the gradient of x, given `means` of `gradient_sums`, plus `beside`, which is shaped like x, if any.
 
     Args:
         reuse: whether the memory of `gradient` may take the result.
     """
-    shape, gradient = _Shape.of(x), _last(gradient)
+    shape, gradient = Shape.of(x), _last(gradient)
     out = gradient if reuse else torch.empty_like(x)
     kernels.input_gradient[shape.tiles](
         x, x if bias is None else bias, known.mean, known.rstd, weight, shift, gradient, means,
@@ -205,7 +220,7 @@ def channel_sums(x: Tensor) -> Tensor:
 
 def unshuffled(gradient: Tensor) -> Tensor:
     """Return the gradient of a source with layout `SHUFFLED`, given that of what `join` returned, [B, C, H, W]."""
-    shape, (samples, channels, height, width) = _Shape.of(gradient), gradient.shape
+    shape, (samples, channels, height, width) = Shape.of(gradient), gradient.shape
     out = torch.empty((samples, 4 * channels, height // 2 + 1, width // 2 + 1), dtype=gradient.dtype,
                       device=gradient.device, memory_format=torch.channels_last)  # fmt: skip
     tiles = -(-out.shape[2] * out.shape[3] // shape.rows)

@@ -40,14 +40,17 @@ def _source(source, rows, sample, width, pixels, C: tl.constexpr, BLOCK_C: tl.co
 
 @triton.jit(do_not_specialize=NUMBERS)
 def join(source, shortcut, bias, out, partial, pixels, width, C: tl.constexpr, BLOCK_C: tl.constexpr,
-          ROWS: tl.constexpr, RUNS: tl.constexpr, LAYOUT: tl.constexpr, SHORTCUT: tl.constexpr, BIAS: tl.constexpr,
-          WRITES: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+         ROWS: tl.constexpr, RUNS: tl.constexpr, LAYOUT: tl.constexpr, SHORTCUT: tl.constexpr, BIAS: tl.constexpr,
+         WRITES: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """Add up source, bias and shortcut; write that, and mean and squared deviations of each channel of a run."""
     run, sample = tl.program_id(0), tl.program_id(1)
     channels = tl.arange(0, BLOCK_C)
     some = channels < C
     if BIAS:
         b = tl.load(bias + channels, mask=some, other=0).to(ACC)
-    mean, squares = tl.zeros([BLOCK_C], ACC), tl.zeros([BLOCK_C], ACC)
+    # Welford's running mean at each place of the tile; the places are combined once, at the end.
+    mean, squares = tl.zeros([ROWS, BLOCK_C], ACC), tl.zeros([ROWS, BLOCK_C], ACC)
+    one = tl.full((), 1, ACC)
     for step in range(RUNS):
         first = (run * RUNS + step) * ROWS
         rows = first + tl.arange(0, ROWS)
@@ -64,22 +67,25 @@ def join(source, shortcut, bias, out, partial, pixels, width, C: tl.constexpr, B
             rounded = value.to(out.dtype.element_ty)
             tl.store(to, rounded, mask=inside)
             value = rounded.to(ACC)
-        before = tl.minimum(step * ROWS, pixels - run * RUNS * ROWS).to(ACC)
-        count = tl.maximum(tl.minimum(pixels - first, ROWS), 0).to(ACC)
-        own = tl.sum(tl.where(inside, value, 0), 0) / tl.maximum(count, 1)
-        away = tl.where(inside, value - own[None, :], 0)
-        share = tl.where(count > 0, count / tl.maximum(before + count, 1), 0)
-        delta = own - mean
-        mean += delta * share
-        squares += tl.sum(away * away, 0) + delta * delta * before * share
+        away = value - mean
+        moved = mean + away * (one / (step + 1))
+        squares = tl.where(inside, squares + away * (value - moved), squares)
+        mean = tl.where(inside, moved, mean)
+    left = pixels - run * RUNS * ROWS
+    counts = tl.minimum((left - tl.arange(0, ROWS) + ROWS - 1) // ROWS, RUNS)
+    counts = tl.maximum(counts, 0).to(ACC)[:, None]
+    centre = tl.sum(mean * counts, 0) / tl.minimum(left, RUNS * ROWS).to(ACC)
+    away = mean - centre[None, :]
+    spread = tl.sum(squares + away * away * counts, 0)
     place = partial + (sample * tl.num_programs(0) + run) * 2 * C + channels
-    tl.store(place, mean, mask=some)
-    tl.store(place + C, squares, mask=some)
+    tl.store(place, centre, mask=some)
+    tl.store(place + C, spread, mask=some)
 
 
 @triton.jit(do_not_specialize=NUMBERS)
 def combine(partial, channel, mean, rstd, pixels, runs, eps, C: tl.constexpr, SIZE: tl.constexpr,
-             BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr, RUN_ROWS: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+            BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr, RUN_ROWS: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """Combine the runs' statistics to those of a sample's channels, and these to those of a group."""
     group, sample = tl.program_id(0), tl.program_id(1)
     own = tl.arange(0, BLOCK_S)
     some = own < SIZE
@@ -133,9 +139,15 @@ def _affine(weight, shift, C: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.const
 
 
 @triton.jit
+def _sigmoid(y):
+    small = tl.exp(-tl.abs(y))
+    return tl.where(y > 0, 1, small) / (1 + small)
+
+
+@triton.jit
 def _activated(y, ACTIVATION: tl.constexpr):
     if ACTIVATION == 1:
-        return y / (1 + tl.exp(-y))
+        return y * _sigmoid(y)
     if ACTIVATION == 2:
         return tl.where(y > 0, y, y * SLOPE)
     return y
@@ -145,7 +157,7 @@ def _activated(y, ACTIVATION: tl.constexpr):
 def _through(y, gradient, ACTIVATION: tl.constexpr):
     """Return the gradient at an activation's input."""
     if ACTIVATION == 1:
-        sigmoid = 1 / (1 + tl.exp(-y))
+        sigmoid = _sigmoid(y)
         return gradient * sigmoid * (1 + y * (1 - sigmoid))
     if ACTIVATION == 2:
         return tl.where(y > 0, gradient, gradient * SLOPE)
@@ -154,8 +166,9 @@ def _through(y, gradient, ACTIVATION: tl.constexpr):
 
 @triton.jit(do_not_specialize=NUMBERS)
 def activate(x, bias, mean, rstd, weight, shift, out, pixels, C: tl.constexpr, BLOCK_C: tl.constexpr,
-              SIZE: tl.constexpr, ROWS: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
-              ACC: tl.constexpr):  # fmt: skip
+             SIZE: tl.constexpr, ROWS: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
+             ACC: tl.constexpr):  # fmt: skip
+    """Normalise, scale, shift and activate."""
     sample = tl.program_id(1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     unit, _, inside = _normalised(x, bias, mean, rstd, rows, sample, pixels, C, BLOCK_C, SIZE, BIAS, ACC)
@@ -167,12 +180,13 @@ def activate(x, bias, mean, rstd, weight, shift, out, pixels, C: tl.constexpr, B
 
 @triton.jit(do_not_specialize=NUMBERS)
 def sum_gradients(x, bias, mean, rstd, weight, shift, gradient, out, partial, pixels, C: tl.constexpr,
-                   BLOCK_C: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, RUNS: tl.constexpr,
-                   BIAS: tl.constexpr, ACTIVATION: tl.constexpr, WRITES: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+                  BLOCK_C: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, RUNS: tl.constexpr,
+                  BIAS: tl.constexpr, ACTIVATION: tl.constexpr, WRITES: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """Sum the gradients of shift and weight over a run, and make the activation again where it is wanted."""
     run, sample = tl.program_id(0), tl.program_id(1)
     channels = tl.arange(0, BLOCK_C)
     w, b = _affine(weight, shift, C, BLOCK_C, ACC)
-    first, second = tl.zeros([BLOCK_C], ACC), tl.zeros([BLOCK_C], ACC)
+    first, second = tl.zeros([ROWS, BLOCK_C], ACC), tl.zeros([ROWS, BLOCK_C], ACC)
     for step in range(RUNS):
         rows = (run * RUNS + step) * ROWS + tl.arange(0, ROWS)
         unit, _, inside = _normalised(x, bias, mean, rstd, rows, sample, pixels, C, BLOCK_C, SIZE, BIAS, ACC)
@@ -180,19 +194,21 @@ def sum_gradients(x, bias, mean, rstd, weight, shift, gradient, out, partial, pi
         y = unit * w[None, :] + b[None, :]
         # Where there is nothing the gradient is zero, and so are its products.
         dy = _through(y, tl.load(at, mask=inside, other=0).to(ACC), ACTIVATION)
-        first += tl.sum(dy, 0)
-        second += tl.sum(dy * unit, 0)
+        first += dy
+        second += dy * unit
         if WRITES:
             to, _ = _rows_of(out, rows, sample, pixels, C, BLOCK_C)
             tl.store(to, _activated(y, ACTIVATION).to(out.dtype.element_ty), mask=inside)
     place = partial + (sample * tl.num_programs(0) + run) * 2 * C + channels
-    tl.store(place, first, mask=channels < C)
-    tl.store(place + C, second, mask=channels < C)
+    tl.store(place, tl.sum(first, 0), mask=channels < C)
+    tl.store(place + C, tl.sum(second, 0), mask=channels < C)
 
 
 @triton.jit(do_not_specialize=NUMBERS)
 def combine_gradients(partial, weight, channel, mean, rstd, sums, means, pixels, runs, C: tl.constexpr,
-                       SIZE: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+                      SIZE: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr,
+                      ACC: tl.constexpr):  # fmt: skip
+    """Add up the runs' sums, and find the means that `input_gradient` needs and its own sums."""
     group, sample = tl.program_id(0), tl.program_id(1)
     own = tl.arange(0, BLOCK_S)
     some = own < SIZE
@@ -222,8 +238,9 @@ def combine_gradients(partial, weight, channel, mean, rstd, sums, means, pixels,
 
 @triton.jit(do_not_specialize=NUMBERS)
 def input_gradient(x, bias, mean, rstd, weight, shift, gradient, means, beside, out, pixels, C: tl.constexpr,
-                    BLOCK_C: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, BIAS: tl.constexpr,
-                    ACTIVATION: tl.constexpr, BESIDE: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+                   BLOCK_C: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, BIAS: tl.constexpr,
+                   ACTIVATION: tl.constexpr, BESIDE: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+    """Go back through `activate`, and add the gradient that came beside it."""
     sample = tl.program_id(1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     unit, r, inside = _normalised(x, bias, mean, rstd, rows, sample, pixels, C, BLOCK_C, SIZE, BIAS, ACC)
@@ -245,6 +262,7 @@ def input_gradient(x, bias, mean, rstd, weight, shift, gradient, means, beside, 
 
 @triton.jit(do_not_specialize=NUMBERS)
 def unshuffle(gradient, out, pixels, width, C: tl.constexpr, BLOCK_C: tl.constexpr, ROWS: tl.constexpr):
+    """Bring a gradient from pixels to the corners that they were made from; zero where there is no pixel."""
     sample, corner = tl.program_id(1), tl.program_id(2)
     channels = tl.arange(0, BLOCK_C)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)

@@ -91,8 +91,9 @@ def residual(stream: Stream, norm1: Norm, weight1: Tensor, bias1: Tensor, norm2:
         bias2: [q], that of the shortcut included.
         shortcut: 1x1 convolution of x, [q, p, 1, 1]; None for x itself.
     """
-    return _stream(*_Residual.apply(stream.x, stream.tally, *stream.known, norm1.weight, norm1.bias, weight1, bias1,
-                                    norm2.weight, norm2.bias, weight2, bias2, shortcut, norm2.groups, norm2.eps))  # fmt: skip
+    found = _Residual.apply(stream.x, stream.tally, *stream.known, norm1.weight, norm1.bias, weight1, bias1,
+                            norm2.weight, norm2.bias, weight2, bias2, shortcut, norm2.groups, norm2.eps)  # fmt: skip
+    return _stream(*found)
 
 
 def _stream(x: Tensor, tally: Tensor, *known: Tensor) -> Stream:
@@ -190,16 +191,15 @@ class _Residual(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Grads:
         gradient, total = gradients[:2]
-        saved = ctx.saved_tensors
-        x, known, (scale1, shift1, weight1) = saved[0], Statistics(*saved[1:4]), saved[4:7]
-        h, bias1, between, (scale2, shift2, weight2, shortcut) = *saved[7:9], Statistics(*saved[9:12]), saved[12:]
+        x, channel, mean, rstd, scale1, shift1, weight1, h, bias1, *between = ctx.saved_tensors[:12]
+        scale2, shift2, weight2, shortcut = ctx.saved_tensors[12:]
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        dh, dweight2, sums2 = _back(h, bias1, between, scale2, shift2, weight2, gradient, None)
+        dh, dweight2, sums2 = _back(h, bias1, Statistics(*between), scale2, shift2, weight2, gradient, None)
         beside, dshortcut, dtally = gradient, None, total
         if shortcut is not None:
             beside, dshortcut = _convolution_gradient(gradient, x, shortcut, 0, (True, True))
             dtally = total @ shortcut.flatten(1).to(total.dtype)
-        dx, dweight1, sums1 = _back(x, None, known, scale1, shift1, weight1, dh, beside)
+        dx, dweight1, sums1 = _back(x, None, Statistics(channel, mean, rstd), scale1, shift1, weight1, dh, beside)
         return (dx, dtally + sums1[2], None, None, None, sums1[0], sums1[1], dweight1, sums2[2], sums2[0], sums2[1],
                 dweight2, total, dshortcut, None, None)  # fmt: skip
 

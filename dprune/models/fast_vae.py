@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dprune.kernels.group_norm import INNER, SHUFFLED
-from dprune.kernels.residual import Norm, Stream, join, leave, normalise, residual
+from dprune.kernels.residual import Norm, Stream, join, leave, normalise, normalise_biased, residual
+from dprune.kernels.wide_attention import wide_attention
 from dprune.models.vae import Attention, Downsample, ResidualBlock, Upsample, group_norm
 
-# Libraries have fast convolutions for multiples of this many channels.
-MULTIPLE = 8
+# Channels of images are filled up to so many, for which libraries have fast convolutions.
+MULTIPLE_IN, MULTIPLE_OUT = 8, 16
 
 
 class FusedLayers:
@@ -37,6 +38,9 @@ class FusedLayers:
         """Map [B, p, H, W] to [B, q, h, w] in the dtype of the arithmetic."""
         with torch.autocast(x_BCHW.device.type, enabled=False):
             first, *middle, norm, _, last = layers
+            assert isinstance(first, nn.Conv2d)
+            assert isinstance(norm, nn.GroupNorm)
+            assert isinstance(last, nn.Conv2d)
             stream = self._begun(first, x_BCHW)
             for layer in middle:
                 stream = self._passed(layer, stream)
@@ -44,16 +48,12 @@ class FusedLayers:
             return self._ended(last, h)
 
     def _begun(self, conv: nn.Conv2d, x_BCHW: Tensor) -> Stream:
-        x, weight = x_BCHW.to(self._dtype), conv.weight.to(self._dtype)
-        missing = -x.shape[1] % MULTIPLE
-        x, weight = F.pad(x, (0, 0, 0, 0, 0, missing)), F.pad(weight, (0, 0, 0, 0, 0, missing))
-        made = F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, padding=1)
-        return self._joined(made, conv)
+        x, weight = _widened(x_BCHW.to(self._dtype), conv.weight.to(self._dtype))
+        return self._joined(F.conv2d(x, weight, padding=1), conv)
 
     def _joined(self, made: Tensor, conv: nn.Conv2d, layout: int = 0) -> Stream:
         like = group_norm(conv.out_channels)
-        assert conv.bias is not None
-        return join(made, conv.bias, None, like.num_groups, like.eps, layout)
+        return join(made, _bias(conv), None, like.num_groups, like.eps, layout)
 
     def _passed(self, layer: nn.Module, stream: Stream) -> Stream:
         if isinstance(layer, ResidualBlock):
@@ -68,31 +68,67 @@ class FusedLayers:
         return self._joined(made, layer, SHUFFLED)
 
     def _residual(self, block: ResidualBlock, stream: Stream) -> Stream:
-        bias, shortcut = block.conv2.bias, None
-        assert bias is not None
-        assert block.conv1.bias is not None
+        bias, shortcut = _bias(block.conv2), None
         if isinstance(block.shortcut, nn.Conv2d):
-            bias, shortcut = bias + block.shortcut.bias, block.shortcut.weight.to(self._dtype)
-        return residual(stream, _norm(block.norm1), block.conv1.weight.to(self._dtype), block.conv1.bias,
+            bias, shortcut = bias + _bias(block.shortcut), block.shortcut.weight.to(self._dtype)
+        return residual(stream, _norm(block.norm1), block.conv1.weight.to(self._dtype), _bias(block.conv1),
                         _norm(block.norm2), block.conv2.weight.to(self._dtype), bias, shortcut)  # fmt: skip
 
     def _attention(self, block: Attention, stream: Stream) -> Stream:
         height = stream.x.shape[2]
         h_BTC = normalise(stream, _norm(block.norm), "none").permute(0, 2, 3, 1).flatten(1, 2)
         qkv, proj = (conv.weight.flatten(1).to(self._dtype) for conv in (block.qkv, block.proj))
-        assert block.qkv.bias is not None
-        assert block.proj.bias is not None
-        q, k, v = F.linear(h_BTC, qkv, block.qkv.bias.to(self._dtype))[:, None].chunk(3, dim=3)
-        mixed_BTC = F.scaled_dot_product_attention(q, k, v)[:, 0]
-        made = F.linear(mixed_BTC, proj).unflatten(1, (height, -1)).permute(0, 3, 1, 2)
-        return join(made, block.proj.bias, stream, block.norm.num_groups, block.norm.eps)
+        q, k, v = F.linear(h_BTC, qkv, _bias(block.qkv).to(self._dtype)).chunk(3, dim=2)
+        made = F.linear(wide_attention(q, k, v), proj).unflatten(1, (height, -1)).permute(0, 3, 1, 2)
+        return join(made, _bias(block.proj), stream, block.norm.num_groups, block.norm.eps)
 
     def _ended(self, conv: nn.Conv2d, h_BCHW: Tensor) -> Tensor:
-        missing = -conv.out_channels % MULTIPLE
-        assert conv.bias is not None
+        missing = -conv.out_channels % MULTIPLE_OUT
         weight = F.pad(conv.weight.to(self._dtype), (0, 0, 0, 0, 0, 0, 0, missing))
-        made = F.conv2d(h_BCHW, weight, F.pad(conv.bias.to(self._dtype), (0, missing)), padding=1)
+        made = F.conv2d(h_BCHW, weight, F.pad(_bias(conv).to(self._dtype), (0, missing)), padding=1)
         return made[:, : conv.out_channels]
+
+
+class FusedCritic:
+    """Runs the layers of a critic.
+
+    Args:
+        dtype: of the arithmetic, whatever autocast says.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+
+    def __call__(self, layers: nn.Sequential, x_BCHW: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] to logits [B, 1, h, w] in the dtype of the arithmetic."""
+        with torch.autocast(x_BCHW.device.type, enabled=False):
+            x, waiting = x_BCHW.to(self._dtype), list(layers)
+            while waiting:
+                layer, after = waiting.pop(0), waiting[:1]
+                if isinstance(layer, nn.LeakyReLU):
+                    x = F.leaky_relu(x, layer.negative_slope, inplace=True)
+                    continue
+                assert isinstance(layer, nn.Conv2d)
+                x, weight = _widened(x, layer.weight.to(self._dtype))
+                if after and isinstance(after[0], nn.GroupNorm):
+                    made = F.conv2d(x, weight, None, layer.stride, layer.padding)
+                    x = normalise_biased(made, _bias(layer), _norm(after[0]), "leaky_relu")
+                    del waiting[:2]
+                else:
+                    x = F.conv2d(x, weight, _bias(layer).to(self._dtype), layer.stride, layer.padding)
+            return x
+
+
+def _widened(x_BCHW: Tensor, weight_QPHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Give a convolution's input and weight channels of zeros, up to a multiple of `MULTIPLE_IN`."""
+    missing = (0, 0, 0, 0, 0, -x_BCHW.shape[1] % MULTIPLE_IN)
+    x, weight = (F.pad(tensor, missing) if missing[-1] else tensor for tensor in (x_BCHW, weight_QPHW))
+    return x.contiguous(memory_format=torch.channels_last), weight
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
 
 
 def _norm(norm: nn.GroupNorm) -> Norm:
