@@ -31,12 +31,14 @@ class LatentBatch(NamedTuple):
         visits: int64 [b], how often each sample was visited before.
         labels: int64 [b], -1 for none.
         latents: float32 [b, c, h, w], of mean 0 and deviation 1.
+        routes: whether tokens of theirs skip blocks, see `models.routing`.
     """
 
     ids: Tensor
     visits: Tensor
     labels: Tensor
     latents: Tensor
+    routes: bool = False
 
 
 class TrainingLatents:

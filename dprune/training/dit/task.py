@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from dprune.models.vae import VAE
 from dprune.training.dit.latents import LatentBatch, TrainingLatents
 from dprune.training.dit.settings import DiTSettings
 from dprune.training.order import Visits
+from dprune.training.plan import Plan
 from dprune.training.task import Task
 
 PREVIEW_STEPS = 30
@@ -46,8 +48,16 @@ class FlowObjective(nn.Module):
         """Return the sum of the samples' losses, twice: to differentiate and for the log."""
         drawn = noise.normal(self._seed, "noise of training", micro.ids, micro.visits, micro.latents.shape[1:])
         times, labels = self._times(micro), self._labels(micro)
-        loss = flow_loss(self.network, micro.latents, drawn, times, labels).sum()
+        network = functools.partial(self.network, kept_BK=self._kept(micro)) if micro.routes else self.network
+        loss = flow_loss(network, micro.latents, drawn, times, labels).sum()
         return loss, {"loss": loss.detach()}
+
+    def _kept(self, micro: LatentBatch) -> Tensor:
+        """Draw the tokens of each sample that skip no block, their places rising, int64 [b, k]."""
+        tokens = self.network.config.tokens
+        drawn = noise.bits(self._seed, "routed tokens", micro.ids, micro.visits, tokens)
+        order = drawn.argsort(dim=1, stable=True)
+        return order[:, : self._settings.kept(tokens)].sort(dim=1).values
 
     def _times(self, micro: LatentBatch) -> Tensor:
         if self._settings.time == "uniform":
@@ -69,7 +79,7 @@ class DiTTask(Task):
     Args:
         network: on the device, not yet compiled.
         settings: of the loss.
-        seed: of the run.
+        plan: of the run.
         data: what is trained on.
         latents: the store that it comes from.
         trained: its classes, and how many samples of each are trained on.
@@ -79,13 +89,14 @@ class DiTTask(Task):
 
     repeats = "each time with another noise and time"
 
-    def __init__(self, network: DiT, settings: DiTSettings, seed: int, data: TrainingLatents, latents: Latents,
+    def __init__(self, network: DiT, settings: DiTSettings, plan: Plan, data: TrainingLatents, latents: Latents,
                  trained: TrainedClasses, fingerprint: str, preview: VAE | None) -> None:  # fmt: skip
+        self._routed_steps = settings.routed_steps(plan.steps)
         self._network, self._data, self._trained, self._preview = network, data, trained, preview
         self._device = network.pos_embed.device
         if settings.compile:
             network.compile_blocks()
-        self.networks, self.objectives = {"dit": network}, {"dit": FlowObjective(network, settings, seed)}
+        self.networks, self.objectives = {"dit": network}, {"dit": FlowObjective(network, settings, plan.seed)}
         mean, std = torch.from_numpy(latents.mean), torch.from_numpy(latents.std)
         self.network_header = network_metadata(network.config, mean, std, latents.classes, trained.samples)
         self.samples, self.fingerprint = len(data), fingerprint
@@ -94,8 +105,9 @@ class DiTTask(Task):
 
     def batches(self, steps: Iterator[tuple[int, list[Visits]]]) -> Generator[list[LatentBatch]]:
         """Gather each step's micro-batches."""
-        for _, parts in steps:
-            yield [self._data.batch(part) for part in parts]
+        for step, parts in steps:
+            routes = step < self._routed_steps
+            yield [self._data.batch(part)._replace(routes=routes) for part in parts]
 
     def trial(self, size: int) -> LatentBatch:
         """Return the first samples, again and again."""
