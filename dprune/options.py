@@ -175,10 +175,11 @@ def gathers(argument: str, source: str, *decorators: Decorator, **fixed: Any) ->
     return decorate
 
 
-def trains(**defaults: str) -> Decorator:
+def trains(*decorators: Decorator, **defaults: str) -> Decorator:
     """Add the options of the training loop; they reach the command as one `training`.
 
     Args:
+        decorators: of further options that only some models have.
         defaults: what the help says of options that are not given, where that is not what it says below.
     """
     loop = {"warmup": "0", "schedule": "constant", "ema": "0.9999", "clip": "no limit", "log_every": "100"}
@@ -196,7 +197,7 @@ def trains(**defaults: str) -> Decorator:
         click.option("--micro-batch", default="auto", show_default=True, metavar="N",
                      help="Samples in one pass of a device; auto is the most that fit into its free memory."),
         click.option("--lr", type=Number(0, min_open=True), metavar="X",
-                     help=said("Learning rate of AdamW.", "lr")),
+                     help=said("Learning rate.", "lr")),
         count("--warmup", said("Steps over which the rate rises.", "warmup"), least=0),
         choice("--schedule", ["constant", "cosine"], said("The rate after the warm-up.", "schedule")),
         click.option("--ema", type=Number(0, 1, max_open=True), metavar="X",
@@ -210,6 +211,7 @@ def trains(**defaults: str) -> Decorator:
         count("--evaluate-every", "Steps between pictures and measures in the run's folder."),
         click.option("--autosave", type=Duration(), default="30m", show_default=True,
                      help="Time between saved states; a signal saves one as well."),
+        *decorators,
         seed,
         device,
     )  # fmt: skip

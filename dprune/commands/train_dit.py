@@ -40,7 +40,11 @@ if TYPE_CHECKING:
         click.option("--compile/--no-compile", "compiles", default=None,
                      help="Compile the blocks.  [default: on a GPU]"),
     ),
-    options.trains(steps="120000", batch_size="256", lr="1e-4"),
+    options.trains(
+        options.choice("--optimizer", ["adamw", "muon"], "Muon trains the matrices of the blocks, AdamW the rest.  "
+                       "[default: adamw]"),
+        steps="120000", batch_size="256", lr="1e-4",
+    ),
     options.delivers("Run folder; model.safetensors appears in it when training is complete.", can_stop=True,
                      shares_work=True, folder=True),
 )  # fmt: skip

@@ -226,6 +226,14 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def matrices(self) -> list[tuple[nn.Parameter, int]]:
+        """Return the weights between the tokens of one layer and the next, with how many stand in each, one above the
+        other: queries, keys and values are three.
+        """
+        layers = [(layer, 3 if layer is block.attn.qkv else 1) for block in self.blocks
+                  for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)]  # fmt: skip
+        return [(layer.weight, pieces) for layer, pieces in layers]
+
     def forget_labels(self) -> None:
         """Become unconditional: of the table of labels only the row for none stays."""
         none = self.y_embedder.embedding_table.weight[-1:]

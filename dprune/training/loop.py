@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_, get_total_norm
-from torch.optim import AdamW
 
 from dprune.collectives import all_gather, all_sum, in_group, is_root
 from dprune.errors import DpruneError, Interrupted, MismatchError, UsageError
@@ -26,6 +25,7 @@ from dprune.formats.provenance import Record
 from dprune.precision import float32
 from dprune.runtime import Monitor, ranks
 from dprune.training.averages import Averages
+from dprune.training.optimizers import make_optimizers, set_rate
 from dprune.training.order import Order, Visits, micro_batches, share
 from dprune.training.plan import Plan, is_due
 from dprune.training.run import Run
@@ -51,7 +51,7 @@ class Loop:
         self.task, self.plan, self.run, self.device = task, plan, run, device
         self.here = ranks()
         self.order = Order(task.samples, plan.batch_size, plan.seed)
-        self.optimizers = {name: _adamw(network, plan) for name, network in task.networks.items()}
+        self.optimizers = make_optimizers(task.networks, plan)
         self.averages = Averages(next(iter(task.networks.values())))
         self.saved = SavedState(run, record, task.network_header, task.networks, self.optimizers, self.averages)
         self.objectives = {name: _shared(objective, device) for name, objective in task.objectives.items()}
@@ -152,7 +152,7 @@ class Loop:
                 norms[name] = clip_grad_norm_(parameters, self.plan.clip, foreach=True)
             elif wants_norm:
                 norms[name] = get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
-            optimizer.param_groups[0]["lr"] = self.plan.rate(self.step)
+            set_rate(optimizer, self.plan.rate(self.step))
             optimizer.step()
             optimizer.zero_grad()
         self.averages.update(self.plan.ema_decay(self.step))
@@ -308,19 +308,6 @@ def _kept(network: nn.Module) -> dict[str, Tensor]:
     """Copy the state of a network that holds more than parameters, which passes may change."""
     more = any(True for _ in network.buffers())
     return {name: value.cpu() for name, value in network.state_dict().items()} if more else {}
-
-
-def _adamw(network: nn.Module, plan: Plan) -> AdamW:
-    """Return the optimizer with its moments made at once, so that memory is known and a state can be copied in."""
-    parameters = _trainable(network)
-    optimizer = AdamW(parameters, plan.lr, plan.betas, weight_decay=plan.weight_decay, fused=True)
-    for parameter in parameters:
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer
 
 
 def _shared(objective: nn.Module, device: torch.device) -> nn.Module:
