@@ -36,6 +36,7 @@ from dprune.training.dit.task import FlowObjective, LatentBatch
 from dprune.training.order import Order, Visits
 
 CPU = torch.device("cpu")
+EVERY = torch.empty(0, 0, dtype=torch.int64)
 SMALL = ("--arch", "nano/2", "--batch-size", "6", "--steps", "8", "--log-every", "1", "--lr", "1e-3")
 
 
@@ -268,7 +269,7 @@ def test_the_gradient_of_copies_varies_as_that_of_independent_draws():
         for step in range(100):
             positions, before = map(torch.from_numpy, order.visits(step))
             ids, visits = draws(positions, before, step)
-            loss, _ = objective(LatentBatch(ids, visits, labels[positions], latents[positions]))
+            loss, _ = objective(LatentBatch(ids, visits, labels[positions], latents[positions], EVERY))
             found = torch.autograd.grad(loss / 256, list(network.parameters()))
             gradients.append(torch.cat([part.flatten() for part in found]))
         return torch.stack(gradients).var(0).sum().item()
@@ -452,7 +453,7 @@ def test_samples_without_a_label_and_dropped_ones_get_that_of_none(dropout: floa
     for before in (0, 1):
         visits = torch.full((4000,), before)
         FlowObjective(Network(), settings, 0)(
-            LatentBatch(torch.arange(4000), visits, labels, torch.zeros(4000, 1, 1, 1))
+            LatentBatch(torch.arange(4000), visits, labels, torch.zeros(4000, 1, 1, 1), EVERY)
         )
     for found in seen:
         assert (found[labels < 0] == 5).all()

@@ -227,12 +227,9 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def matrices(self) -> list[tuple[nn.Parameter, int]]:
-        """Return the weights between the tokens of one layer and the next, with how many stand in each, one above the
-        other: queries, keys and values are three.
-        """
-        layers = [(layer, 3 if layer is block.attn.qkv else 1) for block in self.blocks
-                  for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)]  # fmt: skip
-        return [(layer.weight, pieces) for layer, pieces in layers]
+        """Return the weights of blocks that act on tokens, and of how many matrices, one above the other, each is."""
+        kinds = {"attn.qkv.weight": 3, "attn.proj.weight": 1, "mlp.fc1.weight": 1, "mlp.fc2.weight": 1}
+        return [(block.get_parameter(name), count) for block in self.blocks for name, count in kinds.items()]
 
     def forget_labels(self) -> None:
         """Become unconditional: of the table of labels only the row for none stays."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dprune import noise
+
 _EARLY, _LATE = 2, 4
 
 
@@ -18,6 +20,23 @@ def routed_blocks(depth: int) -> tuple[int, int]:
     They are 2 and depth - 4, as in the paper; models of fewer than twelve blocks keep fewer at the ends.
     """
     return min(_EARLY, depth // 4), depth - min(_LATE, depth // 3)
+
+
+def kept_tokens(seed: int, ids: Tensor, visits: Tensor, tokens: int, count: int) -> Tensor:
+    """Draw the tokens of each sample that skip no block.
+
+    Args:
+        seed: of the run.
+        ids: of the samples, int64 [B].
+        visits: how often each was visited before, int64 [B].
+        tokens: of a sample.
+        count: to keep.
+
+    Returns:
+        Their places, rising, int64 [B, count].
+    """
+    drawn = noise.bits(seed, "routed tokens", ids, visits, tokens)
+    return drawn.argsort(dim=1, stable=True)[:, :count].sort(dim=1).values
 
 
 def taken(x_BTD: Tensor, kept_BK: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
+MOMENTUM = 0.95
 UPDATE_RMS = 0.2
 """Of AdamW's updates, which those of Muon match."""
 _LEAST_NORM = 1e-7
@@ -24,39 +25,38 @@ class Muon(Optimizer):
     """Trains matrices.
 
     Args:
-        matrices: with the number of matrices that each holds, one above the other: 3 where queries, keys and values
-            are made by one layer.
-        lr: learning rate, which means what it means to AdamW.
+        matrices: each parameter, and of how many matrices, one above the other, it is: 3 where queries, keys and
+            values are made by one layer.
+        lr: learning rate, a float or a tensor, which means what it means to AdamW.
         weight_decay: decoupled, as AdamW's.
-        momentum: share of the gradients before.
     """
 
-    def __init__(
-        self, matrices: Sequence[tuple[nn.Parameter, int]], lr: float, weight_decay: float, momentum: float = 0.95
-    ) -> None:
-        super().__init__([parameter for parameter, _ in matrices], {"lr": lr, "weight_decay": weight_decay})
-        self._momentum = momentum
-        self._alike: dict[tuple[int, ...], list[tuple[nn.Parameter, int]]] = {}
-        for parameter, pieces in matrices:
+    def __init__(self, matrices: Sequence[tuple[nn.Parameter, int]], lr: float | Tensor, weight_decay: float) -> None:
+        # Captured graphs may hold its steps, given a rate that is a tensor.
+        defaults = {"lr": lr, "weight_decay": weight_decay, "capturable": True}
+        super().__init__([parameter for parameter, _ in matrices], defaults)
+        self._alike: dict[tuple[int, ...], list[nn.Parameter]] = {}
+        for parameter, count in matrices:
             self.state[parameter] = {"momentum": torch.zeros_like(parameter)}
-            self._alike.setdefault((*parameter.shape, pieces), []).append((parameter, pieces))
+            self._alike.setdefault((count, *parameter.shape), []).append(parameter)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take a step; every matrix has a gradient."""
+        for (count, *_), parameters in self._alike.items():
+            self._step(count, list(parameters))
+
+    def _step(self, count: int, parameters: list[Tensor]) -> None:
         rate, decay = (self.param_groups[0][name] for name in ("lr", "weight_decay"))
-        for alike in self._alike.values():
-            parameters, pieces = [parameter for parameter, _ in alike], alike[0][1]
-            gradients = [parameter.grad for parameter in parameters]
-            moments = [self.state[parameter]["momentum"] for parameter in parameters]
-            torch._foreach_lerp_(moments, gradients, 1 - self._momentum)
-            ahead = torch.stack(torch._foreach_lerp(gradients, moments, self._momentum))
-            matrices = ahead.unflatten(1, (pieces, -1)).flatten(0, 1)
-            # A rate may be a tensor, which a captured graph reads anew.
-            updates = orthogonalised(matrices) * (rate * UPDATE_RMS * max(matrices.shape[1:]) ** 0.5)
-            if decay:
-                torch._foreach_mul_(parameters, 1 - rate * decay)
-            torch._foreach_sub_(parameters, updates.view_as(ahead).unbind())
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        moments = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(moments, gradients, 1 - MOMENTUM)
+        ahead = torch.stack(torch._foreach_lerp(gradients, moments, MOMENTUM))
+        matrices = ahead.unflatten(1, (count, -1)).flatten(0, 1)
+        updates = orthogonalised(matrices) * (rate * UPDATE_RMS * max(matrices.shape[1:]) ** 0.5)
+        if decay:
+            torch._foreach_mul_(parameters, 1 - rate * decay)
+        torch._foreach_sub_(parameters, list(updates.view_as(ahead).unbind()))
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ by the trained network that is given, to those of all IMAGES. Trainings go throu
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
@@ -119,10 +120,11 @@ def result(given, store, folder, judge, name, planned, seed):
     """Train a variant, and return its distance and the seconds of its steps, those of the first line's left out."""
     lines = train(given, store, folder / "run", planned["steps"], seed, VARIANTS[name])
     steps = [line["step"] for line in lines]
-    counts = [after - before for before, after in zip(steps, steps[1:])]
+    counts = [after - before for before, after in itertools.pairwise(steps)]
     seconds = sum(count * given.batch / line["img_per_s"] for count, line in zip(counts, lines[1:], strict=True))
     distance = judge.of_model(folder / "run" / "model.safetensors")
-    return {"distance": distance, "seconds": seconds * planned["steps"] / max(1, sum(counts)), "loss": lines[-1]["loss"]}
+    seconds *= planned["steps"] / max(1, sum(counts))
+    return {"distance": distance, "seconds": seconds, "loss": lines[-1]["loss"]}
 
 
 def summary(rows):

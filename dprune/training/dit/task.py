@@ -20,6 +20,7 @@ from dprune.models.classes import TrainedClasses
 from dprune.models.dit import DiT
 from dprune.models.dit_files import network_metadata
 from dprune.models.pixels import to_pixels
+from dprune.models.routing import kept_tokens
 from dprune.models.vae import VAE
 from dprune.training.dit.latents import LatentBatch, TrainingLatents
 from dprune.training.dit.settings import DiTSettings
@@ -48,16 +49,10 @@ class FlowObjective(nn.Module):
         """Return the sum of the samples' losses, twice: to differentiate and for the log."""
         drawn = noise.normal(self._seed, "noise of training", micro.ids, micro.visits, micro.latents.shape[1:])
         times, labels = self._times(micro), self._labels(micro)
-        network = functools.partial(self.network, kept_BK=self._kept(micro)) if micro.routes else self.network
+        routes = micro.kept.shape[1] > 0
+        network = functools.partial(self.network, kept_BK=micro.kept) if routes else self.network
         loss = flow_loss(network, micro.latents, drawn, times, labels).sum()
         return loss, {"loss": loss.detach()}
-
-    def _kept(self, micro: LatentBatch) -> Tensor:
-        """Draw the tokens of each sample that skip no block, their places rising, int64 [b, k]."""
-        tokens = self.network.config.tokens
-        drawn = noise.bits(self._seed, "routed tokens", micro.ids, micro.visits, tokens)
-        order = drawn.argsort(dim=1, stable=True)
-        return order[:, : self._settings.kept(tokens)].sort(dim=1).values
 
     def _times(self, micro: LatentBatch) -> Tensor:
         if self._settings.time == "uniform":
@@ -91,7 +86,8 @@ class DiTTask(Task):
 
     def __init__(self, network: DiT, settings: DiTSettings, plan: Plan, data: TrainingLatents, latents: Latents,
                  trained: TrainedClasses, fingerprint: str, preview: VAE | None) -> None:  # fmt: skip
-        self._routed_steps = settings.routed_steps(plan.steps)
+        self._seed, self._routed_steps = plan.seed, settings.routed_steps(plan.steps)
+        self._kept = settings.kept(network.config.tokens)
         self._network, self._data, self._trained, self._preview = network, data, trained, preview
         self._device = network.pos_embed.device
         if settings.compile:
@@ -106,8 +102,13 @@ class DiTTask(Task):
     def batches(self, steps: Iterator[tuple[int, list[Visits]]]) -> Generator[list[LatentBatch]]:
         """Gather each step's micro-batches."""
         for step, parts in steps:
-            routes = step < self._routed_steps
-            yield [self._data.batch(part)._replace(routes=routes) for part in parts]
+            micros = [self._data.batch(part) for part in parts]
+            yield [self._routed(micro) for micro in micros] if step < self._routed_steps else micros
+
+    def _routed(self, micro: LatentBatch) -> LatentBatch:
+        """Let tokens skip blocks, drawn anew at each visit of a sample."""
+        tokens = self._network.config.tokens
+        return micro._replace(kept=kept_tokens(self._seed, micro.ids, micro.visits, tokens, self._kept))
 
     def trial(self, size: int) -> LatentBatch:
         """Return the first samples, again and again."""
