@@ -175,11 +175,10 @@ def gathers(argument: str, source: str, *decorators: Decorator, **fixed: Any) ->
     return decorate
 
 
-def trains(*decorators: Decorator, **defaults: str) -> Decorator:
+def trains(**defaults: str) -> Decorator:
     """Add the options of the training loop; they reach the command as one `training`.
 
     Args:
-        decorators: of further options that only some models have.
         defaults: what the help says of options that are not given, where that is not what it says below.
     """
     loop = {"warmup": "0", "schedule": "constant", "ema": "0.9999", "clip": "no limit", "log_every": "100"}
@@ -211,7 +210,6 @@ def trains(*decorators: Decorator, **defaults: str) -> Decorator:
         count("--evaluate-every", "Steps between pictures and measures in the run's folder."),
         click.option("--autosave", type=Duration(), default="30m", show_default=True,
                      help="Time between saved states; a signal saves one as well."),
-        *decorators,
         seed,
         device,
     )  # fmt: skip

@@ -97,7 +97,6 @@ class TrainingOptions:
     evaluate_every: int | None = None
     autosave: float = 1800.0
     device: str = "auto"
-    optimizer: str | None = None
 
     def plan(self, samples: int, defaults: Mapping[str, Any]) -> Plan:
         """Fill in what was not said.

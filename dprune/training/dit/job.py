@@ -172,4 +172,5 @@ def open_train_dit(store: str, options: DiTOptions, training: TrainingOptions, o
     settings.check(data.latents)
     if not settings.unconditional:
         data.check_labels()
-    return DiTJob(data, settings, training.plan(len(data.ids), DEFAULTS), training.device, output)
+    plan = replace(training.plan(len(data.ids), DEFAULTS), optimizer=options.optimizer)
+    return DiTJob(data, settings, plan, training.device, output)

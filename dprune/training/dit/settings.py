@@ -108,6 +108,7 @@ class DiTOptions:
     place: str = "auto"
     compiles: bool | None = None
     route: float = 0.0
+    optimizer: str = "adamw"
 
     def resolve(self, device: str) -> DiTSettings:
         """Fill in what was not said.
