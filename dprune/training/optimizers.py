@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from dprune.models.dit import DiT
 from dprune.training.muon import Muon
 from dprune.training.plan import Plan
 
@@ -27,6 +27,14 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
 def trainable(network: nn.Module) -> list[nn.Parameter]:
     """Return the parameters of a network that are trained."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+@runtime_checkable
+class HasMatrices(Protocol):
+    """A network that tells which of its weights Muon may train."""
+
+    def matrices(self) -> list[tuple[nn.Parameter, int]]:
+        """Return them, and of how many matrices, one above the other, each is."""
 
 
 class Joined(Optimizer):
@@ -49,7 +57,7 @@ def _optimizer(network: nn.Module, plan: Plan) -> Optimizer:
     """Return an optimizer with its moments made at once, so that memory is known and a state can be copied in."""
     if plan.optimizer == "adamw":
         return _adamw(trainable(network), plan)
-    assert isinstance(network, DiT)
+    assert isinstance(network, HasMatrices)
     matrices = network.matrices()
     inside = {id(parameter) for parameter, _ in matrices}
     rest = [parameter for parameter in trainable(network) if id(parameter) not in inside]

@@ -97,7 +97,11 @@ class DiTTask(Task):
         self.network_header = network_metadata(network.config, mean, std, latents.classes, trained.samples)
         self.samples, self.fingerprint = len(data), fingerprint
         # A backward pass takes twice as many operations as a forward pass.
-        self.flop = 3 * network.config.flop()
+        self.flop, self._routed_flop = 3 * network.config.flop(), 3 * network.config.flop(self._kept)
+
+    def flop_at(self, step: int) -> int:
+        """See `Task`."""
+        return self._routed_flop if step < self._routed_steps else self.flop
 
     def batches(self, steps: Iterator[tuple[int, list[Visits]]]) -> Generator[list[LatentBatch]]:
         """Gather each step's micro-batches."""
