@@ -68,7 +68,7 @@ def test_latents_are_those_of_the_store_wherever_they_are_held(tmp_path: Path, k
     ids = np.array([0, 3, 19, 20, 31])
     held = TrainingLatents(latents, ids, CPU, place, seed=0)
     visits = Visits(np.array([4, 0, 2, 0]), np.array([1, 1, 1, 2]))
-    found_ids, before, labels, values = held.batch(visits)
+    found_ids, before, labels, values, _ = held.batch(visits)
     assert before.tolist() == [1, 1, 1, 2]
     assert found_ids.tolist() == [31, 0, 19, 0]
     assert labels.tolist() == latents.labels()[[31, 0, 19, 0]].tolist()
