@@ -14,7 +14,7 @@ from stores import latent_store
 
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.files import ModelFile
-from dprune.models.routing import kept_tokens, put_back, routed_blocks, taken
+from dprune.models.routing import kept_tokens, put_back, routed_blocks, take_out
 from dprune.training.dit.settings import DiTSettings
 
 SMALL = ("--arch", "nano/1", "--batch-size", "6", "--steps", "10", "--log-every", "1", "--lr", "1e-3", "--route", "0.5")
@@ -70,7 +70,7 @@ def test_tokens_that_are_kept_differ_by_sample_and_visit_and_not_by_batch():
 def test_tokens_that_are_not_kept_come_back_as_they_were():
     x = torch.randn(2, 5, 3, requires_grad=True)
     kept = torch.tensor([[0, 3], [1, 4]])
-    back = put_back(x, kept, 2 * taken(x, kept))
+    back = put_back(x, kept, 2 * take_out(x, kept))
     factor = torch.ones(2, 5, 1).scatter(1, kept[:, :, None], 2)
     assert torch.equal(back, x * factor)
     (gradient,) = torch.autograd.grad(back.sum(), x)
@@ -95,8 +95,8 @@ def test_the_middle_blocks_see_the_kept_tokens_alone():
     before, after = seen[3], seen[16]
     skipped = torch.ones(3, 16, dtype=torch.bool).scatter(1, kept, False)
     assert torch.equal(before[skipped], after[skipped])
-    assert torch.equal(taken(before, kept), seen[4])
-    assert torch.equal(taken(after, kept), seen[15])
+    assert torch.equal(take_out(before, kept), seen[4])
+    assert torch.equal(take_out(after, kept), seen[15])
     # By hand, one sample alone, in the order of its kept tokens turned round.
     turned = kept[:1].flip(1)
     torch.testing.assert_close(made(x[:1], t[:1], y[:1], turned), out[:1], rtol=1e-12, atol=1e-12)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dprune.models import diffusion
 from dprune.models.parametrization import NOISE, VELOCITY
-from dprune.models.routing import put_back, routed_blocks, taken
+from dprune.models.routing import put_back, routed_blocks, take_out
 
 FREQUENCIES = 256
 
@@ -268,7 +268,7 @@ class DiT(nn.Module):
             return _through(blocks, x_BTD, c_BD)
         first, last = routed_blocks(len(blocks))
         x_BTD = _through(blocks[:first], x_BTD, c_BD)
-        routed_BKD = _through(blocks[first:last], taken(x_BTD, kept_BK), c_BD)
+        routed_BKD = _through(blocks[first:last], take_out(x_BTD, kept_BK), c_BD)
         return _through(blocks[last:], put_back(x_BTD, kept_BK, routed_BKD), c_BD)
 
     def _unpatchify(self, x_BTP: Tensor) -> Tensor:

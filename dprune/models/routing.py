@@ -39,7 +39,7 @@ def kept_tokens(seed: int, ids: Tensor, visits: Tensor, tokens: int, count: int)
     return drawn.argsort(dim=1, stable=True)[:, :count].sort(dim=1).values
 
 
-def taken(x_BTD: Tensor, kept_BK: Tensor) -> Tensor:
+def take_out(x_BTD: Tensor, kept_BK: Tensor) -> Tensor:
     """Return the tokens at the positions that are kept, [B, K, D]."""
     return x_BTD.gather(1, _wide(kept_BK, x_BTD))
 
