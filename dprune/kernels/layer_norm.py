@@ -1,0 +1,237 @@
+"""A gated residual and the modulated norm of its sum in one kernel, as adaLN-Zero has them between its products.
+
+    y = x + gate * branch
+    h = (y - mean) * rstd * (1 + scale) + shift
+
+Each row of x is a token of D values; gate, shift and scale are one row for all tokens of a sample. Read and written
+once, the rows take little longer than a copy of them would. Sums over tokens (the gradients of gate, shift and scale)
+are left as one row for each piece of a sample, for the caller to add: nothing depends on the order of programs.
+
+Shapes in suffixes: B samples, T tokens, D width, P pieces of a sample.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+PIECE = 32
+"""Tokens that a program takes one after the other, whose sums are one row of partial ones."""
+
+
+class Statistics(NamedTuple):
+    """Of every token, [B, T], in the precision of the sums.
+
+    Attributes:
+        mean: of its values.
+        rstd: one over their deviation.
+    """
+
+    mean: Tensor
+    rstd: Tensor
+
+
+class Sums(NamedTuple):
+    """Where partial sums over the tokens of a sample go, [B, P, D] with the same strides.
+
+    Attributes:
+        shift: of the gradient of h.
+        scale: of that times the normalised values.
+        gate: of the gradient of y times the branch.
+        total: of the gradient of y; times the gate and added over samples, that of the bias of what made the branch.
+    """
+
+    shift: Tensor | None
+    scale: Tensor | None
+    gate: Tensor | None
+    total: Tensor | None
+
+
+def pieces(tokens: int) -> int:
+    """Return how many rows of partial sums the tokens of a sample leave."""
+    return triton.cdiv(tokens, PIECE)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Return the precision in which values of a dtype are added up."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Statistics]:
+    """Return h [B, T, D] in `dtype`, of x [B, T, D] as it is, and the statistics.
+
+    Args:
+        x: contiguous.
+        shift: [B, D], its rows contiguous.
+        scale: likewise, with the strides of `shift`.
+        eps: added to the variance.
+        dtype: of h.
+    """
+    _, h, statistics = _forward(x, None, None, shift, scale, eps, dtype)
+    assert h is not None
+    assert statistics is not None
+    return h, statistics
+
+
+def gated_norm(x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor,
+               eps: float) -> tuple[Tensor, Tensor, Statistics]:  # fmt: skip
+    """Return y in the dtype of x, h in that of the branch, and the statistics of y.
+
+    Args:
+        x: [B, T, D], contiguous.
+        branch: likewise.
+        gate: [B, D], its rows contiguous.
+        shift: likewise; all three have the same strides.
+        scale: likewise.
+        eps: added to the variance.
+    """
+    y, h, statistics = _forward(x, branch, gate, shift, scale, eps, branch.dtype)
+    assert y is not None
+    assert h is not None
+    assert statistics is not None
+    return y, h, statistics
+
+
+def gated(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
+    """Return y [B, T, D] in the dtype of x; see `gated_norm`."""
+    y, _, _ = _forward(x, branch, gate, None, None, 0.0, branch.dtype)
+    assert y is not None
+    return y
+
+
+def _forward(x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor | None, scale: Tensor | None,
+             eps: float, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None, Statistics | None]:  # fmt: skip
+    samples, tokens, width = x.shape
+    sums = accumulator(x.dtype)
+    gates, norms = branch is not None, shift is not None
+    y = torch.empty_like(x) if gates else None
+    h = torch.empty_like(x, dtype=dtype) if norms else None
+    mean, rstd = x.new_empty((2, samples, tokens), dtype=sums) if norms else (None, None)
+    row = gate if gates else shift
+    assert row is not None
+    _forward_kernel[(triton.cdiv(tokens, PIECE), samples)](
+        x, branch, gate, shift, scale, y, h, mean, rstd, tokens, row.stride(0), eps,
+        D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE, GATES=gates, NORMS=norms, SUM=_TYPES[sums],
+        num_warps=_warps(width),
+    )  # fmt: skip
+    return y, h, Statistics(mean, rstd) if mean is not None and rstd is not None else None
+
+
+def backward(dy: Tensor, sums: Sums, *, dh: Tensor | None = None, y: Tensor | None = None,
+             statistics: Statistics | None = None, scale: Tensor | None = None, branch: Tensor | None = None,
+             gate: Tensor | None = None) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Return the gradients of y's two parts: of x [B, T, D] in the dtype of dy, and of the branch in that of it.
+
+    What is left out was left out forward: `dh` to `scale` where nothing was normalised, `branch` and `gate` where
+    nothing was added. The gradient of x is that of y as a whole, so without `dh` it is `dy` itself.
+
+    Args:
+        dy: gradient of y from what comes after besides the norm, [B, T, D], contiguous.
+        sums: filled.
+        dh: gradient of h, [B, T, D], contiguous.
+        y: what was normalised.
+        statistics: of y.
+        scale: [B, D], its rows contiguous.
+        branch: [B, T, D], contiguous.
+        gate: with the strides of `scale`.
+    """
+    samples, tokens, width = dy.shape
+    norms, gates = dh is not None, branch is not None
+    dx = torch.empty_like(dy) if norms else dy
+    d_branch = torch.empty_like(branch) if branch is not None else None
+    row, partial = (gate, sums.gate) if gates else (scale, sums.shift)
+    assert row is not None
+    assert partial is not None
+    mean, rstd = statistics or (None, None)
+    _backward_kernel[(partial.shape[1], samples)](
+        dy, dh, y, mean, rstd, scale, branch, gate, dx, d_branch, *sums, tokens, row.stride(0), partial.stride(0),
+        partial.stride(1), D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE, GATES=gates, NORMS=norms,
+        SUM=_TYPES[partial.dtype], num_warps=_warps(width),
+    )  # fmt: skip
+    return dx, d_branch
+
+
+_TYPES: dict[torch.dtype, Any] = {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+def _warps(width: int) -> int:
+    return 4 if width > 512 else 2
+
+
+@triton.jit
+def _forward_kernel(x, branch, gate, shift, scale, y, h, mean, rstd, tokens, row, eps, D: tl.constexpr,
+                    BLOCK: tl.constexpr, ROWS: tl.constexpr, GATES: tl.constexpr, NORMS: tl.constexpr,
+                    SUM: tl.constexpr):  # fmt: skip
+    piece, sample = tl.program_id(0), tl.program_id(1)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < D
+    at = sample * row + columns
+    if GATES:
+        gates = tl.load(gate + at, inside, 0.0).to(SUM)
+    if NORMS:
+        factors = 1 + tl.load(scale + at, inside, 0.0).to(SUM)
+        shifts = tl.load(shift + at, inside, 0.0).to(SUM)
+    first = piece * ROWS
+    for token in range(first, min(first + ROWS, tokens)):
+        place = (sample * tokens + token).to(tl.int64)
+        values = tl.load(x + place * D + columns, inside, 0.0).to(SUM)
+        if GATES:
+            values += gates * tl.load(branch + place * D + columns, inside, 0.0).to(SUM)
+            tl.store(y + place * D + columns, values.to(y.dtype.element_ty), inside)
+            # The norm is that of what is passed on, rounding included.
+            values = values.to(y.dtype.element_ty).to(SUM)
+        if NORMS:
+            middle = tl.sum(values, 0) / D
+            centred = tl.where(inside, values - middle, 0.0)
+            scaled = 1 / tl.sqrt(tl.sum(centred * centred, 0) / D + eps)
+            tl.store(mean + place, middle)
+            tl.store(rstd + place, scaled)
+            out = centred * scaled * factors + shifts
+            tl.store(h + place * D + columns, out.to(h.dtype.element_ty), inside)
+
+
+@triton.jit
+def _backward_kernel(dy, dh, y, mean, rstd, scale, branch, gate, dx, d_branch, d_shift, d_scale, d_gate, d_total,
+                     tokens, row, per_sample, per_piece, D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+                     GATES: tl.constexpr, NORMS: tl.constexpr, SUM: tl.constexpr):  # fmt: skip
+    piece, sample = tl.program_id(0), tl.program_id(1)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < D
+    at = sample * row + columns
+    if GATES:
+        gates = tl.load(gate + at, inside, 0.0).to(SUM)
+        sum_gate = tl.zeros([BLOCK], SUM)
+        sum_total = tl.zeros([BLOCK], SUM)
+    if NORMS:
+        factors = 1 + tl.load(scale + at, inside, 0.0).to(SUM)
+        sum_shift = tl.zeros([BLOCK], SUM)
+        sum_scale = tl.zeros([BLOCK], SUM)
+    first = piece * ROWS
+    for token in range(first, min(first + ROWS, tokens)):
+        place = (sample * tokens + token).to(tl.int64)
+        total = tl.load(dy + place * D + columns, inside, 0.0).to(SUM)
+        if NORMS:
+            slope = tl.load(dh + place * D + columns, inside, 0.0).to(SUM)
+            scaled = tl.load(rstd + place)
+            normal = tl.load(y + place * D + columns, inside, 0.0).to(SUM)
+            normal = tl.where(inside, (normal - tl.load(mean + place)) * scaled, 0.0)
+            sum_shift += slope
+            sum_scale += slope * normal
+            slope *= factors
+            total += scaled * (slope - tl.sum(slope, 0) / D - normal * (tl.sum(slope * normal, 0) / D))
+            tl.store(dx + place * D + columns, total.to(dx.dtype.element_ty), inside)
+        if GATES:
+            sum_gate += total * tl.load(branch + place * D + columns, inside, 0.0).to(SUM)
+            sum_total += total
+            tl.store(d_branch + place * D + columns, (gates * total).to(d_branch.dtype.element_ty), inside)
+    at = sample * per_sample + piece * per_piece + columns
+    if NORMS:
+        tl.store(d_shift + at, sum_shift, inside)
+        tl.store(d_scale + at, sum_scale, inside)
+    if GATES:
+        tl.store(d_gate + at, sum_gate, inside)
+        tl.store(d_total + at, sum_total, inside)
