@@ -11,25 +11,24 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grad_norm_, get_total_norm
-from torch.optim import AdamW
 
-from dprune.collectives import all_gather, all_sum, in_group, is_root
+from dprune.collectives import all_gather, all_sum, is_root
 from dprune.errors import DpruneError, Interrupted, MismatchError, UsageError
 from dprune.formats.provenance import Record
 from dprune.precision import float32
 from dprune.runtime import Monitor, ranks
 from dprune.training.averages import Averages
+from dprune.training.optimizers import make_optimizers
 from dprune.training.order import Order, Visits, micro_batches, share
 from dprune.training.plan import Plan, is_due
 from dprune.training.run import Run
 from dprune.training.state import SavedState
+from dprune.training.step import Stepper, autocast
 from dprune.training.task import Task
 from dprune.training.throughput import Stopwatch, product_rate
 
@@ -51,11 +50,10 @@ class Loop:
         self.task, self.plan, self.run, self.device = task, plan, run, device
         self.here = ranks()
         self.order = Order(task.samples, plan.batch_size, plan.seed)
-        self.optimizers = {name: _adamw(network, plan) for name, network in task.networks.items()}
+        self.optimizers = make_optimizers(task.networks, plan)
         self.averages = Averages(next(iter(task.networks.values())))
+        self.stepper = Stepper(task, plan, self.optimizers, self.averages, device)
         self.saved = SavedState(run, record, task.network_header, task.networks, self.optimizers, self.averages)
-        self.objectives = {name: _shared(objective, device) for name, objective in task.objectives.items()}
-        self.sums: dict[str, Tensor] = {}
         self.step = 0
         self.reported = 0
         self.micro_batch = 0
@@ -81,7 +79,7 @@ class Loop:
             last = self._steps(monitor)
             self._evaluate()
         if is_root():
-            self.saved.save(self._reached(), self.sums)
+            self.saved.save(self._reached(), self.stepper.sums)
             self.saved.publish()
         _wait()
         return {"steps": self.step, "epochs": self.order.epochs(self.step), **last}
@@ -90,7 +88,7 @@ class Loop:
         if found := self.saved.load():
             reached, sums = found
             self.step, self.reported = reached["step"], reached["reported"]
-            self.sums = {name: value.to(self.device) for name, value in sums.items()}
+            self.stepper.sums = {name: value.to(self.device) for name, value in sums.items()}
 
     def _reached(self) -> dict[str, Any]:
         # A run that goes on is to round as it did, whatever memory is free then.
@@ -109,7 +107,8 @@ class Loop:
         with contextlib.closing(self.task.batches(schedule)) as batches:
             while batch := self._next(batches):
                 reports = is_due(self.step + 1, self.plan.log_every) or self.step + 1 == self.plan.steps
-                norm = self._take(batch, wants_norm=reports)
+                norm = self.stepper.take(self.step, batch, wants_norm=reports)
+                self.step += 1
                 monitor.advance()
                 watch.count(self.plan.batch_size)
                 if reports:
@@ -140,45 +139,6 @@ class Loop:
     def _visits(self, step: int) -> list[Visits]:
         return micro_batches(share(self.order.visits(step), self.here.rank, self.here.world), self.micro_batch)
 
-    def _take(self, batch: list[Any], *, wants_norm: bool) -> dict[str, Tensor]:
-        """Take one step; return the norms of the gradients if they are known or wanted."""
-        norms: dict[str, Tensor] = {}
-        for name, objective in self.objectives.items():
-            if not self.task.active(name, self.step):
-                continue
-            self._backward(objective, batch)
-            optimizer, parameters = self.optimizers[name], _trainable(self.task.networks[name])
-            if self.plan.clip is not None:
-                norms[name] = clip_grad_norm_(parameters, self.plan.clip, foreach=True)
-            elif wants_norm:
-                norms[name] = get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
-            optimizer.param_groups[0]["lr"] = self.plan.rate(self.step)
-            optimizer.step()
-            optimizer.zero_grad()
-        self.averages.update(self.plan.ema_decay(self.step))
-        self._add(self.task.after_step(self.step, self.optimizers, self.averages.tensors))
-        self.step += 1
-        return norms
-
-    def _backward(self, objective: nn.Module, batch: list[Any]) -> None:
-        """Add the gradients of the mean loss over the global batch."""
-        # DDP takes the mean over the ranks of what each of them has summed.
-        scale = self.here.world / self.plan.batch_size
-        for number, micro in enumerate(batch):
-            alone = number < len(batch) - 1 and isinstance(objective, DistributedDataParallel)
-            with objective.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
-                with self._autocast():
-                    loss, sums = objective(micro)
-                (loss * scale).backward()
-            self._add(sums)
-
-    def _add(self, sums: Mapping[str, Tensor]) -> None:
-        for name, value in sums.items():
-            self.sums[name] = self.sums[name].add_(value) if name in self.sums else value.clone()
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16")
-
     def _report(self, norms: dict[str, Tensor], watch: Stopwatch) -> dict[str, float]:
         """Write a line of the log: means since the line before. The device is waited for here and nowhere else.
 
@@ -187,10 +147,11 @@ class Loop:
         """
         steps = range(self.reported, self.step)
         self.reported = self.step
-        tallies = {name: all_sum(self.sums.pop(name)) for name in sorted(self.sums) if self.sums[name].ndim}
-        names = sorted(self.sums)
-        totals = all_sum(torch.stack([self.sums[name].float() for name in names])).tolist()
-        self.sums.clear()
+        sums = self.stepper.sums
+        tallies = {name: all_sum(sums.pop(name)) for name in sorted(sums) if sums[name].ndim}
+        names = sorted(sums)
+        totals = all_sum(torch.stack([sums[name].float() for name in names])).tolist()
+        sums.clear()
         self._check_finite(totals)
         samples = len(steps) * self.plan.batch_size
         line = {name: total / samples for name, total in zip(names, totals, strict=True)}
@@ -218,7 +179,7 @@ class Loop:
         return saves or evaluates
 
     def _evaluate(self) -> None:
-        with self.averages.applied(), self._autocast(), torch.no_grad():
+        with self.averages.applied(), autocast(self.plan, self.device), torch.no_grad():
             found = self.task.evaluate(self.step, self.run.pictures)
         if found and is_root():
             self._log(found)
@@ -243,16 +204,17 @@ class Loop:
         Raises:
             DpruneError: the loss is no longer finite, and the state before was.
         """
-        self._check_finite([all_sum(self.sums[name]).sum().item() for name in sorted(self.sums)])
+        sums = self.stepper.sums
+        self._check_finite([all_sum(sums[name]).sum().item() for name in sorted(sums)])
         self._leave_sums_to_root()
         if is_root():
-            self.saved.save(self._reached(), self.sums)
+            self.saved.save(self._reached(), sums)
         _wait()
 
     def _leave_sums_to_root(self) -> None:
         """Let what all ranks have summed up together count once."""
         if not is_root():
-            for value in self.sums.values():
+            for value in self.stepper.sums.values():
                 value.zero_()
 
     def _largest_micro_batch(self) -> int:
@@ -271,7 +233,7 @@ class Loop:
         kept = [_kept(network) for network in self.task.networks.values()]
         try:
             for objective in self.task.objectives.values():
-                with self._autocast():
+                with autocast(self.plan, self.device):
                     loss, _ = objective(self.task.trial(size))
                 loss.backward()
         except torch.OutOfMemoryError:
@@ -300,34 +262,10 @@ class Loop:
                       f"{batch:,}", f"{samples:,}", batch / samples, self.task.repeats)  # fmt: skip
 
 
-def _trainable(network: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
 def _kept(network: nn.Module) -> dict[str, Tensor]:
     """Copy the state of a network that holds more than parameters, which passes may change."""
     more = any(True for _ in network.buffers())
     return {name: value.cpu() for name, value in network.state_dict().items()} if more else {}
-
-
-def _adamw(network: nn.Module, plan: Plan) -> AdamW:
-    """Return the optimizer with its moments made at once, so that memory is known and a state can be copied in."""
-    parameters = _trainable(network)
-    optimizer = AdamW(parameters, plan.lr, plan.betas, weight_decay=plan.weight_decay, fused=True)
-    for parameter in parameters:
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer
-
-
-def _shared(objective: nn.Module, device: torch.device) -> nn.Module:
-    if not in_group():
-        return objective
-    devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(objective, devices, gradient_as_bucket_view=True)
 
 
 def _check_ranks_agree(task: Task, plan: Plan) -> None:
