@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dprune.kernels.layer_norm import _TYPES, accumulator
+from dprune.kernels.accumulation import TRITON, accumulator
 
 LEAST_TILE = 16
 LOG2_E = tl.constexpr(math.log2(math.e))
@@ -52,7 +52,8 @@ def attention(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     logsum = qkv.new_empty((samples, heads, tokens), dtype=accumulator(qkv.dtype))
     tiles = _fitted(FORWARD, tokens)
     _forward_kernel[(triton.cdiv(tokens, tiles.own), samples * heads)](
-        qkv, out, logsum, tokens, **_shape(size, heads, tiles, tokens), SUM=_TYPES[logsum.dtype], num_warps=tiles.warps, num_stages=tiles.stages,
+        qkv, out, logsum, tokens, **_shape(size, heads, tiles, tokens),
+        SUM=TRITON[logsum.dtype], num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return out, logsum
 
@@ -74,7 +75,8 @@ def attention_backward(qkv: Tensor, out: Tensor, logsum: Tensor, d_out: Tensor) 
     d_qkv = torch.empty_like(qkv)
     sums = qkv.new_empty((samples * blocks, width), dtype=logsum.dtype)
     _backward_kernel[(blocks, samples * heads)](
-        qkv, out, logsum, d_out, d_qkv, sums, tokens, **_shape(size, heads, tiles, tokens), SUM=_TYPES[logsum.dtype], num_warps=tiles.warps, num_stages=tiles.stages,
+        qkv, out, logsum, d_out, d_qkv, sums, tokens, **_shape(size, heads, tiles, tokens),
+        SUM=TRITON[logsum.dtype], num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return d_qkv, sums
 

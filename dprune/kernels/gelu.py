@@ -10,16 +10,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dprune.kernels.layer_norm import _TYPES, accumulator
+from dprune.kernels.accumulation import TRITON, accumulator
 
 ROWS, COLUMNS, STRIP = 8, 256, 128
 
 
 def gelu(x: Tensor) -> Tensor:
-    """Return gelu(x) for contiguous x of any shape."""
+    """Return the GELU of contiguous x, of any shape."""
     out = torch.empty_like(x)
     size = x.numel()
-    _forward_kernel[(triton.cdiv(size, 4096),)](x, out, size, BLOCK=4096, SUM=_TYPES[accumulator(x.dtype)], num_warps=8)
+    _forward_kernel[(triton.cdiv(size, 4096),)](x, out, size, BLOCK=4096, SUM=TRITON[accumulator(x.dtype)], num_warps=8)
     return out
 
 
@@ -35,7 +35,7 @@ def gelu_backward(x: Tensor, d_out: Tensor) -> tuple[Tensor, Tensor]:
     strips = triton.cdiv(rows, STRIP)
     sums = x.new_empty((strips, width), dtype=accumulator(x.dtype))
     _backward_kernel[(triton.cdiv(width, COLUMNS), strips)](
-        x, d_out, dx, sums, rows, width, ROWS=ROWS, COLUMNS=COLUMNS, STRIP=STRIP, SUM=_TYPES[sums.dtype], num_warps=4
+        x, d_out, dx, sums, rows, width, ROWS=ROWS, COLUMNS=COLUMNS, STRIP=STRIP, SUM=TRITON[sums.dtype], num_warps=4
     )
     return dx, sums
 

@@ -12,12 +12,14 @@ Shapes in suffixes: B samples, T tokens, D width, P pieces of a sample.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from dprune.kernels.accumulation import TRITON, accumulator
 
 PIECE = 32
 """Tokens that a program takes one after the other, whose sums are one row of partial ones."""
@@ -53,15 +55,11 @@ class Sums(NamedTuple):
 
 def pieces(tokens: int) -> int:
     """Return how many rows of partial sums the tokens of a sample leave."""
-    return triton.cdiv(tokens, PIECE)
+    return -(-tokens // PIECE)
 
 
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """Return the precision in which values of a dtype are added up."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Statistics]:
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float,
+                   dtype: torch.dtype) -> tuple[Tensor, Statistics]:  # fmt: skip
     """Return h [B, T, D] in `dtype`, of x [B, T, D] as it is, and the statistics.
 
     Args:
@@ -115,30 +113,64 @@ def _forward(x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tenso
     assert row is not None
     _forward_kernel[(triton.cdiv(tokens, PIECE), samples)](
         x, branch, gate, shift, scale, y, h, mean, rstd, tokens, row.stride(0), eps,
-        D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE, GATES=gates, NORMS=norms, SUM=_TYPES[sums],
+        D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE, GATES=gates, NORMS=norms, SUM=TRITON[sums],
         num_warps=_warps(width),
     )  # fmt: skip
     return y, h, Statistics(mean, rstd) if mean is not None and rstd is not None else None
 
 
-def backward(dy: Tensor, sums: Sums, *, dh: Tensor | None = None, y: Tensor | None = None,
-             statistics: Statistics | None = None, scale: Tensor | None = None, branch: Tensor | None = None,
-             gate: Tensor | None = None) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """Return the gradients of y's two parts: of x [B, T, D] in the dtype of dy, and of the branch in that of it.
-
-    What is left out was left out forward: `dh` to `scale` where nothing was normalised, `branch` and `gate` where
-    nothing was added. The gradient of x is that of y as a whole, so without `dh` it is `dy` itself.
+def modulated_norm_backward(dx: Tensor, dh: Tensor, x: Tensor, statistics: Statistics, scale: Tensor,
+                            sums: Sums) -> Tensor:  # fmt: skip
+    """Return the gradient of x [B, T, D] in the dtype of `dx`.
 
     Args:
-        dy: gradient of y from what comes after besides the norm, [B, T, D], contiguous.
-        sums: filled.
-        dh: gradient of h, [B, T, D], contiguous.
-        y: what was normalised.
+        dx: gradient of x from what else it goes to, [B, T, D], contiguous.
+        dh: gradient of h, likewise.
+        x: what was normalised, likewise.
+        statistics: of x.
+        scale: [B, D], its rows contiguous.
+        sums: whose `shift` and `scale` are filled.
+    """
+    found, _ = _backward(dx, sums, dh, x, statistics, scale, None, None)
+    return found
+
+
+def gated_norm_backward(dy: Tensor, dh: Tensor, y: Tensor, statistics: Statistics, scale: Tensor, branch: Tensor,
+                        gate: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return the gradients of x, in the dtype of `dy`, and of the branch, in its own; both [B, T, D].
+
+    Args:
+        dy: gradient of y from what else it goes to, [B, T, D], contiguous.
+        dh: gradient of h, likewise.
+        y: what was normalised, likewise.
         statistics: of y.
         scale: [B, D], its rows contiguous.
         branch: [B, T, D], contiguous.
         gate: with the strides of `scale`.
+        sums: filled.
     """
+    dx, d_branch = _backward(dy, sums, dh, y, statistics, scale, branch, gate)
+    assert d_branch is not None
+    return dx, d_branch
+
+
+def gated_backward(dy: Tensor, branch: Tensor, gate: Tensor, sums: Sums) -> Tensor:
+    """Return the gradient of the branch [B, T, D], in its dtype; that of x is `dy`.
+
+    Args:
+        dy: gradient of y, [B, T, D], contiguous.
+        branch: likewise.
+        gate: [B, D], its rows contiguous.
+        sums: whose `gate` and `total` are filled.
+    """
+    _, d_branch = _backward(dy, sums, None, None, None, None, branch, gate)
+    assert d_branch is not None
+    return d_branch
+
+
+def _backward(dy: Tensor, sums: Sums, dh: Tensor | None, y: Tensor | None, statistics: Statistics | None,
+              scale: Tensor | None, branch: Tensor | None,
+              gate: Tensor | None) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     samples, tokens, width = dy.shape
     norms, gates = dh is not None, branch is not None
     dx = torch.empty_like(dy) if norms else dy
@@ -150,12 +182,9 @@ def backward(dy: Tensor, sums: Sums, *, dh: Tensor | None = None, y: Tensor | No
     _backward_kernel[(partial.shape[1], samples)](
         dy, dh, y, mean, rstd, scale, branch, gate, dx, d_branch, *sums, tokens, row.stride(0), partial.stride(0),
         partial.stride(1), D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE, GATES=gates, NORMS=norms,
-        SUM=_TYPES[partial.dtype], num_warps=_warps(width),
+        SUM=TRITON[partial.dtype], num_warps=_warps(width),
     )  # fmt: skip
     return dx, d_branch
-
-
-_TYPES: dict[torch.dtype, Any] = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 def _warps(width: int) -> int:

@@ -9,6 +9,7 @@ Shapes in suffixes: see `dit`; N is B T.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,10 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dprune.kernels import layer_norm
 from dprune.kernels.attention import attention, attention_backward
 from dprune.kernels.gelu import gelu, gelu_backward
-from dprune.kernels.layer_norm import Statistics, Sums, gated, gated_norm, modulated_norm
+from dprune.kernels.layer_norm import (
+    Statistics,
+    Sums,
+    gated,
+    gated_backward,
+    gated_norm,
+    gated_norm_backward,
+    modulated_norm,
+    modulated_norm_backward,
+    pieces,
+)
 from dprune.models.dit import Block
 
 
@@ -52,25 +62,17 @@ class Modulation(NamedTuple):
 
 def quicken(block: Block) -> None:
     """Have a block run by the kernels, in place; its parameters stay as they are."""
-    linear = block.adaLN_modulation[1], block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2
-    block.forward = partial(run, [(layer, name) for layer in linear for name in ("weight", "bias")],
-                            block.attn.heads, block.norm1.eps)  # type: ignore[method-assign] # fmt: skip
+    block.forward = partial(_run, block)  # type: ignore[method-assign]
 
 
-def run(layers: list[tuple[Any, str]], heads: int, eps: float, x_BTD: Tensor, c_BD: Tensor) -> Tensor:
+def _run(block: Block, x_BTD: Tensor, c_BD: Tensor) -> Tensor:
     """Map tokens [B, T, D], given the condition [B, D], to [B, T, D] in their own dtype.
 
     Products are in the dtype of autocast, or in that of the weights where it is off.
-
-    Args:
-        layers: where the parameters are, each by its module and name, in the order of `Weights`.
-        heads: of the attention.
-        eps: of the norms.
-        x_BTD: tokens.
-        c_BD: condition.
     """
-    weights = [getattr(layer, name) for layer, name in layers]
-    device = x_BTD.device.type
+    linear = block.adaLN_modulation[1], block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2
+    weights = [layer.get_parameter(name) for layer in linear for name in ("weight", "bias")]
+    heads, eps, device = block.attn.heads, block.norm1.eps, x_BTD.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weights[0].dtype
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled():
@@ -79,7 +81,7 @@ def run(layers: list[tuple[Any, str]], heads: int, eps: float, x_BTD: Tensor, c_
         return _inferred(x_BTD, c_BD, heads, eps, Weights(*_lowered(weights, dtype)))
 
 
-def _lowered(weights: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+def _lowered(weights: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Return weights in a dtype, cast by one launch."""
     if all(weight.dtype == dtype for weight in weights):
         return [weight.detach() for weight in weights]
@@ -102,7 +104,8 @@ def _inferred(x_BTD: Tensor, c_BD: Tensor, heads: int, eps: float, weights: Weig
     m = Modulation(*modulation.chunk(6, 1))
     h, _ = modulated_norm(tokens, m.shift1, m.scale1, eps, weights.qkv.dtype)
     mixed, _ = attention(F.linear(h, weights.qkv, weights.qkv_bias), heads)
-    tokens, h, _ = gated_norm(tokens, F.linear(mixed, weights.proj, weights.proj_bias), m.gate1, m.shift2, m.scale2, eps)
+    branch = F.linear(mixed, weights.proj, weights.proj_bias)
+    tokens, h, _ = gated_norm(tokens, branch, m.gate1, m.shift2, m.scale2, eps)
     hidden = _hidden(h.flatten(0, 1), weights)
     return gated(tokens, F.linear(hidden, weights.fc2, weights.fc2_bias).view_as(tokens), m.gate2)
 
@@ -118,7 +121,7 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BTD: Tensor, c_BD: Tensor, heads: int, eps: float, dtype: torch.dtype,
                 *parameters: Tensor) -> Tensor:  # fmt: skip
-        weights = Weights(*_lowered(list(parameters), dtype))
+        weights = Weights(*_lowered(parameters, dtype))
         x = x_BTD.contiguous()
         condition, modulation = _modulation(c_BD, weights)
         m = Modulation(*modulation.chunk(6, 1))
@@ -132,7 +135,7 @@ class _Block(torch.autograd.Function):
         branch2 = F.linear(hidden, weights.fc2, weights.fc2_bias)
         ctx.save_for_backward(c_BD, condition, modulation, x, *statistics1, h1, qkv, mixed, logsum, branch1, y,
                               *statistics2, h2, before, hidden, branch2, *weights)  # fmt: skip
-        ctx.types = [parameter.dtype for parameter in parameters]
+        ctx.dtype = parameters[0].dtype
         return gated(y, branch2, m.gate2)
 
     @staticmethod
@@ -140,35 +143,34 @@ class _Block(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (c, condition, modulation, x, mean1, rstd1, h1, qkv, mixed, logsum, branch1, y, mean2, rstd2, h2, before,
          hidden, branch2, *lowered) = ctx.saved_tensors  # fmt: skip
-        w, m, types = Weights(*lowered), Modulation(*modulation.chunk(6, 1)), Weights(*ctx.types)
+        w, m, dtype = Weights(*lowered), Modulation(*modulation.chunk(6, 1)), ctx.dtype
         samples, tokens, width = x.shape
         # Sums over tokens: gradients of the six rows of the modulation, then of what the two gates let through.
-        parts = x.new_empty((samples, layer_norm.pieces(tokens), 8, width), dtype=mean1.dtype)
+        parts = x.new_empty((samples, pieces(tokens), 8, width), dtype=mean1.dtype)
         part = parts.unbind(2)
 
-        dy, d_branch2 = layer_norm.backward(gradients[0].contiguous(), Sums(None, None, part[5], part[7]),
-                                            branch=branch2, gate=m.gate2)  # fmt: skip
-        d_hidden, d_fc2 = _linear_backward(d_branch2, hidden, w.fc2, types.fc2)
+        dx = gradients[0].contiguous()
+        d_branch2 = gated_backward(dx, branch2, m.gate2, Sums(None, None, part[5], part[7]))
+        d_hidden, d_fc2 = _linear_backward(d_branch2, hidden, w.fc2, dtype)
         d_before, fc1_sums = gelu_backward(before.flatten(0, 1), d_hidden)
-        d_h2, d_fc1 = _linear_backward(d_before, h2, w.fc1, types.fc1)
-        dx, d_branch1 = layer_norm.backward(
-            dy, Sums(part[3], part[4], part[2], part[6]), dh=d_h2, y=y, statistics=Statistics(mean2, rstd2),
-            scale=m.scale2, branch=branch1, gate=m.gate1)  # fmt: skip
-        d_mixed, d_proj = _linear_backward(d_branch1, mixed, w.proj, types.proj)
+        d_h2, d_fc1 = _linear_backward(d_before, h2, w.fc1, dtype)
+        dx, d_branch1 = gated_norm_backward(dx, d_h2, y, Statistics(mean2, rstd2), m.scale2, branch1, m.gate1,
+                                            Sums(part[3], part[4], part[2], part[6]))  # fmt: skip
+        d_mixed, d_proj = _linear_backward(d_branch1, mixed, w.proj, dtype)
         d_qkv, qkv_sums = attention_backward(qkv, mixed, logsum, d_mixed)
-        d_h1, d_qkv_weight = _linear_backward(d_qkv, h1, w.qkv, types.qkv)
-        dx, _ = layer_norm.backward(dx, Sums(part[0], part[1], None, None), dh=d_h1, y=x,
-                                    statistics=Statistics(mean1, rstd1), scale=m.scale1)  # fmt: skip
+        d_h1, d_qkv_weight = _linear_backward(d_qkv, h1, w.qkv, dtype)
+        dx = modulated_norm_backward(dx, d_h1, x, Statistics(mean1, rstd1), m.scale1,
+                                     Sums(part[0], part[1], None, None))  # fmt: skip
 
         sums = parts.sum(1)
         d_modulation = sums[:, :6].flatten(1)
         d_biases = (sums[:, 6:] * modulation.view(samples, 6, width)[:, 2::3]).sum(0)
         d_condition, d_modulation_weight = _linear_backward(d_modulation.to(condition.dtype), condition, w.modulation,
-                                                            types.modulation)  # fmt: skip
+                                                            dtype)  # fmt: skip
         dc = torch.ops.aten.silu_backward(d_condition.to(c.dtype), c)
         found = Weights(d_modulation_weight, d_modulation.sum(0), d_qkv_weight, qkv_sums.sum(0), d_proj, d_biases[0],
                         d_fc1, fc1_sums.sum(0), d_fc2, d_biases[1])  # fmt: skip
-        return dx, dc, None, None, None, *(g.to(dtype) for g, dtype in zip(found, types, strict=True))
+        return dx, dc, None, None, None, *(gradient.to(dtype) for gradient in found)
 
 
 def _linear_backward(d_out: Tensor, x: Tensor, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

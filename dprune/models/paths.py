@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dprune.kernels.available import triton_works
-from dprune.models.dit import DiT
+from dprune.models.dit import Block, DiT
 
 FUSED, COMPILED, PLAIN = "fused", "compiled", "plain"
 
@@ -28,6 +28,7 @@ def quicken_dit(model: DiT, precision: torch.dtype, *, compiles: bool, hooked: b
         from dprune.models.fast_dit import quicken
 
         for block in model.blocks:
+            assert isinstance(block, Block)
             quicken(block)
         return FUSED
     model.compile_blocks()
