@@ -70,12 +70,12 @@ def test_norms_and_gates(samples: int, tokens: int, width: int, wide: bool, dtyp
 
     y64 = x64 + gate64[:, None] * branch64
     h64 = norm(y64)
-    y, h, statistics = gated_norm(x, branch, gate, shift, scale, 1e-6)
+    y, h, moments = gated_norm(x, branch, gate, shift, scale, 1e-6)
     assert (y.dtype, h.dtype) == (outer, dtype)
     assert difference(y, y64) < near
     assert difference(h, h64) < near
     expected = torch.autograd.grad((y64, h64), (x64, branch64, shift64, scale64, gate64), (dy.double(), dh.double()))
-    found = gated_norm_backward(dy, dh, y, statistics, scale, branch, gate, sums)
+    found = gated_norm_backward(dy, dh, y, moments, scale, branch, gate, sums)
     assert [g.dtype for g in found] == [outer, dtype]
     totals = parts.sum(1)
     for one, other in zip((*found, *totals[:, :3].unbind(1)), expected, strict=True):
@@ -87,10 +87,10 @@ def test_norms_and_gates(samples: int, tokens: int, width: int, wide: bool, dtyp
     assert difference(parts.sum(1)[:, 2], (dy * branch64).sum(1)) < near
     assert difference(parts.sum(1)[:, 3], dy.double().sum(1)) < near
 
-    h, statistics = modulated_norm(x, shift, scale, 1e-6, dtype)
+    h, moments = modulated_norm(x, shift, scale, 1e-6, dtype)
     assert difference(h, norm(x64)) < near
     expected = torch.autograd.grad((x64 * 1, norm(x64)), (x64, shift64, scale64), (dy.double(), dh.double()))
-    found = modulated_norm_backward(dy, dh, x, statistics, scale, sums)
+    found = modulated_norm_backward(dy, dh, x, moments, scale, sums)
     for one, other in zip((found, *parts.sum(1)[:, :2].unbind(1)), expected, strict=True):
         assert difference(one, other) < near
 

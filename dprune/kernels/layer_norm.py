@@ -25,7 +25,7 @@ PIECE = 32
 """Tokens that a program takes one after the other, whose sums are one row of partial ones."""
 
 
-class Statistics(NamedTuple):
+class Moments(NamedTuple):
     """Of every token, [B, T], in the precision of the sums.
 
     Attributes:
@@ -59,8 +59,8 @@ def pieces(tokens: int) -> int:
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float,
-                   dtype: torch.dtype) -> tuple[Tensor, Statistics]:  # fmt: skip
-    """Return h [B, T, D] in `dtype`, of x [B, T, D] as it is, and the statistics.
+                   dtype: torch.dtype) -> tuple[Tensor, Moments]:  # fmt: skip
+    """Return h [B, T, D] in `dtype`, of x [B, T, D] as it is, and the moments.
 
     Args:
         x: contiguous.
@@ -69,15 +69,15 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float,
         eps: added to the variance.
         dtype: of h.
     """
-    _, h, statistics = _forward(x, None, None, shift, scale, eps, dtype)
+    _, h, moments = _forward(x, None, None, shift, scale, eps, dtype)
     assert h is not None
-    assert statistics is not None
-    return h, statistics
+    assert moments is not None
+    return h, moments
 
 
 def gated_norm(x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor,
-               eps: float) -> tuple[Tensor, Tensor, Statistics]:  # fmt: skip
-    """Return y in the dtype of x, h in that of the branch, and the statistics of y.
+               eps: float) -> tuple[Tensor, Tensor, Moments]:  # fmt: skip
+    """Return y in the dtype of x, h in that of the branch, and the moments of y.
 
     Args:
         x: [B, T, D], contiguous.
@@ -87,11 +87,11 @@ def gated_norm(x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Te
         scale: likewise.
         eps: added to the variance.
     """
-    y, h, statistics = _forward(x, branch, gate, shift, scale, eps, branch.dtype)
+    y, h, moments = _forward(x, branch, gate, shift, scale, eps, branch.dtype)
     assert y is not None
     assert h is not None
-    assert statistics is not None
-    return y, h, statistics
+    assert moments is not None
+    return y, h, moments
 
 
 def gated(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def gated(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
 
 
 def _forward(x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor | None, scale: Tensor | None,
-             eps: float, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None, Statistics | None]:  # fmt: skip
+             eps: float, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None, Moments | None]:  # fmt: skip
     samples, tokens, width = x.shape
     sums = accumulator(x.dtype)
     gates, norms = branch is not None, shift is not None
@@ -116,10 +116,10 @@ def _forward(x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tenso
         D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE, GATES=gates, NORMS=norms, SUM=TRITON[sums],
         num_warps=_warps(width),
     )  # fmt: skip
-    return y, h, Statistics(mean, rstd) if mean is not None and rstd is not None else None
+    return y, h, Moments(mean, rstd) if mean is not None and rstd is not None else None
 
 
-def modulated_norm_backward(dx: Tensor, dh: Tensor, x: Tensor, statistics: Statistics, scale: Tensor,
+def modulated_norm_backward(dx: Tensor, dh: Tensor, x: Tensor, moments: Moments, scale: Tensor,
                             sums: Sums) -> Tensor:  # fmt: skip
     """Return the gradient of x [B, T, D] in the dtype of `dx`.
 
@@ -127,15 +127,15 @@ def modulated_norm_backward(dx: Tensor, dh: Tensor, x: Tensor, statistics: Stati
         dx: gradient of x from what else it goes to, [B, T, D], contiguous.
         dh: gradient of h, likewise.
         x: what was normalised, likewise.
-        statistics: of x.
+        moments: of x.
         scale: [B, D], its rows contiguous.
         sums: whose `shift` and `scale` are filled.
     """
-    found, _ = _backward(dx, sums, dh, x, statistics, scale, None, None)
+    found, _ = _backward(dx, sums, dh, x, moments, scale, None, None)
     return found
 
 
-def gated_norm_backward(dy: Tensor, dh: Tensor, y: Tensor, statistics: Statistics, scale: Tensor, branch: Tensor,
+def gated_norm_backward(dy: Tensor, dh: Tensor, y: Tensor, moments: Moments, scale: Tensor, branch: Tensor,
                         gate: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the gradients of x, in the dtype of `dy`, and of the branch, in its own; both [B, T, D].
 
@@ -143,13 +143,13 @@ def gated_norm_backward(dy: Tensor, dh: Tensor, y: Tensor, statistics: Statistic
         dy: gradient of y from what else it goes to, [B, T, D], contiguous.
         dh: gradient of h, likewise.
         y: what was normalised, likewise.
-        statistics: of y.
+        moments: of y.
         scale: [B, D], its rows contiguous.
         branch: [B, T, D], contiguous.
         gate: with the strides of `scale`.
         sums: filled.
     """
-    dx, d_branch = _backward(dy, sums, dh, y, statistics, scale, branch, gate)
+    dx, d_branch = _backward(dy, sums, dh, y, moments, scale, branch, gate)
     assert d_branch is not None
     return dx, d_branch
 
@@ -168,7 +168,7 @@ def gated_backward(dy: Tensor, branch: Tensor, gate: Tensor, sums: Sums) -> Tens
     return d_branch
 
 
-def _backward(dy: Tensor, sums: Sums, dh: Tensor | None, y: Tensor | None, statistics: Statistics | None,
+def _backward(dy: Tensor, sums: Sums, dh: Tensor | None, y: Tensor | None, moments: Moments | None,
               scale: Tensor | None, branch: Tensor | None,
               gate: Tensor | None) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     samples, tokens, width = dy.shape
@@ -178,7 +178,7 @@ def _backward(dy: Tensor, sums: Sums, dh: Tensor | None, y: Tensor | None, stati
     row, partial = (gate, sums.gate) if gates else (scale, sums.shift)
     assert row is not None
     assert partial is not None
-    mean, rstd = statistics or (None, None)
+    mean, rstd = moments or (None, None)
     _backward_kernel[(partial.shape[1], samples)](
         dy, dh, y, mean, rstd, scale, branch, gate, dx, d_branch, *sums, tokens, row.stride(0), partial.stride(0),
         partial.stride(1), D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE, GATES=gates, NORMS=norms,

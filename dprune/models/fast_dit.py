@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from dprune.kernels.attention import attention, attention_backward
 from dprune.kernels.gelu import gelu, gelu_backward
 from dprune.kernels.layer_norm import (
-    Statistics,
+    Moments,
     Sums,
     gated,
     gated_backward,
@@ -125,16 +125,16 @@ class _Block(torch.autograd.Function):
         x = x_BTD.contiguous()
         condition, modulation = _modulation(c_BD, weights)
         m = Modulation(*modulation.chunk(6, 1))
-        h1, statistics1 = modulated_norm(x, m.shift1, m.scale1, eps, dtype)
+        h1, moments1 = modulated_norm(x, m.shift1, m.scale1, eps, dtype)
         qkv = F.linear(h1, weights.qkv, weights.qkv_bias)
         mixed, logsum = attention(qkv, heads)
         branch1 = F.linear(mixed, weights.proj, weights.proj_bias)
-        y, h2, statistics2 = gated_norm(x, branch1, m.gate1, m.shift2, m.scale2, eps)
+        y, h2, moments2 = gated_norm(x, branch1, m.gate1, m.shift2, m.scale2, eps)
         before = F.linear(h2, weights.fc1, weights.fc1_bias)
         hidden = gelu(before)
         branch2 = F.linear(hidden, weights.fc2, weights.fc2_bias)
-        ctx.save_for_backward(c_BD, condition, modulation, x, *statistics1, h1, qkv, mixed, logsum, branch1, y,
-                              *statistics2, h2, before, hidden, branch2, *weights)  # fmt: skip
+        ctx.save_for_backward(c_BD, condition, modulation, x, *moments1, h1, qkv, mixed, logsum, branch1, y,
+                              *moments2, h2, before, hidden, branch2, *weights)  # fmt: skip
         ctx.dtype = parameters[0].dtype
         return gated(y, branch2, m.gate2)
 
@@ -154,12 +154,12 @@ class _Block(torch.autograd.Function):
         d_hidden, d_fc2 = _linear_backward(d_branch2, hidden, w.fc2, dtype)
         d_before, fc1_sums = gelu_backward(before.flatten(0, 1), d_hidden)
         d_h2, d_fc1 = _linear_backward(d_before, h2, w.fc1, dtype)
-        dx, d_branch1 = gated_norm_backward(dx, d_h2, y, Statistics(mean2, rstd2), m.scale2, branch1, m.gate1,
+        dx, d_branch1 = gated_norm_backward(dx, d_h2, y, Moments(mean2, rstd2), m.scale2, branch1, m.gate1,
                                             Sums(part[3], part[4], part[2], part[6]))  # fmt: skip
         d_mixed, d_proj = _linear_backward(d_branch1, mixed, w.proj, dtype)
         d_qkv, qkv_sums = attention_backward(qkv, mixed, logsum, d_mixed)
         d_h1, d_qkv_weight = _linear_backward(d_qkv, h1, w.qkv, dtype)
-        dx = modulated_norm_backward(dx, d_h1, x, Statistics(mean1, rstd1), m.scale1,
+        dx = modulated_norm_backward(dx, d_h1, x, Moments(mean1, rstd1), m.scale1,
                                      Sums(part[0], part[1], None, None))  # fmt: skip
 
         sums = parts.sum(1)
