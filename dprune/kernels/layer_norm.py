@@ -25,7 +25,7 @@ PIECE = 32
 """Tokens that a program takes one after the other, whose sums are one row of partial ones."""
 
 
-class Moments(NamedTuple):
+class TokenMoments(NamedTuple):
     """Of every token, [B, T], in the precision of the sums.
 
     Attributes:
@@ -59,7 +59,7 @@ def pieces(tokens: int) -> int:
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float,
-                   dtype: torch.dtype) -> tuple[Tensor, Moments]:  # fmt: skip
+                   dtype: torch.dtype) -> tuple[Tensor, TokenMoments]:  # fmt: skip
     """Return h [B, T, D] in `dtype`, of x [B, T, D] as it is, and the moments.
 
     Args:
@@ -76,7 +76,7 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float,
 
 
 def gated_norm(x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor,
-               eps: float) -> tuple[Tensor, Tensor, Moments]:  # fmt: skip
+               eps: float) -> tuple[Tensor, Tensor, TokenMoments]:  # fmt: skip
     """Return y in the dtype of x, h in that of the branch, and the moments of y.
 
     Args:
@@ -102,7 +102,7 @@ def gated(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
 
 
 def _forward(x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor | None, scale: Tensor | None,
-             eps: float, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None, Moments | None]:  # fmt: skip
+             eps: float, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None, TokenMoments | None]:  # fmt: skip
     samples, tokens, width = x.shape
     sums = accumulator(x.dtype)
     gates, norms = branch is not None, shift is not None
@@ -116,10 +116,10 @@ def _forward(x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tenso
         D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE, GATES=gates, NORMS=norms, SUM=TRITON[sums],
         num_warps=_warps(width),
     )  # fmt: skip
-    return y, h, Moments(mean, rstd) if mean is not None and rstd is not None else None
+    return y, h, TokenMoments(mean, rstd) if mean is not None and rstd is not None else None
 
 
-def modulated_norm_backward(dx: Tensor, dh: Tensor, x: Tensor, moments: Moments, scale: Tensor,
+def modulated_norm_backward(dx: Tensor, dh: Tensor, x: Tensor, moments: TokenMoments, scale: Tensor,
                             sums: Sums) -> Tensor:  # fmt: skip
     """Return the gradient of x [B, T, D] in the dtype of `dx`.
 
@@ -135,7 +135,7 @@ def modulated_norm_backward(dx: Tensor, dh: Tensor, x: Tensor, moments: Moments,
     return found
 
 
-def gated_norm_backward(dy: Tensor, dh: Tensor, y: Tensor, moments: Moments, scale: Tensor, branch: Tensor,
+def gated_norm_backward(dy: Tensor, dh: Tensor, y: Tensor, moments: TokenMoments, scale: Tensor, branch: Tensor,
                         gate: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the gradients of x, in the dtype of `dy`, and of the branch, in its own; both [B, T, D].
 
@@ -168,7 +168,7 @@ def gated_backward(dy: Tensor, branch: Tensor, gate: Tensor, sums: Sums) -> Tens
     return d_branch
 
 
-def _backward(dy: Tensor, sums: Sums, dh: Tensor | None, y: Tensor | None, moments: Moments | None,
+def _backward(dy: Tensor, sums: Sums, dh: Tensor | None, y: Tensor | None, moments: TokenMoments | None,
               scale: Tensor | None, branch: Tensor | None,
               gate: Tensor | None) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     samples, tokens, width = dy.shape

@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 from dprune.kernels.attention import attention, attention_backward
 from dprune.kernels.gelu import gelu, gelu_backward
 from dprune.kernels.layer_norm import (
-    Moments,
     Sums,
+    TokenMoments,
     gated,
     gated_backward,
     gated_norm,
@@ -154,12 +154,12 @@ class _Block(torch.autograd.Function):
         d_hidden, d_fc2 = _linear_backward(d_branch2, hidden, w.fc2, dtype)
         d_before, fc1_sums = gelu_backward(before.flatten(0, 1), d_hidden)
         d_h2, d_fc1 = _linear_backward(d_before, h2, w.fc1, dtype)
-        dx, d_branch1 = gated_norm_backward(dx, d_h2, y, Moments(mean2, rstd2), m.scale2, branch1, m.gate1,
+        dx, d_branch1 = gated_norm_backward(dx, d_h2, y, TokenMoments(mean2, rstd2), m.scale2, branch1, m.gate1,
                                             Sums(part[3], part[4], part[2], part[6]))  # fmt: skip
         d_mixed, d_proj = _linear_backward(d_branch1, mixed, w.proj, dtype)
         d_qkv, qkv_sums = attention_backward(qkv, mixed, logsum, d_mixed)
         d_h1, d_qkv_weight = _linear_backward(d_qkv, h1, w.qkv, dtype)
-        dx = modulated_norm_backward(dx, d_h1, x, Moments(mean1, rstd1), m.scale1,
+        dx = modulated_norm_backward(dx, d_h1, x, TokenMoments(mean1, rstd1), m.scale1,
                                      Sums(part[0], part[1], None, None))  # fmt: skip
 
         sums = parts.sum(1)
