@@ -35,8 +35,8 @@ class Tiles(NamedTuple):
     stages: int
 
 
-FORWARD = Tiles(128, 128, 8, 2)
-BACKWARD = Tiles(128, 64, 8, 2)
+FORWARD = Tiles(64, 64, 4, 2)
+BACKWARD = Tiles(64, 64, 4, 1)
 
 
 def attention(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:

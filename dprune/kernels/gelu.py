@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dprune.kernels.accumulation import TRITON, accumulator
 
-ROWS, COLUMNS, STRIP = 8, 256, 128
+ROWS, COLUMNS, STRIP = 16, 128, 128
 
 
 def gelu(x: Tensor) -> Tensor:

@@ -182,7 +182,7 @@ def _backward(dy: Tensor, sums: Sums, dh: Tensor | None, y: Tensor | None, momen
     _backward_kernel[(partial.shape[1], samples)](
         dy, dh, y, mean, rstd, scale, branch, gate, dx, d_branch, *sums, tokens, row.stride(0), partial.stride(0),
         partial.stride(1), D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE, GATES=gates, NORMS=norms,
-        SUM=TRITON[partial.dtype], num_warps=_warps(width),
+        SUM=TRITON[partial.dtype], num_warps=_warps(width) // 2,
     )  # fmt: skip
     return dx, d_branch
 
