@@ -204,5 +204,5 @@ def make_engine(name: str, x: torch.Tensor) -> Engine:
         return SklearnEngine(x)
     # A second copy in half the bytes, while half of what is free stays so.
     fits = triton_works(x.device) and free_memory(x.device) > x.nbytes
-    _log.debug("k-means: %s assigns the points.", "a fused kernel" if fits else "a matrix product")
+    _log.debug("k-means: %s assigns the points.", "a fused kernel" if fits else "a matrix product with an argmax")
     return TritonEngine(x) if fits else TorchEngine(x)

@@ -79,15 +79,19 @@ def _nearest(x_NW, c_KW, offsets_K, labels_N, n, width, k,
     first = tl.program_id(0) * ROWS
     best = tl.full([ROWS], float("-inf"), tl.float32)
     label = tl.zeros([ROWS], tl.int32)
-    for low in range(0, k, COLUMNS):
-        product = tl.zeros([ROWS, COLUMNS], tl.float32)
-        for at in range(0, width, STEP):
-            # Beyond the ends descriptors give zeros.
-            product = tl.dot(x_NW.load([first, at]), c_KW.load([low, at]).T, product)
-        columns = low + tl.arange(0, COLUMNS)
-        offset = tl.load(offsets_K + columns, mask=columns < k, other=float("inf"))
-        most, where = tl.max(product - offset[None, :], 1, return_indices=True)
-        label = tl.where(most > best, low + where, label)
-        best = tl.maximum(most, best)
+    product = tl.zeros([ROWS, COLUMNS], tl.float32)
+    steps = tl.cdiv(width, STEP)
+    # One loop over the steps of all tiles, so that operands of the next tile are on their way when one ends.
+    for turn in range(0, tl.cdiv(k, COLUMNS) * steps):
+        low, step = turn // steps * COLUMNS, turn % steps
+        # Beyond the ends descriptors give zeros.
+        product = tl.dot(x_NW.load([first, step * STEP]), c_KW.load([low, step * STEP]).T, product)
+        if step == steps - 1:
+            columns = low + tl.arange(0, COLUMNS)
+            offset = tl.load(offsets_K + columns, mask=columns < k, other=float("inf"))
+            most, where = tl.max(product - offset[None, :], 1, return_indices=True)
+            label = tl.where(most > best, low + where, label)
+            best = tl.maximum(most, best)
+            product = tl.zeros([ROWS, COLUMNS], tl.float32)
     rows = first + tl.arange(0, ROWS)
     tl.store(labels_N + rows, label, mask=rows < n)
