@@ -82,7 +82,7 @@ def _nearest(x_NW, c_KW, offsets_K, labels_N, n, width, k,
     product = tl.zeros([ROWS, COLUMNS], tl.float32)
     steps = tl.cdiv(width, STEP)
     # One loop over the steps of all tiles, so that operands of the next tile are on their way when one ends.
-    for turn in range(0, tl.cdiv(k, COLUMNS) * steps):
+    for turn in range(tl.cdiv(k, COLUMNS) * steps):
         low, step = turn // steps * COLUMNS, turn % steps
         # Beyond the ends descriptors give zeros.
         product = tl.dot(x_NW.load([first, step * STEP]), c_KW.load([low, step * STEP]).T, product)
