@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dprune.precision import PRECISIONS
+from dprune.runtime import is_gpu
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,7 @@ class EncodeSettings:
 
     @property
     def dtype(self) -> str:
-        """Dtype of the encoder's arithmetic."""
-        # float32 on a GPU too: with a codebook of thousands, bfloat16 makes another code the nearest at about every
-        # sixth place (a table of 4,096 codes of 4 channels drawn from the encoder's outputs), which one depends on
-        # the batch, and latents are made once but trained on many times.
-        return PRECISIONS["fp32" if self.precision == "auto" else self.precision]
+        """The encoder's arithmetic, as records call it."""
+        if self.precision != "auto":
+            return PRECISIONS[self.precision]
+        return PRECISIONS["fp16" if is_gpu(self.device) else "fp32"]
