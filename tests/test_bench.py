@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import image_bytes, warm_python
+from conftest import image_bytes, warm_python, write_tar
 
 BENCH = Path(__file__).parent / "bench"
 FILES = sorted(BENCH.glob("*.py"))
@@ -90,6 +90,19 @@ def test_dit(bench: Any, plain: bool) -> None:
     assert found["train_2"]["micro_batch"] == 2
     assert all(found[name]["img_per_s"] > 0 for name in ("train_2", "sample_2"))
     assert plain == ("train_plainly" in found) == ("sample_plainly" in found)
+
+
+@pytest.mark.parametrize("kind", ["vq", "kl"])
+def test_encode(bench: Any, tmp_path: Path, kind: str) -> None:
+    write_tar(tmp_path / "shards" / "000000.tar", [(f"{i}.png", image_bytes(i, (32, 32))) for i in range(6)])
+    sizes = ("--preset", "tiny", "--train-steps", 2, "--codes", 64, "--count", 4, "--batch-size", 4, "--repeats", 1,
+             "--workers", 0, "--device", "cpu")  # fmt: skip
+    found = bench("encode", tmp_path / "shards", "--kind", kind, *sizes)
+    assert found["images"] == 4
+    for name, row in found["runs"].items():
+        assert all(row[key] > 0 for key in ("network_img_per_s", "loop_img_per_s"))
+        assert abs(row["psnr_change"]) < (1 if name == "bf16" else 0.2)
+        assert row["codes_differ" if kind == "vq" else "mean_error"] < 0.2
 
 
 @pytest.mark.parametrize(("samples", "more"), [(16, ()), (0, ("--no-loop",))])

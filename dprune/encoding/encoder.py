@@ -112,7 +112,7 @@ def _tensors(
     rows = latent_tensors(network, settings.flips)
     if not part.output(len(rows), ()).all():
         # What goes beyond the range of a type becomes NaN on its way through the norms.
-        remedy = "give --precision tf32" if settings.dtype in _HALVES.keys() - {"bfloat16"} else "train it again"
+        remedy = "give --precision tf32" if settings.dtype == "float16" else "train it again"
         raise InputError(
             f"{part.shard.location}: {vae.path} gives it latents that are not finite in {settings.dtype}: {remedy}."
         )

@@ -1,11 +1,11 @@
-"""Batched sampling: images are drawn a batch at a time, and become PNGs while the device is at the next batch."""
+"""Batched sampling: images are drawn a batch at a time, and become PNGs in shards while the device is at the next."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -80,8 +80,8 @@ def _samples(
     When the monitor asks to stop, all that was drawn is yielded before.
     """
 
-    def encoded(batch: Batch, drawn: Drawn) -> Iterator[Entry]:
-        images, sound = drawn.wait(times)
+    def encoded(batch: Batch, drawing: Future[Drawn]) -> Iterator[Entry]:
+        images, sound = drawing.result().wait(times)
         if not sound:
             raise InputError(
                 f"{loaded.file.path}: gives numbers that are not finite in {sampler.settings.precision}: "
@@ -96,11 +96,13 @@ def _samples(
             yield key_of(seed), [("png", png), *label_member]
             monitor.advance()
 
-    with ThreadPoolExecutor(default_workers()) as encoders:
-        ahead: tuple[Batch, Drawn] | None = None
+    # What is queued on a GPU is bounded, and whoever queues more waits: a thread of its own, so that encoding and
+    # writing do not.
+    with ThreadPoolExecutor(default_workers()) as encoders, ThreadPoolExecutor(1) as drawer:
+        ahead: tuple[Batch, Future[Drawn]] | None = None
         for batch in batches:
             stop = monitor.stop_requested()
-            following = None if stop else (batch, sampler.draw(batch))
+            following = None if stop else (batch, drawer.submit(sampler.draw, batch))
             if ahead is not None:
                 yield from encoded(*ahead)
             if stop:
