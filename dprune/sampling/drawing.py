@@ -129,6 +129,8 @@ class Sampler:
         # Images in a batch; on a CPU whole pieces.
         size = settings.given.batch_size
         self.size = size if on_gpu else -(-size // PIECE) * PIECE
+        # Whether a batch may hold images of two shards: on a GPU one that is not full takes as long as one that is.
+        self.mixes = on_gpu and settings.steps is not None
 
     def draw(self, batch: Batch) -> Drawn:
         """Begin to draw a batch of at most `size` images, in any thread."""

@@ -52,7 +52,7 @@ def generate(
         loaded = load_dit(model.path, device, settings.parametrization)
         check_fit(settings, model.network or loaded.model.config.as_json(), latent_network(vae), model.path)
         sampler = Sampler(loaded, load_vae(vae.path, device)[0], settings, device)
-        batches = _batches(loaded, settings, sampler.size, shards)
+        batches = _batches(loaded, settings, sampler, shards)
         journal = Journal.begin(folder, record, monitor)
         monitor.start("sampling", sum(map(settings.count_in, shards)), "images")
         with closing(_samples(loaded, sampler, batches, times, monitor)) as samples:
@@ -61,15 +61,17 @@ def generate(
     return times.rates()
 
 
-def _batches(loaded: LoadedDiT, settings: SampleSettings, size: int, shards: Sequence[int]) -> Iterator[Batch]:
-    """Cut shards into batches; none crosses the end of a shard."""
+def _batches(
+    loaded: LoadedDiT, settings: SampleSettings, sampler: Sampler, shards: Sequence[int]
+) -> Iterator[Batch]:
+    """Cut shards into batches, which cross the ends of shards where they may."""
+    seeds, classes = np.empty(0, dtype=np.int64), settings.classes or Classes(BALANCED)
     for number in shards:
-        seeds = settings.seeds_in(number)
-        labels = np.zeros_like(seeds)
-        if loaded.conditional:
-            labels = (settings.classes or Classes(BALANCED)).labels(seeds, loaded.trained)
-        for begin in range(0, len(seeds), size):
-            yield Batch(seeds[begin : begin + size], labels[begin : begin + size])
+        seeds = np.concatenate((seeds, settings.seeds_in(number)))
+        ends = not sampler.mixes or number == shards[-1]
+        while len(seeds) >= (1 if ends else sampler.size):
+            some, seeds = np.split(seeds, [sampler.size])
+            yield Batch(some, classes.labels(some, loaded.trained) if loaded.conditional else np.zeros_like(some))
 
 
 def _samples(
