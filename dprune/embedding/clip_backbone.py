@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from dprune.embedding.backbones import Backbone, check_patches, close_names
+from dprune.embedding.geometry import read_geometry
 from dprune.embedding.weights import HubFile, fetch, hushed
 from dprune.errors import InputError, UsageError
+from dprune.models.imports import without_compiler
 from dprune.models.weights import misfit, read_state
 
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
@@ -41,7 +43,7 @@ def load_clip(name: str, weights: Path | None, image_size: int | None) -> Backbo
         InputError: no such architecture or tag, or the weights are missing, damaged or another network's.
         UsageError: the network cannot take the image size, or neither tag nor weights are given.
     """
-    with hushed():
+    with hushed(), without_compiler():
         import open_clip
     arch, _, tag = name.partition("/")
     if arch not in (known := open_clip.list_models()):
@@ -52,7 +54,8 @@ def load_clip(name: str, weights: Path | None, image_size: int | None) -> Backbo
     path = weights or fetch(_hub_file(name, config))
     model = _create(arch, name, config, path, image_size)
     transform, normalize = _split(model.visual.preprocess_cfg)
-    return Backbone(transform, tuple(normalize.mean), tuple(normalize.std), ImageTower(model), path)
+    geometry = read_geometry(transform.transforms)
+    return Backbone(transform, tuple(normalize.mean), tuple(normalize.std), ImageTower(model), path, geometry)
 
 
 def _split(config: dict[str, Any]) -> tuple[Any, Any]:
