@@ -61,9 +61,7 @@ def generate(
     return times.rates()
 
 
-def _batches(
-    loaded: LoadedDiT, settings: SampleSettings, sampler: Sampler, shards: Sequence[int]
-) -> Iterator[Batch]:
+def _batches(loaded: LoadedDiT, settings: SampleSettings, sampler: Sampler, shards: Sequence[int]) -> Iterator[Batch]:
     """Cut shards into batches, which cross the ends of shards where they may."""
     seeds, classes = np.empty(0, dtype=np.int64), settings.classes or Classes(BALANCED)
     for number in shards:
