@@ -26,7 +26,6 @@ from dprune.models.vae_files import latent_network
 from dprune.parts import BatchNetwork, Part, parts
 from dprune.runtime import Monitor, explained, take_device
 
-
 _HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

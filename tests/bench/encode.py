@@ -75,11 +75,15 @@ class Measured:
         self.row = {"network_img_per_s": len(first) / seconds, "memory_gib": peak_gib(given.device)}
         assert all(bool(part[-1].all()) for part in found), f"{precision} has not range enough"
 
-    def reconstructed(self, vae, size):
-        """Yield what float32 decodes the latents to, in pieces."""
+    def psnr(self, vae, targets):
+        """How near float32 brings the latents to the images [n, 3, size, size] in [-1, 1], in dB."""
+        with torch.inference_mode(), float32(tf32=False):
+            return torch.cat([centred_psnr(vae.decode(part), target) for part, target in
+                              zip(self._vectors(vae), targets.split(32), strict=True)])  # fmt: skip
+
+    def _vectors(self, vae):
         for part in self.latents[0].split(32):
-            with torch.inference_mode(), float32(tf32=False):
-                yield vae.decode(vae.quantizer.look_up(part.long(), size) if part.ndim == 2 else part.float())
+            yield vae.quantizer.look_up(part.long(), vae.config.latent_size) if part.ndim == 2 else part.float()
 
 
 def loop_rate(path, precision, given):
@@ -126,24 +130,22 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         path = given.vae or train(given, Path(folder) / "vae")
         vae, file = load_vae(path, given.device)
-        size = vae.config.latent_size
         images = photos(given.shards, given.count, vae.config.image_size)
-        targets = [centred(part.to(given.device)) for part in images.split(32)]
+        targets = centred(images.to(given.device))
         exact = Measured(path, "fp32", images, given)
+        expected = exact.psnr(vae, targets)
         with torch.inference_mode(), float32(tf32=False):
-            tokens = torch.cat([vae.encode(part) for part in targets]).permute(0, 2, 3, 1).flatten(0, 2)
+            encoded = torch.cat([vae.encode(part) for part in targets.split(32)])
         found = {"device": name_of(given.device), "images": len(images), "network": file.network, "runs": {}}
         for precision in given.precisions.split(","):
             run = exact if precision == "fp32" else Measured(path, precision, images, given)
-            made = zip(run.reconstructed(vae, size), targets, strict=True)
-            psnr = torch.cat([centred_psnr(*pair) for pair in made])
-            base = psnr if run is exact else base
-            change = psnr - base
             if vae.config.kind == "vq":
-                pair = [some.latents[0].flatten().long() for some in (run, exact)]
-                run.row |= of_codes(*pair, tokens, vae.codebook)
+                codes = [some.latents[0].flatten().long() for some in (run, exact)]
+                run.row |= of_codes(*codes, encoded.permute(0, 2, 3, 1).flatten(0, 2), vae.codebook)
             else:
                 run.row |= of_moments(*run.latents, *exact.latents)
+            psnr = run.psnr(vae, targets)
+            change = psnr - expected
             run.row |= {"psnr": float(psnr.mean()), "psnr_change": float(change.mean()),
                         "psnr_change_worst": float(change.abs().max()),
                         "loop_img_per_s": loop_rate(path, precision, given)}  # fmt: skip
