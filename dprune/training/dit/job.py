@@ -95,17 +95,23 @@ class DiTJob(TrainingJob):
 
     def task(self, device: torch.device, monitor: Monitor) -> DiTTask:
         """Make the model and hold the latents."""
+        import torch
+
+        from dprune.models.paths import quicken_dit
         from dprune.models.vae import load_vae
         from dprune.training.dit.latents import TrainingLatents
         from dprune.training.dit.task import DiTTask
 
         latents, ids = self.data.latents, self.data.ids
         network = self._network(device)
+        dtype = torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
+        path = quicken_dit(network, dtype, compiles=self.settings.compile)
+        _log.debug("the blocks run by the path: %s.", path)
         held = TrainingLatents(latents, ids, device, self.settings.place, self.plan.seed)
         _log.debug("%d latents are held on: %s.", len(held), held.place)
         fingerprint = digest([latents.fingerprint, digest_array(ids)])
         preview = None if self.settings.vae is None else load_vae(self.settings.vae, device)[0]
-        return DiTTask(network, self.settings, self.plan.seed, held, latents, self.data.classes, fingerprint, preview)
+        return DiTTask(network, self.settings, self.plan, held, latents, self.data.classes, fingerprint, preview)
 
     def _network(self, device: torch.device) -> DiT:
         """Make the network with its first weights, which do not depend on the device."""
@@ -172,4 +178,5 @@ def open_train_dit(store: str, options: DiTOptions, training: TrainingOptions, o
     settings.check(data.latents)
     if not settings.unconditional:
         data.check_labels()
-    return DiTJob(data, settings, training.plan(len(data.ids), DEFAULTS), training.device, output)
+    plan = replace(training.plan(len(data.ids), DEFAULTS), optimizer=options.optimizer)
+    return DiTJob(data, settings, plan, training.device, output)
