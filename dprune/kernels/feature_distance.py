@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dprune.kernels.group_norm import Shape
+from dprune.kernels.group_norm import Cut
 
 
 @triton.jit
@@ -61,7 +61,7 @@ def _distance_gradient(a, b, weight, gradient, out, pixels, C: tl.constexpr, BLO
 class _Distance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, weight: Tensor | None) -> Tensor:
-        shape = Shape.of(a)
+        shape = Cut.of(a)
         partial = torch.empty(shape.samples, shape.tiles[0], dtype=shape.dtype, device=a.device)
         _distance[shape.tiles](a, b, a if weight is None else weight, partial, shape.pixels, shape.channels,
                                shape.block, shape.rows, weight is not None, shape.acc, num_warps=8)  # fmt: skip
@@ -71,7 +71,7 @@ class _Distance(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         a, b, weight = ctx.saved_tensors
-        shape, out = Shape.of(a), torch.empty_like(a)
+        shape, out = Cut.of(a), torch.empty_like(a)
         _distance_gradient[shape.tiles](
             a, b, a if weight is None else weight, gradients[0].contiguous(), out, shape.pixels, shape.channels,
             shape.block, shape.rows, weight is not None, shape.acc, num_warps=8,

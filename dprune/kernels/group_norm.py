@@ -28,7 +28,7 @@ PLAIN, INNER, SHUFFLED = 0, 1, 2
 ACTIVATIONS = {"none": 0, "silu": 1, "leaky_relu": 2}
 
 
-class Statistics(NamedTuple):
+class GroupStatistics(NamedTuple):
     """What normalisation needs to know of a tensor.
 
     Attributes:
@@ -42,7 +42,7 @@ class Statistics(NamedTuple):
     rstd: Tensor
 
 
-class Shape(NamedTuple):
+class Cut(NamedTuple):
     """How a tensor [B, C, H, W] is cut into programs.
 
     Attributes:
@@ -68,7 +68,7 @@ class Shape(NamedTuple):
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, x: Tensor) -> Shape:
+    def of(cls, x: Tensor) -> Cut:
         """Cut a tensor."""
         samples, channels, height, width = x.shape
         block = triton.next_power_of_2(channels)
@@ -90,7 +90,7 @@ def _last(x: Tensor) -> Tensor:
 
 
 def join(source: Tensor, bias: Tensor | None, shortcut: Tensor | None, groups: int, eps: float,
-         *, layout: int = PLAIN) -> tuple[Tensor, Statistics]:  # fmt: skip
+         *, layout: int = PLAIN) -> tuple[Tensor, GroupStatistics]:  # fmt: skip
     """Return source + bias + shortcut and its statistics, in one pass.
 
     Args:
@@ -117,14 +117,14 @@ def join(source: Tensor, bias: Tensor | None, shortcut: Tensor | None, groups: i
     return out, _collect(source, shortcut, bias, out, groups, eps, layout, writes=True)
 
 
-def statistics(x: Tensor, bias: Tensor | None, groups: int, eps: float) -> Statistics:
+def statistics(x: Tensor, bias: Tensor | None, groups: int, eps: float) -> GroupStatistics:
     """Return the statistics of x + bias; x [B, C, H, W] with channels last."""
     return _collect(x, None, bias, x, groups, eps, PLAIN, writes=False)
 
 
 def _collect(source: Tensor, shortcut: Tensor | None, bias: Tensor | None, out: Tensor, groups: int, eps: float,
-             layout: int, *, writes: bool) -> Statistics:  # fmt: skip
-    shape, width = Shape.of(out), out.shape[3]
+             layout: int, *, writes: bool) -> GroupStatistics:  # fmt: skip
+    shape, width = Cut.of(out), out.shape[3]
     partial = torch.empty((shape.samples, shape.runs, 2, shape.channels), dtype=shape.dtype, device=out.device)
     kernels.join[shape.runs, shape.samples](
         source, source if shortcut is None else _last(shortcut), source if bias is None else bias, out, partial,
@@ -139,13 +139,13 @@ def _collect(source: Tensor, shortcut: Tensor | None, bias: Tensor | None, out: 
         triton.next_power_of_2(size), min(64, triton.next_power_of_2(shape.runs)), shape.rows * shape.steps, shape.acc,
         num_warps=1,
     )  # fmt: skip
-    return Statistics(channel, mean, rstd)
+    return GroupStatistics(channel, mean, rstd)
 
 
-def activate(x: Tensor, bias: Tensor | None, known: Statistics, weight: Tensor, shift: Tensor, activation: str
+def activate(x: Tensor, bias: Tensor | None, known: GroupStatistics, weight: Tensor, shift: Tensor, activation: str
              ) -> Tensor:  # fmt: skip
     """Return activation(weight * normalised(x + bias) + shift) in x's dtype; x [B, C, H, W] with channels last."""
-    shape, out = Shape.of(x), torch.empty_like(x)
+    shape, out = Cut.of(x), torch.empty_like(x)
     kernels.activate[shape.tiles](
         x, x if bias is None else bias, known.mean, known.rstd, weight, shift, out, shape.pixels, shape.channels,
         shape.block, shape.channels // known.mean.shape[1], shape.rows, bias is not None, ACTIVATIONS[activation],
@@ -169,14 +169,14 @@ class Gradients(NamedTuple):
     activated: Tensor | None
 
 
-def gradient_sums(x: Tensor, bias: Tensor | None, known: Statistics, weight: Tensor, shift: Tensor, activation: str,
+def gradient_sums(x: Tensor, bias: Tensor | None, known: GroupStatistics, weight: Tensor, shift: Tensor, activation: str,
                   gradient: Tensor, *, again: bool) -> Gradients:  # fmt: skip
     """Return all sums of the backward pass of `activate`, given the gradient at its output.
 
     Args:
         again: whether to make the output once more, which costs no read of its own here.
     """
-    shape, groups = Shape.of(x), known.mean.shape[1]
+    shape, groups = Cut.of(x), known.mean.shape[1]
     gradient, size = _last(gradient), shape.channels // groups
     out = torch.empty_like(x) if again else x
     partial = torch.empty((shape.samples, shape.runs, 2, shape.channels), dtype=shape.dtype, device=x.device)
@@ -194,7 +194,7 @@ def gradient_sums(x: Tensor, bias: Tensor | None, known: Statistics, weight: Ten
     return Gradients(sums, means, out if again else None)
 
 
-def input_gradient(x: Tensor, bias: Tensor | None, known: Statistics, weight: Tensor, shift: Tensor, activation: str,
+def input_gradient(x: Tensor, bias: Tensor | None, known: GroupStatistics, weight: Tensor, shift: Tensor, activation: str,
                    gradient: Tensor, means: Tensor, beside: Tensor | None, *,
                    reuse: bool = False) -> Tensor:  # fmt: skip
     """Return the gradient of x, given `means` of `gradient_sums`, plus `beside`, which is shaped like x, if any.
@@ -202,7 +202,7 @@ def input_gradient(x: Tensor, bias: Tensor | None, known: Statistics, weight: Te
     Args:
         reuse: whether the memory of `gradient` may take the result.
     """
-    shape, gradient = Shape.of(x), _last(gradient)
+    shape, gradient = Cut.of(x), _last(gradient)
     out = gradient if reuse else torch.empty_like(x)
     kernels.input_gradient[shape.tiles](
         x, x if bias is None else bias, known.mean, known.rstd, weight, shift, gradient, means,
@@ -220,7 +220,7 @@ def channel_sums(x: Tensor) -> Tensor:
 
 def unshuffled(gradient: Tensor) -> Tensor:
     """Return the gradient of a source with layout `SHUFFLED`, given that of what `join` returned, [B, C, H, W]."""
-    shape, (samples, channels, height, width) = Shape.of(gradient), gradient.shape
+    shape, (samples, channels, height, width) = Cut.of(gradient), gradient.shape
     out = torch.empty((samples, 4 * channels, height // 2 + 1, width // 2 + 1), dtype=gradient.dtype,
                       device=gradient.device, memory_format=torch.channels_last)  # fmt: skip
     tiles = -(-out.shape[2] * out.shape[3] // shape.rows)

@@ -1,6 +1,6 @@
 """Differentiable parts of a convolutional residual network, on channels-last tensors, with few passes over memory.
 
-What flows is a `Stream`. Its `tally` is a zero for each channel, by convention with a gradient of its own: the sum of
+What flows is a `Tallied`. Its `tally` is a zero for each channel, by convention with a gradient of its own: the sum of
 the stream's gradient over samples and pixels. So whoever wrote the stream knows the gradient of the bias that it
 added, and nobody reads a tensor again to sum it up: see `kernels.group_norm` for where the sums come from. Everything
 that takes a stream takes the tally along.
@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dprune.kernels import group_norm
-from dprune.kernels.group_norm import INNER, PLAIN, SHUFFLED, Statistics
+from dprune.kernels.group_norm import INNER, PLAIN, SHUFFLED, GroupStatistics
 
 Grads = tuple[Tensor | None, ...]
 
 
-class Stream(NamedTuple):
+class Tallied(NamedTuple):
     """A tensor on its way through a network.
 
     Attributes:
@@ -31,7 +31,7 @@ class Stream(NamedTuple):
 
     x: Tensor
     tally: Tensor
-    known: Statistics
+    known: GroupStatistics
 
 
 class Norm(NamedTuple):
@@ -50,19 +50,19 @@ class Norm(NamedTuple):
     eps: float
 
 
-def join(source: Tensor, bias: Tensor, beside: Stream | None, groups: int, eps: float, layout: int = PLAIN) -> Stream:
+def join(source: Tensor, bias: Tensor, beside: Tallied | None, groups: int, eps: float, layout: int = PLAIN) -> Tallied:
     """Return source + bias + beside as a stream; see `group_norm.join`."""
     x, tally = (None, None) if beside is None else (beside.x, beside.tally)
     return _stream(*_Join.apply(source, bias, x, tally, groups, eps, layout))
 
 
-def leave(stream: Stream) -> Tensor:
+def untallied(stream: Tallied) -> Tensor:
     """Return the stream's tensor for operations that keep no tally."""
-    out: Tensor = _Leave.apply(stream.x, stream.tally)
+    out: Tensor = _Untallied.apply(stream.x, stream.tally)
     return out
 
 
-def normalise(stream: Stream, norm: Norm, activation: str) -> Tensor:
+def normalise(stream: Tallied, norm: Norm, activation: str) -> Tensor:
     """Return activation(norm(x)), [B, C, H, W] with channels last."""
     out: Tensor = _Normalise.apply(stream.x, stream.tally, *stream.known, norm.weight, norm.bias, activation)
     return out
@@ -75,8 +75,8 @@ def normalise_biased(x: Tensor, bias: Tensor, norm: Norm, activation: str) -> Te
     return out
 
 
-def residual(stream: Stream, norm1: Norm, weight1: Tensor, bias1: Tensor, norm2: Norm, weight2: Tensor, bias2: Tensor,
-             shortcut: Tensor | None) -> Stream:  # fmt: skip
+def residual(stream: Tallied, norm1: Norm, weight1: Tensor, bias1: Tensor, norm2: Norm, weight2: Tensor, bias2: Tensor,
+             shortcut: Tensor | None) -> Tallied:  # fmt: skip
     """Return x + conv2(silu(norm2(conv1(silu(norm1(x)))))).
 
     What comes between the two convolutions is kept for the backward pass, and their inputs are made anew there.
@@ -96,11 +96,11 @@ def residual(stream: Stream, norm1: Norm, weight1: Tensor, bias1: Tensor, norm2:
     return _stream(*found)
 
 
-def _stream(x: Tensor, tally: Tensor, *known: Tensor) -> Stream:
-    return Stream(x, tally, Statistics(*known))
+def _stream(x: Tensor, tally: Tensor, *known: Tensor) -> Tallied:
+    return Tallied(x, tally, GroupStatistics(*known))
 
 
-def _started(ctx: Any, x: Tensor, known: Statistics) -> tuple[Tensor, ...]:
+def _started(ctx: Any, x: Tensor, known: GroupStatistics) -> tuple[Tensor, ...]:
     ctx.mark_non_differentiable(*known)
     return x, known.channel.new_zeros(x.shape[1]), *known
 
@@ -127,7 +127,7 @@ def _laid_out(gradient: Tensor, layout: int) -> Tensor:
     return group_norm.unshuffled(gradient) if layout == SHUFFLED else gradient
 
 
-class _Leave(torch.autograd.Function):
+class _Untallied(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, tally: Tensor) -> Tensor:
         return x.view_as(x)
@@ -144,12 +144,12 @@ class _Normalise(torch.autograd.Function):
                 shift: Tensor, activation: str) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, channel, mean, rstd, weight, shift)
         ctx.activation = activation
-        return group_norm.activate(x, None, Statistics(channel, mean, rstd), weight, shift, activation)
+        return group_norm.activate(x, None, GroupStatistics(channel, mean, rstd), weight, shift, activation)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Grads:
         x, *known, weight, shift = ctx.saved_tensors
-        given = x, None, Statistics(*known), weight, shift, ctx.activation, gradients[0]
+        given = x, None, GroupStatistics(*known), weight, shift, ctx.activation, gradients[0]
         found = group_norm.gradient_sums(*given, again=False)
         dx = group_norm.input_gradient(*given, found.means, None)
         dweight, dshift, total = found.sums.sum(0)
@@ -168,7 +168,7 @@ class _NormaliseBiased(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Grads:
         x, bias, *known, weight, shift = ctx.saved_tensors
-        given = x, bias, Statistics(*known), weight, shift, ctx.activation, gradients[0]
+        given = x, bias, GroupStatistics(*known), weight, shift, ctx.activation, gradients[0]
         found = group_norm.gradient_sums(*given, again=False)
         dx = group_norm.input_gradient(*given, found.means, None)
         dweight, dshift, dbias = found.sums.sum(0)
@@ -180,7 +180,7 @@ class _Residual(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, tally: Tensor, channel: Tensor, mean: Tensor, rstd: Tensor, scale1: Tensor,
                 shift1: Tensor, weight1: Tensor, bias1: Tensor, scale2: Tensor, shift2: Tensor, weight2: Tensor,
                 bias2: Tensor, shortcut: Tensor | None, groups: int, eps: float) -> tuple[Tensor, ...]:  # fmt: skip
-        known = Statistics(channel, mean, rstd)
+        known = GroupStatistics(channel, mean, rstd)
         h = F.conv2d(group_norm.activate(x, None, known, scale1, shift1, "silu"), weight1, padding=1)
         between = group_norm.statistics(h, bias1, groups, eps)
         c = F.conv2d(group_norm.activate(h, bias1, between, scale2, shift2, "silu"), weight2, padding=1)
@@ -194,17 +194,17 @@ class _Residual(torch.autograd.Function):
         x, channel, mean, rstd, scale1, shift1, weight1, h, bias1, *between = ctx.saved_tensors[:12]
         scale2, shift2, weight2, shortcut = ctx.saved_tensors[12:]
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        dh, dweight2, sums2 = _back(h, bias1, Statistics(*between), scale2, shift2, weight2, gradient, None)
+        dh, dweight2, sums2 = _back(h, bias1, GroupStatistics(*between), scale2, shift2, weight2, gradient, None)
         beside, dshortcut, dtally = gradient, None, total
         if shortcut is not None:
             beside, dshortcut = _convolution_gradient(gradient, x, shortcut, 0, (True, True))
             dtally = total @ shortcut.flatten(1).to(total.dtype)
-        dx, dweight1, sums1 = _back(x, None, Statistics(channel, mean, rstd), scale1, shift1, weight1, dh, beside)
+        dx, dweight1, sums1 = _back(x, None, GroupStatistics(channel, mean, rstd), scale1, shift1, weight1, dh, beside)
         return (dx, dtally + sums1[2], None, None, None, sums1[0], sums1[1], dweight1, sums2[2], sums2[0], sums2[1],
                 dweight2, total, dshortcut, None, None)  # fmt: skip
 
 
-def _back(x: Tensor, bias: Tensor | None, known: Statistics, scale: Tensor, shift: Tensor, weight: Tensor,
+def _back(x: Tensor, bias: Tensor | None, known: GroupStatistics, scale: Tensor, shift: Tensor, weight: Tensor,
           gradient: Tensor, beside: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Go back through conv(silu(norm(x + bias))).
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dprune.kernels.group_norm import INNER, SHUFFLED
-from dprune.kernels.residual import Norm, Stream, join, leave, normalise, normalise_biased, residual
+from dprune.kernels.residual import Norm, Tallied, join, normalise, normalise_biased, residual, untallied
 from dprune.kernels.wide_attention import wide_attention
 from dprune.models.vae import Attention, Downsample, ResidualBlock, Upsample, group_norm
 
@@ -47,34 +47,34 @@ class FusedLayers:
             h = normalise(stream, _norm(norm), "silu")
             return self._ended(last, h)
 
-    def _begun(self, conv: nn.Conv2d, x_BCHW: Tensor) -> Stream:
+    def _begun(self, conv: nn.Conv2d, x_BCHW: Tensor) -> Tallied:
         x, weight = _widened(x_BCHW.to(self._dtype), conv.weight.to(self._dtype))
         return self._joined(F.conv2d(x, weight, padding=1), conv)
 
-    def _joined(self, made: Tensor, conv: nn.Conv2d, layout: int = 0) -> Stream:
+    def _joined(self, made: Tensor, conv: nn.Conv2d, layout: int = 0) -> Tallied:
         like = group_norm(conv.out_channels)
         return join(made, _bias(conv), None, like.num_groups, like.eps, layout)
 
-    def _passed(self, layer: nn.Module, stream: Stream) -> Stream:
+    def _passed(self, layer: nn.Module, stream: Tallied) -> Tallied:
         if isinstance(layer, ResidualBlock):
             return self._residual(layer, stream)
         if isinstance(layer, Attention):
             return self._attention(layer, stream)
         if isinstance(layer, Downsample):
-            made = F.conv2d(leave(stream), layer.weight.to(self._dtype), stride=2, padding=2)
+            made = F.conv2d(untallied(stream), layer.weight.to(self._dtype), stride=2, padding=2)
             return self._joined(made, layer, INNER)
         assert isinstance(layer, Upsample)
-        made = F.conv2d(leave(stream), corner_kernels(layer.weight).to(self._dtype), padding=1)
+        made = F.conv2d(untallied(stream), corner_kernels(layer.weight).to(self._dtype), padding=1)
         return self._joined(made, layer, SHUFFLED)
 
-    def _residual(self, block: ResidualBlock, stream: Stream) -> Stream:
+    def _residual(self, block: ResidualBlock, stream: Tallied) -> Tallied:
         bias, shortcut = _bias(block.conv2), None
         if isinstance(block.shortcut, nn.Conv2d):
             bias, shortcut = bias + _bias(block.shortcut), block.shortcut.weight.to(self._dtype)
         return residual(stream, _norm(block.norm1), block.conv1.weight.to(self._dtype), _bias(block.conv1),
                         _norm(block.norm2), block.conv2.weight.to(self._dtype), bias, shortcut)  # fmt: skip
 
-    def _attention(self, block: Attention, stream: Stream) -> Stream:
+    def _attention(self, block: Attention, stream: Tallied) -> Tallied:
         height = stream.x.shape[2]
         h_BTC = normalise(stream, _norm(block.norm), "none").permute(0, 2, 3, 1).flatten(1, 2)
         qkv, proj = (conv.weight.flatten(1).to(self._dtype) for conv in (block.qkv, block.proj))
