@@ -169,8 +169,8 @@ class Gradients(NamedTuple):
     activated: Tensor | None
 
 
-def gradient_sums(x: Tensor, bias: Tensor | None, known: GroupStatistics, weight: Tensor, shift: Tensor, activation: str,
-                  gradient: Tensor, *, again: bool) -> Gradients:  # fmt: skip
+def gradient_sums(x: Tensor, bias: Tensor | None, known: GroupStatistics, weight: Tensor, shift: Tensor,
+                  activation: str, gradient: Tensor, *, again: bool) -> Gradients:  # fmt: skip
     """Return all sums of the backward pass of `activate`, given the gradient at its output.
 
     Args:
@@ -194,8 +194,8 @@ def gradient_sums(x: Tensor, bias: Tensor | None, known: GroupStatistics, weight
     return Gradients(sums, means, out if again else None)
 
 
-def input_gradient(x: Tensor, bias: Tensor | None, known: GroupStatistics, weight: Tensor, shift: Tensor, activation: str,
-                   gradient: Tensor, means: Tensor, beside: Tensor | None, *,
+def input_gradient(x: Tensor, bias: Tensor | None, known: GroupStatistics, weight: Tensor, shift: Tensor,
+                   activation: str, gradient: Tensor, means: Tensor, beside: Tensor | None, *,
                    reuse: bool = False) -> Tensor:  # fmt: skip
     """Return the gradient of x, given `means` of `gradient_sums`, plus `beside`, which is shaped like x, if any.
 

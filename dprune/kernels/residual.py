@@ -1,6 +1,6 @@
 """Differentiable parts of a convolutional residual network, on channels-last tensors, with few passes over memory.
 
-What flows is a `Tallied`. Its `tally` is a zero for each channel, by convention with a gradient of its own: the sum of
+What flows is `Tallied`. Its `tally` is a zero for each channel, by convention with a gradient of its own: the sum of
 the stream's gradient over samples and pixels. So whoever wrote the stream knows the gradient of the bias that it
 added, and nobody reads a tensor again to sum it up: see `kernels.group_norm` for where the sums come from. Everything
 that takes a stream takes the tally along.
