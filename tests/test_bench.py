@@ -111,6 +111,16 @@ def test_encode(bench: Any, tmp_path: Path, kind: str) -> None:
         assert row["codes_differ" if kind == "vq" else "mean_error"] < 0.2
 
 
+@pytest.mark.parametrize("plain", [True, False])
+def test_vae(bench: Any, plain: bool) -> None:
+    sizes = ("--preset", "tiny", "--batch", 2, "--steps", 3, "--log-every", 1, "--images", 3, "--forward", 2,
+             "--plain-batch", 2, "--repeats", 1, "--judge", "test_resnet", "--device", "cpu")  # fmt: skip
+    found = bench("vae", *sizes, *(() if plain else ("--no-plain", "--modes", "mse", "--precisions", "float32")))
+    assert found["forward_float32"]["path"] == "plain"
+    assert found["train_mse"]["img_per_s"] > 0
+    assert plain == ("train_judged" in found) == ("train_plainly" in found) == ("forward_bfloat16_plainly" in found)
+
+
 @pytest.mark.parametrize(("samples", "more"), [(16, ()), (0, ("--no-loop",))])
 def test_grand(bench: Any, samples: int, more: tuple[str, ...]) -> None:
     sizes = ("--arch", "nano/2", "--batch", 2, "--side", 4, "--repeats", 1, "--device", "cpu", "--samples", samples)

@@ -20,6 +20,7 @@ from dprune.kernels.group_norm import INNER, SHUFFLED
 from dprune.kernels.wide_attention import wide_attention
 from dprune.models import paths
 from dprune.models.discriminator import PatchGAN
+from dprune.models.fast_perceptual import fuse_rectifiers
 from dprune.models.fast_vae import FusedCritic, FusedLayers, corner_kernels
 from dprune.models.perceptual import features_apart
 from dprune.models.quantizer import nearest_codes
@@ -224,6 +225,22 @@ def test_distance_of_features(dtype: torch.dtype, weighted: bool, shape: tuple[i
     torch.testing.assert_close(features_apart(a, b, weight).double(), expected, rtol=1e-5, atol=1e-6)
     (da,) = torch.autograd.grad(found, a, pull.to(found.dtype))
     assert unlike(da, torch.autograd.grad(expected, x, pull)[0]) < max(1e-6, ERRORS[dtype])
+
+
+def test_convolutions_with_their_rectifiers() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, stride=2),
+                          nn.ReLU(inplace=True), nn.Conv2d(16, 8, 1), nn.Sigmoid())  # fmt: skip
+    plain = plain.to(DEVICE).requires_grad_(False)
+    fused = copy.deepcopy(plain)
+    fuse_rectifiers(fused, torch.float32)
+    assert [type(layer).__name__ for layer in fused] == [
+        "ConvReLU", "Identity", "MaxPool2d", "ConvReLU", "Identity", "Conv2d", "Sigmoid"]  # fmt: skip
+    x = drawn(2, 3, 10, 12, dtype=torch.float32).requires_grad_()
+    found, expected = fused(x), plain(x)
+    torch.testing.assert_close(found, expected)
+    pull = drawn(*found.shape, seed=1, dtype=torch.float32)
+    torch.testing.assert_close(torch.autograd.grad(found, x, pull), torch.autograd.grad(expected, x, pull))
 
 
 def test_features_of_length_zero_have_no_gradient() -> None:

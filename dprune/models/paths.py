@@ -65,10 +65,12 @@ def quicken_losses(critic: PatchGAN | None, distance: PerceptualDistance | None,
     if not triton_works(device):
         return PLAIN
     from dprune.kernels.feature_distance import unit_distance
+    from dprune.models.fast_perceptual import fuse_rectifiers
     from dprune.models.fast_vae import FusedCritic
 
     if critic is not None:
         critic.run = FusedCritic(dtype)
     if distance is not None:
         distance.apart = unit_distance
+        fuse_rectifiers(distance, dtype)
     return FUSED
