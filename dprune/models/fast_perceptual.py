@@ -8,27 +8,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dprune.models.fast_vae import arithmetic
+
 
 class ConvReLU(nn.Module):
     """A convolution and the rectifier behind it; only the input gets a gradient.
 
     Args:
         conv: whose parameters are frozen.
-        dtype: of the arithmetic, whatever autocast says.
     """
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+    def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.conv, self._dtype = conv, dtype
+        self.conv = conv
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Map [B, p, H, W] to [B, q, h, w]."""
-        conv, bias = self.conv, self.conv.bias
+        """Map [B, p, H, W] to [B, q, h, w] in the arithmetic of the surroundings."""
+        conv, bias, dtype = self.conv, self.conv.bias, arithmetic(x_BCHW)
         assert bias is not None
         with torch.autocast(x_BCHW.device.type, enabled=False):
-            x = x_BCHW.to(self._dtype).contiguous(memory_format=torch.channels_last)
-            weight = conv.weight.to(self._dtype).contiguous(memory_format=torch.channels_last)
-            out: Tensor = _ConvReLU.apply(x, weight, bias.to(self._dtype), conv.stride, conv.padding)
+            x = x_BCHW.to(dtype).contiguous(memory_format=torch.channels_last)
+            weight = conv.weight.to(dtype).contiguous(memory_format=torch.channels_last)
+            out: Tensor = _ConvReLU.apply(x, weight, bias.to(dtype), conv.stride, conv.padding)
         return out
 
 
@@ -53,13 +54,13 @@ class _ConvReLU(torch.autograd.Function):
         return dx, None, None, None, None
 
 
-def fuse_rectifiers(module: nn.Module, dtype: torch.dtype) -> None:
+def fuse_rectifiers(module: nn.Module) -> None:
     """Replace, in every sequence of a frozen network, convolutions that a rectifier follows, and these by nothing."""
     for sequence in [part for part in module.modules() if isinstance(part, nn.Sequential)]:
         for number in range(len(sequence) - 1):
             conv, after = sequence[number], sequence[number + 1]
             if isinstance(after, nn.ReLU) and isinstance(conv, nn.Conv2d) and _is_plain(conv):
-                sequence[number], sequence[number + 1] = ConvReLU(conv, dtype), nn.Identity()
+                sequence[number], sequence[number + 1] = ConvReLU(conv), nn.Identity()
 
 
 def _is_plain(conv: nn.Conv2d) -> bool:

@@ -129,7 +129,7 @@ def forward(given, precision, *, plain):
     """Images a second through the encoder to codes, and from latents through the decoder."""
     chosen, dtype, device = settings(given.preset).config, getattr(torch, precision), given.device
     vae = VAE(chosen).to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    path = "plain" if plain else quicken_vae(vae, dtype)
+    path = "plain" if plain else quicken_vae(vae)
     side = chosen.image_size
     images = torch.rand(given.forward, 3, side, side, device=device).mul_(2).sub_(1)
     images = images.contiguous(memory_format=torch.channels_last)
