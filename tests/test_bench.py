@@ -55,6 +55,14 @@ def test_kmeans_by_its_parts(bench: Any) -> None:
     assert found["centroids_unlike_plain"] < 1e-4
     assert found["product_tflops"].keys() == {"tf32", "bf16", "ieee"}
     assert found["peak_gib"] == 0
+    assert found["engine"] == "TorchEngine"
+
+
+@pytest.mark.slow
+def test_kmeans_whole_commands(bench: Any) -> None:
+    sizes = ("--samples", 600, "--dimension", 8, "-k", 5, "--iterations", 3, "--repeats", 1)
+    found = bench("kmeans", "--command", *sizes)
+    assert found["seconds"].keys() == {"one device", "two ranks", "torchrun alone"}
 
 
 def test_nearest_beside_faiss(bench: Any) -> None:
