@@ -23,7 +23,8 @@ from torch import Tensor
 from dprune.kernels import group_norm_kernels as kernels
 
 # Elements that a program has in registers at once, and that one entry of the partial sums stands for.
-TILE, RUN = 4096, 65536
+TILE, RUN = 4096, 131072
+WARPS = 8
 PLAIN, INNER, SHUFFLED = 0, 1, 2
 ACTIVATIONS = {"none": 0, "silu": 1, "leaky_relu": 2}
 
@@ -129,7 +130,7 @@ def _collect(source: Tensor, shortcut: Tensor | None, bias: Tensor | None, out: 
     kernels.join[shape.runs, shape.samples](
         source, source if shortcut is None else _last(shortcut), source if bias is None else bias, out, partial,
         shape.pixels, width, shape.channels, shape.block, shape.rows, shape.steps, layout, shortcut is not None,
-        bias is not None, writes, shape.acc, num_warps=8,
+        bias is not None, writes, shape.acc, num_warps=WARPS,
     )  # fmt: skip
     channel = torch.empty((shape.samples, shape.channels), dtype=shape.dtype, device=out.device)
     mean, rstd = torch.empty((2, shape.samples, groups), dtype=shape.dtype, device=out.device)
@@ -149,7 +150,7 @@ def activate(x: Tensor, bias: Tensor | None, known: GroupStatistics, weight: Ten
     kernels.activate[shape.tiles](
         x, x if bias is None else bias, known.mean, known.rstd, weight, shift, out, shape.pixels, shape.channels,
         shape.block, shape.channels // known.mean.shape[1], shape.rows, bias is not None, ACTIVATIONS[activation],
-        shape.acc, num_warps=8,
+        shape.acc, num_warps=WARPS,
     )  # fmt: skip
     return out
 
@@ -183,7 +184,7 @@ def gradient_sums(x: Tensor, bias: Tensor | None, known: GroupStatistics, weight
     kernels.sum_gradients[shape.runs, shape.samples](
         x, x if bias is None else bias, known.mean, known.rstd, weight, shift, gradient, out, partial, shape.pixels,
         shape.channels, shape.block, size, shape.rows, shape.steps, bias is not None, ACTIVATIONS[activation], again,
-        shape.acc, num_warps=8,
+        shape.acc, num_warps=WARPS,
     )  # fmt: skip
     sums = torch.empty((shape.samples, 3, shape.channels), dtype=shape.dtype, device=x.device)
     means = torch.empty((shape.samples, groups, 2), dtype=shape.dtype, device=x.device)
@@ -208,7 +209,7 @@ def input_gradient(x: Tensor, bias: Tensor | None, known: GroupStatistics, weigh
         x, x if bias is None else bias, known.mean, known.rstd, weight, shift, gradient, means,
         x if beside is None else _last(beside), out, shape.pixels, shape.channels, shape.block,
         shape.channels // known.mean.shape[1], shape.rows, bias is not None, ACTIVATIONS[activation],
-        beside is not None, shape.acc, num_warps=8,
+        beside is not None, shape.acc, num_warps=WARPS,
     )  # fmt: skip
     return out
 
@@ -225,6 +226,6 @@ def unshuffled(gradient: Tensor) -> Tensor:
                       device=gradient.device, memory_format=torch.channels_last)  # fmt: skip
     tiles = -(-out.shape[2] * out.shape[3] // shape.rows)
     kernels.unshuffle[tiles, samples, 4](
-        _last(gradient), out, shape.pixels, width, channels, shape.block, shape.rows, num_warps=8
+        _last(gradient), out, shape.pixels, width, channels, shape.block, shape.rows, num_warps=WARPS
     )
     return out
