@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Hashable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +83,7 @@ class DiTTask(Task):
                  trained: TrainedClasses, fingerprint: str, preview: VAE | None) -> None:  # fmt: skip
         self._network, self._data, self._trained, self._preview = network, data, trained, preview
         self._device = network.pos_embed.device
+        self._compiles = settings.compile
         if settings.compile:
             network.compile_blocks()
         self.networks, self.objectives = {"dit": network}, {"dit": FlowObjective(network, settings, seed)}
@@ -91,6 +92,10 @@ class DiTTask(Task):
         self.samples, self.fingerprint = len(data), fingerprint
         # A backward pass takes twice as many operations as a forward pass.
         self.flop = 3 * network.config.flop()
+
+    def capture_key(self, step: int) -> Hashable:
+        """See `Task`; without compilation steps are as plain as can be."""
+        return "dit" if self._compiles else None
 
     def batches(self, steps: Iterator[tuple[int, list[Visits]]]) -> Generator[list[LatentBatch]]:
         """Gather each step's micro-batches."""
