@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -499,3 +501,24 @@ def test_ways_to_share_the_work(resnet_file: Path, tmp_path: Path, monkeypatch: 
     )
     assert one == tasks
     assert one == group
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["timm.data", "open_clip", "torchvision"])
+def test_libraries_are_imported_without_the_compiler(library: str) -> None:
+    code = f"""
+import sys
+from dprune.models.imports import without_compiler
+disable = __import__("torch").compiler.disable
+with without_compiler():
+    import {library}
+assert "torch._dynamo" not in sys.modules
+import torch, torchvision
+assert torch.compiler.disable is disable
+from torchvision.ops.roi_align import is_compile_supported
+from torch._dynamo.utils import is_compile_supported as real
+assert is_compile_supported("cpu") == real("cpu")
+with without_compiler():
+    assert hasattr(sys.modules["torch._dynamo"], "optimize")
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

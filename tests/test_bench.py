@@ -6,6 +6,7 @@ import ast
 import json
 import runpy
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,24 @@ def test_digests(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "model": ["load", "mib", "write"], "shards": ["embed_first", "embed_known", "mib", "write"],
     }  # fmt: skip
     assert not list(tmp_path.iterdir())
+
+
+def test_chain(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python())
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for number in range(4):
+            archive.writestr(f"n{number % 2}_{number}.JPEG", image_bytes(number, (40, 32), "jpg"))
+    sizes = ("--count", 10, "--preset", "tiny", "--vae-steps", 2, "--arch", "nano/2", "--dit-steps", 2,
+             "--log-every", 1, "--batch-size", 4, "--images", 3, "--sample-steps", 2, "--device", "cpu")  # fmt: skip
+    found = bench("chain", tmp_path / "photos.zip", *sizes, "--work", tmp_path)
+    (chain,) = found["rounds"]
+    names = ["pack", "train-vae", "encode", "train-dit", "sample"]
+    assert list(chain) == [*names, "total_s"]
+    assert chain["total_s"] == pytest.approx(sum(chain[name]["wall_s"] for name in names), abs=0.05)
+    for name, file in zip(names, ("000000.tar", "log: step 2", "000000.safetensors", "log: step 2", "000000.tar")):
+        assert 0 < chain[name]["seen_s"][file] <= chain[name]["wall_s"]
+    assert all(chain[name]["img_per_s"] > 0 for name in ("train-vae", "train-dit"))
+    assert [path.name for path in tmp_path.iterdir()] == ["photos.zip"]
 
 
 @pytest.mark.slow

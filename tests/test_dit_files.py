@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from dprune.errors import InputError, UsageError
 from dprune.formats.provenance import make_record
 from dprune.models.architectures import ARCHITECTURES, parse_architecture
-from dprune.models.dit import DiT, DiTConfig
+from dprune.models.dit import DiT, DiTConfig, positions
 from dprune.models.dit_files import load_dit, network_metadata
 from dprune.models.files import publish_model
 from dprune.models.weights import read_state
@@ -57,6 +59,21 @@ def test_own_files_come_back_as_they_were(tmp_path):
     assert loaded.file.record["command"] == "train-dit"
     found = loaded.denormalised(torch.ones(1, 4, 8, 8))
     assert found[0, :, 0, 0].tolist() == [2.0, 3.0, 4.0, 5.0]
+
+
+def test_loading_does_not_import_a_compiler(tmp_path):
+    code = (
+        "import sys, torch\nfrom dprune.models.dit_files import load_dit\n"
+        "load_dit(sys.argv[1], torch.device('cpu'))\nprint(sorted({'sympy', 'torch._dynamo'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, publish(tmp_path / "model.safetensors")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_positions_are_the_same_wherever_a_network_is_made():
+    with torch.device("meta"):
+        assert DiT(SMALL).pos_embed.is_meta
+    assert torch.equal(DiT(SMALL).pos_embed, positions(SMALL.width, 4))
 
 
 @pytest.mark.parametrize("wrap", ["safetensors", "plain", "ema"])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dprune.embedding.backbones import Backbone, check_patches, close_names
 from dprune.embedding.weights import HubFile, fetch, hushed
 from dprune.errors import InputError, UsageError
+from dprune.models.imports import without_compiler
 from dprune.models.weights import misfit, read_state
 
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
@@ -41,7 +42,7 @@ def load_clip(name: str, weights: Path | None, image_size: int | None) -> Backbo
         InputError: no such architecture or tag, or the weights are missing, damaged or another network's.
         UsageError: the network cannot take the image size, or neither tag nor weights are given.
     """
-    with hushed():
+    with hushed(), without_compiler():
         import open_clip
     arch, _, tag = name.partition("/")
     if arch not in (known := open_clip.list_models()):

@@ -21,9 +21,10 @@ from dprune.embedding.backbones import Backbone
 from dprune.embedding.settings import INCEPTION_FILE, INCEPTION_SHA256, INCEPTION_SIZE
 from dprune.embedding.weights import hushed
 from dprune.errors import InputError
+from dprune.models.imports import without_compiler
 from dprune.models.weights import file_digest, misfit, read_state
 
-with hushed():
+with hushed(), without_compiler():
     from torchvision.models.inception import BasicConv2d, InceptionA, InceptionB, InceptionC, InceptionD, InceptionE
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from dprune.embedding.backbones import Backbone, check_patches, close_names
 from dprune.embedding.weights import HubFile, fetch, hushed
 from dprune.errors import InputError, UsageError
+from dprune.models.imports import without_compiler
 from dprune.models.weights import misfit, read_state
 
 
@@ -30,7 +31,7 @@ def load_timm(
         InputError: no such network, or its weights are missing, damaged or another network's.
         UsageError: the network cannot take the image size.
     """
-    with hushed():
+    with hushed(), without_compiler():
         from timm.data import create_transform, resolve_data_config
     config = _config(name, option)
     path = weights or fetch(_hub_file(name, config))

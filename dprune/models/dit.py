@@ -94,7 +94,8 @@ class LabelEmbedder(nn.Module):
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(classes + 1, width)
+        # Drawing the numbers that an Embedding begins with, on the meta device, imports torch's compiler for 1.6 s.
+        self.embedding_table = nn.Embedding.from_pretrained(torch.zeros(classes + 1, width), freeze=False)
 
     def forward(self, y_B: Tensor) -> Tensor:
         """Look labels [B] up as [B, D]."""
@@ -262,8 +263,10 @@ def positions(width: int, side: int) -> Tensor:
 
     The first half of a vector tells the column and the second the row, as in MAE's and DiT's code.
     """
-    rates = 10_000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * rates
+    # On the CPU, so that a network that is made elsewhere gets the same numbers; and on the meta device, which has
+    # none, arithmetic imports torch's compiler.
+    rates = 10_000 ** -(torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4))
+    angles = torch.arange(side, dtype=torch.float64, device="cpu")[:, None] * rates
     line = torch.cat((angles.sin(), angles.cos()), dim=1)
     columns, rows = line.expand(side, -1, -1), line[:, None].expand(-1, side, -1)
-    return torch.cat((columns, rows), dim=2).flatten(0, 1)[None].float()
+    return torch.cat((columns, rows), dim=2).flatten(0, 1)[None].float().to(torch.get_default_device())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dprune.errors import InputError
 from dprune.models.files import fits
+from dprune.models.imports import without_compiler
 from dprune.models.weights import read_state
 
 # Layers of torchvision's VGG16 after which LPIPS looks: the last activation before each of its poolings.
@@ -58,7 +59,8 @@ class LPIPS(_Distance):
 
     def __init__(self, weights: Path) -> None:
         super().__init__(LPIPS_SHIFT, LPIPS_SCALE)
-        from torchvision.models import vgg16
+        with without_compiler():
+            from torchvision.models import vgg16
 
         with torch.device("meta"):
             layers = vgg16(weights=None).features
