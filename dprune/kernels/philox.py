@@ -21,7 +21,8 @@ def _philox(out, ids, draws, key, size, count, blocks, PER_ID: tl.constexpr, FRA
     draw = tl.load(draws + (row if PER_ID else row * 0), mask=inside, other=0)
     c0, c1 = block.to(tl.uint32), draw.to(tl.uint32)
     c2, c3 = sample.to(tl.uint32), (sample >> 32).to(tl.uint32)
-    k0, k1 = key.to(tl.uint32), (key >> 32).to(tl.uint32)
+    # A small key comes as an integer of 32 bits.
+    k0, k1 = key.to(tl.uint32), (key.to(tl.int64) >> 32).to(tl.uint32)
     for _ in tl.static_range(10):
         high0, low0 = tl.umulhi(c0, 0xD2511F53), c0 * 0xD2511F53
         high1, low1 = tl.umulhi(c2, 0xCD9E8D57), c2 * 0xCD9E8D57

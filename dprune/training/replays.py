@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from dprune.training.throughput import synchronize
+
 Work = Callable[[Sequence[Any]], Any]
 
 # Kernels are compiled and workspaces made before anything is captured.
@@ -81,11 +83,11 @@ class Replays:
 
     def _timed(self, work: Work, batch: Sequence[Any]) -> Any:
         """Run work and find out whether the device waits for the host."""
-        torch.cuda.synchronize(self._device)
+        synchronize(self._device)
         began = time.perf_counter()
         made = work(batch)
         launched = time.perf_counter()
-        torch.cuda.synchronize(self._device)
+        synchronize(self._device)
         share = (launched - began) / (time.perf_counter() - began)
         self._pays = share >= LEAST_SHARE
         _log.debug("launches take %.2f of a step's time: %s.", share,

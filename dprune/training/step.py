@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,36 +44,32 @@ class Stepper:
         self._task, self._plan, self._device, self._world = task, plan, device, ranks().world
         self._optimizers, self._averages = optimizers, averages
         self._objectives = {name: _shared(objective, device) for name, objective in task.objectives.items()}
-        self._capturable = all(map(is_capturable, optimizers.values()))
-        self._replays = Replays(device)
+        self._replays = Replays(device) if may_capture(device, optimizers) else None
         self.sums: dict[str, Tensor] = {}
 
     def take(self, step: int, batch: list[Any], *, wants_norm: bool) -> dict[str, Tensor]:
         """Take one step, given its micro-batches; return the norms of the gradients if they are known or wanted."""
-        key = self._capture_key(step)
         names = [name for name in self._objectives if self._task.active(name, step)]
         for name in names:
             set_rate(self._optimizers[name], self._plan.rate(step))
+        key = self._task.capture_key(step) if self._replays else None
         work = functools.partial(self._work, names, wants_norm or key is not None)
-        found, norms = self._replays(key, work, batch)
+        found, norms = self._replays(key, work, batch) if self._replays else work(batch)
         for sums in found:
             self._add(sums)
         self._averages.update(self._plan.ema_decay(step))
         self._add(self._task.after_step(step, self._optimizers, self._averages.tensors))
         return dict(norms)
 
-    def _capture_key(self, step: int) -> Hashable:
-        """Return what tells steps apart that launch other work; None where steps cannot be captured."""
-        alone = self._device.type == "cuda" and not in_group()
-        return self._task.capture_key(step) if alone and self._capturable else None
-
     def _work(self, names: Sequence[str], wants_norm: bool, batch: Sequence[Any]) -> tuple[list[Sums], Sums]:
         """Do what a step does on the device; return the sums of each pass and the norms of the gradients."""
         found: list[Sums] = []
         norms: dict[str, Tensor] = {}
         for name in names:
-            found += self._backward(self._objectives[name], batch)
             optimizer, parameters = self._optimizers[name], trainable(self._task.networks[name])
+            # Of an attempt that failed.
+            optimizer.zero_grad()
+            found += self._backward(self._objectives[name], batch)
             if self._plan.clip is not None:
                 norms[name] = clip_grad_norm_(parameters, self._plan.clip, foreach=True)
             elif wants_norm:
@@ -102,6 +98,11 @@ class Stepper:
 def autocast(plan: Plan, device: torch.device) -> torch.autocast:
     """Let what runs meanwhile compute in the precision of the plan."""
     return torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
+
+
+def may_capture(device: torch.device, optimizers: Mapping[str, Optimizer]) -> bool:
+    """Tell whether steps of whatever task may become graphs: other ranks are waited for by the host."""
+    return device.type == "cuda" and not in_group() and all(map(is_capturable, optimizers.values()))
 
 
 def _shared(objective: nn.Module, device: torch.device) -> nn.Module:
