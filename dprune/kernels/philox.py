@@ -10,8 +10,8 @@ from torch import Tensor
 _BLOCK = 256
 
 
-@triton.jit(do_not_specialize=["key", "size"])
-def _philox(out, ids, draws, key, size, count, blocks, PER_ID: tl.constexpr, FRACTIONS: tl.constexpr,
+@triton.jit(do_not_specialize=["low", "high", "size"])
+def _philox(out, ids, draws, low, high, size, count, blocks, PER_ID: tl.constexpr, FRACTIONS: tl.constexpr,
             BLOCK: tl.constexpr):  # fmt: skip
     """Write four numbers for each place of the flattened table of ids and blocks; every lane has one place."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -21,8 +21,7 @@ def _philox(out, ids, draws, key, size, count, blocks, PER_ID: tl.constexpr, FRA
     draw = tl.load(draws + (row if PER_ID else row * 0), mask=inside, other=0)
     c0, c1 = block.to(tl.uint32), draw.to(tl.uint32)
     c2, c3 = sample.to(tl.uint32), (sample >> 32).to(tl.uint32)
-    # A small key comes as an integer of 32 bits.
-    k0, k1 = key.to(tl.uint32), (key.to(tl.int64) >> 32).to(tl.uint32)
+    k0, k1 = low.to(tl.uint32), high.to(tl.uint32)
     for _ in tl.static_range(10):
         high0, low0 = tl.umulhi(c0, 0xD2511F53), c0 * 0xD2511F53
         high1, low1 = tl.umulhi(c2, 0xCD9E8D57), c2 * 0xCD9E8D57
@@ -58,8 +57,11 @@ def philox(key: int, ids: Tensor, draw: int | Tensor, count: int, dtype: torch.d
     blocks = (count + 3) // 4
     size = len(ids) * blocks
     if size:
-        # Of 64 bits whatever its value, or every key would be compiled anew.
-        signed = key - (1 << 64) if key >> 63 else key
-        _philox[(triton.cdiv(size, _BLOCK),)](out, ids.contiguous(), draws, signed, size, count, blocks, per_id,
-                                              dtype == torch.float32, _BLOCK)  # fmt: skip
+        _philox[(triton.cdiv(size, _BLOCK),)](out, ids.contiguous(), draws, _signed(key), _signed(key >> 32), size, count,
+                                              blocks, per_id, dtype == torch.float32, _BLOCK)  # fmt: skip
     return out
+
+
+def _signed(key: int) -> int:
+    """Return the lowest 32 bits as a signed number: of one type whatever they are, or some keys compile anew."""
+    return (key & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
