@@ -92,6 +92,17 @@ def test_dit(bench: Any, plain: bool) -> None:
     assert plain == ("train_plainly" in found) == ("sample_plainly" in found)
 
 
+@pytest.mark.slow
+def test_ranks(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python())
+    for name, value in {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHON_EXEC": warm_python()}.items():
+        monkeypatch.setenv(name, value)
+    sizes = ("--arch", "nano/8", "--per-rank", 2, "--train-steps", 3, "--log-every", 1, "--samples", 8)
+    one, two = bench("ranks", *sizes, "--device", "cpu")["runs"]
+    assert (one["ranks"], two["ranks"], one["of_so_many"]) == (1, 2, 1)
+    assert two["of_so_many"] == pytest.approx(two["img_per_s"] / (2 * one["img_per_s"]))
+
+
 @pytest.mark.parametrize(("samples", "more"), [(16, ()), (0, ("--no-loop",))])
 def test_grand(bench: Any, samples: int, more: tuple[str, ...]) -> None:
     sizes = ("--arch", "nano/2", "--batch", 2, "--side", 4, "--repeats", 1, "--device", "cpu", "--samples", samples)

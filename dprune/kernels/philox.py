@@ -57,8 +57,9 @@ def philox(key: int, ids: Tensor, draw: int | Tensor, count: int, dtype: torch.d
     blocks = (count + 3) // 4
     size = len(ids) * blocks
     if size:
-        _philox[(triton.cdiv(size, _BLOCK),)](out, ids.contiguous(), draws, _signed(key), _signed(key >> 32), size, count,
-                                              blocks, per_id, dtype == torch.float32, _BLOCK)  # fmt: skip
+        key_words = _signed(key), _signed(key >> 32)
+        _philox[(triton.cdiv(size, _BLOCK),)](out, ids.contiguous(), draws, *key_words, size, count, blocks, per_id,
+                                              dtype == torch.float32, _BLOCK)  # fmt: skip
     return out
 
 
