@@ -67,18 +67,18 @@ class DiTJob(TrainingJob):
         """See `TrainingJob`."""
         return f"--arch {self.settings.arch}"
 
-    def need(self) -> Need:
+    def need(self, *, passes: bool) -> Need:
         """See `TrainingJob`."""
-        return self._need_of(self.settings.arch)
+        return self._need_of(self.settings.arch, passes=passes)
 
     def smaller(self, free: int) -> str:
         """See `TrainingJob`: the largest architecture that fits."""
         patch = self.settings.arch.partition("/")[2]
         smaller = (f"{name}/{patch}" for name in reversed(ARCHITECTURES))
-        fitting = next((arch for arch in smaller if self._need_of(arch).likely(1) <= free), None)
+        fitting = next((arch for arch in smaller if self._need_of(arch, passes=True).likely(1) <= free), None)
         return f"--arch {fitting}" if fitting else "a device with more memory"
 
-    def _need_of(self, arch: str) -> Need:
+    def _need_of(self, arch: str, *, passes: bool) -> Need:
         import torch
 
         from dprune.flow import flow_loss
@@ -91,7 +91,7 @@ class DiTJob(TrainingJob):
             data = torch.empty(1, config.channels, config.input_size, config.input_size)
             return flow_loss(network, data, data, torch.empty(1), torch.empty(1, dtype=torch.int64))
 
-        return need_of(lambda: DiT(config), loss)
+        return need_of(lambda: DiT(config), loss if passes else None)
 
     def task(self, device: torch.device, monitor: Monitor) -> DiTTask:
         """Make the model and hold the latents."""
