@@ -258,6 +258,16 @@ class DiT(nn.Module):
             block.compile(dynamic=False)
 
 
+def unfilled(config: DiTConfig) -> DiT:
+    """Make a DiT on the CPU whose weights are whatever lies there, to be filled: `torch.nn` draws them for seconds."""
+    with torch.device("meta"):
+        model = DiT(config)
+    memory = {name: torch.empty(value.shape) for name, value in model.state_dict().items()}
+    memory["pos_embed"] = positions(config.width, config.input_size // config.patch)
+    model.load_state_dict(memory, assign=True)
+    return model
+
+
 def positions(width: int, side: int) -> Tensor:
     """Return the fixed sine and cosine table of a square grid, float32 [1, side * side, width]; rows first.
 

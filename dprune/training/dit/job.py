@@ -111,12 +111,12 @@ class DiTJob(TrainingJob):
         """Make the network with its first weights, which do not depend on the device."""
         import torch
 
-        from dprune.models.dit import DiT
+        from dprune.models.dit import unfilled
 
         config = self._config(self.settings.arch)
         if self.settings.init is not None:
             return _initialised(self.settings.init, config, device)
-        network = DiT(config)
+        network = unfilled(config)
         network.initialize(torch.Generator().manual_seed(purpose_key(self.plan.seed, "initial weights") >> 1))
         return network.to(device)
 
