@@ -196,7 +196,7 @@ def trains(**defaults: str) -> Decorator:
         click.option("--micro-batch", default="auto", show_default=True, metavar="N",
                      help="Samples in one pass of a device; auto is the most that fit into its free memory."),
         click.option("--lr", type=Number(0, min_open=True), metavar="X",
-                     help=said("Learning rate of AdamW.", "lr")),
+                     help=said("Learning rate.", "lr")),
         count("--warmup", said("Steps over which the rate rises.", "warmup"), least=0),
         choice("--schedule", ["constant", "cosine"], said("The rate after the warm-up.", "schedule")),
         click.option("--ema", type=Number(0, 1, max_open=True), metavar="X",

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
                      help="Autoencoder that decodes pictures at --evaluate-every and the end."),
         click.option("--latents-on", "place", type=click.Choice(["auto", "device", "host", "disk"]), default="auto",
                      show_default=True, help="Where latents are held."),
+        options.choice("--optimizer", ["adamw", "muon"], "Muon trains the matrices of the blocks, AdamW the rest.",
+                       default="adamw"),
+        click.option("--route", type=options.Number(0, 1, max_open=True), default=0.0, metavar="X",
+                     help="Share of the tokens that skip the middle blocks in the first 0.9 of the steps.  "
+                          "[default: 0]"),
         click.option("--compile/--no-compile", "compiles", default=None,
                      help="Compile the blocks.  [default: on a GPU]"),
     ),

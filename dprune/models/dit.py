@@ -6,6 +6,7 @@ Shapes in suffixes: B batch, T tokens, D width, C channels of the latents, H and
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from dprune.models import diffusion
 from dprune.models.parametrization import NOISE, VELOCITY
+from dprune.models.routing import put_back, routed_blocks, take_out
 
 FREQUENCIES = 256
 
@@ -55,14 +57,21 @@ class DiTConfig:
         """Tokens of one sample."""
         return (self.input_size // self.patch) ** 2
 
-    def flop(self) -> int:
-        """Floating-point operations of one sample's forward pass: two for each multiplication in a matrix product."""
-        per_token = 12 * self.width**2 * self.depth + self.channels * self.patch**2 * self.width * (
-            2 + self.learn_sigma
-        )
-        attention = 2 * self.tokens * self.width * self.depth
+    def flop(self, kept: int | None = None) -> int:
+        """Floating-point operations of one sample's forward pass: two for each multiplication in a matrix product.
+
+        Args:
+            kept: tokens that take the blocks which the others skip, see `models.routing`; None for all.
+        """
+        first, last = routed_blocks(self.depth) if kept is not None else (0, 0)
+        blocks = (self.depth - last + first) * self._block(self.tokens) + (last - first) * self._block(kept or 0)
+        ends = self.tokens * self.channels * self.patch**2 * self.width * (2 + self.learn_sigma)
         conditioning = self.width**2 * (6 * self.depth + 3) + FREQUENCIES * self.width
-        return 2 * (self.tokens * (per_token + attention) + conditioning)
+        return 2 * (blocks + ends + conditioning)
+
+    def _block(self, tokens: int) -> int:
+        """Multiplications of a block with so many tokens, without those of its modulation."""
+        return tokens * (12 * self.width**2 + 2 * tokens * self.width)
 
 
 def modulate(x_BTD: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
@@ -218,6 +227,11 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def matrices(self) -> list[tuple[nn.Parameter, int]]:
+        """Return the weights of blocks that act on tokens, and of how many matrices, one above the other, each is."""
+        kinds = {"attn.qkv.weight": 3, "attn.proj.weight": 1, "mlp.fc1.weight": 1, "mlp.fc2.weight": 1}
+        return [(block.get_parameter(name), count) for block in self.blocks for name, count in kinds.items()]
+
     def forget_labels(self) -> None:
         """Become unconditional: of the table of labels only the row for none stays."""
         none = self.y_embedder.embedding_table.weight[-1:]
@@ -225,27 +239,37 @@ class DiT(nn.Module):
         self.y_embedder = LabelEmbedder(0, self.config.width).to(none.device)
         self.y_embedder.embedding_table.weight.data.copy_(none)
 
-    def forward(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor) -> Tensor:
+    def forward(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor, kept_BK: Tensor | None = None) -> Tensor:
         """Predict the velocity.
 
         Args:
             x_BCHW: noisy latents [B, C, H, W].
             t_B: times [B], 0 noise and 1 data.
             y_B: labels, int64 [B]; `config.classes` is no label.
+            kept_BK: places of the tokens that take the blocks which the others skip, int64 [B, K], see
+                `models.routing`; None for all, as anywhere but in training.
 
         Returns:
             [B, C, H, W].
         """
         if self.config.parametrization == NOISE:
-            return diffusion.velocity(lambda x, timestep: self._predicted(x, timestep, y_B), x_BCHW, t_B)
-        return self._predicted(x_BCHW, t_B, y_B)
+            return diffusion.velocity(lambda x, timestep: self._predicted(x, timestep, y_B, kept_BK), x_BCHW, t_B)
+        return self._predicted(x_BCHW, t_B, y_B, kept_BK)
 
-    def _predicted(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor) -> Tensor:
+    def _predicted(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor, kept_BK: Tensor | None) -> Tensor:
         x_BTD = self.x_embedder(x_BCHW) + self.pos_embed
         c_BD = self.t_embedder(t_B) + self.y_embedder(y_B)
-        for block in self.blocks:
-            x_BTD = block(x_BTD, c_BD)
+        x_BTD = self._through_blocks(x_BTD, c_BD, kept_BK)
         return self._unpatchify(self.final_layer(x_BTD, c_BD))[:, : self.config.channels]
+
+    def _through_blocks(self, x_BTD: Tensor, c_BD: Tensor, kept_BK: Tensor | None) -> Tensor:
+        blocks = list(self.blocks)
+        if kept_BK is None:
+            return _through(blocks, x_BTD, c_BD)
+        first, last = routed_blocks(len(blocks))
+        x_BTD = _through(blocks[:first], x_BTD, c_BD)
+        routed_BKD = _through(blocks[first:last], take_out(x_BTD, kept_BK), c_BD)
+        return _through(blocks[last:], put_back(x_BTD, kept_BK, routed_BKD), c_BD)
 
     def _unpatchify(self, x_BTP: Tensor) -> Tensor:
         side, patch = self.config.input_size // self.config.patch, self.config.patch
@@ -266,6 +290,12 @@ def unfilled(config: DiTConfig) -> DiT:
     memory["pos_embed"] = positions(config.width, config.input_size // config.patch)
     model.load_state_dict(memory, assign=True)
     return model
+
+
+def _through(blocks: Sequence[nn.Module], x_BTD: Tensor, c_BD: Tensor) -> Tensor:
+    for block in blocks:
+        x_BTD = block(x_BTD, c_BD)
+    return x_BTD
 
 
 def positions(width: int, side: int) -> Tensor:

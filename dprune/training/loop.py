@@ -101,16 +101,16 @@ class Loop:
         saved = time.monotonic()
         dtype = torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
         ceiling = product_rate(self.device, dtype) if self.task.flop else 0.0
-        watch = Stopwatch(self.device, self.task.flop, ceiling)
+        watch = Stopwatch(self.device, ceiling)
         monitor.start("training", self.plan.steps - self.step, "steps")
         schedule = ((step, self._visits(step)) for step in range(self.step, self.plan.steps))
         with contextlib.closing(self.task.batches(schedule)) as batches:
             while batch := self._next(batches):
                 reports = is_due(self.step + 1, self.plan.log_every) or self.step + 1 == self.plan.steps
                 norm = self.stepper.take(self.step, batch, wants_norm=reports)
+                watch.count(self.plan.batch_size, self.task.flop_at(self.step))
                 self.step += 1
                 monitor.advance()
-                watch.count(self.plan.batch_size)
                 if reports:
                     last = self._report(norm, watch)
                 if self._keep():

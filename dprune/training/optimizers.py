@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from dprune.training.muon import Muon
 from dprune.training.plan import Plan
 
 
 def make_optimizers(networks: Mapping[str, nn.Module], plan: Plan) -> dict[str, Optimizer]:
     """Return an optimizer for each network, under its name."""
-    return {name: _adamw(network, plan) for name, network in networks.items()}
+    return {name: _optimizer(network, plan) for name, network in networks.items()}
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
@@ -36,14 +37,50 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
-def _adamw(network: nn.Module, plan: Plan) -> AdamW:
-    """Return the optimizer with its moments made at once, so that memory is known and a state can be copied in."""
-    parameters = trainable(network)
+@runtime_checkable
+class HasMatrices(Protocol):
+    """A network that tells which of its weights Muon may train."""
+
+    def matrices(self) -> list[tuple[nn.Parameter, int]]:
+        """Return them, and of how many matrices, one above the other, each is."""
+
+
+class Joined(Optimizer):
+    """Several optimizers, of parameters of their own, as one."""
+
+    def __init__(self, parts: Sequence[Optimizer]) -> None:
+        # The groups and states are the parts' own, so that a rate or a state that is set here is set there.
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._parts = parts
+        for part in parts:
+            self.state.update(part.state)
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step of each."""
+        for part in self._parts:
+            part.step()
+
+
+def _optimizer(network: nn.Module, plan: Plan) -> Optimizer:
+    """Return an optimizer with its moments made at once, so that memory is known and a state can be copied in."""
+    if plan.optimizer == "adamw":
+        return _adamw(trainable(network), plan)
+    assert isinstance(network, HasMatrices)
+    matrices = network.matrices()
+    inside = {id(parameter) for parameter, _ in matrices}
+    rest = [parameter for parameter in trainable(network) if id(parameter) not in inside]
+    return Joined([Muon(matrices, _rate(rest, plan), plan.weight_decay), _adamw(rest, plan)])
+
+
+def _rate(parameters: Sequence[nn.Parameter], plan: Plan) -> float | Tensor:
+    """Return the first rate; on a GPU it lies there as well, so that a graph of the step reads each step's."""
     device = parameters[0].device
-    # On a GPU the rate lies there as well, so that a graph of the step reads the one of each step.
-    told: dict[str, Any] = {"lr": torch.tensor(plan.lr, device=device), "capturable": True}
-    rate = told if device.type == "cuda" else {"lr": plan.lr}
-    optimizer = AdamW(parameters, betas=plan.betas, weight_decay=plan.weight_decay, fused=True, **rate)
+    return torch.tensor(plan.lr, device=device) if device.type == "cuda" else plan.lr
+
+
+def _adamw(parameters: list[nn.Parameter], plan: Plan) -> AdamW:
+    lr, capturable = _rate(parameters, plan), parameters[0].is_cuda
+    optimizer = AdamW(parameters, lr, plan.betas, weight_decay=plan.weight_decay, fused=True, capturable=capturable)
     for parameter in parameters:
         optimizer.state[parameter] = {
             "step": torch.zeros((), device=parameter.device),

@@ -21,7 +21,8 @@ class Plan:
     Attributes:
         steps: optimizer steps in all.
         batch_size: samples in a step, over all ranks.
-        lr: learning rate of AdamW.
+        lr: learning rate.
+        optimizer: `adamw`, or `muon` for matrices inside the network and AdamW for the rest.
         betas: of AdamW.
         weight_decay: of AdamW.
         warmup: steps over which the rate rises from zero.
@@ -53,10 +54,13 @@ class Plan:
     save_every: Fraction | None = None
     evaluate_every: int | None = None
     autosave: float = 1800.0
+    optimizer: str = "adamw"
 
     def options(self) -> dict[str, Any]:
         """Return what changes the weights, as provenance holds it."""
         silent = {"seed", "micro_batch", "log_every", "save_every", "evaluate_every", "autosave"}
+        # Which optimizer there is to choose is younger than runs that are still there.
+        silent |= {"optimizer"} if self.optimizer == "adamw" else set()
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in silent} | {
             "betas": list(self.betas)
         }

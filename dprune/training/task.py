@@ -37,6 +37,10 @@ class Task(ABC):
     fingerprint: str
     flop: int = 0
 
+    def flop_at(self, step: int) -> int:
+        """Floating-point operations of a step's training on one sample, of a network that may not use all of itself."""
+        return self.flop
+
     def active(self, name: str, step: int) -> bool:
         """Tell whether a network is trained at a step."""
         return True

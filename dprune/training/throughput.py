@@ -38,25 +38,26 @@ def synchronize(device: torch.device) -> None:
 class Stopwatch:
     """Rates since it was last asked."""
 
-    def __init__(self, device: torch.device, flop: int, ceiling: float) -> None:
-        self._device, self._flop, self._ceiling = device, flop, ceiling
-        self._samples, self._began = 0, time.perf_counter()
+    def __init__(self, device: torch.device, ceiling: float) -> None:
+        self._device, self._ceiling = device, ceiling
+        self.restart()
 
-    def count(self, samples: int) -> None:
-        """Note that so many samples, over all ranks, were trained on."""
+    def count(self, samples: int, flop: int) -> None:
+        """Note that so many samples, over all ranks, were trained on, each by so many floating-point operations."""
         self._samples += samples
+        self._flop += samples * flop
 
     def restart(self) -> None:
         """Forget what was counted, after work that is no training."""
-        self._samples, self._began = 0, time.perf_counter()
+        self._samples, self._flop, self._began = 0, 0, time.perf_counter()
 
     def read(self, world: int) -> dict[str, float]:
         """Return samples a second, memory and the share of the ceiling, and begin again; the device must be idle."""
-        rate = self._samples / (time.perf_counter() - self._began)
-        self.restart()
-        found = {"img_per_s": rate}
+        seconds = time.perf_counter() - self._began
+        found = {"img_per_s": self._samples / seconds}
         if self._device.type == "cuda":
             found["memory_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
         if self._flop:
-            found["mfu"] = rate * self._flop / (self._ceiling * world)
+            found["mfu"] = self._flop / seconds / (self._ceiling * world)
+        self.restart()
         return found

@@ -105,7 +105,7 @@ class DiTJob(TrainingJob):
         _log.debug("%d latents are held on: %s.", len(held), held.place)
         fingerprint = digest([latents.fingerprint, digest_array(ids)])
         preview = None if self.settings.vae is None else load_vae(self.settings.vae, device)[0]
-        return DiTTask(network, self.settings, self.plan.seed, held, latents, self.data.classes, fingerprint, preview)
+        return DiTTask(network, self.settings, self.plan, held, latents, self.data.classes, fingerprint, preview)
 
     def _network(self, device: torch.device) -> DiT:
         """Make the network with its first weights, which do not depend on the device."""
@@ -172,4 +172,5 @@ def open_train_dit(store: str, options: DiTOptions, training: TrainingOptions, o
     settings.check(data.latents)
     if not settings.unconditional:
         data.check_labels()
-    return DiTJob(data, settings, training.plan(len(data.ids), DEFAULTS), training.device, output)
+    plan = replace(training.plan(len(data.ids), DEFAULTS), optimizer=options.optimizer)
+    return DiTJob(data, settings, plan, training.device, output)

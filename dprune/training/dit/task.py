@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Generator, Hashable, Iterator
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from dprune.models.classes import TrainedClasses
 from dprune.models.dit import DiT
 from dprune.models.dit_files import network_metadata
 from dprune.models.pixels import to_pixels
+from dprune.models.routing import kept_tokens
 from dprune.models.vae import VAE
 from dprune.training.dit.latents import LatentBatch, TrainingLatents
 from dprune.training.dit.settings import DiTSettings
 from dprune.training.order import Visits
+from dprune.training.plan import Plan
 from dprune.training.task import Task
 
 PREVIEW_STEPS = 30
@@ -46,7 +49,9 @@ class FlowObjective(nn.Module):
         """Return the sum of the samples' losses, twice: to differentiate and for the log."""
         drawn = noise.normal(self._seed, "noise of training", micro.ids, micro.visits, micro.latents.shape[1:])
         times, labels = self._times(micro), self._labels(micro)
-        loss = flow_loss(self.network, micro.latents, drawn, times, labels).sum()
+        routes = micro.kept.shape[1] > 0
+        network = functools.partial(self.network, kept_BK=micro.kept) if routes else self.network
+        loss = flow_loss(network, micro.latents, drawn, times, labels).sum()
         return loss, {"loss": loss.detach()}
 
     def _times(self, micro: LatentBatch) -> Tensor:
@@ -69,7 +74,7 @@ class DiTTask(Task):
     Args:
         network: on the device, not yet compiled.
         settings: of the loss.
-        seed: of the run.
+        plan: of the run.
         data: what is trained on.
         latents: the store that it comes from.
         trained: its classes, and how many samples of each are trained on.
@@ -79,19 +84,25 @@ class DiTTask(Task):
 
     repeats = "each time with another noise and time"
 
-    def __init__(self, network: DiT, settings: DiTSettings, seed: int, data: TrainingLatents, latents: Latents,
+    def __init__(self, network: DiT, settings: DiTSettings, plan: Plan, data: TrainingLatents, latents: Latents,
                  trained: TrainedClasses, fingerprint: str, preview: VAE | None) -> None:  # fmt: skip
+        self._seed, self._routed_steps = plan.seed, settings.routed_steps(plan.steps)
+        self._kept = settings.kept(network.config.tokens)
         self._network, self._data, self._trained, self._preview = network, data, trained, preview
         self._device = network.pos_embed.device
         self._compiles = settings.compile
         if settings.compile:
             network.compile_blocks()
-        self.networks, self.objectives = {"dit": network}, {"dit": FlowObjective(network, settings, seed)}
+        self.networks, self.objectives = {"dit": network}, {"dit": FlowObjective(network, settings, plan.seed)}
         mean, std = torch.from_numpy(latents.mean), torch.from_numpy(latents.std)
         self.network_header = network_metadata(network.config, mean, std, latents.classes, trained.samples)
         self.samples, self.fingerprint = len(data), fingerprint
         # A backward pass takes twice as many operations as a forward pass.
-        self.flop = 3 * network.config.flop()
+        self.flop, self._routed_flop = 3 * network.config.flop(), 3 * network.config.flop(self._kept)
+
+    def flop_at(self, step: int) -> int:
+        """See `Task`."""
+        return self._routed_flop if step < self._routed_steps else self.flop
 
     def capture_key(self, step: int) -> Hashable:
         """See `Task`; without compilation steps are as plain as can be."""
@@ -99,8 +110,14 @@ class DiTTask(Task):
 
     def batches(self, steps: Iterator[tuple[int, list[Visits]]]) -> Generator[list[LatentBatch]]:
         """Gather each step's micro-batches."""
-        for _, parts in steps:
-            yield [self._data.batch(part) for part in parts]
+        for step, parts in steps:
+            micros = [self._data.batch(part) for part in parts]
+            yield [self._routed(micro) for micro in micros] if step < self._routed_steps else micros
+
+    def _routed(self, micro: LatentBatch) -> LatentBatch:
+        """Let tokens skip blocks, drawn anew at each visit of a sample."""
+        tokens = self._network.config.tokens
+        return micro._replace(kept=kept_tokens(self._seed, micro.ids, micro.visits, tokens, self._kept))
 
     def trial(self, size: int) -> LatentBatch:
         """Return the first samples, again and again."""

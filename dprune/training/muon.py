@@ -1,0 +1,80 @@
+"""Muon: momentum whose update of a matrix is brought near an orthogonal one.
+
+Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024), with the learning rate adjusted as in
+"Muon is scalable for LLM training" (Liu et al., 2025), so that an update is as large as one of AdamW. It takes the
+steps that torch.optim.Muon takes, for all matrices of one shape at once: a transformer has as many of these as blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+MOMENTUM = 0.95
+UPDATE_RMS = 0.2
+"""Of AdamW's updates, which those of Muon match."""
+_LEAST_NORM = 1e-7
+
+
+class Muon(Optimizer):
+    """Trains matrices.
+
+    Args:
+        matrices: each parameter, and of how many matrices, one above the other, it is: 3 where queries, keys and
+            values are made by one layer.
+        lr: learning rate, a float or a tensor, which means what it means to AdamW.
+        weight_decay: decoupled, as AdamW's.
+    """
+
+    def __init__(self, matrices: Sequence[tuple[nn.Parameter, int]], lr: float | Tensor, weight_decay: float) -> None:
+        # Captured graphs may hold its steps, given a rate that is a tensor.
+        defaults = {"lr": lr, "weight_decay": weight_decay, "capturable": True}
+        super().__init__([parameter for parameter, _ in matrices], defaults)
+        self._alike: dict[tuple[int, ...], list[nn.Parameter]] = {}
+        for parameter, count in matrices:
+            self.state[parameter] = {"momentum": torch.zeros_like(parameter)}
+            self._alike.setdefault((count, *parameter.shape), []).append(parameter)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step; every matrix has a gradient."""
+        for (count, *_), parameters in self._alike.items():
+            self._step(count, list(parameters))
+
+    def _step(self, count: int, parameters: list[Tensor]) -> None:
+        rate, decay = (self.param_groups[0][name] for name in ("lr", "weight_decay"))
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        moments = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(moments, gradients, 1 - MOMENTUM)
+        ahead = torch.stack(torch._foreach_lerp(gradients, moments, MOMENTUM))
+        matrices = ahead.unflatten(1, (count, -1)).flatten(0, 1)
+        updates = orthogonalised(matrices) * (rate * UPDATE_RMS * max(matrices.shape[1:]) ** 0.5)
+        if decay:
+            torch._foreach_mul_(parameters, 1 - rate * decay)
+        torch._foreach_sub_(parameters, list(updates.view_as(ahead).unbind()))
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Bring the singular values of matrices near 1 by Newton and Schulz's iteration.
+
+    Args:
+        matrices: [n, a, b] of any float type.
+
+    Returns:
+        float32 or wider, [n, a, b], with singular values of about 0.7 to 1.2 where those of the input were not tiny;
+        computed in bf16 on a GPU, whose rounding is far less than that.
+    """
+    a, b, c = COEFFICIENTS
+    x = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=_LEAST_NORM)
+    x = x.bfloat16() if x.device.type == "cuda" else x
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x if matrices.shape[1] <= matrices.shape[2] else x.mT
+    return x.to(matrices.dtype, memory_format=torch.contiguous_format)
