@@ -282,12 +282,12 @@ class DiT(nn.Module):
             block.compile(dynamic=False)
 
 
-def unfilled(config: DiTConfig) -> DiT:
-    """Make a DiT on the CPU whose weights are whatever lies there, to be filled: `torch.nn` draws them for seconds."""
+def unfilled(config: DiTConfig, device: torch.device | None = None) -> DiT:
+    """Make a DiT, by default on the CPU, whose weights are zeros, to be filled: `torch.nn` draws them for seconds."""
     with torch.device("meta"):
         model = DiT(config)
-    memory = {name: torch.empty(value.shape) for name, value in model.state_dict().items()}
-    memory["pos_embed"] = positions(config.width, config.input_size // config.patch)
+    memory = {name: torch.zeros(value.shape, device=device) for name, value in model.state_dict().items()}
+    memory["pos_embed"] = positions(config.width, config.input_size // config.patch).to(device)
     model.load_state_dict(memory, assign=True)
     return model
 

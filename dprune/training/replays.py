@@ -16,7 +16,7 @@ Work = Callable[[Sequence[Any]], Any]
 # Kernels are compiled and workspaces made before anything is captured.
 WARM_UP = 3
 # Of the time of the work, what the host takes to launch it; below, the device is the one that is waited for.
-LEAST_SHARE = 0.5
+LEAST_SHARE = 0.7
 
 _log = logging.getLogger("dprune")
 

@@ -41,6 +41,10 @@ class Task(ABC):
         """Floating-point operations of a step's training on one sample, of a network that may not use all of itself."""
         return self.flop
 
+    def ready(self) -> None:
+        """Wait until the networks have the weights that they begin with, which trials can do without."""
+        return
+
     def active(self, name: str, step: int) -> bool:
         """Tell whether a network is trained at a step."""
         return True

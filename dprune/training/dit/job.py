@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from dprune.formats.provenance import Record, digest, make_record
 from dprune.formats.publish import Output
 from dprune.models.architectures import ARCHITECTURES, parse_architecture
 from dprune.models.files import ModelFile
-from dprune.runtime import Monitor
+from dprune.runtime import Monitor, ranks
 from dprune.seeds import purpose_key
 from dprune.training.dit.settings import DEFAULTS, DiTOptions, DiTSettings, Fold, TrainingSet
 from dprune.training.job import TrainingJob
@@ -100,25 +101,24 @@ class DiTJob(TrainingJob):
         from dprune.training.dit.task import DiTTask
 
         latents, ids = self.data.latents, self.data.ids
-        network = self._network(device)
+        network, wait = self._network(device)
         held = TrainingLatents(latents, ids, device, self.settings.place, self.plan.seed)
         _log.debug("%d latents are held on: %s.", len(held), held.place)
         fingerprint = digest([latents.fingerprint, digest_array(ids)])
         preview = None if self.settings.vae is None else load_vae(self.settings.vae, device)[0]
-        return DiTTask(network, self.settings, self.plan, held, latents, self.data.classes, fingerprint, preview)
+        return DiTTask(network, self.settings, self.plan, held, latents, self.data.classes, fingerprint, preview,
+                       wait)  # fmt: skip
 
-    def _network(self, device: torch.device) -> DiT:
-        """Make the network with its first weights, which do not depend on the device."""
-        import torch
-
-        from dprune.models.dit import unfilled
+    def _network(self, device: torch.device) -> tuple[DiT, Callable[[], None]]:
+        """Make the network; return it, and what waits for its first weights, which do not depend on the device."""
+        from dprune.training.dit.first_weights import begun
 
         config = self._config(self.settings.arch)
         if self.settings.init is not None:
-            return _initialised(self.settings.init, config, device)
-        network = unfilled(config)
-        network.initialize(torch.Generator().manual_seed(purpose_key(self.plan.seed, "initial weights") >> 1))
-        return network.to(device)
+            return _initialised(self.settings.init, config, device), lambda: None
+        seed = purpose_key(self.plan.seed, "initial weights") >> 1
+        # The ranks of a group exchange their weights before they make trials.
+        return begun(config, seed, device, waits=device.type == "cpu" or ranks().group)
 
     def _config(self, arch: str) -> DiTConfig:
         from dprune.models.dit import DiTConfig
