@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -35,6 +35,7 @@ def begun(config: DiTConfig, seed: int, device: torch.device, *, waits: bool) ->
             # As data: a trial's backward pass would be told that weights have changed.
             weight.data.copy_(value)
 
-    thread = threading.Thread(target=draw, daemon=True)
-    thread.start()
-    return network, thread.join
+    thread = ThreadPoolExecutor(1)
+    drawing = thread.submit(draw)
+    thread.shutdown(wait=False)
+    return network, drawing.result
