@@ -8,16 +8,19 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from dprune.errors import DpruneError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,24 @@ def ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
     if not 0 <= rank < world:
         raise UsageError(f"RANK={rank} is not below WORLD_SIZE={world}.")
     return Ranks(rank, world, local, group="TORCHELASTIC_RUN_ID" in environ)
+
+
+class Ahead(Generic[T]):
+    """What a thread works out while the process goes on; a process that ends does not wait for it."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._future: Future[T] = Future()
+        threading.Thread(target=self._run, args=(work,), daemon=True).start()
+
+    def _run(self, work: Callable[[], T]) -> None:
+        try:
+            self._future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - whoever asks gets it
+            self._future.set_exception(error)
+
+    def result(self) -> T:
+        """Wait for the result; raises what the work raised."""
+        return self._future.result()
 
 
 class Monitor(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -12,11 +13,15 @@ import torch
 
 from dprune.clustering.kernels import chunks, half_squared_norms, rows_at_once, scores
 from dprune.errors import UsageError
+from dprune.kernels.available import triton_works
+from dprune.memory import free_memory
 from dprune.precision import float32
 from dprune.runtime import ranks, take_device
 
 FAISS_ROWS = 16_384
 FAISS_BLOCK = 1024
+
+_log = logging.getLogger("dprune")
 
 
 class Engine(Protocol):
@@ -40,6 +45,26 @@ class TorchEngine:
             for rows, found in zip(chunks(self._x, step), chunks(labels, step), strict=True):
                 found.copy_(scores(rows, centroids, offsets).argmax(1))
         return labels
+
+
+class TritonEngine:
+    """The torch engine's product and argmax in one kernel, for GPUs; operands rounded to as many bits as tf32 has.
+
+    It holds the points a second time, in half their bytes.
+    """
+
+    def __init__(self, x: torch.Tensor) -> None:
+        # Triton is not to be had everywhere.
+        from dprune.kernels import nearest_centroid
+
+        self._kernel = nearest_centroid
+        self._points = self._kernel.scaled(x)
+
+    def assign(self, centroids: torch.Tensor) -> torch.Tensor:
+        """Return the nearest centroid of each point."""
+        ours, scale = self._points
+        theirs, other_scale = self._kernel.scaled(centroids)
+        return self._kernel.nearest_centroid(ours, theirs, half_squared_norms(centroids) * scale * other_scale)
 
 
 class FaissEngine:
@@ -175,4 +200,9 @@ def make_engine(name: str, x: torch.Tensor) -> Engine:
     """Build an engine for points [n, d] on their device."""
     if name == "faiss":
         return FaissEngine(x) if x.device.type == "cpu" else FaissGpuEngine(x)
-    return TorchEngine(x) if name == "torch" else SklearnEngine(x)
+    if name == "sklearn":
+        return SklearnEngine(x)
+    # A second copy in half the bytes, while half of what is free stays so.
+    fits = triton_works(x.device) and free_memory(x.device) > x.nbytes
+    _log.debug("k-means: %s assigns the points.", "a fused kernel" if fits else "a matrix product with an argmax")
+    return TritonEngine(x) if fits else TorchEngine(x)

@@ -20,6 +20,7 @@ from dprune.formats.jobs import Job
 from dprune.formats.kinds import TENSOR_FILES, kind_of
 from dprune.formats.provenance import Record
 from dprune.formats.publish import STDOUT, Output
+from dprune.runtime import ranks
 
 STARTS = ("kmeans++", "random")
 
@@ -54,7 +55,9 @@ def open_cluster(path: str, settings: ClusterSettings, output: Output) -> Job:
     _check(settings, output)
     engine, device = choose_engine(settings.engine, settings.device)
     features = open_features(path)
-    parents = {"features": features.as_parent()}
+    if not ranks().rank:
+        features.describe_ahead()
+    parents: dict[str, Record] = {}
     k = max(settings.sweep) if settings.sweep else settings.k
     init, centroids = settings.init, None
     if init not in STARTS:

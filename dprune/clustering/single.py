@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +30,11 @@ _log = logging.getLogger("dprune")
 
 @dataclass(frozen=True)
 class ClusterJob(FileJob):
-    """One clustering."""
+    """One clustering.
+
+    Attributes:
+        parents: inputs besides the features.
+    """
 
     features: Features
     parents: Mapping[str, Record]
@@ -39,10 +44,11 @@ class ClusterJob(FileJob):
     output: Output
     together = True
 
-    @property
+    @functools.cached_property
     def record(self) -> Record:
         """Provenance of the clusters."""
-        return make_record("cluster", self.settings.options(), seed=self.seed, parents=self.parents,
+        parents = {"features": self.features.as_parent(), **self.parents}
+        return make_record("cluster", self.settings.options(), seed=self.seed, parents=parents,
                            fingerprint=self.features.fingerprint, tags=self.output.tags)  # fmt: skip
 
     def with_k(self, k: int, path: Path) -> ClusterJob:
@@ -93,7 +99,7 @@ class ClusterJob(FileJob):
             second_distance=_spread(gather_rows(far).numpy(), kept, np.nan),
             sizes=np.bincount(assignment[kept], minlength=self.settings.k),
             label=self.features.labels(),
-            record=self.record,
+            record=self.record if is_root() else None,
         )
         if is_root():
             if empty := int((clusters.sizes == 0).sum()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from dprune.flow import Guidance, guided, solve, start
 from dprune.models.classes import IntArray
 from dprune.models.dit import DiT
 from dprune.models.dit_files import LoadedDiT
+from dprune.models.paths import quicken_dit
 from dprune.models.pixels import to_pixels
 from dprune.models.vae import VAE
 from dprune.runtime import single_threads
@@ -25,6 +27,8 @@ PIECE = 16
 DECODED_PIXELS = 32 * 256**2
 # A noise level such as 0.7 is 1 - 0.7 as a time, which rounding may put on the wrong side of a step.
 TIME_ROUNDING = 1e-9
+
+_log = logging.getLogger("dprune")
 
 
 def ready(model: DiT, precision: torch.dtype, *, compiles: bool) -> DiT:
@@ -41,8 +45,8 @@ def ready(model: DiT, precision: torch.dtype, *, compiles: bool) -> DiT:
                 module.to(precision)
         # What passes between the blocks takes the wider type of tokens and positions, and is most of what they move.
         model.pos_embed.data = model.pos_embed.data.to(precision)
-    if compiles:
-        model.compile_blocks()
+    path = quicken_dit(model, precision, compiles=compiles)
+    _log.debug("the transformer's blocks run by the path: %s.", path)
     return model
 
 

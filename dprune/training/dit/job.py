@@ -96,12 +96,18 @@ class DiTJob(TrainingJob):
 
     def task(self, device: torch.device, monitor: Monitor) -> DiTTask:
         """Make the model and hold the latents."""
+        import torch
+
+        from dprune.models.paths import quicken_dit
         from dprune.models.vae import load_vae
         from dprune.training.dit.latents import TrainingLatents
         from dprune.training.dit.task import DiTTask
 
         latents, ids = self.data.latents, self.data.ids
         network, wait = self._network(device)
+        dtype = torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
+        path = quicken_dit(network, dtype, compiles=self.settings.compile)
+        _log.debug("the blocks run by the path: %s.", path)
         held = TrainingLatents(latents, ids, device, self.settings.place, self.plan.seed)
         _log.debug("%d latents are held on: %s.", len(held), held.place)
         fingerprint = digest([latents.fingerprint, digest_array(ids)])

@@ -72,7 +72,7 @@ class DiTTask(Task):
     """A diffusion transformer on the latents of a subset.
 
     Args:
-        network: on the device, not yet compiled.
+        network: on the device, its path chosen.
         settings: of the loss.
         plan: of the run.
         data: what is trained on.
@@ -94,8 +94,6 @@ class DiTTask(Task):
         self._network, self._data, self._trained, self._preview = network, data, trained, preview
         self._device = network.pos_embed.device
         self._compiles = settings.compile
-        if settings.compile:
-            network.compile_blocks()
         self.networks, self.objectives = {"dit": network}, {"dit": FlowObjective(network, settings, plan.seed)}
         mean, std = torch.from_numpy(latents.mean), torch.from_numpy(latents.std)
         self.network_header = network_metadata(network.config, mean, std, latents.classes, trained.samples)
