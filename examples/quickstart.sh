@@ -55,6 +55,7 @@ measure() {
 # Both at the same time, one thread each: the models are too small for two threads to share. What the second says comes
 # after what the first does.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+mkdir -p "$out"
 measure unpruned > "$out/unpruned.log" 2>&1 &
 second=$!
 trap 'kill "$second" 2> /dev/null || :' EXIT
