@@ -121,9 +121,8 @@ class VAEJob(TrainingJob):
         for network in (vae, critic):
             if network is not None:
                 network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        dtype = torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
-        quicken_losses(critic, distance, device, dtype)
-        _log.debug("the autoencoder's layers run by the path: %s.", quicken_vae(vae, dtype))
+        quicken_losses(critic, distance, device)
+        _log.debug("the autoencoder's layers run by the path: %s.", quicken_vae(vae))
         fingerprint = digest([self.dataset.fingerprint, digest_array(self.ids)])
         return VAETask(vae, critic, distance, self.settings, self.plan, images, evaluation, fingerprint)
 
