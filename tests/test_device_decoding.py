@@ -280,6 +280,8 @@ def test_libraries_that_decode_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"on this GPU \(not compiled with nvJPEG support\): leave it out"):
         first_working({"a": fails, "b": fails})
     assert first_working({"a": fails, "b": stand_in}) is stand_in
+    with pytest.raises(UsageError, match="c turns images"):
+        first_working({"c": lambda data: [image.mT for image in stand_in(data)]})
     monkeypatch.setattr(device_decoding, "LIBRARIES", ("no_such_library", "json"))
     with pytest.raises(UsageError, match="neither torchvision nor torchcodec"):
         jpeg_decoders(torch.device("cuda"))

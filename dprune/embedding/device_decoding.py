@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from dprune.embedding.encoded import Encoded, EncodedImages
@@ -219,18 +219,23 @@ def first_working(decoders: Mapping[str, Decode]) -> Decode:
     reasons: list[str] = []
     for library, decode in decoders.items():
         try:
-            decode([_sample()])
+            image = decode([_lying()])[0]
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError, ValueError) as error:
             reasons.append(str(error).strip().split("\n")[0].rstrip("."))
+            continue
+        if tuple(image.shape) != (3, 8, 16):
+            reasons.append(f"{library} turns images")
             continue
         _log.info("JPEGs are decoded by %s.", library)
         return decode
     raise UsageError(f"--decode gpu: no JPEG can be decoded on this GPU ({reasons[0]}): leave it out.")
 
 
-def _sample() -> Tensor:
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(buffer, "JPEG")
+def _lying() -> Tensor:
+    """Return a JPEG of 16 x 8 pixels that is to be turned, which is left to `turned`."""
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (16, 8)).save(buffer, "JPEG", exif=exif)
     return torch.from_numpy(np.frombuffer(buffer.getvalue(), dtype=np.uint8).copy())
