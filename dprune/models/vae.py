@@ -153,7 +153,11 @@ class VAE(nn.Module):
 
     def moments(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of the latents of images, float32 [B, c, h, w] each; `kl` only."""
-        mean, logvar = self.encode(images_BCHW).chunk(2, dim=1)
+        return self.split(self.encode(images_BCHW))
+
+    def split(self, encoded_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance [B, c, h, w] of what `encode` returns, [B, 2c, h, w]; `kl` only."""
+        mean, logvar = encoded_BCHW.chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
 
     def decode(self, latents_BCHW: Tensor) -> Tensor:
