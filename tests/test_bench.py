@@ -55,6 +55,14 @@ def test_kmeans_by_its_parts(bench: Any) -> None:
     assert found["centroids_unlike_plain"] < 1e-4
     assert found["product_tflops"].keys() == {"tf32", "bf16", "ieee"}
     assert found["peak_gib"] == 0
+    assert found["engine"] == "TorchEngine"
+
+
+@pytest.mark.slow
+def test_kmeans_whole_commands(bench: Any) -> None:
+    sizes = ("--samples", 600, "--dimension", 8, "-k", 5, "--iterations", 3, "--repeats", 1)
+    found = bench("kmeans", "--command", *sizes)
+    assert found["seconds"].keys() == {"one device", "two ranks", "torchrun alone"}
 
 
 def test_nearest_beside_faiss(bench: Any) -> None:
@@ -109,6 +117,16 @@ def test_encode(bench: Any, tmp_path: Path, kind: str) -> None:
         assert all(row[key] > 0 for key in ("network_img_per_s", "loop_img_per_s"))
         assert abs(row["psnr_change"]) < (1 if name == "bf16" else 0.2)
         assert row["codes_differ" if kind == "vq" else "mean_error"] < 0.2
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_vae(bench: Any, plain: bool) -> None:
+    sizes = ("--preset", "tiny", "--batch", 2, "--steps", 3, "--log-every", 1, "--images", 3, "--forward", 2,
+             "--plain-batch", 2, "--repeats", 1, "--judge", "test_resnet", "--device", "cpu")  # fmt: skip
+    found = bench("vae", *sizes, *(() if plain else ("--no-plain", "--modes", "mse", "--precisions", "float32")))
+    assert found["forward_float32"]["path"] == "plain"
+    assert found["train_mse"]["img_per_s"] > 0
+    assert plain == ("train_judged" in found) == ("train_plainly" in found) == ("forward_bfloat16_plainly" in found)
 
 
 @pytest.mark.parametrize(("samples", "more"), [(16, ()), (0, ("--no-loop",))])

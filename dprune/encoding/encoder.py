@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
@@ -20,11 +21,14 @@ from dprune.formats.provenance import Record
 from dprune.formats.shards import Shard
 from dprune.formats.stores import Store
 from dprune.models.files import ModelFile
+from dprune.models.paths import quicken_vae
 from dprune.models.pixels import centred
 from dprune.models.vae import VAE, load_vae
 from dprune.models.vae_files import latent_network
 from dprune.parts import BatchNetwork, Part, parts
 from dprune.runtime import Monitor, explained, take_device
+
+_log = logging.getLogger("dprune")
 
 _HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -49,6 +53,8 @@ class Encoder(BatchNetwork):
         last = device.type == "cpu" or precision != "float32"
         self._layout = torch.channels_last if last else torch.contiguous_format
         self.vae = vae.to(memory_format=self._layout)
+        if last:
+            _log.debug("the autoencoder's layers run by the path: %s.", quicken_vae(self.vae))
         self._half = _HALVES.get(precision)
         self._flips = flips
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,19 @@ class ModelFile:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the file, in hex."""
-        return file_digest(self.path)
+        return self._digest_ahead.result()
+
+    @functools.cached_property
+    def _digest_ahead(self) -> Future[str]:
+        pool = ThreadPoolExecutor(1)
+        try:
+            return pool.submit(file_digest, self.path)
+        finally:
+            pool.shutdown(wait=False)
+
+    def digest_ahead(self) -> None:
+        """Begin to take the digest, seconds for gigabytes, while this thread goes on."""
+        _ = self._digest_ahead
 
     def as_parent(self) -> Record:
         """Describe it as the input of another file."""
