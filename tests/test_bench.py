@@ -199,7 +199,7 @@ def test_embed_differences(bench: Any, tmp_path: Path, monkeypatch: pytest.Monke
         images = [Image.open(io.BytesIO(one.numpy().tobytes())) for one in data]
         return [torch.from_numpy(np.asarray(image).transpose(2, 0, 1) ^ 1) for image in images]
 
-    monkeypatch.setattr(device_decoding, "jpeg_decoder", lambda device: decode)
+    monkeypatch.setattr(device_decoding, "jpeg_decoders", lambda device: {"Pillow": decode})
     import timm
 
     write_tar(tmp_path / "a.tar", [(f"{i}.jpg", image_bytes(i, (40, 32), "jpg")) for i in range(6)])
