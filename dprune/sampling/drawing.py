@@ -122,7 +122,7 @@ class Sampler:
         self._precision: torch.dtype = getattr(torch, settings.precision)
         ready(loaded.model, self._precision, compiles=settings.compiles)
         on_gpu = device.type == "cuda"
-        self._vae = vae.to(memory_format=torch.channels_last) if on_gpu else vae
+        self._vae = vae.to(memory_format=torch.channels_last)
         _log.debug("the autoencoder's layers run by the path: %s.", quicken_vae(self._vae))
         low, high = settings.interval or (0.0, 1.0)
         interval = (1 - high - TIME_ROUNDING, 1 - low + TIME_ROUNDING)
