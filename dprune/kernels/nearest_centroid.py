@@ -80,8 +80,8 @@ def _stages(device: torch.device, columns: int) -> int:
     if device.type == "cpu":
         return 1
     step_bytes = 2 * PADDING * (_ROWS + columns)
-    room = torch.cuda.get_device_properties(device).shared_memory_per_block_optin - 2048
-    return min(_MOST_STAGES, room // step_bytes)
+    room = int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)  # type: ignore[attr-defined]
+    return min(_MOST_STAGES, (room - 2048) // step_bytes)
 
 
 # Compiled once for all numbers of points and centroids.
