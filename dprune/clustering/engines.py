@@ -23,7 +23,7 @@ FAISS_ROWS = 16_384
 FAISS_BLOCK = 1024
 
 _log = logging.getLogger("dprune")
-_precision = threading.Lock()
+_precision, _compiling = threading.Lock(), threading.Lock()
 
 
 class Engine(Protocol):

@@ -67,9 +67,10 @@ class ClusterJob(FileJob):
         return on_devices(self.devices, self._run, monitor)
 
     def _run(self, device: torch.device, monitor: Monitor) -> dict[str, Any]:
-        Ahead(lambda: warm_up(self.settings.engine, device, self.settings.k, self.features.shape[1]))
+        warm = Ahead(lambda: warm_up(self.settings.engine, device, self.settings.k, self.features.shape[1]))
         with process_group(device) as here:
             points = load_points(self.features, self.settings.metric, device, monitor)
+            warm.result()
             clusters, solution = self.cluster(points, monitor)
             if here.rank:
                 return {}
