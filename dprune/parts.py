@@ -30,10 +30,12 @@ class BatchNetwork(ABC):
 
     Args:
         device: where it is.
+        tf32: whether products and convolutions of float32 may keep ten bits.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, tf32: bool = False) -> None:
         self.device = device
+        self._tf32 = tf32
         self._pool = single_threads() if device.type == "cpu" else None
 
     def __call__(self, pieces: list[Tensor]) -> tuple[Tensor, ...]:
@@ -47,9 +49,8 @@ class BatchNetwork(ABC):
         """
         if self._pool is not None:
             return tuple(torch.cat(outputs) for outputs in zip(*self._pool.map(self.outputs, pieces), strict=True))
-        # tf32 would keep ten bits of what was asked for as float32. The flag is the whole process's: threads that
-        # set it and set it back would get into each other's way.
-        with float32(tf32=False):
+        # The flag is the whole process's: threads that set it and set it back would get into each other's way.
+        with float32(tf32=self._tf32):
             return self.outputs(torch.cat([piece.to(self.device, non_blocking=True) for piece in pieces]))
 
     @abstractmethod

@@ -98,6 +98,19 @@ def test_dit(bench: Any, plain: bool) -> None:
     assert plain == ("train_plainly" in found) == ("sample_plainly" in found)
 
 
+@pytest.mark.parametrize("kind", ["vq", "kl"])
+def test_encode(bench: Any, tmp_path: Path, kind: str) -> None:
+    write_tar(tmp_path / "shards" / "000000.tar", [(f"{i}.png", image_bytes(i, (32, 32))) for i in range(6)])
+    sizes = ("--preset", "tiny", "--train-steps", 2, "--codes", 64, "--count", 4, "--batch-size", 4, "--repeats", 1,
+             "--workers", 0, "--device", "cpu")  # fmt: skip
+    found = bench("encode", tmp_path / "shards", "--kind", kind, *sizes)
+    assert found["images"] == 4
+    for name, row in found["runs"].items():
+        assert all(row[key] > 0 for key in ("network_img_per_s", "loop_img_per_s"))
+        assert abs(row["psnr_change"]) < (1 if name == "bf16" else 0.2)
+        assert row["codes_differ" if kind == "vq" else "mean_error"] < 0.2
+
+
 @pytest.mark.parametrize(("samples", "more"), [(16, ()), (0, ("--no-loop",))])
 def test_grand(bench: Any, samples: int, more: tuple[str, ...]) -> None:
     sizes = ("--arch", "nano/2", "--batch", 2, "--side", 4, "--repeats", 1, "--device", "cpu", "--samples", samples)

@@ -30,6 +30,7 @@ from dprune.models.files import publish_model
 from dprune.models.vae import VAE, load_vae
 from dprune.models.vae_files import VAEConfig
 from dprune.models.weights import file_digest
+from dprune.sampling.drawing import Sampler
 from dprune.sampling.exports import arranged
 from dprune.sampling.seeds import Classes, Seeds
 
@@ -142,6 +143,27 @@ def test_an_image_depends_on_its_seed_alone(sample, tmp_path):
     for key, image in pixels(tmp_path / "some").items():
         assert np.abs(image.astype(int) - every[key].astype(int)).max() <= 1
         assert (image == every[key]).mean() > 0.99
+
+
+def test_batches_may_cross_the_ends_of_shards(sample, tmp_path, monkeypatch):
+    options = ("--seeds", "3-42", "--shard-size", 9, "--batch-size", 16)
+    sample("apart", *options).ok()
+    made, drawn = Sampler.__init__, []
+
+    def mixing(self, *args):
+        made(self, *args)
+        self.mixes = True
+
+    monkeypatch.setattr(Sampler, "__init__", mixing)
+    draw = Sampler.draw
+    monkeypatch.setattr(Sampler, "draw", lambda self, batch: drawn.append(len(batch.seeds)) or draw(self, batch))
+    sample("mixed", *options).ok()
+    assert drawn == [16, 16, 8]
+    one, other = members(tmp_path / "apart"), members(tmp_path / "mixed")
+    assert list(one) == list(other)
+    assert labels(tmp_path / "apart") == labels(tmp_path / "mixed")
+    pairs = zip(pixels(tmp_path / "apart").values(), pixels(tmp_path / "mixed").values(), strict=True)
+    assert all(np.abs(a.astype(int) - b.astype(int)).max() <= 1 for a, b in pairs)
 
 
 def test_two_models_with_the_same_seeds_begin_with_the_same_noise(sample, models, tmp_path):

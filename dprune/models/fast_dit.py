@@ -154,9 +154,7 @@ class _Block(torch.autograd.Function):
                 eps: float, dtype: torch.dtype,
                 *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         w = Weights(*_lowered(parameters, dtype))
-        pending = (
-            None if branch_BTD is None or bias_D is None or gate_BD is None else Pending(branch_BTD, bias_D, gate_BD)
-        )
+        pending = None if branch_BTD is None else Pending(branch_BTD, bias_D, gate_BD)
         condition, modulation = _modulation(c_BD, w)
         m = Modulation(*modulation.chunk(6, 1))
         x, h1, moments1 = _begun(x_BTD, pending, m, eps, dtype)

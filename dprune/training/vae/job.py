@@ -26,8 +26,8 @@ from dprune.training.vae.settings import PLANS, VAEOptions, VAESettings
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
+    from dprune.models.perceptual import PerceptualDistance
     from dprune.training.memory import Need
     from dprune.training.vae.evaluation import Reconstruction
     from dprune.training.vae.images import TrainingImages
@@ -104,6 +104,7 @@ class VAEJob(TrainingJob):
         import torch
 
         from dprune.models.discriminator import PatchGAN
+        from dprune.models.paths import quicken_losses, quicken_vae
         from dprune.models.vae import VAE
         from dprune.training.vae.task import VAETask
 
@@ -121,10 +122,13 @@ class VAEJob(TrainingJob):
         for network in (vae, critic):
             if network is not None:
                 network.to(device, memory_format=layout)  # type: ignore[call-overload]
+        dtype = torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
+        quicken_losses(critic, distance, device, dtype)
+        _log.debug("the autoencoder's layers run by the path: %s.", quicken_vae(vae, dtype))
         fingerprint = digest([self.dataset.fingerprint, digest_array(self.ids)])
         return VAETask(vae, critic, distance, self.settings, self.plan, images, evaluation, fingerprint)
 
-    def _distance(self, device: torch.device) -> nn.Module | None:
+    def _distance(self, device: torch.device) -> PerceptualDistance | None:
         """Load the perceptual distance."""
         library, _, name = self.settings.perceptual.partition(":")
         if library == "none":
@@ -152,7 +156,9 @@ class VAEJob(TrainingJob):
                    "held decoded" if images.held is not None else "decoded as they are needed")  # fmt: skip
         return images
 
-    def _evaluation(self, images: TrainingImages, distance: nn.Module | None, monitor: Monitor) -> Reconstruction:
+    def _evaluation(
+        self, images: TrainingImages, distance: PerceptualDistance | None, monitor: Monitor
+    ) -> Reconstruction:
         from dprune.training.vae.evaluation import Reconstruction
 
         if self.held_out is None:
