@@ -98,6 +98,16 @@ def test_dit(bench: Any, plain: bool) -> None:
     assert plain == ("train_plainly" in found) == ("sample_plainly" in found)
 
 
+def test_dit_by_its_kernels(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dprune.models.dit.DiT.compile_blocks", lambda model: None)
+    sizes = ("--arch", "nano/2", "--side", 4, "--batches", 2, "--sample", "", "--train-steps", 3, "--log-every", 1,
+             "--samples", 8, "--device", "cpu", "--no-plain", "--profile")  # fmt: skip
+    compiled, fused = bench("dit", *sizes)["profile"]
+    assert (compiled["path"], fused["path"]) == ("compiled", "plain")
+    assert compiled["ms"] > 0
+    assert fused["kernels_ms"] == {}
+
+
 @pytest.mark.parametrize("kind", ["vq", "kl"])
 def test_encode(bench: Any, tmp_path: Path, kind: str) -> None:
     write_tar(tmp_path / "shards" / "000000.tar", [(f"{i}.png", image_bytes(i, (32, 32))) for i in range(6)])
