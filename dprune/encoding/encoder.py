@@ -21,7 +21,7 @@ from dprune.formats.provenance import Record
 from dprune.formats.shards import Shard
 from dprune.formats.stores import Store
 from dprune.models.files import ModelFile
-from dprune.models.paths import quicken_vae
+from dprune.models.paths import PLAIN, quicken_vae
 from dprune.models.pixels import centred
 from dprune.models.vae import VAE, load_vae
 from dprune.models.vae_files import latent_network
@@ -53,8 +53,8 @@ class Encoder(BatchNetwork):
         last = device.type == "cpu" or precision != "float32"
         self._layout = torch.channels_last if last else torch.contiguous_format
         self.vae = vae.to(memory_format=self._layout)
-        if last:
-            _log.debug("the autoencoder's layers run by the path: %s.", quicken_vae(self.vae))
+        path = quicken_vae(self.vae) if last else PLAIN
+        _log.debug("the autoencoder's layers run by the path: %s.", path)
         self._half = _HALVES.get(precision)
         self._flips = flips
 
