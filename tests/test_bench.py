@@ -106,6 +106,17 @@ def test_dit(bench: Any, plain: bool) -> None:
     assert plain == ("train_plainly" in found) == ("sample_plainly" in found)
 
 
+@pytest.mark.slow
+def test_ranks(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python())
+    for name, value in {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHON_EXEC": warm_python()}.items():
+        monkeypatch.setenv(name, value)
+    sizes = ("--arch", "nano/8", "--per-rank", 2, "--train-steps", 3, "--log-every", 1, "--samples", 8)
+    one, two = bench("ranks", *sizes, "--device", "cpu")["runs"]
+    assert (one["ranks"], two["ranks"], one["of_so_many"]) == (1, 2, 1)
+    assert two["of_so_many"] == pytest.approx(two["img_per_s"] / (2 * one["img_per_s"]))
+
+
 @pytest.mark.parametrize("kind", ["vq", "kl"])
 def test_encode(bench: Any, tmp_path: Path, kind: str) -> None:
     write_tar(tmp_path / "shards" / "000000.tar", [(f"{i}.png", image_bytes(i, (32, 32))) for i in range(6)])
@@ -188,7 +199,7 @@ def test_embed_differences(bench: Any, tmp_path: Path, monkeypatch: pytest.Monke
         images = [Image.open(io.BytesIO(one.numpy().tobytes())) for one in data]
         return [torch.from_numpy(np.asarray(image).transpose(2, 0, 1) ^ 1) for image in images]
 
-    monkeypatch.setattr(device_decoding, "jpeg_decoder", lambda device: decode)
+    monkeypatch.setattr(device_decoding, "jpeg_decoders", lambda device: {"Pillow": decode})
     import timm
 
     write_tar(tmp_path / "a.tar", [(f"{i}.jpg", image_bytes(i, (40, 32), "jpg")) for i in range(6)])
