@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 from dprune.errors import DpruneError, Interrupted, UsageError
 
@@ -36,13 +36,28 @@ class Ranks:
     group: bool = False
 
 
+_thread = threading.local()
+
+
+@contextlib.contextmanager
+def acting_as(here: Ranks) -> Iterator[None]:
+    """Let this thread be one of several workers, whatever the environment says of the process."""
+    _thread.ranks = here
+    try:
+        yield
+    finally:
+        del _thread.ranks
+
+
 def ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
-    """Read RANK, WORLD_SIZE and LOCAL_RANK, for which SLURM_LOCALID will do.
+    """Read RANK, WORLD_SIZE and LOCAL_RANK, for which SLURM_LOCALID will do, unless the thread acts as another.
 
     Raises:
         UsageError: only one of RANK and WORLD_SIZE is set, they do not fit, or several tasks of one SLURM step
             run without them and would all do the same work.
     """
+    if (here := getattr(_thread, "ranks", None)) is not None:
+        return cast("Ranks", here)
     given = {name: value for name, value in environ.items() if value}
     if ("RANK" in given) != ("WORLD_SIZE" in given):
         raise UsageError("RANK and WORLD_SIZE go together: set both, or neither.")

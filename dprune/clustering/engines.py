@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -16,12 +17,13 @@ from dprune.errors import UsageError
 from dprune.kernels.available import triton_works
 from dprune.memory import free_memory
 from dprune.precision import float32
-from dprune.runtime import ranks, take_device
+from dprune.runtime import pick_device, ranks, take_device
 
 FAISS_ROWS = 16_384
 FAISS_BLOCK = 1024
 
 _log = logging.getLogger("dprune")
+_precision = threading.Lock()
 
 
 class Engine(Protocol):
@@ -41,7 +43,8 @@ class TorchEngine:
         """Return the nearest centroid of each point."""
         labels = torch.empty(len(self._x), dtype=torch.int32, device=self._x.device)
         step, offsets = rows_at_once(self._x, len(centroids)), half_squared_norms(centroids)
-        with float32(tf32=True):
+        # The precision is the process's, and so that of all threads.
+        with _precision, float32(tf32=True):
             for rows, found in zip(chunks(self._x, step), chunks(labels, step), strict=True):
                 found.copy_(scores(rows, centroids, offsets).argmax(1))
         return labels
@@ -194,6 +197,22 @@ def choose_engine(name: str, device: str) -> tuple[str, torch.device]:
     if place.type == "cuda" and not has_gpu:
         raise UsageError(f"--engine {name} cannot use a GPU here: give --engine torch or --device cpu.")
     return name, place
+
+
+def choose_devices(name: str, devices: str) -> tuple[str, tuple[torch.device, ...]]:
+    """Decide which engine works, and where, on one device or on several GPUs named with commas.
+
+    Raises:
+        UsageError: see `choose_engine`; or several were named that are not GPUs, are one, or that torchrun shares out.
+    """
+    first, *more = devices.split(",")
+    engine, place = choose_engine(name, first)
+    places = place, *(pick_device(other) for other in more)
+    if more and (ranks().world > 1 or any(each.type == "cpu" for each in places) or len(set(places)) < len(places)):
+        raise UsageError(f"--device {devices}: several must be different GPUs, of one process: drop the others.")
+    if more and engine != "torch":
+        raise UsageError(f"--device {devices}: only --engine torch shares its work among GPUs.")
+    return engine, places
 
 
 def make_engine(name: str, x: torch.Tensor) -> Engine:

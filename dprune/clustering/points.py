@@ -68,7 +68,7 @@ class Points:
         first = 0 if alone else sum(self.counts[: ranks().rank])
         here = chosen[(chosen >= first) & (chosen < first + len(self.x))] - first
         rows = self.x.index_select(0, torch.from_numpy(here).to(self.x.device))
-        return (rows if alone else gather_rows(rows.cpu()).to(self.x.device)), chosen
+        return gather_rows(rows), chosen
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from dprune.clustering.kernels import nearest_two
 from dprune.clustering.kmeans import KMeansSettings, Solution, fit
 from dprune.clustering.points import Points, load_points
 from dprune.clustering.quality import imbalance, inertia
-from dprune.collectives import gather_rows, is_root
+from dprune.collectives import gather_rows, is_root, on_devices
 from dprune.formats.clusters import Clusters
 from dprune.formats.features import Features
 from dprune.formats.jobs import FileJob
@@ -34,13 +34,14 @@ class ClusterJob(FileJob):
 
     Attributes:
         parents: inputs besides the features.
+        devices: one, or several that share the work in this process.
     """
 
     features: Features
     parents: Mapping[str, Record]
     settings: KMeansSettings
     seed: int
-    device: torch.device
+    devices: tuple[torch.device, ...]
     output: Output
     together = True
 
@@ -62,8 +63,11 @@ class ClusterJob(FileJob):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Cluster, publish the file on rank 0 and summarise it; the other ranks return nothing."""
-        with process_group(self.device) as here:
-            points = load_points(self.features, self.settings.metric, self.device, monitor)
+        return on_devices(self.devices, self._run, monitor)
+
+    def _run(self, device: torch.device, monitor: Monitor) -> dict[str, Any]:
+        with process_group(device) as here:
+            points = load_points(self.features, self.settings.metric, device, monitor)
             clusters, solution = self.cluster(points, monitor)
             if here.rank:
                 return {}
@@ -73,7 +77,7 @@ class ClusterJob(FileJob):
             "without_features": len(clusters) - samples,
             "k": len(sizes),
             "engine": self.settings.engine,
-            "device": self.device.type,
+            "device": self.devices[0].type,
             "inertia": inertia(clusters, self.settings.metric),
             "size_min": int(sizes.min()),
             "size_median": float(np.median(sizes)),

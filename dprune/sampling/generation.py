@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -29,8 +29,8 @@ from dprune.sampling.settings import SampleSettings, check_fit
 
 
 def generate(
-    model: ModelFile, vae: ModelFile, settings: SampleSettings, folder: Path, record: Record, shards: Sequence[int],
-    monitor: Monitor,
+    model: ModelFile, vae: ModelFile, settings: SampleSettings, folder: Path, record: Callable[[], Record],
+    shards: Sequence[int], monitor: Monitor,
 ) -> dict[str, float]:  # fmt: skip
     """Make shards, one after the other, and return how fast that was.
 
@@ -39,7 +39,7 @@ def generate(
         vae: file of the autoencoder.
         settings: what is asked of them.
         folder: where the shards go.
-        record: provenance of all shards.
+        record: gives the provenance of all shards; asked for when both networks are loaded.
         shards: numbers of those that are missing.
         monitor: progress and requests to stop.
     """
@@ -53,7 +53,7 @@ def generate(
         check_fit(settings, model.network or loaded.model.config.as_json(), latent_network(vae), model.path)
         sampler = Sampler(loaded, load_vae(vae.path, device)[0], settings, device)
         batches = _batches(loaded, settings, sampler, shards)
-        journal = Journal.begin(folder, record, monitor)
+        journal = Journal.begin(folder, record(), monitor)
         monitor.start("sampling", sum(map(settings.count_in, shards)), "images")
         with closing(_samples(loaded, sampler, batches, times, monitor)) as samples:
             for number in shards:
