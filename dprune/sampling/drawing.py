@@ -122,7 +122,7 @@ class Sampler:
         self._precision: torch.dtype = getattr(torch, settings.precision)
         ready(loaded.model, self._precision, compiles=settings.compiles)
         on_gpu = device.type == "cuda"
-        self._vae = vae.to(memory_format=torch.channels_last)
+        self._vae = vae.to(memory_format=torch.channels_last) if on_gpu else vae
         path = quicken_vae(self._vae)
         _log.debug("the autoencoder's layers run by the path: %s.", path)
         low, high = settings.interval or (0.0, 1.0)
