@@ -20,7 +20,8 @@ from dprune.kernels.group_norm import INNER, SHUFFLED
 from dprune.kernels.wide_attention import wide_attention
 from dprune.models import paths
 from dprune.models.discriminator import PatchGAN
-from dprune.models.fast_vae import FusedCritic, FusedLayers, corner_kernels
+from dprune.models.fast_perceptual import fuse_rectifiers
+from dprune.models.fast_vae import FusedCritic, FusedLayers, arithmetic, corner_kernels, run_fused
 from dprune.models.perceptual import features_apart
 from dprune.models.quantizer import nearest_codes
 from dprune.models.vae import VAE, VAEConfig
@@ -226,6 +227,22 @@ def test_distance_of_features(dtype: torch.dtype, weighted: bool, shape: tuple[i
     assert unlike(da, torch.autograd.grad(expected, x, pull)[0]) < max(1e-6, ERRORS[dtype])
 
 
+def test_convolutions_with_their_rectifiers() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, stride=2),
+                          nn.ReLU(inplace=True), nn.Conv2d(16, 8, 1), nn.Sigmoid())  # fmt: skip
+    plain = plain.to(DEVICE).requires_grad_(False)
+    fused = copy.deepcopy(plain)
+    fuse_rectifiers(fused)
+    assert [type(layer).__name__ for layer in fused] == [
+        "ConvReLU", "Identity", "MaxPool2d", "ConvReLU", "Identity", "Conv2d", "Sigmoid"]  # fmt: skip
+    x = drawn(2, 3, 10, 12, dtype=torch.float32).requires_grad_()
+    found, expected = fused(x), plain(x)
+    torch.testing.assert_close(found, expected)
+    pull = drawn(*found.shape, seed=1, dtype=torch.float32)
+    torch.testing.assert_close(torch.autograd.grad(found, x, pull), torch.autograd.grad(expected, x, pull))
+
+
 def test_features_of_length_zero_have_no_gradient() -> None:
     a, b = torch.zeros(1, 8, 2, 2, device=DEVICE, requires_grad=True), drawn(1, 8, 2, 2, dtype=torch.float32)
     (da,) = torch.autograd.grad(unit_distance(a, b, None).sum(), a)
@@ -234,10 +251,12 @@ def test_features_of_length_zero_have_no_gradient() -> None:
 
 def test_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     vae, critic = VAE(CONFIG), PatchGAN(16)
-    assert paths.quicken_vae(vae, torch.bfloat16) == paths.quicken_losses(critic, None, torch.device("cpu"),
-                                                                          torch.bfloat16) == "plain"  # fmt: skip
+    assert paths.quicken_vae(vae) == paths.quicken_losses(critic, None, torch.device("cpu")) == "plain"
     monkeypatch.setattr(paths, "triton_works", lambda device: True)
-    assert paths.quicken_vae(vae, torch.bfloat16) == "fused"
-    assert isinstance(vae.run, FusedLayers)
+    assert paths.quicken_vae(vae) == paths.quicken_losses(critic, None, torch.device("cpu")) == "fused"
+    assert vae.run is run_fused
     assert vae.quantizer.nearest is nearest_rows
     assert vae.state_dict().keys() == VAE(CONFIG).state_dict().keys()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert arithmetic(torch.ones(1)) == torch.bfloat16
+    assert arithmetic(torch.ones(1)) == torch.float32

@@ -24,6 +24,22 @@ from dprune.models.vae import Attention, Downsample, ResidualBlock, Upsample, gr
 MULTIPLE_IN, MULTIPLE_OUT = 8, 16
 
 
+def arithmetic(x: Tensor) -> torch.dtype:
+    """Return the dtype that autocast asks convolutions of a tensor to have, without it the tensor's own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def run_fused(layers: nn.Sequential, x_BCHW: Tensor) -> Tensor:
+    """Run the layers of an encoder or a decoder in the arithmetic of the surroundings; see `run_layers`."""
+    return FusedLayers(arithmetic(x_BCHW))(layers, x_BCHW)
+
+
+def run_fused_critic(layers: nn.Sequential, x_BCHW: Tensor) -> Tensor:
+    """Run the layers of a critic likewise."""
+    return FusedCritic(arithmetic(x_BCHW))(layers, x_BCHW)
+
+
 class FusedLayers:
     """Runs the layers of an encoder or a decoder.
 

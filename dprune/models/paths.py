@@ -6,7 +6,7 @@ import torch
 
 from dprune.kernels.available import triton_works
 from dprune.models.discriminator import PatchGAN
-from dprune.models.dit import Block, DiT
+from dprune.models.dit import DiT
 from dprune.models.perceptual import PerceptualDistance
 from dprune.models.vae import VAE
 
@@ -28,22 +28,19 @@ def quicken_dit(model: DiT, precision: torch.dtype, *, compiles: bool, hooked: b
     if not compiles:
         return PLAIN
     if not hooked and precision == torch.bfloat16 and triton_works(model.pos_embed.device):
-        from dprune.models.fast_dit import quicken
+        from dprune.models.fast_dit import through
 
-        for block in model.blocks:
-            assert isinstance(block, Block)
-            quicken(block)
+        model.through = through
         return FUSED
     model.compile_blocks()
     return COMPILED
 
 
-def quicken_vae(vae: VAE, dtype: torch.dtype) -> str:
-    """Have an autoencoder run as fast as it can where it is, in place.
+def quicken_vae(vae: VAE) -> str:
+    """Have an autoencoder run as fast as it can where it is, in place, in the arithmetic that autocast asks for.
 
     Args:
         vae: on its device.
-        dtype: of its arithmetic, whatever autocast says of it: float16, bfloat16 or float32.
 
     Returns:
         The name of the path: `fused`, for which parameters should be channels last, or `plain`.
@@ -51,24 +48,25 @@ def quicken_vae(vae: VAE, dtype: torch.dtype) -> str:
     if not triton_works(vae.last_weight.device):
         return PLAIN
     from dprune.kernels.codes import MOST_CHANNELS, nearest_rows
-    from dprune.models.fast_vae import FusedLayers
+    from dprune.models.fast_vae import run_fused
 
-    vae.run = FusedLayers(dtype)
+    vae.run = run_fused
     if vae.config.kind == "vq" and vae.config.latent_channels <= MOST_CHANNELS:
         vae.quantizer.nearest = nearest_rows
     return FUSED
 
 
-def quicken_losses(critic: PatchGAN | None, distance: PerceptualDistance | None, device: torch.device,
-                   dtype: torch.dtype) -> str:  # fmt: skip
+def quicken_losses(critic: PatchGAN | None, distance: PerceptualDistance | None, device: torch.device) -> str:
     """Have what judges an autoencoder run as fast as it can, in place; see `quicken_vae`."""
     if not triton_works(device):
         return PLAIN
     from dprune.kernels.feature_distance import unit_distance
-    from dprune.models.fast_vae import FusedCritic
+    from dprune.models.fast_perceptual import fuse_rectifiers
+    from dprune.models.fast_vae import run_fused_critic
 
     if critic is not None:
-        critic.run = FusedCritic(dtype)
+        critic.run = run_fused_critic
     if distance is not None:
         distance.apart = unit_distance
+        fuse_rectifiers(distance)
     return FUSED

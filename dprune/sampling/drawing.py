@@ -16,7 +16,7 @@ from dprune.flow import Guidance, guided, solve, start
 from dprune.models.classes import IntArray
 from dprune.models.dit import DiT
 from dprune.models.dit_files import LoadedDiT
-from dprune.models.paths import quicken_dit
+from dprune.models.paths import quicken_dit, quicken_vae
 from dprune.models.pixels import to_pixels
 from dprune.models.vae import VAE
 from dprune.runtime import single_threads
@@ -123,6 +123,8 @@ class Sampler:
         ready(loaded.model, self._precision, compiles=settings.compiles)
         on_gpu = device.type == "cuda"
         self._vae = vae.to(memory_format=torch.channels_last) if on_gpu else vae
+        path = quicken_vae(self._vae)
+        _log.debug("the autoencoder's layers run by the path: %s.", path)
         low, high = settings.interval or (0.0, 1.0)
         interval = (1 - high - TIME_ROUNDING, 1 - low + TIME_ROUNDING)
         self._guidance = Guidance(settings.given.cfg, interval, settings.given.cfg_channels)
