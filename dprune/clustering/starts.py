@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 
@@ -12,7 +11,6 @@ from dprune.collectives import from_root, is_root
 from dprune.seeds import generator
 
 SMALLEST_SAMPLE = 100_000
-WORTH_CAPTURING = 32
 
 
 def initial_centroids(points: Points, k: int, method: str, seed: int, run: int = 0) -> torch.Tensor:
@@ -57,40 +55,16 @@ def greedy_kmeans_plus_plus(x: torch.Tensor, draws: torch.Tensor) -> torch.Tenso
     norms = torch.linalg.vector_norm(x, dim=1).square_()
     chosen = torch.empty(len(draws), dtype=torch.int64, device=x.device)
     chosen[:1] = (draws[0, :1] * len(x)).long()
-    nearest = _squared_distances(x, norms, chosen[:1])
-    # A number on the device, so that each step is the same work.
-    at = torch.ones(1, dtype=torch.int64, device=x.device)
-
-    def step() -> None:
-        mass = nearest.squeeze(0).cumsum(0, dtype=torch.float64)
-        drawn = draws.index_select(0, at).squeeze(0) * mass[-1:]
-        candidates = torch.searchsorted(mass, drawn, right=True).clamp_(max=len(x) - 1)
+    nearest = _squared_distances(x, norms, chosen[:1]).squeeze(0)
+    for step in range(1, len(draws)):
+        mass = nearest.cumsum(0, dtype=torch.float64)
+        candidates = torch.searchsorted(mass, draws[step] * mass[-1:], right=True).clamp_(max=len(x) - 1)
         distances = torch.minimum(_squared_distances(x, norms, candidates), nearest)
+        # Indexing with a tensor of one element rather than a number keeps the choice on the device.
         best = distances.sum(1, dtype=torch.float64).argmin().unsqueeze(0)
-        chosen.index_copy_(0, at, candidates.index_select(0, best))
-        torch.index_select(distances, 0, best, out=nearest)
-        at.add_(1)
-
-    repeat(step, len(draws) - 1, x.device)
+        chosen[step : step + 1] = candidates.index_select(0, best)
+        nearest = distances.index_select(0, best).squeeze(0)
     return x.index_select(0, chosen)
-
-
-def repeat(step: Callable[[], None], times: int, device: torch.device) -> None:
-    """Do a step that reads and writes the same memory several times; a GPU is told its kernels but once."""
-    if device.type == "cpu" or times < WORTH_CAPTURING:
-        for _ in range(times):
-            step()
-        return
-    # Elsewhere than on the stream that is captured, what is made at a first call would be captured too.
-    aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        step()
-        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
-            step()
-        for _ in range(times - 1):
-            graph.replay()
-    torch.cuda.current_stream().wait_stream(aside)
 
 
 def _squared_distances(x: torch.Tensor, norms: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
