@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dprune.clustering.kernels import chunks, half_squared_norms, rows_at_once, scores
+from dprune.clustering.kernels import chunks, cluster_sums, half_squared_norms, rows_at_once, scores
 from dprune.errors import UsageError
 from dprune.kernels.available import triton_works
 from dprune.memory import free_memory
@@ -23,7 +23,7 @@ FAISS_ROWS = 16_384
 FAISS_BLOCK = 1024
 
 _log = logging.getLogger("dprune")
-_precision = threading.Lock()
+_precision, _compiling = threading.Lock(), threading.Lock()
 
 
 class Engine(Protocol):
@@ -221,7 +221,17 @@ def make_engine(name: str, x: torch.Tensor) -> Engine:
         return FaissEngine(x) if x.device.type == "cpu" else FaissGpuEngine(x)
     if name == "sklearn":
         return SklearnEngine(x)
-    # A second copy in half the bytes, while half of what is free stays so.
+    # A second copy takes half the bytes, and as many stay free.
     fits = triton_works(x.device) and free_memory(x.device) > x.nbytes
     _log.debug("k-means: %s assigns the points.", "a fused kernel" if fits else "a matrix product with an argmax")
     return TritonEngine(x) if fits else TorchEngine(x)
+
+
+def warm_up(name: str, device: torch.device, k: int, dimension: int) -> None:
+    """Have an engine's kernels compiled and loaded, which takes half a second; a thread can do it beside reading."""
+    if name == "torch" and triton_works(device):
+        torch.cuda.set_device(device)
+        labels = TritonEngine(torch.zeros((1, dimension), device=device)).assign(
+            torch.zeros((k, dimension), device=device)
+        )
+        cluster_sums(torch.zeros((1, dimension), device=device), labels, k)
