@@ -1,10 +1,9 @@
-"""Images of shards through a network: decoded in worker processes, gathered into batches, shard by shard."""
+"""Images of shards decoded in worker processes, piece by piece."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -19,8 +18,7 @@ from dprune.formats.filling import Filling
 from dprune.formats.images import check_shape, decode_image, resize_image
 from dprune.formats.provenance import Record
 from dprune.formats.shards import Shard, ShardReader
-from dprune.precision import float32
-from dprune.runtime import Monitor, check_stop, default_workers, single_threads
+from dprune.runtime import Monitor, check_stop, default_workers
 from dprune.workers import Workers
 
 PIECE = 16
@@ -66,6 +64,22 @@ class Decoded(NamedTuple):
     error: str = ""
 
 
+class ReadPiece(Protocol):
+    """A piece as workers give it: `Decoded`, or what is decoded later."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [n], -1 for none."""
+
+    @property
+    def bad(self) -> list[Record]:
+        """See `Decoded`."""
+
+    @property
+    def error(self) -> str:
+        """See `Decoded`."""
+
+
 class Images:
     """Decodes pieces; each worker process opens the shards anew.
 
@@ -77,11 +91,15 @@ class Images:
     def __init__(self, shards: Sequence[Shard], transform: Callable[[Image.Image], Tensor]) -> None:
         self.shards = shards
         self._transform = transform
-        self._black = transform(Image.new("RGB", (32, 32)))
-        self.shape: tuple[int, ...] = tuple(self._black.shape)
-        self.image_bytes: int = self._black.nbytes
+        self.black = transform(Image.new("RGB", (32, 32)))
+        self.shape: tuple[int, ...] = tuple(self.black.shape)
         self._position = -1
         self._reader: ShardReader | None = None
+
+    @property
+    def image_bytes(self) -> int:
+        """What an image takes after decoding."""
+        return self.black.nbytes
 
     def _open(self, position: int) -> ShardReader:
         if self._reader is None or position != self._position:
@@ -89,33 +107,48 @@ class Images:
             self._reader, self._position = ShardReader(shard, shard.index()), position
         return self._reader
 
-    def __getitem__(self, piece: Piece) -> Decoded:
+    def __getitem__(self, piece: Piece) -> ReadPiece:
         """Decode a piece; what goes wrong is returned, since exceptions of workers come with their tracebacks."""
         try:
             reader = self._open(piece.shard)
             labels = torch.tensor([reader.label(row) for row in piece.rows], dtype=torch.int64)
-            images, bad = self._decode(reader, piece.rows)
+            return self.decode(reader, piece.rows, labels)
         except (DpruneError, OSError) as error:
             place, ours = self.shards[piece.shard].location, isinstance(error, DpruneError)
-            reason = str(error) if ours else f"{place}: cannot be read: {error}."
-            return Decoded(self._black[None], torch.empty(0, dtype=torch.int64), [], reason)
-        return Decoded(images, labels, bad)
+            return self.unreadable(str(error) if ours else f"{place}: cannot be read: {error}.")
 
-    def _decode(self, reader: ShardReader, rows: Sequence[int]) -> tuple[Tensor, list[Record]]:
-        images = torch.empty((len(rows), *self.shape), dtype=self._black.dtype)
+    def decode(self, reader: ShardReader, rows: Sequence[int], labels: Tensor) -> ReadPiece:
+        """Decode rows of a shard, whose labels are read already, into a named tuple such as `Decoded`."""
+        images = torch.empty((len(rows), *self.shape), dtype=self.black.dtype)
         bad: list[Record] = []
         for place, row in enumerate(rows):
             try:
-                images[place] = self._shaped(decode_image(reader.image(row)))
+                images[place] = self.shaped(decode_image(reader.image(row)))
             except BadImage as error:
                 images[place] = 0
                 bad.append({"row": int(row), "key": reader.index.key(row), "reason": str(error)})
-        return images, bad
+        return Decoded(images, labels, bad)
 
-    def _shaped(self, image: Image.Image) -> Tensor:
-        # Bringing the shorter side of a thread-like image to size would blow its longer side up.
-        side = min(image.size)
-        check_shape((round(image.width * self.shape[2] / side), round(image.height * self.shape[1] / side)))
+    def unreadable(self, reason: str) -> ReadPiece:
+        """Return what stands for a piece whose shard cannot be read."""
+        return Decoded(self.black[None], torch.empty(0, dtype=torch.int64), [], reason)
+
+    def check_shape(self, size: tuple[int, int]) -> None:
+        """Refuse a thread-like image, given by width and height.
+
+        Raises:
+            BadImage: bringing its shorter side to size would blow its longer side up.
+        """
+        side = min(size)
+        check_shape((round(size[0] * self.shape[2] / side), round(size[1] * self.shape[1] / side)))
+
+    def shaped(self, image: Image.Image) -> Tensor:
+        """Bring an RGB image to what the network sees.
+
+        Raises:
+            BadImage: it is like a thread.
+        """
+        self.check_shape(image.size)
         return self._transform(image)
 
 
@@ -198,7 +231,7 @@ def _replaced(decoded: Any, kind: type, change: Callable[[Any], Any]) -> Any:
 def checked(
     images: Images, pieces: Sequence[Piece], filling: Filling, workers: int | None, label: str, monitor: Monitor,
     *, pin: bool = False,
-) -> Generator[tuple[Piece, Decoded]]:  # fmt: skip
+) -> Generator[tuple[Piece, Any]]:  # fmt: skip
     """Decode pieces in order and raise what went wrong in the workers.
 
     Args:
@@ -224,92 +257,3 @@ def checked(
             filling.forgive(images.shards[piece.shard], decoded.bad)
             monitor.advance(len(piece.rows))
             yield piece, decoded
-
-
-class BatchNetwork(ABC):
-    """A network that takes batches in the pieces that workers decode.
-
-    Args:
-        device: where it is.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._pool = single_threads() if device.type == "cpu" else None
-
-    def __call__(self, pieces: list[Tensor]) -> tuple[Tensor, ...]:
-        """Send one batch through the network.
-
-        Args:
-            pieces: images [n_i, c, h, w], see `Decoded`.
-
-        Returns:
-            What `outputs` gives for the whole batch.
-        """
-        if self._pool is not None:
-            return tuple(torch.cat(outputs) for outputs in zip(*self._pool.map(self.outputs, pieces), strict=True))
-        # tf32 would keep ten bits of what was asked for as float32. The flag is the whole process's: threads that
-        # set it and set it back would get into each other's way.
-        with float32(tf32=False):
-            return self.outputs(torch.cat([piece.to(self.device, non_blocking=True) for piece in pieces]))
-
-    @abstractmethod
-    def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return what the network gives for images [n, c, h, w] on its device, each with a row for an image."""
-
-
-class Part(NamedTuple):
-    """A shard whose images have been through a network.
-
-    Attributes:
-        shard: which one.
-        batches: the network's outputs, on its device.
-        labels: int64 [n], -1 for none.
-        bad: ledger of the images that could not be decoded.
-    """
-
-    shard: Shard
-    batches: list[tuple[Tensor, ...]]
-    labels: Tensor
-    bad: list[Record]
-
-    def output(self, number: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """Return one output of all batches, [n, *shape]; float32 for a shard without samples."""
-        if not self.batches:
-            return np.empty((0, *shape), dtype=np.float32)
-        found: npt.NDArray[Any] = torch.cat([batch[number] for batch in self.batches]).cpu().numpy()
-        return found
-
-
-def parts(
-    images: Images, network: BatchNetwork, filling: Filling, batch_size: int, workers: int | None, label: str,
-    monitor: Monitor,
-) -> Generator[Part]:  # fmt: skip
-    """Send all images of shards through a network and yield what came out, a shard at a time.
-
-    Args:
-        images: what decodes them.
-        network: what each batch goes through.
-        filling: counts of the shards, and whether bad images are forgiven.
-        batch_size: images in a batch; none crosses the end of a shard.
-        workers, label, monitor: see `checked`, which says what is raised, too.
-    """
-    counts = [filling.sizes[shard.name].count for shard in images.shards]
-    pieces = [piece for number, count in enumerate(counts) for piece in cut(number, range(count), batch_size)]
-    pin = network.device.type == "cuda"
-    with contextlib.closing(checked(images, pieces, filling, workers, label, monitor, pin=pin)) as all_decoded:
-        for shard, count in zip(images.shards, counts, strict=True):
-            # Outputs stay on the device until the whole shard is through, so that nothing waits for it.
-            part = Part(shard, [], torch.empty(count, dtype=torch.int64), [])
-            done = 0
-            while done < count:
-                batch: list[Tensor] = []
-                stop = min(done + batch_size, count)
-                while done < stop:
-                    _, decoded = next(all_decoded)
-                    batch.append(decoded.images)
-                    part.labels[done : done + len(decoded.labels)] = decoded.labels
-                    part.bad.extend(decoded.bad)
-                    done += len(decoded.images)
-                part.batches.append(network(batch))
-            yield part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import runpy
 import sys
@@ -10,9 +11,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import image_bytes, warm_python
+from conftest import image_bytes, warm_python, write_tar
+from PIL import Image
+from safetensors.torch import save_file
+
+from dprune.embedding import device_decoding
 
 BENCH = Path(__file__).parent / "bench"
 FILES = sorted(BENCH.glob("*.py"))
@@ -141,7 +147,27 @@ def test_embed(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
                   "--device", "cpu", "--batch-size", 4, "--workers", 0, "--warmup", 1, "--repeats", 1,
                   "--work", tmp_path / "work")  # fmt: skip
     assert found["images"] == 6
-    assert all(found[name] > 0 for name in ("decode_img_s", "forward_img_s", "loop_img_s", "command_s"))
+    assert found["forward_img_s"] > 0
+    assert all(found["decode_cpu"][name] > 0 for name in ("decode_img_s", "loop_img_s", "start_s", "command_s"))
+
+
+@pytest.mark.slow
+def test_embed_differences(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(data: list[torch.Tensor]) -> list[torch.Tensor]:
+        images = [Image.open(io.BytesIO(one.numpy().tobytes())) for one in data]
+        return [torch.from_numpy(np.asarray(image).transpose(2, 0, 1) ^ 1) for image in images]
+
+    monkeypatch.setattr(device_decoding, "jpeg_decoder", lambda device: decode)
+    import timm
+
+    write_tar(tmp_path / "a.tar", [(f"{i}.jpg", image_bytes(i, (40, 32), "jpg")) for i in range(6)])
+    weights = tmp_path / "w.safetensors"
+    save_file(timm.create_model("test_vit.r160_in1k", num_classes=0).state_dict(), weights)
+    found = bench("embed_differences", tmp_path / "a.tar", "--model", "timm:test_vit.r160_in1k", "--weights", weights,
+                  "--image-size", 32, "--device", "cpu", "-k", 2)  # fmt: skip
+    assert found["images"] == 6
+    assert 0 < found["decoder, float32"]["mean"] < found["different images"]["mean"]
+    assert all(0 <= found[name]["moved"] <= 1 for name in ("decoder, bf16", "bf16, Pillow", "float16 in the store"))
 
 
 @pytest.mark.slow

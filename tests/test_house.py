@@ -20,7 +20,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"commands", "cli", "__main__"}),
     frozenset({"options", "console", "delivery"}),
     WORK,
-    frozenset({"metrics", "models", "flow", "decoding"}),
+    frozenset({"metrics", "models", "flow", "decoding", "parts"}),
     frozenset({"formats"}),
     frozenset({"runtime", "workers", "memory", "precision", "collectives", "noise", "seeds", "kernels"}),
     frozenset({"errors", "signals", "__init__"}),

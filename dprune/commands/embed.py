@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     options.choice("--dtype", ["float16", "float32"], "Type of the stored features.", default="float16"),
     options.strict,
     options.network_precision,
+    options.choice("--decode", ["cpu", "gpu"], "Where JPEGs are decoded: cpu is Pillow, gpu differs from it slightly.",
+                   default="cpu"),
     options.device,
     options.batch_size,
     options.workers,

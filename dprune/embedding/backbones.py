@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from dprune.embedding.geometry import Geometry
 from dprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Backbone:
         mean: subtracted from the channels, after division by 255.
         std: divides the channels then.
         module: maps such a batch [n, c, h, w] to features [n, d], or to features and logits.
+        geometry: what the transform does to shapes, None if it does more than resize and crop.
         file: that its weights were read from, None for a network without any.
     """
 
@@ -33,6 +35,7 @@ class Backbone:
     std: tuple[float, ...]
     module: nn.Module
     file: Path | None = None
+    geometry: Geometry | None = None
 
 
 def check_patches(module: nn.Module, image_size: int | None, network: str) -> None:

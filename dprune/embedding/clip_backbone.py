@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dprune.embedding.backbones import Backbone, check_patches, close_names
+from dprune.embedding.geometry import read_geometry
 from dprune.embedding.weights import HubFile, fetch, hushed
 from dprune.errors import InputError, UsageError
 from dprune.models.imports import without_compiler
@@ -53,7 +54,8 @@ def load_clip(name: str, weights: Path | None, image_size: int | None) -> Backbo
     path = weights or fetch(_hub_file(name, config))
     model = _create(arch, name, config, path, image_size)
     transform, normalize = _split(model.visual.preprocess_cfg)
-    return Backbone(transform, tuple(normalize.mean), tuple(normalize.std), ImageTower(model), path)
+    geometry = read_geometry(transform.transforms)
+    return Backbone(transform, tuple(normalize.mean), tuple(normalize.std), ImageTower(model), path, geometry)
 
 
 def _split(config: dict[str, Any]) -> tuple[Any, Any]:

@@ -10,17 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dprune.decoding import Images, Part, Piece, checked, cut, parts
+from dprune.decoding import Images, Piece, checked, cut
 from dprune.embedding.backbones import Backbone
 from dprune.embedding.forward import Forward, load_backbone, try_out
 from dprune.embedding.pixels import PCA_SAMPLES, Projection, fit_pca, publish_pca, read_pca
 from dprune.embedding.settings import HUB, PCA_FILE, EmbedSettings
-from dprune.errors import InputError
+from dprune.errors import InputError, UsageError
 from dprune.formats.filling import Filling
 from dprune.formats.provenance import Record, digest
 from dprune.formats.shards import Shard
 from dprune.formats.stores import Store
 from dprune.models.weights import file_digest
+from dprune.parts import Finish, Part, parts
 from dprune.runtime import Monitor, explained, take_device
 from dprune.seeds import generator
 
@@ -38,14 +39,35 @@ def extract(settings: EmbedSettings, filling: Filling, store: Store, shards: Seq
             backbone = _with_pca(settings, filling, store, backbone, monitor)
         forward = Forward(backbone, device, getattr(torch, settings.precision), given.normalize)
         widths = try_out(backbone, forward, settings)
+        images, finish = _reading(settings, shards, backbone, device)
         # Only now is it sure that these options make features, which a manifest would promise.
         store.publish_manifest()
-        images = Images(shards, backbone.transform)
-        made = parts(images, forward, filling, given.batch_size, given.workers, "embedding", monitor)
+        made = parts(images, forward, filling, given.batch_size, given.workers, "embedding", monitor, finish)
         with closing(made):
             for part in made:
                 size, tensors = filling.sizes[part.shard.name], _tensors(settings, part, widths)
                 store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad, origin)
+
+
+def _reading(
+    settings: EmbedSettings, shards: Sequence[Shard], backbone: Backbone, device: torch.device
+) -> tuple[Images, Finish | None]:
+    """Return what reads images, and what decodes them on the device if they are to be decoded there.
+
+    Raises:
+        UsageError: nothing decodes them there, or the network's preprocessing is more than a resize and a crop.
+    """
+    if settings.given.decode == "cpu":
+        return Images(shards, backbone.transform), None
+    from dprune.embedding.device_decoding import DeviceDecoder
+    from dprune.embedding.encoded import EncodedImages
+
+    if backbone.geometry is None:
+        raise UsageError(
+            f"--decode gpu: the preprocessing of {settings.network} is more than a resize and a crop: leave it out."
+        )
+    images = EncodedImages(shards, backbone.transform)
+    return images, DeviceDecoder(images, backbone.geometry, device)
 
 
 def _origin(settings: EmbedSettings, store: Store, shards: Sequence[Shard], backbone: Backbone) -> Record:

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dprune.decoding import BatchNetwork
 from dprune.embedding.backbones import Backbone
 from dprune.embedding.settings import EmbedSettings
 from dprune.errors import UsageError
+from dprune.parts import BatchNetwork
 
 
 def load_backbone(settings: EmbedSettings) -> Backbone:

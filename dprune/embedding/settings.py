@@ -24,8 +24,8 @@ SHORT_NAMES = {
     "clip-l14": "open_clip:ViT-L-14-quickgelu/openai",
 }
 TAKES = {
-    "timm": {"weights", "image-size", "crop-pct", "precision"},
-    "open_clip": {"weights", "image-size", "precision"},
+    "timm": {"weights", "image-size", "crop-pct", "precision", "decode"},
+    "open_clip": {"weights", "image-size", "precision", "decode"},
     "inception": {"weights"},
     "pixels": {"image-size", "color", "pca"},
 }
@@ -83,6 +83,7 @@ class EmbedOptions:
     dtype: str = "float16"
     strict: bool = False
     precision: str = "auto"
+    decode: str = "cpu"
     device: str = "auto"
     batch_size: int = 256
     workers: int | None = None
@@ -101,6 +102,9 @@ class EmbedOptions:
         chosen = {"weights": self.weights, "image-size": self.image_size, "crop-pct": self.crop_pct,
                   "color": self.color, "pca": self.pca}  # fmt: skip
         chosen["precision"] = self.precision if self.precision not in ("auto", "fp32") else None
+        chosen["decode"] = self.decode if self.decode != "cpu" else None
+        if self.decode == "gpu" and library == "inception":
+            raise UsageError("--decode gpu: FID is defined with Pillow's pixels: leave it out with --model inception.")
         for name, value in chosen.items():
             if value is not None and name not in TAKES[library]:
                 raise UsageError(f"--{name} {value}: {library} takes no such option: leave it out.")
@@ -149,6 +153,7 @@ class EmbedSettings:
             "normalize": self.given.normalize,
             "dtype": self.given.dtype,
             "precision": self.precision,
+            "decode": "gpu" if self.given.decode == "gpu" else None,
         }
         return {name: value for name, value in every.items() if value is not None}
 

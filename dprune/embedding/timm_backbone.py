@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dprune.embedding.backbones import Backbone, check_patches, close_names
+from dprune.embedding.geometry import read_geometry
 from dprune.embedding.weights import HubFile, fetch, hushed
 from dprune.errors import InputError, UsageError
 from dprune.models.imports import without_compiler
@@ -39,7 +40,8 @@ def load_timm(
     asked = {"input_size": (3, image_size, image_size) if image_size else None, "crop_pct": crop_pct}
     data = resolve_data_config(args=asked, model=model)
     transform = create_transform(**data, is_training=False, normalize=False)
-    return Backbone(transform, tuple(data["mean"]), tuple(data["std"]), model, path)
+    geometry = read_geometry(transform.transforms)
+    return Backbone(transform, tuple(data["mean"]), tuple(data["std"]), model, path, geometry)
 
 
 def _config(name: str, option: str) -> Any:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dprune.decoding import PIECE, BatchNetwork, CentreCrop, Images, Part, parts
+from dprune.decoding import PIECE, CentreCrop, Images
 from dprune.encoding.settings import EncodeSettings
 from dprune.errors import InputError
 from dprune.formats.filling import Filling
@@ -23,6 +23,7 @@ from dprune.models.files import ModelFile
 from dprune.models.pixels import centred
 from dprune.models.vae import VAE, load_vae
 from dprune.models.vae_files import latent_network
+from dprune.parts import BatchNetwork, Part, parts
 from dprune.runtime import Monitor, explained, take_device
 
 

@@ -1,0 +1,152 @@
+"""Shards through a network: decoded pieces gathered into batches, one part out for each shard."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dprune.decoding import PIECE, Images, Piece, checked, cut
+from dprune.formats.filling import Filling
+from dprune.formats.provenance import Record
+from dprune.formats.shards import Shard
+from dprune.precision import float32
+from dprune.runtime import Monitor, single_threads
+
+Finish = Callable[[Sequence[Any]], tuple[Tensor, list[Record]]]
+"""Makes of the pieces of a batch its images on the device and the ledger of those that turn out to be bad."""
+
+
+class BatchNetwork(ABC):
+    """A network that takes batches in the pieces that workers decode.
+
+    Args:
+        device: where it is.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._pool = single_threads() if device.type == "cpu" else None
+
+    def __call__(self, pieces: list[Tensor]) -> tuple[Tensor, ...]:
+        """Send one batch through the network.
+
+        Args:
+            pieces: images [n_i, c, h, w], see `Decoded`.
+
+        Returns:
+            What `outputs` gives for the whole batch.
+        """
+        if self._pool is not None:
+            return tuple(torch.cat(outputs) for outputs in zip(*self._pool.map(self.outputs, pieces), strict=True))
+        # tf32 would keep ten bits of what was asked for as float32. The flag is the whole process's: threads that
+        # set it and set it back would get into each other's way.
+        with float32(tf32=False):
+            return self.outputs(torch.cat([piece.to(self.device, non_blocking=True) for piece in pieces]))
+
+    @abstractmethod
+    def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return what the network gives for images [n, c, h, w] on its device, each with a row for an image."""
+
+
+class Part(NamedTuple):
+    """A shard whose images have been through a network.
+
+    Attributes:
+        shard: which one.
+        batches: the network's outputs, on its device.
+        labels: int64 [n], -1 for none.
+        bad: ledger of the images that could not be decoded.
+    """
+
+    shard: Shard
+    batches: list[tuple[Tensor, ...]]
+    labels: Tensor
+    bad: list[Record]
+
+    def output(self, number: int, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """Return one output of all batches, [n, *shape]; float32 for a shard without samples."""
+        if not self.batches:
+            return np.empty((0, *shape), dtype=np.float32)
+        found: npt.NDArray[Any] = torch.cat([batch[number] for batch in self.batches]).cpu().numpy()
+        return found
+
+
+def parts(
+    images: Images, network: BatchNetwork, filling: Filling, batch_size: int, workers: int | None, label: str,
+    monitor: Monitor, finish: Finish | None = None,
+) -> Generator[Part]:  # fmt: skip
+    """Send all images of shards through a network and yield what came out, a shard at a time.
+
+    Args:
+        images: what decodes them.
+        network: what each batch goes through.
+        filling: counts of the shards, and whether bad images are forgiven.
+        batch_size: images in a batch; none crosses the end of a shard.
+        workers, label, monitor: see `checked`, which says what is raised, too.
+        finish: what is left to do to the pieces of a batch, done in a thread while the network has the one before;
+            None where workers have decoded all.
+    """
+    counts = [filling.sizes[shard.name].count for shard in images.shards]
+    pieces = [piece for number, count in enumerate(counts) for piece in cut(number, range(count), batch_size)]
+    pin = network.device.type == "cuda" and finish is None
+    with (
+        contextlib.closing(checked(images, pieces, filling, workers, label, monitor, pin=pin)) as read,
+        contextlib.closing(_finished(_batches(read, counts, batch_size), finish)) as batches,
+    ):
+        for shard, count in zip(images.shards, counts, strict=True):
+            # Outputs stay on the device until the whole shard is through, so that nothing waits for it.
+            part, labels = Part(shard, [], torch.empty(count, dtype=torch.int64), []), []
+            for _ in range(0, count, batch_size):
+                batch, tensors, bad = next(batches)
+                filling.forgive(shard, bad)
+                labels += [piece.labels for piece in batch]
+                part.bad.extend(sorted([*bad, *(entry for piece in batch for entry in piece.bad)], key=_row))
+                part.batches.append(network(tensors))
+            part.labels[:] = torch.cat(labels) if labels else 0
+            yield part
+
+
+def _batches(read: Iterator[tuple[Piece, Any]], counts: Sequence[int], batch_size: int) -> Iterator[list[Any]]:
+    """Gather the pieces of each batch, as `cut` cut them."""
+    for count in counts:
+        for begin in range(0, count, batch_size):
+            images = min(batch_size, count - begin)
+            yield [piece for _, piece in itertools.islice(read, -(-images // PIECE))]
+
+
+def _finished(
+    batches: Iterator[list[Any]], finish: Finish | None
+) -> Generator[tuple[list[Any], list[Tensor], list[Record]]]:
+    """Bring the pieces of each batch to tensors, one batch ahead of its use where that is work."""
+    if finish is None:
+        yield from ((batch, [piece.images for piece in batch], []) for batch in batches)
+        return
+    with ThreadPoolExecutor(1) as thread:
+        before: tuple[list[Any], Future[tuple[Tensor, list[Record]]]] | None = None
+        for batch in batches:
+            coming = (batch, thread.submit(finish, batch))
+            if before:
+                yield _ready(*before)
+            before = coming
+        if before:
+            yield _ready(*before)
+
+
+def _ready(
+    batch: list[Any], coming: Future[tuple[Tensor, list[Record]]]
+) -> tuple[list[Any], list[Tensor], list[Record]]:
+    images, bad = coming.result()
+    return batch, [images], bad
+
+
+def _row(entry: Record) -> int:
+    return int(entry["row"])
