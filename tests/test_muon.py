@@ -94,6 +94,21 @@ def test_queries_keys_and_values_are_matrices_of_their_own():
     assert not torch.allclose(one, three, rtol=0.1)
 
 
+def test_bf16_takes_the_same_direction(monkeypatch: pytest.MonkeyPatch):
+    """As on a GPU, whose rate is a tensor."""
+    torch.manual_seed(0)
+    exact, rounded = ([torch.nn.Parameter(torch.zeros(shape)) for shape in ((96, 32), (32, 64))] for _ in range(2))
+    for first, second in zip(exact, rounded, strict=True):
+        first.grad = torch.randn_like(first)
+        second.grad = first.grad.clone()
+    Muon([(parameter, 3) for parameter in exact[:1]] + [(exact[1], 1)], 0.1, 0.01).step()
+    monkeypatch.setattr("dprune.training.muon.arithmetic_of", lambda _: torch.bfloat16)
+    Muon([(parameter, 3) for parameter in rounded[:1]] + [(rounded[1], 1)], torch.tensor(0.1), 0.01).step()
+    for first, second in zip(exact, rounded, strict=True):
+        assert second.dtype == torch.float32
+        assert (first - second).norm() < 0.05 * first.norm()
+
+
 @pytest.mark.parametrize("shape", [(2, 24, 24), (3, 64, 16), (1, 16, 64)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_singular_values_come_near_one(shape: tuple[int, ...], dtype: torch.dtype):
