@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
 from dprune import signals
 
 NOWHERE = "/nonexistent"
+FULL_COLLECTIONS = 100
+"""Collections of the middle generation before one of all objects; Python's own 10 has each import of torch pay for
+many."""
 
 
 def main() -> None:
@@ -15,9 +19,14 @@ def main() -> None:
     _replace_closed_streams()
     signals.listen()
     _do_without_home()
+    gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)
     from dprune.cli import cli
 
-    cli(prog_name="dprune")
+    try:
+        cli(prog_name="dprune")
+    finally:
+        # On its way out Python looks for garbage several times, half a second among torch's objects; all goes anyway.
+        gc.freeze()
 
 
 def _replace_closed_streams() -> None:

@@ -30,10 +30,12 @@ class BatchNetwork(ABC):
 
     Args:
         device: where it is.
+        tf32: whether products and convolutions of float32 may keep ten bits.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, tf32: bool = False) -> None:
         self.device = device
+        self._tf32 = tf32
         self._pool = single_threads() if device.type == "cpu" else None
 
     def __call__(self, pieces: list[Tensor]) -> tuple[Tensor, ...]:
@@ -47,9 +49,8 @@ class BatchNetwork(ABC):
         """
         if self._pool is not None:
             return tuple(torch.cat(outputs) for outputs in zip(*self._pool.map(self.outputs, pieces), strict=True))
-        # tf32 would keep ten bits of what was asked for as float32. The flag is the whole process's: threads that
-        # set it and set it back would get into each other's way.
-        with float32(tf32=False):
+        # The flag is the whole process's: threads that set it and set it back would get into each other's way.
+        with float32(tf32=self._tf32):
             return self.outputs(torch.cat([piece.to(self.device, non_blocking=True) for piece in pieces]))
 
     @abstractmethod
@@ -92,15 +93,15 @@ def parts(
         filling: counts of the shards, and whether bad images are forgiven.
         batch_size: images in a batch; none crosses the end of a shard.
         workers, label, monitor: see `checked`, which says what is raised, too.
-        finish: what is left to do to the pieces of a batch, done in a thread while the network has the one before;
-            None where workers have decoded all.
+        finish: what is left to do to the pieces of a batch, done in a thread while the network has the one before
+            (without workers in this one, since Pillow's warnings are caught for a whole process); None for nothing.
     """
     counts = [filling.sizes[shard.name].count for shard in images.shards]
     pieces = [piece for number, count in enumerate(counts) for piece in cut(number, range(count), batch_size)]
     pin = network.device.type == "cuda" and finish is None
     with (
         contextlib.closing(checked(images, pieces, filling, workers, label, monitor, pin=pin)) as read,
-        contextlib.closing(_finished(_batches(read, counts, batch_size), finish)) as batches,
+        contextlib.closing(_finished(_batches(read, counts, batch_size), finish, workers)) as batches,
     ):
         for shard, count in zip(images.shards, counts, strict=True):
             # Outputs stay on the device until the whole shard is through, so that nothing waits for it.
@@ -124,27 +125,27 @@ def _batches(read: Iterator[tuple[Piece, Any]], counts: Sequence[int], batch_siz
 
 
 def _finished(
-    batches: Iterator[list[Any]], finish: Finish | None
+    batches: Iterator[list[Any]], finish: Finish | None, workers: int | None
 ) -> Generator[tuple[list[Any], list[Tensor], list[Record]]]:
     """Bring the pieces of each batch to tensors, one batch ahead of its use where that is work."""
     if finish is None:
         yield from ((batch, [piece.images for piece in batch], []) for batch in batches)
+        return
+    if workers == 0:
+        yield from (_ready(batch, *finish(batch)) for batch in batches)
         return
     with ThreadPoolExecutor(1) as thread:
         before: tuple[list[Any], Future[tuple[Tensor, list[Record]]]] | None = None
         for batch in batches:
             coming = (batch, thread.submit(finish, batch))
             if before:
-                yield _ready(*before)
+                yield _ready(before[0], *before[1].result())
             before = coming
         if before:
-            yield _ready(*before)
+            yield _ready(before[0], *before[1].result())
 
 
-def _ready(
-    batch: list[Any], coming: Future[tuple[Tensor, list[Record]]]
-) -> tuple[list[Any], list[Tensor], list[Record]]:
-    images, bad = coming.result()
+def _ready(batch: list[Any], images: Tensor, bad: list[Record]) -> tuple[list[Any], list[Tensor], list[Record]]:
     return batch, [images], bad
 
 

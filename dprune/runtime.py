@@ -8,16 +8,19 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 from dprune.errors import DpruneError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,28 @@ class Ranks:
     group: bool = False
 
 
+_thread = threading.local()
+
+
+@contextlib.contextmanager
+def acting_as(here: Ranks) -> Iterator[None]:
+    """Let this thread be one of several workers, whatever the environment says of the process."""
+    _thread.ranks = here
+    try:
+        yield
+    finally:
+        del _thread.ranks
+
+
 def ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
-    """Read RANK, WORLD_SIZE and LOCAL_RANK, for which SLURM_LOCALID will do.
+    """Read RANK, WORLD_SIZE and LOCAL_RANK, for which SLURM_LOCALID will do, unless the thread acts as another.
 
     Raises:
         UsageError: only one of RANK and WORLD_SIZE is set, they do not fit, or several tasks of one SLURM step
             run without them and would all do the same work.
     """
+    if (here := getattr(_thread, "ranks", None)) is not None:
+        return cast("Ranks", here)
     given = {name: value for name, value in environ.items() if value}
     if ("RANK" in given) != ("WORLD_SIZE" in given):
         raise UsageError("RANK and WORLD_SIZE go together: set both, or neither.")
@@ -58,6 +76,24 @@ def ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
     if not 0 <= rank < world:
         raise UsageError(f"RANK={rank} is not below WORLD_SIZE={world}.")
     return Ranks(rank, world, local, group="TORCHELASTIC_RUN_ID" in environ)
+
+
+class Ahead(Generic[T]):
+    """What a thread works out while the process goes on; a process that ends does not wait for it."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._future: Future[T] = Future()
+        threading.Thread(target=self._run, args=(work,), daemon=True).start()
+
+    def _run(self, work: Callable[[], T]) -> None:
+        try:
+            self._future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - whoever asks gets it
+            self._future.set_exception(error)
+
+    def result(self) -> T:
+        """Wait for the result; raises what the work raised."""
+        return self._future.result()
 
 
 class Monitor(Protocol):

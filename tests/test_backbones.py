@@ -522,3 +522,15 @@ with without_compiler():
     assert hasattr(sys.modules["torch._dynamo"], "optimize")
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_nothing_is_drawn_that_is_loaded(resnet: Any, resnet_file: Path) -> None:
+    from dprune.embedding.timm_backbone import load_timm
+
+    before = torch.get_rng_state()
+    module = load_timm("resnet10t", resnet_file, 64, None).module
+    assert torch.equal(torch.get_rng_state(), before)
+    expected = {name: value for name, value in resnet.state_dict().items() if not name.startswith("fc.")}
+    found = module.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())

@@ -55,6 +55,14 @@ def test_kmeans_by_its_parts(bench: Any) -> None:
     assert found["centroids_unlike_plain"] < 1e-4
     assert found["product_tflops"].keys() == {"tf32", "bf16", "ieee"}
     assert found["peak_gib"] == 0
+    assert found["engine"] == "TorchEngine"
+
+
+@pytest.mark.slow
+def test_kmeans_whole_commands(bench: Any) -> None:
+    sizes = ("--samples", 600, "--dimension", 8, "-k", 5, "--iterations", 3, "--repeats", 1)
+    found = bench("kmeans", "--command", *sizes)
+    assert found["seconds"].keys() == {"one device", "two ranks", "torchrun alone"}
 
 
 def test_nearest_beside_faiss(bench: Any) -> None:
@@ -96,6 +104,40 @@ def test_dit(bench: Any, plain: bool) -> None:
     assert found["train_2"]["micro_batch"] == 2
     assert all(found[name]["img_per_s"] > 0 for name in ("train_2", "sample_2"))
     assert plain == ("train_plainly" in found) == ("sample_plainly" in found)
+
+
+@pytest.mark.slow
+def test_ranks(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python())
+    for name, value in {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHON_EXEC": warm_python()}.items():
+        monkeypatch.setenv(name, value)
+    sizes = ("--arch", "nano/8", "--per-rank", 2, "--train-steps", 3, "--log-every", 1, "--samples", 8)
+    one, two = bench("ranks", *sizes, "--device", "cpu")["runs"]
+    assert (one["ranks"], two["ranks"], one["of_so_many"]) == (1, 2, 1)
+    assert two["of_so_many"] == pytest.approx(two["img_per_s"] / (2 * one["img_per_s"]))
+
+
+@pytest.mark.parametrize("kind", ["vq", "kl"])
+def test_encode(bench: Any, tmp_path: Path, kind: str) -> None:
+    write_tar(tmp_path / "shards" / "000000.tar", [(f"{i}.png", image_bytes(i, (32, 32))) for i in range(6)])
+    sizes = ("--preset", "tiny", "--train-steps", 2, "--codes", 64, "--count", 4, "--batch-size", 4, "--repeats", 1,
+             "--workers", 0, "--device", "cpu")  # fmt: skip
+    found = bench("encode", tmp_path / "shards", "--kind", kind, *sizes)
+    assert found["images"] == 4
+    for name, row in found["runs"].items():
+        assert all(row[key] > 0 for key in ("network_img_per_s", "loop_img_per_s"))
+        assert abs(row["psnr_change"]) < (1 if name == "bf16" else 0.2)
+        assert row["codes_differ" if kind == "vq" else "mean_error"] < 0.2
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_vae(bench: Any, plain: bool) -> None:
+    sizes = ("--preset", "tiny", "--batch", 2, "--steps", 3, "--log-every", 1, "--images", 3, "--forward", 2,
+             "--plain-batch", 2, "--repeats", 1, "--judge", "test_resnet", "--device", "cpu")  # fmt: skip
+    found = bench("vae", *sizes, *(() if plain else ("--no-plain", "--modes", "mse", "--precisions", "float32")))
+    assert found["forward_float32"]["path"] == "plain"
+    assert found["train_mse"]["img_per_s"] > 0
+    assert plain == ("train_judged" in found) == ("train_plainly" in found) == ("forward_bfloat16_plainly" in found)
 
 
 @pytest.mark.parametrize(("samples", "more"), [(16, ()), (0, ("--no-loop",))])
@@ -157,7 +199,7 @@ def test_embed_differences(bench: Any, tmp_path: Path, monkeypatch: pytest.Monke
         images = [Image.open(io.BytesIO(one.numpy().tobytes())) for one in data]
         return [torch.from_numpy(np.asarray(image).transpose(2, 0, 1) ^ 1) for image in images]
 
-    monkeypatch.setattr(device_decoding, "jpeg_decoder", lambda device: decode)
+    monkeypatch.setattr(device_decoding, "jpeg_decoders", lambda device: {"Pillow": decode})
     import timm
 
     write_tar(tmp_path / "a.tar", [(f"{i}.jpg", image_bytes(i, (40, 32), "jpg")) for i in range(6)])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from dprune.errors import InputError, UsageError
 from dprune.formats.provenance import make_record
 from dprune.models.architectures import ARCHITECTURES, parse_architecture
-from dprune.models.dit import DiT, DiTConfig, positions
+from dprune.models.dit import DiT, DiTConfig, positions, unfilled
 from dprune.models.dit_files import load_dit, network_metadata
-from dprune.models.files import publish_model
+from dprune.models.files import ModelFile, publish_model
 from dprune.models.weights import read_state
 
 DATA = Path(__file__).parent / "data"
@@ -61,6 +63,16 @@ def test_own_files_come_back_as_they_were(tmp_path):
     assert found[0, :, 0, 0].tolist() == [2.0, 3.0, 4.0, 5.0]
 
 
+def test_a_network_to_be_filled_gets_the_first_weights_of_one_that_was_drawn():
+    drawn, empty = DiT(SMALL), unfilled(SMALL)
+    for model in (drawn, empty):
+        model.initialize(torch.Generator().manual_seed(5))
+    assert [(name, p.requires_grad) for name, p in empty.named_parameters()] == [
+        (name, p.requires_grad) for name, p in drawn.named_parameters()
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(empty.parameters(), drawn.parameters(), strict=True))
+
+
 def test_loading_does_not_import_a_compiler(tmp_path):
     code = (
         "import sys, torch\nfrom dprune.models.dit_files import load_dit\n"
@@ -68,6 +80,20 @@ def test_loading_does_not_import_a_compiler(tmp_path):
     )
     command = [sys.executable, "-c", code, publish(tmp_path / "model.safetensors")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_the_digest_is_that_of_all_bytes(tmp_path, monkeypatch, ahead):
+    monkeypatch.setattr("dprune.models.weights._DIGESTED_AT_ONCE", 1000)
+    path = publish(tmp_path / "model.safetensors")
+    file = ModelFile.open(path)
+    if ahead:
+        file.digest_ahead()
+    assert file.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.unlink()
+    assert file.digest == file.as_parent()["digest"]
+    with pytest.raises(InputError, match="no such file"):
+        _ = replace(file).digest
 
 
 def test_positions_are_the_same_wherever_a_network_is_made():

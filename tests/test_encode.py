@@ -19,6 +19,7 @@ from conftest import Result, dprune, dprune_process, image_bytes, sample, write_
 from PIL import Image
 from safetensors.numpy import load_file
 
+from dprune.encoding.settings import EncodeSettings
 from dprune.formats.latents import CODEBOOK_FILE, SUMS, open_latents
 from dprune.formats.provenance import difference, make_record, parent, parents_of
 from dprune.formats.shards import open_dataset
@@ -389,14 +390,45 @@ def test_verified_samples_are_spread_over_the_store() -> None:
     assert stratified(0, 5, 0).tolist() == []
 
 
-def test_lower_precision(shards: Path, vaes: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "most"), [("bf16", 0.05), ("fp16", 0.006)])
+def test_lower_precision(precision: str, most: float, shards: Path, vaes: dict[str, Path], tmp_path: Path) -> None:
     encode(shards, vaes["kl"], tmp_path / "a").ok()
-    encode(shards, vaes["kl"], tmp_path / "b", "--precision", "bf16", "--verify", 8).ok()
+    encode(shards, vaes["kl"], tmp_path / "b", "--precision", precision, "--verify", 8).ok()
     full, low = (np.concatenate(open_latents(tmp_path / name).mapped("mean")) for name in "ab")
     assert (full != low).any()
-    np.testing.assert_allclose(full, low, atol=0.05)
+    np.testing.assert_allclose(full, low, atol=most)
     encode(shards, vaes["kl"], tmp_path / "a", "--precision", "fp32").ok()
-    encode(shards, vaes["kl"], tmp_path / "a", "--precision", "bf16").fails(3, "options precision")
+    encode(shards, vaes["kl"], tmp_path / "a", "--precision", precision).fails(3, "options precision")
+
+
+def test_precision_is_chosen_by_the_device() -> None:
+    settings = EncodeSettings("vae.safetensors", device="cuda:1")
+    assert settings.dtype == "float16"
+    assert dataclasses.replace(settings, precision="tf32").dtype == "tfloat32"
+    assert dataclasses.replace(settings, device="cpu").dtype == "float32"
+
+
+def test_tf32_is_float32_where_there_is_none(shards: Path, vaes: dict[str, Path], tmp_path: Path) -> None:
+    for precision in ("fp32", "tf32"):
+        encode(shards, vaes["vq"], tmp_path / precision, "--precision", precision, "--verify", 3).ok()
+    stores = [open_latents(tmp_path / name) for name in ("fp32", "tf32")]
+    assert [store.record["options"]["precision"] for store in stores] == ["float32", "tfloat32"]
+    np.testing.assert_array_equal(*(np.concatenate(store.mapped("codes")) for store in stores))
+
+
+@pytest.mark.parametrize("kind", ["vq", "kl"])
+def test_what_is_beyond_a_range_is_refused(kind: str, shards: Path, tmp_path: Path) -> None:
+    vae, file = load_vae(make_vae(tmp_path / "vae.safetensors", kind), torch.device("cpu"))
+    state = vae.state_dict()
+    state["encoder.0.weight"] *= 1e6
+    publish_model(tmp_path / "large.safetensors", state, file.network, make_record("train-vae", {}))
+    large = (shards, tmp_path / "large.safetensors", tmp_path / "l")
+    encode(*large, "--precision", "fp16").fails(3, "000000.tar", "not finite in float16", "--precision tf32")
+    for precision in ("bf16", "fp32"):
+        encode(*large, "--precision", precision, "--overwrite").ok()
+    state["encoder.0.weight"] *= float("nan")
+    publish_model(tmp_path / "nan.safetensors", state, file.network, make_record("train-vae", {}))
+    encode(shards, tmp_path / "nan.safetensors", tmp_path / "m").fails(3, "not finite in float32", "train it again")
 
 
 def test_dry_run(shards: Path, vaes: dict[str, Path], tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -12,11 +14,16 @@ import torch
 
 from dprune.clustering.kernels import chunks, half_squared_norms, rows_at_once, scores
 from dprune.errors import UsageError
+from dprune.kernels.available import triton_works
+from dprune.memory import free_memory
 from dprune.precision import float32
-from dprune.runtime import ranks, take_device
+from dprune.runtime import pick_device, ranks, take_device
 
 FAISS_ROWS = 16_384
 FAISS_BLOCK = 1024
+
+_log = logging.getLogger("dprune")
+_precision = threading.Lock()
 
 
 class Engine(Protocol):
@@ -36,10 +43,31 @@ class TorchEngine:
         """Return the nearest centroid of each point."""
         labels = torch.empty(len(self._x), dtype=torch.int32, device=self._x.device)
         step, offsets = rows_at_once(self._x, len(centroids)), half_squared_norms(centroids)
-        with float32(tf32=True):
+        # The precision is the process's, and so that of all threads.
+        with _precision, float32(tf32=True):
             for rows, found in zip(chunks(self._x, step), chunks(labels, step), strict=True):
                 found.copy_(scores(rows, centroids, offsets).argmax(1))
         return labels
+
+
+class TritonEngine:
+    """The torch engine's product and argmax in one kernel, for GPUs; operands rounded to as many bits as tf32 has.
+
+    It holds the points a second time, in half their bytes.
+    """
+
+    def __init__(self, x: torch.Tensor) -> None:
+        # Triton is not to be had everywhere.
+        from dprune.kernels import nearest_centroid
+
+        self._kernel = nearest_centroid
+        self._points = self._kernel.scaled(x)
+
+    def assign(self, centroids: torch.Tensor) -> torch.Tensor:
+        """Return the nearest centroid of each point."""
+        ours, scale = self._points
+        theirs, other_scale = self._kernel.scaled(centroids)
+        return self._kernel.nearest_centroid(ours, theirs, half_squared_norms(centroids) * scale * other_scale)
 
 
 class FaissEngine:
@@ -171,8 +199,29 @@ def choose_engine(name: str, device: str) -> tuple[str, torch.device]:
     return name, place
 
 
+def choose_devices(name: str, devices: str) -> tuple[str, tuple[torch.device, ...]]:
+    """Decide which engine works, and where, on one device or on several GPUs named with commas.
+
+    Raises:
+        UsageError: see `choose_engine`; or several were named that are not GPUs, are one, or that torchrun shares out.
+    """
+    first, *more = devices.split(",")
+    engine, place = choose_engine(name, first)
+    places = place, *(pick_device(other) for other in more)
+    if more and (ranks().world > 1 or any(each.type == "cpu" for each in places) or len(set(places)) < len(places)):
+        raise UsageError(f"--device {devices}: several must be different GPUs, of one process: drop the others.")
+    if more and engine != "torch":
+        raise UsageError(f"--device {devices}: only --engine torch shares its work among GPUs.")
+    return engine, places
+
+
 def make_engine(name: str, x: torch.Tensor) -> Engine:
     """Build an engine for points [n, d] on their device."""
     if name == "faiss":
         return FaissEngine(x) if x.device.type == "cpu" else FaissGpuEngine(x)
-    return TorchEngine(x) if name == "torch" else SklearnEngine(x)
+    if name == "sklearn":
+        return SklearnEngine(x)
+    # A second copy in half the bytes, while half of what is free stays so.
+    fits = triton_works(x.device) and free_memory(x.device) > x.nbytes
+    _log.debug("k-means: %s assigns the points.", "a fused kernel" if fits else "a matrix product with an argmax")
+    return TritonEngine(x) if fits else TorchEngine(x)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dprune.clustering.engines import choose_engine
+from dprune.clustering.engines import choose_devices
 from dprune.clustering.kmeans import KMeansSettings
 from dprune.clustering.single import ClusterJob
 from dprune.clustering.sweep import SweepJob
@@ -20,6 +20,7 @@ from dprune.formats.jobs import Job
 from dprune.formats.kinds import TENSOR_FILES, kind_of
 from dprune.formats.provenance import Record
 from dprune.formats.publish import STDOUT, Output
+from dprune.runtime import ranks
 
 STARTS = ("kmeans++", "random")
 
@@ -52,9 +53,11 @@ def open_cluster(path: str, settings: ClusterSettings, output: Output) -> Job:
         UsageError: the settings contradict each other, or the engine or the device is not available.
     """
     _check(settings, output)
-    engine, device = choose_engine(settings.engine, settings.device)
+    engine, devices = choose_devices(settings.engine, settings.device)
     features = open_features(path)
-    parents = {"features": features.as_parent()}
+    if not ranks().rank:
+        features.describe_ahead()
+    parents: dict[str, Record] = {}
     k = max(settings.sweep) if settings.sweep else settings.k
     init, centroids = settings.init, None
     if init not in STARTS:
@@ -64,7 +67,7 @@ def open_cluster(path: str, settings: ClusterSettings, output: Output) -> Job:
                               settings.tolerance, engine, centroids)  # fmt: skip
     if resolved.k > features.shape[0]:
         raise InputError(f"{features.name}: has {features.shape[0]:,} samples: give -k at most that.")
-    job = ClusterJob(features, parents, resolved, settings.seed, device, output)
+    job = ClusterJob(features, parents, resolved, settings.seed, devices, output)
     return SweepJob(job, settings.sweep, output) if settings.sweep else job
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch.nn.functional import embedding_bag
 
+from dprune.kernels.available import triton_works
 from dprune.precision import float32
 
 SEGMENT = 256
@@ -41,8 +42,8 @@ def cluster_sums(x: torch.Tensor, labels: torch.Tensor, k: int) -> tuple[torch.T
     """Add up the points of each cluster.
 
     The row numbers, sorted by label, are cut into segments of at most 256 rows, at the clusters' borders too; each
-    segment is summed in float32 by one `embedding_bag`, which reads every row once and in place, and the segments
-    of a cluster then in float64. The result does not depend on threads, and nothing waits for the device.
+    segment is summed in float32 by one kernel, which reads every row once and in place, and the segments of a
+    cluster then in float64. The result does not depend on threads, and nothing waits for the device.
 
     Args:
         x: points, float32 [n, d].
@@ -59,11 +60,21 @@ def cluster_sums(x: torch.Tensor, labels: torch.Tensor, k: int) -> tuple[torch.T
     starts = torch.cat([borders[:-1], cuts]).sort().values
     if not len(x):
         return x.new_zeros((k, x.shape[1]), dtype=torch.float64), borders.diff()
-    partial = embedding_bag(order, x, starts, mode="sum").double()
+    partial = _segment_sums(x, order, starts).double()
     # An empty segment starts where the next begins, or behind the last row; its sum is zero, so its owner is free.
     owner = ordered.index_select(0, starts.clamp(max=len(x) - 1))
     firsts = torch.searchsorted(owner, clusters[:-1])
     return embedding_bag(torch.arange(len(starts), device=x.device), partial, firsts, mode="sum"), borders.diff()
+
+
+def _segment_sums(x: torch.Tensor, order: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the rows that each segment of `order` names, float32 [segments, d]."""
+    if not triton_works(x.device):
+        return embedding_bag(order, x, starts, mode="sum")
+    # Triton is not to be had everywhere.
+    from dprune.kernels.segment_sum import segment_sums
+
+    return segment_sums(x, order, starts)
 
 
 class RunningSums:

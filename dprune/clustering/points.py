@@ -9,13 +9,12 @@ import numpy.typing as npt
 import torch
 
 from dprune.clustering.kernels import chunks
+from dprune.clustering.reading import read_rows, rows_at_once
 from dprune.collectives import all_gather, all_sum, gather_rows
 from dprune.errors import InputError
 from dprune.formats.features import Features
 from dprune.runtime import Monitor, ranks
 from dprune.seeds import generator
-
-READ_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Points:
         first = 0 if alone else sum(self.counts[: ranks().rank])
         here = chosen[(chosen >= first) & (chosen < first + len(self.x))] - first
         rows = self.x.index_select(0, torch.from_numpy(here).to(self.x.device))
-        return (rows if alone else gather_rows(rows.cpu()).to(self.x.device)), chosen
+        return gather_rows(rows), chosen
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:
@@ -92,22 +91,21 @@ def load_points(features: Features, metric: str, device: torch.device, monitor: 
     Raises:
         InputError: no row is usable.
     """
-    here, (samples, dimension) = ranks(), features.shape
-    begin, end = samples * here.rank // here.world, samples * (here.rank + 1) // here.world
+    worker, (samples, dimension) = ranks(), features.shape
+    begin, end = (samples * rank // worker.world for rank in (worker.rank, worker.rank + 1))
     x = torch.empty((end - begin, dimension), dtype=torch.float32, device=device)
     sums = torch.zeros(dimension, dtype=torch.float64, device=device)
-    valid, filled, step = np.zeros(end - begin, dtype=np.bool_), 0, _rows_at_once(dimension)
+    valid, filled, read = np.zeros(end - begin, dtype=np.bool_), 0, 0
     monitor.start("reading features", end - begin, "samples")
-    for low in range(begin, end, step):
-        high = min(low + step, end)
-        rows = torch.from_numpy(features.rows(low, high)).to(device)
+    for rows in read_rows(features, begin, end, device):
         kept = _usable(rows, metric)
-        valid[low - begin : high - begin] = kept.cpu().numpy()
-        rows = rows if valid[low - begin : high - begin].all() else rows[kept]
-        x[filled : filled + len(rows)] = rows
-        sums += rows.sum(0)
-        filled += len(rows)
-        monitor.advance(high - low)
+        here = slice(read, read := read + len(rows))
+        valid[here] = kept.cpu().numpy()
+        usable = rows if valid[here].all() else rows[kept]
+        x[filled : filled + len(usable)] = usable
+        sums += usable.sum(0)
+        filled += len(usable)
+        monitor.advance(len(rows))
     counts = tuple(all_gather(torch.tensor([filled])).tolist())
     if not sum(counts):
         raise InputError(f"{features.name}: no sample has usable features: all are NaN, infinite or zero.")
@@ -125,11 +123,7 @@ def _placed(
     x: torch.Tensor, valid: npt.NDArray[np.bool_], counts: tuple[int, ...], metric: str, centre: torch.Tensor
 ) -> Points:
     squares = torch.zeros((), dtype=torch.float64, device=x.device)
-    for chunk in chunks(x, _rows_at_once(x.shape[1])):
+    for chunk in chunks(x, rows_at_once(x.shape[1], x.device)):
         chunk.copy_(unit(chunk)) if metric == "cosine" else chunk.sub_(centre)
         squares += torch.linalg.vector_norm(chunk, dim=1).double().square().sum()
     return Points(x, valid, counts, metric, centre, float(all_sum(squares)) / sum(counts))
-
-
-def _rows_at_once(dimension: int) -> int:
-    return max(1, READ_BYTES // (4 * dimension))

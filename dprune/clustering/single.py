@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from dprune.clustering.kernels import nearest_two
 from dprune.clustering.kmeans import KMeansSettings, Solution, fit
 from dprune.clustering.points import Points, load_points
 from dprune.clustering.quality import imbalance, inertia
-from dprune.collectives import gather_rows, is_root
+from dprune.collectives import gather_rows, is_root, on_devices
 from dprune.formats.clusters import Clusters
 from dprune.formats.features import Features
 from dprune.formats.jobs import FileJob
@@ -29,20 +30,26 @@ _log = logging.getLogger("dprune")
 
 @dataclass(frozen=True)
 class ClusterJob(FileJob):
-    """One clustering."""
+    """One clustering.
+
+    Attributes:
+        parents: inputs besides the features.
+        devices: one, or several that share the work in this process.
+    """
 
     features: Features
     parents: Mapping[str, Record]
     settings: KMeansSettings
     seed: int
-    device: torch.device
+    devices: tuple[torch.device, ...]
     output: Output
     together = True
 
-    @property
+    @functools.cached_property
     def record(self) -> Record:
         """Provenance of the clusters."""
-        return make_record("cluster", self.settings.options(), seed=self.seed, parents=self.parents,
+        parents = {"features": self.features.as_parent(), **self.parents}
+        return make_record("cluster", self.settings.options(), seed=self.seed, parents=parents,
                            fingerprint=self.features.fingerprint, tags=self.output.tags)  # fmt: skip
 
     def with_k(self, k: int, path: Path) -> ClusterJob:
@@ -56,8 +63,11 @@ class ClusterJob(FileJob):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Cluster, publish the file on rank 0 and summarise it; the other ranks return nothing."""
-        with process_group(self.device) as here:
-            points = load_points(self.features, self.settings.metric, self.device, monitor)
+        return on_devices(self.devices, self._run, monitor)
+
+    def _run(self, device: torch.device, monitor: Monitor) -> dict[str, Any]:
+        with process_group(device) as here:
+            points = load_points(self.features, self.settings.metric, device, monitor)
             clusters, solution = self.cluster(points, monitor)
             if here.rank:
                 return {}
@@ -67,7 +77,7 @@ class ClusterJob(FileJob):
             "without_features": len(clusters) - samples,
             "k": len(sizes),
             "engine": self.settings.engine,
-            "device": self.device.type,
+            "device": self.devices[0].type,
             "inertia": inertia(clusters, self.settings.metric),
             "size_min": int(sizes.min()),
             "size_median": float(np.median(sizes)),
@@ -93,7 +103,7 @@ class ClusterJob(FileJob):
             second_distance=_spread(gather_rows(far).numpy(), kept, np.nan),
             sizes=np.bincount(assignment[kept], minlength=self.settings.k),
             label=self.features.labels(),
-            record=self.record,
+            record=self.record if is_root() else None,
         )
         if is_root():
             if empty := int((clusters.sizes == 0).sum()):

@@ -15,7 +15,7 @@ from dprune.clustering.points import Points, load_points
 from dprune.clustering.quality import Quality, find_knee, imbalance, inertia, quality_table, silhouette
 from dprune.clustering.single import ClusterJob
 from dprune.clustering.sweep_plot import PLOT, TABLE, draw_sweep
-from dprune.collectives import from_root, is_root
+from dprune.collectives import from_root, is_root, on_devices
 from dprune.errors import Interrupted
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.jobs import Job
@@ -33,7 +33,7 @@ class SweepJob(Job):
     """Clusterings of the same points for several k, in a folder.
 
     Attributes:
-        largest: the job for the largest k, whose features, settings and device all share.
+        largest: the job for the largest k, whose features, settings and devices all share.
         ks: numbers of clusters, ascending.
     """
 
@@ -63,11 +63,14 @@ class SweepJob(Job):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make the clusterings that are missing, then the table and the plot; the ranks besides 0 return nothing."""
+        return on_devices(self.largest.devices, self._run, monitor)
+
+    def _run(self, device: torch.device, monitor: Monitor) -> dict[str, Any]:
         common, folder = self.largest, Path(self.output.path)
-        with process_group(common.device) as here:
+        with process_group(device) as here:
             if not here.rank:
                 self._publish_manifest(folder)
-            points = load_points(common.features, common.settings.metric, common.device, monitor)
+            points = load_points(common.features, common.settings.metric, device, monitor)
             rows, positions = points.sample(SILHOUETTE_SAMPLES, common.seed, "silhouette")
             qualities = []
             for job in self.jobs:
@@ -98,7 +101,7 @@ class SweepJob(Job):
         return {
             "samples": samples,
             "engine": settings.engine,
-            "device": self.largest.device.type,
+            "device": self.largest.devices[0].type,
             "knee": knee,
             "highest_silhouette": best,
             "inertia": {str(quality.k): quality.inertia for quality in qualities},

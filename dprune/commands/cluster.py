@@ -55,7 +55,8 @@ class Sweep(click.ParamType[tuple[int, ...]]):
     options.choice("--engine", ["auto", "faiss", "torch", "sklearn"], "What finds the nearest centroids.",
                    default="auto"),
     options.seed,
-    options.device,
+    click.option("--device", metavar="NAME", default="auto", show_default=True,
+                 help="auto, cpu, cuda, cuda:N, or several GPUs: cuda:0,cuda:1."),
 )  # fmt: skip
 @options.delivers(OUTPUT, can_stop=True, shares_work=True)
 def command(delivery: Delivery, features: str, settings: ClusterSettings) -> None:
@@ -63,12 +64,13 @@ def command(delivery: Delivery, features: str, settings: ClusterSettings) -> Non
 
     FEATURES is a feature store, a .npy of shape [n, d] or a .safetensors with a tensor of that name. All samples
     take part; those without features get cluster -1. Each sample's distances to the nearest and the second nearest
-    centroid are written too. Several GPUs share the work under torchrun.
+    centroid are written too. Several GPUs share the work when --device names them, or under torchrun.
 
     \b
     Examples:
       dprune cluster features -k 24 -o clusters.safetensors
       dprune cluster features --sweep 8:64:8 -o sweep
+      dprune cluster features -k 1000 --device cuda:0,cuda:1 -o clusters.safetensors
       dprune cluster features.npy --metric cosine -o - | dprune score cluster-distance - -o distance.npy
       torchrun --nproc-per-node 8 -m dprune cluster features -k 1000 -o clusters.safetensors
     """

@@ -8,15 +8,17 @@ colours of subsampled images, tells the two ways apart.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from dprune.embedding.encoded import Encoded, EncodedImages
@@ -54,14 +56,11 @@ class DeviceDecoder:
         images: that the pieces come from.
         geometry: the network's preprocessing.
         device: where images are decoded.
-
-    Raises:
-        UsageError: no library decodes JPEGs on this device.
+        decode: what decodes them there.
     """
 
-    def __init__(self, images: EncodedImages, geometry: Geometry, device: torch.device) -> None:
-        self._images, self._geometry, self._device = images, geometry, device
-        self._decode = jpeg_decoder(device)
+    def __init__(self, images: EncodedImages, geometry: Geometry, device: torch.device, decode: Decode) -> None:
+        self._images, self._geometry, self._device, self._decode = images, geometry, device, decode
         self._fused = triton_works(device)
         # Few and short, its kernels go before those of the network that runs at the same time.
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
@@ -191,50 +190,52 @@ def turned(image: Tensor, orientation: int) -> Tensor:
     return (image.flip(flips) if flips else image).contiguous()
 
 
-def jpeg_decoder(device: torch.device) -> Decode:
-    """Find a library that decodes JPEGs on a device.
+def jpeg_decoders(device: torch.device) -> dict[str, Decode]:
+    """Return what decodes JPEGs on a device, by the library that it is of, as far as imports tell.
 
     Raises:
-        UsageError: there is none.
+        UsageError: nothing does.
     """
     if device.type != "cuda":
         raise UsageError(f"--decode gpu: needs a GPU, and this runs on the {device.type}: leave it out.")
-    reason = ""
+    # Of torchvision 0.29, whose other decoders are to go.
+    warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
+    found: dict[str, Decode] = {}
     for library in LIBRARIES:
-        try:
-            decode = library_decoder(library, device)
-            decode([_sample()])
-        except (ImportError, AttributeError, RuntimeError, TypeError, OSError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            reason = reason or str(error).strip().split("\n")[0].rstrip(".")
-            continue
-        _log.info("JPEGs are decoded on %s by %s.", device, library)
-        return decode
-    raise UsageError(
-        f"--decode gpu: neither torchvision nor torchcodec decodes JPEGs on this GPU ({reason}): install one that "
-        "does, or leave it out."
-    )
+        with contextlib.suppress(ImportError, AttributeError, OSError, RuntimeError), hushed(), without_compiler():
+            function = importlib.import_module(library).decode_jpeg
+            found[library] = functools.partial(function, mode="RGB", device=device)
+    if not found:
+        raise UsageError("--decode gpu: neither torchvision nor torchcodec decodes JPEGs: install one that does.")
+    return found
 
 
-def library_decoder(library: str, device: torch.device) -> Decode:
-    """Return the decoder of one of `LIBRARIES`.
+def first_working(decoders: Mapping[str, Decode]) -> Decode:
+    """Try decoders on a small image, which also wakes the GPU's, and return the first that works.
 
     Raises:
-        ImportError, AttributeError: it is not installed, or has none.
+        UsageError: none does.
     """
-    with hushed(), without_compiler():
-        function: Any = importlib.import_module(library).decode_jpeg
+    reasons: list[str] = []
+    for library, decode in decoders.items():
+        try:
+            image = decode([_lying()])[0]
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
+            reasons.append(str(error).strip().split("\n")[0].rstrip("."))
+            continue
+        if tuple(image.shape) != (3, 8, 16):
+            reasons.append(f"{library} turns images")
+            continue
+        _log.info("JPEGs are decoded by %s.", library)
+        return decode
+    raise UsageError(f"--decode gpu: no JPEG can be decoded on this GPU ({reasons[0]}): leave it out.")
 
-    def decode(data: list[Tensor]) -> Sequence[Tensor]:
-        with hushed():
-            found: Sequence[Tensor] = function(data, mode="RGB", device=device)
-        return found
 
-    return decode
-
-
-def _sample() -> Tensor:
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(buffer, "JPEG")
+def _lying() -> Tensor:
+    """Return a JPEG of 16 x 8 pixels that is to be turned, which is left to `turned`."""
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (16, 8)).save(buffer, "JPEG", exif=exif)
     return torch.from_numpy(np.frombuffer(buffer.getvalue(), dtype=np.uint8).copy())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,7 @@ import torch
 
 from dprune.decoding import Images, Piece, checked, cut
 from dprune.embedding.backbones import Backbone
-from dprune.embedding.forward import Forward, load_backbone, try_out
+from dprune.embedding.forward import Forward, load_backbone, try_out, wake
 from dprune.embedding.pixels import PCA_SAMPLES, Projection, fit_pca, publish_pca, read_pca
 from dprune.embedding.settings import HUB, PCA_FILE, EmbedSettings
 from dprune.errors import InputError, UsageError
@@ -25,21 +27,28 @@ from dprune.parts import Finish, Part, parts
 from dprune.runtime import Monitor, explained, take_device
 from dprune.seeds import generator
 
+if TYPE_CHECKING:
+    from dprune.embedding.device_decoding import Decode
+
 NAMES = ("features", "logits")
 
 
 def extract(settings: EmbedSettings, filling: Filling, store: Store, shards: Sequence[Shard], monitor: Monitor) -> None:
     """Make and publish the parts of `shards`."""
     given = settings.given
-    device = take_device(given.device)
-    with explained(device, f"a --batch-size below {given.batch_size}"):
+    device, precision = take_device(given.device), getattr(torch, settings.precision)
+    with explained(device, f"a --batch-size below {given.batch_size}"), ThreadPoolExecutor(1) as aside:
+        # While the network's library is imported and its weights are read, the GPU loads its own.
+        awake = aside.submit(wake, device, precision)
+        decode = _decoder(settings, device, aside)
         backbone = load_backbone(settings)
         origin = _origin(settings, store, shards, backbone)
         if given.pca is not None:
             backbone = _with_pca(settings, filling, store, backbone, monitor)
-        forward = Forward(backbone, device, getattr(torch, settings.precision), given.normalize)
+        awake.result()
+        forward = Forward(backbone, device, precision, given.normalize)
         widths = try_out(backbone, forward, settings)
-        images, finish = _reading(settings, shards, backbone, device)
+        images, finish = _reading(settings, shards, backbone, device, decode)
         # Only now is it sure that these options make features, which a manifest would promise.
         store.publish_manifest()
         made = parts(images, forward, filling, given.batch_size, given.workers, "embedding", monitor, finish)
@@ -49,15 +58,25 @@ def extract(settings: EmbedSettings, filling: Filling, store: Store, shards: Seq
                 store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad, origin)
 
 
+def _decoder(settings: EmbedSettings, device: torch.device, aside: ThreadPoolExecutor) -> Future[Decode] | None:
+    """Find what decodes JPEGs on the device, if they are to be decoded there; it is tried out aside."""
+    if settings.given.decode == "cpu":
+        return None
+    from dprune.embedding.device_decoding import first_working, jpeg_decoders
+
+    return aside.submit(first_working, jpeg_decoders(device))
+
+
 def _reading(
-    settings: EmbedSettings, shards: Sequence[Shard], backbone: Backbone, device: torch.device
-) -> tuple[Images, Finish | None]:
+    settings: EmbedSettings, shards: Sequence[Shard], backbone: Backbone, device: torch.device,
+    decode: Future[Decode] | None,
+) -> tuple[Images, Finish | None]:  # fmt: skip
     """Return what reads images, and what decodes them on the device if they are to be decoded there.
 
     Raises:
-        UsageError: nothing decodes them there, or the network's preprocessing is more than a resize and a crop.
+        UsageError: nothing can decode them there, or the network's preprocessing is more than a resize and a crop.
     """
-    if settings.given.decode == "cpu":
+    if decode is None:
         return Images(shards, backbone.transform), None
     from dprune.embedding.device_decoding import DeviceDecoder
     from dprune.embedding.encoded import EncodedImages
@@ -67,7 +86,7 @@ def _reading(
             f"--decode gpu: the preprocessing of {settings.network} is more than a resize and a crop: leave it out."
         )
     images = EncodedImages(shards, backbone.transform)
-    return images, DeviceDecoder(images, backbone.geometry, device)
+    return images, DeviceDecoder(images, backbone.geometry, device, decode.result())
 
 
 def _origin(settings: EmbedSettings, store: Store, shards: Sequence[Shard], backbone: Backbone) -> Record:

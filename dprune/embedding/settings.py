@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -115,8 +116,11 @@ class EmbedOptions:
         elif library == "timm" and "_dinov2" in network.name:
             image_size = image_size or DINOV2_SIZE
         weights = check_file(self.weights) if self.weights is not None else None
-        precision = resolved(self.precision, self.device) if "precision" in TAKES[library] else "float32"
-        return EmbedSettings(self, network, weights, _digest(network, weights), image_size, color, precision)
+        with ThreadPoolExecutor(1) as aside:
+            # Hashing a file needs no Python, and to look for a GPU is to import torch.
+            digest = aside.submit(_digest, network, weights)
+            precision = resolved(self.precision, self.device) if "precision" in TAKES[library] else "float32"
+            return EmbedSettings(self, network, weights, digest.result(), image_size, color, precision)
 
 
 @dataclass(frozen=True)

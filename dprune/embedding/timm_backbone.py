@@ -13,6 +13,7 @@ from dprune.embedding.geometry import read_geometry
 from dprune.embedding.weights import HubFile, fetch, hushed
 from dprune.errors import InputError, UsageError
 from dprune.models.imports import without_compiler
+from dprune.models.undrawn import Undrawn
 from dprune.models.weights import misfit, read_state
 
 
@@ -81,7 +82,8 @@ def _create(name: str, config: Any, path: Path, image_size: int | None) -> nn.Mo
     sized = {"img_size": image_size} if image_size and config and config.fixed_input_size else {}
     overlay = {"state_dict": state, "num_classes": classes, "label_offset": 0, "custom_load": False}
     try:
-        with hushed():
+        # All that is not drawn is loaded, strictly.
+        with hushed(), Undrawn():
             model: nn.Module = timm.create_model(
                 name, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay, **sized
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -20,46 +22,57 @@ from dprune.formats.provenance import Record
 from dprune.formats.shards import Shard
 from dprune.formats.stores import Store
 from dprune.models.files import ModelFile
+from dprune.models.paths import PLAIN, quicken_vae
 from dprune.models.pixels import centred
 from dprune.models.vae import VAE, load_vae
 from dprune.models.vae_files import latent_network
 from dprune.parts import BatchNetwork, Part, parts
 from dprune.runtime import Monitor, explained, take_device
 
+_log = logging.getLogger("dprune")
+
+_HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 class Encoder(BatchNetwork):
     """Maps images uint8 [n, 3, h, w] to latents: codes int32 [n, h * w], or moments float16 [n, c, h, w].
 
-    They come in the order of `latent_tensors`.
+    They come in the order of `latent_tensors`, and behind them, bool [n], whether all that the encoder says of an
+    image is finite.
 
     Args:
         vae: on the device.
         device: where it is.
-        precision: dtype of the encoder's convolutions and products; codes are looked for in float32 whatever it is.
+        precision: of the encoder's convolutions and products, as `PRECISIONS` calls it; codes are looked for in float32
+            whatever it is.
         flips: whether to encode the mirrored images too.
     """
 
-    def __init__(self, vae: VAE, device: torch.device, precision: torch.dtype, flips: bool) -> None:
-        super().__init__(device)
-        self._precision = precision
+    def __init__(self, vae: VAE, device: torch.device, precision: str, flips: bool) -> None:
+        super().__init__(device, tf32=precision == "tfloat32")
         # Where convolutions are quicker with channels last; cuDNN's of float32 without tf32 are not.
-        last = device.type == "cpu" or precision != torch.float32
+        last = device.type == "cpu" or precision != "float32"
         self._layout = torch.channels_last if last else torch.contiguous_format
         self.vae = vae.to(memory_format=self._layout)
+        path = quicken_vae(self.vae) if last else PLAIN
+        _log.debug("the autoencoder's layers run by the path: %s.", path)
+        self._half = _HALVES.get(precision)
         self._flips = flips
 
     def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         """See `BatchNetwork`."""
         images = centred(images).contiguous(memory_format=self._layout)
-        lower = self._precision != torch.float32
-        with torch.inference_mode(), torch.autocast(self.device.type, self._precision, enabled=lower):
-            found = self._latents(images)
-            return (*found, *self._latents(images.flip(3))) if self._flips else found
+        with torch.inference_mode(), torch.autocast(self.device.type, self._half, enabled=self._half is not None):
+            encoded = [self.vae.encode(images)]
+            if self._flips:
+                encoded.append(self.vae.encode(images.flip(3)))
+            finite = torch.stack([values.isfinite().flatten(1).all(1) for values in encoded]).all(0)
+            return (*(tensor for values in encoded for tensor in self._latents(values)), finite)
 
-    def _latents(self, images: Tensor) -> tuple[Tensor, ...]:
+    def _latents(self, encoded: Tensor) -> tuple[Tensor, ...]:
         if self.vae.config.kind == "vq":
-            return (self.vae.codes(images).to(torch.int32),)
-        return tuple(moment.half() for moment in self.vae.moments(images))
+            return (self.vae.quantizer.codes(encoded).to(torch.int32),)
+        return tuple(moment.half() for moment in self.vae.split(encoded))
 
 
 def load_encoder(vae: ModelFile, settings: EncodeSettings, device: torch.device) -> Encoder:
@@ -68,7 +81,7 @@ def load_encoder(vae: ModelFile, settings: EncodeSettings, device: torch.device)
     Raises:
         InputError: the file is not whole.
     """
-    return Encoder(load_vae(vae.path, device)[0], device, getattr(torch, settings.dtype), settings.flips)
+    return Encoder(load_vae(vae.path, device)[0], device, settings.dtype, settings.flips)
 
 
 def encode(
@@ -84,11 +97,26 @@ def encode(
         if network["kind"] == "vq":
             store.publish_beside(CODEBOOK_FILE, {"codebook": codebook(encoder.vae)})
         images = Images(shards, CentreCrop(network["image_size"]))
+
+        def publish(part: Part) -> None:
+            size = filling.sizes[part.shard.name]
+            tensors = _tensors(network, settings, part, size.count, vae)
+            store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad)
+
         with closing(parts(images, encoder, filling, batch_size, settings.workers, "encoding", monitor)) as made:
-            for part in made:
-                size = filling.sizes[part.shard.name]
-                tensors = _tensors(network, settings.flips, part, size.count, vae)
-                store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad)
+            _publish_each(made, publish)
+
+
+def _publish_each(made: Iterable[Part], publish: Callable[[Part], None]) -> None:
+    """Publish parts in a thread, which waits for the device and the disk while the device has the next shard."""
+    with ThreadPoolExecutor(1) as publisher:
+        published: Future[None] | None = None
+        for part in made:
+            if published is not None:
+                published.result()
+            published = publisher.submit(publish, part)
+        if published is not None:
+            published.result()
 
 
 def codebook(vae: VAE) -> npt.NDArray[np.float32]:
@@ -97,11 +125,20 @@ def codebook(vae: VAE) -> npt.NDArray[np.float32]:
     return found
 
 
-def _tensors(network: Record, flips: bool, part: Part, count: int, vae: ModelFile) -> dict[str, npt.NDArray[Any]]:
+def _tensors(
+    network: Record, settings: EncodeSettings, part: Part, count: int, vae: ModelFile
+) -> dict[str, npt.NDArray[Any]]:
     valid = np.ones(count, dtype=np.bool_)
     valid[[entry["row"] for entry in part.bad]] = False
     tensors: dict[str, npt.NDArray[Any]] = {"label": part.labels.numpy(), "valid": valid}
-    for number, (name, row) in enumerate(latent_tensors(network, flips).items()):
+    rows = latent_tensors(network, settings.flips)
+    if not part.output(len(rows), ()).all():
+        # What goes beyond the range of a type becomes NaN on its way through the norms.
+        remedy = "give --precision tf32" if settings.dtype == "float16" else "train it again"
+        raise InputError(
+            f"{part.shard.location}: {vae.path} gives it latents that are not finite in {settings.dtype}: {remedy}."
+        )
+    for number, (name, row) in enumerate(rows.items()):
         # Sums are added up in this order, however convolutions left the values.
         tensors[name] = part.output(number, row.shape).astype(row.dtype, order="C")
         tensors[name][~valid] = 0

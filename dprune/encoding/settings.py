@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dprune.precision import PRECISIONS
+from dprune.runtime import is_gpu
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,11 @@ class EncodeSettings:
 
     @property
     def dtype(self) -> str:
-        """Dtype of the encoder's arithmetic."""
-        # float32 on a GPU too: with a codebook of thousands, bfloat16 makes another code the nearest at about every
-        # sixth place (a table of 4,096 codes of 4 channels drawn from the encoder's outputs), which one depends on
-        # the batch, and latents are made once but trained on many times.
-        return PRECISIONS["fp32" if self.precision == "auto" else self.precision]
+        """The encoder's arithmetic, as records call it."""
+        if self.precision != "auto":
+            return PRECISIONS[self.precision]
+        # Latents are made once and trained on many times. Of 16,384 codes of 8 channels, 12.5% differ from float32's in
+        # bfloat16, 1.5% in float16 and .9% in tf32, where two codes are almost equally near: the reconstruction of 200
+        # photos at 256 pixels changes by .0013, .0001 and .0001 dB in the mean, and of one by at most .043, .019 and
+        # .011. float16 is the fastest that stays below .02.
+        return PRECISIONS["fp16" if is_gpu(self.device) else "fp32"]

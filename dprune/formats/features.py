@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
+from bisect import bisect_right
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +20,7 @@ from dprune.formats.regular import check_regular
 from dprune.formats.shards import split_ids
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_tensors
+from dprune.runtime import Ahead
 
 
 class Features(ABC):
@@ -24,18 +29,26 @@ class Features(ABC):
     Attributes:
         name: what messages call them.
         shape: samples and dimension.
+        dtype: float16 where all are stored so, else float32.
         record: what made them, None for features made elsewhere.
         fingerprint: of the dataset, None for features made elsewhere.
     """
 
     name: str
     shape: tuple[int, int]
+    dtype: np.dtype[np.floating]
     record: Record | None = None
     fingerprint: str | None = None
 
-    @abstractmethod
     def rows(self, begin: int, end: int) -> npt.NDArray[np.float32]:
         """Return samples `begin` to `end` as float32 [end - begin, d]; NaN rows could not be decoded."""
+        out = np.empty((end - begin, self.shape[1]), dtype=np.float32)
+        self.fill(out, begin, end)
+        return out
+
+    @abstractmethod
+    def fill(self, out: npt.NDArray[np.floating], begin: int, end: int) -> None:
+        """Write samples `begin` to `end` into `out`, of `dtype` or float32; what is beyond float32 becomes infinite."""
 
     @abstractmethod
     def take(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
@@ -49,9 +62,21 @@ class Features(ABC):
     def labels(self) -> npt.NDArray[np.int64] | None:
         """Return the labels, int64 [n] with -1 for none, or None where no sample has one."""
 
-    @abstractmethod
     def as_parent(self) -> Record:
         """Describe them as the input of another file."""
+        return self._parent.result()
+
+    def describe_ahead(self) -> None:
+        """Begin to work out `as_parent`, which may have to read all values, beside what comes next."""
+        _ = self._parent
+
+    @functools.cached_property
+    def _parent(self) -> Ahead[Record]:
+        return Ahead(self._describe)
+
+    @abstractmethod
+    def _describe(self) -> Record:
+        """Work out `as_parent`."""
 
 
 class StoreFeatures(Features):
@@ -60,18 +85,20 @@ class StoreFeatures(Features):
     def __init__(self, store: Store) -> None:
         self.store, self.name = store, str(store.folder)
         self.record, self.fingerprint = store.record, store.fingerprint
-        self.shape = sum(store.counts), _dimension(store)
+        self._counts = store.counts
+        self._ends = list(accumulate(self._counts))
+        self.shape = sum(self._counts), _dimension(store)
+        self.dtype = _narrowest({file.places["features"].dtype for file in store.files})
 
-    def rows(self, begin: int, end: int) -> npt.NDArray[np.float32]:
-        """Return samples `begin` to `end` as float32."""
-        out = np.empty((end - begin, self.shape[1]), dtype=np.float32)
-        first = 0
-        for shard, count in zip(self.store.shards, self.store.counts, strict=True):
-            low, high = max(begin, first), min(end, first + count)
-            if low < high:
-                out[low - begin : high - begin] = self.store.read(shard, "features", low - first, high - first)
-            first += count
-        return out
+    def fill(self, out: npt.NDArray[np.floating], begin: int, end: int) -> None:
+        """Write samples `begin` to `end` into `out`."""
+        at, part = begin, bisect_right(self._ends, begin)
+        while at < end:
+            first, last = self._ends[part] - self._counts[part], min(end, self._ends[part])
+            out[at - begin : last - begin] = self.store.read(
+                self.store.shards[part], "features", at - first, last - first
+            )
+            at, part = last, part + 1
 
     def take(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Return the samples that sorted `ids` name, as float32 [len(ids), d]."""
@@ -96,8 +123,7 @@ class StoreFeatures(Features):
         labels = np.concatenate([part for part in parts if part is not None])
         return labels if len(labels) == self.shape[0] and (labels >= 0).any() else None
 
-    def as_parent(self) -> Record:
-        """Describe them as the input of another file."""
+    def _describe(self) -> Record:
         return self.store.as_parent()
 
 
@@ -138,11 +164,12 @@ class ArrayFeatures(Features):
     ) -> None:
         self.name, self.values, self._label, self._logit = name, values, label, logit
         self.shape = values.shape[0], values.shape[1]
+        self.dtype = _narrowest({values.dtype})
 
-    def rows(self, begin: int, end: int) -> npt.NDArray[np.float32]:
-        """Return samples `begin` to `end` as float32; what is beyond it becomes infinite, which no sample may be."""
+    def fill(self, out: npt.NDArray[np.floating], begin: int, end: int) -> None:
+        """Write samples `begin` to `end` into `out`; what is beyond float32 becomes infinite, which none may be."""
         with np.errstate(over="ignore"):
-            return self.values[begin:end].astype(np.float32)
+            out[...] = self.values[begin:end]
 
     def take(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Return the samples that sorted `ids` name, in the precision that they have."""
@@ -156,8 +183,7 @@ class ArrayFeatures(Features):
         """Return the labels that came with the array."""
         return self._label
 
-    def as_parent(self) -> Record:
-        """Describe them as the input of another file."""
+    def _describe(self) -> Record:
         beside = {"label": self._label, "logits": self._logit}
         known = {name: digest_array(values) for name, values in beside.items() if values is not None}
         own = digest_array(self.values)
@@ -191,6 +217,10 @@ def open_features(path: str | Path) -> Features:
     if logits is not None and (logits.ndim != 2 or len(logits) != len(values) or logits.dtype.kind != "f"):
         raise InputError(f"{name}: 'logits' are not floats of shape [n, classes], one row a sample.")
     return ArrayFeatures(name, values, None if label is None else label.astype(np.int64), logits)
+
+
+def _narrowest(stored: set[Any]) -> np.dtype[np.floating]:
+    return np.dtype(np.float16 if stored == {np.dtype(np.float16)} else np.float32)
 
 
 def _at_least_single(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

@@ -33,23 +33,26 @@ class PlainJpeg(NamedTuple):
 
 
 def plain_jpeg(data: bytes) -> PlainJpeg | None:
-    """Read the header of a whole JPEG in grey or YCbCr of 8 bits.
+    """Read the header of a whole JPEG in grey or YCbCr of 8 bits that is not progressive.
 
     Returns:
         None for everything else, of which only Pillow's own decoder tells what it is, or what is wrong with it: other
         formats and colours, more pixels than Pillow's limit, and files that do not end as a JPEG does and may be cut.
+        Progressive ones a GPU's decoder would leave to a single core.
     """
     if not data.endswith(END_OF_IMAGE):
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("ignore")
+            # A warning is all that Pillow gives for images between one and two times its limit.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=("JPEG",))
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001 - Pillow says what it is when it decodes the image
         return None
     # Pictures with previews or maps of depth behind the first are of another format to Pillow.
-    if image.format != "JPEG" or not _usual_colours(image):
+    if image.format != "JPEG" or "progressive" in image.info or not _usual_colours(image):
         return None
     return PlainJpeg(len(data), *image.size, orientation if orientation in range(1, 9) else 1)
 

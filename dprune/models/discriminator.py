@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from dprune.models.vae import run_layers
 
 WIDTH = 64
 MOST_HALVINGS = 3
@@ -22,12 +25,16 @@ class PatchGAN(nn.Module):
 
     Args:
         image_size: side of the images in pixels; small ones are halved less often.
+
+    Attributes:
+        run: runs the layers: `run_layers`, or what `quicken_losses` puts in its place.
     """
 
     scale: Tensor
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
+        self.run: Callable[[nn.Sequential, Tensor], Tensor] = run_layers
         halvings = max(1, min(MOST_HALVINGS, int(math.log2(image_size)) - 3))
         channels = WIDTH
         layers: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
@@ -44,8 +51,7 @@ class PatchGAN(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Return how real the patches of images [B, 3, H, W] look, [B, 1, h, w]."""
-        logits: Tensor = self.layers(images_BCHW)
-        return logits
+        return self.run(self.layers, images_BCHW)
 
 
 def critic_loss(real: Tensor, made: Tensor) -> Tensor:

@@ -282,6 +282,16 @@ class DiT(nn.Module):
             block.compile(dynamic=False)
 
 
+def unfilled(config: DiTConfig, device: torch.device | None = None) -> DiT:
+    """Make a DiT, by default on the CPU, whose weights are zeros, to be filled: `torch.nn` draws them for seconds."""
+    with torch.device("meta"):
+        model = DiT(config)
+    memory = {name: torch.zeros(value.shape, device=device) for name, value in model.state_dict().items()}
+    memory["pos_embed"] = positions(config.width, config.input_size // config.patch).to(device)
+    model.load_state_dict(memory, assign=True)
+    return model
+
+
 def _through(blocks: Sequence[nn.Module], x_BTD: Tensor, c_BD: Tensor) -> Tensor:
     for block in blocks:
         x_BTD = block(x_BTD, c_BD)

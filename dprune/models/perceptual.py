@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,37 @@ def _unit(features_BCHW: Tensor) -> Tensor:
     return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
 
-class _Distance(nn.Module):
-    """What the distances share: the normalisation of images, and no training."""
+def features_apart(a_BCHW: Tensor, b_BCHW: Tensor, weight_C: Tensor | None) -> Tensor:
+    """Return the squared distance of features of unit length, a mean over places, float32 [B].
+
+    Args:
+        a_BCHW: maps of features.
+        b_BCHW: others.
+        weight_C: of the channels, all 1 if None.
+    """
+    squares = torch.sub(_unit(a_BCHW), _unit(b_BCHW)).square()
+    if weight_C is not None:
+        squares = squares * weight_C[:, None, None]
+    return squares.sum(1).flatten(1).mean(1)
+
+
+class PerceptualDistance(nn.Module):
+    """What the distances share: the normalisation of images, how features are compared, and no training.
+
+    Attributes:
+        apart: `features_apart`, or what `quicken_losses` puts in its place.
+    """
 
     shift: Tensor
     scale: Tensor
 
     def __init__(self, shift: Sequence[float], scale: Sequence[float]) -> None:
         super().__init__()
+        self.apart: Callable[[Tensor, Tensor, Tensor | None], Tensor] = features_apart
         self.register_buffer("shift", torch.tensor(shift)[:, None, None])
         self.register_buffer("scale", torch.tensor(scale)[:, None, None])
 
-    def train(self, mode: bool = True) -> _Distance:
+    def train(self, mode: bool = True) -> PerceptualDistance:
         """Stay in evaluation mode, whatever the rest of the training does."""
         return super().train(False)
 
@@ -47,7 +66,7 @@ class _Distance(nn.Module):
         return (images_BCHW - self.shift) / self.scale
 
 
-class LPIPS(_Distance):
+class LPIPS(PerceptualDistance):
     """Learned perceptual distance (Zhang et al., "The unreasonable effectiveness of deep features", 2018), VGG16.
 
     Args:
@@ -84,11 +103,13 @@ class LPIPS(_Distance):
 
     def forward(self, a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
         """Return the distances between images [B, 3, H, W] in [-1, 1], float32 [B]."""
-        x, total = self._normalised(torch.cat((a_BCHW, b_BCHW))), torch.zeros((), device=a_BCHW.device)
+        # Apart, so that nothing is kept of images without gradient.
+        a, b = self._normalised(a_BCHW), self._normalised(b_BCHW)
+        total = torch.zeros((), device=a_BCHW.device)
         for stage, head in zip(self.stages, self.heads, strict=True):
-            x = stage(x)
-            a, b = _unit(x).chunk(2)
-            total = total + head((a - b).square()).float().flatten(1).mean(1)
+            a, b = stage(a), stage(b)
+            assert isinstance(head, nn.Conv2d)
+            total = total + self.apart(a, b, head.weight.flatten())
         return total
 
 
@@ -98,7 +119,7 @@ def _published(name: str) -> str:
     return f"net.slice{int(number) + 1}.{rest}" if part == "stages" else f"lin{number}.model.1.{rest}"
 
 
-class FeatureDistance(_Distance):
+class FeatureDistance(PerceptualDistance):
     """Distance between the features of any network of timm at several depths, all of one weight.
 
     It is LPIPS without learned heads.
@@ -116,10 +137,13 @@ class FeatureDistance(_Distance):
 
     def forward(self, a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
         """Return the distances between images [B, 3, H, W] in [-1, 1], float32 [B]."""
-        images = self._normalised(torch.cat((a_BCHW, b_BCHW)))
-        maps = self.module.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
+        # Apart, so that nothing is kept of images without gradient.
+        pairs = zip(self._maps(a_BCHW), self._maps(b_BCHW), strict=True)
+        return torch.stack([self.apart(a, b, None) for a, b in pairs]).mean(0)
+
+    def _maps(self, images_BCHW: Tensor) -> list[Tensor]:
+        images = self._normalised(images_BCHW)
+        maps: list[Tensor] = self.module.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
         every = max(1, round(len(maps) / MOST_DEPTHS))
         # From the end, so that the deepest is among them.
-        chosen = maps[::-every][:MOST_DEPTHS]
-        found = [torch.sub(*_unit(x).chunk(2)).square().sum(1).flatten(1).mean(1) for x in chosen]
-        return torch.stack(found).mean(0)
+        return maps[::-every][:MOST_DEPTHS]

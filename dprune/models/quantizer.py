@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -64,6 +65,9 @@ class Quantizer(nn.Module):
         channels: of a code.
         normalized: whether codes and latents are brought to unit length, so that the nearest is the most similar
             (Yu et al., "Vector-quantized image modeling with improved VQGAN", 2022).
+
+    Attributes:
+        nearest: `nearest_codes`, or what `quicken_vae` puts in its place.
     """
 
     usage: Tensor
@@ -71,6 +75,7 @@ class Quantizer(nn.Module):
     def __init__(self, codes: int, channels: int, normalized: bool) -> None:
         super().__init__()
         self.normalized = normalized
+        self.nearest: Callable[[Tensor, Tensor], Tensor] = nearest_codes
         self.embedding = nn.Parameter(torch.empty(codes, channels))
         nn.init.uniform_(self.embedding, -1 / codes, 1 / codes)
         self.register_buffer("usage", torch.zeros(codes))
@@ -84,7 +89,7 @@ class Quantizer(nn.Module):
         """Quantise latents, float32 [B, c, h, w]."""
         z_BCHW = F.normalize(latents_BCHW, dim=1) if self.normalized else latents_BCHW
         tokens_NC = z_BCHW.detach().permute(0, 2, 3, 1).flatten(0, 2)
-        codes_BT = nearest_codes(tokens_NC, self.codebook.detach()).view(len(z_BCHW), -1)
+        codes_BT = self.nearest(tokens_NC, self.codebook.detach()).view(len(z_BCHW), -1)
         e_BCHW = self.look_up(codes_BT, z_BCHW.shape[2])
         codebook = (z_BCHW.detach() - e_BCHW).square().flatten(1).mean(1)
         commitment = (z_BCHW - e_BCHW.detach()).square().flatten(1).mean(1)
@@ -93,7 +98,7 @@ class Quantizer(nn.Module):
     def codes(self, latents_BCHW: Tensor) -> Tensor:
         """Return the code of each place, int64 [B, h * w]; length does not matter where codes are normalised."""
         tokens_NC = latents_BCHW.detach().permute(0, 2, 3, 1).flatten(0, 2).float()
-        return nearest_codes(tokens_NC, self.codebook.detach()).view(len(latents_BCHW), -1)
+        return self.nearest(tokens_NC, self.codebook.detach()).view(len(latents_BCHW), -1)
 
     def look_up(self, codes_BT: Tensor, height: int) -> Tensor:
         """Return the vectors of codes as latents [B, c, h, w]."""

@@ -8,6 +8,7 @@ attention where the resolution is lowest, and a 1x1 convolution on either side o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -116,12 +117,23 @@ def decoder(config: VAEConfig) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def run_layers(layers: nn.Sequential, x_BCHW: Tensor) -> Tensor:
+    """Run layers one after the other."""
+    out: Tensor = layers(x_BCHW)
+    return out
+
+
 class VAE(nn.Module):
-    """Turns images into latents and back."""
+    """Turns images into latents and back.
+
+    Attributes:
+        run: runs the layers of the encoder or the decoder: `run_layers`, or what `quicken_vae` puts in its place.
+    """
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
+        self.run: Callable[[nn.Sequential, Tensor], Tensor] = run_layers
         outputs = config.latent_channels * (2 if config.kind == "kl" else 1)
         self.encoder = encoder(config, outputs)
         self.before_latent = nn.Conv2d(outputs, outputs, 1)
@@ -144,7 +156,7 @@ class VAE(nn.Module):
 
     def encode(self, images_BCHW: Tensor) -> Tensor:
         """Return what the encoder says of images, float32: latents before quantisation, or mean and log-variance."""
-        out: Tensor = self.before_latent(self.encoder(images_BCHW))
+        out: Tensor = self.before_latent(self.run(self.encoder, images_BCHW))
         return out.float()
 
     def codes(self, images_BCHW: Tensor) -> Tensor:
@@ -153,13 +165,16 @@ class VAE(nn.Module):
 
     def moments(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of the latents of images, float32 [B, c, h, w] each; `kl` only."""
-        mean, logvar = self.encode(images_BCHW).chunk(2, dim=1)
+        return self.split(self.encode(images_BCHW))
+
+    def split(self, encoded_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance [B, c, h, w] of what `encode` returns, [B, 2c, h, w]; `kl` only."""
+        mean, logvar = encoded_BCHW.chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
 
     def decode(self, latents_BCHW: Tensor) -> Tensor:
         """Turn latents [B, c, h, w] into images [B, 3, H, W], which may go a little beyond [-1, 1]."""
-        images: Tensor = self.decoder(self.after_latent(latents_BCHW))
-        return images
+        return self.run(self.decoder, self.after_latent(latents_BCHW))
 
     def snap(self, latents_BCHW: Tensor) -> Tensor:
         """Replace each place of latents [B, c, h, w] by the nearest code; Gaussian latents stay as they are."""

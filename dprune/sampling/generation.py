@@ -1,11 +1,11 @@
-"""Batched sampling: images are drawn a batch at a time, and become PNGs while the device is at the next batch."""
+"""Batched sampling: images are drawn a batch at a time, and become PNGs in shards while the device is at the next."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -29,8 +29,8 @@ from dprune.sampling.settings import SampleSettings, check_fit
 
 
 def generate(
-    model: ModelFile, vae: ModelFile, settings: SampleSettings, folder: Path, record: Record, shards: Sequence[int],
-    monitor: Monitor,
+    model: ModelFile, vae: ModelFile, settings: SampleSettings, folder: Path, record: Callable[[], Record],
+    shards: Sequence[int], monitor: Monitor,
 ) -> dict[str, float]:  # fmt: skip
     """Make shards, one after the other, and return how fast that was.
 
@@ -39,7 +39,7 @@ def generate(
         vae: file of the autoencoder.
         settings: what is asked of them.
         folder: where the shards go.
-        record: provenance of all shards.
+        record: gives the provenance of all shards; asked for when both networks are loaded.
         shards: numbers of those that are missing.
         monitor: progress and requests to stop.
     """
@@ -52,8 +52,8 @@ def generate(
         loaded = load_dit(model.path, device, settings.parametrization)
         check_fit(settings, model.network or loaded.model.config.as_json(), latent_network(vae), model.path)
         sampler = Sampler(loaded, load_vae(vae.path, device)[0], settings, device)
-        batches = _batches(loaded, settings, sampler.size, shards)
-        journal = Journal.begin(folder, record, monitor)
+        batches = _batches(loaded, settings, sampler, shards)
+        journal = Journal.begin(folder, record(), monitor)
         monitor.start("sampling", sum(map(settings.count_in, shards)), "images")
         with closing(_samples(loaded, sampler, batches, times, monitor)) as samples:
             for number in shards:
@@ -61,15 +61,15 @@ def generate(
     return times.rates()
 
 
-def _batches(loaded: LoadedDiT, settings: SampleSettings, size: int, shards: Sequence[int]) -> Iterator[Batch]:
-    """Cut shards into batches; none crosses the end of a shard."""
+def _batches(loaded: LoadedDiT, settings: SampleSettings, sampler: Sampler, shards: Sequence[int]) -> Iterator[Batch]:
+    """Cut shards into batches, which cross the ends of shards where they may."""
+    seeds, classes = np.empty(0, dtype=np.int64), settings.classes or Classes(BALANCED)
     for number in shards:
-        seeds = settings.seeds_in(number)
-        labels = np.zeros_like(seeds)
-        if loaded.conditional:
-            labels = (settings.classes or Classes(BALANCED)).labels(seeds, loaded.trained)
-        for begin in range(0, len(seeds), size):
-            yield Batch(seeds[begin : begin + size], labels[begin : begin + size])
+        seeds = np.concatenate((seeds, settings.seeds_in(number)))
+        ends = not sampler.mixes or number == shards[-1]
+        while len(seeds) >= (1 if ends else sampler.size):
+            some, seeds = np.split(seeds, [sampler.size])
+            yield Batch(some, classes.labels(some, loaded.trained) if loaded.conditional else np.zeros_like(some))
 
 
 def _samples(
@@ -80,8 +80,8 @@ def _samples(
     When the monitor asks to stop, all that was drawn is yielded before.
     """
 
-    def encoded(batch: Batch, drawn: Drawn) -> Iterator[Entry]:
-        images, sound = drawn.wait(times)
+    def encoded(batch: Batch, drawing: Future[Drawn]) -> Iterator[Entry]:
+        images, sound = drawing.result().wait(times)
         if not sound:
             raise InputError(
                 f"{loaded.file.path}: gives numbers that are not finite in {sampler.settings.precision}: "
@@ -96,11 +96,13 @@ def _samples(
             yield key_of(seed), [("png", png), *label_member]
             monitor.advance()
 
-    with ThreadPoolExecutor(default_workers()) as encoders:
-        ahead: tuple[Batch, Drawn] | None = None
+    # What is queued on a GPU is bounded, and whoever queues more waits: a thread of its own, so that encoding and
+    # writing do not.
+    with ThreadPoolExecutor(default_workers()) as encoders, ThreadPoolExecutor(1) as drawer:
+        ahead: tuple[Batch, Future[Drawn]] | None = None
         for batch in batches:
             stop = monitor.stop_requested()
-            following = None if stop else (batch, sampler.draw(batch))
+            following = None if stop else (batch, drawer.submit(sampler.draw, batch))
             if ahead is not None:
                 yield from encoded(*ahead)
             if stop:

@@ -79,7 +79,7 @@ class SampleJob(Job):
 
             for caution in cautions(self.model, self.settings):
                 _log.warning("%s", caution)
-            made = generate(self.model, self.vae, self.settings, folder, self.record, missing, monitor)
+            made = generate(self.model, self.vae, self.settings, folder, lambda: self.record, missing, monitor)
         whole = self._finish(folder)
         if not whole:
             _log.info("other workers still make shards of %s; the last of them completes it.", folder)
@@ -89,7 +89,8 @@ class SampleJob(Job):
     def _missing(self, folder: Path) -> list[int]:
         """Return the numbers of this worker's shards that are not finished."""
         journal = Journal(folder)
-        begun = journal.is_of(self.record)
+        # The record waits for the digests of both files.
+        begun = bool(journal.manifest()) and journal.is_of(self.record)
         missing = [number for number in self._mine if not begun or journal.shard(number) is None]
         # Looked at last: another worker that completes the folder removes the journal.
         return [] if self._is_finished(folder) else missing
@@ -126,10 +127,14 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
         MismatchError: the networks do not fit each other.
         UsageError: an option cannot be read, contradicts another, or is not for such networks.
     """
-    settings, file = options.resolve(), ModelFile.open(model)
+    file, vae = ModelFile.open(model), open_vae(options.vae)
     file.check_kind("dit", "a DiT", "train-dit")
+    # While torch is imported and the weights are loaded.
+    for one in (vae, file):
+        one.digest_ahead()
+    settings = options.resolve()
     settings = replace(settings, parametrization=parametrization_of(file, options.parametrization))
-    job = SampleJob(file, open_vae(options.vae), settings, output)
+    job = SampleJob(file, vae, settings, output)
     if job.model.network:
         check_fit(job.settings, job.model.network, latent_network(job.vae), job.model.path)
     check_made(job.vae, parent(job.model.record, "latents"), f"the latents that {model} was trained on")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 from dprune.flow import flow_loss
 from dprune.models.dit import DiT
 from dprune.models.gradients import SampleGradients
+from dprune.models.paths import quicken_dit
 from dprune.scoring.noises import Noises
 from dprune.scoring.settings import ScoreSettings
+
+_log = logging.getLogger("dprune")
 
 
 class Scorer:
@@ -33,8 +37,9 @@ class Scorer:
         if self._lower:
             _lower(network)
         self.gradients = self._measured() if gradients else None
-        if settings.compiles:
-            network.compile_blocks()
+        dtype = torch.bfloat16 if self._lower else torch.float32
+        path = quicken_dit(network, dtype, compiles=settings.compiles, hooked=gradients)
+        _log.debug("the network's blocks run by the path: %s.", path)
         self._noises = Noises(settings, self._shape, self._device)
 
     def _measured(self) -> SampleGradients:

@@ -26,7 +26,7 @@ from PIL import Image
 
 from dprune.decoding import PIECE, Images, cut, decoding
 from dprune.embedding.backbones import Backbone
-from dprune.embedding.device_decoding import DeviceDecoder
+from dprune.embedding.device_decoding import DeviceDecoder, first_working, jpeg_decoders
 from dprune.embedding.encoded import EncodedImages
 from dprune.embedding.forward import Forward, load_backbone
 from dprune.embedding.job import open_embed
@@ -74,7 +74,7 @@ def time_decoding(dataset: Dataset, backbone: Backbone, way: str, args: argparse
         return {"decode_img_s": time_reading(Images(dataset.shards, backbone.transform), dataset, args)[0]}
     assert backbone.geometry is not None
     images = EncodedImages(dataset.shards, backbone.transform)
-    decoder = DeviceDecoder(images, backbone.geometry, device)
+    decoder = DeviceDecoder(images, backbone.geometry, device, first_working(jpeg_decoders(device)))
     read, batches = time_reading(images, dataset, args)
     decoder(batches[0])
     began = time.perf_counter()

@@ -2,19 +2,27 @@
 
 On a CPU: every engine against scikit-learn's and faiss's own k-means, from the same centroids, in one process.
 On a GPU (`--device cuda`): seconds of the torch engine's first iteration, which sums up all points, and of a whole run,
-beside a matrix product of the same kind and a plain implementation.
+beside matrix products, the readable engine and a plain implementation.
+With `--command`: seconds of whole commands, each in a process of its own, from half precision features in a file: on
+one device, on all GPUs as threads of a process, as two ranks of torchrun, and what torchrun takes to do nothing.
 
     python tests/bench/kmeans.py
     PYTHONPATH=. python tests/bench/kmeans.py --device cuda
+    PYTHONPATH=. python tests/bench/kmeans.py --device cuda --command
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +49,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--parts", action="store_true", help="take what a GPU tells of a CPU too")
+    parser.add_argument("--command", action="store_true", help="time whole commands")
     parser.add_argument("--samples", type=int, help="100,000 on a CPU, 1,281,167 on a GPU")
     parser.add_argument("--dimension", type=int, help="384 on a CPU, 768 on a GPU")
     parser.add_argument("-k", type=int, help="100 on a CPU, 1000 on a GPU")
@@ -156,11 +165,14 @@ def by_kernel(args: argparse.Namespace) -> dict[str, Any]:
     mean_square = float(torch.linalg.vector_norm(x, dim=1).double().square().mean())
     points = Points(x, np.ones(samples, dtype=np.bool_), (samples,), "l2", x.new_zeros(dimension), mean_square)
     init_s = timed(lambda: initial_centroids(points, k, "kmeans++", 0), 2, device)
-    start, engine = initial_centroids(points, k, "kmeans++", 0), TorchEngine(x)
+    start, engine, readable = initial_centroids(points, k, "kmeans++", 0), make_engine("torch", x), TorchEngine(x)
     settings = KMeansSettings(k, iterations=args.iterations, tolerance=0.0)
     flops = 2 * samples * dimension * k
     labels = engine.assign(start)
-    assign_s = timed(lambda: engine.assign(start), args.repeats, device)
+    assign_s, readable_assign_s = (
+        timed(lambda: each.assign(start), args.repeats, device)  # noqa: B023 - called at once
+        for each in (engine, readable)
+    )
     sums_s = timed(lambda: cluster_sums(x, labels, k), args.repeats, device)
     once = replace(settings, iterations=1)
     step_s = timed(lambda: lloyd(points, engine, start, once, Silent()), 3 * args.repeats, device)
@@ -174,16 +186,27 @@ def by_kernel(args: argparse.Namespace) -> dict[str, Any]:
     _, nearest, _ = nearest_two(x, solution.centroids)
     synchronize(device)
     run_s = time.perf_counter() - began
+    began = time.perf_counter()
+    lloyd(points, engine, start, settings, Silent())
+    synchronize(device)
+    iteration_s = (time.perf_counter() - began) / solution.iterations
     with float32(tf32=False):
         centroids = start
         for _ in range(solution.iterations):
             centroids = plain_iteration(x, centroids)
     plain_nearest = nearest_two(x, centroids)[1]
     products = {name: product_tflops(args.repeats, name, device) for name in ("tf32", "bf16", "ieee")}
+    expected = nearest_two(x, start)[0]
+
+    def unlike(found: torch.Tensor) -> float:
+        return float((found != expected).double().mean())
+
     return {
         "device": name_of(device), "torch": torch.__version__,
         "samples": samples, "dimension": dimension, "k": k, "init_s": round(init_s, 4),
-        "first_iteration_s": round(step_s, 5), "assign_s": round(assign_s, 5), "sums_s": round(sums_s, 5),
+        "engine": type(engine).__name__, "readable_assign_s": round(readable_assign_s, 5),
+        "iteration_s": round(iteration_s, 5), "first_iteration_s": round(step_s, 5),
+        "assign_s": round(assign_s, 5), "sums_s": round(sums_s, 5),
         "first_iteration_tflops": round(flops / step_s / 1e12, 1), "assign_tflops": round(flops / assign_s / 1e12, 1),
         "product_tflops": {name: round(value, 1) for name, value in products.items()},
         "first_iteration_of_product": round(flops / step_s / 1e12 / products["tf32"], 3),
@@ -192,12 +215,45 @@ def by_kernel(args: argparse.Namespace) -> dict[str, Any]:
         "inertia": float(nearest.double().square().sum()),
         "inertia_of_plain": float(nearest.double().square().sum() / plain_nearest.double().square().sum()),
         "plain_iteration_s": round(plain_s, 5), "speedup": round(plain_s / step_s, 2),
-        "labels_unlike_float32": float((nearest_two(x, start)[0] != labels).double().mean()),
+        "labels_unlike_float32": unlike(labels), "readable_labels_unlike_float32": unlike(readable.assign(start)),
         "centroids_unlike_plain": float((moved - exact).abs().max()),
         "peak_gib": round(peak_gib(device), 2),
     }  # fmt: skip
 
 
+def commands(args: argparse.Namespace) -> dict[str, Any]:
+    samples, dimension, k = args.samples or 1_281_167, args.dimension or 768, args.k or 1000
+    device = torch.device(args.device)
+    python, gpus = [sys.executable, "-m"], torch.cuda.device_count()
+    launch = [*python, "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/x.npy", clustered(samples, dimension, 2 * k, device).half().cpu().numpy())
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        cluster = ["cluster", f"{folder}/x.npy", "-k", str(k), "--iterations", str(args.iterations), "-q",
+                   "--engine", "torch", "-o", f"{folder}/c.safetensors", "--device"]  # fmt: skip
+        runs = {"one device": [*python, "dprune", *cluster, args.device]}
+        if gpus > 1 and device.type == "cuda":
+            runs["threads"] = [*python, "dprune", *cluster, ",".join(f"cuda:{index}" for index in range(gpus))]
+        if gpus > 1 or device.type == "cpu":
+            runs["two ranks"] = [*launch, "-m", "dprune", *cluster, args.device]
+            runs["torchrun alone"] = [*launch, "--no-python", "true"]
+        seconds = {name: [elapsed(run, Path(folder)) for _ in range(args.repeats)] for name, run in runs.items()}
+    return {"device": name_of(device), "gpus": gpus, "torch": torch.__version__, "samples": samples,
+            "dimension": dimension, "k": k, "iterations": args.iterations,
+            "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()}}  # fmt: skip
+
+
+def elapsed(command: list[str], folder: Path) -> float:
+    # What is there would be up to date.
+    (folder / "c.safetensors").unlink(missing_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "GLOO_SOCKET_IFNAME": "lo"}
+    began = time.perf_counter()
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
 if __name__ == "__main__":
     options = arguments()
-    print(json.dumps((by_kernel if options.device == "cuda" or options.parts else on_cpu)(options), indent=2))
+    parts = by_kernel if options.device == "cuda" or options.parts else on_cpu
+    print(json.dumps((commands if options.command else parts)(options), indent=2))

@@ -26,8 +26,8 @@ from dprune.training.vae.settings import PLANS, VAEOptions, VAESettings
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
+    from dprune.models.perceptual import PerceptualDistance
     from dprune.training.memory import Need
     from dprune.training.vae.evaluation import Reconstruction
     from dprune.training.vae.images import TrainingImages
@@ -80,7 +80,7 @@ class VAEJob(TrainingJob):
         config = self.settings.config
         return f"an autoencoder of width {config.width} for images of {config.image_size} pixels"
 
-    def need(self) -> Need:
+    def need(self, *, passes: bool) -> Need:
         """See `TrainingJob`; what a critic or a perceptual distance takes comes on top."""
         import torch
 
@@ -93,7 +93,7 @@ class VAEJob(TrainingJob):
             images = torch.empty(1, 3, config.image_size, config.image_size)
             return vae.decode(vae.encode(images)[:, : config.latent_channels])
 
-        return need_of(lambda: VAE(config), reconstruct)
+        return need_of(lambda: VAE(config), reconstruct if passes else None)
 
     def smaller(self, free: int) -> str:
         """See `TrainingJob`."""
@@ -104,6 +104,7 @@ class VAEJob(TrainingJob):
         import torch
 
         from dprune.models.discriminator import PatchGAN
+        from dprune.models.paths import quicken_losses, quicken_vae
         from dprune.models.vae import VAE
         from dprune.training.vae.task import VAETask
 
@@ -117,14 +118,15 @@ class VAEJob(TrainingJob):
             torch.manual_seed(purpose_key(self.plan.seed, "initial weights"))
             vae = VAE(self.settings.config)
             critic = PatchGAN(self.settings.config.image_size) if self.settings.gan_weight else None
-        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         for network in (vae, critic):
             if network is not None:
-                network.to(device, memory_format=layout)  # type: ignore[call-overload]
+                network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        quicken_losses(critic, distance, device)
+        _log.debug("the autoencoder's layers run by the path: %s.", quicken_vae(vae))
         fingerprint = digest([self.dataset.fingerprint, digest_array(self.ids)])
         return VAETask(vae, critic, distance, self.settings, self.plan, images, evaluation, fingerprint)
 
-    def _distance(self, device: torch.device) -> nn.Module | None:
+    def _distance(self, device: torch.device) -> PerceptualDistance | None:
         """Load the perceptual distance."""
         library, _, name = self.settings.perceptual.partition(":")
         if library == "none":
@@ -152,7 +154,9 @@ class VAEJob(TrainingJob):
                    "held decoded" if images.held is not None else "decoded as they are needed")  # fmt: skip
         return images
 
-    def _evaluation(self, images: TrainingImages, distance: nn.Module | None, monitor: Monitor) -> Reconstruction:
+    def _evaluation(
+        self, images: TrainingImages, distance: PerceptualDistance | None, monitor: Monitor
+    ) -> Reconstruction:
         from dprune.training.vae.evaluation import Reconstruction
 
         if self.held_out is None:
