@@ -28,28 +28,27 @@ class Muon(Optimizer):
     """Trains matrices.
 
     Args:
-        matrices: each parameter, and of how many matrices, one above the other, it is: 3 where queries, keys and
-            values are made by one layer.
+        matrices: what is trained, of two dimensions.
         lr: learning rate, a float or a tensor, which means what it means to AdamW.
         weight_decay: decoupled, as AdamW's.
     """
 
-    def __init__(self, matrices: Sequence[tuple[nn.Parameter, int]], lr: float | Tensor, weight_decay: float) -> None:
+    def __init__(self, matrices: Sequence[nn.Parameter], lr: float | Tensor, weight_decay: float) -> None:
         # Captured graphs may hold its steps, given a rate that is a tensor.
         defaults = {"lr": lr, "weight_decay": weight_decay, "capturable": True}
-        super().__init__([parameter for parameter, _ in matrices], defaults)
+        super().__init__(matrices, defaults)
         self._alike: dict[tuple[int, ...], list[nn.Parameter]] = {}
-        for parameter, count in matrices:
+        for parameter in matrices:
             self.state[parameter] = {"momentum": torch.zeros_like(parameter)}
-            self._alike.setdefault((count, *parameter.shape), []).append(parameter)
+            self._alike.setdefault(tuple(parameter.shape), []).append(parameter)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take a step; every matrix has a gradient."""
-        for (count, *_), parameters in self._alike.items():
-            self._step(count, list(parameters))
+        for parameters in self._alike.values():
+            self._step(list(parameters))
 
-    def _step(self, count: int, parameters: list[Tensor]) -> None:
+    def _step(self, parameters: list[Tensor]) -> None:
         rate, decay = (self.param_groups[0][name] for name in ("lr", "weight_decay"))
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         moments = [self.state[parameter]["momentum"] for parameter in parameters]
@@ -57,11 +56,10 @@ class Muon(Optimizer):
         first = parameters[0]
         ahead = first.new_empty((len(parameters), *first.shape), dtype=arithmetic_of(first))
         torch._foreach_copy_(list(ahead.unbind()), torch._foreach_lerp(gradients, moments, MOMENTUM))
-        matrices = ahead.unflatten(1, (count, -1)).flatten(0, 1)
-        updates = _shared_out(matrices) * (rate * UPDATE_RMS * max(matrices.shape[1:]) ** 0.5)
+        updates = _shared_out(ahead) * (rate * UPDATE_RMS * max(first.shape) ** 0.5)
         if decay:
             torch._foreach_mul_(parameters, 1 - rate * decay)
-        torch._foreach_sub_(parameters, list(updates.view_as(ahead).unbind()))
+        torch._foreach_sub_(parameters, list(updates.unbind()))
 
 
 def arithmetic_of(parameter: Tensor) -> torch.dtype:
