@@ -106,6 +106,16 @@ def test_dit(bench: Any, plain: bool) -> None:
     assert plain == ("train_plainly" in found) == ("sample_plainly" in found)
 
 
+def test_dit_by_its_kernels(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dprune.models.dit.DiT.compile_blocks", lambda model: None)
+    sizes = ("--arch", "nano/2", "--side", 4, "--batches", 2, "--sample", "", "--train-steps", 3, "--log-every", 1,
+             "--samples", 8, "--device", "cpu", "--no-plain", "--profile")  # fmt: skip
+    compiled, fused = bench("dit", *sizes)["profile"]
+    assert (compiled["path"], fused["path"]) == ("compiled", "plain")
+    assert compiled["ms"] > 0
+    assert fused["kernels_ms"] == {}
+
+
 @pytest.mark.slow
 def test_ranks(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", warm_python())
