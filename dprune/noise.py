@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dprune.kernels.available import triton_works
 from dprune.seeds import purpose_key
 
 _LOW = 0xFFFFFFFF
@@ -35,6 +36,15 @@ def bits(seed: int, purpose: str, ids: Tensor, draw: int | Tensor, count: int) -
         int64 [n, count] in [0, 2**32), on the device of `ids`.
     """
     key = purpose_key(seed, purpose)
+    if triton_works(ids.device):
+        from dprune.kernels.philox import philox
+
+        return philox(key, ids, draw, count, torch.int64)
+    return plain_bits(key, ids, draw, count)
+
+
+def plain_bits(key: int, ids: Tensor, draw: int | Tensor, count: int) -> Tensor:
+    """Return what `bits` does, by tensor operations that every device has, given the key."""
     blocks = torch.arange((count + 3) // 4, device=ids.device)
     draws = draw if isinstance(draw, Tensor) else torch.full((1,), draw, device=ids.device)
     counter = blocks, draws[:, None], (ids & _LOW)[:, None], (ids >> 32)[:, None]
@@ -70,7 +80,16 @@ def normal(seed: int, purpose: str, ids: Tensor, draw: int | Tensor, shape: Sequ
         float32 [n, *shape]; a CPU and a GPU agree up to the rounding of logarithm, sine and cosine.
     """
     count = math.prod(shape)
-    pairs = bits(seed, purpose, ids, draw, count + count % 2).float().add_(0.5).mul_(2.0**-32).view(len(ids), -1, 2)
+    pairs = _fractions(purpose_key(seed, purpose), ids, draw, count + count % 2).view(len(ids), -1, 2)
     radius, angle = (-2 * pairs[..., 0].log()).sqrt(), pairs[..., 1] * (2 * math.pi)
     both = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1).flatten(1)
     return both[:, :count].reshape(len(ids), *shape)
+
+
+def _fractions(key: int, ids: Tensor, draw: int | Tensor, count: int) -> Tensor:
+    """Return uniform numbers in (0, 1], float32 [n, count]."""
+    if triton_works(ids.device):
+        from dprune.kernels.philox import philox
+
+        return philox(key, ids, draw, count, torch.float32)
+    return plain_bits(key, ids, draw, count).float().add_(0.5).mul_(2.0**-32)

@@ -106,6 +106,27 @@ def test_dit(bench: Any, plain: bool) -> None:
     assert plain == ("train_plainly" in found) == ("sample_plainly" in found)
 
 
+def test_dit_by_its_kernels(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dprune.models.dit.DiT.compile_blocks", lambda model: None)
+    sizes = ("--arch", "nano/2", "--side", 4, "--batches", 2, "--sample", "", "--train-steps", 3, "--log-every", 1,
+             "--samples", 8, "--device", "cpu", "--no-plain", "--profile")  # fmt: skip
+    compiled, fused = bench("dit", *sizes)["profile"]
+    assert (compiled["path"], fused["path"]) == ("compiled", "plain")
+    assert compiled["ms"] > 0
+    assert fused["kernels_ms"] == {}
+
+
+@pytest.mark.slow
+def test_ranks(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python())
+    for name, value in {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHON_EXEC": warm_python()}.items():
+        monkeypatch.setenv(name, value)
+    sizes = ("--arch", "nano/8", "--per-rank", 2, "--train-steps", 3, "--log-every", 1, "--samples", 8)
+    one, two = bench("ranks", *sizes, "--device", "cpu")["runs"]
+    assert (one["ranks"], two["ranks"], one["of_so_many"]) == (1, 2, 1)
+    assert two["of_so_many"] == pytest.approx(two["img_per_s"] / (2 * one["img_per_s"]))
+
+
 @pytest.mark.parametrize("kind", ["vq", "kl"])
 def test_encode(bench: Any, tmp_path: Path, kind: str) -> None:
     write_tar(tmp_path / "shards" / "000000.tar", [(f"{i}.png", image_bytes(i, (32, 32))) for i in range(6)])

@@ -408,3 +408,27 @@ def test_archives_that_say_one_thing_and_hold_another(tmp_path: Path) -> None:
         assert "Traceback" not in result.err
     np.savez(tmp_path / "s.npz", mu=np.array([{}], dtype=object), sigma=np.eye(3))
     dprune(*args).fails(3, "s.npz: holds pickled Python objects")
+
+
+def test_large_files_are_written_by_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    state = {f"t{number}": torch.randn(number, 7, generator=draw) for number in range(20)}
+    state |= {"bytes": torch.arange(5, dtype=torch.uint8), "turned": state["t9"].t(), "scalar": torch.tensor(3.0)}
+    publish_model(tmp_path / "small.safetensors", state, {"kind": "toy"}, RECORD)
+    monkeypatch.setattr("dprune.formats.tensor_files._MANY_BYTES", 0)
+    publish_model(tmp_path / "large.safetensors", state, {"kind": "toy"}, RECORD)
+    assert (tmp_path / "large.safetensors").read_bytes() == (tmp_path / "small.safetensors").read_bytes()
+    TensorFile.open(tmp_path / "large.safetensors").check()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_weights_on_a_gpu_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dprune.models.files._PIECE", 1000)
+    monkeypatch.setattr("dprune.formats.tensor_files._MANY_BYTES", 0)
+    draw = torch.Generator().manual_seed(0)
+    state = {f"t{number}": torch.randn(number, 300, generator=draw) for number in range(20)}
+    state |= {"turned": state["t9"].t(), "scalar": torch.tensor(3.0)}
+    publish_model(tmp_path / "host.safetensors", state, {"kind": "toy"}, RECORD)
+    sent = {name: value.cuda() for name, value in state.items()}
+    publish_model(tmp_path / "device.safetensors", sent, {"kind": "toy"}, RECORD)
+    assert (tmp_path / "device.safetensors").read_bytes() == (tmp_path / "host.safetensors").read_bytes()

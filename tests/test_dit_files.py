@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from dprune.errors import InputError, UsageError
 from dprune.formats.provenance import make_record
 from dprune.models.architectures import ARCHITECTURES, parse_architecture
-from dprune.models.dit import DiT, DiTConfig, positions
+from dprune.models.dit import DiT, DiTConfig, positions, unfilled
 from dprune.models.dit_files import load_dit, network_metadata
 from dprune.models.files import ModelFile, publish_model
 from dprune.models.weights import read_state
@@ -61,6 +61,16 @@ def test_own_files_come_back_as_they_were(tmp_path):
     assert loaded.file.record["command"] == "train-dit"
     found = loaded.denormalised(torch.ones(1, 4, 8, 8))
     assert found[0, :, 0, 0].tolist() == [2.0, 3.0, 4.0, 5.0]
+
+
+def test_a_network_to_be_filled_gets_the_first_weights_of_one_that_was_drawn():
+    drawn, empty = DiT(SMALL), unfilled(SMALL)
+    for model in (drawn, empty):
+        model.initialize(torch.Generator().manual_seed(5))
+    assert [(name, p.requires_grad) for name, p in empty.named_parameters()] == [
+        (name, p.requires_grad) for name, p in drawn.named_parameters()
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(empty.parameters(), drawn.parameters(), strict=True))
 
 
 def test_loading_does_not_import_a_compiler(tmp_path):

@@ -9,11 +9,11 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dprune.flow import flow_loss
-from dprune.models.dit import Block, DiT, DiTConfig
+from dprune.models.dit import Block, DiT, DiTConfig, Through
 from dprune.models.paths import COMPILED, FUSED, PLAIN, quicken_dit
 
 pytest.importorskip("triton")
@@ -29,7 +29,8 @@ from dprune.kernels.layer_norm import (
     modulated_norm_backward,
     pieces,
 )
-from dprune.models.fast_dit import quicken
+from dprune.models.dit import through as readable_through
+from dprune.models.fast_dit import through
 
 # The interpreter's numpy tells of what the kernels mean: a power beyond the largest number is infinite.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")
@@ -60,7 +61,8 @@ def test_norms_and_gates(samples: int, tokens: int, width: int, wide: bool, dtyp
     x, dy = (drawn(seed, samples, tokens, width, dtype=outer) for seed in (0, 1))
     branch, dh = (drawn(seed, samples, tokens, width, dtype=dtype) for seed in (2, 3))
     shift, scale, gate = drawn(4, samples, 3 * width, dtype=dtype).chunk(3, 1)
-    x64, branch64, shift64, scale64, gate64 = exact(x, branch, shift, scale, gate)
+    bias = drawn(6, width, dtype=outer)
+    x64, branch64, bias64, shift64, scale64, gate64 = exact(x, branch, bias, shift, scale, gate)
     near = TOLERANCE[dtype]
     parts = drawn(5, samples, pieces(tokens), 4, width, dtype=torch.promote_types(dtype, torch.float32)) + torch.nan
     sums = Sums(*parts.unbind(2))
@@ -68,23 +70,23 @@ def test_norms_and_gates(samples: int, tokens: int, width: int, wide: bool, dtyp
     def norm(values: Tensor) -> Tensor:
         return functional.layer_norm(values, (width,), eps=1e-6) * (1 + scale64[:, None]) + shift64[:, None]
 
-    y64 = x64 + gate64[:, None] * branch64
+    y64 = x64 + gate64[:, None] * (branch64 + bias64)
     h64 = norm(y64)
-    y, h, moments = gated_norm(x, branch, gate, shift, scale, 1e-6)
+    y, h, moments = gated_norm(x, branch, bias, gate, shift, scale, 1e-6)
     assert (y.dtype, h.dtype) == (outer, dtype)
     assert difference(y, y64) < near
     assert difference(h, h64) < near
     expected = torch.autograd.grad((y64, h64), (x64, branch64, shift64, scale64, gate64), (dy.double(), dh.double()))
-    found = gated_norm_backward(dy, dh, y, moments, scale, branch, gate, sums)
+    found = gated_norm_backward(dy, dh, y, moments, scale, branch, bias, gate, sums)
     assert [g.dtype for g in found] == [outer, dtype]
     totals = parts.sum(1)
     for one, other in zip((*found, *totals[:, :3].unbind(1)), expected, strict=True):
         assert difference(one, other) < near
     assert difference(totals[:, 3], expected[0].sum(1)) < near
 
-    assert difference(gated(x, branch, gate), y64) < near
-    assert difference(gated_backward(dy, branch, gate, sums), gate64[:, None] * dy) < near
-    assert difference(parts.sum(1)[:, 2], (dy * branch64).sum(1)) < near
+    assert difference(gated(x, branch, bias, gate), y64) < near
+    assert difference(gated_backward(dy, branch, bias, gate, sums), gate64[:, None] * dy) < near
+    assert difference(parts.sum(1)[:, 2], (dy * (branch64 + bias64)).sum(1)) < near
     assert difference(parts.sum(1)[:, 3], dy.double().sum(1)) < near
 
     h, moments = modulated_norm(x, shift, scale, 1e-6, dtype)
@@ -138,34 +140,34 @@ def test_attention_of_far_apart_logits_is_finite():
     assert d_qkv.isfinite().all()
 
 
-def block_of(width: int, heads: int) -> Block:
-    block = Block(width, heads).to(DEVICE)
-    for number, p in enumerate(block.parameters()):
+def blocks_of(width: int, heads: int) -> nn.ModuleList:
+    blocks = nn.ModuleList(Block(width, heads) for _ in range(2)).to(DEVICE)
+    for number, p in enumerate(blocks.parameters()):
         p.data = drawn(number, *p.shape, dtype=torch.float32) * width**-0.5
-    return block
+    return blocks
 
 
-def results(block: Block, x: Tensor, c: Tensor, d_out: Tensor, *, lowers: bool) -> dict[str, Tensor]:
+def results(
+    run: Through, blocks: nn.ModuleList, x: Tensor, c: Tensor, d_out: Tensor, *, lowers: bool
+) -> dict[str, Tensor]:
     x, c = x.detach().requires_grad_(), c.detach().requires_grad_()
     with torch.autocast(x.device.type, torch.bfloat16, enabled=lowers):
-        out = block(x, c)
-    named = {"x": x, "c": c, **dict(block.named_parameters())}
+        out = run(list(blocks), x, c)
+    named = {"x": x, "c": c, **dict(blocks.named_parameters())}
     gradients = torch.autograd.grad(out, list(named.values()), d_out.to(out.dtype))
     return {"out": out, **dict(zip(named, gradients, strict=True))}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("samples", "tokens", "width", "heads"), [(2, 19, 24, 3), (1, 33, 36, 2)])
-def test_the_block_is_the_readable_one(samples: int, tokens: int, width: int, heads: int, dtype: torch.dtype):
-    """In bfloat16 under autocast, and as near to what float64 gives as the readable block is."""
+def test_blocks_are_the_readable_ones(samples: int, tokens: int, width: int, heads: int, dtype: torch.dtype):
+    """In bfloat16 under autocast, and as near to what float64 gives as the readable blocks are."""
     lowers = dtype == torch.bfloat16
-    readable = block_of(width, heads).to(torch.float32 if lowers else dtype)
-    fast = copy.deepcopy(readable)
-    quicken(fast)
+    blocks = blocks_of(width, heads).to(torch.float32 if lowers else dtype)
     x, c, d_out = drawn(90, samples, tokens, width), drawn(91, samples, width), drawn(92, samples, tokens, width)
-    expected = results(copy.deepcopy(readable).double(), x, c, d_out, lowers=False)
-    given = [tensor.to(readable.attn.qkv.weight.dtype) for tensor in (x, c, d_out)]
-    found, plain = (results(block, *given, lowers=lowers) for block in (fast, readable))
+    expected = results(readable_through, copy.deepcopy(blocks).double(), x, c, d_out, lowers=False)
+    given = [tensor.to(torch.float32 if lowers else dtype) for tensor in (x, c, d_out)]
+    found, plain = (results(run, blocks, *given, lowers=lowers) for run in (through, readable_through))
     for name, other in expected.items():
         assert found[name].dtype == plain[name].dtype
         assert found[name].is_contiguous()
@@ -173,18 +175,17 @@ def test_the_block_is_the_readable_one(samples: int, tokens: int, width: int, he
         near = 4 * difference(plain[name], other) if lowers else TOLERANCE[dtype]
         assert difference(found[name], other) < near, name
     with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=lowers):
-        assert difference(fast(*given[:2]), found["out"]) < (1e-2 if lowers else 1e-6)
+        assert difference(through(list(blocks), *given[:2]), found["out"]) < (1e-2 if lowers else 1e-6)
 
 
-def test_a_lowered_block_keeps_its_tokens_in_bfloat16():
-    readable = block_of(24, 3)
-    fast = copy.deepcopy(readable).to(torch.bfloat16)
-    quicken(fast)
+def test_lowered_blocks_keep_their_tokens_in_bfloat16():
+    blocks = blocks_of(24, 3)
     x, c = drawn(0, 2, 19, 24), drawn(1, 2, 24)
+    expected = readable_through(list(copy.deepcopy(blocks).double()), x, c)
     with torch.no_grad():
-        out = fast(x.bfloat16(), c.bfloat16())
+        out = through(list(blocks.bfloat16()), x.bfloat16(), c.bfloat16())
     assert out.dtype == torch.bfloat16
-    assert difference(out, readable.double()(x, c)) < 4e-2
+    assert difference(out, expected) < 4e-2
 
 
 @pytest.mark.parametrize("parametrization", ["velocity", "noise"])
@@ -194,8 +195,7 @@ def test_a_whole_model_trains_alike(parametrization: str):
     for number, p in enumerate(readable.parameters()):
         p.data += 0.1 * drawn(number, *p.shape)
     fast = copy.deepcopy(readable)
-    for block in fast.blocks:
-        quicken(block)
+    fast.through = through
     x, noise, t = drawn(0, 4, 3, 6, 6), drawn(1, 4, 3, 6, 6), torch.rand(4, dtype=torch.float64).to(DEVICE)
     y = torch.arange(4, device=DEVICE)
     for model in (readable, fast):
@@ -214,11 +214,11 @@ def test_the_path_is_that_of_the_device_and_precision(monkeypatch: pytest.Monkey
     monkeypatch.setattr(DiT, "compile_blocks", lambda model: compiled.append(model))
     model = DiT(DiTConfig(4, 3, 2, 24, 2, 2, 5))
     assert quicken_dit(model, torch.bfloat16, compiles=False) == PLAIN
-    assert all("forward" not in vars(block) for block in model.blocks)
+    assert model.through is readable_through
     assert quicken_dit(model, torch.bfloat16, compiles=True) == COMPILED
     assert compiled == [model]
     monkeypatch.setattr("dprune.models.paths.triton_works", lambda device: True)
     for precision, hooked, path in ((torch.float32, False, COMPILED), (torch.bfloat16, True, COMPILED),
                                     (torch.bfloat16, False, FUSED)):  # fmt: skip
         assert quicken_dit(model, precision, compiles=True, hooked=hooked) == path
-    assert all("forward" in vars(block) for block in model.blocks)
+    assert model.through is through

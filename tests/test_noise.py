@@ -29,9 +29,33 @@ def test_numbers_stay_what_they_are():
     torch.testing.assert_close(drawn, torch.tensor([[-0.3198811, -0.8960791, -0.8318306]]))
 
 
+@pytest.mark.parametrize(("samples", "count"), [(1, 1), (3, 5), (7, 8), (300, 3), (5, 1030), (0, 4)])
+def test_the_kernel_gives_the_same_bits(samples, count):
+    philox = pytest.importorskip("dprune.kernels.philox").philox
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    draw = torch.Generator().manual_seed(samples)
+    ids = torch.randint(2**40, (samples,), generator=draw).to(device)
+    draws = torch.randint(2**32, (samples,), generator=draw).to(device)
+    for key in (0, 2**31, 2**63 + 5, 2**64 - 1):
+        for told in (0, 7, 2**32 - 1, draws):
+            expected = noise.plain_bits(key, ids, told, count)
+            assert torch.equal(philox(key, ids, told, count, torch.int64), expected)
+            fractions = expected.float().add_(0.5).mul_(2.0**-32)
+            assert torch.equal(philox(key, ids, told, count, torch.float32), fractions)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_bits_of_a_cpu():
+    ids = torch.arange(50) * 2**33
+    expected = noise.bits(1, "test", ids, ids, 7)
+    assert torch.equal(noise.bits(1, "test", ids.cuda(), ids.cuda(), 7).cpu(), expected)
+    near = noise.normal(1, "test", ids.cuda(), ids.cuda(), (7,)).cpu()
+    torch.testing.assert_close(near, noise.normal(1, "test", ids, ids, (7,)))
+
+
 def test_no_bits_give_what_is_no_number(monkeypatch):
     for word in (0, 0xFFFFFFFF):
-        monkeypatch.setattr(noise, "bits", lambda *_, word=word: torch.full((2, 4), word))
+        monkeypatch.setattr(noise, "plain_bits", lambda *_, word=word: torch.full((2, 4), word))
         drawn = noise.normal(1, "test", torch.arange(2), 0, (4,))
         assert torch.isfinite(drawn).all()
         assert 0 < noise.uniform(1, "test", torch.arange(2)).max() < 1

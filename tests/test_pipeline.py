@@ -32,6 +32,36 @@ def shell(script: str, folder: Path, python: str | None = None) -> subprocess.Co
     return subprocess.run(bash, cwd=folder, env={**os.environ, **path}, capture_output=True, text=True, check=False)
 
 
+SLOW_TO_IMPORT = {"torch", "torch._dynamo", "sympy", "triton", "torchvision", "timm", "open_clip", "huggingface_hub",
+                  "webdataset", "torchdiffeq", "cleanfid", "sklearn", "scipy", "faiss", "matplotlib"}  # fmt: skip
+TORCH = {"torch"}
+# Which of them a command imports that has something to do; torch's optimizers import its compiler.
+IMPORTS = {
+    "info pruned": set(),
+    "pack digits --subset nearest.npy": set(),
+    "score cluster-distance clusters.safetensors": set(),
+    "select distance.npy --clusters clusters.safetensors --keep 3 --figure F --shards digits": set(),
+    "report nearest/metrics.json --images nearest/generated": set(),
+    "embed held-out --model pixels --image-size 8": TORCH,
+    "cluster features -k 2": TORCH | {"faiss"},
+    "encode held-out --vae vae/model.safetensors": TORCH,
+    "sample nearest/dit/model.safetensors --vae vae/model.safetensors --seeds 3 --steps 1": TORCH,
+    "score el2n latents --model nearest/dit/model.safetensors --subset held-out.npy --draws 1": TORCH,
+    "eval nearest/features features": TORCH,
+    "memorization nearest/features features --subset nearest.npy": TORCH,
+    "train-dit latents --arch nano/8 --steps 1 --batch-size 2": TORCH | {"torch._dynamo", "sympy"},
+}
+PRINT_IMPORTS = """
+import sys
+from dprune.__main__ import main
+try:
+    main()
+except SystemExit as end:
+    print("\\nIMPORTED", *(name for name in KNOWN.split() if name in sys.modules))
+    raise
+"""
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the quickstart leaves."""
@@ -158,3 +188,18 @@ def test_the_demo_tells_pruned_from_unpruned(demo: Path) -> None:
     # Both were sampled with the same seeds.
     for table in ("quality", "memorization"):
         assert ",paired" in (demo / "report" / f"{table}.csv").read_text().splitlines()[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", IMPORTS)
+def test_commands_import_what_they_need(demo: Path, tmp_path: Path, command: str) -> None:
+    """Start-up is mostly imports: each of these takes from a third of a second to several."""
+    known, output = " ".join(sorted(SLOW_TO_IMPORT)), [] if command.startswith("info") else ["-o", tmp_path / "out"]
+    arguments = [tmp_path / "figure.png" if word == "F" else word for word in command.split()]
+    code = PRINT_IMPORTS.replace("KNOWN", repr(known))
+    done = subprocess.run([sys.executable, "-c", code, *map(str, [*arguments, *output])], cwd=demo, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = set(done.stdout.splitlines()[-1].split()[1:])
+    # The compiler brings it where there is one.
+    assert found - ({"triton"} if "torch._dynamo" in found else set()) == IMPORTS[command]

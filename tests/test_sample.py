@@ -33,6 +33,7 @@ from dprune.models.weights import file_digest
 from dprune.sampling.drawing import Sampler
 from dprune.sampling.exports import arranged
 from dprune.sampling.seeds import Classes, Seeds
+from dprune.sampling.settings import SampleOptions
 
 SIDE, CHANNELS, CLASSES = 4, 3, 5
 CPU = torch.device("cpu")
@@ -164,6 +165,23 @@ def test_batches_may_cross_the_ends_of_shards(sample, tmp_path, monkeypatch):
     assert labels(tmp_path / "apart") == labels(tmp_path / "mixed")
     pairs = zip(pixels(tmp_path / "apart").values(), pixels(tmp_path / "mixed").values(), strict=True)
     assert all(np.abs(a.astype(int) - b.astype(int)).max() <= 1 for a, b in pairs)
+
+
+def test_what_is_beyond_float16_is_decoded_again(models, tmp_path):
+    vae, _ = load_vae(models[1], CPU)
+    vae.decoder[0].weight *= 1e3
+    vae.after_latent.bias *= 0
+    settings = SampleOptions(str(models[1]), "0-3", quantize=False, device="cpu").resolve()
+    sampler = Sampler(load_dit(models[0], CPU), vae, settings, CPU)
+    latents = 1e3 * torch.randn(4, CHANNELS, SIDE, SIDE)
+    latents[2] *= 1e-6
+    sampler._half = True
+    assert sampler.images(latents)[1].tolist() == [False, False, True, False]
+    images, sound = sampler.images(latents, again=True)
+    assert sound.all()
+    assert torch.equal(images, ((vae.decode(latents) + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).byte())
+    latents[0, 0, 0, 0] = torch.nan
+    assert sampler.images(latents, again=True)[1].tolist() == [False, True, True, True]
 
 
 def test_two_models_with_the_same_seeds_begin_with_the_same_noise(sample, models, tmp_path):

@@ -26,10 +26,12 @@ from dprune.formats.arrays import write_array
 from dprune.formats.latents import open_latents
 from dprune.formats.provenance import make_record, parent
 from dprune.formats.tensors import read_tensors, write_tensors
+from dprune.models.dit import DiT, DiTConfig
 from dprune.models.files import ModelFile, publish_model
 from dprune.models.vae import VAE
 from dprune.models.vae_files import VAEConfig
 from dprune.models.weights import file_digest
+from dprune.training.dit.first_weights import begun
 from dprune.training.dit.latents import TrainingLatents
 from dprune.training.dit.settings import DiTSettings, Fold
 from dprune.training.dit.task import FlowObjective, LatentBatch
@@ -116,6 +118,21 @@ def test_half_of_the_latents_are_flipped(tmp_path: Path):
     assert 0.45 < is_flipped.float().mean() < 0.55
     by_visit = is_flipped.view(40, 32)
     assert (by_visit.any(0) & ~by_visit.all(0)).all(), "each visit of a sample is flipped by itself"
+
+
+def test_first_weights_that_are_drawn_beside_other_work_are_the_same():
+    config = DiTConfig(8, 4, 2, 48, 2, 4, 10)
+    (at_once, _), (later, wait) = (begun(config, 5, CPU, waits=waits) for waits in (True, False))
+    wait()
+    assert all(torch.equal(a, b) for a, b in zip(at_once.parameters(), later.parameters(), strict=True))
+    assert at_once.x_embedder.proj.weight.std() > 0
+
+
+def test_what_fails_beside_other_work_is_not_lost(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(DiT, "initialize", lambda *_: 1 / 0)
+    _, wait = begun(DiTConfig(8, 4, 2, 48, 2, 4, 10), 5, CPU, waits=False)
+    with pytest.raises(ZeroDivisionError):
+        wait()
 
 
 def test_a_run_leaves_a_model_that_says_what_it_is(store: Path, tmp_path: Path):

@@ -70,6 +70,12 @@ class Regression:
     def active(self, name, step):
         return name == "first" or step >= 10
 
+    def ready(self):
+        pass
+
+    def capture_key(self, step):
+        return None
+
     def batches(self, steps):
         for _, pieces in steps:
             yield [Micro(torch.from_numpy(positions)) for positions, _ in pieces]

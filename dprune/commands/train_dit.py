@@ -51,9 +51,10 @@ def command(*, delivery: Delivery, store: str, model: DiTOptions, training: Trai
 
     The folder gets a log (log.jsonl), checkpoints at --save-every, and model.safetensors with averaged weights when
     training is complete. A run that was stopped goes on with the same command; one that is finished goes on with a
-    larger --steps. Under torchrun all GPUs share each batch, and their number changes nothing but rounding. A subset
-    smaller than a batch fills it several times, and each time a sample gets another noise, time and dropped label; the
-    log says how many distinct samples a batch holds.
+    larger --steps. Under torchrun all GPUs share each batch, and their number changes nothing but rounding. Steps
+    that one GPU does faster than they are launched become a CUDA graph, to the same bits, unless --no-compile is given.
+    A subset smaller than a batch fills it several times, and each time a sample gets another noise, time and dropped
+    label; the log says how many distinct samples a batch holds.
 
     \b
     Examples:

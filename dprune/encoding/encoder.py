@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -21,7 +22,7 @@ from dprune.formats.provenance import Record
 from dprune.formats.shards import Shard
 from dprune.formats.stores import Store
 from dprune.models.files import ModelFile
-from dprune.models.paths import quicken_vae
+from dprune.models.paths import PLAIN, quicken_vae
 from dprune.models.pixels import centred
 from dprune.models.vae import VAE, load_vae
 from dprune.models.vae_files import latent_network
@@ -53,8 +54,8 @@ class Encoder(BatchNetwork):
         last = device.type == "cpu" or precision != "float32"
         self._layout = torch.channels_last if last else torch.contiguous_format
         self.vae = vae.to(memory_format=self._layout)
-        if last:
-            _log.debug("the autoencoder's layers run by the path: %s.", quicken_vae(self.vae))
+        path = quicken_vae(self.vae) if last else PLAIN
+        _log.debug("the autoencoder's layers run by the path: %s.", path)
         self._half = _HALVES.get(precision)
         self._flips = flips
 
@@ -96,11 +97,26 @@ def encode(
         if network["kind"] == "vq":
             store.publish_beside(CODEBOOK_FILE, {"codebook": codebook(encoder.vae)})
         images = Images(shards, CentreCrop(network["image_size"]))
+
+        def publish(part: Part) -> None:
+            size = filling.sizes[part.shard.name]
+            tensors = _tensors(network, settings, part, size.count, vae)
+            store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad)
+
         with closing(parts(images, encoder, filling, batch_size, settings.workers, "encoding", monitor)) as made:
-            for part in made:
-                size = filling.sizes[part.shard.name]
-                tensors = _tensors(network, settings, part, size.count, vae)
-                store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad)
+            _publish_each(made, publish)
+
+
+def _publish_each(made: Iterable[Part], publish: Callable[[Part], None]) -> None:
+    """Publish parts in a thread, which waits for the device and the disk while the device has the next shard."""
+    with ThreadPoolExecutor(1) as publisher:
+        published: Future[None] | None = None
+        for part in made:
+            if published is not None:
+                published.result()
+            published = publisher.submit(publish, part)
+        if published is not None:
+            published.result()
 
 
 def codebook(vae: VAE) -> npt.NDArray[np.float32]:

@@ -93,4 +93,6 @@ def open_encode(
     Raises:
         InputError: the shards are not there, or the autoencoder's file is none.
     """
-    return EncodeJob(open_dataset(shards, members), open_vae(settings.vae), settings, output)
+    vae = open_vae(settings.vae)
+    vae.digest_ahead()
+    return EncodeJob(open_dataset(shards, members), vae, settings, output)

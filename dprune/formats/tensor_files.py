@@ -11,9 +11,10 @@ import functools
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from dprune.errors import InputError, unreadable
 from dprune.formats.checked_json import AGAIN, Anything, ListOf, Object, Text, Whole, parse_json
-from dprune.formats.digests import changed, content_digest
+from dprune.formats.digests import RunningDigest, changed, content_digest
 from dprune.formats.provenance import METADATA_KEY, Record, canonical
 from dprune.formats.publish import STDOUT, publish, publish_bytes
 from dprune.formats.regular import check_regular
@@ -39,7 +40,7 @@ NUMPY = {"BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32":
 _LETTERS = {np.dtype(name): letters for letters, name in NUMPY.items()}
 _MOST_HEADER = 100_000_000
 _MANY_BYTES, _MOST_THREADS = 64 << 20, 8
-"""Above so many bytes, digests are taken by several threads."""
+"""Above so many bytes, digests are taken, and tensors written, by several threads."""
 _ENTRY = Object({"dtype": Text(16), "shape": ListOf(Whole(), most=64), "data_offsets": ListOf(Whole(), 2, 2)})
 _DIGESTS = Object(others=ListOf(Anything(), 3, 3))
 _HEADER = Object({}, {"__metadata__": Object(others=Text(_MOST_HEADER))}, _ENTRY)
@@ -67,18 +68,30 @@ class Place(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """What is written of a tensor: its type, as safetensors calls it, its shape, and its bytes."""
+    """What is written of a tensor.
+
+    Attributes:
+        letters: its type, as safetensors calls it.
+        shape: of the whole tensor.
+        pieces: gives its bytes from first to last, each piece valid until the next is asked for.
+    """
 
     letters: str
     shape: tuple[int, ...]
-    data: memoryview
+    pieces: Callable[[], Iterable[memoryview]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole tensor."""
+        return math.prod(self.shape) * BITS[self.letters] // 8
 
 
 def content_of(values: npt.NDArray[Any]) -> StoredTensor:
     """Return an array as it is written."""
     # A file holds memory as it lies: rows first, and the lowest byte first.
     ordered = np.asarray(values, dtype=values.dtype.newbyteorder("<"), order="C")
-    return StoredTensor(_LETTERS[ordered.dtype], ordered.shape, ordered.reshape(-1).view(np.uint8).data)
+    data = ordered.reshape(-1).view(np.uint8).data
+    return StoredTensor(_LETTERS[ordered.dtype], ordered.shape, lambda: [data])
 
 
 def publish_tensors(
@@ -97,23 +110,46 @@ def publish_tensors(
     """
     # Wide types first, so that every tensor lies at a multiple of its type's size.
     order = sorted(tensors, key=lambda name: (-BITS[tensors[name].letters], name))
-    header = _header({name: tensors[name] for name in order}, metadata)
+    ordered = {name: tensors[name] for name in order}
     if str(path) == STDOUT:
-        publish_bytes(path, header + b"".join(bytes(tensors[name].data) for name in order))
+        data = {name: b"".join(part.pieces()) for name, part in ordered.items()}
+        digests = {name: content_digest(held) for name, held in data.items()}
+        publish_bytes(path, _header(ordered, digests, metadata) + b"".join(data.values()))
         return
     with publish(path, replace=replace) as file:
-        file.write(header)
-        for name in order:
-            file.write(tensors[name].data)
+        # A header is as long whatever its digests are, so that one pass over the tensors is enough.
+        begin = len(_header(ordered, dict.fromkeys(ordered, content_digest("")), metadata))
+        digests = _write(file.fileno(), ordered, begin)
+        file.write(_header(ordered, digests, metadata))
 
 
-def _header(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, Any]) -> bytes:
-    digests = {name: [part.letters, part.shape, content_digest(part.data)] for name, part in tensors.items()}
-    texts = {METADATA_KEY: canonical(metadata), DIGESTS_KEY: canonical(digests)}
+def _write(descriptor: int, tensors: Mapping[str, StoredTensor], begin: int) -> dict[str, str]:
+    """Write tensors one behind the other and return their digests; several at once where there are many bytes."""
+    sizes = [part.nbytes for part in tensors.values()]
+    work = functools.partial(_write_tensor, descriptor), tensors.values(), accumulate(sizes, initial=begin)
+    if sum(sizes) < _MANY_BYTES:
+        return dict(zip(tensors, map(*work), strict=True))
+    with ThreadPoolExecutor(_digesting_threads()) as threads:
+        return dict(zip(tensors, threads.map(*work), strict=True))
+
+
+def _write_tensor(descriptor: int, tensor: StoredTensor, at: int) -> str:
+    running = RunningDigest()
+    for piece in tensor.pieces():
+        running.update(piece)
+        while piece:
+            written = os.pwrite(descriptor, piece, at)
+            piece, at = piece[written:], at + written
+    return running.hexdigest()
+
+
+def _header(tensors: Mapping[str, StoredTensor], digests: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
+    stated = {name: [part.letters, part.shape, digests[name]] for name, part in tensors.items()}
+    texts = {METADATA_KEY: canonical(metadata), DIGESTS_KEY: canonical(stated)}
     entries: dict[str, Any] = {"__metadata__": {**texts, CHECK_KEY: _check(texts)}}
     begin = 0
     for name, part in tensors.items():
-        end = begin + part.data.nbytes
+        end = begin + part.nbytes
         entries[name] = {"dtype": part.letters, "shape": part.shape, "data_offsets": [begin, end]}
         begin = end
     text = json.dumps(entries, separators=(",", ":")).encode()
@@ -224,7 +260,7 @@ class TensorFile:
         if sum(data.nbytes for data in unseen.values()) < _MANY_BYTES:
             digests = list(map(content_digest, unseen.values()))
         else:
-            with ThreadPoolExecutor(min(_MOST_THREADS, len(os.sched_getaffinity(0)))) as threads:
+            with ThreadPoolExecutor(_digesting_threads()) as threads:
                 digests = list(threads.map(content_digest, unseen.values()))
         for name, digest in zip(unseen, digests, strict=True):
             if digest != self.digests[name]:
@@ -270,6 +306,10 @@ class TensorFile:
             InputError: as `mapped`.
         """
         return np.array(self.mapped(name))
+
+
+def _digesting_threads() -> int:
+    return min(_MOST_THREADS, len(os.sched_getaffinity(0)))
 
 
 _seen: set[tuple[str, tuple[int, ...], str]] = set()

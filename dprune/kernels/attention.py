@@ -36,7 +36,7 @@ class Tiles(NamedTuple):
 
 
 FORWARD = Tiles(64, 64, 4, 2)
-BACKWARD = Tiles(64, 64, 4, 1)
+BACKWARD = Tiles(64, 64, 4, 2)
 
 
 def attention(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,12 @@
 """A gated residual and the modulated norm of its sum in one kernel, as adaLN-Zero has them between its products.
 
-    y = x + gate * branch
+    y = x + gate * (branch + bias)
     h = (y - mean) * rstd * (1 + scale) + shift
 
-Each row of x is a token of D values; gate, shift and scale are one row for all tokens of a sample. Read and written
-once, the rows take little longer than a copy of them would. Sums over tokens (the gradients of gate, shift and scale)
-are left as one row for each piece of a sample, for the caller to add: nothing depends on the order of programs.
+Each row of x is a token of D values; gate, shift and scale are one row for all tokens of a sample, and bias, which is
+that of the linear layer that made the branch, is one for all. Read and written once, the rows take little longer than
+a copy of them would. Sums over tokens (the gradients of those rows) are left as one for each piece of a sample, for
+the caller to add: nothing depends on the order of programs.
 
 Shapes in suffixes: B samples, T tokens, D width, P pieces of a sample.
 """
@@ -43,8 +44,8 @@ class Sums(NamedTuple):
     Attributes:
         shift: of the gradient of h.
         scale: of that times the normalised values.
-        gate: of the gradient of y times the branch.
-        total: of the gradient of y; times the gate and added over samples, that of the bias of what made the branch.
+        gate: of the gradient of y times what the gate lets through.
+        total: of the gradient of y; times the gate and added over samples, it is the gradient of the bias.
     """
 
     shift: Tensor | None
@@ -69,50 +70,50 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float,
         eps: added to the variance.
         dtype: of h.
     """
-    _, h, moments = _forward(x, None, None, shift, scale, eps, dtype)
+    _, h, moments = _forward(x, None, None, None, shift, scale, eps, dtype)
     assert h is not None
     assert moments is not None
     return h, moments
 
 
-def gated_norm(x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor,
+def gated_norm(x: Tensor, branch: Tensor, bias: Tensor, gate: Tensor, shift: Tensor, scale: Tensor,
                eps: float) -> tuple[Tensor, Tensor, TokenMoments]:  # fmt: skip
     """Return y in the dtype of x, h in that of the branch, and the moments of y.
 
     Args:
         x: [B, T, D], contiguous.
         branch: likewise.
+        bias: [D].
         gate: [B, D], its rows contiguous.
-        shift: likewise; all three have the same strides.
-        scale: likewise.
+        shift: likewise.
+        scale: likewise, with the strides of `shift`.
         eps: added to the variance.
     """
-    y, h, moments = _forward(x, branch, gate, shift, scale, eps, branch.dtype)
+    y, h, moments = _forward(x, branch, bias, gate, shift, scale, eps, branch.dtype)
     assert y is not None
     assert h is not None
     assert moments is not None
     return y, h, moments
 
 
-def gated(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
+def gated(x: Tensor, branch: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
     """Return y [B, T, D] in the dtype of x; see `gated_norm`."""
-    y, _, _ = _forward(x, branch, gate, None, None, 0.0, branch.dtype)
+    y, _, _ = _forward(x, branch, bias, gate, None, None, 0.0, branch.dtype)
     assert y is not None
     return y
 
 
-def _forward(x: Tensor, branch: Tensor | None, gate: Tensor | None, shift: Tensor | None, scale: Tensor | None,
-             eps: float, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None, TokenMoments | None]:  # fmt: skip
+def _forward(x: Tensor, branch: Tensor | None, bias: Tensor | None, gate: Tensor | None, shift: Tensor | None,
+             scale: Tensor | None, eps: float,
+             dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None, TokenMoments | None]:  # fmt: skip
     samples, tokens, width = x.shape
     sums = accumulator(x.dtype)
     gates, norms = branch is not None, shift is not None
     y = torch.empty_like(x) if gates else None
     h = torch.empty_like(x, dtype=dtype) if norms else None
     mean, rstd = x.new_empty((2, samples, tokens), dtype=sums) if norms else (None, None)
-    row = gate if gates else shift
-    assert row is not None
     _forward_kernel[(triton.cdiv(tokens, PIECE), samples)](
-        x, branch, gate, shift, scale, y, h, mean, rstd, tokens, row.stride(0), eps,
+        x, branch, bias, gate, shift, scale, y, h, mean, rstd, tokens, _stride(gate), _stride(scale), eps,
         D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE, GATES=gates, NORMS=norms, SUM=TRITON[sums],
         num_warps=_warps(width),
     )  # fmt: skip
@@ -131,12 +132,12 @@ def modulated_norm_backward(dx: Tensor, dh: Tensor, x: Tensor, moments: TokenMom
         scale: [B, D], its rows contiguous.
         sums: whose `shift` and `scale` are filled.
     """
-    found, _ = _backward(dx, sums, dh, x, moments, scale, None, None)
+    found, _ = _backward(dx, sums, dh, x, moments, scale, None, None, None)
     return found
 
 
 def gated_norm_backward(dy: Tensor, dh: Tensor, y: Tensor, moments: TokenMoments, scale: Tensor, branch: Tensor,
-                        gate: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:  # fmt: skip
+                        bias: Tensor, gate: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the gradients of x, in the dtype of `dy`, and of the branch, in its own; both [B, T, D].
 
     Args:
@@ -146,45 +147,50 @@ def gated_norm_backward(dy: Tensor, dh: Tensor, y: Tensor, moments: TokenMoments
         moments: of y.
         scale: [B, D], its rows contiguous.
         branch: [B, T, D], contiguous.
-        gate: with the strides of `scale`.
+        bias: [D].
+        gate: [B, D], its rows contiguous.
         sums: filled.
     """
-    dx, d_branch = _backward(dy, sums, dh, y, moments, scale, branch, gate)
+    dx, d_branch = _backward(dy, sums, dh, y, moments, scale, branch, bias, gate)
     assert d_branch is not None
     return dx, d_branch
 
 
-def gated_backward(dy: Tensor, branch: Tensor, gate: Tensor, sums: Sums) -> Tensor:
+def gated_backward(dy: Tensor, branch: Tensor, bias: Tensor, gate: Tensor, sums: Sums) -> Tensor:
     """Return the gradient of the branch [B, T, D], in its dtype; that of x is `dy`.
 
     Args:
         dy: gradient of y, [B, T, D], contiguous.
         branch: likewise.
+        bias: [D].
         gate: [B, D], its rows contiguous.
         sums: whose `gate` and `total` are filled.
     """
-    _, d_branch = _backward(dy, sums, None, None, None, None, branch, gate)
+    _, d_branch = _backward(dy, sums, None, None, None, None, branch, bias, gate)
     assert d_branch is not None
     return d_branch
 
 
 def _backward(dy: Tensor, sums: Sums, dh: Tensor | None, y: Tensor | None, moments: TokenMoments | None,
-              scale: Tensor | None, branch: Tensor | None,
+              scale: Tensor | None, branch: Tensor | None, bias: Tensor | None,
               gate: Tensor | None) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     samples, tokens, width = dy.shape
     norms, gates = dh is not None, branch is not None
     dx = torch.empty_like(dy) if norms else dy
     d_branch = torch.empty_like(branch) if branch is not None else None
-    row, partial = (gate, sums.gate) if gates else (scale, sums.shift)
-    assert row is not None
+    partial = sums.gate if gates else sums.shift
     assert partial is not None
     mean, rstd = moments or (None, None)
     _backward_kernel[(partial.shape[1], samples)](
-        dy, dh, y, mean, rstd, scale, branch, gate, dx, d_branch, *sums, tokens, row.stride(0), partial.stride(0),
-        partial.stride(1), D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE, GATES=gates, NORMS=norms,
-        SUM=TRITON[partial.dtype], num_warps=_warps(width) // 2,
+        dy, dh, y, mean, rstd, scale, branch, bias, gate, dx, d_branch, *sums, tokens, _stride(gate), _stride(scale),
+        partial.stride(0), partial.stride(1), D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE,
+        GATES=gates, NORMS=norms, SUM=TRITON[partial.dtype], num_warps=_warps(width) // 2,
     )  # fmt: skip
     return dx, d_branch
+
+
+def _stride(rows: Tensor | None) -> int:
+    return 0 if rows is None else rows.stride(0)
 
 
 def _warps(width: int) -> int:
@@ -192,15 +198,16 @@ def _warps(width: int) -> int:
 
 
 @triton.jit
-def _forward_kernel(x, branch, gate, shift, scale, y, h, mean, rstd, tokens, row, eps, D: tl.constexpr,
-                    BLOCK: tl.constexpr, ROWS: tl.constexpr, GATES: tl.constexpr, NORMS: tl.constexpr,
+def _forward_kernel(x, branch, bias, gate, shift, scale, y, h, mean, rstd, tokens, gate_row, row, eps,
+                    D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, GATES: tl.constexpr, NORMS: tl.constexpr,
                     SUM: tl.constexpr):  # fmt: skip
     piece, sample = tl.program_id(0), tl.program_id(1)
     columns = tl.arange(0, BLOCK)
     inside = columns < D
     at = sample * row + columns
     if GATES:
-        gates = tl.load(gate + at, inside, 0.0).to(SUM)
+        gates = tl.load(gate + sample * gate_row + columns, inside, 0.0).to(SUM)
+        biases = gates * tl.load(bias + columns, inside, 0.0).to(SUM)
     if NORMS:
         factors = 1 + tl.load(scale + at, inside, 0.0).to(SUM)
         shifts = tl.load(shift + at, inside, 0.0).to(SUM)
@@ -209,7 +216,7 @@ def _forward_kernel(x, branch, gate, shift, scale, y, h, mean, rstd, tokens, row
         place = (sample * tokens + token).to(tl.int64)
         values = tl.load(x + place * D + columns, inside, 0.0).to(SUM)
         if GATES:
-            values += gates * tl.load(branch + place * D + columns, inside, 0.0).to(SUM)
+            values += biases + gates * tl.load(branch + place * D + columns, inside, 0.0).to(SUM)
             tl.store(y + place * D + columns, values.to(y.dtype.element_ty), inside)
             # The norm is that of what is passed on, rounding included.
             values = values.to(y.dtype.element_ty).to(SUM)
@@ -224,15 +231,15 @@ def _forward_kernel(x, branch, gate, shift, scale, y, h, mean, rstd, tokens, row
 
 
 @triton.jit
-def _backward_kernel(dy, dh, y, mean, rstd, scale, branch, gate, dx, d_branch, d_shift, d_scale, d_gate, d_total,
-                     tokens, row, per_sample, per_piece, D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
-                     GATES: tl.constexpr, NORMS: tl.constexpr, SUM: tl.constexpr):  # fmt: skip
+def _backward_kernel(dy, dh, y, mean, rstd, scale, branch, bias, gate, dx, d_branch, d_shift, d_scale, d_gate, d_total,
+                     tokens, gate_row, row, per_sample, per_piece, D: tl.constexpr, BLOCK: tl.constexpr,
+                     ROWS: tl.constexpr, GATES: tl.constexpr, NORMS: tl.constexpr, SUM: tl.constexpr):  # fmt: skip
     piece, sample = tl.program_id(0), tl.program_id(1)
     columns = tl.arange(0, BLOCK)
     inside = columns < D
     at = sample * row + columns
     if GATES:
-        gates = tl.load(gate + at, inside, 0.0).to(SUM)
+        gates = tl.load(gate + sample * gate_row + columns, inside, 0.0).to(SUM)
         sum_gate = tl.zeros([BLOCK], SUM)
         sum_total = tl.zeros([BLOCK], SUM)
     if NORMS:
@@ -257,6 +264,8 @@ def _backward_kernel(dy, dh, y, mean, rstd, scale, branch, gate, dx, d_branch, d
             sum_gate += total * tl.load(branch + place * D + columns, inside, 0.0).to(SUM)
             sum_total += total
             tl.store(d_branch + place * D + columns, (gates * total).to(d_branch.dtype.element_ty), inside)
+    if GATES:
+        sum_gate += sum_total * tl.load(bias + columns, inside, 0.0).to(SUM)
     at = sample * per_sample + piece * per_piece + columns
     if NORMS:
         tl.store(d_shift + at, sum_shift, inside)

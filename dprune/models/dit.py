@@ -6,7 +6,7 @@ Shapes in suffixes: B batch, T tokens, D width, C channels of the latents, H and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -206,6 +206,8 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         outputs = config.patch**2 * config.channels * (2 if config.learn_sigma else 1)
         self.final_layer = FinalLayer(config.width, outputs)
+        # Another function takes this one's place where the blocks run by kernels: see `models.paths`.
+        self.through: Through = through
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw the weights as DiT does; what gates the blocks and the output is zero.
@@ -263,13 +265,13 @@ class DiT(nn.Module):
         return self._unpatchify(self.final_layer(x_BTD, c_BD))[:, : self.config.channels]
 
     def _through_blocks(self, x_BTD: Tensor, c_BD: Tensor, kept_BK: Tensor | None) -> Tensor:
-        blocks = list(self.blocks)
+        blocks: list[Any] = list(self.blocks)
         if kept_BK is None:
-            return _through(blocks, x_BTD, c_BD)
+            return self.through(blocks, x_BTD, c_BD)
         first, last = routed_blocks(len(blocks))
-        x_BTD = _through(blocks[:first], x_BTD, c_BD)
-        routed_BKD = _through(blocks[first:last], take_out(x_BTD, kept_BK), c_BD)
-        return _through(blocks[last:], put_back(x_BTD, kept_BK, routed_BKD), c_BD)
+        x_BTD = self.through(blocks[:first], x_BTD, c_BD)
+        routed_BKD = self.through(blocks[first:last], take_out(x_BTD, kept_BK), c_BD)
+        return self.through(blocks[last:], put_back(x_BTD, kept_BK, routed_BKD), c_BD)
 
     def _unpatchify(self, x_BTP: Tensor) -> Tensor:
         side, patch = self.config.input_size // self.config.patch, self.config.patch
@@ -282,7 +284,21 @@ class DiT(nn.Module):
             block.compile(dynamic=False)
 
 
-def _through(blocks: Sequence[nn.Module], x_BTD: Tensor, c_BD: Tensor) -> Tensor:
+def unfilled(config: DiTConfig, device: torch.device | None = None) -> DiT:
+    """Make a DiT, by default on the CPU, whose weights are zeros, to be filled: `torch.nn` draws them for seconds."""
+    with torch.device("meta"):
+        model = DiT(config)
+    memory = {name: torch.zeros(value.shape, device=device) for name, value in model.state_dict().items()}
+    memory["pos_embed"] = positions(config.width, config.input_size // config.patch).to(device)
+    model.load_state_dict(memory, assign=True)
+    return model
+
+
+Through = Callable[[Sequence[Block], Tensor, Tensor], Tensor]
+
+
+def through(blocks: Sequence[Block], x_BTD: Tensor, c_BD: Tensor) -> Tensor:
+    """Map tokens [B, T, D], given the condition [B, D], to [B, T, D] by one block after the other."""
     for block in blocks:
         x_BTD = block(x_BTD, c_BD)
     return x_BTD

@@ -6,7 +6,8 @@ Headers are read without torch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ _LETTERS = {"torch.bool": "BOOL", "torch.uint8": "U8", "torch.int8": "I8", "torc
 """Types of tensors that networks and optimizers hold, as safetensors calls them."""
 
 NETWORK_KEY = "network"
+_PIECE = 16 << 20
+_threads = threading.local()
 
 
 @dataclass(frozen=True)
@@ -139,12 +142,26 @@ def publish_model(path: str | Path, state: Mapping[str, Tensor], network: Mappin
     Raises:
         DpruneError: the disk is full, or the folder cannot be written.
     """
-    contents = {name: _content(value.detach().cpu()) for name, value in state.items()}
-    publish_tensors(path, contents, {**record, NETWORK_KEY: dict(network)})
+    publish_tensors(
+        path, {name: _content(value) for name, value in state.items()}, {**record, NETWORK_KEY: dict(network)}
+    )
 
 
 def _content(value: Tensor) -> StoredTensor:
-    return StoredTensor(_LETTERS[str(value.dtype)], tuple(value.shape), tensor_bytes(value.contiguous()))
+    return StoredTensor(_LETTERS[str(value.dtype)], tuple(value.shape), functools.partial(_pieces, value.detach()))
+
+
+def _pieces(value: Tensor) -> Iterator[memoryview]:
+    """Yield a tensor's bytes; those on a GPU come by a piece of memory that copies are fast to, one for each thread."""
+    if value.device.type != "cuda":
+        yield tensor_bytes(value.cpu().contiguous())
+        return
+    import torch
+
+    if not hasattr(_threads, "staging"):
+        _threads.staging = torch.empty(_PIECE, dtype=torch.uint8, pin_memory=True)
+    for part in value.contiguous().reshape(-1).view(torch.uint8).split(_PIECE):
+        yield tensor_bytes(_threads.staging[: len(part)].copy_(part))
 
 
 def fits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

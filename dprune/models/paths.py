@@ -6,7 +6,7 @@ import torch
 
 from dprune.kernels.available import triton_works
 from dprune.models.discriminator import PatchGAN
-from dprune.models.dit import Block, DiT
+from dprune.models.dit import DiT
 from dprune.models.perceptual import PerceptualDistance
 from dprune.models.vae import VAE
 
@@ -28,11 +28,9 @@ def quicken_dit(model: DiT, precision: torch.dtype, *, compiles: bool, hooked: b
     if not compiles:
         return PLAIN
     if not hooked and precision == torch.bfloat16 and triton_works(model.pos_embed.device):
-        from dprune.models.fast_dit import quicken
+        from dprune.models.fast_dit import through
 
-        for block in model.blocks:
-            assert isinstance(block, Block)
-            quicken(block)
+        model.through = through
         return FUSED
     model.compile_blocks()
     return COMPILED

@@ -123,7 +123,8 @@ class Sampler:
         ready(loaded.model, self._precision, compiles=settings.compiles)
         on_gpu = device.type == "cuda"
         self._vae = vae.to(memory_format=torch.channels_last)
-        _log.debug("the autoencoder's layers run by the path: %s.", quicken_vae(self._vae))
+        path = quicken_vae(self._vae)
+        _log.debug("the autoencoder's layers run by the path: %s.", path)
         low, high = settings.interval or (0.0, 1.0)
         interval = (1 - high - TIME_ROUNDING, 1 - low + TIME_ROUNDING)
         self._guidance = Guidance(settings.given.cfg, interval, settings.given.cfg_channels)

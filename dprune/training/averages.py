@@ -22,6 +22,11 @@ class Averages:
         self._parameters: list[Tensor] = list(followed.values())
         self.tensors: dict[str, Tensor] = {name: p.detach().clone() for name, p in followed.items()}
 
+    def restart(self) -> None:
+        """Begin again as the parameters are now."""
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.tensors.values()), self._parameters)
+
     def update(self, decay: float) -> None:
         """Move every average towards its parameter by the share 1 - decay."""
         with torch.no_grad():

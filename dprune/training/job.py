@@ -49,8 +49,12 @@ class TrainingJob(Job):
         """What is trained."""
 
     @abstractmethod
-    def need(self) -> Need:
-        """Find out what memory the training takes, without taking it."""
+    def need(self, *, passes: bool) -> Need:
+        """Find out what memory the training takes, without taking it.
+
+        Args:
+            passes: whether what a sample takes is asked for too, else it is 0.
+        """
 
     @abstractmethod
     def smaller(self, free: int) -> str:
@@ -95,10 +99,8 @@ class TrainingJob(Job):
         """
         from dprune.training.memory import GIB, Need, refuse_what_cannot_fit
 
-        need, free = self.need(), free_memory(device)
-        if device.type == "cuda":
-            need = Need(need.weights, 0)
-        elif self.plan.precision == "bf16":
+        need, free = self.need(passes=device.type != "cuda"), free_memory(device)
+        if self.plan.precision == "bf16":
             need = Need(need.weights, need.sample // 2)
         refuse_what_cannot_fit(need, self.plan.micro_batch, free, self.title, self.smaller)
         if self.plan.micro_batch is not None or device.type == "cuda":

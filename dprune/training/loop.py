@@ -69,13 +69,10 @@ class Loop:
         if is_root():
             self.run.begin(self.saved.record)
         _wait()
-        self.micro_batch = self.plan.micro_batch or self._largest_micro_batch()
-        self._resume()
-        if is_root():
-            self.run.rewind_log(self.step)
-            self._log_start()
-        self._leave_sums_to_root()
+        # Trials as well: blocks would be compiled again for another precision.
         with float32(tf32=self.plan.precision != "fp32"):
+            self.micro_batch = self.plan.micro_batch or self._largest_micro_batch()
+            self._begin()
             last = self._steps(monitor)
             self._evaluate()
         if is_root():
@@ -83,6 +80,16 @@ class Loop:
             self.saved.publish()
         _wait()
         return {"steps": self.step, "epochs": self.order.epochs(self.step), **last}
+
+    def _begin(self) -> None:
+        """Have the first weights there, or the state that was saved."""
+        self.task.ready()
+        self.averages.restart()
+        self._resume()
+        if is_root():
+            self.run.rewind_log(self.step)
+            self._log_start()
+        self._leave_sums_to_root()
 
     def _resume(self) -> None:
         if found := self.saved.load():

@@ -50,12 +50,13 @@ class Need:
         return micro_batch
 
 
-def need_of(build: Callable[[], N], run: Callable[[N], Tensor]) -> Need:
+def need_of(build: Callable[[], N], run: Callable[[N], Tensor] | None) -> Need:
     """Find out what a network takes without taking it.
 
     Args:
         build: makes it.
-        run: sends one made-up sample through it; both are called where tensors have shapes and no content.
+        run: sends one made-up sample through it; both are called where tensors have shapes and no content. None, where
+            trials on the device will tell what a sample takes, which is 0 then: this imports torch's compiler.
     """
     with torch.device("meta"):
         network = build()
@@ -68,9 +69,10 @@ def need_of(build: Callable[[], N], run: Callable[[N], Tensor]) -> Need:
                 kept[storage._cdata] = storage
             return tensor
 
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
-            out = run(network)
-    del out
+        if run is not None:
+            with saved_tensors_hooks(keep, lambda tensor: tensor):
+                out = run(network)
+            del out
     trainable = sum(4 * parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     return Need(trainable, sum(storage.nbytes() for storage in kept.values()))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from dprune.training.muon import Muon
@@ -21,7 +21,15 @@ def make_optimizers(networks: Mapping[str, nn.Module], plan: Plan) -> dict[str, 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
     """Have the next step use a learning rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def is_capturable(optimizer: Optimizer) -> bool:
+    """Tell whether a graph may hold the optimizer's step, which reads its rate on the device then."""
+    return all(group.get("capturable") and isinstance(group["lr"], Tensor) for group in optimizer.param_groups)
 
 
 def trainable(network: nn.Module) -> list[nn.Parameter]:
@@ -61,11 +69,18 @@ def _optimizer(network: nn.Module, plan: Plan) -> Optimizer:
     matrices = network.matrices()
     inside = {id(parameter) for parameter, _ in matrices}
     rest = [parameter for parameter in trainable(network) if id(parameter) not in inside]
-    return Joined([Muon(matrices, plan.lr, plan.weight_decay), _adamw(rest, plan)])
+    return Joined([Muon(matrices, _rate(rest, plan), plan.weight_decay), _adamw(rest, plan)])
+
+
+def _rate(parameters: Sequence[nn.Parameter], plan: Plan) -> float | Tensor:
+    """Return the first rate; on a GPU it lies there as well, so that a graph of the step reads each step's."""
+    device = parameters[0].device
+    return torch.tensor(plan.lr, device=device) if device.type == "cuda" else plan.lr
 
 
 def _adamw(parameters: list[nn.Parameter], plan: Plan) -> AdamW:
-    optimizer = AdamW(parameters, plan.lr, plan.betas, weight_decay=plan.weight_decay, fused=True)
+    lr, capturable = _rate(parameters, plan), parameters[0].is_cuda
+    optimizer = AdamW(parameters, lr, plan.betas, weight_decay=plan.weight_decay, fused=True, capturable=capturable)
     for parameter in parameters:
         optimizer.state[parameter] = {
             "step": torch.zeros((), device=parameter.device),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +16,12 @@ from torch.optim import Optimizer
 from dprune.collectives import in_group
 from dprune.runtime import ranks
 from dprune.training.averages import Averages
-from dprune.training.optimizers import set_rate, trainable
+from dprune.training.optimizers import is_capturable, set_rate, trainable
 from dprune.training.plan import Plan
+from dprune.training.replays import Replays
 from dprune.training.task import Task
+
+Sums = Mapping[str, Tensor]
 
 
 class Stepper:
@@ -40,29 +44,42 @@ class Stepper:
         self._task, self._plan, self._device, self._world = task, plan, device, ranks().world
         self._optimizers, self._averages = optimizers, averages
         self._objectives = {name: _shared(objective, device) for name, objective in task.objectives.items()}
+        self._replays = Replays(device) if may_capture(device, optimizers) else None
         self.sums: dict[str, Tensor] = {}
 
     def take(self, step: int, batch: list[Any], *, wants_norm: bool) -> dict[str, Tensor]:
         """Take one step, given its micro-batches; return the norms of the gradients if they are known or wanted."""
+        names = [name for name in self._objectives if self._task.active(name, step)]
+        for name in names:
+            set_rate(self._optimizers[name], self._plan.rate(step))
+        key = self._task.capture_key(step) if self._replays else None
+        work = functools.partial(self._work, names, wants_norm or key is not None)
+        found, norms = self._replays(key, work, batch) if self._replays else work(batch)
+        for sums in found:
+            self._add(sums)
+        self._averages.update(self._plan.ema_decay(step))
+        self._add(self._task.after_step(step, self._optimizers, self._averages.tensors))
+        return dict(norms)
+
+    def _work(self, names: Sequence[str], wants_norm: bool, batch: Sequence[Any]) -> tuple[list[Sums], Sums]:
+        """Do what a step does on the device; return the sums of each pass and the norms of the gradients."""
+        found: list[Sums] = []
         norms: dict[str, Tensor] = {}
-        for name, objective in self._objectives.items():
-            if not self._task.active(name, step):
-                continue
-            self._backward(objective, batch)
+        for name in names:
             optimizer, parameters = self._optimizers[name], trainable(self._task.networks[name])
+            # Of an attempt that failed.
+            optimizer.zero_grad()
+            found += self._backward(self._objectives[name], batch)
             if self._plan.clip is not None:
                 norms[name] = clip_grad_norm_(parameters, self._plan.clip, foreach=True)
             elif wants_norm:
                 norms[name] = get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
-            set_rate(optimizer, self._plan.rate(step))
             optimizer.step()
             optimizer.zero_grad()
-        self._averages.update(self._plan.ema_decay(step))
-        self._add(self._task.after_step(step, self._optimizers, self._averages.tensors))
-        return norms
+        return found, norms
 
-    def _backward(self, objective: nn.Module, batch: list[Any]) -> None:
-        """Add the gradients of the mean loss over the global batch."""
+    def _backward(self, objective: nn.Module, batch: Sequence[Any]) -> Iterator[Sums]:
+        """Add the gradients of the mean loss over the global batch; yield the sums of each micro-batch."""
         # DDP takes the mean over the ranks of what each of them has summed.
         scale = self._world / self._plan.batch_size
         for number, micro in enumerate(batch):
@@ -71,9 +88,9 @@ class Stepper:
                 with autocast(self._plan, self._device):
                     loss, sums = objective(micro)
                 (loss * scale).backward()
-            self._add(sums)
+            yield sums
 
-    def _add(self, sums: Mapping[str, Tensor]) -> None:
+    def _add(self, sums: Sums) -> None:
         for name, value in sums.items():
             self.sums[name] = self.sums[name].add_(value) if name in self.sums else value.clone()
 
@@ -81,6 +98,11 @@ class Stepper:
 def autocast(plan: Plan, device: torch.device) -> torch.autocast:
     """Let what runs meanwhile compute in the precision of the plan."""
     return torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
+
+
+def may_capture(device: torch.device, optimizers: Mapping[str, Optimizer]) -> bool:
+    """Tell whether steps of whatever task may become graphs: other ranks are waited for by the host."""
+    return device.type == "cuda" and not in_group() and all(map(is_capturable, optimizers.values()))
 
 
 def _shared(objective: nn.Module, device: torch.device) -> nn.Module:

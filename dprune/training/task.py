@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +41,21 @@ class Task(ABC):
         """Floating-point operations of a step's training on one sample, of a network that may not use all of itself."""
         return self.flop
 
+    def ready(self) -> None:
+        """Wait until the networks have the weights that they begin with, which trials can do without."""
+        return
+
     def active(self, name: str, step: int) -> bool:
         """Tell whether a network is trained at a step."""
         return True
+
+    def capture_key(self, step: int) -> Hashable:
+        """Tell what the passes of a step launch: steps of one key launch the same and may be captured as one graph.
+
+        None, where that cannot be: the host decides or waits for something in a pass. Micro-batches are named tuples
+        of tensors on the device otherwise.
+        """
+        return None
 
     @abstractmethod
     def batches(self, steps: Iterator[tuple[int, list[Visits]]]) -> Generator[list[Any]]:

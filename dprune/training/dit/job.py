@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from dprune.formats.provenance import Record, digest, make_record
 from dprune.formats.publish import Output
 from dprune.models.architectures import ARCHITECTURES, parse_architecture
 from dprune.models.files import ModelFile
-from dprune.runtime import Monitor
+from dprune.runtime import Monitor, ranks
 from dprune.seeds import purpose_key
 from dprune.training.dit.settings import DEFAULTS, DiTOptions, DiTSettings, Fold, TrainingSet
 from dprune.training.job import TrainingJob
@@ -67,18 +68,18 @@ class DiTJob(TrainingJob):
         """See `TrainingJob`."""
         return f"--arch {self.settings.arch}"
 
-    def need(self) -> Need:
+    def need(self, *, passes: bool) -> Need:
         """See `TrainingJob`."""
-        return self._need_of(self.settings.arch)
+        return self._need_of(self.settings.arch, passes=passes)
 
     def smaller(self, free: int) -> str:
         """See `TrainingJob`: the largest architecture that fits."""
         patch = self.settings.arch.partition("/")[2]
         smaller = (f"{name}/{patch}" for name in reversed(ARCHITECTURES))
-        fitting = next((arch for arch in smaller if self._need_of(arch).likely(1) <= free), None)
+        fitting = next((arch for arch in smaller if self._need_of(arch, passes=True).likely(1) <= free), None)
         return f"--arch {fitting}" if fitting else "a device with more memory"
 
-    def _need_of(self, arch: str) -> Need:
+    def _need_of(self, arch: str, *, passes: bool) -> Need:
         import torch
 
         from dprune.flow import flow_loss
@@ -91,7 +92,7 @@ class DiTJob(TrainingJob):
             data = torch.empty(1, config.channels, config.input_size, config.input_size)
             return flow_loss(network, data, data, torch.empty(1), torch.empty(1, dtype=torch.int64))
 
-        return need_of(lambda: DiT(config), loss)
+        return need_of(lambda: DiT(config), loss if passes else None)
 
     def task(self, device: torch.device, monitor: Monitor) -> DiTTask:
         """Make the model and hold the latents."""
@@ -103,7 +104,7 @@ class DiTJob(TrainingJob):
         from dprune.training.dit.task import DiTTask
 
         latents, ids = self.data.latents, self.data.ids
-        network = self._network(device)
+        network, wait = self._network(device)
         dtype = torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
         path = quicken_dit(network, dtype, compiles=self.settings.compile)
         _log.debug("the blocks run by the path: %s.", path)
@@ -111,20 +112,19 @@ class DiTJob(TrainingJob):
         _log.debug("%d latents are held on: %s.", len(held), held.place)
         fingerprint = digest([latents.fingerprint, digest_array(ids)])
         preview = None if self.settings.vae is None else load_vae(self.settings.vae, device)[0]
-        return DiTTask(network, self.settings, self.plan, held, latents, self.data.classes, fingerprint, preview)
+        return DiTTask(network, self.settings, self.plan, held, latents, self.data.classes, fingerprint, preview,
+                       wait)  # fmt: skip
 
-    def _network(self, device: torch.device) -> DiT:
-        """Make the network with its first weights, which do not depend on the device."""
-        import torch
-
-        from dprune.models.dit import DiT
+    def _network(self, device: torch.device) -> tuple[DiT, Callable[[], None]]:
+        """Make the network; return it, and what waits for its first weights, which do not depend on the device."""
+        from dprune.training.dit.first_weights import begun
 
         config = self._config(self.settings.arch)
         if self.settings.init is not None:
-            return _initialised(self.settings.init, config, device)
-        network = DiT(config)
-        network.initialize(torch.Generator().manual_seed(purpose_key(self.plan.seed, "initial weights") >> 1))
-        return network.to(device)
+            return _initialised(self.settings.init, config, device), lambda: None
+        seed = purpose_key(self.plan.seed, "initial weights") >> 1
+        # The ranks of a group exchange their weights before they make trials.
+        return begun(config, seed, device, waits=device.type == "cpu" or ranks().group)
 
     def _config(self, arch: str) -> DiTConfig:
         from dprune.models.dit import DiTConfig

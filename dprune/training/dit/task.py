@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -80,16 +80,20 @@ class DiTTask(Task):
         trained: its classes, and how many samples of each are trained on.
         fingerprint: digest of the store and of the ids that are trained on.
         preview: autoencoder that decodes pictures at intervals, None for no pictures.
+        wait: returns when the network has its first weights.
     """
 
     repeats = "each time with another noise and time"
 
     def __init__(self, network: DiT, settings: DiTSettings, plan: Plan, data: TrainingLatents, latents: Latents,
-                 trained: TrainedClasses, fingerprint: str, preview: VAE | None) -> None:  # fmt: skip
+                 trained: TrainedClasses, fingerprint: str, preview: VAE | None,
+                 wait: Callable[[], None]) -> None:  # fmt: skip
+        self._wait = wait
         self._seed, self._routed_steps = plan.seed, settings.routed_steps(plan.steps)
         self._kept = settings.kept(network.config.tokens)
         self._network, self._data, self._trained, self._preview = network, data, trained, preview
         self._device = network.pos_embed.device
+        self._compiles = settings.compile
         self.networks, self.objectives = {"dit": network}, {"dit": FlowObjective(network, settings, plan.seed)}
         mean, std = torch.from_numpy(latents.mean), torch.from_numpy(latents.std)
         self.network_header = network_metadata(network.config, mean, std, latents.classes, trained.samples)
@@ -100,6 +104,14 @@ class DiTTask(Task):
     def flop_at(self, step: int) -> int:
         """See `Task`."""
         return self._routed_flop if step < self._routed_steps else self.flop
+
+    def ready(self) -> None:
+        """See `Task`."""
+        self._wait()
+
+    def capture_key(self, step: int) -> Hashable:
+        """See `Task`; without compilation steps are as plain as can be."""
+        return "dit" if self._compiles else None
 
     def batches(self, steps: Iterator[tuple[int, list[Visits]]]) -> Generator[list[LatentBatch]]:
         """Gather each step's micro-batches."""

@@ -80,7 +80,7 @@ class VAEJob(TrainingJob):
         config = self.settings.config
         return f"an autoencoder of width {config.width} for images of {config.image_size} pixels"
 
-    def need(self) -> Need:
+    def need(self, *, passes: bool) -> Need:
         """See `TrainingJob`; what a critic or a perceptual distance takes comes on top."""
         import torch
 
@@ -93,7 +93,7 @@ class VAEJob(TrainingJob):
             images = torch.empty(1, 3, config.image_size, config.image_size)
             return vae.decode(vae.encode(images)[:, : config.latent_channels])
 
-        return need_of(lambda: VAE(config), reconstruct)
+        return need_of(lambda: VAE(config), reconstruct if passes else None)
 
     def smaller(self, free: int) -> str:
         """See `TrainingJob`."""
