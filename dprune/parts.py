@@ -162,6 +162,9 @@ def _finished(
 
 
 def _ready(batch: list[Any], finished: Finished) -> tuple[list[Any], list[Tensor], list[Record]]:
+    if finished.images.is_cuda:
+        # The network will read them on this thread's stream, after all have let them go.
+        finished.images.record_stream(torch.cuda.current_stream(finished.images.device))
     return batch, [finished.images], finished.bad
 
 

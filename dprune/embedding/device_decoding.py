@@ -81,9 +81,6 @@ class DeviceDecoder:
                 decoded = self._decoded(some)
                 spent.append(decoded)
                 bad += self._fill(out, decoded)
-            if self._stream is not None:
-                # The network reads it on the default stream, after whoever called has let it go.
-                out.record_stream(torch.cuda.default_stream(self._device))
         return Finished(out, bad, spent)
 
     @contextlib.contextmanager
