@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dprune.clustering.kernels import chunks, half_squared_norms, rows_at_once, scores
+from dprune.clustering.kernels import chunks, cluster_sums, half_squared_norms, rows_at_once, scores
 from dprune.errors import UsageError
 from dprune.kernels.available import triton_works
 from dprune.memory import free_memory
@@ -221,7 +222,17 @@ def make_engine(name: str, x: torch.Tensor) -> Engine:
         return FaissEngine(x) if x.device.type == "cpu" else FaissGpuEngine(x)
     if name == "sklearn":
         return SklearnEngine(x)
-    # A second copy in half the bytes, while half of what is free stays so.
+    # A second copy takes half the bytes, and as many stay free.
     fits = triton_works(x.device) and free_memory(x.device) > x.nbytes
     _log.debug("k-means: %s assigns the points.", "a fused kernel" if fits else "a matrix product with an argmax")
     return TritonEngine(x) if fits else TorchEngine(x)
+
+
+def warm_up(name: str, devices: Sequence[torch.device], k: int, dimension: int) -> None:
+    """Have an engine's kernels compiled and loaded, which takes half a second; a thread can do it beside reading."""
+    if name != "torch" or not triton_works(devices[0]):
+        return
+    for device in devices:
+        torch.cuda.set_device(device)
+        x, centroids = (torch.zeros((rows, dimension), device=device) for rows in (1, k))
+        cluster_sums(x, TritonEngine(x).assign(centroids), k)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dprune.clustering.engines import warm_up
 from dprune.clustering.kernels import nearest_two
 from dprune.clustering.kmeans import KMeansSettings, Solution, fit
 from dprune.clustering.points import Points, load_points
@@ -23,7 +24,7 @@ from dprune.formats.features import Features
 from dprune.formats.jobs import FileJob
 from dprune.formats.provenance import Record, difference, make_record
 from dprune.formats.publish import Output
-from dprune.runtime import Monitor, process_group
+from dprune.runtime import Ahead, Monitor, process_group
 
 _log = logging.getLogger("dprune")
 
@@ -63,11 +64,14 @@ class ClusterJob(FileJob):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Cluster, publish the file on rank 0 and summarise it; the other ranks return nothing."""
-        return on_devices(self.devices, self._run, monitor)
+        settings, dimension = self.settings, self.features.shape[1]
+        warm = Ahead(lambda: warm_up(settings.engine, self.devices, settings.k, dimension))
+        return on_devices(self.devices, functools.partial(self._run, warm=warm), monitor)
 
-    def _run(self, device: torch.device, monitor: Monitor) -> dict[str, Any]:
+    def _run(self, device: torch.device, monitor: Monitor, warm: Ahead[None]) -> dict[str, Any]:
         with process_group(device) as here:
             points = load_points(self.features, self.settings.metric, device, monitor)
+            warm.result()
             clusters, solution = self.cluster(points, monitor)
             if here.rank:
                 return {}

@@ -21,7 +21,7 @@ PADDING = 64
 """Dimensions that a step of the product takes."""
 _TOP = 14
 """The largest number of scaled operands is below two to this."""
-_ROWS, _COLUMNS = 128, 256
+_ROWS, _COLUMNS, _MOST_STAGES = 128, 256, 4
 
 
 class Scaled(NamedTuple):
@@ -63,17 +63,29 @@ def nearest_centroid(x: Tensor, centroids: Tensor, offsets: Tensor) -> Tensor:
         offsets: float32 [K], finite.
     """
     labels = torch.empty(len(x), dtype=torch.int32, device=x.device)
-    if len(x):
-        columns = min(_COLUMNS, max(16, triton.next_power_of_2(len(centroids))))
-        stages = 4
-        tiles = (TensorDescriptor.from_tensor(x, [_ROWS, PADDING]),
-                 TensorDescriptor.from_tensor(centroids, [columns, PADDING]))  # fmt: skip
-        _nearest[(triton.cdiv(len(x), _ROWS),)](*tiles, offsets, labels, *x.shape, len(centroids),
-                                                _ROWS, columns, PADDING, num_warps=8, num_stages=stages)  # fmt: skip
+    if not len(x):
+        return labels
+    columns = min(_COLUMNS, max(16, triton.next_power_of_2(len(centroids))))
+    tiles = (TensorDescriptor.from_tensor(x, [_ROWS, PADDING]),
+             TensorDescriptor.from_tensor(centroids, [columns, PADDING]))  # fmt: skip
+    _nearest[(triton.cdiv(len(x), _ROWS),)](
+        *tiles, offsets, labels, *x.shape, len(centroids), _ROWS, columns, PADDING,
+        num_warps=8 if columns == _COLUMNS else 4, num_stages=_stages(x.device, columns),
+    )  # fmt: skip
     return labels
 
 
-@triton.jit
+def _stages(device: torch.device, columns: int) -> int:
+    """Return how many steps of the product are in shared memory at once."""
+    if device.type == "cpu":
+        return 1
+    step_bytes = 2 * PADDING * (_ROWS + columns)
+    room = int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)  # type: ignore[attr-defined]
+    return min(_MOST_STAGES, (room - 2048) // step_bytes)
+
+
+# Compiled once for all numbers of points and centroids.
+@triton.jit(do_not_specialize=["n", "k"])
 def _nearest(x_NW, c_KW, offsets_K, labels_N, n, width, k,
              ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr):  # fmt: skip
     first = tl.program_id(0) * ROWS

@@ -28,7 +28,8 @@ def segment_sums(x: Tensor, order: Tensor, starts: Tensor) -> Tensor:
     return sums
 
 
-@triton.jit
+# Compiled once for all numbers of places and segments.
+@triton.jit(do_not_specialize=["places", "segments"])
 def _segment_sums(x_ND, order_M, starts_S, sums_SD, width, places, segments,
                   ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     segment = tl.program_id(0)

@@ -122,7 +122,7 @@ class Sampler:
         self._precision: torch.dtype = getattr(torch, settings.precision)
         ready(loaded.model, self._precision, compiles=settings.compiles)
         on_gpu = device.type == "cuda"
-        self._vae = vae.to(memory_format=torch.channels_last)
+        self._vae = vae.to(memory_format=torch.channels_last) if on_gpu else vae
         path = quicken_vae(self._vae)
         _log.debug("the autoencoder's layers run by the path: %s.", path)
         low, high = settings.interval or (0.0, 1.0)
@@ -138,6 +138,14 @@ class Sampler:
         # Whether a batch may hold images of two shards: on a GPU one that is not full takes as long as one that is.
         self.mixes = on_gpu and settings.steps is not None
 
+    def warm_up(self) -> None:
+        """Have a GPU's kernels compiled and loaded, so that no batch is timed with that."""
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                zeros = torch.zeros(self.size, dtype=torch.int64, device=self._device)
+                self.images(self._latents(zeros, zeros, steps=1))
+                torch.cuda.synchronize()
+
     def draw(self, batch: Batch) -> Drawn:
         """Begin to draw a batch of at most `size` images, in any thread."""
         if self._threads is not None:
@@ -147,8 +155,10 @@ class Sampler:
 
     def latents(self, seeds: Tensor, labels: Tensor) -> Tensor:
         """Draw latents float32 [n, C, H, W] as the autoencoder decodes them."""
-        found = sample_latents(self._loaded.model, labels, seeds, self._guidance, self.settings.given.solver,
-                               self.settings.steps or 0, self._precision)  # fmt: skip
+        return self._latents(seeds, labels, self.settings.given.solver, self.settings.steps or 0)
+
+    def _latents(self, seeds: Tensor, labels: Tensor, solver: str = "euler", steps: int = 1) -> Tensor:
+        found = sample_latents(self._loaded.model, labels, seeds, self._guidance, solver, steps, self._precision)
         return self._loaded.denormalised(found)
 
     def images(self, latents: Tensor, *, again: bool = False) -> tuple[Tensor, Tensor]:

@@ -53,11 +53,15 @@ def generate(
         check_fit(settings, model.network or loaded.model.config.as_json(), latent_network(vae), model.path)
         sampler = Sampler(loaded, load_vae(vae.path, device)[0], settings, device)
         batches = _batches(loaded, settings, sampler, shards)
-        journal = Journal.begin(folder, record(), monitor)
-        monitor.start("sampling", sum(map(settings.count_in, shards)), "images")
-        with closing(_samples(loaded, sampler, batches, times, monitor)) as samples:
-            for number in shards:
-                journal.write(number, itertools.islice(samples, settings.count_in(number)))
+        with ThreadPoolExecutor(1) as drawer:
+            warmed = drawer.submit(sampler.warm_up)
+            # The record waits for digests of the files.
+            journal = Journal.begin(folder, record(), monitor)
+            warmed.result()
+            monitor.start("sampling", sum(map(settings.count_in, shards)), "images")
+            with closing(_samples(loaded, sampler, batches, drawer, times, monitor)) as samples:
+                for number in shards:
+                    journal.write(number, itertools.islice(samples, settings.count_in(number)))
     return times.rates()
 
 
@@ -73,11 +77,13 @@ def _batches(loaded: LoadedDiT, settings: SampleSettings, sampler: Sampler, shar
 
 
 def _samples(
-    loaded: LoadedDiT, sampler: Sampler, batches: Iterator[Batch], times: Times, monitor: Monitor
-) -> Generator[Entry]:
+    loaded: LoadedDiT, sampler: Sampler, batches: Iterator[Batch], drawer: ThreadPoolExecutor, times: Times,
+    monitor: Monitor,
+) -> Generator[Entry]:  # fmt: skip
     """Draw images; those of a batch become files while the device is at the next one.
 
-    When the monitor asks to stop, all that was drawn is yielded before.
+    What is queued on a GPU is bounded, and whoever queues more waits: the drawer, a thread of its own, so that encoding
+    and writing do not. When the monitor asks to stop, all that was drawn is yielded before.
     """
 
     def encoded(batch: Batch, drawing: Future[Drawn]) -> Iterator[Entry]:
@@ -96,9 +102,7 @@ def _samples(
             yield key_of(seed), [("png", png), *label_member]
             monitor.advance()
 
-    # What is queued on a GPU is bounded, and whoever queues more waits: a thread of its own, so that encoding and
-    # writing do not.
-    with ThreadPoolExecutor(default_workers()) as encoders, ThreadPoolExecutor(1) as drawer:
+    with ThreadPoolExecutor(default_workers()) as encoders:
         ahead: tuple[Batch, Future[Drawn]] | None = None
         for batch in batches:
             stop = monitor.stop_requested()

@@ -5,8 +5,8 @@ r"""Speed and exactness of encoding in each precision, beside float32.
 
 Without --vae an autoencoder is trained first, by the command. Of each precision: images a second of the network on
 images that are on the device already and of the whole loop of the command (from the first image to the last part), how
-the latents differ from those of float32, and by how many dB that changes the reconstruction of the images, which
-float32 decodes. Of codes: the share that differs, and by how much farther those codes are than float32's. Of moments:
+the latents differ from those of float32, and by how many dB that changes the reconstruction of the images, which tf32
+decodes. Of codes: the share that differs, and by how much farther those codes are than float32's. Of moments:
 the error of the means in units of the posterior's deviation, and the relative one of the deviations. Prints JSON.
 """
 
@@ -76,8 +76,8 @@ class Measured:
         assert all(bool(part[-1].all()) for part in found), f"{precision} has not range enough"
 
     def psnr(self, vae, targets):
-        """How near float32 brings the latents to the images [n, 3, size, size] in [-1, 1], in dB."""
-        with torch.inference_mode(), float32(tf32=False):
+        """How near the latents are brought to the images [n, 3, size, size] in [-1, 1], in dB."""
+        with torch.inference_mode(), float32(tf32=True):
             return torch.cat([centred_psnr(vae.decode(part), target) for part, target in
                               zip(self._vectors(vae), targets.split(32), strict=True)])  # fmt: skip
 

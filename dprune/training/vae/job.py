@@ -118,9 +118,10 @@ class VAEJob(TrainingJob):
             torch.manual_seed(purpose_key(self.plan.seed, "initial weights"))
             vae = VAE(self.settings.config)
             critic = PatchGAN(self.settings.config.image_size) if self.settings.gan_weight else None
+        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         for network in (vae, critic):
             if network is not None:
-                network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                network.to(device, memory_format=layout)  # type: ignore[call-overload]
         quicken_losses(critic, distance, device)
         _log.debug("the autoencoder's layers run by the path: %s.", quicken_vae(vae))
         fingerprint = digest([self.dataset.fingerprint, digest_array(self.ids)])

@@ -43,8 +43,9 @@ class ImageBatch:
 
 
 def to_unit(pixels: Tensor) -> Tensor:
-    """Bring uint8 [n, 3, H, W] to float32 in [-1, 1], channels last, as convolutions want them on GPUs and CPUs."""
-    return centred(pixels.contiguous(memory_format=torch.channels_last))
+    """Bring uint8 [n, 3, H, W] to float32 in [-1, 1], channels last on a GPU, where convolutions want that."""
+    layout = torch.channels_last if pixels.is_cuda else torch.contiguous_format
+    return centred(pixels.contiguous(memory_format=layout))
 
 
 class AutoencoderObjective(nn.Module):
