@@ -222,6 +222,25 @@ def test_embed_differences(bench: Any, tmp_path: Path, monkeypatch: pytest.Monke
     assert all(0 <= found[name]["moved"] <= 1 for name in ("decoder, bf16", "bf16, Pillow", "float16 in the store"))
 
 
+@pytest.mark.slow
+def test_study(bench: Any, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for number in range(40):
+            archive.writestr(f"{number % 10}/{number}.jpg", image_bytes(number, (32, 32), "jpg"))
+    save_file(timm.create_model("resnet10t", num_classes=10).state_dict(), tmp_path / "weights.safetensors")
+    sizes = ("--arch", "nano/2", "--batch", 4, "--steps", 3, "--vae-steps", 2, "--rate-steps", 5, "--drawn", 20)
+    more = ("--sample-steps", 1, "--seeds", 2, "--variants", "plain,both", "--more=--log-every 1", "--device", "cpu")
+    found = bench("study", tmp_path / "images.zip", tmp_path / "weights.safetensors", *sizes, *more)
+    assert found["runs"].keys() == {"plain", "both"}
+    for row in found["runs"].values():
+        assert (row["steps"], len(row["seeds"])) == (3, 2)
+        assert min(row["mean"], row["step"]) > 0
+        assert row["seeds"][0]["seconds"] > 0
+
+
 def private_names(path: Path) -> list[str]:
     """What a file takes of dprune that is not for others: names imported, and attributes of what was imported."""
     tree, found, ours = ast.parse(path.read_text()), [], set()

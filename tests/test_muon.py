@@ -53,7 +53,7 @@ def test_steps_are_those_of_the_papers(shape: tuple[int, int], decay: float):
     draw = np.random.default_rng(0)
     weight, gradients = draw.normal(size=shape), [draw.normal(size=shape) for _ in range(3)]
     parameters = [torch.nn.Parameter(torch.from_numpy(weight.copy())) for _ in range(2)]
-    muon = Muon([(parameter, 1) for parameter in parameters], 0.02, decay)
+    muon = Muon(parameters, 0.02, decay)
     for gradient in gradients:
         for sign, parameter in zip((1, -1), parameters, strict=True):
             parameter.grad = torch.from_numpy(sign * gradient)
@@ -67,7 +67,7 @@ def test_steps_are_torchs_but_for_its_rounding():
     torch.manual_seed(0)
     ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((32, 32), (64, 32), (32, 64), (32, 32))]
     theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
-    muon = Muon([(parameter, 1) for parameter in ours], 0.02, 0.1)
+    muon = Muon(ours, 0.02, 0.1)
     torchs = torch.optim.Muon(theirs, 0.02, 0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     for _ in range(3):
         before = [parameter.detach().clone() for parameter in ours]
@@ -82,16 +82,19 @@ def test_steps_are_torchs_but_for_its_rounding():
             assert (mine - other).norm() < 0.02 * (mine - old).norm()
 
 
-def test_queries_keys_and_values_are_matrices_of_their_own():
+def test_bf16_takes_the_same_direction(monkeypatch: pytest.MonkeyPatch):
+    """As on a GPU, whose rate is a tensor."""
     torch.manual_seed(0)
-    gradient = torch.randn(36, 12, dtype=torch.float64)
-    one, three = (torch.nn.Parameter(torch.zeros(36, 12, dtype=torch.float64)) for _ in range(2))
-    parts = [torch.nn.Parameter(torch.zeros(12, 12, dtype=torch.float64)) for _ in range(3)]
-    for parameter, given in zip((one, three, *parts), (gradient, gradient, *gradient.chunk(3)), strict=True):
-        parameter.grad = given.clone()
-    Muon([(one, 1), (three, 3), *((part, 1) for part in parts)], 0.1, 0).step()
-    torch.testing.assert_close(three, torch.cat(parts), rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(one, three, rtol=0.1)
+    exact, rounded = ([torch.nn.Parameter(torch.zeros(shape)) for shape in ((96, 32), (32, 64))] for _ in range(2))
+    for first, second in zip(exact, rounded, strict=True):
+        first.grad = torch.randn_like(first)
+        second.grad = first.grad.clone()
+    Muon(exact, 0.1, 0.01).step()
+    monkeypatch.setattr("dprune.training.muon.arithmetic_of", lambda _: torch.bfloat16)
+    Muon(rounded, torch.tensor(0.1), 0.01).step()
+    for first, second in zip(exact, rounded, strict=True):
+        assert second.dtype == torch.float32
+        assert (first - second).norm() < 0.05 * first.norm()
 
 
 @pytest.mark.parametrize("shape", [(2, 24, 24), (3, 64, 16), (1, 16, 64)])
@@ -111,7 +114,7 @@ def test_an_update_is_as_large_as_one_of_adamw():
     for shape in ((64, 64), (192, 64), (64, 256)):
         parameter = torch.nn.Parameter(torch.zeros(shape))
         parameter.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        Muon([(parameter, 1)], 1.0, 0).step()
+        Muon([parameter], 1.0, 0).step()
         assert parameter.detach().square().mean().sqrt() == pytest.approx(0.2, rel=0.25)
 
 

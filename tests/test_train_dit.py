@@ -704,3 +704,23 @@ def test_a_state_with_a_flipped_bit_is_refused_and_told_of(store: Path, tmp_path
     state.unlink()
     train(store, run).ok()
     assert json.loads(dprune("info", run, "--json").ok().out)["files"][0]["digests"] == "whole"
+
+
+@pytest.mark.parametrize(("arch", "rate"), [("XL/2", 1e-4), ("B/2", 1.5e-4), ("S/2", 3e-4), ("nano/2", 9e-4)])
+def test_the_rate_goes_by_the_width_unless_it_is_said(store: Path, tmp_path: Path, arch: str, rate: float):
+    def planned(*args: object) -> dict[str, float]:
+        return json.loads(
+            dprune("train-dit", store, "--arch", arch, "-o", tmp_path / "run", "--dry-run", *args).ok().out
+        )
+
+    found = planned()["provenance"]["options"]
+    assert found["lr"] == rate
+    assert (found["steps"], found["batch_size"], found["warmup"], found["ema"]) == (120_000, 256, 0, 0.9999)
+    assert planned("--lr", "1e-4")["provenance"]["options"]["lr"] == 1e-4
+
+
+def test_weights_to_begin_with_are_trained_at_the_rate_of_before(store: Path, tmp_path: Path):
+    train(store, tmp_path / "run").ok()
+    begun = ("--init", tmp_path / "run/model.safetensors", "-o", tmp_path / "tuned", "--dry-run")
+    found = json.loads(dprune("train-dit", store, *begun).ok().out)
+    assert (found["provenance"]["options"]["arch"], found["provenance"]["options"]["lr"]) == ("nano/2", 1e-4)

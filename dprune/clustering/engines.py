@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ FAISS_ROWS = 16_384
 FAISS_BLOCK = 1024
 
 _log = logging.getLogger("dprune")
-_precision, _compiling = threading.Lock(), threading.Lock()
+_precision = threading.Lock()
 
 
 class Engine(Protocol):
@@ -227,11 +228,11 @@ def make_engine(name: str, x: torch.Tensor) -> Engine:
     return TritonEngine(x) if fits else TorchEngine(x)
 
 
-def warm_up(name: str, device: torch.device, k: int, dimension: int) -> None:
+def warm_up(name: str, devices: Sequence[torch.device], k: int, dimension: int) -> None:
     """Have an engine's kernels compiled and loaded, which takes half a second; a thread can do it beside reading."""
-    if name == "torch" and triton_works(device):
+    if name != "torch" or not triton_works(devices[0]):
+        return
+    for device in devices:
         torch.cuda.set_device(device)
-        labels = TritonEngine(torch.zeros((1, dimension), device=device)).assign(
-            torch.zeros((k, dimension), device=device)
-        )
-        cluster_sums(torch.zeros((1, dimension), device=device), labels, k)
+        x, centroids = (torch.zeros((rows, dimension), device=device) for rows in (1, k))
+        cluster_sums(x, TritonEngine(x).assign(centroids), k)

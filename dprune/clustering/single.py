@@ -64,10 +64,11 @@ class ClusterJob(FileJob):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Cluster, publish the file on rank 0 and summarise it; the other ranks return nothing."""
-        return on_devices(self.devices, self._run, monitor)
+        settings, dimension = self.settings, self.features.shape[1]
+        warm = Ahead(lambda: warm_up(settings.engine, self.devices, settings.k, dimension))
+        return on_devices(self.devices, functools.partial(self._run, warm=warm), monitor)
 
-    def _run(self, device: torch.device, monitor: Monitor) -> dict[str, Any]:
-        warm = Ahead(lambda: warm_up(self.settings.engine, device, self.settings.k, self.features.shape[1]))
+    def _run(self, device: torch.device, monitor: Monitor, warm: Ahead[None]) -> dict[str, Any]:
         with process_group(device) as here:
             points = load_points(self.features, self.settings.metric, device, monitor)
             warm.result()

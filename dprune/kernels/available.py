@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
+import shutil
+import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +18,10 @@ LEAST_CAPABILITY = (8, 0)
 
 
 def triton_works(device: torch.device) -> bool:
-    """Tell whether kernels written in Triton run on a device: a GPU of 2020 or later, with Triton installed."""
+    """Tell whether kernels written in Triton run on a device.
+
+    That takes a GPU of 2020 or later, Triton, and what it builds the launchers of its kernels with.
+    """
     return device.type == "cuda" and _works(device.index or 0)
 
 
@@ -22,5 +29,13 @@ def triton_works(device: torch.device) -> bool:
 def _works(index: int) -> bool:
     import torch
 
-    found = importlib.util.find_spec("triton") is not None and torch.version.hip is None
+    found = importlib.util.find_spec("triton") is not None and torch.version.hip is None and builds_launchers()
     return found and torch.cuda.get_device_capability(index) >= LEAST_CAPABILITY
+
+
+def builds_launchers() -> bool:
+    """Tell whether there are a C compiler and Python's headers, which slim containers lack, where Triton looks."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    # Debian's local scheme has no headers, and Triton does not look there.
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    return compiler is not None and Path(sysconfig.get_path("include", scheme), "Python.h").exists()

@@ -229,10 +229,10 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def matrices(self) -> list[tuple[nn.Parameter, int]]:
-        """Return the weights of blocks that act on tokens, and of how many matrices, one above the other, each is."""
-        kinds = {"attn.qkv.weight": 3, "attn.proj.weight": 1, "mlp.fc1.weight": 1, "mlp.fc2.weight": 1}
-        return [(block.get_parameter(name), count) for block in self.blocks for name, count in kinds.items()]
+    def matrices(self) -> list[nn.Parameter]:
+        """Return the weights of the blocks that act on tokens."""
+        names = ("attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight")
+        return [block.get_parameter(name) for block in self.blocks for name in names]
 
     def forget_labels(self) -> None:
         """Become unconditional: of the table of labels only the row for none stays."""

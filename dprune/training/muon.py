@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dprune.collectives import all_sum, in_group
+from dprune.runtime import ranks
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 MOMENTUM = 0.95
@@ -25,56 +28,75 @@ class Muon(Optimizer):
     """Trains matrices.
 
     Args:
-        matrices: each parameter, and of how many matrices, one above the other, it is: 3 where queries, keys and
-            values are made by one layer.
+        matrices: what is trained, of two dimensions.
         lr: learning rate, a float or a tensor, which means what it means to AdamW.
         weight_decay: decoupled, as AdamW's.
     """
 
-    def __init__(self, matrices: Sequence[tuple[nn.Parameter, int]], lr: float | Tensor, weight_decay: float) -> None:
+    def __init__(self, matrices: Sequence[nn.Parameter], lr: float | Tensor, weight_decay: float) -> None:
         # Captured graphs may hold its steps, given a rate that is a tensor.
         defaults = {"lr": lr, "weight_decay": weight_decay, "capturable": True}
-        super().__init__([parameter for parameter, _ in matrices], defaults)
+        super().__init__(matrices, defaults)
         self._alike: dict[tuple[int, ...], list[nn.Parameter]] = {}
-        for parameter, count in matrices:
+        for parameter in matrices:
             self.state[parameter] = {"momentum": torch.zeros_like(parameter)}
-            self._alike.setdefault((count, *parameter.shape), []).append(parameter)
+            self._alike.setdefault(tuple(parameter.shape), []).append(parameter)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take a step; every matrix has a gradient."""
-        for (count, *_), parameters in self._alike.items():
-            self._step(count, list(parameters))
+        for parameters in self._alike.values():
+            self._step(list(parameters))
 
-    def _step(self, count: int, parameters: list[Tensor]) -> None:
+    def _step(self, parameters: list[Tensor]) -> None:
         rate, decay = (self.param_groups[0][name] for name in ("lr", "weight_decay"))
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         moments = [self.state[parameter]["momentum"] for parameter in parameters]
         torch._foreach_lerp_(moments, gradients, 1 - MOMENTUM)
-        ahead = torch.stack(torch._foreach_lerp(gradients, moments, MOMENTUM))
-        matrices = ahead.unflatten(1, (count, -1)).flatten(0, 1)
-        updates = orthogonalised(matrices) * (rate * UPDATE_RMS * max(matrices.shape[1:]) ** 0.5)
+        first = parameters[0]
+        ahead = first.new_empty((len(parameters), *first.shape), dtype=arithmetic_of(first))
+        torch._foreach_copy_(list(ahead.unbind()), torch._foreach_lerp(gradients, moments, MOMENTUM))
+        updates = _shared_out(ahead) * (rate * UPDATE_RMS * max(first.shape) ** 0.5)
         if decay:
             torch._foreach_mul_(parameters, 1 - rate * decay)
-        torch._foreach_sub_(parameters, list(updates.view_as(ahead).unbind()))
+        torch._foreach_sub_(parameters, list(updates.unbind()))
+
+
+def arithmetic_of(parameter: Tensor) -> torch.dtype:
+    """Return in what matrices are orthogonalised: on a GPU bf16, whose rounding is far less than what is left of it."""
+    return torch.bfloat16 if parameter.device.type == "cuda" else parameter.dtype
+
+
+def _shared_out(matrices: Tensor) -> Tensor:
+    """Orthogonalise what all ranks hold alike, each rank its share."""
+    if not in_group():
+        return orthogonalised(matrices)
+    here = ranks()
+    begin, end = (len(matrices) * rank // here.world for rank in (here.rank, here.rank + 1))
+    found = torch.zeros_like(matrices)
+    if begin < end:
+        found[begin:end] = orthogonalised(matrices[begin:end])
+    return all_sum(found)
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Bring the singular values of matrices near 1 by Newton and Schulz's iteration.
 
     Args:
-        matrices: [n, a, b] of any float type.
+        matrices: [n, a, b] of any float type, which is that of the arithmetic.
 
     Returns:
-        float32 or wider, [n, a, b], with singular values of about 0.7 to 1.2 where those of the input were not tiny;
-        computed in bf16 on a GPU, whose rounding is far less than that.
+        Of the shape and type of `matrices`, with singular values of about 0.7 to 1.2 where those of the input were not
+        tiny.
     """
     a, b, c = COEFFICIENTS
-    x = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=_LEAST_NORM)
-    x = x.bfloat16() if x.device.type == "cuda" else x
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=_LEAST_NORM)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    x = x if matrices.shape[1] <= matrices.shape[2] else x.mT
-    return x.to(matrices.dtype, memory_format=torch.contiguous_format)
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        # a x + factor x in one product, without a copy of x.
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        x = torch.bmm(factor, x)
+    return (x.mT if tall else x).contiguous()

@@ -41,8 +41,8 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
 class HasMatrices(Protocol):
     """A network that tells which of its weights Muon may train."""
 
-    def matrices(self) -> list[tuple[nn.Parameter, int]]:
-        """Return them, and of how many matrices, one above the other, each is."""
+    def matrices(self) -> list[nn.Parameter]:
+        """Return them, of two dimensions."""
 
 
 class Joined(Optimizer):
@@ -67,7 +67,7 @@ def _optimizer(network: nn.Module, plan: Plan) -> Optimizer:
         return _adamw(trainable(network), plan)
     assert isinstance(network, HasMatrices)
     matrices = network.matrices()
-    inside = {id(parameter) for parameter, _ in matrices}
+    inside = set(map(id, matrices))
     rest = [parameter for parameter in trainable(network) if id(parameter) not in inside]
     return Joined([Muon(matrices, _rate(rest, plan), plan.weight_decay), _adamw(rest, plan)])
 

@@ -44,11 +44,12 @@ def main():
     parser.add_argument("--train-steps", type=int, default=40)
     parser.add_argument("--log-every", type=int, default=10, help="steps between two rates of the training")
     parser.add_argument("--samples", type=int, default=2400, help="of the store that is trained on")
+    parser.add_argument("--side", type=int, default=32, help="of the latents")
     parser.add_argument("--device", default="cuda")
     given = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        store = make_store(Path(folder) / "latents", given.samples)
+        store = make_store(Path(folder) / "latents", given.samples, given.side)
         for world in map(int, given.ranks.split(",")):
             found.append(train(store, given, world, Path(folder) / f"run{world}"))
             # One's rate is the first's, whether it is alone there or not.

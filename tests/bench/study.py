@@ -52,8 +52,10 @@ def prepare(given, folder):
 
 def train(given, store, folder, steps, seed, options):
     """Train, and return the lines of the log that tell a rate."""
+    rate = given.muon_lr if "muon" in options else given.lr
     command("train-dit", store, "--arch", given.arch, "--batch-size", given.batch, "--steps", steps, "--seed", seed,
-            "--device", given.device, "-q", "-o", folder, "--overwrite", *given.more.split(), *options)  # fmt: skip
+            "--lr", rate, "--device", given.device, "-q", "-o", folder, "--overwrite", *given.more.split(),
+            *options)  # fmt: skip
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if "img_per_s" in line]
 
@@ -101,7 +103,7 @@ class Judge:
                                 device=self.given.device)  # fmt: skip
         sampler = Sampler(load_dit(path, self.device), self.vae, options.resolve(), self.device)
         seeds = torch.arange(self.given.drawn, device=self.device).split(500)
-        return self.distance(sampler.images(sampler.latents(some, some % CLASSES)) for some in seeds)
+        return self.distance(sampler.images(sampler.latents(some, some % CLASSES))[0] for some in seeds)
 
     def distance(self, images):
         return frechet_distance(self.moments(images), self.real).distance.value
@@ -143,7 +145,9 @@ def main():
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--arch", default="S/1")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--more", default="", help="options of every training")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--muon-lr", type=float, default=2e-3)
+    parser.add_argument("--more", default="--schedule cosine --warmup 20", help="further options of every training")
     parser.add_argument("--vae", help="an autoencoder for images of 32 pixels, instead of one that is trained here")
     parser.add_argument("--vae-steps", type=int, default=1000)
     parser.add_argument("--rate-steps", type=int, default=80, help="of the trainings that steps are timed in")

@@ -18,7 +18,7 @@ from dprune.models.architectures import ARCHITECTURES, parse_architecture
 from dprune.models.files import ModelFile
 from dprune.runtime import Monitor, ranks
 from dprune.seeds import purpose_key
-from dprune.training.dit.settings import DEFAULTS, DiTOptions, DiTSettings, Fold, TrainingSet
+from dprune.training.dit.settings import DiTOptions, DiTSettings, Fold, TrainingSet
 from dprune.training.job import TrainingJob
 from dprune.training.plan import Plan, TrainingOptions
 
@@ -178,5 +178,5 @@ def open_train_dit(store: str, options: DiTOptions, training: TrainingOptions, o
     settings.check(data.latents)
     if not settings.unconditional:
         data.check_labels()
-    plan = replace(training.plan(len(data.ids), DEFAULTS), optimizer=options.optimizer)
+    plan = replace(training.plan(len(data.ids), settings.defaults()), optimizer=options.optimizer)
     return DiTJob(data, settings, plan, training.device, output)

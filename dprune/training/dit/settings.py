@@ -26,6 +26,7 @@ from dprune.runtime import is_gpu
 from dprune.seeds import hash_ids
 
 DEFAULTS = {"steps": 120_000, "batch_size": 256, "lr": 1e-4}
+"""Of the paper's trainings, which are of XL."""
 ARCH = "XL/2"
 LABEL_DROPOUT = 0.1
 ROUTE_UNTIL = 0.9
@@ -66,6 +67,15 @@ class DiTSettings:
         # Runs of before every visit had its own are other runs: copies in a batch shared their noise.
         routing = {"route": self.route, "route_until": ROUTE_UNTIL} if self.route else {}
         return {"arch": self.arch, "time": self.time, "noise": "visit", **labels, **routing}
+
+    def defaults(self) -> dict[str, Any]:
+        """What a training is where nothing was said of it: the paper's, at a rate that goes by the width.
+
+        A matrix gets inputs in proportion to its width, so that a narrower model wants a larger rate for a change as
+        large (Yang et al., "Tensor programs V", 2022). One that begins with weights is to keep what is in them.
+        """
+        width, widest = (parse_architecture(arch)[0] for arch in (self.arch, ARCH))
+        return DEFAULTS | {"lr": DEFAULTS["lr"] if self.init else round(DEFAULTS["lr"] * widest / width, 7)}
 
     def kept(self, tokens: int) -> int:
         """How many of so many tokens skip no block, the same for every sample."""
