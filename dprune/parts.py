@@ -21,8 +21,24 @@ from dprune.formats.shards import Shard
 from dprune.precision import float32
 from dprune.runtime import Monitor, single_threads
 
-Finish = Callable[[Sequence[Any]], tuple[Tensor, list[Record]]]
-"""Makes of the pieces of a batch its images on the device and the ledger of those that turn out to be bad."""
+
+class Finished(NamedTuple):
+    """A batch that is ready for the network.
+
+    Attributes:
+        images: [n, c, h, w] on the device.
+        bad: ledger of those that turned out to be bad.
+        spent: tensors for the main thread to let go of: for each the interpreter's lock is given up and waited for,
+            which is quick in that thread alone.
+    """
+
+    images: Tensor
+    bad: list[Record]
+    spent: list[Any]
+
+
+Finish = Callable[[Sequence[Any]], Finished]
+"""Makes of the pieces of a batch what the network takes."""
 
 
 class BatchNetwork(ABC):
@@ -132,21 +148,24 @@ def _finished(
         yield from ((batch, [piece.images for piece in batch], []) for batch in batches)
         return
     if workers == 0:
-        yield from (_ready(batch, *finish(batch)) for batch in batches)
+        yield from (_ready(batch, finish(batch)) for batch in batches)
         return
     with ThreadPoolExecutor(1) as thread:
-        before: tuple[list[Any], Future[tuple[Tensor, list[Record]]]] | None = None
+        before: tuple[list[Any], Future[Finished]] | None = None
         for batch in batches:
             coming = (batch, thread.submit(finish, batch))
             if before:
-                yield _ready(before[0], *before[1].result())
+                yield _ready(before[0], before[1].result())
             before = coming
         if before:
-            yield _ready(before[0], *before[1].result())
+            yield _ready(before[0], before[1].result())
 
 
-def _ready(batch: list[Any], images: Tensor, bad: list[Record]) -> tuple[list[Any], list[Tensor], list[Record]]:
-    return batch, [images], bad
+def _ready(batch: list[Any], finished: Finished) -> tuple[list[Any], list[Tensor], list[Record]]:
+    if finished.images.is_cuda:
+        # The network will read them on this thread's stream, after all have let them go.
+        finished.images.record_stream(torch.cuda.current_stream(finished.images.device))
+    return batch, [finished.images], finished.bad
 
 
 def _row(entry: Record) -> int:

@@ -95,6 +95,10 @@ class Ahead(Generic[T]):
         """Wait for the result; raises what the work raised."""
         return self._future.result()
 
+    def wait(self) -> None:
+        """Wait until the work has ended, one way or the other."""
+        self._future.exception()
+
 
 class Monitor(Protocol):
     """What long work reports to, and asks whether it should stop."""

@@ -143,7 +143,7 @@ def test_encode(bench: Any, tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("plain", [True, False])
 def test_vae(bench: Any, plain: bool) -> None:
     sizes = ("--preset", "tiny", "--batch", 2, "--steps", 3, "--log-every", 1, "--images", 3, "--forward", 2,
-             "--plain-batch", 2, "--repeats", 1, "--judge", "test_resnet", "--device", "cpu")  # fmt: skip
+             "--plain-batch", 2, "--repeats", 1, "--device", "cpu")  # fmt: skip
     found = bench("vae", *sizes, *(() if plain else ("--no-plain", "--modes", "mse", "--precisions", "float32")))
     assert found["forward_float32"]["path"] == "plain"
     assert found["train_mse"]["img_per_s"] > 0

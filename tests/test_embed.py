@@ -49,6 +49,11 @@ def test_pixels(shards: Path, tmp_path: Path) -> None:
     features = open_features(tmp_path / "f")
     expected = np.stack([squashed(image_bytes(i)) for i in range(18)])
     np.testing.assert_array_equal(features.rows(0, 18), expected.astype(np.float16).astype(np.float32))
+    assert features.dtype == np.float16
+    for begin, end in ((0, 0), (0, 7), (5, 13), (7, 12), (12, 18), (17, 18)):
+        part = np.empty((end - begin, features.shape[1]), dtype=np.float16)
+        features.fill(part, begin, end)
+        np.testing.assert_array_equal(part, expected[begin:end].astype(np.float16))
     labels = features.labels()
     assert labels is not None
     assert labels.tolist() == [i % 3 for i in range(18)]

@@ -212,7 +212,7 @@ def test_a_whole_model_trains_alike(parametrization: str):
 def test_the_path_is_that_of_the_device_and_precision(monkeypatch: pytest.MonkeyPatch):
     compiled = []
     monkeypatch.setattr(DiT, "compile_blocks", lambda model: compiled.append(model))
-    model = DiT(DiTConfig(4, 3, 2, 24, 2, 2, 5))
+    model = DiT(DiTConfig(4, 3, 2, 32, 2, 2, 5))
     assert quicken_dit(model, torch.bfloat16, compiles=False) == PLAIN
     assert model.through is readable_through
     assert quicken_dit(model, torch.bfloat16, compiles=True) == COMPILED
@@ -222,3 +222,5 @@ def test_the_path_is_that_of_the_device_and_precision(monkeypatch: pytest.Monkey
                                     (torch.bfloat16, False, FUSED)):  # fmt: skip
         assert quicken_dit(model, precision, compiles=True, hooked=hooked) == path
     assert model.through is through
+    narrow = DiT(DiTConfig(4, 3, 2, 32, 2, 4, 5))
+    assert quicken_dit(narrow, torch.bfloat16, compiles=True) == COMPILED, "heads of 8 make no product"

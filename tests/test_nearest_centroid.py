@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from conftest import dprune
+from safetensors.numpy import load_file
 
+from dprune.clustering import engines, kernels
 from dprune.clustering.kernels import half_squared_norms
 
 pytest.importorskip("triton")
@@ -79,3 +85,39 @@ def test_it_is_as_exact_as_tf32() -> None:
 
     tf32 = (cut(x).double() @ cut(centroids).double().T - half_squared_norms(centroids)).argmax(1)
     assert (found(x, centroids) != table.argmax(1)).sum() <= (tf32 != table.argmax(1)).sum()
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="a GPU takes this path anyway")
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_the_command_by_kernels_gives_what_it_gives_by_torch(
+    tmp_path: Path, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(6, 20))[draw.integers(6, size=400)] * 5 + draw.normal(size=(400, 20))
+    np.save(tmp_path / "x.npy", x.astype(np.float16))
+    args = (
+        "cluster",
+        tmp_path / "x.npy",
+        "-k",
+        6,
+        "--engine",
+        "torch",
+        "--metric",
+        metric,
+        "--device",
+        "cpu",
+        "-v",
+        "-o",
+    )
+    said = dprune(*args, tmp_path / "torch").ok().err
+    assert "a matrix product with an argmax assigns the points" in said
+    for module in (engines, kernels):
+        monkeypatch.setattr(module, "triton_works", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    assert "a fused kernel assigns the points" in dprune(*args, tmp_path / "triton").ok().err
+    ours, theirs = load_file(tmp_path / "triton"), load_file(tmp_path / "torch")
+    assert np.array_equal(ours["assignment"], theirs["assignment"])
+    np.testing.assert_allclose(ours["centroids"], theirs["centroids"], rtol=1e-5, atol=1e-5)
+    # Where memory is short, the readable engine works.
+    monkeypatch.setattr(engines, "free_memory", lambda device: x.nbytes // 4)
+    assert "a matrix product" in dprune(*args, tmp_path / "short").ok().err

@@ -71,7 +71,7 @@ class ClusterJob(FileJob):
     def _run(self, device: torch.device, monitor: Monitor, warm: Ahead[None]) -> dict[str, Any]:
         with process_group(device) as here:
             points = load_points(self.features, self.settings.metric, device, monitor)
-            warm.result()
+            warm.wait()
             clusters, solution = self.cluster(points, monitor)
             if here.rank:
                 return {}

@@ -47,10 +47,14 @@ def command(*, delivery: Delivery, shards: tuple[str, ...], members: MemberChoic
     are missing; processes with RANK and WORLD_SIZE set share the shards of one store. An image that cannot be
     decoded gets a row of NaN and is listed in its part.
 
+    --decode gpu has the GPU decode JPEGs, for networks that are quicker than Pillow: features differ in their last
+    digits, so compare such that were made one way. FID is defined with Pillow, and inception refuses it.
+
     \b
     Examples:
       dprune embed shards --model dinov2-b -o features
       dprune embed 'shards/{000000..000099}.tar' --model clip-l14 -o clip
+      dprune embed shards --model dinov2-b --decode gpu -o features
       dprune embed shards --model timm:resnet10t --weights mine.safetensors --image-size 64 -o features
       dprune embed shards --model pixels --image-size 16 --color grey --pca 64 -o pixels
       torchrun --nproc-per-node 8 -m dprune embed shards --stop-after 3h50m -o features

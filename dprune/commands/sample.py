@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     options.choice("--precision", ["auto", "fp32", "bf16"], "Arithmetic of the transformer; auto is bf16 on a GPU.",
                    default="auto"),
     click.option("--compile/--no-compile", "compiles", default=None,
-                 help="Compile the transformer's blocks.  [default: on a GPU]"),
+                 help="Run the blocks by compiled kernels: our own in bf16, else torch.compile's.  "
+                      "[default: on a GPU]"),
     options.count("--batch-size", "Images in one pass through the device.", default=64),
     options.device,
 )  # fmt: skip

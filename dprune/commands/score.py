@@ -38,7 +38,7 @@ def at_noise(source: str, *own: options.Decorator, weights: str = "ema") -> opti
         options.choice("--precision", ["auto", "bf16", "tf32", "fp32"], "Arithmetic; auto is bf16 on a GPU.",
                        default="auto"),
         click.option("--compile/--no-compile", "compiles", default=None,
-                     help="Compile the model's blocks.  [default: on a GPU]"),
+                     help="Run the blocks by compiled kernels: our own or torch.compile's.  [default: on a GPU]"),
         options.count("--batch-size", "Samples in one pass through the device.", default=128),
         options.seed,
         options.device,

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
                      help="Share of the tokens that skip the middle blocks in the first 0.9 of the steps.  "
                           "[default: 0]"),
         click.option("--compile/--no-compile", "compiles", default=None,
-                     help="Compile the blocks.  [default: on a GPU]"),
+                     help="Run the blocks by compiled kernels: our own in bf16, else torch.compile's.  "
+                          "[default: on a GPU]"),
     ),
     options.trains(steps="120000", batch_size="256", lr="1e-4 for XL"),
     options.delivers("Run folder; model.safetensors appears in it when training is complete.", can_stop=True,

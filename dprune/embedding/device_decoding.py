@@ -30,6 +30,7 @@ from dprune.formats.jpegs import PlainJpeg
 from dprune.formats.provenance import Record
 from dprune.kernels.available import triton_works
 from dprune.models.imports import without_compiler
+from dprune.parts import Finished
 
 Decode = Callable[[list[Tensor]], Sequence[Tensor]]
 """Brings JPEGs, uint8 [bytes] each in main memory, to images uint8 [3, h, w] on a device, or raises a RuntimeError."""
@@ -64,26 +65,23 @@ class DeviceDecoder:
         self._fused = triton_works(device)
         # Few and short, its kernels go before those of the network that runs at the same time.
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
-        _log.info("JPEGs are resized on %s by %s.", device, "a fused kernel" if self._fused else "matrix products")
+        by = "a fused kernel" if self._fused else "matrix products"
+        _log.info("JPEGs are decoded on %s by %s and resized by %s.", device, _library(decode), by)
 
-    def __call__(self, pieces: Sequence[Encoded]) -> tuple[Tensor, list[Record]]:
-        """Decode a batch.
-
-        Returns:
-            Images uint8 [n, 3, h, w] on the device, black where one is bad, and the ledger of those found bad here.
-        """
+    def __call__(self, pieces: Sequence[Encoded]) -> Finished:
+        """Decode a batch to images uint8 [n, 3, h, w] on the device, black where one is bad."""
         jpegs, others = _sorted(pieces)
         bad: list[Record] = []
+        spent: list[object] = [jpegs]
         with self._working():
             out = torch.empty((len(jpegs) + len(others), *self._images.shape), dtype=torch.uint8, device=self._device)
             if others:
                 out[others] = torch.cat([piece.images for piece in pieces]).to(self._device)
             for some in _at_once(jpegs):
-                bad += self._fill(out, some)
-            if self._stream is not None:
-                # The network reads it on the default stream, after whoever called has let it go.
-                out.record_stream(torch.cuda.default_stream(self._device))
-        return out, bad
+                decoded = self._decoded(some)
+                spent.append(decoded)
+                bad += self._fill(out, decoded)
+        return Finished(out, bad, spent)
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
@@ -98,8 +96,8 @@ class DeviceDecoder:
             yield
             self._stream.synchronize()
 
-    def _fill(self, out: Tensor, jpegs: Sequence[Jpeg]) -> list[Record]:
-        decoded = self._decoded(jpegs)
+    def _fill(self, out: Tensor, decoded: Sequence[tuple[Jpeg, Tensor | None]]) -> list[Record]:
+        """Put images into a batch; those that the device could not decode, Pillow does. Return the ledger of these."""
         upright = [(jpeg, turned(image, jpeg.header.orientation)) for jpeg, image in decoded if image is not None]
         if upright:
             resized = self._resized([image for _, image in upright])
@@ -184,6 +182,8 @@ def turned(image: Tensor, orientation: int) -> Tensor:
         image: [c, h, w].
         orientation: 1 to 8, as EXIF counts.
     """
+    if orientation == 1:
+        return image
     if orientation > 4:
         image = image.transpose(1, 2)
     flips = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(orientation, ())
@@ -228,9 +228,12 @@ def first_working(decoders: Mapping[str, Decode]) -> Decode:
         if tuple(image.shape) != (3, 8, 16):
             reasons.append(f"{library} turns images")
             continue
-        _log.info("JPEGs are decoded by %s.", library)
         return decode
     raise UsageError(f"--decode gpu: no JPEG can be decoded on this GPU ({reasons[0]}): leave it out.")
+
+
+def _library(decode: Decode) -> str:
+    return str(getattr(getattr(decode, "func", decode), "__module__", "")).partition(".")[0]
 
 
 def _lying() -> Tensor:

@@ -35,6 +35,7 @@ class Tiles(NamedTuple):
     stages: int
 
 
+# Never one stage: with that, Triton 3.6 reads beyond the shared memory that it asked for.
 FORWARD = Tiles(64, 64, 4, 2)
 BACKWARD = Tiles(64, 64, 4, 2)
 

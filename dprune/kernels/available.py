@@ -38,4 +38,5 @@ def builds_launchers() -> bool:
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     # Debian's local scheme has no headers, and Triton does not look there.
     scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
-    return compiler is not None and Path(sysconfig.get_path("include", scheme), "Python.h").exists()
+    folders = [sysconfig.get_path("include", scheme), *os.environ.get("CPATH", "").split(os.pathsep)]
+    return compiler is not None and any(Path(folder, "Python.h").exists() for folder in folders)

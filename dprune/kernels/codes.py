@@ -9,7 +9,7 @@ from torch import Tensor
 
 # A code's elements are taken one by one from registers.
 MOST_CHANNELS = 32
-TOKENS, CODES = 64, 128
+TOKENS, CODES = 32, 128
 
 
 @triton.jit(do_not_specialize=["tokens", "codes"])

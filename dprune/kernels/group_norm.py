@@ -13,6 +13,7 @@ fixed order, so that a result does not change from run to run.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,10 @@ from torch import Tensor
 from dprune.kernels import group_norm_kernels as kernels
 
 # Elements that a program has in registers at once, and that one entry of the partial sums stands for.
-TILE, RUN = 4096, 65536
+TILE, RUN = 2048, 131072
+WARPS = 4
+# Runs that are combined at once.
+RUNS = 32
 PLAIN, INNER, SHUFFLED = 0, 1, 2
 ACTIVATIONS = {"none": 0, "silu": 1, "leaky_relu": 2}
 
@@ -89,6 +93,12 @@ def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def _given(bias: Tensor | None, x: Tensor) -> Tensor:
+    """Return zeros for no bias, since each kernel that did without would have to be compiled too."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.zeros(x.shape[1], dtype=dtype, device=x.device) if bias is None else bias
+
+
 def join(source: Tensor, bias: Tensor | None, shortcut: Tensor | None, groups: int, eps: float,
          *, layout: int = PLAIN) -> tuple[Tensor, GroupStatistics]:  # fmt: skip
     """Return source + bias + shortcut and its statistics, in one pass.
@@ -127,16 +137,16 @@ def _collect(source: Tensor, shortcut: Tensor | None, bias: Tensor | None, out: 
     shape, width = Cut.of(out), out.shape[3]
     partial = torch.empty((shape.samples, shape.runs, 2, shape.channels), dtype=shape.dtype, device=out.device)
     kernels.join[shape.runs, shape.samples](
-        source, source if shortcut is None else _last(shortcut), source if bias is None else bias, out, partial,
+        source, source if shortcut is None else _last(shortcut), _given(bias, out), out, partial,
         shape.pixels, width, shape.channels, shape.block, shape.rows, shape.steps, layout, shortcut is not None,
-        bias is not None, writes, shape.acc, num_warps=8,
+        writes, shape.acc, num_warps=WARPS,
     )  # fmt: skip
     channel = torch.empty((shape.samples, shape.channels), dtype=shape.dtype, device=out.device)
     mean, rstd = torch.empty((2, shape.samples, groups), dtype=shape.dtype, device=out.device)
     size = shape.channels // groups
     kernels.combine[groups, shape.samples](
         partial, channel, mean, rstd, shape.pixels, shape.runs, eps, shape.channels, size,
-        triton.next_power_of_2(size), min(64, triton.next_power_of_2(shape.runs)), shape.rows * shape.steps, shape.acc,
+        triton.next_power_of_2(size), RUNS, shape.rows * shape.steps, shape.acc,
         num_warps=1,
     )  # fmt: skip
     return GroupStatistics(channel, mean, rstd)
@@ -147,9 +157,9 @@ def activate(x: Tensor, bias: Tensor | None, known: GroupStatistics, weight: Ten
     """Return activation(weight * normalised(x + bias) + shift) in x's dtype; x [B, C, H, W] with channels last."""
     shape, out = Cut.of(x), torch.empty_like(x)
     kernels.activate[shape.tiles](
-        x, x if bias is None else bias, known.mean, known.rstd, weight, shift, out, shape.pixels, shape.channels,
-        shape.block, shape.channels // known.mean.shape[1], shape.rows, bias is not None, ACTIVATIONS[activation],
-        shape.acc, num_warps=8,
+        x, _given(bias, x), known.mean, known.rstd, weight, shift, out, shape.pixels, shape.channels,
+        shape.block, shape.channels // known.mean.shape[1], shape.rows, ACTIVATIONS[activation],
+        shape.acc, num_warps=WARPS,
     )  # fmt: skip
     return out
 
@@ -181,15 +191,15 @@ def gradient_sums(x: Tensor, bias: Tensor | None, known: GroupStatistics, weight
     out = torch.empty_like(x) if again else x
     partial = torch.empty((shape.samples, shape.runs, 2, shape.channels), dtype=shape.dtype, device=x.device)
     kernels.sum_gradients[shape.runs, shape.samples](
-        x, x if bias is None else bias, known.mean, known.rstd, weight, shift, gradient, out, partial, shape.pixels,
-        shape.channels, shape.block, size, shape.rows, shape.steps, bias is not None, ACTIVATIONS[activation], again,
-        shape.acc, num_warps=8,
+        x, _given(bias, x), known.mean, known.rstd, weight, shift, gradient, out, partial, shape.pixels,
+        shape.channels, shape.block, size, shape.rows, shape.steps, ACTIVATIONS[activation], again,
+        shape.acc, num_warps=WARPS,
     )  # fmt: skip
     sums = torch.empty((shape.samples, 3, shape.channels), dtype=shape.dtype, device=x.device)
     means = torch.empty((shape.samples, groups, 2), dtype=shape.dtype, device=x.device)
     kernels.combine_gradients[groups, shape.samples](
         partial, weight, known.channel, known.mean, known.rstd, sums, means, shape.pixels, shape.runs, shape.channels,
-        size, triton.next_power_of_2(size), min(64, triton.next_power_of_2(shape.runs)), shape.acc, num_warps=1,
+        size, triton.next_power_of_2(size), RUNS, shape.acc, num_warps=1,
     )  # fmt: skip
     return Gradients(sums, means, out if again else None)
 
@@ -205,17 +215,17 @@ def input_gradient(x: Tensor, bias: Tensor | None, known: GroupStatistics, weigh
     shape, gradient = Cut.of(x), _last(gradient)
     out = gradient if reuse else torch.empty_like(x)
     kernels.input_gradient[shape.tiles](
-        x, x if bias is None else bias, known.mean, known.rstd, weight, shift, gradient, means,
+        x, _given(bias, x), known.mean, known.rstd, weight, shift, gradient, means,
         x if beside is None else _last(beside), out, shape.pixels, shape.channels, shape.block,
-        shape.channels // known.mean.shape[1], shape.rows, bias is not None, ACTIVATIONS[activation],
-        beside is not None, shape.acc, num_warps=8,
+        shape.channels // known.mean.shape[1], shape.rows, ACTIVATIONS[activation],
+        beside is not None, shape.acc, num_warps=WARPS,
     )  # fmt: skip
     return out
 
 
 def channel_sums(x: Tensor) -> Tensor:
     """Return the sum over samples and pixels of each channel of x [B, C, H, W], [C]."""
-    return statistics(_last(x), None, x.shape[1], 0.0).channel.sum(0) * (x.shape[2] * x.shape[3])
+    return statistics(_last(x), None, math.gcd(x.shape[1], 32), 0.0).channel.sum(0) * (x.shape[2] * x.shape[3])
 
 
 def unshuffled(gradient: Tensor) -> Tensor:
@@ -225,6 +235,6 @@ def unshuffled(gradient: Tensor) -> Tensor:
                       device=gradient.device, memory_format=torch.channels_last)  # fmt: skip
     tiles = -(-out.shape[2] * out.shape[3] // shape.rows)
     kernels.unshuffle[tiles, samples, 4](
-        _last(gradient), out, shape.pixels, width, channels, shape.block, shape.rows, num_warps=8
+        _last(gradient), out, shape.pixels, width, channels, shape.block, shape.rows, num_warps=WARPS
     )
     return out

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 
 SLOPE = tl.constexpr(0.2)
+# Tiles that are loaded ahead of their use.
+STAGES = tl.constexpr(3)
 # A size of 1 would become a constant, and each divisor of 16 a kernel of its own.
 NUMBERS = ["pixels", "runs", "width"]
 
@@ -40,25 +42,23 @@ def _source(source, rows, sample, width, pixels, C: tl.constexpr, BLOCK_C: tl.co
 
 @triton.jit(do_not_specialize=NUMBERS)
 def join(source, shortcut, bias, out, partial, pixels, width, C: tl.constexpr, BLOCK_C: tl.constexpr,
-         ROWS: tl.constexpr, RUNS: tl.constexpr, LAYOUT: tl.constexpr, SHORTCUT: tl.constexpr, BIAS: tl.constexpr,
+         ROWS: tl.constexpr, RUNS: tl.constexpr, LAYOUT: tl.constexpr, SHORTCUT: tl.constexpr,
          WRITES: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """Add up source, bias and shortcut; write that, and mean and squared deviations of each channel of a run."""
     run, sample = tl.program_id(0), tl.program_id(1)
     channels = tl.arange(0, BLOCK_C)
     some = channels < C
-    if BIAS:
-        b = tl.load(bias + channels, mask=some, other=0).to(ACC)
+    b = tl.load(bias + channels, mask=some, other=0).to(ACC)
     # Welford's running mean at each place of the tile; the places are combined once, at the end.
     mean, squares = tl.zeros([ROWS, BLOCK_C], ACC), tl.zeros([ROWS, BLOCK_C], ACC)
     one = tl.full((), 1, ACC)
-    for step in range(RUNS):
+    for step in tl.range(0, RUNS, num_stages=STAGES):
         first = (run * RUNS + step) * ROWS
         rows = first + tl.arange(0, ROWS)
         to, inside = _rows_of(out, rows, sample, pixels, C, BLOCK_C)
         at = _source(source, rows, sample, width, pixels, C, BLOCK_C, LAYOUT)
         value = tl.load(at, mask=inside, other=0).to(ACC)
-        if BIAS:
-            value += b[None, :]
+        value += b[None, :]
         if SHORTCUT:
             beside, _ = _rows_of(shortcut, rows, sample, pixels, C, BLOCK_C)
             value += tl.load(beside, mask=inside, other=0).to(ACC)
@@ -117,14 +117,12 @@ def combine(partial, channel, mean, rstd, pixels, runs, eps, C: tl.constexpr, SI
 
 @triton.jit
 def _normalised(x, bias, mean, rstd, rows, sample, pixels, C: tl.constexpr, BLOCK_C: tl.constexpr, SIZE: tl.constexpr,
-                BIAS: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+                ACC: tl.constexpr):  # fmt: skip
     """Return normalised pixels, one over the deviation of each channel, and where there is something."""
     channels = tl.arange(0, BLOCK_C)
     some = channels < C
     group = sample * (C // SIZE) + channels // SIZE
-    m = tl.load(mean + group, mask=some, other=0)
-    if BIAS:
-        m -= tl.load(bias + channels, mask=some, other=0).to(ACC)
+    m = tl.load(mean + group, mask=some, other=0) - tl.load(bias + channels, mask=some, other=0).to(ACC)
     r = tl.load(rstd + group, mask=some, other=0)
     at, inside = _rows_of(x, rows, sample, pixels, C, BLOCK_C)
     value = tl.load(at, mask=inside, other=0).to(ACC)
@@ -140,8 +138,8 @@ def _affine(weight, shift, C: tl.constexpr, BLOCK_C: tl.constexpr, ACC: tl.const
 
 @triton.jit
 def _sigmoid(y):
-    small = tl.exp(-tl.abs(y))
-    return tl.where(y > 0, 1, small) / (1 + small)
+    # Beyond 80 nothing changes any more, and float32 would overflow soon.
+    return 1 / (1 + tl.exp(tl.minimum(-y, 80)))
 
 
 @triton.jit
@@ -166,12 +164,12 @@ def _through(y, gradient, ACTIVATION: tl.constexpr):
 
 @triton.jit(do_not_specialize=NUMBERS)
 def activate(x, bias, mean, rstd, weight, shift, out, pixels, C: tl.constexpr, BLOCK_C: tl.constexpr,
-             SIZE: tl.constexpr, ROWS: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
+             SIZE: tl.constexpr, ROWS: tl.constexpr, ACTIVATION: tl.constexpr,
              ACC: tl.constexpr):  # fmt: skip
     """Normalise, scale, shift and activate."""
     sample = tl.program_id(1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    unit, _, inside = _normalised(x, bias, mean, rstd, rows, sample, pixels, C, BLOCK_C, SIZE, BIAS, ACC)
+    unit, _, inside = _normalised(x, bias, mean, rstd, rows, sample, pixels, C, BLOCK_C, SIZE, ACC)
     w, b = _affine(weight, shift, C, BLOCK_C, ACC)
     to, _ = _rows_of(out, rows, sample, pixels, C, BLOCK_C)
     y = unit * w[None, :] + b[None, :]
@@ -181,15 +179,15 @@ def activate(x, bias, mean, rstd, weight, shift, out, pixels, C: tl.constexpr, B
 @triton.jit(do_not_specialize=NUMBERS)
 def sum_gradients(x, bias, mean, rstd, weight, shift, gradient, out, partial, pixels, C: tl.constexpr,
                   BLOCK_C: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, RUNS: tl.constexpr,
-                  BIAS: tl.constexpr, ACTIVATION: tl.constexpr, WRITES: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
+                  ACTIVATION: tl.constexpr, WRITES: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """Sum the gradients of shift and weight over a run, and make the activation again where it is wanted."""
     run, sample = tl.program_id(0), tl.program_id(1)
     channels = tl.arange(0, BLOCK_C)
     w, b = _affine(weight, shift, C, BLOCK_C, ACC)
     first, second = tl.zeros([ROWS, BLOCK_C], ACC), tl.zeros([ROWS, BLOCK_C], ACC)
-    for step in range(RUNS):
+    for step in tl.range(0, RUNS, num_stages=STAGES):
         rows = (run * RUNS + step) * ROWS + tl.arange(0, ROWS)
-        unit, _, inside = _normalised(x, bias, mean, rstd, rows, sample, pixels, C, BLOCK_C, SIZE, BIAS, ACC)
+        unit, _, inside = _normalised(x, bias, mean, rstd, rows, sample, pixels, C, BLOCK_C, SIZE, ACC)
         at, _ = _rows_of(gradient, rows, sample, pixels, C, BLOCK_C)
         y = unit * w[None, :] + b[None, :]
         # Where there is nothing the gradient is zero, and so are its products.
@@ -238,12 +236,12 @@ def combine_gradients(partial, weight, channel, mean, rstd, sums, means, pixels,
 
 @triton.jit(do_not_specialize=NUMBERS)
 def input_gradient(x, bias, mean, rstd, weight, shift, gradient, means, beside, out, pixels, C: tl.constexpr,
-                   BLOCK_C: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, BIAS: tl.constexpr,
+                   BLOCK_C: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr,
                    ACTIVATION: tl.constexpr, BESIDE: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """Go back through `activate`, and add the gradient that came beside it."""
     sample = tl.program_id(1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    unit, r, inside = _normalised(x, bias, mean, rstd, rows, sample, pixels, C, BLOCK_C, SIZE, BIAS, ACC)
+    unit, r, inside = _normalised(x, bias, mean, rstd, rows, sample, pixels, C, BLOCK_C, SIZE, ACC)
     w, b = _affine(weight, shift, C, BLOCK_C, ACC)
     at, _ = _rows_of(gradient, rows, sample, pixels, C, BLOCK_C)
     channels = tl.arange(0, BLOCK_C)

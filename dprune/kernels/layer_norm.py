@@ -26,6 +26,16 @@ PIECE = 32
 """Tokens that a program takes one after the other, whose sums are one row of partial ones."""
 
 
+class RowLaunch(NamedTuple):
+    """Warps that take a row of more than 512 values together, and rows that are in flight."""
+
+    warps: int
+    stages: int
+
+
+FORWARD, BACKWARD = RowLaunch(4, 1), RowLaunch(2, 1)
+
+
 class TokenMoments(NamedTuple):
     """Of every token, [B, T], in the precision of the sums.
 
@@ -115,7 +125,7 @@ def _forward(x: Tensor, branch: Tensor | None, bias: Tensor | None, gate: Tensor
     _forward_kernel[(triton.cdiv(tokens, PIECE), samples)](
         x, branch, bias, gate, shift, scale, y, h, mean, rstd, tokens, _stride(gate), _stride(scale), eps,
         D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE, GATES=gates, NORMS=norms, SUM=TRITON[sums],
-        num_warps=_warps(width),
+        STAGES=FORWARD.stages, num_warps=_warps(width, FORWARD),
     )  # fmt: skip
     return y, h, TokenMoments(mean, rstd) if mean is not None and rstd is not None else None
 
@@ -184,7 +194,8 @@ def _backward(dy: Tensor, sums: Sums, dh: Tensor | None, y: Tensor | None, momen
     _backward_kernel[(partial.shape[1], samples)](
         dy, dh, y, mean, rstd, scale, branch, bias, gate, dx, d_branch, *sums, tokens, _stride(gate), _stride(scale),
         partial.stride(0), partial.stride(1), D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE,
-        GATES=gates, NORMS=norms, SUM=TRITON[partial.dtype], num_warps=_warps(width) // 2,
+        GATES=gates, NORMS=norms, SUM=TRITON[partial.dtype], STAGES=BACKWARD.stages,
+        num_warps=_warps(width, BACKWARD),
     )  # fmt: skip
     return dx, d_branch
 
@@ -193,14 +204,14 @@ def _stride(rows: Tensor | None) -> int:
     return 0 if rows is None else rows.stride(0)
 
 
-def _warps(width: int) -> int:
-    return 4 if width > 512 else 2
+def _warps(width: int, rows: RowLaunch) -> int:
+    return rows.warps if width > 512 else max(1, rows.warps // 2)
 
 
 @triton.jit
 def _forward_kernel(x, branch, bias, gate, shift, scale, y, h, mean, rstd, tokens, gate_row, row, eps,
                     D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, GATES: tl.constexpr, NORMS: tl.constexpr,
-                    SUM: tl.constexpr):  # fmt: skip
+                    SUM: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
     piece, sample = tl.program_id(0), tl.program_id(1)
     columns = tl.arange(0, BLOCK)
     inside = columns < D
@@ -212,7 +223,7 @@ def _forward_kernel(x, branch, bias, gate, shift, scale, y, h, mean, rstd, token
         factors = 1 + tl.load(scale + at, inside, 0.0).to(SUM)
         shifts = tl.load(shift + at, inside, 0.0).to(SUM)
     first = piece * ROWS
-    for token in range(first, min(first + ROWS, tokens)):
+    for token in tl.range(first, min(first + ROWS, tokens), num_stages=STAGES):
         place = (sample * tokens + token).to(tl.int64)
         values = tl.load(x + place * D + columns, inside, 0.0).to(SUM)
         if GATES:
@@ -233,7 +244,8 @@ def _forward_kernel(x, branch, bias, gate, shift, scale, y, h, mean, rstd, token
 @triton.jit
 def _backward_kernel(dy, dh, y, mean, rstd, scale, branch, bias, gate, dx, d_branch, d_shift, d_scale, d_gate, d_total,
                      tokens, gate_row, row, per_sample, per_piece, D: tl.constexpr, BLOCK: tl.constexpr,
-                     ROWS: tl.constexpr, GATES: tl.constexpr, NORMS: tl.constexpr, SUM: tl.constexpr):  # fmt: skip
+                     ROWS: tl.constexpr, GATES: tl.constexpr, NORMS: tl.constexpr, SUM: tl.constexpr,
+                     STAGES: tl.constexpr):  # fmt: skip
     piece, sample = tl.program_id(0), tl.program_id(1)
     columns = tl.arange(0, BLOCK)
     inside = columns < D
@@ -247,7 +259,7 @@ def _backward_kernel(dy, dh, y, mean, rstd, scale, branch, bias, gate, dx, d_bra
         sum_shift = tl.zeros([BLOCK], SUM)
         sum_scale = tl.zeros([BLOCK], SUM)
     first = piece * ROWS
-    for token in range(first, min(first + ROWS, tokens)):
+    for token in tl.range(first, min(first + ROWS, tokens), num_stages=STAGES):
         place = (sample * tokens + token).to(tl.int64)
         total = tl.load(dy + place * D + columns, inside, 0.0).to(SUM)
         if NORMS:

@@ -1,9 +1,9 @@
 """Differentiable parts of a convolutional residual network, on channels-last tensors, with few passes over memory.
 
-What flows is `Tallied`. Its `tally` is a zero for each channel, by convention with a gradient of its own: the sum of
-the stream's gradient over samples and pixels. So whoever wrote the stream knows the gradient of the bias that it
-added, and nobody reads a tensor again to sum it up: see `kernels.group_norm` for where the sums come from. Everything
-that takes a stream takes the tally along.
+What flows is `Tallied`. Its `tally` is a zero for each channel, a bias that adds nothing, by convention with a gradient
+of its own: the sum of the stream's gradient over samples and pixels. So whoever wrote the stream knows the gradient of
+the bias that it added, and nobody reads a tensor again to sum it up: see `kernels.group_norm` for where the sums come
+from. Everything that takes a stream takes the tally along.
 """
 
 from __future__ import annotations
@@ -142,14 +142,14 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, tally: Tensor, channel: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor,
                 shift: Tensor, activation: str) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(x, channel, mean, rstd, weight, shift)
+        ctx.save_for_backward(x, tally, channel, mean, rstd, weight, shift)
         ctx.activation = activation
-        return group_norm.activate(x, None, GroupStatistics(channel, mean, rstd), weight, shift, activation)
+        return group_norm.activate(x, tally, GroupStatistics(channel, mean, rstd), weight, shift, activation)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Grads:
-        x, *known, weight, shift = ctx.saved_tensors
-        given = x, None, GroupStatistics(*known), weight, shift, ctx.activation, gradients[0]
+        x, tally, *known, weight, shift = ctx.saved_tensors
+        given = x, tally, GroupStatistics(*known), weight, shift, ctx.activation, gradients[0]
         found = group_norm.gradient_sums(*given, again=False)
         dx = group_norm.input_gradient(*given, found.means, None)
         dweight, dshift, total = found.sums.sum(0)
@@ -181,30 +181,33 @@ class _Residual(torch.autograd.Function):
                 shift1: Tensor, weight1: Tensor, bias1: Tensor, scale2: Tensor, shift2: Tensor, weight2: Tensor,
                 bias2: Tensor, shortcut: Tensor | None, groups: int, eps: float) -> tuple[Tensor, ...]:  # fmt: skip
         known = GroupStatistics(channel, mean, rstd)
-        h = F.conv2d(group_norm.activate(x, None, known, scale1, shift1, "silu"), weight1, padding=1)
+        # Some convolutions of float64 give another layout.
+        h = F.conv2d(group_norm.activate(x, tally, known, scale1, shift1, "silu"), weight1, padding=1)
+        h = h.contiguous(memory_format=torch.channels_last)
         between = group_norm.statistics(h, bias1, groups, eps)
         c = F.conv2d(group_norm.activate(h, bias1, between, scale2, shift2, "silu"), weight2, padding=1)
         beside = x if shortcut is None else F.conv2d(x, shortcut)
-        ctx.save_for_backward(x, *known, scale1, shift1, weight1, h, bias1, *between, scale2, shift2, weight2, shortcut)
+        ctx.save_for_backward(x, tally, *known, scale1, shift1, weight1, h, bias1, *between, scale2, shift2, weight2,
+                              shortcut)  # fmt: skip
         return _started(ctx, *group_norm.join(c, bias2, beside, groups, eps))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Grads:
         gradient, total = gradients[:2]
-        x, channel, mean, rstd, scale1, shift1, weight1, h, bias1, *between = ctx.saved_tensors[:12]
-        scale2, shift2, weight2, shortcut = ctx.saved_tensors[12:]
+        x, tally, channel, mean, rstd, scale1, shift1, weight1, h, bias1, *between = ctx.saved_tensors[:13]
+        scale2, shift2, weight2, shortcut = ctx.saved_tensors[13:]
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         dh, dweight2, sums2 = _back(h, bias1, GroupStatistics(*between), scale2, shift2, weight2, gradient, None)
         beside, dshortcut, dtally = gradient, None, total
         if shortcut is not None:
             beside, dshortcut = _convolution_gradient(gradient, x, shortcut, 0, (True, True))
             dtally = total @ shortcut.flatten(1).to(total.dtype)
-        dx, dweight1, sums1 = _back(x, None, GroupStatistics(channel, mean, rstd), scale1, shift1, weight1, dh, beside)
+        dx, dweight1, sums1 = _back(x, tally, GroupStatistics(channel, mean, rstd), scale1, shift1, weight1, dh, beside)
         return (dx, dtally + sums1[2], None, None, None, sums1[0], sums1[1], dweight1, sums2[2], sums2[0], sums2[1],
                 dweight2, total, dshortcut, None, None)  # fmt: skip
 
 
-def _back(x: Tensor, bias: Tensor | None, known: GroupStatistics, scale: Tensor, shift: Tensor, weight: Tensor,
+def _back(x: Tensor, bias: Tensor, known: GroupStatistics, scale: Tensor, shift: Tensor, weight: Tensor,
           gradient: Tensor, beside: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Go back through conv(silu(norm(x + bias))).
 

@@ -10,7 +10,31 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
+
+
+@triton.jit(do_not_specialize=["channels"])
+def _softmax(logits, weights, tokens, channels, BLOCK: tl.constexpr, ACC: tl.constexpr):
+    """Turn a row of products into weights."""
+    row, columns = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    inside = columns < tokens
+    x = tl.load(logits + row * tokens + columns, mask=inside, other=float("-inf")).to(ACC) / tl.sqrt(channels.to(ACC))
+    shares = tl.exp(x - tl.max(x, 0))
+    out = shares / tl.sum(shares, 0)
+    tl.store(weights + row * tokens + columns, out.to(weights.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["channels"])
+def _softmax_gradient(weights, gradient, out, tokens, channels, BLOCK: tl.constexpr, ACC: tl.constexpr):
+    """Go back through `_softmax`."""
+    row, columns = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    inside = columns < tokens
+    w = tl.load(weights + row * tokens + columns, mask=inside, other=0).to(ACC)
+    g = tl.load(gradient + row * tokens + columns, mask=inside, other=0).to(ACC)
+    dx = w * (g - tl.sum(w * g, 0)) / tl.sqrt(channels.to(ACC))
+    tl.store(out + row * tokens + columns, dx.to(out.dtype.element_ty), mask=inside)
 
 
 def wide_attention(q_BTC: Tensor, k_BTC: Tensor, v_BTC: Tensor) -> Tensor:
@@ -26,11 +50,18 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b).to(torch.promote_types(a.dtype, torch.float32))
 
 
+def _by_rows(kernel: Any, q: Tensor, *tables: Tensor) -> Tensor:
+    """Run a kernel on each row of tables [B, T, T]; return the table in q's dtype that it makes."""
+    out, tokens = torch.empty_like(tables[0], dtype=q.dtype), q.shape[1]
+    kernel[(out.shape[0] * tokens,)](*tables, out, tokens, q.shape[2], triton.next_power_of_2(tokens),
+                                     tl.float64 if q.dtype == torch.float64 else tl.float32, num_warps=4)  # fmt: skip
+    return out
+
+
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        ctx.scale = q.shape[-1] ** -0.5
-        weights = _product(q, k.mT).mul_(ctx.scale).softmax(-1).to(q.dtype)
+        weights = _by_rows(_softmax, q, _product(q, k.mT))
         ctx.save_for_backward(q, k, v, weights)
         return weights @ v
 
@@ -38,7 +69,5 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         q, k, v, weights = ctx.saved_tensors
         (gradient,) = gradients
-        toward = _product(gradient, v.mT)
-        toward.sub_((toward * weights).sum(-1, keepdim=True)).mul_(weights).mul_(ctx.scale)
-        logits = toward.to(q.dtype)
+        logits = _by_rows(_softmax_gradient, q, weights, _product(gradient, v.mT))
         return logits @ k, logits.mT @ q, weights.mT @ gradient

@@ -6,11 +6,13 @@ import torch
 
 from dprune.kernels.available import triton_works
 from dprune.models.discriminator import PatchGAN
-from dprune.models.dit import DiT
+from dprune.models.dit import DiT, DiTConfig
 from dprune.models.perceptual import PerceptualDistance
 from dprune.models.vae import VAE
 
 FUSED, COMPILED, PLAIN = "fused", "compiled", "plain"
+MOST_WIDTH, HEAD_SIZES = 2048, (16, 128)
+"""Of transformers that the kernels serve."""
 
 
 def quicken_dit(model: DiT, precision: torch.dtype, *, compiles: bool, hooked: bool = False) -> str:
@@ -27,13 +29,20 @@ def quicken_dit(model: DiT, precision: torch.dtype, *, compiles: bool, hooked: b
     """
     if not compiles:
         return PLAIN
-    if not hooked and precision == torch.bfloat16 and triton_works(model.pos_embed.device):
+    serves = precision == torch.bfloat16 and not hooked and _fits_kernels(model.config)
+    if serves and triton_works(model.pos_embed.device):
         from dprune.models.fast_dit import through
 
         model.through = through
         return FUSED
     model.compile_blocks()
     return COMPILED
+
+
+def _fits_kernels(config: DiTConfig) -> bool:
+    """Tell whether a program holds a row of tokens, and a product the columns of a head."""
+    least, most = HEAD_SIZES
+    return config.width <= MOST_WIDTH and least <= config.width // config.heads <= most
 
 
 def quicken_vae(vae: VAE) -> str:

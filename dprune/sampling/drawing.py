@@ -46,6 +46,9 @@ def ready(model: DiT, precision: torch.dtype, *, compiles: bool) -> DiT:
                 module.to(precision)
         # What passes between the blocks takes the wider type of tokens and positions, and is most of what they move.
         model.pos_embed.data = model.pos_embed.data.to(precision)
+    if model.pos_embed.device.type == "cuda":
+        # The values of a token come out side by side, as the blocks want them.
+        model.x_embedder.to(memory_format=torch.channels_last)
     path = quicken_dit(model, precision, compiles=compiles)
     _log.debug("the transformer's blocks run by the path: %s.", path)
     return model

@@ -1,12 +1,11 @@
 r"""Speed of the autoencoder: training, encoding and decoding, beside a matrix product and the same network run plainly.
 
-    python tests/bench/vae.py [--preset base] [--batch 64] [--steps 50] [--modes mse,judged] [--judge vgg16]
-        [--forward 64] [--precisions bfloat16,float16,float32] [--no-plain] [--device cuda]
+    python tests/bench/vae.py [--preset base] [--batch 64] [--steps 50] [--modes mse,judged] [--forward 64]
+        [--precisions bfloat16,float16,float32] [--no-plain] [--device cuda]
 
 Training goes through the command itself, on images that are held decoded; the rate is the median of the log's lines
-after the first. `judged` adds a critic and the features of a network of timm with random weights. `plain` is the
-network as models/vae.py writes it, under autocast. float32 is with tf32. Prints JSON; ratios are to a bf16 product of
-8192 in the same run.
+after the first. `judged` adds a critic and LPIPS with random weights. `plain` is the network as models/vae.py writes
+it, under autocast. float32 is with tf32. Prints JSON; ratios are to a bf16 product of 8192 in the same run.
 """
 
 import argparse
@@ -17,14 +16,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from machine import command, forget_peak, name_of, peak_gib, timed
 from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import vgg16
 
 from dprune.models.paths import quicken_vae
+from dprune.models.perceptual import VGG_CHANNELS, VGG_STAGES
 from dprune.models.vae import VAE
 from dprune.precision import float32
 from dprune.training.throughput import product_rate, synchronize
@@ -39,7 +39,6 @@ def arguments():
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--log-every", type=int, default=10, help="steps between two rates of the training")
     parser.add_argument("--modes", default="mse,judged")
-    parser.add_argument("--judge", default="vgg16", help="network of timm whose features are compared")
     parser.add_argument("--images", type=int, default=256, help="that are trained on")
     parser.add_argument("--forward", type=int, default=64, help="images that are encoded and decoded at once")
     parser.add_argument("--precisions", default="bfloat16,float16,float32")
@@ -80,13 +79,25 @@ def make_images(folder, count, side):
     return folder / "shards"
 
 
+def make_lpips(path):
+    """Save LPIPS with random weights, under the names of its authors' package."""
+    state = {}
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in vgg16(weights=None).features.state_dict().items()}
+    for name, shape in shapes.items():
+        stage = next(number for number, own in enumerate(VGG_STAGES, 1) if int(name.partition(".")[0]) in own)
+        state[f"net.slice{stage}.{name}"] = torch.randn(shape) * (2 / shape[1:].numel()) ** 0.5
+    for number, channels in enumerate(VGG_CHANNELS):
+        state[f"lin{number}.model.1.weight"] = torch.rand(1, channels, 1, 1)
+    save_file(state, path)
+    return path
+
+
 def train(shards, folder, given, mode):
     forget_peak(given.device)
     options = ()
     if mode == "judged":
-        weights = folder / "judge.safetensors"
-        save_file(timm.create_model(given.judge, pretrained=False).state_dict(), weights)
-        options = ("--perceptual", f"timm:{given.judge}", "--perceptual-weights", weights, "--gan-weight", 0.1)
+        options = ("--lpips-weights", make_lpips(folder / "lpips.safetensors"), "--gan-weight", 0.1)
     run = folder / mode
     began = time.perf_counter()
     command("train-vae", shards, "--preset", given.preset, "--batch-size", given.batch, "--steps", given.steps,
