@@ -52,7 +52,7 @@ def attention(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     out = qkv.new_empty(samples, tokens, width // 3)
     logsum = qkv.new_empty((samples, heads, tokens), dtype=accumulator(qkv.dtype))
     tiles = _fitted(FORWARD, tokens)
-    _forward_kernel[(triton.cdiv(tokens, tiles.own), samples * heads)](
+    _attention_forward_kernel[(triton.cdiv(tokens, tiles.own), samples * heads)](
         qkv, out, logsum, tokens, **_shape(size, heads, tiles, tokens),
         SUM=TRITON[logsum.dtype], num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
@@ -75,7 +75,7 @@ def attention_backward(qkv: Tensor, out: Tensor, logsum: Tensor, d_out: Tensor) 
     blocks = triton.cdiv(tokens, tiles.own)
     d_qkv = torch.empty_like(qkv)
     sums = qkv.new_empty((samples * blocks, width), dtype=logsum.dtype)
-    _backward_kernel[(blocks, samples * heads)](
+    _attention_backward_kernel[(blocks, samples * heads)](
         qkv, out, logsum, d_out, d_qkv, sums, tokens, **_shape(size, heads, tiles, tokens),
         SUM=TRITON[logsum.dtype], num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
@@ -126,9 +126,9 @@ def _dot(a, b, total):
 
 
 @triton.jit
-def _forward_kernel(qkv, out, logsum, tokens, H: tl.constexpr, SIZE: tl.constexpr, MAIN: tl.constexpr,
-                    TAIL: tl.constexpr, OWN: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
-                    FACTOR: tl.constexpr, SUM: tl.constexpr):  # fmt: skip
+def _attention_forward_kernel(qkv, out, logsum, tokens, H: tl.constexpr, SIZE: tl.constexpr, MAIN: tl.constexpr,
+                              TAIL: tl.constexpr, OWN: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
+                              FACTOR: tl.constexpr, SUM: tl.constexpr):  # fmt: skip
     sample, head = tl.program_id(1) // H, tl.program_id(1) % H
     stride: tl.constexpr = 3 * H * SIZE
     queries = qkv + sample.to(tl.int64) * tokens * stride + head * SIZE
@@ -172,9 +172,9 @@ def _forward_kernel(qkv, out, logsum, tokens, H: tl.constexpr, SIZE: tl.constexp
 
 
 @triton.jit
-def _backward_kernel(qkv, out, logsum, d_out, d_qkv, sums, tokens, H: tl.constexpr, SIZE: tl.constexpr,
-                     MAIN: tl.constexpr, TAIL: tl.constexpr, OWN: tl.constexpr, STEP: tl.constexpr,
-                     EVEN: tl.constexpr, FACTOR: tl.constexpr, SUM: tl.constexpr):  # fmt: skip
+def _attention_backward_kernel(qkv, out, logsum, d_out, d_qkv, sums, tokens, H: tl.constexpr, SIZE: tl.constexpr,
+                               MAIN: tl.constexpr, TAIL: tl.constexpr, OWN: tl.constexpr, STEP: tl.constexpr,
+                               EVEN: tl.constexpr, FACTOR: tl.constexpr, SUM: tl.constexpr):  # fmt: skip
     sample, head = tl.program_id(1) // H, tl.program_id(1) % H
     width: tl.constexpr = H * SIZE
     begin = sample.to(tl.int64) * tokens * width

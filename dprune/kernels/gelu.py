@@ -19,7 +19,9 @@ def gelu(x: Tensor) -> Tensor:
     """Return the GELU of contiguous x, of any shape."""
     out = torch.empty_like(x)
     size = x.numel()
-    _forward_kernel[(triton.cdiv(size, 4096),)](x, out, size, BLOCK=4096, SUM=TRITON[accumulator(x.dtype)], num_warps=8)
+    _gelu_forward_kernel[(triton.cdiv(size, 4096),)](
+        x, out, size, BLOCK=4096, SUM=TRITON[accumulator(x.dtype)], num_warps=8
+    )
     return out
 
 
@@ -34,7 +36,7 @@ def gelu_backward(x: Tensor, d_out: Tensor) -> tuple[Tensor, Tensor]:
     dx = torch.empty_like(x)
     strips = triton.cdiv(rows, STRIP)
     sums = x.new_empty((strips, width), dtype=accumulator(x.dtype))
-    _backward_kernel[(triton.cdiv(width, COLUMNS), strips)](
+    _gelu_backward_kernel[(triton.cdiv(width, COLUMNS), strips)](
         x, d_out, dx, sums, rows, width, ROWS=ROWS, COLUMNS=COLUMNS, STRIP=STRIP, SUM=TRITON[sums.dtype], num_warps=4
     )
     return dx, sums
@@ -47,15 +49,15 @@ def _sigmoid_of(x):
 
 
 @triton.jit
-def _forward_kernel(x, out, size, BLOCK: tl.constexpr, SUM: tl.constexpr):
+def _gelu_forward_kernel(x, out, size, BLOCK: tl.constexpr, SUM: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     values = tl.load(x + at, at < size, 0.0).to(SUM)
     tl.store(out + at, (values * _sigmoid_of(values)).to(out.dtype.element_ty), at < size)
 
 
 @triton.jit
-def _backward_kernel(x, d_out, dx, sums, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STRIP: tl.constexpr,
-                     SUM: tl.constexpr):  # fmt: skip
+def _gelu_backward_kernel(x, d_out, dx, sums, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+                          STRIP: tl.constexpr, SUM: tl.constexpr):  # fmt: skip
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     strip = tl.program_id(1)
     total = tl.zeros([ROWS, COLUMNS], SUM)

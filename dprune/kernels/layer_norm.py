@@ -122,7 +122,7 @@ def _forward(x: Tensor, branch: Tensor | None, bias: Tensor | None, gate: Tensor
     y = torch.empty_like(x) if gates else None
     h = torch.empty_like(x, dtype=dtype) if norms else None
     mean, rstd = x.new_empty((2, samples, tokens), dtype=sums) if norms else (None, None)
-    _forward_kernel[(triton.cdiv(tokens, PIECE), samples)](
+    _norm_forward_kernel[(triton.cdiv(tokens, PIECE), samples)](
         x, branch, bias, gate, shift, scale, y, h, mean, rstd, tokens, _stride(gate), _stride(scale), eps,
         D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE, GATES=gates, NORMS=norms, SUM=TRITON[sums],
         STAGES=FORWARD.stages, num_warps=_warps(width, FORWARD),
@@ -191,7 +191,7 @@ def _backward(dy: Tensor, sums: Sums, dh: Tensor | None, y: Tensor | None, momen
     partial = sums.gate if gates else sums.shift
     assert partial is not None
     mean, rstd = moments or (None, None)
-    _backward_kernel[(partial.shape[1], samples)](
+    _norm_backward_kernel[(partial.shape[1], samples)](
         dy, dh, y, mean, rstd, scale, branch, bias, gate, dx, d_branch, *sums, tokens, _stride(gate), _stride(scale),
         partial.stride(0), partial.stride(1), D=width, BLOCK=triton.next_power_of_2(width), ROWS=PIECE,
         GATES=gates, NORMS=norms, SUM=TRITON[partial.dtype], STAGES=BACKWARD.stages,
@@ -209,9 +209,9 @@ def _warps(width: int, rows: RowLaunch) -> int:
 
 
 @triton.jit
-def _forward_kernel(x, branch, bias, gate, shift, scale, y, h, mean, rstd, tokens, gate_row, row, eps,
-                    D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, GATES: tl.constexpr, NORMS: tl.constexpr,
-                    SUM: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+def _norm_forward_kernel(x, branch, bias, gate, shift, scale, y, h, mean, rstd, tokens, gate_row, row, eps,
+                         D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, GATES: tl.constexpr,
+                         NORMS: tl.constexpr, SUM: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
     piece, sample = tl.program_id(0), tl.program_id(1)
     columns = tl.arange(0, BLOCK)
     inside = columns < D
@@ -242,10 +242,10 @@ def _forward_kernel(x, branch, bias, gate, shift, scale, y, h, mean, rstd, token
 
 
 @triton.jit
-def _backward_kernel(dy, dh, y, mean, rstd, scale, branch, bias, gate, dx, d_branch, d_shift, d_scale, d_gate, d_total,
-                     tokens, gate_row, row, per_sample, per_piece, D: tl.constexpr, BLOCK: tl.constexpr,
-                     ROWS: tl.constexpr, GATES: tl.constexpr, NORMS: tl.constexpr, SUM: tl.constexpr,
-                     STAGES: tl.constexpr):  # fmt: skip
+def _norm_backward_kernel(dy, dh, y, mean, rstd, scale, branch, bias, gate, dx, d_branch, d_shift, d_scale, d_gate,
+                          d_total, tokens, gate_row, row, per_sample, per_piece, D: tl.constexpr, BLOCK: tl.constexpr,
+                          ROWS: tl.constexpr, GATES: tl.constexpr, NORMS: tl.constexpr, SUM: tl.constexpr,
+                          STAGES: tl.constexpr):  # fmt: skip
     piece, sample = tl.program_id(0), tl.program_id(1)
     columns = tl.arange(0, BLOCK)
     inside = columns < D
