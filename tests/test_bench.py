@@ -232,9 +232,9 @@ def test_study(bench: Any, tmp_path: Path) -> None:
             archive.writestr(f"{number % 10}/{number}.jpg", image_bytes(number, (32, 32), "jpg"))
     save_file(timm.create_model("resnet10t", num_classes=10).state_dict(), tmp_path / "weights.safetensors")
     sizes = ("--arch", "nano/2", "--batch", 4, "--steps", 3, "--vae-steps", 2, "--rate-steps", 5, "--drawn", 20)
-    more = ("--sample-steps", 1, "--seeds", 2, "--variants", "plain,both", "--more=--log-every 1", "--device", "cpu")
+    more = ("--sample-steps", 1, "--seeds", 2, "--variants", "plain,muon", "--more=--log-every 1", "--device", "cpu")
     found = bench("study", tmp_path / "images.zip", tmp_path / "weights.safetensors", *sizes, *more)
-    assert found["runs"].keys() == {"plain", "both"}
+    assert found["runs"].keys() == {"plain", "muon"}
     for row in found["runs"].values():
         assert (row["steps"], len(row["seeds"])) == (3, 2)
         assert min(row["mean"], row["step"]) > 0

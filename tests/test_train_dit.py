@@ -38,7 +38,6 @@ from dprune.training.dit.task import FlowObjective, LatentBatch
 from dprune.training.order import Order, Visits
 
 CPU = torch.device("cpu")
-EVERY = torch.empty(0, 0, dtype=torch.int64)
 SMALL = ("--arch", "nano/2", "--batch-size", "6", "--steps", "8", "--log-every", "1", "--lr", "1e-3")
 
 
@@ -70,7 +69,7 @@ def test_latents_are_those_of_the_store_wherever_they_are_held(tmp_path: Path, k
     ids = np.array([0, 3, 19, 20, 31])
     held = TrainingLatents(latents, ids, CPU, place, seed=0)
     visits = Visits(np.array([4, 0, 2, 0]), np.array([1, 1, 1, 2]))
-    found_ids, before, labels, values, _ = held.batch(visits)
+    found_ids, before, labels, values = held.batch(visits)
     assert before.tolist() == [1, 1, 1, 2]
     assert found_ids.tolist() == [31, 0, 19, 0]
     assert labels.tolist() == latents.labels()[[31, 0, 19, 0]].tolist()
@@ -286,7 +285,7 @@ def test_the_gradient_of_copies_varies_as_that_of_independent_draws():
         for step in range(100):
             positions, before = map(torch.from_numpy, order.visits(step))
             ids, visits = draws(positions, before, step)
-            loss, _ = objective(LatentBatch(ids, visits, labels[positions], latents[positions], EVERY))
+            loss, _ = objective(LatentBatch(ids, visits, labels[positions], latents[positions]))
             found = torch.autograd.grad(loss / 256, list(network.parameters()))
             gradients.append(torch.cat([part.flatten() for part in found]))
         return torch.stack(gradients).var(0).sum().item()
@@ -470,7 +469,7 @@ def test_samples_without_a_label_and_dropped_ones_get_that_of_none(dropout: floa
     for before in (0, 1):
         visits = torch.full((4000,), before)
         FlowObjective(Network(), settings, 0)(
-            LatentBatch(torch.arange(4000), visits, labels, torch.zeros(4000, 1, 1, 1), EVERY)
+            LatentBatch(torch.arange(4000), visits, labels, torch.zeros(4000, 1, 1, 1))
         )
     for found in seen:
         assert (found[labels < 0] == 5).all()

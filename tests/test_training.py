@@ -64,9 +64,6 @@ class Regression:
         self.objectives = {name: Objective(network, data) for name, network in self.networks.items()}
         self.evaluated = []
 
-    def flop_at(self, step):
-        return self.flop
-
     def active(self, name, step):
         return name == "first" or step >= 10
 

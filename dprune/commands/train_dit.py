@@ -36,9 +36,6 @@ if TYPE_CHECKING:
                      show_default=True, help="Where latents are held."),
         options.choice("--optimizer", ["adamw", "muon"], "Muon trains the matrices of the blocks, AdamW the rest.",
                        default="adamw"),
-        click.option("--route", type=options.Number(0, 1, max_open=True), default=0.0, metavar="X",
-                     help="Share of the tokens that skip the middle blocks in the first 0.9 of the steps.  "
-                          "[default: 0]"),
         click.option("--compile/--no-compile", "compiles", default=None,
                      help="Run the blocks by compiled kernels: our own in bf16, else torch.compile's.  "
                           "[default: on a GPU]"),
@@ -62,9 +59,7 @@ def command(*, delivery: Delivery, store: str, model: DiTOptions, training: Trai
     Averaged weights reach back over a ninth of the steps so far, until --ema bounds that: short runs need no other.
 
     --optimizer muon reaches the same loss in fewer steps that each take a little longer; it takes the --lr of AdamW,
-    and twice that suits it. With --route 0.5, half of the tokens of each sample skip the middle blocks (TREAD, Krause
-    et al., 2025) until nine tenths of the steps are done, which makes steps of deep models much faster; a run with it
-    is not extended by more --steps. Samples are always drawn and scored with all tokens.
+    and twice that suits it. It made the better models of equal seconds: small ones, of CIFAR-10.
 
     \b
     Examples:

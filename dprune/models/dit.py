@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from dprune.models import diffusion
 from dprune.models.parametrization import NOISE, VELOCITY
-from dprune.models.routing import put_back, routed_blocks, take_out
 
 FREQUENCIES = 256
 
@@ -57,21 +56,14 @@ class DiTConfig:
         """Tokens of one sample."""
         return (self.input_size // self.patch) ** 2
 
-    def flop(self, kept: int | None = None) -> int:
-        """Floating-point operations of one sample's forward pass: two for each multiplication in a matrix product.
-
-        Args:
-            kept: tokens that take the blocks which the others skip, see `models.routing`; None for all.
-        """
-        first, last = routed_blocks(self.depth) if kept is not None else (0, 0)
-        blocks = (self.depth - last + first) * self._block(self.tokens) + (last - first) * self._block(kept or 0)
-        ends = self.tokens * self.channels * self.patch**2 * self.width * (2 + self.learn_sigma)
+    def flop(self) -> int:
+        """Floating-point operations of one sample's forward pass: two for each multiplication in a matrix product."""
+        per_token = 12 * self.width**2 * self.depth + self.channels * self.patch**2 * self.width * (
+            2 + self.learn_sigma
+        )
+        attention = 2 * self.tokens * self.width * self.depth
         conditioning = self.width**2 * (6 * self.depth + 3) + FREQUENCIES * self.width
-        return 2 * (blocks + ends + conditioning)
-
-    def _block(self, tokens: int) -> int:
-        """Multiplications of a block with so many tokens, without those of its modulation."""
-        return tokens * (12 * self.width**2 + 2 * tokens * self.width)
+        return 2 * (self.tokens * (per_token + attention) + conditioning)
 
 
 def modulate(x_BTD: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
@@ -241,37 +233,27 @@ class DiT(nn.Module):
         self.y_embedder = LabelEmbedder(0, self.config.width).to(none.device)
         self.y_embedder.embedding_table.weight.data.copy_(none)
 
-    def forward(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor, kept_BK: Tensor | None = None) -> Tensor:
+    def forward(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor) -> Tensor:
         """Predict the velocity.
 
         Args:
             x_BCHW: noisy latents [B, C, H, W].
             t_B: times [B], 0 noise and 1 data.
             y_B: labels, int64 [B]; `config.classes` is no label.
-            kept_BK: places of the tokens that take the blocks which the others skip, int64 [B, K], see
-                `models.routing`; None for all, as anywhere but in training.
 
         Returns:
             [B, C, H, W].
         """
         if self.config.parametrization == NOISE:
-            return diffusion.velocity(lambda x, timestep: self._predicted(x, timestep, y_B, kept_BK), x_BCHW, t_B)
-        return self._predicted(x_BCHW, t_B, y_B, kept_BK)
+            return diffusion.velocity(lambda x, timestep: self._predicted(x, timestep, y_B), x_BCHW, t_B)
+        return self._predicted(x_BCHW, t_B, y_B)
 
-    def _predicted(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor, kept_BK: Tensor | None) -> Tensor:
+    def _predicted(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor) -> Tensor:
         x_BTD = self.x_embedder(x_BCHW) + self.pos_embed
         c_BD = self.t_embedder(t_B) + self.y_embedder(y_B)
-        x_BTD = self._through_blocks(x_BTD, c_BD, kept_BK)
-        return self._unpatchify(self.final_layer(x_BTD, c_BD))[:, : self.config.channels]
-
-    def _through_blocks(self, x_BTD: Tensor, c_BD: Tensor, kept_BK: Tensor | None) -> Tensor:
         blocks: list[Any] = list(self.blocks)
-        if kept_BK is None:
-            return self.through(blocks, x_BTD, c_BD)
-        first, last = routed_blocks(len(blocks))
-        x_BTD = self.through(blocks[:first], x_BTD, c_BD)
-        routed_BKD = self.through(blocks[first:last], take_out(x_BTD, kept_BK), c_BD)
-        return self.through(blocks[last:], put_back(x_BTD, kept_BK, routed_BKD), c_BD)
+        x_BTD = self.through(blocks, x_BTD, c_BD)
+        return self._unpatchify(self.final_layer(x_BTD, c_BD))[:, : self.config.channels]
 
     def _unpatchify(self, x_BTP: Tensor) -> Tensor:
         side, patch = self.config.input_size // self.config.patch, self.config.patch

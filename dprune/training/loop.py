@@ -115,7 +115,7 @@ class Loop:
             while batch := self._next(batches):
                 reports = is_due(self.step + 1, self.plan.log_every) or self.step + 1 == self.plan.steps
                 norm = self.stepper.take(self.step, batch, wants_norm=reports)
-                watch.count(self.plan.batch_size, self.task.flop_at(self.step))
+                watch.count(self.plan.batch_size, self.task.flop)
                 self.step += 1
                 monitor.advance()
                 if reports:

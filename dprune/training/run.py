@@ -117,8 +117,7 @@ def _step(line: bytes) -> float | None:
 def extends(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Tell whether `wanted` goes on from where the run of `found` ends."""
     before, after = found.get("options", {}).get("steps"), wanted["options"]["steps"]
-    follows_steps = wanted["options"]["schedule"] != "constant" or "route" in wanted["options"]
-    if not isinstance(before, int) or before >= after or follows_steps:
+    if not isinstance(before, int) or before >= after or wanted["options"]["schedule"] != "constant":
         return False
     longer = {**found, "options": {**found["options"], "steps": after}}
     return record_digest(longer) == record_digest(wanted)

@@ -37,10 +37,6 @@ class Task(ABC):
     fingerprint: str
     flop: int = 0
 
-    def flop_at(self, step: int) -> int:
-        """Floating-point operations of a step's training on one sample, of a network that may not use all of itself."""
-        return self.flop
-
     def ready(self) -> None:
         """Wait until the networks have the weights that they begin with, which trials can do without."""
         return

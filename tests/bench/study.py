@@ -1,7 +1,7 @@
 r"""What makes a study cheaper: the Fréchet distances that trainings reach in equal seconds of a device.
 
     python tests/bench/study.py IMAGES.zip RESNET10T.safetensors [--seconds 20] [--seeds 3] [--arch S/1] [--batch 256]
-        [--variants plain,routed,muon,both] [--vae FILE] [--device cuda]
+        [--variants plain,muon] [--vae FILE] [--device cuda]
 
 IMAGES, of 32 pixels in ten class folders, are packed, an autoencoder of 8 x 8 x 16 latents is trained on them, and
 they are encoded. The time of a step of each variant is measured, compilation left out, and each gets as many steps as
@@ -31,11 +31,9 @@ from dprune.models.vae import load_vae
 from dprune.precision import float32
 from dprune.sampling.drawing import Sampler
 from dprune.sampling.settings import SampleOptions
-from dprune.training.dit.settings import ROUTE_UNTIL
 
 SIDE, CLASSES = 64, 10
-ROUTE, MUON = ("--route", "0.5"), ("--optimizer", "muon")
-VARIANTS = {"plain": (), "routed": ROUTE, "muon": MUON, "both": (*ROUTE, *MUON)}
+VARIANTS = {"plain": (), "muon": ("--optimizer", "muon")}
 
 
 def prepare(given, folder):
@@ -61,7 +59,7 @@ def train(given, store, folder, steps, seed, options):
 
 
 def step_of(given, store, folder, options):
-    """Measure the seconds of a step, compilation left out; routed ones where any are, since most of the steps are."""
+    """Measure the seconds of a step, compilation left out."""
     every = max(1, given.rate_steps // 10)
     lines = train(given, store, folder, given.rate_steps, 0, (*options, "--log-every", every))
     return given.batch / statistics.median(line["img_per_s"] for line in lines[2:-1])
@@ -69,12 +67,8 @@ def step_of(given, store, folder, options):
 
 def plan(given, store, folder, name):
     """Find out how many steps of a variant fit into the seconds."""
-    options, unrouted = VARIANTS[name], tuple(o for o in VARIANTS[name] if o not in ROUTE)
-    seconds = {"step": step_of(given, store, folder, options)}
-    if options != unrouted:
-        seconds["unrouted_step"] = step_of(given, store, folder, unrouted)
-    mean = ROUTE_UNTIL * seconds["step"] + (1 - ROUTE_UNTIL) * seconds.get("unrouted_step", seconds["step"])
-    return seconds | {"steps": given.steps or max(1, int(given.seconds / mean))}
+    seconds = step_of(given, store, folder, VARIANTS[name])
+    return {"step": seconds, "steps": given.steps or max(1, int(given.seconds / seconds))}
 
 
 class Judge:

@@ -112,7 +112,7 @@ class DiTJob(TrainingJob):
         _log.debug("%d latents are held on: %s.", len(held), held.place)
         fingerprint = digest([latents.fingerprint, digest_array(ids)])
         preview = None if self.settings.vae is None else load_vae(self.settings.vae, device)[0]
-        return DiTTask(network, self.settings, self.plan, held, latents, self.data.classes, fingerprint, preview,
+        return DiTTask(network, self.settings, self.plan.seed, held, latents, self.data.classes, fingerprint, preview,
                        wait)  # fmt: skip
 
     def _network(self, device: torch.device) -> tuple[DiT, Callable[[], None]]:

@@ -31,14 +31,12 @@ class LatentBatch(NamedTuple):
         visits: int64 [b], how often each sample was visited before.
         labels: int64 [b], -1 for none.
         latents: float32 [b, c, h, w], of mean 0 and deviation 1.
-        kept: int64 [b, k], places of the tokens that skip no block where others do, see `models.routing`; else [b, 0].
     """
 
     ids: Tensor
     visits: Tensor
     labels: Tensor
     latents: Tensor
-    kept: Tensor
 
 
 class TrainingLatents:
@@ -86,7 +84,7 @@ class TrainingLatents:
             flipped = [self._tensors[name + FLIPPED].take(positions, where) for name in names]
             rows = [torch.where(flip.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(rows, flipped, strict=True)]
         latents = rows[0] if self._network["kind"] == "vq" else self._drawn(rows, ids, before)
-        return LatentBatch(ids, before, self._labels[where], self.normalised(latents), ids.new_empty(len(ids), 0))
+        return LatentBatch(ids, before, self._labels[where], self.normalised(latents))
 
     def _drawn(self, rows: Sequence[Tensor], ids: Tensor, before: Tensor) -> Tensor:
         """Draw from the posteriors."""

@@ -29,8 +29,6 @@ DEFAULTS = {"steps": 120_000, "batch_size": 256, "lr": 1e-4}
 """Of the paper's trainings, which are of XL."""
 ARCH = "XL/2"
 LABEL_DROPOUT = 0.1
-ROUTE_UNTIL = 0.9
-"""Share of the steps in which tokens skip blocks; the model is used with all tokens, and learns that in the rest."""
 
 _log = logging.getLogger("dprune")
 
@@ -48,7 +46,6 @@ class DiTSettings:
         vae: file of the autoencoder that decodes pictures, None for no pictures.
         compile: whether blocks are compiled.
         place: where latents are held; see `TrainingLatents`.
-        route: share of the tokens that skip the middle blocks in training, see `models.routing`.
     """
 
     arch: str
@@ -59,14 +56,12 @@ class DiTSettings:
     vae: Path | None
     compile: bool
     place: str
-    route: float = 0.0
 
     def options(self) -> dict[str, Any]:
         """Return what changes the weights, as provenance holds it."""
         labels = {"unconditional": True} if self.unconditional else {"label_dropout": self.label_dropout}
         # Runs of before every visit had its own are other runs: copies in a batch shared their noise.
-        routing = {"route": self.route, "route_until": ROUTE_UNTIL} if self.route else {}
-        return {"arch": self.arch, "time": self.time, "noise": "visit", **labels, **routing}
+        return {"arch": self.arch, "time": self.time, "noise": "visit", **labels}
 
     def defaults(self) -> dict[str, Any]:
         """What a training is where nothing was said of it: the paper's, at a rate that goes by the width.
@@ -76,14 +71,6 @@ class DiTSettings:
         """
         width, widest = (parse_architecture(arch)[0] for arch in (self.arch, ARCH))
         return DEFAULTS | {"lr": DEFAULTS["lr"] if self.init else round(DEFAULTS["lr"] * widest / width, 7)}
-
-    def kept(self, tokens: int) -> int:
-        """How many of so many tokens skip no block, the same for every sample."""
-        return max(1, tokens - round(self.route * tokens))
-
-    def routed_steps(self, steps: int) -> int:
-        """How many of so many steps, from the first, have tokens skip blocks."""
-        return round(ROUTE_UNTIL * steps) if self.route else 0
 
     def check(self, latents: Latents) -> None:
         """Hold the settings and the autoencoder to the latents.
@@ -117,7 +104,6 @@ class DiTOptions:
     vae: str | None = None
     place: str = "auto"
     compiles: bool | None = None
-    route: float = 0.0
     optimizer: str = "adamw"
 
     def resolve(self, device: str) -> DiTSettings:
@@ -146,7 +132,6 @@ class DiTOptions:
             vae=check_file(self.vae, "--vae") if self.vae else None,
             compile=is_gpu(device) if self.compiles is None else self.compiles,
             place=self.place,
-            route=self.route,
         )
 
 

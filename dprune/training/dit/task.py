@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Generator, Hashable, Iterator
 from pathlib import Path
 
@@ -20,12 +19,10 @@ from dprune.models.classes import TrainedClasses
 from dprune.models.dit import DiT
 from dprune.models.dit_files import network_metadata
 from dprune.models.pixels import to_pixels
-from dprune.models.routing import kept_tokens
 from dprune.models.vae import VAE
 from dprune.training.dit.latents import LatentBatch, TrainingLatents
 from dprune.training.dit.settings import DiTSettings
 from dprune.training.order import Visits
-from dprune.training.plan import Plan
 from dprune.training.task import Task
 
 PREVIEW_STEPS = 30
@@ -49,9 +46,7 @@ class FlowObjective(nn.Module):
         """Return the sum of the samples' losses, twice: to differentiate and for the log."""
         drawn = noise.normal(self._seed, "noise of training", micro.ids, micro.visits, micro.latents.shape[1:])
         times, labels = self._times(micro), self._labels(micro)
-        routes = micro.kept.shape[1] > 0
-        network = functools.partial(self.network, kept_BK=micro.kept) if routes else self.network
-        loss = flow_loss(network, micro.latents, drawn, times, labels).sum()
+        loss = flow_loss(self.network, micro.latents, drawn, times, labels).sum()
         return loss, {"loss": loss.detach()}
 
     def _times(self, micro: LatentBatch) -> Tensor:
@@ -74,7 +69,7 @@ class DiTTask(Task):
     Args:
         network: on the device, its path chosen.
         settings: of the loss.
-        plan: of the run.
+        seed: of the run.
         data: what is trained on.
         latents: the store that it comes from.
         trained: its classes, and how many samples of each are trained on.
@@ -85,25 +80,19 @@ class DiTTask(Task):
 
     repeats = "each time with another noise and time"
 
-    def __init__(self, network: DiT, settings: DiTSettings, plan: Plan, data: TrainingLatents, latents: Latents,
+    def __init__(self, network: DiT, settings: DiTSettings, seed: int, data: TrainingLatents, latents: Latents,
                  trained: TrainedClasses, fingerprint: str, preview: VAE | None,
                  wait: Callable[[], None]) -> None:  # fmt: skip
         self._wait = wait
-        self._seed, self._routed_steps = plan.seed, settings.routed_steps(plan.steps)
-        self._kept = settings.kept(network.config.tokens)
         self._network, self._data, self._trained, self._preview = network, data, trained, preview
         self._device = network.pos_embed.device
         self._compiles = settings.compile
-        self.networks, self.objectives = {"dit": network}, {"dit": FlowObjective(network, settings, plan.seed)}
+        self.networks, self.objectives = {"dit": network}, {"dit": FlowObjective(network, settings, seed)}
         mean, std = torch.from_numpy(latents.mean), torch.from_numpy(latents.std)
         self.network_header = network_metadata(network.config, mean, std, latents.classes, trained.samples)
         self.samples, self.fingerprint = len(data), fingerprint
         # A backward pass takes twice as many operations as a forward pass.
-        self.flop, self._routed_flop = 3 * network.config.flop(), 3 * network.config.flop(self._kept)
-
-    def flop_at(self, step: int) -> int:
-        """See `Task`."""
-        return self._routed_flop if step < self._routed_steps else self.flop
+        self.flop = 3 * network.config.flop()
 
     def ready(self) -> None:
         """See `Task`."""
@@ -115,14 +104,8 @@ class DiTTask(Task):
 
     def batches(self, steps: Iterator[tuple[int, list[Visits]]]) -> Generator[list[LatentBatch]]:
         """Gather each step's micro-batches."""
-        for step, parts in steps:
-            micros = [self._data.batch(part) for part in parts]
-            yield [self._routed(micro) for micro in micros] if step < self._routed_steps else micros
-
-    def _routed(self, micro: LatentBatch) -> LatentBatch:
-        """Let tokens skip blocks, drawn anew at each visit of a sample."""
-        tokens = self._network.config.tokens
-        return micro._replace(kept=kept_tokens(self._seed, micro.ids, micro.visits, tokens, self._kept))
+        for _, parts in steps:
+            yield [self._data.batch(part) for part in parts]
 
     def trial(self, size: int) -> LatentBatch:
         """Return the first samples, again and again."""
