@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import runpy
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -186,6 +188,21 @@ def test_chain(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert 0 < chain[name]["seen_s"][file] <= chain[name]["wall_s"]
     assert all(chain[name]["img_per_s"] > 0 for name in ("train-vae", "train-dit"))
     assert [path.name for path in tmp_path.iterdir()] == ["photos.zip"]
+
+
+def test_chain_runs_the_tree_that_is_asked_for(tmp_path: Path) -> None:
+    """Wherever it is started, a folder with another dprune in it included."""
+    tree = tmp_path / "tree" / "dprune"
+    tree.mkdir(parents=True)
+    (tree / "__init__.py").touch()
+    (tree / "__main__.py").write_text("raise SystemExit('the stand-in ran')")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("n0_0.JPEG", image_bytes(0))
+    command = [sys.executable, BENCH / "chain.py", tmp_path / "photos.zip", "--count", "1", "--work", tmp_path]
+    done = subprocess.run([*command, "--tree", tree.parent], cwd=BENCH.parents[1], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(BENCH.parents[1])}, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert "the stand-in ran" in done.stderr
 
 
 @pytest.mark.slow

@@ -94,7 +94,8 @@ def run(command: list[str], environment: dict[str, str], output: Path, log: Path
     """Run a command to its end; seconds, memory of its largest process, and milestones."""
     milestones, began = Milestones(output), time.perf_counter()
     with log.open("w") as said:
-        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+        # Python looks where it was started before it looks into PYTHONPATH: a checkout there would be run instead.
+        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, cwd=log.parent)
         while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
             time.sleep(INTERVAL_S)
             milestones.look(time.perf_counter() - began)
@@ -141,6 +142,16 @@ def wake(environment: dict[str, str], repeats: int = 2) -> float:
     return round(min(seconds), 2)
 
 
+def check_tree(tree: Path, environment: dict[str, str], work: Path) -> None:
+    """Refuse to time another checkout than the one that was asked for."""
+    command = [sys.executable, "-c", "import dprune; print(dprune.__file__)"]
+    found = subprocess.run(
+        command, env=environment, cwd=work, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if Path(found).resolve() != (tree / "dprune" / "__init__.py").resolve():
+        raise SystemExit(f"--tree {tree}: {found} would be run instead.")
+
+
 def machine() -> dict[str, Any]:
     import torch
 
@@ -150,6 +161,7 @@ def machine() -> dict[str, Any]:
 
 def main() -> dict[str, Any]:
     args = parse()
+    args.tree, args.work = args.tree.resolve(), args.work and args.work.resolve()
     asked = {name: getattr(args, name) for name in
              ("count", "preset", "vae_steps", "arch", "dit_steps", "batch_size", "images", "sample_steps")}  # fmt: skip
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
@@ -158,6 +170,7 @@ def main() -> dict[str, Any]:
         path = os.pathsep.join(filter(None, [str(args.tree), os.environ.get("PYTHONPATH")]))
         caches = ("DPRUNE_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
         environment = {**os.environ, "PYTHONPATH": path, **{name: str(work / name.lower()) for name in caches}}
+        check_tree(args.tree, environment, work)
         imports = wake(environment)
         rounds = [chain(args, work / "photos", work / f"round-{n}", environment) for n in range(args.rounds)]
     return {**machine(), "asked": asked, "imports_s": imports, "rounds": rounds}
