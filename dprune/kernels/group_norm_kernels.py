@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 SLOPE = tl.constexpr(0.2)
-# Tiles that are loaded ahead of their use.
+# Tiles that are in flight at once where a program takes several.
 STAGES = tl.constexpr(1)
 # A size of 1 would become a constant, and each divisor of 16 a kernel of its own.
 NUMBERS = ["pixels", "runs", "width"]
