@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import torch
 
 from dprune.decoding import Images, Piece, checked, cut
 from dprune.embedding.backbones import Backbone
-from dprune.embedding.forward import Forward, aside_of_default, load_backbone, try_out, wake
+from dprune.embedding.forward import Forward, load_backbone, try_out, wake
 from dprune.embedding.pixels import PCA_SAMPLES, Projection, fit_pca, publish_pca, read_pca
 from dprune.embedding.settings import HUB, PCA_FILE, EmbedSettings
 from dprune.errors import InputError, UsageError
@@ -52,7 +52,7 @@ def extract(settings: EmbedSettings, filling: Filling, store: Store, shards: Seq
         # Only now is it sure that these options make features, which a manifest would promise.
         store.publish_manifest()
         made = parts(images, forward, filling, given.batch_size, given.workers, "embedding", monitor, finish)
-        with aside_of_default(device) if finish else nullcontext(), closing(made):
+        with closing(made):
             for part in made:
                 size, tensors = filling.sizes[part.shard.name], _tensors(settings, part, widths)
                 store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad, origin)

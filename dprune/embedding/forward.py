@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from PIL import Image
 from torch import Tensor
@@ -74,19 +71,6 @@ class Forward(BatchNetwork):
         if self._normalize:
             features = torch.nn.functional.normalize(features, dim=1)
         return features, *(more.float() for more in logits)
-
-
-@contextlib.contextmanager
-def aside_of_default(device: torch.device) -> Iterator[None]:
-    """Work on another stream than a GPU's default one, which some libraries' calls wait for, nvJPEG's among them."""
-    if device.type != "cuda":
-        yield
-        return
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        yield
-        stream.synchronize()
 
 
 def wake(device: torch.device, precision: torch.dtype) -> None:
