@@ -16,7 +16,10 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +32,17 @@ from dprune.cli import cli
 if not os.path.exists("/dev/nvidiactl"):
     # Triton reads this when it is imported: without a GPU its kernels run in its interpreter.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    if find_spec("triton") and version("triton") < "3.8":
+        # Older interpreters turn arrays of one element into numbers in a way that NumPy 2.5 refuses.
+        from triton.runtime import interpreter
+
+        _patched = interpreter._patch_lang_tensor
+
+        def _patch_lang_tensor(tensor: type, scope: Any) -> None:
+            _patched(tensor, scope)
+            scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+        interpreter._patch_lang_tensor = _patch_lang_tensor
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores already: more threads would only wait for each other, which burns what they wait for.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
