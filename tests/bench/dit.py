@@ -80,7 +80,8 @@ def profiled(arch, side, batch, device, path, repeats=3):
             torch._foreach_lerp_(averages, parameters, 1e-4)
 
     seconds = timed(step, repeats, device)
-    with profile() as found:
+    # Told, since torch 2.11 warns where it is not.
+    with profile(acc_events=True) as found:
         for _ in range(repeats):
             step()
         synchronize(device)
