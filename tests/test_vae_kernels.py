@@ -21,7 +21,7 @@ from dprune.kernels.wide_attention import wide_attention
 from dprune.models import paths
 from dprune.models.discriminator import PatchGAN
 from dprune.models.fast_perceptual import fuse_rectifiers
-from dprune.models.fast_vae import FusedCritic, FusedLayers, arithmetic, corner_kernels, run_fused
+from dprune.models.fast_vae import FusedCritic, FusedLayers, arithmetic, corner_kernels, run_fused, run_fused_critic
 from dprune.models.perceptual import features_apart
 from dprune.models.quantizer import nearest_codes
 from dprune.models.vae import VAE, VAEConfig
@@ -251,9 +251,14 @@ def test_features_of_length_zero_have_no_gradient() -> None:
 
 def test_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     vae, critic = VAE(CONFIG), PatchGAN(16)
-    assert paths.quicken_vae(vae) == paths.quicken_losses(critic, None, torch.device("cpu")) == "plain"
+    readable, device = critic.run, torch.device("cpu")
+    assert paths.quicken_vae(vae) == "plain"
+    paths.quicken_losses(critic, None, device)
+    assert critic.run is readable
     monkeypatch.setattr(paths, "triton_works", lambda device: True)
-    assert paths.quicken_vae(vae) == paths.quicken_losses(critic, None, torch.device("cpu")) == "fused"
+    assert paths.quicken_vae(vae) == "fused"
+    paths.quicken_losses(critic, None, device)
+    assert critic.run is run_fused_critic
     assert vae.run is run_fused
     assert vae.quantizer.nearest is nearest_rows
     assert vae.state_dict().keys() == VAE(CONFIG).state_dict().keys()

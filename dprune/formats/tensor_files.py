@@ -27,6 +27,7 @@ from dprune.formats.digests import RunningDigest, changed, content_digest
 from dprune.formats.provenance import METADATA_KEY, Record, canonical
 from dprune.formats.publish import STDOUT, publish, publish_bytes
 from dprune.formats.regular import check_regular
+from dprune.runtime import cpu_count
 
 DIGESTS_KEY = f"{METADATA_KEY}.digests"
 CHECK_KEY = f"{METADATA_KEY}.check"
@@ -309,7 +310,7 @@ class TensorFile:
 
 
 def _digesting_threads() -> int:
-    return min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+    return min(_MOST_THREADS, cpu_count())
 
 
 _seen: set[tuple[str, tuple[int, ...], str]] = set()

@@ -148,11 +148,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Grads:
-        x, tally, *known, weight, shift = ctx.saved_tensors
-        given = x, tally, GroupStatistics(*known), weight, shift, ctx.activation, gradients[0]
-        found = group_norm.gradient_sums(*given, again=False)
-        dx = group_norm.input_gradient(*given, found.means, None)
-        dweight, dshift, total = found.sums.sum(0)
+        dx, dweight, dshift, total = _back_through_norm(ctx, gradients[0])
         return dx, total, None, None, None, dweight, dshift, None
 
 
@@ -167,12 +163,16 @@ class _NormaliseBiased(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Grads:
-        x, bias, *known, weight, shift = ctx.saved_tensors
-        given = x, bias, GroupStatistics(*known), weight, shift, ctx.activation, gradients[0]
-        found = group_norm.gradient_sums(*given, again=False)
-        dx = group_norm.input_gradient(*given, found.means, None)
-        dweight, dshift, dbias = found.sums.sum(0)
+        dx, dweight, dshift, dbias = _back_through_norm(ctx, gradients[0])
         return dx, dbias, dweight, dshift, None, None, None
+
+
+def _back_through_norm(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+    """Return the gradients of x and, each [C], of the norm's weight and bias and of the bias that is added to x."""
+    x, bias, *known, weight, shift = ctx.saved_tensors
+    given = x, bias, GroupStatistics(*known), weight, shift, ctx.activation, gradient
+    found = group_norm.gradient_sums(*given, again=False)
+    return group_norm.input_gradient(*given, found.means, None), *found.sums.sum(0)
 
 
 class _Residual(torch.autograd.Function):
