@@ -15,7 +15,8 @@ from dprune.formats.members import MemberChoice
 from dprune.formats.publish import STDOUT
 from dprune.formats.shards import open_dataset
 from dprune.formats.subsets import read_subset
-from dprune.packing.folders import FileChoice, FolderSource, ImageFiles, images_beside_shards, is_images
+from dprune.packing.files import FileChoice
+from dprune.packing.folders import FolderSource, ImageFiles, images_beside_shards, is_images
 from dprune.packing.joined import JoinedSources
 from dprune.packing.settings import PackSettings
 from dprune.packing.sources import DigitsSource, ShardSource, Source, is_called_an_image
