@@ -43,7 +43,8 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
     options.choice("--keys", ["path", "unique"], "Refuse repeated keys, or tell them apart by a number.",
                    default="path"),
     click.option("--split", metavar="NAME",
-                 help="Take this one of folders called train, val, test and the like; none takes them as classes."),
+                 help="Take this one of folders called train, val, test and the like; none takes them as classes.  "
+                      "[default: train]"),
     click.option("--beside", type=Suffixes(), default=(), metavar="SUFFIX,...",
                  help="Keep what is named like an image, such as txt,json, in its sample; cls is its label."),
     options.count("--shard-size", "Samples in a shard.", default=10_000),
@@ -61,14 +62,15 @@ def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings
     scikit-learn ships. Several are packed one after the other, of any kinds but streams, with one numbering of their
     classes. Interrupted packs go on when the same command runs again.
 
-    The folder that an image lies in becomes its label; of folders called train, val, test and the like, one is taken.
-    Images in formats that shards do not hold become PNG, and of animations and pages the first is taken. Files that
+    The folder that an image lies in becomes its label, and classes.txt says the order of the classes. Of folders called
+    train, val, test and the like, the training data are taken unless --split says otherwise. Images in formats that shards do not hold become PNG, and of animations and pages the first is taken. Files that
     are left out are counted by their suffixes.
 
     \b
     Examples:
       dprune pack photos -o shards --size 256
-      dprune pack cifar10.zip --split train -o shards
+      dprune pack cifar10.zip --split test -o held-out
+      dprune pack photos more.zip old-shards -o shards --keys unique
       dprune pack shards --subset keep.npy -o pruned
       dprune select distance.npy --keep 10% | dprune pack shards --subset - -o pruned
       dprune pack pipe:'ssh host cat train.tar' -o shards
