@@ -63,8 +63,9 @@ def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings
     classes. Interrupted packs go on when the same command runs again.
 
     The folder that an image lies in becomes its label, and classes.txt says the order of the classes. Of folders called
-    train, val, test and the like, the training data are taken unless --split says otherwise. Images in formats that shards do not hold become PNG, and of animations and pages the first is taken. Files that
-    are left out are counted by their suffixes.
+    train, val, test and the like, the training data are taken unless --split says otherwise. Images in formats that
+    shards do not hold become PNG, and of animations and pages the first is taken. Files that are left out are counted
+    by their suffixes.
 
     \b
     Examples:
