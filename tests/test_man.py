@@ -19,7 +19,7 @@ OWN = {
     "pack": ["SOURCES"],
     "embed": ["DECODING"],
     # What varies in each error.
-    **dict.fromkeys(("eval", "memorization", "report", "score"), ["STANDARD ERRORS"]),
+    **{name: ["STANDARD ERRORS"] for name in ("eval", "memorization", "report", "score")},
 }
 """Sections that the pages of some commands have."""
 PAGES = ["dprune.1", *(f"dprune-{name}.1" for name in NAMES), "dprune-files.7"]
