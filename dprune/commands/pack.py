@@ -43,8 +43,7 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
     options.choice("--keys", ["path", "unique"], "Refuse repeated keys, or tell them apart by a number.",
                    default="path"),
     click.option("--split", metavar="NAME",
-                 help="Take this one of folders called train, val, test and the like; none takes them as classes.  "
-                      "[default: train]"),
+                 help="Take this one of folders called train, val and the like; none: as classes.  [default: train]"),
     click.option("--beside", type=Suffixes(), default=(), metavar="SUFFIX,...",
                  help="Keep what is named like an image, such as txt,json, in its sample; cls is its label."),
     options.count("--shard-size", "Samples in a shard.", default=10_000),
