@@ -135,7 +135,7 @@ class ShardSource(Source):
         self._open: tuple[int, int, ShardReader] | None = None
         self.options, self.left_out = dataset.choice.options(), left_out(dataset.sizes).counts()
         self.folders = local_folders(shard.location for shard in dataset.shards)
-        self.classes = _shared_classes(dataset)
+        self.classes = shared_classes(dataset)
 
     @property
     def parents(self) -> dict[str, Record]:
@@ -162,7 +162,7 @@ class ShardSource(Source):
         return Sample("", *found)
 
 
-def _shared_classes(dataset: Dataset) -> Sequence[str]:
+def shared_classes(dataset: Dataset) -> Sequence[str]:
     """Return the class names that lie beside the shards, if all folders agree on them."""
     found = {Path(shard.location).parent / CLASSES for shard in dataset.shards}
     texts = {path.read_text(encoding="utf-8", errors="surrogateescape") for path in found if path.is_file()}
