@@ -24,7 +24,7 @@ from dprune.formats.provenance import Record, digest, parent_record, record_dige
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.measuring.side_paths import SidePath
-from dprune.packing.sources import shared_classes
+from dprune.packing.sources import classes_of
 from dprune.packing.unpacked import as_dataset, open_images
 from dprune.precision import PRECISIONS
 from dprune.runtime import Monitor, Ranks
@@ -127,7 +127,7 @@ class SideImages:
         """
         if side.holds == "shards":
             dataset = open_dataset([side.path], members)
-            return cls(dataset, shared_classes(dataset), packed=True)
+            return cls(dataset, classes_of(dataset), packed=True)
         source = open_images(side.path)
         left = ", ".join(f"{count:,} {kind}" for kind, count in source.left_out.items())
         remarks = [f"split {source.options['split']}"] if "split" in source.options else []

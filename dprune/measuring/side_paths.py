@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,11 +10,11 @@ from dprune.formats.kinds import kind_of
 from dprune.formats.members import MemberChoice
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.formats.statistics import IMAGES, NPZ_NAMES, npz_names
-from dprune.packing.unpacked import as_dataset, open_images
+from dprune.packing.unpacked import as_dataset, is_unpacked, open_images
 
 PROTO, PROTOCOLS = 0x80, range(2, 6)
 """How pickles begin: an opcode, and which version of the protocol."""
-_HOLDS = {"statistics": "statistics", "vector": "ids", "stdin": "ids", "zip": "images"}
+_HOLDS = {"statistics": "statistics", "vector": "ids", "stdin": "ids"}
 
 
 class SidePath(NamedTuple):
@@ -37,18 +36,18 @@ class SidePath(NamedTuple):
             InputError: it is a pickle.
         """
         kind = kind_of(path)
-        if kind == "folder" and not any(name.endswith(".tar") for name in os.listdir(path)):
-            return cls(path, "images")
         if kind == "file" and _is_pickle(path):
             raise InputError(
                 f"{path}: is a pickle, which can run anything while it is read, so dprune reads none: load it where it "
                 "is trusted, and save its mean and covariance with np.savez(FILE, mu=..., sigma=...)."
             )
+        if kind == "zip" and npz_names(path).issuperset(NPZ_NAMES):
+            return cls(path, "statistics")
+        if kind in ("folder", "zip", "file", "missing") and is_unpacked(path):
+            return cls(path, "images")
         unreadable = kind in ("missing", "file", "pipe") and not path.endswith((".npy", ".safetensors"))
         if kind in ("shards", "folder", "tar") or unreadable:
             return cls(path, "shards")
-        if kind == "zip" and npz_names(path).issuperset(NPZ_NAMES):
-            return cls(path, "statistics")
         return cls(path, _HOLDS.get(kind, "features"))
 
     @property

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from dprune.errors import BadImage, UsageError
 from dprune.formats.members import LABEL_SUFFIX
 from dprune.formats.provenance import digest
-from dprune.formats.publish import Output
 from dprune.formats.shard_index import LeftOut
 from dprune.formats.shards import Dataset, Shard, ShardSize
 from dprune.packing.folders import FolderSource
-from dprune.packing.job import PackSettings, open_pack
-from dprune.packing.sources import Sample, Source
+from dprune.packing.opening import opener_of
+from dprune.packing.samples import Sample
+from dprune.packing.settings import PackSettings
+from dprune.packing.sources import Source
 
 PORTION = 2048
 """Images whose features are made and published together."""
@@ -28,8 +29,13 @@ PROBED = 16
 """Images of a folder that are read to tell it from another with the same names and sizes."""
 
 
+def is_unpacked(location: str) -> bool:
+    """Tell what `pack` takes and what is no shards: folders and archives of images, tables and the like."""
+    return opener_of(location) is not None
+
+
 def open_images(location: str) -> Source:
-    """Open what `pack` takes and what is no shards.
+    """Open a location that `is_unpacked`.
 
     Args:
         location: a folder or zip of images, or another of its sources.
@@ -38,14 +44,14 @@ def open_images(location: str) -> Source:
         InputError: it holds no images, or is not sound.
         UsageError: it holds images of several splits.
     """
+    opener = opener_of(location)
+    assert opener is not None
     try:
-        source = open_pack([location], PackSettings(), Output("")).source
+        return opener.opened(location, PackSettings())
     except UsageError as error:
         raise UsageError(
             f"{location}: holds several splits: give one of its folders, or dprune pack it with --split first."
         ) from error
-    assert isinstance(source, Source)
-    return source
 
 
 def as_dataset(location: str, source: Source) -> Dataset:
@@ -56,7 +62,7 @@ def as_dataset(location: str, source: Source) -> Dataset:
         source: its samples.
     """
     keys = list(source.keys())
-    content = _content(source, len(keys))
+    content = _content(source)
     begins = range(0, len(keys), PORTION)
     stretches = (
         UnpackedShard(
@@ -67,13 +73,13 @@ def as_dataset(location: str, source: Source) -> Dataset:
     return Dataset(tuple(stretches), ())
 
 
-def _content(source: Source, count: int) -> str:
-    """Return a digest of a source of `count` samples that does not depend on where it lies."""
+def _content(source: Source) -> str:
+    """Return a digest of a source that does not depend on where it lies."""
     parents = {role: parent["digest"] for role, parent in source.parents.items()}
     probed = hashlib.sha256()
     if isinstance(source, FolderSource):
         # Its parent knows names and sizes, which images drawn anew share wherever their format does not compress.
-        for number in sorted({count * place // PROBED for place in range(PROBED)}):
+        for number in sorted({len(source) * place // PROBED for place in range(PROBED)}):
             sample = _loaded(source, number)
             probed.update(b"" if isinstance(sample, BadImage) else sample.members[sample.image][1])
     return digest([parents, dict(source.options), probed.hexdigest()])
