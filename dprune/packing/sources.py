@@ -244,3 +244,9 @@ def _classes_beside(dataset: Dataset, *, relabelled: bool) -> dict[str, ClassNam
         labelled = {_folder(shard) for shard in dataset.shards if not names[_folder(shard)] and _has_labels(shard)}
         found |= {folder: ClassNames(folder, [], has_labels=True) for folder in labelled}
     return found
+
+
+def classes_of(dataset: Dataset) -> Sequence[str]:
+    """Return the class names that lie beside shards, if all their folders agree on them."""
+    found = [classes_of_folder(folder) for folder in dict.fromkeys(map(_folder, dataset.shards))]
+    return found[0] if all(names == found[0] for names in found) else []
