@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import glob
 import hashlib
-import logging
 import os
 import stat
 from abc import abstractmethod
@@ -21,8 +20,6 @@ from dprune.packing.files import FileChoice, ImageFile, beside_images, classes_f
 from dprune.packing.samples import Sample
 from dprune.packing.sources import MOST_BYTES, Source, is_called_an_image
 from dprune.packing.splits import FolderClasses, find_classes
-
-_log = logging.getLogger("dprune")
 
 
 class ImageFiles(Source):
@@ -59,10 +56,6 @@ class ImageFiles(Source):
         if not images:
             raise _without_images(location, self.left_out)
         self._files = sorted(images, key=lambda f: f.path.split("/"))
-        if not self.has_labels() and not choice.relabelled:
-            _log.info(
-                "%s: its images get no labels: give them by --labels FILE, or by a folder for each class.", location
-            )
 
     def _name_classes(self, classes: FolderClasses, listed: ImageFile | None, others: list[ImageFile]) -> None:
         """Number the classes, in the order of a list if there is one, which then is none of the other files."""

@@ -43,6 +43,11 @@ def _open_image_files(location: str, settings: PackSettings) -> Source:
     return kind(location, FileChoice(settings.split, settings.beside))
 
 
+def _tell_of_no_labels(location: str, source: Source) -> None:
+    if isinstance(source, ImageFiles) and not source.has_labels():
+        _log.info("%s: its images get no labels: give them by --labels FILE, or by a folder for each class.", location)
+
+
 # The first that takes a location opens it; what none takes are shards, of which several make one dataset.
 OPENERS = (
     Opener(DIGITS.__eq__, lambda location, settings: DigitsSource()),
@@ -71,6 +76,8 @@ def find_source(locations: Sequence[str], settings: PackSettings, members: Membe
         else:
             raise _alone(group[0])
     _check_image_options(settings, [source for _, source in sources])
+    for location, source in sources:
+        _tell_of_no_labels(location, source)
     return sources[0][1] if len(sources) == 1 else JoinedSources(sources)
 
 
