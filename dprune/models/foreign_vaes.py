@@ -19,8 +19,8 @@ from dprune.models.vae_config import VAEConfig
 from dprune.models.vae_naming import (
     DIFFUSERS,
     DIFFUSERS_OLDER,
+    Ingredients,
     Naming,
-    Origin,
     Shapes,
     Strange,
     config_of,
@@ -59,11 +59,11 @@ class ForeignVAE(ModelFile):
 
     Attributes:
         prefix: of its tensors' names.
-        origins: what becomes each parameter of ours.
+        recipe: what becomes each parameter of ours.
     """
 
     prefix: str
-    origins: Mapping[str, Origin]
+    recipe: Mapping[str, Ingredients]
 
     def weights(self) -> dict[str, Tensor]:
         """Read its tensors as the parameters of ours, float32.
@@ -77,10 +77,10 @@ class ForeignVAE(ModelFile):
         state = map_state(self.path) if mapped else read_tensor_file(self.path, self.prefix)
         before = self.prefix if mapped else ""
         found = {}
-        for ours, origin in self.origins.items():
-            parts = [state[before + name].reshape(origin.shape) for name in origin.names]
+        for ours, wanted in self.recipe.items():
+            parts = [state[before + name].reshape(wanted.shape) for name in wanted.names]
             if not all(part.is_floating_point() for part in parts):
-                raise InputError(f"{self.path}: its {origin.names[0]} holds whole numbers: give weights as floats.")
+                raise InputError(f"{self.path}: its {wanted.names[0]} holds whole numbers: give weights as floats.")
             found[ours] = torch.cat(parts).float()
         # Nobody trains it on: how often codes were used plays no role.
         return found | ({"quantizer.usage": torch.ones(self.network["codes"])} if self.network["codes"] else {})
@@ -111,7 +111,7 @@ def open_foreign_vae(path: Path) -> ForeignVAE:
         naming = naming_of(shapes)
         said = _configuration(path, naming)
         config = config_of(shapes, naming, IMAGE_SIZE, said.get("norm_num_groups", GROUPS))
-        origins = renaming(shapes, naming, config)
+        recipe = renaming(shapes, naming, config)
     except Strange as error:
         raise InputError(
             f"{path}: is an autoencoder of another family ({error}): give Stable Diffusion's (AutoencoderKL), a VQGAN "
@@ -119,7 +119,7 @@ def open_foreign_vae(path: Path) -> ForeignVAE:
         ) from error
     _check_said(path, said, config)
     network = {"kind": "vae", **config.as_json(), **{name: said[name] for name in _NOTED if name in said}}
-    return ForeignVAE(path, network, None, prefix, origins)
+    return ForeignVAE(path, network, None, prefix, recipe)
 
 
 def _shapes(path: Path) -> Shapes:

@@ -94,7 +94,7 @@ _BELONGING = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quanti
 _IDLE = {"quantize.codebook_used", "quantize.used", "quantize.embedding.cluster_size", "quantize.embedding.embed_avg"}
 
 
-class Origin(NamedTuple):
+class Ingredients(NamedTuple):
     """What becomes a parameter of ours.
 
     Attributes:
@@ -196,24 +196,24 @@ def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
     return shapes[name]
 
 
-def renaming(shapes: Shapes, naming: Naming, config: VAEConfig) -> dict[str, Origin]:
+def renaming(shapes: Shapes, naming: Naming, config: VAEConfig) -> dict[str, Ingredients]:
     """Return what each parameter of ours is made of, for an autoencoder whose every tensor has its place.
 
     Raises:
         Strange: one is missing, of another shape, or has no place.
     """
-    origins = dict(_sources(naming, config))
-    for origin in origins.values():
-        for name in origin.names:
+    recipe = dict(_recipe(naming, config))
+    for parts in recipe.values():
+        for name in parts.names:
             if name not in shapes:
                 raise Strange(f"it has no {name}")
-            if _bare(shapes[name]) != _bare(origin.shape):
-                raise Strange(f"its {name} is {list(shapes[name])}, not {list(origin.shape)}")
-    placed = {name for origin in origins.values() for name in origin.names} | _IDLE
+            if _bare(shapes[name]) != _bare(parts.shape):
+                raise Strange(f"its {name} is {list(shapes[name])}, not {list(parts.shape)}")
+    placed = {name for parts in recipe.values() for name in parts.names} | _IDLE
     beside = [name for name in shapes if name.startswith(_BELONGING) and name not in placed]
     if beside:
         raise Strange(f"it has {min(beside)} beside the layers that are known")
-    return origins
+    return recipe
 
 
 def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -222,7 +222,7 @@ def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _sources(naming: Naming, config: VAEConfig) -> Iterator[tuple[str, Origin]]:
+def _recipe(naming: Naming, config: VAEConfig) -> Iterator[tuple[str, Ingredients]]:
     sides = {"encoder": encoder_layers(config), "decoder": decoder_layers(config)}
     for side, layers in sides.items():
         for number, layer in enumerate(layers):
@@ -236,7 +236,7 @@ def _sources(naming: Naming, config: VAEConfig) -> Iterator[tuple[str, Origin]]:
         yield from _with_bias("after_latent", [POST_QUANT_CONV.removesuffix(".weight")], (between, latent, 1, 1))
     if config.codes:
         table = SCORED_CODES if config.scored_codes else CODES
-        yield "quantizer.embedding", Origin((table,), (config.codes, latent))
+        yield "quantizer.embedding", Ingredients((table,), (config.codes, latent))
     if config.scored_codes:
         yield from _with_bias("quantizer.scores", [SCORES], (config.codes, latent))
 
@@ -262,6 +262,6 @@ def _inside(naming: Naming, layer: Layer) -> Iterator[tuple[str, list[str], tupl
         yield "", [""], (outputs, inputs, 3, 3)
 
 
-def _with_bias(ours: str, theirs: list[str], shape: tuple[int, ...]) -> Iterator[tuple[str, Origin]]:
-    yield f"{ours}.weight", Origin(tuple(f"{name}.weight" for name in theirs), shape)
-    yield f"{ours}.bias", Origin(tuple(f"{name}.bias" for name in theirs), shape[:1])
+def _with_bias(ours: str, theirs: list[str], shape: tuple[int, ...]) -> Iterator[tuple[str, Ingredients]]:
+    yield f"{ours}.weight", Ingredients(tuple(f"{name}.weight" for name in theirs), shape)
+    yield f"{ours}.bias", Ingredients(tuple(f"{name}.bias" for name in theirs), shape[:1])
