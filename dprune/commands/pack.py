@@ -45,8 +45,7 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
     click.option("--split", metavar="NAME",
                  help="Take this one of folders called train, val, test and the like; none takes them as classes."),
     click.option("--beside", type=Suffixes(), default=(), metavar="SUFFIX,...",
-                 help="Keep what is named like an image, such as txt,json, in its sample; cls is its label. "
-                 "Of tables: columns that go to KEY.json."),
+                 help="Keep what is named like an image, such as txt,json; cls is its label. Of tables: columns."),
     click.option("--image-column", metavar="NAME",
                  help="Column of a table, or array of an .npz archive, that holds the images."),
     click.option("--label-column", metavar="NAME", help="The same of labels; none takes no labels."),

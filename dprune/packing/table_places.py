@@ -33,7 +33,7 @@ _REMEDY = "give its files by name"
 
 
 @dataclass(frozen=True)
-class Place:
+class TablePlace:
     """A file of rows before it is opened.
 
     Attributes:
@@ -131,11 +131,11 @@ def _told_apart(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _places(location: str, left: Counter[str]) -> Iterator[Place]:
+def _places(location: str, left: Counter[str]) -> Iterator[TablePlace]:
     if not os.path.isdir(location):
         for path in [location] if os.path.isfile(location) else sorted(glob.glob(location)):
             name = os.path.basename(path)
-            yield Place(path, name, _split_in(name))
+            yield TablePlace(path, name, _split_in(name))
         return
     folders: dict[str, list[str]] = {}
     for file in walk_files(location, left):
@@ -145,7 +145,7 @@ def _places(location: str, left: Counter[str]) -> Iterator[Place]:
     for folder in sorted(folders):
         for name, split in _files_in(os.path.join(location, folder), sorted(folders[folder]), left):
             parts = [folder, name], [folder, split]
-            yield Place(os.path.join(location, *parts[0]), *("/".join(filter(None, part)) for part in parts))
+            yield TablePlace(os.path.join(location, *parts[0]), *("/".join(filter(None, part)) for part in parts))
 
 
 def _files_in(folder: str, names: Sequence[str], left: Counter[str]) -> list[tuple[str, str]]:
