@@ -64,7 +64,7 @@ def find_source(locations: Sequence[str], settings: PackSettings, members: Membe
     """Open what is to be packed; see `open_pack`."""
     if streams := [location for location in locations if is_stream(location)]:
         return _open_streams(locations, streams, settings, members)
-    kinds = [(location, _opener(location)) for location in locations]
+    kinds = [(location, opener_of(location)) for location in locations]
     if settings.subset is not None and (others := [location for location, opener in kinds if opener is not None]):
         raise _without_ids(others[0])
     groups = [(opener, [at for at, _ in group]) for opener, group in itertools.groupby(kinds, lambda kind: kind[1])]
@@ -85,7 +85,8 @@ def find_source(locations: Sequence[str], settings: PackSettings, members: Membe
     return sources[0][1] if len(sources) == 1 else JoinedSources(sources)
 
 
-def _opener(location: str) -> Opener | None:
+def opener_of(location: str) -> Opener | None:
+    """Return what opens a location that is neither shards nor a stream of such, None for those."""
     return next((opener for opener in OPENERS if opener.takes(location)), None)
 
 

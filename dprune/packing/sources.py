@@ -195,6 +195,13 @@ def _classes_beside(dataset: Dataset) -> dict[str, ClassNames]:
     return found
 
 
+def classes_of(dataset: Dataset) -> Sequence[str]:
+    """Return the class names that lie beside shards, if all their folders agree on them."""
+    found = {folder: _read_classes(Path(folder) / CLASSES) for folder in map(_folder, dataset.shards)}
+    names = next(iter(found.values()))
+    return names if all(other == names for other in found.values()) else []
+
+
 def _read_classes(path: Path) -> list[str]:
     if not path.is_file():
         return []
