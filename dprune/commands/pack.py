@@ -12,7 +12,7 @@ from dprune.delivery import Delivery
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
-    from dprune.packing.job import PackSettings
+    from dprune.packing.settings import PackSettings
 
 
 class Suffixes(click.ParamType[tuple[str, ...]]):
@@ -33,7 +33,7 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @options.gathers(
-    "settings", "dprune.packing.job:PackSettings",
+    "settings", "dprune.packing.settings:PackSettings",
     options.count("--size", "Resize the shorter side to this many pixels; else bytes stay.", most=options.MOST_PIXELS),
     options.choice("--crop", ["center", "none"], "With --size: cut out the middle square, or keep the shape.",
                    default="center"),
@@ -58,7 +58,8 @@ def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings
 
     SOURCE is a folder or zip of images, existing shards (a folder, paths, globs, brace ranges, @list.txt), streamed
     shards (URLs, pipe:COMMAND, - for stdin, compressed tars), or sklearn:digits, the 1,797 handwritten digits that
-    scikit-learn ships. Interrupted packs go on when the same command runs again.
+    scikit-learn ships. Several are packed one after the other, of any kinds but streams, with one numbering of their
+    classes. Interrupted packs go on when the same command runs again.
 
     The folder that an image lies in becomes its label; of folders called train, val, test and the like, one is taken.
     Images in formats that shards do not hold become PNG, and of animations and pages the first is taken. Files that

@@ -188,6 +188,18 @@ class ClipFeatures(Features):
         return parent_record(None, digest([digest_array(part.values) for part in self.folder.parts]))
 
 
+class Unlabelled(StoreFeatures):
+    """Features in a store whose labels number other classes than those that they would be compared with."""
+
+    def __init__(self, features: StoreFeatures) -> None:
+        super().__init__(features.store)
+        self.name = features.name
+
+    def labels(self) -> npt.NDArray[np.int64] | None:
+        """Return None."""
+        return None
+
+
 class ArrayFeatures(Features):
     """Features in one array, made elsewhere, with the labels and logits that came with it."""
 
