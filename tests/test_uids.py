@@ -196,7 +196,7 @@ def test_tables_that_do_not_fit(tmp_path: Path, wanted: tuple[list[int], Path]) 
     pq.write_table(table.set_column(0, "uid", pa.array(range(6))), folder / "00000001.parquet")
     dprune(*args).fails(3, "00000001.parquet: holds no uids of DataComp")
     (folder / "00000001.parquet").write_bytes(b"PAR1")
-    dprune(*args).fails(3, "00000001.parquet: is damaged or no parquet file")
+    dprune(*args).fails(3, "00000001.parquet: is damaged or cut short")
 
 
 def test_a_subset_of_others_names_nobody(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dprune.errors import InputError, unreadable
+from dprune.errors import InputError
 from dprune.formats.regular import check_regular
-
-AGAIN = "copy or make it again"
+from dprune.formats.table_files import arrow, described
 
 # A pyarrow.ChunkedArray; pyarrow has no types, and may be missing.
 Column = Any
@@ -23,8 +21,8 @@ Column = Any
 def has_arrow() -> bool:
     """Tell whether pyarrow, which reads parquet, can be imported."""
     try:
-        importlib.import_module("pyarrow.parquet")
-    except ImportError:
+        arrow("pyarrow.parquet")
+    except InputError:
         return False
     return True
 
@@ -61,20 +59,11 @@ def column_names(path: Path) -> list[str]:
 def _opened(path: Path) -> Iterator[Any]:
     check_regular(path)
     try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise InputError(
-            f"{path}: parquet takes the Python package pyarrow, which cannot be imported ({error}): "
-            "pip install 'dprune[parquet]'."
-        ) from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            yield file
-    except Exception as error:  # damaged files make it raise nearly anything
-        if isinstance(error, OSError) and error.errno:
-            raise unreadable(path, error) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise InputError(f"{path}: is damaged or no parquet file ({reason}): {AGAIN}.") from error
+        parquet = arrow("pyarrow.parquet")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    with described(str(path)), parquet.ParquetFile(path) as file:
+        yield file
 
 
 def padded_ascii(column: Column, width: int, fill: str) -> npt.NDArray[np.uint8]:
@@ -83,7 +72,7 @@ def padded_ascii(column: Column, width: int, fill: str) -> npt.NDArray[np.uint8]
     Raises:
         ValueError: a text is null, empty, longer or no ASCII; the message shows it.
     """
-    compute, types = importlib.import_module("pyarrow.compute"), importlib.import_module("pyarrow.types")
+    compute, types = arrow("pyarrow.compute"), arrow("pyarrow.types")
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
     if not (types.is_string(kind) or types.is_large_string(kind)):
         raise ValueError(f"they are {kind}, not text")
@@ -102,8 +91,8 @@ def padded_ascii(column: Column, width: int, fill: str) -> npt.NDArray[np.uint8]
 
 def find_rows(column: Column, texts: Sequence[str]) -> npt.NDArray[np.int64]:
     """Return the first row of a column that holds each of the texts, -1 for none, int64 [len(texts)]."""
-    arrow, compute = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.compute")
-    wanted = arrow.array([text.encode("utf-8", "surrogateescape") for text in texts], "binary")
+    compute = arrow("pyarrow.compute")
+    wanted = arrow().array([text.encode("utf-8", "surrogateescape") for text in texts], "binary")
     rows = compute.index_in(wanted, value_set=column.cast("binary"), skip_nulls=True)
     found: npt.NDArray[np.int64] = compute.fill_null(rows, -1).to_numpy(zero_copy_only=False).astype(np.int64)
     return found
