@@ -19,7 +19,7 @@ from dprune.models.diffusion import log_ratios
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.dit_files import load_dit
 from dprune.models.parametrization import INFERRED, NOISE, PREDICTIONS, REVERSED, VELOCITY
-from dprune.models.probe import Answers, answers
+from dprune.models.probe import Answers, answers_of
 from dprune.runtime import Silent
 
 CPU = torch.device("cpu")
@@ -99,14 +99,14 @@ def test_a_network_shows_what_it_predicts(kind: str, published: dict[str, Path])
 
 
 def test_weights_without_training_do_not(published: dict[str, Path]) -> None:
-    assert answers(load_dit(published["random"], CPU).model).prediction is None
+    assert answers_of(load_dit(published["random"], CPU).model).prediction is None
     silent = DiT(CONFIG)
     silent.initialize(torch.Generator().manual_seed(0))
-    assert answers(silent) == (0, 0, 0, 0)
-    assert answers(silent).prediction is None
+    assert answers_of(silent) == (0, 0, 0, 0)
+    assert answers_of(silent).prediction is None
     broken = filled(DiT(CONFIG))
     broken.final_layer.linear.bias.fill_(torch.nan)
-    assert answers(broken).prediction is None
+    assert answers_of(broken).prediction is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from dprune.errors import InputError
 from dprune.models.architectures import HEADS
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.parametrization import INFERRED, PREDICTIONS, unsaid
-from dprune.models.probe import answers
+from dprune.models.probe import answers_of
 from dprune.models.weights import read_state
 
 LATENT_SCALE = 0.18215
@@ -97,7 +97,7 @@ def settle(path: Path, network: DiT, said: str) -> dict[str, str]:
     Raises:
         UsageError: nothing is said, and the answers are not clear.
     """
-    found = answers(network)
+    found = answers_of(network)
     if said != INFERRED:
         if found.prediction not in (None, said):
             _log.warning("--parametrization %s: by its answers to noise (%s), %s predicts %s: leave the option out to "

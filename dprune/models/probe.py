@@ -61,7 +61,7 @@ class Answers(NamedTuple):
         return "correlations {:.2f}, {:.2f} and {:.2f} at t=0, 0.5 and 1, {:.2f} at timestep 999".format(*self)
 
 
-def answers(network: DiT) -> Answers:
+def answers_of(network: DiT) -> Answers:
     """Ask a network, whatever its parametrization is said to be, in one pass, with no label.
 
     Args:
