@@ -256,5 +256,7 @@ def test_commands_that_do_not_share_work_ignore_the_array(
     dprune("pack", many, "--shard-size", 5, "--workers", 0, "-o", tmp_path / "packed").ok()
     assert len(list((tmp_path / "packed").glob("*.tar"))) == 4
     dprune("info", many).ok()
+    sides = (many, tmp_path / "packed", "--model", "pixels", "--metrics", "fid", "--workers", 0)
+    dprune("eval", *sides, "-o", tmp_path / "metrics.json").ok()
     embed(many, tmp_path / "f").fails(2, "SLURM_ARRAY_TASK_COUNT must be whole numbers")
     assert not (tmp_path / "f").exists()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dprune.errors import InputError
 from dprune.formats.images import encode_image
-from dprune.formats.provenance import parent
+from dprune.formats.provenance import Record, parent
 from dprune.formats.shard_journal import Entry, Journal
 from dprune.models.dit_files import LoadedDiT, load_dit
 from dprune.models.files import ModelFile
@@ -28,7 +28,7 @@ from dprune.sampling.settings import SampleSettings, check_fit
 
 
 def generate(
-    model: ModelFile, vae: ModelFile, settings: SampleSettings, begin: Callable[[], Journal | None],
+    model: ModelFile, vae: ModelFile, settings: SampleSettings, begin: Callable[[Record], Journal | None],
     turns: Iterable[Sequence[int]], monitor: Monitor,
 ) -> dict[str, float]:  # fmt: skip
     """Make shards, one after the other, and return how fast that was.
@@ -38,7 +38,7 @@ def generate(
         vae: file of the autoencoder.
         settings: what is asked of them.
         begin: opens the journal of the folder that the shards go to, None where nothing is left to make; asked for when
-            both networks are loaded.
+            both networks are loaded, with what was found out of the transformer.
         turns: numbers of those that are missing, some at a time.
         monitor: progress and requests to stop.
     """
@@ -55,7 +55,7 @@ def generate(
         with ThreadPoolExecutor(1) as drawer:
             warmed = drawer.submit(sampler.warm_up)
             # The provenance waits for digests of the files.
-            journal = begin()
+            journal = begin(loaded.findings)
             warmed.result()
             if journal is None:
                 return times.rates()

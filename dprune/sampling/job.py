@@ -15,7 +15,7 @@ from typing import Any
 from dprune.formats.claims import claim_of
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import read_manifest
-from dprune.formats.provenance import Record, difference, make_record, parent
+from dprune.formats.provenance import FINDINGS_KEY, Record, difference, make_record, parent, with_findings
 from dprune.formats.publish import Output
 from dprune.formats.shard_journal import Journal, complete_shards, existing_shards, listed_shards
 from dprune.formats.turns import Turns, due_pieces, peeked
@@ -83,8 +83,8 @@ class SampleJob(Job):
                 for caution in cautions(self.model, self.settings):
                     _log.warning("%s", caution)
 
-                def begin() -> Journal | None:
-                    return self._begin(turns, monitor)
+                def begin(findings: Record) -> Journal | None:
+                    return self._begin(findings, turns, monitor)
 
                 made = generate(self.model, self.vae, self.settings, begin, batches, monitor)
             whole = self._finish(turns)
@@ -103,11 +103,12 @@ class SampleJob(Job):
         count = self.settings.shards
         return turns.deal(count, self._missing, lambda number: claim_of(self._folder, number, count))
 
-    def _begin(self, turns: Turns, monitor: Monitor) -> Journal | None:
+    def _begin(self, findings: Record, turns: Turns, monitor: Monitor) -> Journal | None:
         """Open the journal, None where other tasks have made everything meanwhile, as may be without locks."""
         # Of an array's tasks whoever comes first clears the folder, which a rank waits for the first of them to do.
         with turns.first("begin", monitor):
-            return None if self._is_finished() else Journal.begin(self._folder, self.record, monitor)
+            record = with_findings(self.record, findings)
+            return None if self._is_finished() else Journal.begin(self._folder, record, monitor)
 
     def _missing(self, numbers: Iterable[int]) -> list[int]:
         """Return those of some shards that are not finished."""
@@ -125,6 +126,8 @@ class SampleJob(Job):
     def _finish(self, turns: Turns) -> bool:
         """Publish the exports and then the manifest if all shards are there, and tell whether they are."""
         journal = Journal(self._folder)
+        # By whoever loaded the network; read first, since another worker may complete the folder at any time.
+        findings = journal.manifest().get("provenance", {}).get(FINDINGS_KEY, {})
         shards = [shard for number in range(self.settings.shards) if (shard := journal.shard(number)) is not None]
         whole = len(shards) == self.settings.shards and journal.is_of(self.record)
         if not whole and not self._is_finished():
@@ -137,7 +140,7 @@ class SampleJob(Job):
                 if not export.is_made():
                     export.publish([self._folder / name for name in names])
             if whole:
-                journal.finish(self.record, shards, [])
+                journal.finish(with_findings(self.record, findings), shards, [])
             return True
 
 
