@@ -107,7 +107,7 @@ def test_what_caches_keep_together_is_not_taken_for_one(tmp_path: Path) -> None:
     cached = next((TABLES / "cached").rglob("dataset_info.json")).parent
     shutil.copytree(cached, tmp_path / "hub" / "default" / "0.0.0" / "a")
     shutil.copytree(cached, tmp_path / "hub" / "default" / "0.0.0" / "b")
-    refused(tmp_path / "hub", "--split", "train").fails(3, "2 cached datasets", "default/0.0.0/a", "folder of one")
+    refused(tmp_path / "hub", "--split", "train").fails(3, "2 cached datasets", "default/0.0.0/a", "give one folder")
     hub = tmp_path / "datasets--me--pets"
     (hub / "blobs").mkdir(parents=True)
     for number, version in enumerate(("a" * 40, "b" * 40)):
@@ -118,7 +118,7 @@ def test_what_caches_keep_together_is_not_taken_for_one(tmp_path: Path) -> None:
             (data / file.name).symlink_to(Path("../../../blobs") / file.stem)
         if not number:
             assert pack(hub, tmp_path / "out", "--split", "train")["samples"] == 5
-    refused(hub, "--split", "train").fails(3, "2 cached datasets", "snapshots/aaaa", "folder of one")
+    refused(hub, "--split", "train").fails(3, "2 cached datasets", "snapshots/aaaa", "give one folder")
 
 
 @pytest.mark.parametrize(

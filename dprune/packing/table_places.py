@@ -161,7 +161,7 @@ def _check_alone(location: str, folders: Mapping[str, Sequence[str]]) -> None:
     for found in (sorted(cached), sorted(snapshots)):
         if len(found) > 1:
             raise InputError(
-                f"{location}: holds {len(found)} cached datasets, {found[0]}, {found[1]} and so on: give the folder of one."
+                f"{location}: holds {len(found)} cached datasets, such as {found[0]} and {found[1]}: give one folder."
             )
 
 

@@ -5,8 +5,8 @@
     python tests/bench/tables.py --npz               # as many images as an .npz, compressed
 
 The command is a process of its own. `main_mib` is the most that its main process held, `all_mib` the most that it and
-its workers held together, pages that they share counted once; `first` is the same command on the first rows, so that the
-difference is what rows cost. `loop` reads the same columns of the same file as Python's objects and does nothing else.
+its workers held together, pages that they share counted once; `first` is the same command on the first rows, so that
+the difference is what rows cost. `loop` reads the same columns of the same file as Python's objects and does nothing else.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def pack(source: Path, output: Path, workers: int | None) -> dict[str, Any]:
     seconds, (_, status, usage) = time.perf_counter() - began, ended
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.stdout is not None
-    said = process.stdout.read()
+    with process.stdout as file:
+        said = file.read()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit {process.returncode}")
     samples = json.loads(said)["samples"]
