@@ -139,9 +139,10 @@ def test_splits_are_told_by_names_of_files(tmp_path: Path, names: list[str], spl
     assert (said["samples"], said.get("split")) == (rows, split)
 
 
-def test_several_splits_ask_which(tmp_path: Path) -> None:
-    said = pack(TABLES / "hub", tmp_path / "out", "--split", "none")
-    assert said["samples"] == 7
+def test_of_several_splits_the_training_data_are_taken(tmp_path: Path) -> None:
+    said = pack(TABLES / "hub", tmp_path / "out")
+    assert (said["samples"], said["split"], said["left_out"]) == (5, "train", {"test/": 2})
+    assert pack(TABLES / "hub", tmp_path / "all", "--split", "none")["samples"] == 7
     refused_split = dprune("pack", TABLES / "hub", "-o", tmp_path / "no", "--split", "val")
     refused_split.fails(3, "has no split 'val'", "test (2), train (5)")
 

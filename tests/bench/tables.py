@@ -6,7 +6,8 @@
 
 The command is a process of its own. `main_mib` is the most that its main process held, `all_mib` the most that it and
 its workers held together, pages that they share counted once; `first` is the same command on the first rows, so that
-the difference is what rows cost. `loop` reads the same columns of the same file as Python's objects and does nothing else.
+the difference is what rows cost. `loop` reads the same columns of the same file as Python's objects, and does nothing
+else.
 """
 
 from __future__ import annotations
