@@ -98,12 +98,13 @@ class Part(NamedTuple):
 
 
 def parts(
-    images: Images, network: BatchNetwork, filling: Filling, batch_size: int, workers: int | None, label: str,
-    monitor: Monitor, finish: Finish | None = None,
+    numbers: Iterable[int], images: Images, network: BatchNetwork, filling: Filling, batch_size: int,
+    workers: int | None, label: str, monitor: Monitor, finish: Finish | None = None,
 ) -> Generator[Part]:  # fmt: skip
     """Send all images of shards through a network and yield what came out, a shard at a time.
 
     Args:
+        numbers: of the shards in the dataset; taken one by one, ahead of their use, if they are no sequence.
         images: what decodes them.
         network: what each batch goes through.
         filling: counts of the shards, and whether bad images are forgiven.
@@ -112,14 +113,18 @@ def parts(
         finish: what is left to do to the pieces of a batch, done in a thread while the network has the one before
             (without workers in this one, since Pillow's warnings are caught for a whole process); None for nothing.
     """
-    counts = [filling.sizes[shard.name].count for shard in images.shards]
-    pieces = [piece for number, count in enumerate(counts) for piece in cut(number, range(count), batch_size)]
+    shards = [(number, filling.size(number)) for number in numbers] if isinstance(numbers, Sized) else (
+        (number, filling.size(number)) for number in numbers)
+    ahead, behind, shards = itertools.tee(shards, 3)
+    pieces = (piece for number, count in ahead for piece in cut(number, range(count), batch_size))
     pin = network.device.type == "cuda" and finish is None
     with (
-        contextlib.closing(checked(images, pieces, filling, workers, label, monitor, pin=pin)) as read,
-        contextlib.closing(_finished(_batches(read, counts, batch_size), finish, workers)) as batches,
+        contextlib.closing(
+            checked(images, list(pieces) if isinstance(numbers, Sized) else pieces, filling, workers, label, monitor, pin=pin)) as read,
+        contextlib.closing(_finished(_batches(read, (count for _, count in behind), batch_size), finish, workers)) as batches,
     ):
-        for shard, count in zip(images.shards, counts, strict=True):
+        for number, count in shards:
+            shard = images.shards[number]
             # Outputs stay on the device until the whole shard is through, so that nothing waits for it.
             part, labels = Part(shard, [], torch.empty(count, dtype=torch.int64), []), []
             for _ in range(0, count, batch_size):
