@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     options.image_size,
     click.option("--crop-pct", type=options.Number(0, 1, min_open=True), metavar="X",
                  help="Share of the resized image that the centre crop keeps (timm)."),
+    options.resize,
     options.color,
     options.count("--pca", "Principal components kept of pixels."),
     click.option("--normalize", is_flag=True, help="Give features unit length."),

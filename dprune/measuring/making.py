@@ -46,6 +46,7 @@ class Embedding:
     default: str
     weights: str | None = None
     image_size: int | None = None
+    resize: str | None = None
     color: str | None = None
     precision: str = "auto"
     device: str = "auto"
@@ -62,7 +63,7 @@ class Embedding:
     @property
     def stated(self) -> bool:
         """Whether any option says how features are to be made."""
-        given = (self.model, self.weights, self.image_size, self.color)
+        given = (self.model, self.weights, self.image_size, self.resize, self.color)
         return any(value is not None for value in given) or self.precision != "auto"
 
     def options(self, like: Record | None) -> EmbedOptions:
@@ -76,8 +77,8 @@ class Embedding:
             MismatchError: features like those cannot be made.
         """
         own = EmbedOptions(
-            self.model or self.default, self.weights, self.image_size, color=self.color, precision=self.precision,
-            device=self.device, batch_size=self.batch_size, workers=self.workers,
+            self.model or self.default, self.weights, self.image_size, resize=self.resize, color=self.color,
+            precision=self.precision, device=self.device, batch_size=self.batch_size, workers=self.workers,
         )  # fmt: skip
         if like is None or self.model is not None:
             return own
@@ -90,7 +91,8 @@ class Embedding:
         precision = {dtype: name for name, dtype in PRECISIONS.items()}[known["precision"]]
         options = replace(
             own, model=known["model"], image_size=self.image_size or known.get("image_size"),
-            crop_pct=known.get("crop_pct"), color=self.color or known.get("color"), normalize=known["normalize"],
+            crop_pct=known.get("crop_pct"), resize=self.resize or known.get("resize"),
+            color=self.color or known.get("color"), normalize=known["normalize"],
             dtype=known["dtype"], precision=precision if self.precision == "auto" else self.precision,
         )  # fmt: skip
         if options.settings.options().get("weights") != known.get("weights"):
