@@ -247,7 +247,7 @@ class FolderSource(ImageFiles):
 
     def __init__(self, location: str, choice: FileChoice) -> None:
         left = Counter[str]()
-        super().__init__(location, _walk(location, left), choice, left)
+        super().__init__(location, walk_files(location, left), choice, left)
         self.folders = {os.path.realpath(location)}
 
     def _read(self, file: ImageFile) -> bytes:
@@ -257,7 +257,7 @@ class FolderSource(ImageFiles):
             raise BadImage(f"cannot be read: {error.strerror}") from error
 
 
-def _walk(location: str, left: Counter[str]) -> Iterator[ImageFile]:
+def walk_files(location: str, left: Counter[str]) -> Iterator[ImageFile]:
     """Yield the files below a folder, each folder once however many links lead to it.
 
     Raises:

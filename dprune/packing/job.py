@@ -147,7 +147,7 @@ class PackJob(Job):
             if isinstance(content, int):
                 assert not isinstance(self.source, Streams)
                 content = self.source.load(content)
-            return key, treated(content, self.settings)
+            return key, treated(content.whole(), self.settings)
         except BadImage as error:
             return key, Bad(str(error))
 

@@ -17,9 +17,13 @@ from dprune.formats.shards import open_dataset
 from dprune.formats.subsets import read_subset
 from dprune.packing.folders import FileChoice, FolderSource, ImageFiles, images_beside_shards, is_images
 from dprune.packing.joined import JoinedSources
+from dprune.packing.npz import NpzSource, is_npz
 from dprune.packing.settings import PackSettings
 from dprune.packing.sources import DigitsSource, ShardSource, Source, is_called_an_image
 from dprune.packing.streams import Streams, compressed_tars, is_compressed, is_stream
+from dprune.packing.table_columns import TableChoice
+from dprune.packing.table_places import is_table
+from dprune.packing.tables import TableSource
 from dprune.packing.zips import ZipSource
 
 DIGITS = "sklearn:digits"
@@ -27,24 +31,31 @@ _log = logging.getLogger("dprune")
 
 
 class Opener(NamedTuple):
-    """A kind of source: which locations are of it, and how one is opened."""
+    """A kind of source: which locations are of it, how they are opened, and whether several in a row are one."""
 
     takes: Callable[[str], bool]
-    opened: Callable[[str, PackSettings], Source]
+    opened: Callable[[Sequence[str], PackSettings], Source]
+    together: bool = False
 
 
 def _is_image_files(location: str) -> bool:
     return is_images(location) and not compressed_tars(location)
 
 
-def _open_image_files(location: str, settings: PackSettings) -> Source:
-    kind = FolderSource if os.path.isdir(location) else ZipSource
-    return kind(location, FileChoice(settings.split, settings.beside))
+def _open_image_files(locations: Sequence[str], settings: PackSettings) -> Source:
+    kind = FolderSource if os.path.isdir(locations[0]) else ZipSource
+    return kind(locations[0], FileChoice(settings.split, settings.beside))
+
+
+def _table_choice(settings: PackSettings) -> TableChoice:
+    return TableChoice(settings.split, settings.image_column, settings.label_column, settings.beside)
 
 
 # The first that takes a location opens it; what none takes are shards, of which several make one dataset.
 OPENERS = (
-    Opener(DIGITS.__eq__, lambda location, settings: DigitsSource()),
+    Opener(DIGITS.__eq__, lambda locations, settings: DigitsSource()),
+    Opener(is_table, lambda locations, settings: TableSource(locations, _table_choice(settings)), together=True),
+    Opener(is_npz, lambda locations, settings: NpzSource(locations[0], _table_choice(settings))),
     Opener(_is_image_files, _open_image_files),
 )
 
@@ -62,7 +73,8 @@ def find_source(locations: Sequence[str], settings: PackSettings, members: Membe
     sources = list[tuple[str, Source]]()
     for opener, group in groups:
         if opener is not None:
-            sources += [(location, opener.opened(location, settings)) for location in group]
+            parts = [group] if opener.together else [[location] for location in group]
+            sources += [(part[0], opener.opened(part, settings)) for part in parts]
         elif isinstance(found := _open_shards(group, settings, members), Source):
             sources.append((group[0], found))
         elif len(groups) == 1:
@@ -92,8 +104,14 @@ def _open_streams(
 
 
 def _check_image_options(settings: PackSettings, sources: Sequence[Source] = ()) -> None:
-    if (settings.split is not None or settings.beside) and not any(isinstance(s, ImageFiles) for s in sources):
-        raise UsageError("--split and --beside speak of folders and zips of images.")
+    if (settings.split is not None or settings.beside) and not any(
+        isinstance(s, ImageFiles | TableSource) for s in sources
+    ):
+        raise UsageError("--split and --beside speak of folders and zips of images, and of tables.")
+    if (settings.image_column is not None or settings.label_column is not None) and not any(
+        isinstance(s, TableSource | NpzSource) for s in sources
+    ):
+        raise UsageError("--image-column and --label-column speak of tables and .npz archives.")
 
 
 def _alone(stream: str) -> UsageError:

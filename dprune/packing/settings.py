@@ -17,6 +17,8 @@ class PackSettings:
     keys: str = "path"
     split: str | None = None
     beside: tuple[str, ...] = ()
+    image_column: str | None = None
+    label_column: str | None = None
     shard_size: int = 10_000
     strict: bool = False
     workers: int | None = None
