@@ -104,8 +104,9 @@ def command_page(name: str, parent: click.Context) -> list[str]:
         declared += [f".SS {escape(method)}", *options(member, contexts[method])]
         examples = examples + more
     page += [".SH DESCRIPTION", *description, ".SH OPTIONS", *declared, ".SH EXAMPLES", *literal(examples)]
-    if errors := PROSE.get(f"STANDARD ERRORS {name}"):
-        page += [".SH STANDARD ERRORS", *blocks(errors)]
+    for heading in ("SOURCES", "LABELS", "DECODING", "STATISTICS", "STANDARD ERRORS"):
+        if own := PROSE.get(f"{heading} {name}"):
+            page += [f".SH {heading}", *blocks(own)]
     for heading in ("EXIT STATUS", "ENVIRONMENT", "FILES"):
         page += [f".SH {heading}", *blocks(PROSE.get(f"{heading} {name}", "") + "\n\n" + PROSE[heading])]
     return [*page, *see_also(f"dprune-{name}")]

@@ -48,6 +48,9 @@ def command(*, delivery: Delivery, shards: tuple[str, ...], members: MemberChoic
     are missing; processes with RANK and WORLD_SIZE set share the shards of one store. An image that cannot be
     decoded gets a row of NaN and is listed in its part.
 
+    --resize is for inception: clean brings images to its size and scale as clean-fid does, pytorch as pytorch-fid,
+    tensorflow as the first FID, guided-diffusion and EDM. man dprune-eval says whose statistics go with which.
+
     --decode gpu has the GPU decode JPEGs, for networks that are quicker than Pillow: features differ in their last
     digits, so compare such that were made one way. FID is defined with Pillow, and inception refuses it.
 
