@@ -170,7 +170,9 @@ class Making:
 
     def open(self, monitor: Monitor) -> StoreFeatures:
         """Make what is missing, and open the features."""
-        made = self.job if self.job.complete() else _made(self.job, self.remarks, monitor)
+        if self.remarks:
+            _log.info("%s: %s.", self.job.dataset.title, self.remarks)
+        made = self.job if self.job.complete() else _made(self.job, monitor)
         features = open_features(made.output.path)
         assert isinstance(features, StoreFeatures)
         # Messages name what was given, and not a folder of the cache.
@@ -178,14 +180,13 @@ class Making:
         return features
 
 
-def _made(job: EmbedJob, remarks: str, monitor: Monitor) -> EmbedJob:
+def _made(job: EmbedJob, monitor: Monitor) -> EmbedJob:
     """Make features in the cache, unless another process does so meanwhile, and return the job that made them."""
     folder = writable(Path(job.output.path))
     job = replace(job, output=Output(str(folder)))
     with claimed(claim_in(folder, Ranks()), str(folder), monitor, patience=math.inf):
         if not job.complete():
-            told = f" ({remarks})" if remarks else ""
-            _log.info("embedding %s with %s%s.", job.dataset.title, job.settings.network, told)
+            _log.info("embedding %s with %s.", job.dataset.title, job.settings.network)
             made: dict[str, Any] = job.run(monitor)
             _log.debug("made %s of %s shards in %s.", made["shards_made"], made["shards"], folder)
     job.tidy()
