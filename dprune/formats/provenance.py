@@ -88,7 +88,8 @@ def with_findings(record: Record, findings: Mapping[str, Any]) -> Record:
 
     It follows from all else that the record says, and so makes no difference between two records.
     """
-    return {**record, FINDINGS_KEY: dict(findings)} if findings else record
+    known = record.get(FINDINGS_KEY, {})
+    return {**record, FINDINGS_KEY: {**known, **findings}} if findings else record
 
 
 def variant(record: Record, **options: Any) -> Record:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dprune.errors import InputError
 from dprune.formats.images import encode_image
-from dprune.formats.provenance import Record, parent
+from dprune.formats.provenance import Record, parent, with_findings
 from dprune.formats.shard_journal import Entry, Journal
 from dprune.models.dit_files import LoadedDiT, load_dit
 from dprune.models.files import ModelFile
@@ -57,7 +57,7 @@ def generate(
         with ThreadPoolExecutor(1) as drawer:
             warmed = drawer.submit(sampler.warm_up)
             # The record waits for digests of the files.
-            journal = Journal.begin(folder, record(), monitor)
+            journal = Journal.begin(folder, with_findings(record(), loaded.findings), monitor)
             warmed.result()
             monitor.start("sampling", sum(map(settings.count_in, shards)), "images")
             with closing(_samples(loaded, sampler, batches, drawer, times, monitor)) as samples:

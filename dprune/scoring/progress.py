@@ -6,15 +6,18 @@ any number of workers fills one folder, and whoever finds it full makes the scor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
+from dprune.formats.checked_json import Object, Text, read_json, shaped
+from dprune.formats.digests import without_check
+from dprune.formats.publish import publish_json
 from dprune.formats.tensors import read_tensors, write_tensors
 from dprune.models.files import ModelFile
 
@@ -22,6 +25,8 @@ Values = npt.NDArray[np.float32]
 
 MOST_PORTIONS = 64
 SMALLEST, LARGEST = 256, 2048
+NOTE = "findings.json"
+_NOTED = Object({"mark": Text(), "findings": Object()})
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,20 @@ class Progress:
             values: measures of its first samples, float32 [done, *shape].
         """
         write_tensors(self._path(portion.number), {"measures": values}, {"mark": self.mark, "count": len(values)})
+
+    def note(self, findings: Mapping[str, Any]) -> None:
+        """Keep what was found out of the network, for whichever worker writes the scores."""
+        if findings:
+            publish_json(self.folder / NOTE, {"mark": self.mark, "findings": dict(findings)})
+
+    def noted(self) -> dict[str, Any]:
+        """Return what was noted, empty where it is another scoring's or cannot be trusted."""
+        path = self.folder / NOTE
+        try:
+            found = without_check(str(path), shaped(str(path), read_json(path), _NOTED))
+        except (FileNotFoundError, InputError):
+            return {}
+        return dict(found["findings"]) if found["mark"] == self.mark else {}
 
     def values(self) -> Values | None:
         """Return all measures, float32 [count, *shape], or None while some are missing."""
