@@ -39,7 +39,8 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
                    default="center"),
     options.choice("--format", ["png", "jpg", "webp"],
                    "With --size: how images are written; png and webp are lossless.", default="png"),
-    click.option("--subset", metavar="FILE", help="Write only these samples: ids (.npy), keys (text), or - for stdin."),
+    click.option("--subset", metavar="FILE",
+                 help="Write only these samples: ids (.npy), keys (text), uids of DataComp, or - for stdin."),
     options.choice("--keys", ["path", "unique"], "Refuse repeated keys, or tell them apart by a number.",
                    default="path"),
     click.option("--split", metavar="NAME",
@@ -75,7 +76,7 @@ def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings
       dprune pack photos -o shards --size 256
       dprune pack cifar10.zip --split test -o held-out
       dprune pack photos more.zip old-shards -o shards --keys unique
-      dprune pack imagenet-1k/data --split train --size 256 -o shards
+      dprune pack imagenet-1k/data --size 256 -o shards
       dprune pack samples_50000x256x256x3.npz -o generated
       dprune pack shards --subset keep.npy -o pruned
       dprune select distance.npy --keep 10% | dprune pack shards --subset - -o pruned
