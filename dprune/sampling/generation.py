@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,6 @@ from PIL import Image
 
 from dprune.errors import InputError
 from dprune.formats.images import encode_image
-from dprune.formats.provenance import Record
 from dprune.formats.shard_journal import Entry, Journal
 from dprune.models.dit_files import LoadedDiT, load_dit
 from dprune.models.files import ModelFile
@@ -29,8 +27,8 @@ from dprune.sampling.settings import SampleSettings, check_fit
 
 
 def generate(
-    model: ModelFile, vae: ModelFile, settings: SampleSettings, folder: Path, record: Callable[[], Record],
-    shards: Sequence[int], monitor: Monitor,
+    model: ModelFile, vae: ModelFile, settings: SampleSettings, begin: Callable[[], Journal], shards: Sequence[int],
+    monitor: Monitor,
 ) -> dict[str, float]:  # fmt: skip
     """Make shards, one after the other, and return how fast that was.
 
@@ -38,8 +36,7 @@ def generate(
         model: file of the transformer.
         vae: file of the autoencoder.
         settings: what is asked of them.
-        folder: where the shards go.
-        record: gives the provenance of all shards; asked for when both networks are loaded.
+        begin: opens the journal of the folder that the shards go to; asked for when both networks are loaded.
         shards: numbers of those that are missing.
         monitor: progress and requests to stop.
     """
@@ -55,8 +52,8 @@ def generate(
         batches = _batches(loaded, settings, sampler, shards)
         with ThreadPoolExecutor(1) as drawer:
             warmed = drawer.submit(sampler.warm_up)
-            # The record waits for digests of the files.
-            journal = Journal.begin(folder, record(), monitor)
+            # The provenance waits for digests of the files.
+            journal = begin()
             warmed.result()
             monitor.start("sampling", sum(map(settings.count_in, shards)), "images")
             with closing(_samples(loaded, sampler, batches, drawer, times, monitor)) as samples:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,24 @@ class SampleJob(Job):
 
             for caution in cautions(self.model, self.settings):
                 _log.warning("%s", caution)
-            made = generate(self.model, self.vae, self.settings, folder, lambda: self.record, missing, monitor)
+
+            def begin() -> Journal:
+                return Journal.begin(folder, self.record, monitor, self._plan(folder))
+
+            made = generate(self.model, self.vae, self.settings, begin, missing, monitor)
         whole = self._finish(folder)
         if not whole:
             _log.info("other workers still make shards of %s; the last of them completes it.", folder)
         images = sum(map(self.settings.count_in, self._mine))
         return {"images": images, "shards": len(self._mine), "shards_made": len(missing), "complete": whole, **made}
+
+    def _plan(self, folder: Path) -> dict[str, Any]:
+        """Say what there is to be in the end, see `Journal.begin`."""
+        exports = [
+            {"option": file.option, "path": os.path.relpath(file.path, folder), "mark": file.mark}
+            for file in self.beside
+        ]
+        return {"shards": self.settings.shards, "samples": len(self.settings.seeds), "exports": exports}
 
     def _missing(self, folder: Path) -> list[int]:
         """Return the numbers of this worker's shards that are not finished."""

@@ -22,7 +22,7 @@ from dprune.formats.publish import STDOUT, Output
 from dprune.runtime import Monitor, ranks
 from dprune.scoring.outputs import ScoreFile, of_all
 from dprune.scoring.population import open_samples
-from dprune.scoring.progress import Progress, Share
+from dprune.scoring.progress import Item, Progress, Share, Workload
 from dprune.scoring.reliability import Floats, half_sample_errors
 from dprune.scoring.settings import LOSS, ScoreOptions
 from dprune.scoring.sharing import SharedScoring
@@ -91,6 +91,10 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
         return [(each, self.portions(f"step-{each.step:08d}", count, 1, digest([*inputs, each.mark])))
                 for each in self.checkpoints]  # fmt: skip
 
+    def workload(self) -> Workload:
+        """See `SharedScoring`."""
+        return Workload(self.record, [Item(f"step {each.step}", progress) for each, progress in self.progress()])
+
     def measure(self, monitor: Monitor) -> None:
         """Measure what is missing of this worker's share of the samples by each checkpoint."""
         here, shares = ranks(), list[Share]()
@@ -101,7 +105,7 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
         if shares:
             from dprune.scoring.device import measure_shares
 
-            measure_shares(self.samples, self.settings, shares, monitor, gradients=False)
+            measure_shares(self.samples, self.settings, shares, monitor, self.announce, gradients=False)
 
     def values(self) -> npt.NDArray[np.float32] | None:
         """Return the losses by pairs of draws (or one draw), float32 [n, P, K]."""

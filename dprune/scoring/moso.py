@@ -21,6 +21,7 @@ from dprune.runtime import Monitor, ranks
 from dprune.scoring.folds import Surrogate, Unit, open_surrogates
 from dprune.scoring.outputs import ScoreFile
 from dprune.scoring.population import open_samples
+from dprune.scoring.progress import Item, Workload, workload_file
 from dprune.scoring.reliability import Floats
 from dprune.scoring.settings import DOT, SHARED, SQUARED_NORM, ScoreOptions
 from dprune.scoring.sharing import SharedScoring
@@ -118,6 +119,17 @@ class MosoJob(SharedScoring["list[Floats]"]):
         ]
         return [unit for each in chosen for unit in self.units(each)]
 
+    def workload(self) -> Workload:
+        """See `SharedScoring`."""
+        items = [Item(unit.title, unit.progress, unit.fold) for unit in self._asked_for()]
+        first = self.surrogates[0].fold
+        return Workload(self.record, items, first.count if first else 0)
+
+    @property
+    def workload_file(self) -> Path:
+        """See `SharedScoring`; folds that are measured alone are not the others' to speak of."""
+        return workload_file(self.output.path, self.only)
+
     def measure(self, monitor: Monitor) -> None:
         """Measure what is missing of this worker's folds and checkpoints."""
         here = ranks()
@@ -125,7 +137,7 @@ class MosoJob(SharedScoring["list[Floats]"]):
         if missing:
             from dprune.scoring.mean_gradient import measure_folds
 
-            measure_folds(self.samples, self.settings, missing, self.record, monitor)
+            measure_folds(self.samples, self.settings, missing, self.record, monitor, self.announce)
 
     def values(self) -> list[Floats] | None:
         """Return single-draw scores [N, S, M] of each fold, weighted means over its checkpoints."""

@@ -6,6 +6,7 @@ any number of workers fills one folder, and whoever finds it full makes the scor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.tensors import read_tensors, write_tensors
+from dprune.formats.checked_json import ListOf, Object, OneOf, Text, Whole, read_json, shaped
+from dprune.formats.digests import without_check
+from dprune.formats.provenance import Record, checked_record
+from dprune.formats.publish import publish_json
+from dprune.formats.tensors import read_metadata, read_tensors, write_tensors
 from dprune.models.files import ModelFile
 
 Values = npt.NDArray[np.float32]
@@ -63,22 +68,25 @@ class Progress:
 
     def portions(self, rank: int = 0, world: int = 1) -> list[Portion]:
         """Return a worker's portions, whether measured or not."""
-        starts = range(0, self.count, self.size)
-        return [self._portion(number, starts[number]) for number in range(rank, len(starts), world)]
+        spans = self.spans()
+        return [self._portion(number, *spans[number]) for number in range(rank, len(spans), world)]
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Return where each portion begins and ends."""
+        return [(begin, min(begin + self.size, self.count)) for begin in range(0, self.count, self.size)]
 
     def missing(self, rank: int = 0, world: int = 1) -> list[Portion]:
         """Return those of a worker's portions that are not measured whole."""
         return [portion for portion in self.portions(rank, world) if not portion.whole]
 
-    def _portion(self, number: int, begin: int) -> Portion:
-        end = min(begin + self.size, self.count)
+    def _portion(self, number: int, begin: int, end: int) -> Portion:
         return Portion(number, begin, end, len(self._trusted(number, end - begin)))
 
     def _trusted(self, number: int, most: int) -> Values:
         """Return the measures in a portion's file, none where it is another scoring's or not what was written."""
         none = np.empty((0, *self.shape), np.float32)
         try:
-            _, tensors, metadata = read_tensors(self._path(number))
+            _, tensors, metadata = read_tensors(self.path(number))
         except InputError:
             return none
         values = tensors.get("measures", none)
@@ -86,7 +94,17 @@ class Progress:
         fits = values.dtype == np.float32 and values.shape == (len(values), *self.shape) and len(values) <= most
         return values if known and fits else none
 
-    def _path(self, number: int) -> Path:
+    def noted(self, number: int) -> int:
+        """Return how many samples of a portion are measured by what its header says; see `portions`, which reads it."""
+        try:
+            metadata = read_metadata(self.path(number)) or {}
+        except InputError:
+            return 0
+        count = metadata.get("count")
+        return count if metadata.get("mark") == self.mark and isinstance(count, int) and count > 0 else 0
+
+    def path(self, number: int) -> Path:
+        """Where a portion is."""
         return self.folder / f"{number:06d}.safetensors"
 
     def read(self, portion: Portion) -> Values:
@@ -97,7 +115,7 @@ class Progress:
         """
         values = self._trusted(portion.number, portion.end - portion.begin)
         if len(values) < portion.done:
-            raise InputError(f"{self._path(portion.number)}: has vanished or changed: run the same command again.")
+            raise InputError(f"{self.path(portion.number)}: has vanished or changed: run the same command again.")
         return values[: portion.done]
 
     def write(self, portion: Portion, values: Values) -> None:
@@ -107,7 +125,7 @@ class Progress:
             portion: any state of it.
             values: measures of its first samples, float32 [done, *shape].
         """
-        write_tensors(self._path(portion.number), {"measures": values}, {"mark": self.mark, "count": len(values)})
+        write_tensors(self.path(portion.number), {"measures": values}, {"mark": self.mark, "count": len(values)})
 
     def values(self) -> Values | None:
         """Return all measures, float32 [count, *shape], or None while some are missing."""
@@ -140,3 +158,63 @@ def progress_folder(output: str | Path) -> Path:
     """Return where the progress of an output is kept: beside it, and hidden."""
     path = Path(output)
     return path.with_name(f".{path.name}.progress")
+
+
+_ITEM = Object({"title": Text(), "folder": Text(), "samples": Whole(), "mark": Text()}, {"fold": Whole()})
+_WORKLOAD = Object({"kind": OneOf(("workload",)), "provenance": Object(), "items": ListOf(_ITEM), "folds": Whole()})
+
+
+class Item(NamedTuple):
+    """What one network measures of some samples.
+
+    Attributes:
+        title: what messages call it.
+        progress: how far it is.
+        fold: number of the fold that the samples are, None for no fold.
+    """
+
+    title: str
+    progress: Progress
+    fold: int | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is to be measured for scores; it stands in the folder of their progress, for whoever asks how far that is.
+
+    Attributes:
+        record: provenance of the scores.
+        items: what is measured.
+        folds: how many there are in all, which may be more than are measured here; 0 for none.
+    """
+
+    record: Record
+    items: Sequence[Item]
+    folds: int = 0
+
+    def publish(self, path: Path) -> None:
+        """Write it to a file in the folder of the progress, the same bytes whichever worker does."""
+        items = [
+            {"title": title, "folder": os.path.relpath(each.folder, path.parent), "samples": each.count,
+             "mark": each.mark, **({} if fold is None else {"fold": fold})}
+            for title, each, fold in self.items
+        ]  # fmt: skip
+        publish_json(path, {"kind": "workload", "provenance": self.record, "items": items, "folds": self.folds})
+
+    @classmethod
+    def read(cls, path: Path) -> Workload:
+        """Read it again; the shape of what is measured is not in it.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            InputError: it is damaged.
+        """
+        content = without_check(str(path), shaped(str(path), read_json(path), _WORKLOAD))
+        items = [Item(item["title"], Progress(path.parent / item["folder"], item["samples"], (), item["mark"]),
+                      item.get("fold")) for item in content["items"]]  # fmt: skip
+        return cls(checked_record(str(path), content["provenance"]) or {}, items, content["folds"])
+
+
+def workload_file(output: str | Path, fold: int | None = None) -> Path:
+    """Return where the workload of an output is noted, or that of one fold which is measured alone."""
+    return progress_folder(output) / ("workload.json" if fold is None else f"workload-fold-{fold}.json")
