@@ -17,7 +17,7 @@ from dprune.errors import BadImage, DpruneError, InputError
 from dprune.formats.filling import Filling
 from dprune.formats.images import check_shape, decode_image, resize_image
 from dprune.formats.provenance import Record
-from dprune.formats.shards import Shard, ShardReader
+from dprune.formats.shards import SampleReader, Shard
 from dprune.runtime import Monitor, check_stop, default_workers
 from dprune.workers import Workers
 
@@ -94,17 +94,16 @@ class Images:
         self.black = transform(Image.new("RGB", (32, 32)))
         self.shape: tuple[int, ...] = tuple(self.black.shape)
         self._position = -1
-        self._reader: ShardReader | None = None
+        self._reader: SampleReader | None = None
 
     @property
     def image_bytes(self) -> int:
         """What an image takes after decoding."""
         return self.black.nbytes
 
-    def _open(self, position: int) -> ShardReader:
+    def _open(self, position: int) -> SampleReader:
         if self._reader is None or position != self._position:
-            shard = self.shards[position]
-            self._reader, self._position = ShardReader(shard, shard.index()), position
+            self._reader, self._position = self.shards[position].reader(), position
         return self._reader
 
     def __getitem__(self, piece: Piece) -> ReadPiece:
@@ -117,7 +116,7 @@ class Images:
             place, ours = self.shards[piece.shard].location, isinstance(error, DpruneError)
             return self.unreadable(str(error) if ours else f"{place}: cannot be read: {error}.")
 
-    def decode(self, reader: ShardReader, rows: Sequence[int], labels: Tensor) -> ReadPiece:
+    def decode(self, reader: SampleReader, rows: Sequence[int], labels: Tensor) -> ReadPiece:
         """Decode rows of a shard, whose labels are read already, into a named tuple such as `Decoded`."""
         images = torch.empty((len(rows), *self.shape), dtype=self.black.dtype)
         bad: list[Record] = []
@@ -126,7 +125,7 @@ class Images:
                 images[place] = self.shaped(decode_image(reader.image(row)))
             except BadImage as error:
                 images[place] = 0
-                bad.append({"row": int(row), "key": reader.index.key(row), "reason": str(error)})
+                bad.append({"row": int(row), "key": reader.key(row), "reason": str(error)})
         return Decoded(images, labels, bad)
 
     def unreadable(self, reason: str) -> ReadPiece:

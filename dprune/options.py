@@ -224,15 +224,15 @@ member_choice = (
 
 
 def embeds(default: str) -> Decorator:
-    """Add the options of making features from shards; they reach the command as one `embedding`.
+    """Add the options of making features from images; they reach the command as one `embedding`.
 
     Args:
         default: network where neither the options nor the other side name one.
     """
     return gathers(
-        "embedding", "dprune.measuring.sources:Embedding",
+        "embedding", "dprune.measuring.making:Embedding",
         click.option("--model", metavar="MODEL",
-                     help=f"Network for shards, as embed takes it.  [default: the other side's, or {default}]"),
+                     help=f"Network for images, as embed takes it.  [default: the other side's, or {default}]"),
         click.option("--weights", metavar="FILE", help="Its weights instead of the hub's."),
         image_size,
         color,

@@ -305,7 +305,7 @@ def test_no_memory_for_the_autoencoder(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("dprune.encoding.encoder.load_vae", full)
+    monkeypatch.setattr("dprune.encoding.encoder.vae_of", full)
     for args in ((tmp_path / "m",), (tmp_path / "l", "--verify", 2)):
         encode(shards, vaes["vq"], *args, "--batch-size", 32, "--device", "cpu").fails(
             1, "cpu: out of memory: give a --batch-size below 32."

@@ -28,7 +28,7 @@ from dprune.models.dit import DiT, DiTConfig
 from dprune.models.dit_files import load_dit, network_metadata
 from dprune.models.files import publish_model
 from dprune.models.vae import VAE, load_vae
-from dprune.models.vae_files import VAEConfig
+from dprune.models.vae_config import VAEConfig
 from dprune.models.weights import file_digest
 from dprune.sampling.drawing import Sampler
 from dprune.sampling.exports import arranged

@@ -23,8 +23,11 @@ from dprune.formats.features import open_features
 from dprune.formats.provenance import make_record
 from dprune.formats.publish import publish_json
 from dprune.formats.shards import open_dataset
+from dprune.formats.statistics import Statistics
+from dprune.measuring.making import Embedding
+from dprune.measuring.side_paths import SidePath
 from dprune.measuring.sides import SubsetRows, chosen_ids, describe_side, load_side
-from dprune.measuring.sources import Embedding, FeatureSource, SidePath, check_space, open_sources
+from dprune.measuring.sources import FeatureSource, check_space, open_sources
 from dprune.runtime import Silent
 
 CPU = torch.device("cpu")
@@ -42,9 +45,9 @@ def subset(*ids: int, fingerprint: str | None = None) -> Array:
     return Array("keep.npy", np.array(ids, dtype=np.int64), record)
 
 
-def opened(embedding: Embedding, known: dict[str, Any] | None = None, **paths: Path) -> dict[str, FeatureSource]:
+def opened(embedding: Embedding, **paths: Path) -> dict[str, FeatureSource]:
     """The sides that paths name by their roles."""
-    return open_sources({role: SidePath.of(str(path)) for role, path in paths.items()}, embedding, known)
+    return open_sources({role: SidePath.of(str(path)) for role, path in paths.items()}, embedding)
 
 
 @pytest.fixture
@@ -83,14 +86,16 @@ def test_statistics_and_ids_are_told_from_features(tmp_path: Path) -> None:
     [
         ("none", "no such file or folder"),
         ("none.npy", "no such file or folder"),
-        ("photos.zip", "is a zip archive"),
+        ("notes.zip", "holds no images that can be read (but 1 .txt)"),
+        ("bare", "holds no images that can be read"),
         ("m.json", "is text, not a .npy array"),
         ("empty", "no image that can be used"),
     ],
 )
 def test_what_holds_no_features_is_one_sentence(tmp_path: Path, array: Path, name: str, words: str) -> None:
-    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
-        archive.writestr("a.jpg", b"")
+    with zipfile.ZipFile(tmp_path / "notes.zip", "w") as archive:
+        archive.writestr("a.txt", b"")
+    (tmp_path / "bare").mkdir()
     (tmp_path / "m.json").write_text("{}")
     write_tar(tmp_path / "empty" / "0.tar", [])
     with pytest.raises(InputError) as error:
@@ -142,6 +147,12 @@ def test_nothing_is_made_before_it_is_opened(
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
 
 
+def statistics_of(features: dict[str, Any], dimension: int = 16) -> Statistics:
+    """Statistics whose provenance has this record of the features."""
+    record = make_record("eval statistics", {}, parents={"features": {"digest": "d", "provenance": features}})
+    return Statistics("s", 5, np.zeros(dimension), np.eye(dimension), record)
+
+
 def test_shards_are_embedded_like_the_other_side(shards: Path, tmp_path: Path) -> None:
     folder = store(shards, tmp_path / "store", "--color", "grey", "--normalize", "--dtype", "float32")
     made = opened(Embedding(None, "inception"), generated=shards, reference=folder)["generated"]
@@ -152,8 +163,8 @@ def test_shards_are_embedded_like_the_other_side(shards: Path, tmp_path: Path) -
     assert stated.record == made.record
     with pytest.raises(UsageError, match="--precision bf16: pixels takes no such option"):
         opened(Embedding(None, "inception", precision="bf16"), generated=shards, reference=folder)
-    behind = {"statistics": make_record("embed", expected)}
-    alone = opened(Embedding(None, "inception"), behind, generated=shards)["generated"]
+    behind = statistics_of(make_record("embed", expected))
+    alone = open_sources({"generated": SidePath.of(str(shards))}, Embedding(None, "inception"), [behind])["generated"]
     assert alone.record == made.record
 
 
@@ -172,7 +183,7 @@ def test_the_weights_of_the_other_side_must_be_at_hand(shards: Path) -> None:
     record = make_record("embed", {"model": "timm:resnet10t", "weights": "ab" * 32, "normalize": False,
                                    "dtype": "float16", "precision": "float32"})  # fmt: skip
     with pytest.raises(MismatchError, match="timm:resnet10t and weights of SHA-256 abababababab: give that file"):
-        opened(UNSTATED, {"statistics": record}, generated=shards)
+        open_sources({"generated": SidePath.of(str(shards))}, UNSTATED, [statistics_of(record)])
 
 
 def test_options_of_making_features_need_shards(array: Path) -> None:

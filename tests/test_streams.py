@@ -36,7 +36,7 @@ from dprune.runtime import Monitor, Silent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dprune.packing.sources import Sample
+    from dprune.packing.samples import Sample
 
 
 @pytest.mark.parametrize("way", ["stdin", "pipe", "url", "gzip"])
@@ -73,7 +73,7 @@ def test_cut_streams_are_noticed(shards: Path, tmp_path: Path, cut: int) -> None
 
 
 def test_streams_and_files_do_not_mix(shards: Path, tmp_path: Path) -> None:
-    dprune("pack", "-", shards, "-o", tmp_path / "out").fails(2, "only streams")
+    dprune("pack", "-", shards, "-o", tmp_path / "out").fails(2, "stdin: a stream is packed with none but streams")
     np.save(tmp_path / "k.npy", np.array([1]))
     dprune("pack", "-", "--subset", tmp_path / "k.npy", "-o", tmp_path / "out").fails(2, "pack - first")
 

@@ -29,7 +29,7 @@ from dprune.formats.tensors import read_tensors, write_tensors
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.files import ModelFile, publish_model
 from dprune.models.vae import VAE
-from dprune.models.vae_files import VAEConfig
+from dprune.models.vae_config import VAEConfig
 from dprune.models.weights import file_digest
 from dprune.training.dit.first_weights import begun
 from dprune.training.dit.latents import TrainingLatents

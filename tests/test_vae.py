@@ -64,7 +64,7 @@ def test_files_that_are_no_autoencoder(tmp_path: Path) -> None:
     vae, record = made(VQ), make_record("x", {})
     publish_model(tmp_path / "dit", {"a": torch.ones(1)}, {"kind": "dit"}, record)
     torch.save({"a": torch.ones(1)}, tmp_path / "other")
-    for name, words in (("dit", "kind dit"), ("other", "not made by dprune")):
+    for name, words in (("dit", "kind dit"), ("other", "no autoencoder that dprune knows")):
         with pytest.raises(InputError, match=f"{words}.*train-vae"):
             load_vae(tmp_path / name, CPU)
     with pytest.raises(InputError, match=r"does not fit.*embedding is"):

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 @options.shards
 @options.gathers(
     "encoding", "dprune.encoding.settings:EncodeSettings",
-    click.option("--vae", required=True, metavar="FILE", help="Autoencoder, the model.safetensors of train-vae."),
+    click.option("--vae", required=True, metavar="FILE",
+                 help="Autoencoder: the model.safetensors of train-vae, or one made elsewhere, see below."),
+    options.count("--image-size", "Side of the images in pixels.  [default: as trained; 256 of one made elsewhere]",
+                  most=1 << 14),
     click.option("--flips", is_flag=True, help="Store the latents of the mirrored images too."),
     options.count("--verify", "Samples to encode again and to decode once the store is made.", default=0, least=0),
     options.strict,

@@ -10,8 +10,8 @@ from dprune import options
 from dprune.delivery import Delivery
 
 if TYPE_CHECKING:
+    from dprune.measuring.making import Embedding
     from dprune.measuring.settings import EvalSettings
-    from dprune.measuring.sources import Embedding
 
 
 @click.command()
@@ -51,9 +51,9 @@ def command(
 ) -> None:
     """Compare generated samples with a reference by Fréchet distance and other metrics.
 
-    GENERATED and REFERENCE are feature stores, .npy or .safetensors of features, or shards, whose features are made
-    by --model and kept in the cache. Statistics of --save-stats, or a .npz with mu and sigma, allow the Fréchet
-    distance (fid) alone.
+    GENERATED and REFERENCE are images (a folder, a zip or shards), whose features are made by --model and kept in the
+    cache, or feature stores, .npy or .safetensors of features. Statistics of --save-stats, or a .npz with mu and
+    sigma as pytorch-fid, clean-fid, guided-diffusion and others write them, allow the Fréchet distance (fid) alone.
 
     Further metrics: the Inception score (is), precision, recall, density and coverage (prdc), KID, CMMD, the
     precision-recall curve (prd), the Vendi score, and the shares of clusters and classes. Where classes were asked for,
@@ -74,6 +74,8 @@ def command(
     \b
     Examples:
       dprune eval generated shards -o metrics.json
+      dprune eval samples.zip photos -o metrics.json
+      dprune eval samples.zip VIRTUAL_imagenet256_labeled.npz -o metrics.json
       dprune eval generated-features features --subset keep.npy --clusters clusters.safetensors -o metrics.json
       dprune eval generated shards --model dinov2-b --metrics fid,prdc,vendi -o metrics.json
       dprune eval generated-features features --held-out held-out.npy -o metrics.json

@@ -10,8 +10,8 @@ from dprune import options
 from dprune.delivery import Delivery
 
 if TYPE_CHECKING:
+    from dprune.measuring.making import Embedding
     from dprune.measuring.settings import MemorizationSettings
-    from dprune.measuring.sources import Embedding
 
 
 @click.command()
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
         click.option("--figure", metavar="FILE", help="Draw the closest pairs side by side (PNG)."),
         options.count("--figure-count", "Pairs in the figure.", default=24),
         click.option("--generated-shards", multiple=True, metavar="SHARDS",
-                     help="With --figure: the images, unless GENERATED is shards. Repeatable."),
+                     help="With --figure: the images, unless GENERATED is images. Repeatable."),
         click.option("--train-shards", multiple=True, metavar="SHARDS",
-                     help="With --figure: the images, unless TRAIN is shards. Repeatable."),
+                     help="With --figure: the images, unless TRAIN is images. Repeatable."),
         click.option("--neighbours", type=click.IntRange(2, 1024), metavar="N", default=50, show_default=True,
                      help="Neighbourhood of the calibrated ratio."),
         click.option("--alpha", type=options.Number(min=0, min_open=True), metavar="X", default=0.5, show_default=True,
@@ -48,17 +48,19 @@ def command(
 ) -> None:
     """Find generated samples that repeat training samples.
 
-    GENERATED and TRAIN are feature stores, arrays of features (.npy, .safetensors) or shards, whose features are
-    made and cached. Each generated sample's nearest training sample is found exactly, whatever the sizes; copies are
-    at distance 0. Held-out samples show how near unseen ones come, how many of them are authentic and how many are
-    flagged as calibrated copies, without which these numbers say little, and make Meehan's test possible: C_T far below
-    0 means copying. Where the provenance of GENERATED names a training subset, --subset must be that one.
+    GENERATED and TRAIN are images (a folder, a zip or shards), whose features are made and cached, or feature stores
+    or arrays of features (.npy, .safetensors). Each generated sample's nearest training sample is found exactly,
+    whatever the sizes; copies are at distance 0. Held-out samples show how near unseen ones come, how many of them are
+    authentic and how many are flagged as calibrated copies, without which these numbers say little, and make Meehan's
+    test possible: C_T far below 0 means copying. Where the provenance of GENERATED names a training subset, --subset
+    must be that one.
 
     \b
     Examples:
       dprune memorization generated-features features --held-out val-features -o memorization.json
       dprune memorization generated-features features --subset keep.npy --held-out held-out.npy -o memorization.json
       dprune memorization generated shards --model dinov2-b --pairs pairs.npy --figure pairs.png -o memorization.json
+      dprune memorization samples.zip photos -o memorization.json
       dprune memorization generated.npy train.npy -o - | python -m json.tool
     """
     from dprune.measuring.memorization_job import open_memorization

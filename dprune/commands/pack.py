@@ -12,7 +12,7 @@ from dprune.delivery import Delivery
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
-    from dprune.packing.job import PackSettings
+    from dprune.packing.settings import PackSettings
 
 
 class Suffixes(click.ParamType[tuple[str, ...]]):
@@ -33,7 +33,7 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @options.gathers(
-    "settings", "dprune.packing.job:PackSettings",
+    "settings", "dprune.packing.settings:PackSettings",
     options.count("--size", "Resize the shorter side to this many pixels; else bytes stay.", most=options.MOST_PIXELS),
     options.choice("--crop", ["center", "none"], "With --size: cut out the middle square, or keep the shape.",
                    default="center"),
@@ -45,7 +45,10 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
     click.option("--split", metavar="NAME",
                  help="Take this one of folders called train, val, test and the like; none takes them as classes."),
     click.option("--beside", type=Suffixes(), default=(), metavar="SUFFIX,...",
-                 help="Keep what is named like an image, such as txt,json, in its sample; cls is its label."),
+                 help="Keep what is named like an image, such as txt,json; cls is its label. Of tables: columns."),
+    click.option("--image-column", metavar="NAME",
+                 help="Column of a table, or array of an .npz archive, that holds the images."),
+    click.option("--label-column", metavar="NAME", help="The same of labels; none takes no labels."),
     options.count("--shard-size", "Samples in a shard.", default=10_000),
     click.option("--strict", is_flag=True,
                  help="End at the first unreadable image instead of listing it in bad.jsonl."),
@@ -56,9 +59,11 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
 def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings, members: MemberChoice) -> None:
     """Pack images or shards, or a subset of them, into WebDataset shards.
 
-    SOURCE is a folder or zip of images, existing shards (a folder, paths, globs, brace ranges, @list.txt), streamed
-    shards (URLs, pipe:COMMAND, - for stdin, compressed tars), or sklearn:digits, the 1,797 handwritten digits that
-    scikit-learn ships. Interrupted packs go on when the same command runs again.
+    SOURCE is a folder or zip of images, a table of them (parquet files or folders of them, a dataset that Hugging
+    Face's library cached or saved), an .npz of images, existing shards (a folder, paths, globs, brace ranges,
+    @list.txt), streamed shards (URLs, pipe:COMMAND, - for stdin, compressed tars), or sklearn:digits, the 1,797
+    handwritten digits that scikit-learn ships. Several are packed one after the other, of any kinds but streams, with
+    one numbering of their classes. Interrupted packs go on when the same command runs again.
 
     The folder that an image lies in becomes its label; of folders called train, val, test and the like, one is taken.
     Images in formats that shards do not hold become PNG, and of animations and pages the first is taken. Files that
@@ -68,6 +73,8 @@ def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings
     Examples:
       dprune pack photos -o shards --size 256
       dprune pack cifar10.zip --split train -o shards
+      dprune pack imagenet-1k/data --split train --size 256 -o shards
+      dprune pack samples_50000x256x256x3.npz -o generated
       dprune pack shards --subset keep.npy -o pruned
       dprune select distance.npy --keep 10% | dprune pack shards --subset - -o pruned
       dprune pack pipe:'ssh host cat train.tar' -o shards

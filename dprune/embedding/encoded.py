@@ -13,7 +13,7 @@ from dprune.errors import BadImage
 from dprune.formats.images import decode_image
 from dprune.formats.jpegs import PlainJpeg, plain_jpeg
 from dprune.formats.provenance import Record
-from dprune.formats.shards import ShardReader
+from dprune.formats.shards import SampleReader
 
 JPEG_BYTES = 256 << 10
 """Of a large photo; larger ones travel too, by a slower way."""
@@ -47,10 +47,10 @@ class EncodedImages(Images):
         """What an image takes on its way."""
         return JPEG_BYTES
 
-    def decode(self, reader: ShardReader, rows: Sequence[int], labels: Tensor) -> Encoded:
+    def decode(self, reader: SampleReader, rows: Sequence[int], labels: Tensor) -> Encoded:
         """See `Images`."""
         data, headers, images, bad = bytearray(), list[PlainJpeg | None](), [self.black[None][:0]], list[Record]()
-        names = [(int(row), reader.index.key(row)) for row in rows]
+        names = [(int(row), reader.key(row)) for row in rows]
         for row, key in names:
             header, image = None, torch.zeros_like(self.black)
             try:

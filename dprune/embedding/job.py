@@ -53,19 +53,20 @@ class EmbedJob(StoreJob):
 
 
 def open_embed(
-    shards: Sequence[str], options: EmbedOptions, output: Output, members: MemberChoice | None = None
+    shards: Sequence[str] | Dataset, options: EmbedOptions, output: Output, members: MemberChoice | None = None
 ) -> EmbedJob:
     """Open what `dprune embed` was given.
 
     Args:
-        shards: see `open_dataset`.
+        shards: as `open_dataset` takes them, or what was opened.
         options: how features are to be made.
         output: where the store goes.
-        members: which members of the shards are images and labels, None for the default.
+        members: which members of shards that are not opened are images and labels, None for the default.
 
     Raises:
         UsageError: the network does not take one of the options.
         InputError: the weights' file or the shards are not there.
     """
     settings = options.settings
-    return EmbedJob(open_dataset(shards, members), settings, output)
+    dataset = shards if isinstance(shards, Dataset) else open_dataset(shards, members)
+    return EmbedJob(dataset, settings, output)

@@ -24,6 +24,12 @@ SHORT_NAMES = {
     "clip-b32": "open_clip:ViT-B-32-quickgelu/openai",
     "clip-l14": "open_clip:ViT-L-14-quickgelu/openai",
 }
+DIMENSIONS = {
+    "dinov2-s": 384, "dinov2-b": 768, "dinov2-l": 1024, "dinov3-s": 384, "dinov3-b": 768, "dinov3-l": 1024,
+    "clip-b32": 512, "clip-l14": 768,
+}  # fmt: skip
+"""Of the features of each short name."""
+INCEPTION_DIMENSION = 2048
 TAKES = {
     "timm": {"weights", "image-size", "crop-pct", "precision", "decode"},
     "open_clip": {"weights", "image-size", "precision", "decode"},
@@ -144,6 +150,17 @@ class EmbedSettings:
     image_size: int | None
     color: str | None
     precision: str
+
+    @property
+    def dimension(self) -> int | None:
+        """Dimension of the features, None where only the network itself can tell."""
+        if self.network.library == "inception":
+            return INCEPTION_DIMENSION
+        if self.network.library == "pixels":
+            assert self.image_size is not None
+            return self.given.pca or self.image_size**2 * (3 if self.color == "rgb" else 1)
+        short = next((short for short, name in SHORT_NAMES.items() if name == str(self.network)), "")
+        return DIMENSIONS.get(short)
 
     def options(self) -> Record:
         """Return everything that changes the features of an image, as provenance holds it."""

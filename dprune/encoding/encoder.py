@@ -24,7 +24,7 @@ from dprune.formats.stores import Store
 from dprune.models.files import ModelFile
 from dprune.models.paths import PLAIN, quicken_vae
 from dprune.models.pixels import centred
-from dprune.models.vae import VAE, load_vae
+from dprune.models.vae import VAE, vae_of
 from dprune.models.vae_files import latent_network
 from dprune.parts import BatchNetwork, Part, parts
 from dprune.runtime import Monitor, explained, take_device
@@ -71,7 +71,7 @@ class Encoder(BatchNetwork):
 
     def _latents(self, encoded: Tensor) -> tuple[Tensor, ...]:
         if self.vae.config.kind == "vq":
-            return (self.vae.quantizer.codes(encoded).to(torch.int32),)
+            return (self.vae.quantizer.chosen(encoded).to(torch.int32),)
         return tuple(moment.half() for moment in self.vae.split(encoded))
 
 
@@ -81,7 +81,7 @@ def load_encoder(vae: ModelFile, settings: EncodeSettings, device: torch.device)
     Raises:
         InputError: the file is not whole.
     """
-    return Encoder(load_vae(vae.path, device)[0], device, settings.dtype, settings.flips)
+    return Encoder(vae_of(vae, device), device, settings.dtype, settings.flips)
 
 
 def encode(

@@ -6,6 +6,7 @@ Nothing here imports torch, so that a store that is up to date is recognised at 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,10 @@ from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, Shard, open_dataset
 from dprune.formats.stores import Store
 from dprune.models.files import ModelFile
-from dprune.models.vae_files import latent_network, open_vae
+from dprune.models.vae_files import latent_network, open_vae, takes_any_size
 from dprune.runtime import Monitor
+
+_log = logging.getLogger("dprune")
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,11 @@ def open_encode(
 
     Raises:
         InputError: the shards are not there, or the autoencoder's file is none.
+        UsageError: no latents stand for images of the size that is asked for.
     """
-    vae = open_vae(settings.vae)
+    vae = open_vae(settings.vae, settings.image_size)
     vae.digest_ahead()
+    if settings.image_size is None and takes_any_size(vae):
+        _log.info("--vae %s is for images of any size: they become %d pixels wide, unless --image-size says otherwise.",
+                  settings.vae, latent_network(vae)["image_size"])  # fmt: skip
     return EncodeJob(open_dataset(shards, members), vae, settings, output)

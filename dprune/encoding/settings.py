@@ -13,6 +13,7 @@ class EncodeSettings:
     """How latents are made, in the words of `dprune encode`, which says what each means."""
 
     vae: str
+    image_size: int | None = None
     flips: bool = False
     verify: int = 0
     strict: bool = False

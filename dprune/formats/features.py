@@ -152,6 +152,18 @@ def _dimension(store: Store) -> int:
     return dimension
 
 
+class Unlabelled(StoreFeatures):
+    """Features in a store whose labels number other classes than those that they would be compared with."""
+
+    def __init__(self, features: StoreFeatures) -> None:
+        super().__init__(features.store)
+        self.name = features.name
+
+    def labels(self) -> npt.NDArray[np.int64] | None:
+        """Return None."""
+        return None
+
+
 class ArrayFeatures(Features):
     """Features in one array, made elsewhere, with the labels and logits that came with it."""
 

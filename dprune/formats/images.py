@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from dprune.errors import BadImage
 from dprune.formats.publish import publish_bytes
-from dprune.formats.shards import Dataset, ShardReader
+from dprune.formats.shards import Dataset
 
 SOFTWARE, PNG_MARK = "dprune", "Content"
 MISSING = "#d9dee4"
@@ -197,7 +197,7 @@ def thumbnails(dataset: Dataset, ids: npt.NDArray[np.int64], side: int) -> dict[
     """
     found, first = {}, 0
     for shard, rows, count in zip(dataset.shards, dataset.split(ids), dataset.counts, strict=True):
-        reader = ShardReader(shard, shard.index()) if len(rows) else None
+        reader = shard.reader() if len(rows) else None
         for row in rows.tolist():
             assert reader is not None
             found[first + row] = thumbnail(reader.image(row), side)

@@ -165,9 +165,12 @@ def with_image(members: Members, image: int, suffix: str, content: bytes) -> lis
 def _named(member: tuple[str, bytes]) -> tuple[str, bytes]:
     """Give an image the suffix of its kind."""
     suffix, content = member[0].rpartition(".")[2], member[1]
-    if suffix in IMAGE_SUFFIXES:
-        return suffix, content
-    return next((kind for begin, kind in _BEGINNINGS.items() if content.startswith(begin)), suffix), content
+    return suffix if suffix in IMAGE_SUFFIXES else image_suffix(content) or suffix, content
+
+
+def image_suffix(content: bytes) -> str | None:
+    """Return the suffix of an image's format by its first bytes, None for a format that shards do not hold."""
+    return next((kind for begin, kind in _BEGINNINGS.items() if content.startswith(begin)), None)
 
 
 def _out_of_the_way(suffix: str, members: Members) -> str:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +77,14 @@ class Shard:
         chosen = self.choice.options()
         return digest([index.digest, chosen]) if chosen else index.digest
 
+    def reader(self) -> SampleReader:
+        """Return what reads its samples, to be made anew in each process.
+
+        Raises:
+            InputError: as `index` does.
+        """
+        return ShardReader(self, self.index())
+
     def index(self) -> ShardIndex:
         """Return the shard's samples and offsets, those that `size` counted.
 
@@ -126,6 +134,19 @@ def left_out(sizes: Iterable[ShardSize]) -> LeftOut:
     return sum((size.left for size in sizes), LeftOut())
 
 
+class SampleReader(Protocol):
+    """Reads what networks see of samples, by their rows."""
+
+    def key(self, row: int) -> str:
+        """Return the key of a sample."""
+
+    def label(self, row: int) -> int:
+        """Return the label of a sample, -1 for none; raises InputError where it is not a whole number."""
+
+    def image(self, row: int) -> bytes:
+        """Return the encoded image of a sample; raises BadImage where it cannot be read."""
+
+
 class ShardReader:
     """Reads members of one shard by offset; made anew in each worker process."""
 
@@ -157,6 +178,10 @@ class ShardReader:
 
     def _place(self, member: int) -> tuple[int, int, int]:
         return int(self.index.offset[member]), int(self.index.size[member]), int(self.index.header[member])
+
+    def key(self, row: int) -> str:
+        """Return the key of a sample."""
+        return self.index.key(row)
 
     def image(self, row: int) -> bytes:
         """Return the encoded image of a sample; see `read_image`."""

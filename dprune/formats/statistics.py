@@ -25,6 +25,9 @@ STATISTICS = "eval statistics"
 """What their record calls the command that made them."""
 NAMES = ("count", "mean", "covariance")
 NPZ_NAMES = ("mu", "sigma")
+"""What pytorch-fid, clean-fid, guided-diffusion, StyleGAN and EDM call mean and covariance in an .npz."""
+IMAGES = "arr_0"
+"""What guided-diffusion calls the images in an .npz, which may lie beside their statistics."""
 TOLERANCE = 1e-4
 """How far rounding may take a covariance from a symmetric, positive semi-definite one, relative to its size."""
 _MOST_BYTES = 1 << 30
@@ -73,6 +76,17 @@ class Statistics:
         assert self.count is not None
         values = (np.array(self.count, dtype=np.int64), self.mean, self.covariance)
         write_tensors(path, dict(zip(NAMES, values, strict=True)), self.record or {})
+
+
+def npz_names(path: str | Path) -> frozenset[str]:
+    """Return what the arrays of an .npz are called; none where it is no archive that can be read."""
+    check_regular(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, *NPZ_ERRORS):
+        return frozenset()
+    return frozenset(name.removesuffix(".npy") for name in names if name.endswith(".npy"))
 
 
 def read_statistics(path: str | Path) -> Statistics:

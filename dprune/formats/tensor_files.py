@@ -47,6 +47,20 @@ _DIGESTS = Object(others=ListOf(Anything(), 3, 3))
 _HEADER = Object({}, {"__metadata__": Object(others=Text(_MOST_HEADER))}, _ENTRY)
 
 
+def is_tensor_file(path: str | Path) -> bool:
+    """Tell by its first bytes whether a file is safetensors.
+
+    Raises:
+        InputError: it does not exist or cannot be read.
+    """
+    check_regular(path)
+    try:
+        with open(path, "rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
 class Place(NamedTuple):
     """Where a tensor lies in its file.
 

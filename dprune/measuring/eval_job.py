@@ -6,8 +6,9 @@ Nothing here imports torch, so that a result that is up to date is recognised at
 from __future__ import annotations
 
 import functools
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,13 @@ from dprune.formats.provenance import Record, check_same_dataset, make_record, p
 from dprune.formats.publish import Output
 from dprune.formats.statistics import STATISTICS, Statistics, read_statistics
 from dprune.measuring.against import Against
+from dprune.measuring.making import Embedding
 from dprune.measuring.settings import EvalSettings
-from dprune.measuring.sources import (
-    Embedding,
-    FeatureSource,
-    SidePath,
-    check_held_out,
-    check_space,
-    open_with_held_out,
-)
+from dprune.measuring.side_paths import SidePath
+from dprune.measuring.sources import FeatureSource, check_held_out, check_space, open_with_held_out
 from dprune.runtime import Monitor
+
+_log = logging.getLogger("dprune")
 
 
 @dataclass(frozen=True)
@@ -166,11 +164,12 @@ def open_eval(generated: str, reference: str, settings: EvalSettings, embedding:
         MismatchError: the inputs do not belong together.
         UsageError: options have nothing to work on.
     """
-    paths = {"generated": SidePath.of(generated), "reference": SidePath.of(reference)}
+    paths = {"generated": SidePath.of(generated).as_images(), "reference": _reference(reference, settings)}
     statistics = {role: read_statistics(side.path) for role, side in paths.items() if side.holds == "statistics"}
-    known = {side.name: side.features for side in statistics.values()}
     features = {role: side for role, side in paths.items() if role not in statistics}
-    opened, held_ids = open_with_held_out(features, settings.held_out, "reference", embedding, known)
+    given = list(statistics.values())
+    opened, held_ids = open_with_held_out(features, settings.held_out, "reference", embedding, given)
+    _warn_of_foreign(given, opened)
     sources = {role: (statistics | opened)[role] for role in (*paths, "held_out") if role in statistics | opened}
     subset = read_ids(settings.subset) if settings.subset else None
     clusters = read_clusters(settings.clusters) if settings.clusters else None
@@ -178,6 +177,30 @@ def open_eval(generated: str, reference: str, settings: EvalSettings, embedding:
     saved = _statistics_file(settings.save_stats, sources["reference"], subset) if settings.save_stats else None
     against = _baseline(settings.against, output) if settings.against else None
     return EvalJob(sources, settings, embedding.device, clusters, subset, logits, saved, held_ids, against, output)
+
+
+def _reference(path: str, settings: EvalSettings) -> SidePath:
+    """Look at the reference; of a file with statistics and images those are taken that the options have work for."""
+    side = SidePath.of(path)
+    if not side.has_both:
+        return side
+    if settings.takes_samples:
+        _log.info("%s: its images are taken, and not its statistics, which allow the Fréchet distance alone.", path)
+        return side.as_images()
+    _log.info("%s: its statistics are taken; --metrics with more than fid takes its images.", path)
+    return side
+
+
+def _warn_of_foreign(statistics: Sequence[Statistics], sources: Mapping[str, FeatureSource]) -> None:
+    """Say of statistics that carry no provenance what they must have in common with the other side."""
+    network = next((source.model for source in sources.values() if source.model), None)
+    for some in statistics:
+        if some.record is None:
+            told = f"{network}, as for the features that they are held to" if network else "that of the other side"
+            _log.warning(
+                "%s does not say which network and which resize it was made with: these must be %s, or the distance "
+                "means nothing: man dprune-eval lists whose statistics go with what.", some.name, told,
+            )  # fmt: skip
 
 
 def _baseline(path: str, output: Output) -> Against:

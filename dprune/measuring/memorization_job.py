@@ -17,10 +17,11 @@ from dprune.formats.jobs import FileJob
 from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, check_same_dataset, make_record, packed_subset, training_subset
 from dprune.formats.publish import Output
-from dprune.formats.shards import open_dataset
+from dprune.measuring.making import Embedding
 from dprune.measuring.pairs import COMMAND
 from dprune.measuring.settings import MemorizationSettings
-from dprune.measuring.sources import Embedding, FeatureSource, SidePath, check_held_out, open_with_held_out
+from dprune.measuring.side_paths import SidePath, open_sides_images
+from dprune.measuring.sources import FeatureSource, check_held_out, open_with_held_out
 from dprune.runtime import Monitor
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def open_memorization(
         MismatchError: the samples do not belong together.
         UsageError: options have nothing to work on.
     """
-    paths = {"generated": SidePath.of(generated), "train": SidePath.of(train)}
+    paths = {"generated": SidePath.of(generated).as_images(), "train": SidePath.of(train).as_images()}
     sheet = _open_sheet(settings, paths, embedding.members)
     sources, held_ids = open_with_held_out(paths, settings.held_out, "train", embedding)
     subset = read_ids(settings.subset) if settings.subset is not None else None
@@ -134,10 +135,10 @@ def _open_sheet(
 
     images: dict[str, tuple[str, ...]] = {"generated": settings.generated_shards, "train": settings.train_shards}
     for role, stated in images.items():
-        images[role] = stated or ((sides[role].path,) if sides[role].holds == "shards" else ())
+        images[role] = stated or ((sides[role].path,) if sides[role].holds in ("shards", "images") else ())
         if not images[role]:
             raise UsageError(f"--figure shows images, and {role} is features: give --{role}-shards.")
-    datasets = {role: open_dataset(paths, members) for role, paths in images.items()}
+    datasets = {role: open_sides_images(paths, members) for role, paths in images.items()}
     return PairSheet(datasets, settings.figure, settings.figure_count)
 
 

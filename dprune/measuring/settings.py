@@ -58,6 +58,12 @@ class EvalSettings:
         """Whether the metrics were asked for; if not, those that cannot be computed are left out."""
         return self.metrics is not None
 
+    @property
+    def takes_samples(self) -> bool:
+        """Whether what was asked for takes the reference's samples, for which statistics do not do."""
+        more = self.stated and self.names != ("fid",)
+        return more or any(option is not None for option in (self.subset, self.clusters, self.save_stats))
+
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Metrics to be computed, in the order of the catalogue."""

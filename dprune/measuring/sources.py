@@ -1,106 +1,25 @@
-"""Where one side of a measurement comes from: a store or an array of features, or shards whose features are made.
-
-Features that are made go to a store in the cache, named after the dataset and the options, so that no image is
-embedded twice; an interrupted one goes on. Nothing here imports torch before features are made.
-"""
+"""The sides of a measurement, opened and held together: stores or arrays of features, or images that get features."""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from dprune.embedding.job import EmbedJob, open_embed
-from dprune.embedding.settings import EmbedOptions
-from dprune.errors import InputError, MismatchError, UsageError
+from dprune.embedding.settings import INCEPTION_DIMENSION, EmbedSettings
+from dprune.errors import MismatchError, UsageError
 from dprune.formats.arrays import Array, read_ids
-from dprune.formats.cache import cache_folder, writable
-from dprune.formats.claims import claim_in, claimed
-from dprune.formats.features import Features, open_features
-from dprune.formats.kinds import kind_of
-from dprune.formats.members import MemberChoice
-from dprune.formats.provenance import Record, check_same_dataset, digest, nearest_first, parent_record, record_digest
-from dprune.formats.publish import Output
+from dprune.formats.features import Features, Unlabelled, open_features
+from dprune.formats.provenance import Record, check_same_dataset, nearest_first
 from dprune.formats.statistics import Statistics
-from dprune.precision import PRECISIONS
-from dprune.runtime import Monitor, Ranks
+from dprune.measuring.making import Embedding, Making, SideImages
+from dprune.measuring.side_paths import SidePath
+from dprune.runtime import Monitor
 
 _log = logging.getLogger("dprune")
 
 # What two sets of features must have in common to be comparable. Precision and storage change digits alone.
 SPACE = ("model", "weights", "image_size", "crop_pct", "color", "pca", "normalize")
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """How the features of shards are made, as it was asked for.
-
-    Attributes:
-        model: None for that of the other side, or else `default`.
-        default: model where no side names one.
-        weights: as all that follow, see `dprune embed`.
-    """
-
-    model: str | None
-    default: str
-    weights: str | None = None
-    image_size: int | None = None
-    color: str | None = None
-    precision: str = "auto"
-    device: str = "auto"
-    batch_size: int = 256
-    workers: int | None = 0
-    image_member: str | None = None
-    label_member: str | None = None
-
-    @property
-    def members(self) -> MemberChoice:
-        """Which members of shards are images and labels."""
-        return MemberChoice(self.image_member, self.label_member)
-
-    @property
-    def stated(self) -> bool:
-        """Whether any option says how features are to be made."""
-        given = (self.model, self.weights, self.image_size, self.color)
-        return any(value is not None for value in given) or self.precision != "auto"
-
-    def options(self, like: Record | None) -> EmbedOptions:
-        """Return the options as `embed` takes them.
-
-        Args:
-            like: record of the features to be compared with, whose options hold where none is stated.
-
-        Raises:
-            UsageError: the options contradict each other.
-            MismatchError: features like those cannot be made.
-        """
-        own = EmbedOptions(
-            self.model or self.default, self.weights, self.image_size, color=self.color, precision=self.precision,
-            device=self.device, batch_size=self.batch_size, workers=self.workers,
-        )  # fmt: skip
-        if like is None or self.model is not None:
-            return own
-        known = like["options"]
-        if "pca" in known:
-            raise MismatchError(
-                "features with --pca are of a space of their own, in which no other images can be embedded: "
-                "embed both sides without --pca."
-            )
-        precision = {dtype: name for name, dtype in PRECISIONS.items()}[known["precision"]]
-        options = replace(
-            own, model=known["model"], image_size=self.image_size or known.get("image_size"),
-            crop_pct=known.get("crop_pct"), color=self.color or known.get("color"), normalize=known["normalize"],
-            dtype=known["dtype"], precision=precision if self.precision == "auto" else self.precision,
-        )  # fmt: skip
-        if options.settings.options().get("weights") != known.get("weights"):
-            raise MismatchError(
-                f"the other side was embedded with {known['model']} and weights of SHA-256 "
-                f"{str(known.get('weights'))[:12]}: give that file by --weights."
-            )
-        return options
 
 
 @dataclass(frozen=True)
@@ -130,59 +49,69 @@ class FeatureSource:
         return self.record.get("fingerprint") if self.record else None
 
 
-class SidePath(NamedTuple):
-    """A path that a side of a measurement was given by, and what is there.
-
-    Attributes:
-        path: as it was given.
-        holds: `shards`, `statistics` (also any .npz archive), `ids` (a vector, or stdin), or else `features`.
-    """
-
-    path: str
-    holds: str
-
-    @classmethod
-    def of(cls, path: str) -> SidePath:
-        """Look at the path, the only time."""
-        kind = kind_of(path)
-        unreadable = kind in ("missing", "file", "pipe") and not path.endswith((".npy", ".safetensors"))
-        if kind in ("shards", "folder", "tar") or unreadable:
-            return cls(path, "shards")
-        return cls(path, _HOLDS.get(kind, "features"))
-
-
-_HOLDS = {"statistics": "statistics", "zip": "statistics", "vector": "ids", "stdin": "ids"}
-
-
 def open_sources(
-    paths: Mapping[str, SidePath], embedding: Embedding, known: Mapping[str, Record | None] | None = None
+    paths: Mapping[str, SidePath], embedding: Embedding, statistics: Sequence[Statistics] = ()
 ) -> dict[str, FeatureSource]:
     """Open the sides of a measurement and hold them together.
 
     Args:
-        paths: by role, such as `generated`; what holds no shards must hold features.
-        embedding: how the features of shards are made.
-        known: provenance by name of features that are no longer at hand, such as those behind statistics.
+        paths: by role, such as `generated`; what holds no images must hold features.
+        embedding: how the features of images are made.
+        statistics: of features that are no longer at hand, which the sides are held to.
 
     Raises:
         InputError: one of them is missing or not sound.
         MismatchError: their features are of different spaces.
         UsageError: options about making features that make none.
     """
-    ready = {role: side.path for role, side in paths.items() if side.holds != "shards"}
-    shards = {role: side.path for role, side in paths.items() if side.holds == "shards"}
-    if embedding.stated and not shards:
-        raise UsageError("--model and its options are for shards, and all sides are features: leave them out.")
-    found = {role: _ready(path) for role, path in ready.items()}
-    known = dict(known or {})
+    images = {role: side for role, side in paths.items() if side.holds in ("shards", "images")}
+    if embedding.stated and not images:
+        raise UsageError("--model and its options are for images, and all sides are features: leave them out.")
+    _check_members(images, embedding)
+    found = {role: _ready(side.path) for role, side in paths.items() if role not in images}
+    known = {some.name: some.features for some in statistics}
     like = next((record for record in (*(source.record for source in found.values()), *known.values()) if record), None)
-    if shards:
+    if images:
         options = embedding.options(like)
-        found |= {role: _to_make(path, options, embedding.members) for role, path in shards.items()}
+        for some in statistics:
+            check_width(some, options.settings)
+        opened = {role: SideImages.open(side, embedding.members) for role, side in images.items()}
+        for role, side in opened.items():
+            others = [opened.get(other) for other in paths if other != role]
+            found[role] = _to_make(Making.plan(side, options), labelled=_share_classes(side, others))
     sources = {role: found[role] for role in paths}
     check_space({source.name: source.record for source in sources.values()} | known)
     _warn_of_roles(sources)
     return sources
+
+
+def _check_members(images: Mapping[str, SidePath], embedding: Embedding) -> None:
+    if embedding.members.options() and "shards" not in (side.holds for side in images.values()):
+        raise UsageError("--image-member and --label-member speak of shards, which no side is: leave them out.")
+
+
+def _share_classes(images: SideImages, others: Sequence[SideImages | None]) -> bool:
+    """Tell whether the labels of images that were not packed number the same classes as all others' do.
+
+    Folders may be classes, batches or dates: what numbers the same is what has the same names.
+    """
+    return images.packed or not images.classes or all(other and other.classes == images.classes for other in others)
+
+
+def check_width(statistics: Statistics, settings: EmbedSettings) -> None:
+    """Refuse, before it works, a network whose features are of other dimensions than those behind statistics.
+
+    Raises:
+        MismatchError: they are.
+    """
+    stated, given = len(statistics.mean), settings.dimension
+    if given in (None, stated):
+        return
+    remedy = "--model inception" if stated == INCEPTION_DIMENSION else "by --model the network that made them"
+    raise MismatchError(
+        f"{statistics.name} holds statistics of {stated:,} dimensions, and {settings.network} gives {given:,}: "
+        f"give {remedy}."
+    )
 
 
 def open_with_held_out(
@@ -190,16 +119,16 @@ def open_with_held_out(
     held_out: str | None,
     origin: str,
     embedding: Embedding,
-    known: Mapping[str, Record | None] | None = None,
+    statistics: Sequence[Statistics] = (),
 ) -> tuple[dict[str, FeatureSource], Array | None]:
     """Open the sides of a measurement, and its held-out samples in the role `held_out`.
 
     Args:
         paths: by role.
-        held_out: features or shards, or ids of samples in the role `origin`; None for none.
+        held_out: features or images, or ids of samples in the role `origin`; None for none.
         origin: such as `train`; where that is no features, ids are returned without a source.
         embedding: as `open_sources` takes it.
-        known: likewise.
+        statistics: likewise.
 
     Returns:
         The sources by role, and the ids of the held-out samples where these were given.
@@ -208,12 +137,12 @@ def open_with_held_out(
         InputError, MismatchError, UsageError: as `open_sources` does.
     """
     if held_out is None:
-        return open_sources(paths, embedding, known), None
-    side = SidePath.of(held_out)
+        return open_sources(paths, embedding, statistics), None
+    side = SidePath.of(held_out).as_images()
     if side.holds != "ids":
-        return open_sources({**paths, "held_out": side}, embedding, known), None
+        return open_sources({**paths, "held_out": side}, embedding, statistics), None
     ids = read_ids(side.path)
-    sources = open_sources(paths, embedding, known)
+    sources = open_sources(paths, embedding, statistics)
     if (whole := sources.get(origin)) is not None:
         check_same_dataset({ids.name: ids.fingerprint, whole.name: whole.fingerprint})
         sources["held_out"] = FeatureSource(ids.name, whole.record, ids.as_parent(), whole.open)
@@ -286,30 +215,11 @@ def _ready(path: str) -> FeatureSource:
     return FeatureSource(features.name, record, features.as_parent(), lambda monitor: features)
 
 
-def _to_make(path: str, options: EmbedOptions, members: MemberChoice) -> FeatureSource:
-    job = open_embed([path], options, Output(""), members)
-    dataset = job.dataset
-    if not len(dataset):
-        raise InputError(f"{path}: holds no samples: give shards with images.")
-    content = digest([dataset.fingerprint, record_digest(job.record)])
-    job = replace(job, output=Output(str(cache_folder() / "features" / content[:32])))
+def _to_make(making: Making, *, labelled: bool) -> FeatureSource:
+    def opened(monitor: Monitor) -> Features:
+        features = making.open(monitor)
+        return features if labelled else Unlabelled(features)
 
-    def open_made(monitor: Monitor) -> Features:
-        made = job if job.complete() else _made(job, monitor)
-        return open_features(made.output.path)
-
-    record = {**job.record, "fingerprint": dataset.fingerprint}
-    return FeatureSource(dataset.title, record, parent_record(job.record, content), open_made)
-
-
-def _made(job: EmbedJob, monitor: Monitor) -> EmbedJob:
-    """Make features in the cache, unless another process does so meanwhile, and return the job that made them."""
-    folder = writable(Path(job.output.path))
-    job = replace(job, output=Output(str(folder)))
-    with claimed(claim_in(folder, Ranks()), str(folder), monitor, patience=math.inf):
-        if not job.complete():
-            _log.info("embedding %s with %s.", job.dataset.title, job.settings.network)
-            made: dict[str, Any] = job.run(monitor)
-            _log.debug("made %s of %s shards in %s.", made["shards_made"], made["shards"], folder)
-    job.tidy()
-    return job
+    dataset = making.job.dataset
+    record = {**making.job.record, "fingerprint": dataset.fingerprint}
+    return FeatureSource(dataset.title, record, making.parent, opened)

@@ -23,7 +23,9 @@ DESCRIPTIONS: dict[str, Shape] = {
         {"latents": OneOf(tuple(SUMS)), "image_size": _SIDE, "width": _CHANNELS,
          "multipliers": ListOf(Whole(1, 1024), 1, 16), "blocks": Whole(0, 128), "latent_channels": _CHANNELS,
          "codes": Whole(0, 1 << 24), "l2_codes": Flag()},
-        _REACHED,
+        {**_REACHED, "attention": ListOf(Whole(0, 15), 0, 16), "middle_attention": Flag(), "groups": Whole(0, 1 << 10),
+         "encoded_channels": Whole(0, 1 << 16), "quant_conv": Flag(), "scored_codes": Flag(), "scaling_factor": Real(),
+         "shift_factor": Real()},
     ),
 }  # fmt: skip
 """Shape of what is said of each kind of network; checkpoints and states also say how far training had come."""

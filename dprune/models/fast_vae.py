@@ -11,6 +11,8 @@ Convolutions and products are the libraries'; everything between two of them is 
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 from dprune.kernels.group_norm import INNER, SHUFFLED
 from dprune.kernels.residual import Norm, Tallied, join, normalise, normalise_biased, residual, untallied
 from dprune.kernels.wide_attention import wide_attention
-from dprune.models.vae import Attention, Downsample, ResidualBlock, Upsample, group_norm
+from dprune.models.vae import Attention, Downsample, ResidualBlock, Upsample
 
 # Channels of images are filled up to so many, for which libraries have fast convolutions.
 MULTIPLE_IN, MULTIPLE_OUT = 8, 16
@@ -57,31 +59,28 @@ class FusedLayers:
             assert isinstance(first, nn.Conv2d)
             assert isinstance(norm, nn.GroupNorm)
             assert isinstance(last, nn.Conv2d)
-            stream = self._begun(first, x_BCHW)
-            for layer in middle:
-                stream = self._passed(layer, stream)
+            stream = self._begun(first, x_BCHW, _next_norm(middle[0]))
+            for layer, after in itertools.pairwise([*middle, norm]):
+                stream = self._passed(layer, stream, after)
             h = normalise(stream, _norm(norm), "silu")
             return self._ended(last, h)
 
-    def _begun(self, conv: nn.Conv2d, x_BCHW: Tensor) -> Tallied:
+    def _begun(self, conv: nn.Conv2d, x_BCHW: Tensor, norm: nn.GroupNorm) -> Tallied:
         x, weight = _widened(x_BCHW.to(self._dtype), conv.weight.to(self._dtype))
-        return self._joined(F.conv2d(x, weight, padding=1), conv)
+        return join(F.conv2d(x, weight, padding=1), _bias(conv), None, norm.num_groups, norm.eps)
 
-    def _joined(self, made: Tensor, conv: nn.Conv2d, layout: int = 0) -> Tallied:
-        like = group_norm(conv.out_channels)
-        return join(made, _bias(conv), None, like.num_groups, like.eps, layout)
-
-    def _passed(self, layer: nn.Module, stream: Tallied) -> Tallied:
+    def _passed(self, layer: nn.Module, stream: Tallied, after: nn.Module) -> Tallied:
         if isinstance(layer, ResidualBlock):
             return self._residual(layer, stream)
         if isinstance(layer, Attention):
             return self._attention(layer, stream)
+        norm = _next_norm(after)
         if isinstance(layer, Downsample):
             made = F.conv2d(untallied(stream), layer.weight.to(self._dtype), stride=2, padding=2)
-            return self._joined(made, layer, INNER)
+            return join(made, _bias(layer), None, norm.num_groups, norm.eps, INNER)
         assert isinstance(layer, Upsample)
         made = F.conv2d(untallied(stream), corner_kernels(layer.weight).to(self._dtype), padding=1)
-        return self._joined(made, layer, SHUFFLED)
+        return join(made, _bias(layer), None, norm.num_groups, norm.eps, SHUFFLED)
 
     def _residual(self, block: ResidualBlock, stream: Tallied) -> Tallied:
         bias, shortcut = _bias(block.conv2), None
@@ -140,6 +139,13 @@ def _widened(x_BCHW: Tensor, weight_QPHW: Tensor) -> tuple[Tensor, Tensor]:
     missing = (0, 0, 0, 0, 0, -x_BCHW.shape[1] % MULTIPLE_IN)
     x, weight = (F.pad(tensor, missing) if missing[-1] else tensor for tensor in (x_BCHW, weight_QPHW))
     return x.contiguous(memory_format=torch.channels_last), weight
+
+
+def _next_norm(layer: nn.Module) -> nn.GroupNorm:
+    """Return what normalises the input of a layer, for which its statistics are collected."""
+    norm = layer.norm1 if isinstance(layer, ResidualBlock) else layer
+    assert isinstance(norm, nn.GroupNorm)
+    return norm
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:

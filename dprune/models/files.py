@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dprune.errors import InputError, unreadable
+from dprune.errors import InputError
 from dprune.formats.checked_json import shaped
 from dprune.formats.provenance import Record, checked_record, parent_record
-from dprune.formats.regular import check_regular
-from dprune.formats.tensor_files import StoredTensor, TensorFile, publish_tensors
+from dprune.formats.tensor_files import StoredTensor, TensorFile, is_tensor_file, publish_tensors
 from dprune.models.descriptions import DESCRIPTIONS
 from dprune.models.weights import file_digest, read_tensor_file, tensor_bytes
 
@@ -59,13 +58,7 @@ class ModelFile:
         path = Path(path)
         if path.is_dir():
             raise InputError(f"{path}: is a folder: name the model.safetensors in it, which is there when it is done.")
-        check_regular(path)
-        try:
-            with path.open("rb") as file:
-                head = file.read(9)
-        except OSError as error:
-            raise unreadable(path, error) from error
-        if head[8:] != b"{":
+        if not is_tensor_file(path):
             return cls(path, {}, None)
         content = dict(TensorFile.open(path).metadata or {})
         network = content.pop(NETWORK_KEY, None)

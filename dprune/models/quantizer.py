@@ -45,12 +45,21 @@ def nearest_codes(latents_NC: Tensor, codebook_KC: Tensor) -> Tensor:
     Returns:
         int64 [N]; the first of several that are equally near.
     """
-    squares_K = codebook_KC.square().sum(1)
-    rows = max(1, MOST_DISTANCES // len(codebook_KC))
+    # The vector's own square is the same for all codes.
+    return highest_scores(latents_NC, 2 * codebook_KC, -codebook_KC.square().sum(1))
+
+
+def highest_scores(latents_NC: Tensor, weight_KC: Tensor, bias_K: Tensor) -> Tensor:
+    """Return which of K linear functions is the highest at each vector; as `nearest_codes`."""
+    rows = max(1, MOST_DISTANCES // len(weight_KC))
     with float32(tf32=False), torch.autocast(latents_NC.device.type, enabled=False):
-        # The vector's own square is the same for all codes.
-        found = [torch.addmm(squares_K, chunk, codebook_KC.T, alpha=-2).argmin(1) for chunk in latents_NC.split(rows)]
+        found = [torch.addmm(bias_K, chunk, weight_KC.T).argmax(1) for chunk in latents_NC.split(rows)]
     return torch.cat(found)
+
+
+def _tokens(latents_BCHW: Tensor) -> Tensor:
+    """Return the vector of each place, [B * h * w, c], without gradient."""
+    return latents_BCHW.detach().permute(0, 2, 3, 1).flatten(0, 2)
 
 
 class Quantizer(nn.Module):
@@ -65,6 +74,8 @@ class Quantizer(nn.Module):
         channels: of a code.
         normalized: whether codes and latents are brought to unit length, so that the nearest is the most similar
             (Yu et al., "Vector-quantized image modeling with improved VQGAN", 2022).
+        scored: whether a linear layer scores the codes, as where they were learnt by a Gumbel softmax (Jang et al.,
+            2017): what comes from the encoder then gets the code of the highest score.
 
     Attributes:
         nearest: `nearest_codes`, or what `quicken_vae` puts in its place.
@@ -72,13 +83,14 @@ class Quantizer(nn.Module):
 
     usage: Tensor
 
-    def __init__(self, codes: int, channels: int, normalized: bool) -> None:
+    def __init__(self, codes: int, channels: int, normalized: bool, *, scored: bool = False) -> None:
         super().__init__()
         self.normalized = normalized
         self.nearest: Callable[[Tensor, Tensor], Tensor] = nearest_codes
         self.embedding = nn.Parameter(torch.empty(codes, channels))
         nn.init.uniform_(self.embedding, -1 / codes, 1 / codes)
         self.register_buffer("usage", torch.zeros(codes))
+        self.scores = nn.Linear(channels, codes) if scored else None
 
     @property
     def codebook(self) -> Tensor:
@@ -88,7 +100,7 @@ class Quantizer(nn.Module):
     def forward(self, latents_BCHW: Tensor) -> Quantized:
         """Quantise latents, float32 [B, c, h, w]."""
         z_BCHW = F.normalize(latents_BCHW, dim=1) if self.normalized else latents_BCHW
-        tokens_NC = z_BCHW.detach().permute(0, 2, 3, 1).flatten(0, 2)
+        tokens_NC = _tokens(z_BCHW)
         codes_BT = self.nearest(tokens_NC, self.codebook.detach()).view(len(z_BCHW), -1)
         e_BCHW = self.look_up(codes_BT, z_BCHW.shape[2])
         codebook = (z_BCHW.detach() - e_BCHW).square().flatten(1).mean(1)
@@ -96,9 +108,15 @@ class Quantizer(nn.Module):
         return Quantized(z_BCHW + (e_BCHW - z_BCHW).detach(), codes_BT, tokens_NC, codebook, commitment)
 
     def codes(self, latents_BCHW: Tensor) -> Tensor:
-        """Return the code of each place, int64 [B, h * w]; length does not matter where codes are normalised."""
-        tokens_NC = latents_BCHW.detach().permute(0, 2, 3, 1).flatten(0, 2).float()
-        return self.nearest(tokens_NC, self.codebook.detach()).view(len(latents_BCHW), -1)
+        """Return the nearest code of each place, int64 [B, h * w]; length does not matter where they are normalised."""
+        return self.nearest(_tokens(latents_BCHW).float(), self.codebook.detach()).view(len(latents_BCHW), -1)
+
+    def chosen(self, encoded_BCHW: Tensor) -> Tensor:
+        """Return the code of each place of what an encoder gives, int64 [B, h * w]: the nearest, unless scores say."""
+        if self.scores is None:
+            return self.codes(encoded_BCHW)
+        found = highest_scores(_tokens(encoded_BCHW).float(), self.scores.weight, self.scores.bias)
+        return found.view(len(encoded_BCHW), -1)
 
     def look_up(self, codes_BT: Tensor, height: int) -> Tensor:
         """Return the vectors of codes as latents [B, c, h, w]."""

@@ -8,7 +8,7 @@ attention where the resolution is lowest, and a 1x1 convolution on either side o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,24 +18,25 @@ from torch.nn import functional as F
 from dprune.errors import InputError
 from dprune.models.files import ModelFile, fits
 from dprune.models.quantizer import Quantizer
-from dprune.models.vae_files import VAEConfig, open_vae
+from dprune.models.vae_config import Layer, VAEConfig, decoder_layers, encoder_layers
+from dprune.models.vae_files import open_vae
 
 MOST_GROUPS, LEAST_CHANNELS = 32, 4
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Normalise over groups of at least four channels; in narrower ones little but the sign would be left."""
-    return nn.GroupNorm(math.gcd(MOST_GROUPS, channels // LEAST_CHANNELS), channels, eps=1e-6)
+def group_norm(channels: int, groups: int = 0) -> nn.GroupNorm:
+    """Normalise over so many groups; 0 for groups of at least four channels, for little is left of narrower ones."""
+    return nn.GroupNorm(groups or math.gcd(MOST_GROUPS, channels // LEAST_CHANNELS), channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, groups: int = 0) -> None:
         super().__init__()
-        self.norm1 = group_norm(inputs)
+        self.norm1 = group_norm(inputs, groups)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2 = group_norm(outputs)
+        self.norm2 = group_norm(outputs, groups)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
@@ -49,9 +50,9 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """Every place looks at every other, with one head."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int = 0) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels, groups)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
 
@@ -85,36 +86,25 @@ class Upsample(nn.Conv2d):
         return super().forward(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
 
 
-def _middle(channels: int) -> list[nn.Module]:
-    return [ResidualBlock(channels, channels), Attention(channels), ResidualBlock(channels, channels)]
+def _made(layer: Layer, groups: int) -> nn.Module:
+    match layer.kind:
+        case "block":
+            return ResidualBlock(layer.inputs, layer.outputs, groups)
+        case "attention":
+            return Attention(layer.inputs, groups)
+        case "down":
+            return Downsample(layer.inputs)
+        case "up":
+            return Upsample(layer.inputs)
+        case "norm":
+            return group_norm(layer.inputs, groups)
+        case "activation":
+            return nn.SiLU()
+    return nn.Conv2d(layer.inputs, layer.outputs, 3, padding=1)
 
 
-def encoder(config: VAEConfig, outputs: int) -> nn.Sequential:
-    """Return the layers from images [B, 3, H, W] to [B, outputs, h, w]."""
-    channels = config.width
-    layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1)]
-    for level, multiplier in enumerate(config.multipliers):
-        if level:
-            layers.append(Downsample(channels))
-        for _ in range(config.blocks):
-            layers.append(ResidualBlock(channels, config.width * multiplier))
-            channels = config.width * multiplier
-    layers += [*_middle(channels), group_norm(channels), nn.SiLU(), nn.Conv2d(channels, outputs, 3, padding=1)]
-    return nn.Sequential(*layers)
-
-
-def decoder(config: VAEConfig) -> nn.Sequential:
-    """Return the layers from latents [B, c, h, w] to images [B, 3, H, W]; one block a level more than the encoder."""
-    channels = config.width * config.multipliers[-1]
-    layers: list[nn.Module] = [nn.Conv2d(config.latent_channels, channels, 3, padding=1), *_middle(channels)]
-    for level, multiplier in reversed(list(enumerate(config.multipliers))):
-        for _ in range(config.blocks + 1):
-            layers.append(ResidualBlock(channels, config.width * multiplier))
-            channels = config.width * multiplier
-        if level:
-            layers.append(Upsample(channels))
-    layers += [group_norm(channels), nn.SiLU(), nn.Conv2d(channels, 3, 3, padding=1)]
-    return nn.Sequential(*layers)
+def _sequence(layers: Sequence[Layer], config: VAEConfig) -> nn.Sequential:
+    return nn.Sequential(*(_made(layer, config.groups) for layer in layers))
 
 
 def run_layers(layers: nn.Sequential, x_BCHW: Tensor) -> Tensor:
@@ -134,13 +124,16 @@ class VAE(nn.Module):
         super().__init__()
         self.config = config
         self.run: Callable[[nn.Sequential, Tensor], Tensor] = run_layers
-        outputs = config.latent_channels * (2 if config.kind == "kl" else 1)
-        self.encoder = encoder(config, outputs)
-        self.before_latent = nn.Conv2d(outputs, outputs, 1)
-        self.after_latent = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
-        self.decoder = decoder(config)
+        between, latent, moments = config.between, config.latent_channels, config.moments
+        self.encoder = _sequence(encoder_layers(config), config)
+        self.before_latent: nn.Module = nn.Identity()
+        self.after_latent: nn.Module = nn.Identity()
+        if config.quant_conv:
+            self.before_latent = nn.Conv2d(moments * between, moments * latent, 1)
+            self.after_latent = nn.Conv2d(latent, between, 1)
+        self.decoder = _sequence(decoder_layers(config), config)
         if config.kind == "vq":
-            self.quantizer = Quantizer(config.codes, config.latent_channels, config.l2_codes)
+            self.quantizer = Quantizer(config.codes, latent, config.l2_codes, scored=config.scored_codes)
 
     @property
     def codebook(self) -> Tensor:
@@ -161,7 +154,7 @@ class VAE(nn.Module):
 
     def codes(self, images_BCHW: Tensor) -> Tensor:
         """Return the codes of images [B, 3, H, W] in [-1, 1], int64 [B, h * w], row by row; `vq` only."""
-        return self.quantizer.codes(self.encode(images_BCHW))
+        return self.quantizer.chosen(self.encode(images_BCHW))
 
     def moments(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of the latents of images, float32 [B, c, h, w] each; `kl` only."""
@@ -184,33 +177,40 @@ class VAE(nn.Module):
 
     def reconstruct(self, images_BCHW: Tensor) -> Tensor:
         """Encode and decode images; Gaussian latents are taken at their mean."""
-        latents = self.moments(images_BCHW)[0] if self.config.kind == "kl" else self.snap(self.encode(images_BCHW))
-        return self.decode(latents)
+        if self.config.kind == "kl":
+            return self.decode(self.moments(images_BCHW)[0])
+        encoded = self.encode(images_BCHW)
+        return self.decode(self.quantizer.look_up(self.quantizer.chosen(encoded), encoded.shape[2]))
 
 
 def load_vae(path: str | Path, device: torch.device) -> tuple[VAE, ModelFile]:
     """Load an autoencoder.
 
     Args:
-        path: a `model.safetensors` of `train-vae`.
+        path: see `open_vae`.
         device: where the weights go.
 
     Returns:
         The network in evaluation mode, float32, without gradients; and its file.
 
     Raises:
-        InputError: the file is missing, damaged, or no autoencoder of dprune.
+        InputError: the file is missing, damaged, or no autoencoder that dprune knows.
     """
     file = open_vae(path)
+    return vae_of(file, device), file
+
+
+def vae_of(file: ModelFile, device: torch.device) -> VAE:
+    """Load the autoencoder of a file that `open_vae` opened; see `load_vae`."""
     try:
         with torch.device("meta"):
             vae = VAE(VAEConfig.from_json(file.network))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: describes no possible autoencoder ({error}): make it again.") from error
+        raise InputError(f"{file.path}: describes no possible autoencoder ({error}): make it again.") from error
     state = file.weights()
     if unlike := fits(vae.state_dict(), state):
-        raise InputError(f"{path}: does not fit the autoencoder that it is said to be ({unlike}): make it again.")
+        raise InputError(f"{file.path}: does not fit the autoencoder that it is said to be ({unlike}): make it again.")
     # Copied to memory of their own, see `load_dit`.
     own = {name: state[name].to(device, value.dtype, copy=True) for name, value in vae.state_dict().items()}
     vae.load_state_dict(own, assign=True)
-    return vae.eval().requires_grad_(False), file
+    return vae.eval().requires_grad_(False)

@@ -2,77 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from dprune.errors import InputError, MismatchError
+from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.latents import MOST_CODES
 from dprune.formats.provenance import Record
 from dprune.models.files import ModelFile
+from dprune.models.foreign_vaes import ForeignVAE, open_foreign_vae, weights_in
+from dprune.models.vae_config import VAEConfig
 
 
-@dataclass(frozen=True)
-class VAEConfig:
-    """What determines an autoencoder's parameters.
-
-    Attributes:
-        kind: `vq` or `kl`.
-        image_size: side of the images that it was trained on, in pixels.
-        width: channels at full resolution, a multiple of 4.
-        multipliers: of the width at each resolution; each but the first has half the side of the one before.
-        blocks: residual blocks at each resolution.
-        latent_channels: channels of a latent.
-        codes: in the codebook, 0 for `kl`.
-        l2_codes: whether codes have unit length.
-    """
-
-    kind: str
-    image_size: int
-    width: int
-    multipliers: tuple[int, ...]
-    blocks: int
-    latent_channels: int
-    codes: int
-    l2_codes: bool
-
-    @property
-    def downsample(self) -> int:
-        """How many pixels a side of a latent stands for."""
-        return int(2 ** (len(self.multipliers) - 1))
-
-    @property
-    def latent_size(self) -> int:
-        """Side of an image's latents."""
-        return self.image_size // self.downsample
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the configuration as the header of a file holds it, where `kind` says that it is an autoencoder."""
-        values = {**asdict(self), "latents": self.kind, "multipliers": list(self.multipliers)}
-        return {name: value for name, value in values.items() if name != "kind"}
-
-    @classmethod
-    def from_json(cls, header: Mapping[str, Any]) -> VAEConfig:
-        """Read what `as_json` wrote, among other things; see `DESCRIPTIONS`."""
-        values = {field.name: header[field.name] for field in fields(cls) if field.name != "kind"}
-        return cls(**{**values, "kind": header["latents"], "multipliers": tuple(values["multipliers"])})
-
-
-def open_vae(path: str | Path) -> ModelFile:
+def open_vae(path: str | Path, image_size: int | None = None) -> ModelFile:
     """Open an autoencoder's file without loading it.
 
+    Args:
+        path: a `model.safetensors` of `train-vae`; or a file, or a folder of diffusers, of an autoencoder made
+            elsewhere, see `foreign_vaes`.
+        image_size: side of the images that it is used for, in pixels; None for those that it was trained on.
+
     Raises:
-        InputError: it is no autoencoder of dprune, or has more codes than a store can hold.
+        InputError: it is no autoencoder that dprune knows, or has more codes than a store can hold.
+        UsageError: no latents stand for images of this size.
     """
-    file = ModelFile.open(path)
+    file = ModelFile.open(weights_in(Path(path)))
     if not file.network:
-        raise InputError(f"{path}: was not made by dprune: give the model.safetensors of dprune train-vae.")
+        file = open_foreign_vae(file.path)
     file.check_kind("vae", "an autoencoder", "train-vae")
-    codes = latent_network(file)["codes"]
-    if codes > MOST_CODES:
-        raise InputError(f"{path}: has {codes:,} codes, and a store tells {MOST_CODES:,} apart: train one with fewer.")
-    return file
+    config = VAEConfig.from_json(file.network)
+    if config.codes > MOST_CODES:
+        raise InputError(
+            f"{path}: has {config.codes:,} codes, and a store tells {MOST_CODES:,} apart: train one with fewer."
+        )
+    if image_size is None:
+        return file
+    if image_size % config.downsample:
+        raise UsageError(
+            f"--image-size {image_size}: give a multiple of {config.downsample}, the pixels on a side of which "
+            f"{path} makes one latent."
+        )
+    return replace(file, network={**file.network, "image_size": image_size})
+
+
+def takes_any_size(file: ModelFile) -> bool:
+    """Tell whether an autoencoder is for images of no size in particular, as those made elsewhere are."""
+    return isinstance(file, ForeignVAE)
 
 
 def latent_network(file: ModelFile) -> Record:
@@ -80,6 +54,20 @@ def latent_network(file: ModelFile) -> Record:
     config = VAEConfig.from_json(file.network)
     sizes = {"size": config.latent_size, "codes": config.codes, "image_size": config.image_size}
     return {"kind": config.kind, "channels": config.latent_channels, **sizes}
+
+
+def decoded_network(file: ModelFile, size: int, latents: Record) -> Record:
+    """Return the same of an autoencoder that is to decode generated latents.
+
+    Args:
+        file: of the autoencoder.
+        size: side of the latents. One for images of any size decodes them, and so does one that made such latents.
+        latents: provenance of those that the transformer was trained on, see `check_made`.
+    """
+    found, made = latent_network(file), latents.get("options", {}).get("network", {}).get("size")
+    if takes_any_size(file) or made == size:
+        found |= {"size": size, "image_size": size * VAEConfig.from_json(file.network).downsample}
+    return found
 
 
 def made_by(latents: Record) -> str | None:

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from dprune.errors import InputError, unreadable
-from dprune.formats.tensor_files import TensorFile, not_whole
+from dprune.formats.tensor_files import TensorFile, is_tensor_file, not_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +30,28 @@ _WRAPPERS = (
     "module",
 )
 """Names that training scripts keep a network's state dict under; averaged weights come first."""
+_LIGHTNING = ("pytorch_lightning", "lightning.pytorch", "lightning")
+_LIGHTNING_NOTES = (
+    "callbacks.model_checkpoint.ModelCheckpoint",
+    "callbacks.early_stopping.EarlyStopping",
+    "utilities.parsing.AttributeDict",
+)
+"""What its checkpoints hold beside weights."""
 _DEEPEST = 4
 _DIGESTED_AT_ONCE = 32 << 20
+
+
+class Forgotten(dict[Any, Any]):
+    """Stands for an object of a library in a torch file, and holds nothing of it."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def __setitem__(self, key: object, value: object) -> None:
+        """Forget it."""
+
+    def __setstate__(self, state: object) -> None:
+        """Forget it."""
 
 
 def check_file(name: str, option: str = "--weights") -> Path:
@@ -98,16 +119,30 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file is damaged, or holds no state dict, or more than one.
     """
+    # Half precision is a way to store weights; positions could not be resampled in it on a CPU.
+    return {name: value.float() if value.is_floating_point() else value
+            for name, value in _tensors(path, _read(path)).items()}  # fmt: skip
+
+
+def map_state(path: Path) -> dict[str, Tensor]:
+    """Map the tensors of a torch file, of whatever type they are; what nobody touches is not read.
+
+    Raises:
+        InputError: as `read_state`.
+    """
+    return _tensors(path, _read_torch(path, mapped=True))
+
+
+def _tensors(path: Path, content: dict[Any, Any]) -> dict[str, Tensor]:
+    """Return the tensors of the one state dict that a file's content holds, by their own names."""
     import torch
 
-    content = _read(path)
     state: dict[str, Tensor] = {}
     for key, value in _unwrapped(path, content).items():
         if (name := _bare(key)) in state:
             raise InputError(f"{path}: holds {name!r} twice, once as {key!r}: save one network's state dict alone.")
         if isinstance(value, torch.Tensor):
-            # Half precision is a way to store weights; positions could not be resampled in it on a CPU.
-            state[name] = value.float() if value.is_floating_point() else value
+            state[name] = value
         elif not _is_note(value):
             kind = type(value).__name__
             raise InputError(f"{path}: holds a {kind} as {key!r} among its tensors: save the state dict alone.")
@@ -171,22 +206,17 @@ def _culprit(content: dict[Any, Any]) -> str:
 
 
 def _read(path: Path) -> dict[Any, Any]:
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if head[8:] == b"{":
-        return dict(read_tensor_file(path))
-    return _read_torch(path)
+    return dict(read_tensor_file(path)) if is_tensor_file(path) else _read_torch(path)
 
 
-def _read_torch(path: Path) -> dict[Any, Any]:
+def _read_torch(path: Path, *, mapped: bool = False) -> dict[Any, Any]:
     import torch
 
     try:
+        # What was written before files were zip archives cannot be mapped.
+        mapped = mapped and zipfile.is_zipfile(path)
         with torch.serialization.safe_globals(_harmless()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         if culprit := re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error)):
             raise InputError(
@@ -204,12 +234,16 @@ def _read_torch(path: Path) -> dict[Any, Any]:
 
 
 def _harmless() -> list[Any]:
-    """What training scripts put beside weights and runs no code: parsed options, and numbers and arrays of numpy's."""
+    """What training scripts put beside weights and runs no code: parsed options, numbers and arrays of numpy's, notes.
+
+    Lightning's notes are read as tables that forget all that is written to them.
+    """
     numbers = {type(np.dtype(letter)) for letter in "?bBhHiIlLqQefd"}
     scalar, array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
     # Older versions of numpy had them in another place.
     older = [(scalar, "numpy.core.multiarray.scalar"), (array, "numpy.core.multiarray._reconstruct")]
-    return [argparse.Namespace, np.dtype, np.ndarray, *numbers, scalar, array, *older]
+    forgotten = [(Forgotten, f"{library}.{name}") for library in _LIGHTNING for name in _LIGHTNING_NOTES]
+    return [argparse.Namespace, np.dtype, np.ndarray, *numbers, scalar, array, *older, *forgotten]
 
 
 def misfit(path: Path, network: str, error: Exception) -> InputError:

@@ -18,7 +18,8 @@ from dprune.errors import BadImage, InputError, UsageError, unreadable
 from dprune.formats.images import FORMATS, readable_suffixes
 from dprune.formats.members import IMAGE_SUFFIXES, LABEL_SUFFIX
 from dprune.formats.provenance import Record, parent_record
-from dprune.packing.sources import MOST_BYTES, Sample, Source, is_called_an_image
+from dprune.packing.samples import Sample
+from dprune.packing.sources import MOST_BYTES, Source, is_called_an_image
 from dprune.packing.splits import find_classes
 
 # What systems put into folders by themselves.
@@ -135,6 +136,7 @@ class ImageFiles(Source):
         names = [] if LABEL_SUFFIX in choice.beside else classes.names
         # Their file has a line for each.
         self.classes = [name.replace("\n", "\\n") for name in names]
+        self._labels_beside = LABEL_SUFFIX in choice.beside
         numbers = {name: number for number, name in enumerate(names)}
         self._labels = {folder: numbers[name] for folder, name in classes.labels.items() if name in numbers}
 
@@ -150,6 +152,14 @@ class ImageFiles(Source):
                 checksum = "" if file.crc is None else f"\0{file.crc:08x}"
                 listing.update(f"{file.path}\0{file.size}{checksum}\n".encode("utf-8", "surrogateescape"))
         return {"images": parent_record(None, listing.hexdigest())}
+
+    def has_labels(self) -> bool:
+        """Tell whether images lie in folders of classes, or labels may lie beside them."""
+        return bool(self.classes) or self._labels_beside
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._files)
 
     def keys(self) -> Iterable[str]:
         """Relative paths with dots as `_`, since a key ends at its first dot."""
@@ -237,7 +247,7 @@ class FolderSource(ImageFiles):
 
     def __init__(self, location: str, choice: FileChoice) -> None:
         left = Counter[str]()
-        super().__init__(location, _walk(location, left), choice, left)
+        super().__init__(location, walk_files(location, left), choice, left)
         self.folders = {os.path.realpath(location)}
 
     def _read(self, file: ImageFile) -> bytes:
@@ -247,7 +257,7 @@ class FolderSource(ImageFiles):
             raise BadImage(f"cannot be read: {error.strerror}") from error
 
 
-def _walk(location: str, left: Counter[str]) -> Iterator[ImageFile]:
+def walk_files(location: str, left: Counter[str]) -> Iterator[ImageFile]:
     """Yield the files below a folder, each folder once however many links lead to it.
 
     Raises:

@@ -10,31 +10,28 @@ import itertools
 import json
 import logging
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dprune.errors import BadImage, InputError, UsageError
+from dprune.errors import BadImage, InputError
 from dprune.formats.images import encode_image, first_frame, resize_image
 from dprune.formats.jobs import Job
-from dprune.formats.locations import expand
 from dprune.formats.members import IMAGE_SUFFIXES, MemberChoice, split_name, with_image
 from dprune.formats.provenance import Record, make_record, with_findings
-from dprune.formats.publish import STDOUT, Output
+from dprune.formats.publish import Output
 from dprune.formats.shard_journal import Bad, Entry, FinishedShard, Journal, complete_shards, existing_shards
-from dprune.formats.shards import BAD, open_dataset
-from dprune.formats.subsets import read_subset
-from dprune.packing.folders import FileChoice, FolderSource, images_beside_shards, is_images
-from dprune.packing.sources import DigitsSource, Sample, ShardSource, Source, is_called_an_image
-from dprune.packing.streams import Streams, compressed_tars, is_compressed, is_stream
-from dprune.packing.zips import ZipSource
+from dprune.formats.shards import BAD
+from dprune.packing.opening import find_source
+from dprune.packing.samples import Sample
+from dprune.packing.settings import PackSettings
+from dprune.packing.sources import Source
+from dprune.packing.streams import Streams
 from dprune.runtime import Monitor, check_stop, cpu_count
 from dprune.workers import Workers
 
-DIGITS = "sklearn:digits"
 _log = logging.getLogger("dprune")
 
 CHUNK = 8
@@ -45,36 +42,13 @@ Task = tuple[str, "int | Sample"]
 Result = tuple[str, "Sample | Bad"]
 
 
-@dataclass(frozen=True)
-class PackSettings:
-    """What is packed, and how, in the words of `dprune pack`, which says what each means."""
-
-    size: int | None = None
-    crop: str = "center"
-    format: str = "png"
-    subset: str | None = None
-    keys: str = "path"
-    split: str | None = None
-    beside: tuple[str, ...] = ()
-    shard_size: int = 10_000
-    strict: bool = False
-    workers: int | None = None
-
-    def options(self) -> dict[str, Any]:
-        """Return what provenance records."""
-        resized = {} if self.size is None else {"size": self.size, "crop": self.crop, "format": self.format}
-        keys = {"keys": self.keys} if self.keys == "unique" else {}
-        beside = {"beside": sorted(self.beside)} if self.beside else {}
-        return {**resized, "shard_size": self.shard_size, **keys, **beside}
-
-
 def open_pack(
     locations: Sequence[str], settings: PackSettings, output: Output, members: MemberChoice | None = None
 ) -> PackJob:
     """Find out what the locations are, and narrow shards to a subset.
 
     Args:
-        locations: one folder or zip of images, `sklearn:digits`, or any number of shards or of streams.
+        locations: any number of sources of any kinds, in the order in which they are packed, or of streams alone.
         settings: what is packed of them, and how.
         output: where the shards go.
         members: which members of shards are images and labels, None for the default.
@@ -84,58 +58,7 @@ def open_pack(
         MismatchError: the subset speaks of another dataset.
         UsageError: the locations cannot be packed together, or have no ids that a subset could speak of.
     """
-    streams = [location for location in locations if is_stream(location)]
-    images = [location for location in locations if location == DIGITS or _is_images(location)]
-    if (streams and len(streams) < len(locations)) or (images and len(locations) > 1):
-        raise UsageError("only shards can be packed together: give one folder or zip of images, or only streams.")
-    if settings.subset is not None and (images or streams):
-        raise _without_ids(locations[0])
-    if (settings.split is not None or settings.beside) and images in ([], [DIGITS]):
-        raise UsageError("--split and --beside speak of folders and zips of images.")
-    members = members or MemberChoice()
-    if images and members.options():
-        raise UsageError("--image-member and --label-member speak of shards.")
-    if STDOUT in streams and sys.stdin.isatty():
-        raise UsageError("stdin is a terminal: pipe shards in, or name files.")
-    source: Source | Streams
-    if streams:
-        source = Streams(streams, members)
-    elif images == [DIGITS]:
-        source = DigitsSource()
-    elif images:
-        kind = FolderSource if os.path.isdir(images[0]) else ZipSource
-        source = kind(images[0], FileChoice(settings.split, settings.beside))
-    else:
-        source = _open_shards(locations, settings.subset, members)
-    return PackJob(source, settings, output)
-
-
-def _is_images(location: str) -> bool:
-    return is_images(location) and not compressed_tars(location)
-
-
-def _without_ids(location: str) -> UsageError:
-    return UsageError(f"--subset speaks of samples of shards: pack {location} first, then a subset of that.")
-
-
-def _open_shards(sources: Sequence[str], subset: str | None, members: MemberChoice) -> ShardSource | Streams:
-    found = expand([place for source in sources for place in compressed_tars(source) or [source]])
-    if any(map(is_compressed, found)):
-        if subset is not None:
-            raise _without_ids(sources[0])
-        return Streams(found, members)
-    for location in sources:
-        if is_called_an_image(location) and os.path.isfile(location):
-            raise InputError(f"{location}: is an image: give the folder or zip that it lies in.")
-        if count := images_beside_shards(location):
-            _log.warning("%s: is taken as a folder of shards, and its %s images are left out.", location, f"{count:,}")
-    dataset = open_dataset(found, members)
-    if subset is None:
-        return ShardSource(dataset)
-    ids, record = read_subset(subset, dataset)
-    if not len(ids):
-        raise InputError(f"{subset}: keeps no sample, and shards without samples help nobody.")
-    return ShardSource(dataset, ids, record)
+    return PackJob(find_source(locations, settings, members or MemberChoice()), settings, output)
 
 
 @dataclass(frozen=True)
@@ -225,7 +148,7 @@ class PackJob(Job):
             if isinstance(content, int):
                 assert not isinstance(self.source, Streams)
                 content = self.source.load(content)
-            return key, treated(content, self.settings, trusted=self.source.trusted)
+            return key, treated(content.whole(), self.settings)
         except BadImage as error:
             return key, Bad(str(error))
 
@@ -247,8 +170,10 @@ class PackJob(Job):
         """Cut the source into the tasks of each shard; those of a stream must be used up before the next shard's."""
         size = self.settings.shard_size
         if keys is not None:
+            assert not isinstance(self.source, Streams)
             for begin in range(0, len(keys), size):
-                yield zip(keys[begin : begin + size], itertools.count(begin), strict=False)
+                end = min(begin + size, len(keys))
+                yield zip(keys[begin:end], self.source.read(begin, end), strict=True)
             return
         assert isinstance(self.source, Streams)
         seen: set[str] = set()
@@ -267,8 +192,8 @@ class PackJob(Job):
             yield key, sample if isinstance(sample, Bad) else sample.members
 
 
-def treated(sample: Sample, settings: PackSettings, *, trusted: bool) -> Sample:
-    """Resize a sample's image, or decode it to see that it is whole unless it is trusted.
+def treated(sample: Sample, settings: PackSettings) -> Sample:
+    """Resize a sample's image, or decode it to see that it is whole unless the sample is trusted.
 
     What shards cannot hold becomes a PNG.
 
@@ -276,7 +201,7 @@ def treated(sample: Sample, settings: PackSettings, *, trusted: bool) -> Sample:
         BadImage: the image cannot be decoded.
     """
     suffix, content = sample.members[sample.image]
-    if settings.size is None and trusted and suffix in IMAGE_SUFFIXES:
+    if settings.size is None and sample.trusted and suffix in IMAGE_SUFFIXES:
         return sample
     image, cut = first_frame(content)
     if settings.size is not None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +17,11 @@ from dprune.formats.images import encode_image
 from dprune.formats.members import IMAGE_SUFFIXES, LABEL_SUFFIX
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
-from dprune.formats.shards import CLASSES, Dataset, ShardReader, left_out
+from dprune.formats.shards import CLASSES, Dataset, Shard, ShardReader, left_out
+from dprune.packing.classes import ClassNames, merge_classes
+from dprune.packing.samples import Sample
 
 MOST_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A sample that is to be packed.
-
-    Attributes:
-        key: its key.
-        members: (suffix, content) in the order in which they are written.
-        image: which of the members is the image.
-        cut: whether the image had more frames or pages, which are left out.
-    """
-
-    key: str
-    members: list[tuple[str, bytes]]
-    image: int = 0
-    cut: bool = False
 
 
 def is_called_an_image(path: str) -> bool:
@@ -58,7 +42,7 @@ class Source(ABC):
     """Samples in a fixed order that can be loaded one by one, in any process.
 
     Attributes:
-        trusted: whether the images were packed before, so that copying need not decode them.
+        trusted: whether all its samples are.
         classes: names of the labels, empty where there are none.
         options: what was found in the source and changes the result, as the record has it.
         left_out: how many files of each kind are no samples or parts of them.
@@ -76,9 +60,25 @@ class Source(ABC):
     def parents(self) -> dict[str, Record]:
         """The inputs, as a record names them."""
 
+    def has_labels(self) -> bool:
+        """Tell whether any sample has a label; those without names of classes may have some."""
+        return bool(self.classes)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
     @abstractmethod
     def keys(self) -> Iterable[str]:
         """Keys of all samples, before repeated ones are told apart."""
+
+    def read(self, begin: int, end: int) -> Iterator[int | Sample]:
+        """Yield the samples from number `begin` to before `end`, each as its number, or loaded.
+
+        Workers load what comes as a number. A source whose samples come many at a time, as from a table, overrides
+        this, and yields them loaded: it runs in the main process, and only what is asked for is read.
+        """
+        yield from range(begin, end)
 
     @abstractmethod
     def load(self, number: int) -> Sample:
@@ -106,6 +106,10 @@ class DigitsSource(Source):
         """The pixels, as a digest."""
         return {"images": parent_record(None, hashlib.sha256(self._pixels.tobytes()).hexdigest())}
 
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._labels)
+
     def keys(self) -> Iterable[str]:
         """Their numbers."""
         return (f"digit-{number:04d}" for number in range(len(self._labels)))
@@ -114,7 +118,7 @@ class DigitsSource(Source):
         """Enlarge and encode one digit."""
         image = Image.fromarray(self._pixels[number]).resize((32, 32), Image.Resampling.BICUBIC).convert("RGB")
         label = str(self._labels[number]).encode()
-        return Sample("", [("png", encode_image(image, "png")), (LABEL_SUFFIX, label)])
+        return Sample("", [("png", encode_image(image, "png")), (LABEL_SUFFIX, label)], trusted=True)
 
 
 class ShardSource(Source):
@@ -135,12 +139,22 @@ class ShardSource(Source):
         self._open: tuple[int, int, ShardReader] | None = None
         self.options, self.left_out = dataset.choice.options(), left_out(dataset.sizes).counts()
         self.folders = local_folders(shard.location for shard in dataset.shards)
-        self.classes = _shared_classes(dataset)
+        beside = _classes_beside(dataset)
+        self.classes, numbers = merge_classes(list(beside.values()))
+        self._numbers = dict(zip(beside, numbers, strict=True))
 
     @property
     def parents(self) -> dict[str, Record]:
         """The dataset by its fingerprint, and the subset."""
         return self._dataset.parents() | ({} if self._subset is None else {"subset": self._subset})
+
+    def has_labels(self) -> bool:
+        """Tell whether any sample of the shards has."""
+        return any(map(_has_labels, self._dataset.shards))
+
+    def __len__(self) -> int:
+        """Return how many are wanted."""
+        return int(self._stops[-1])
 
     def keys(self) -> Iterable[str]:
         """Keys as they are."""
@@ -159,12 +173,37 @@ class ShardSource(Source):
         reader = self._open[2]
         found = self._dataset.choice.standard(f"{reader.shard.location}: {reader.index.key(row)}", reader.members(row))
         assert found is not None
-        return Sample("", *found)
+        return self._numbers[_folder(reader.shard)].renumbered(Sample("", *found, trusted=True))
 
 
-def _shared_classes(dataset: Dataset) -> Sequence[str]:
-    """Return the class names that lie beside the shards, if all folders agree on them."""
-    found = {Path(shard.location).parent / CLASSES for shard in dataset.shards}
-    texts = {path.read_text(encoding="utf-8", errors="surrogateescape") for path in found if path.is_file()}
+def _has_labels(shard: Shard) -> bool:
+    return bool((shard.index().label >= 0).any())
+
+
+def _folder(shard: Shard) -> str:
+    return os.path.dirname(shard.location) or "."
+
+
+def _classes_beside(dataset: Dataset) -> dict[str, ClassNames]:
+    """Return what the labels of the shards in each folder mean, by the names that lie beside them."""
+    names = {folder: _read_classes(Path(folder) / CLASSES) for folder in map(_folder, dataset.shards)}
+    found = {folder: ClassNames(folder, known, bool(known)) for folder, known in names.items()}
+    if any(names.values()):
+        # Shards are looked at for labels only where it matters.
+        labelled = {_folder(shard) for shard in dataset.shards if not names[_folder(shard)] and _has_labels(shard)}
+        found |= {folder: ClassNames(folder, [], has_labels=True) for folder in labelled}
+    return found
+
+
+def classes_of(dataset: Dataset) -> Sequence[str]:
+    """Return the class names that lie beside shards, if all their folders agree on them."""
+    found = {folder: _read_classes(Path(folder) / CLASSES) for folder in map(_folder, dataset.shards)}
+    names = next(iter(found.values()))
+    return names if all(other == names for other in found.values()) else []
+
+
+def _read_classes(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
     # Names may hold what str.splitlines takes for the end of a line.
-    return texts.pop().rstrip("\n").split("\n") if len(texts) == 1 else []
+    return path.read_text(encoding="utf-8", errors="surrogateescape").rstrip("\n").split("\n")

@@ -26,7 +26,8 @@ from dprune.formats.ranges import is_url
 from dprune.formats.remote import RemoteStream
 from dprune.formats.shard_index import LeftOut, most_frequent, named_twice, not_adjacent
 from dprune.formats.tar import COMPRESSED_MAGIC, TarLink, TarMember, truncated, walk
-from dprune.packing.sources import MOST_BYTES, Sample, is_called_an_image, local_folders
+from dprune.packing.samples import Sample
+from dprune.packing.sources import MOST_BYTES, is_called_an_image, local_folders
 from dprune.runtime import Monitor, check_stop
 
 PIPE = "pipe:"
@@ -254,7 +255,7 @@ class Streams:
             found = self._choice.standard(f"{tar.name}: {key}", list(members.items()))
             if found is not None:
                 self._count += 1
-                yield Sample(key, *found)
+                yield Sample(key, *found, trusted=True)
             else:
                 keys += 1
                 suffixes.update(members.keys())

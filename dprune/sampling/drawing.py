@@ -174,7 +174,8 @@ class Sampler:
         Returns:
             Images uint8 [n, h, w, 3], and of which all was finite before, bool [n].
         """
-        rows = max(1, DECODED_PIXELS // self._vae.config.image_size**2)
+        side = latents.shape[2] * self._vae.config.downsample
+        rows = max(1, DECODED_PIXELS // side**2)
         half = self._half and not again
         with torch.no_grad(), torch.autocast(latents.device.type, torch.float16, enabled=half):
             decoded = [self._decoded(some) for some in latents.split(rows)]

@@ -14,11 +14,12 @@ from PIL import Image
 
 from dprune.errors import InputError
 from dprune.formats.images import encode_image
+from dprune.formats.provenance import parent
 from dprune.formats.shard_journal import Entry, Journal
 from dprune.models.dit_files import LoadedDiT, load_dit
 from dprune.models.files import ModelFile
-from dprune.models.vae import load_vae
-from dprune.models.vae_files import latent_network
+from dprune.models.vae import vae_of
+from dprune.models.vae_files import decoded_network
 from dprune.precision import float32
 from dprune.runtime import Monitor, check_stop, default_workers, explained, take_device
 from dprune.sampling.drawing import Batch, Drawn, Sampler, Times
@@ -47,8 +48,9 @@ def generate(
         float32(tf32=settings.precision != "float32"),
     ):
         loaded = load_dit(model.path, device, settings.parametrization)
-        check_fit(settings, model.network or loaded.model.config.as_json(), latent_network(vae), model.path)
-        sampler = Sampler(loaded, load_vae(vae.path, device)[0], settings, device)
+        decoded = decoded_network(vae, loaded.model.config.input_size, parent(model.record, "latents"))
+        check_fit(settings, model.network or loaded.model.config.as_json(), decoded, model.path)
+        sampler = Sampler(loaded, vae_of(vae, device), settings, device)
         batches = _batches(loaded, settings, sampler, shards)
         with ThreadPoolExecutor(1) as drawer:
             warmed = drawer.submit(sampler.warm_up)

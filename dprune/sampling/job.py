@@ -19,7 +19,7 @@ from dprune.formats.publish import Output
 from dprune.formats.shard_journal import Journal, complete_shards, existing_shards, listed_shards
 from dprune.models.files import ModelFile
 from dprune.models.parametrization import parametrization_of
-from dprune.models.vae_files import check_made, latent_network, open_vae
+from dprune.models.vae_files import check_made, decoded_network, latent_network, open_vae
 from dprune.runtime import Monitor, ranks
 from dprune.sampling.cautions import cautions
 from dprune.sampling.exports import Export, GridExport, NpzExport
@@ -148,7 +148,8 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
     settings = options.resolve()
     settings = replace(settings, parametrization=parametrization_of(file, options.parametrization))
     job = SampleJob(file, vae, settings, output)
-    if job.model.network:
-        check_fit(job.settings, job.model.network, latent_network(job.vae), job.model.path)
-    check_made(job.vae, parent(job.model.record, "latents"), f"the latents that {model} was trained on")
+    latents = parent(file.record, "latents")
+    if file.network:
+        check_fit(settings, file.network, decoded_network(vae, file.network["input_size"], latents), file.path)
+    check_made(vae, latents, f"the latents that {model} was trained on")
     return job

@@ -20,7 +20,7 @@ from dprune.models.architectures import ARCHITECTURES, HEADS, parse_architecture
 from dprune.models.classes import TrainedClasses, named
 from dprune.models.files import ModelFile
 from dprune.models.parametrization import NOISE, VELOCITY, parametrization_of
-from dprune.models.vae_files import check_made
+from dprune.models.vae_files import check_made, open_vae
 from dprune.models.weights import check_file
 from dprune.runtime import is_gpu
 from dprune.seeds import hash_ids
@@ -86,7 +86,7 @@ class DiTSettings:
         if not self.unconditional and not latents.classes:
             raise InputError(f"{latents.store.folder}: its samples have no labels: give --unconditional.")
         if self.vae is not None:
-            check_made(ModelFile.open(self.vae), latents.record, str(latents.store.folder))
+            check_made(open_vae(self.vae), latents.record, str(latents.store.folder))
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class DiTOptions:
             label_dropout=LABEL_DROPOUT if self.label_dropout is None else self.label_dropout,
             time=self.time,
             init=init,
-            vae=check_file(self.vae, "--vae") if self.vae else None,
+            vae=open_vae(self.vae).path if self.vae else None,
             compile=is_gpu(device) if self.compiles is None else self.compiles,
             place=self.place,
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from dprune.errors import UsageError
 from dprune.formats.latents import MOST_CODES
-from dprune.models.vae_files import VAEConfig
+from dprune.models.vae_config import VAEConfig
 from dprune.models.weights import check_file, file_digest
 
 LEAST_SIDE = 16
@@ -64,7 +64,8 @@ class VAESettings:
         idle |= {"perceptual_weight"} if self.perceptual == "none" else set()
         idle |= {"gan_start"} if not self.gan_weight else set()
         values = asdict(self)
-        values = values.pop("config") | values
+        del values["config"]
+        values = self.config.trained_options() | values
         kept = {name: value for name, value in values.items() if name not in idle}
         weights = {} if self.perceptual_file is None else {"perceptual_weights": file_digest(self.perceptual_file)}
         return {**kept, "multipliers": list(self.config.multipliers), **weights}

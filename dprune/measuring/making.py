@@ -1,0 +1,190 @@
+"""Features that a measurement makes for itself: by which network, and where they are kept.
+
+They go to a store in the cache, named after the dataset and the options, so that no image is embedded twice; an
+interrupted one goes on. Nothing here imports torch before features are made.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dprune.embedding.job import EmbedJob, open_embed
+from dprune.embedding.settings import EmbedOptions
+from dprune.errors import InputError, MismatchError
+from dprune.formats.cache import cache_folder, writable
+from dprune.formats.claims import claim_in, claimed
+from dprune.formats.features import StoreFeatures, open_features
+from dprune.formats.members import MemberChoice
+from dprune.formats.provenance import Record, digest, parent_record, record_digest
+from dprune.formats.publish import Output
+from dprune.formats.shards import Dataset, open_dataset
+from dprune.measuring.side_paths import SidePath
+from dprune.packing.sources import classes_of
+from dprune.packing.unpacked import as_dataset, open_images
+from dprune.precision import PRECISIONS
+from dprune.runtime import Monitor, Ranks
+
+_log = logging.getLogger("dprune")
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """How the features of shards are made, as it was asked for.
+
+    Attributes:
+        model: None for that of the other side, or else `default`.
+        default: model where no side names one.
+        weights: as all that follow, see `dprune embed`.
+    """
+
+    model: str | None
+    default: str
+    weights: str | None = None
+    image_size: int | None = None
+    color: str | None = None
+    precision: str = "auto"
+    device: str = "auto"
+    batch_size: int = 256
+    workers: int | None = 0
+    image_member: str | None = None
+    label_member: str | None = None
+
+    @property
+    def members(self) -> MemberChoice:
+        """Which members of shards are images and labels."""
+        return MemberChoice(self.image_member, self.label_member)
+
+    @property
+    def stated(self) -> bool:
+        """Whether any option says how features are to be made."""
+        given = (self.model, self.weights, self.image_size, self.color)
+        return any(value is not None for value in given) or self.precision != "auto"
+
+    def options(self, like: Record | None) -> EmbedOptions:
+        """Return the options as `embed` takes them.
+
+        Args:
+            like: record of the features to be compared with, whose options hold where none is stated.
+
+        Raises:
+            UsageError: the options contradict each other.
+            MismatchError: features like those cannot be made.
+        """
+        own = EmbedOptions(
+            self.model or self.default, self.weights, self.image_size, color=self.color, precision=self.precision,
+            device=self.device, batch_size=self.batch_size, workers=self.workers,
+        )  # fmt: skip
+        if like is None or self.model is not None:
+            return own
+        known = like["options"]
+        if "pca" in known:
+            raise MismatchError(
+                "features with --pca are of a space of their own, in which no other images can be embedded: "
+                "embed both sides without --pca."
+            )
+        precision = {dtype: name for name, dtype in PRECISIONS.items()}[known["precision"]]
+        options = replace(
+            own, model=known["model"], image_size=self.image_size or known.get("image_size"),
+            crop_pct=known.get("crop_pct"), color=self.color or known.get("color"), normalize=known["normalize"],
+            dtype=known["dtype"], precision=precision if self.precision == "auto" else self.precision,
+        )  # fmt: skip
+        if options.settings.options().get("weights") != known.get("weights"):
+            raise MismatchError(
+                f"the other side was embedded with {known['model']} and weights of SHA-256 "
+                f"{str(known.get('weights'))[:12]}: give that file by --weights."
+            )
+        return options
+
+
+@dataclass(frozen=True)
+class SideImages:
+    """Images of a side, whose features are to be made.
+
+    Attributes:
+        dataset: the images.
+        classes: names of its labels, empty where they are numbers, or there are none.
+        packed: whether they are shards.
+        remarks: what else there is to say of what was taken.
+    """
+
+    dataset: Dataset
+    classes: Sequence[str]
+    packed: bool
+    remarks: str = ""
+
+    @classmethod
+    def open(cls, side: SidePath, members: MemberChoice) -> SideImages:
+        """Open shards, or images that were not packed.
+
+        Raises:
+            InputError: there are none.
+            UsageError: they are of several splits.
+        """
+        if side.holds == "shards":
+            dataset = open_dataset([side.path], members)
+            return cls(dataset, classes_of(dataset), packed=True)
+        source = open_images(side.path)
+        left = ", ".join(f"{count:,} {kind}" for kind, count in source.left_out.items())
+        remarks = [f"split {source.options['split']}"] if "split" in source.options else []
+        remarks += [f"left out: {left}"] if left else []
+        return cls(as_dataset(side.path, source), source.classes, packed=False, remarks="; ".join(remarks))
+
+
+@dataclass(frozen=True)
+class Making:
+    """Features that are made when they are wanted, if the cache does not hold them.
+
+    Attributes:
+        job: makes them.
+        remarks: see `SideImages`.
+    """
+
+    job: EmbedJob
+    remarks: str
+
+    @classmethod
+    def plan(cls, images: SideImages, options: EmbedOptions) -> Making:
+        """Find the place in the cache.
+
+        Raises:
+            InputError: there are no images.
+        """
+        job = open_embed(images.dataset, options, Output(""))
+        if not len(job.dataset):
+            raise InputError(f"{job.dataset.title}: holds no samples: give shards with images.")
+        content = digest([job.dataset.fingerprint, record_digest(job.record)])
+        folder = cache_folder() / "features" / content[:32]
+        return cls(replace(job, output=Output(str(folder))), images.remarks)
+
+    @property
+    def parent(self) -> Record:
+        """How a record describes the features as an input."""
+        return parent_record(self.job.record, digest([self.job.dataset.fingerprint, record_digest(self.job.record)]))
+
+    def open(self, monitor: Monitor) -> StoreFeatures:
+        """Make what is missing, and open the features."""
+        made = self.job if self.job.complete() else _made(self.job, self.remarks, monitor)
+        features = open_features(made.output.path)
+        assert isinstance(features, StoreFeatures)
+        # Messages name what was given, and not a folder of the cache.
+        features.name = self.job.dataset.title
+        return features
+
+
+def _made(job: EmbedJob, remarks: str, monitor: Monitor) -> EmbedJob:
+    """Make features in the cache, unless another process does so meanwhile, and return the job that made them."""
+    folder = writable(Path(job.output.path))
+    job = replace(job, output=Output(str(folder)))
+    with claimed(claim_in(folder, Ranks()), str(folder), monitor, patience=math.inf):
+        if not job.complete():
+            told = f" ({remarks})" if remarks else ""
+            _log.info("embedding %s with %s%s.", job.dataset.title, job.settings.network, told)
+            made: dict[str, Any] = job.run(monitor)
+            _log.debug("made %s of %s shards in %s.", made["shards_made"], made["shards"], folder)
+    job.tidy()
+    return job

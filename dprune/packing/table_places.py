@@ -1,0 +1,199 @@
+"""Where tables lie: files, globs, folders of parquet files, and datasets as Hugging Face caches and saves them.
+
+- A cached dataset is a folder with `dataset_info.json` and files `NAME-SPLIT.arrow` or, of several,
+  `NAME-SPLIT-00000-of-00008.arrow`; `cache-*.arrow` beside them are what its `map` and `filter` left, no part of it.
+- `save_to_disk` writes a folder with `state.json`, which lists its files and may name its split; a DatasetDict is such
+  a folder for each split beside `dataset_dict.json`.
+- On the hub a dataset is a folder of parquet files, `data/train-00000-of-00294.parquet` and so on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dprune.errors import InputError
+from dprune.formats.checked_json import read_json
+from dprune.formats.images import readable_suffixes
+from dprune.formats.table_files import TableFile, open_table
+from dprune.packing.folders import walk_files
+from dprune.packing.splits import find_classes
+
+SUFFIXES = (".parquet", ".arrow")
+_INFO, _STATE = "dataset_info.json", "state.json"
+_NUMBERED = re.compile(r"[-_.]?\d+(?:-of-\d+)?$|-\d+-of-\d+(?:-[0-9a-f]+)?$")
+_REMEDY = "give its files by name"
+
+
+@dataclass(frozen=True)
+class TablePlace:
+    """A file of rows before it is opened.
+
+    Attributes:
+        path: of the file.
+        name: what it is called below what was given, with `/` between folders.
+        split: the folders and the split that it belongs to by its name, such as `data/train`.
+    """
+
+    path: str
+    name: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The files of rows that are taken.
+
+    Attributes:
+        files: in order, and `names` of them.
+        split: that was taken of several, or the only one; None where names tell of none.
+        left_out: number of rows in other splits, and of files that are no part of a dataset.
+    """
+
+    files: Sequence[TableFile]
+    names: Sequence[str]
+    split: str | None
+    left_out: dict[str, int]
+
+
+def is_table(location: str) -> bool:
+    """Tell files of rows, globs of them, and folders that hold such files but neither images nor tars."""
+    if os.path.isdir(location):
+        return _is_folder_of_tables(location)
+    if not location.lower().endswith(SUFFIXES):
+        return False
+    return os.path.isfile(location) or ("*" in location and bool(glob.glob(location)))
+
+
+def _is_folder_of_tables(folder: str) -> bool:
+    """Look until an image or a tar turns up, which in a folder of images is at once."""
+    waiting, seen, found = [folder], set[str](), False
+    while waiting:
+        here = waiting.pop()
+        if (real := os.path.realpath(here)) in seen:
+            continue
+        seen.add(real)
+        with contextlib.suppress(OSError), os.scandir(here) as entries:
+            for entry in entries:
+                name = entry.name.lower()
+                if name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    waiting.append(entry.path)
+                elif ".tar" in name or name.rpartition(".")[2] in readable_suffixes():
+                    return False
+                found = found or name.endswith(SUFFIXES)
+    return found
+
+
+def find_tables(locations: Sequence[str], split: str | None) -> Tables:
+    """Open the files of rows at the locations, and take one split of them.
+
+    Args:
+        locations: as `is_table` takes them.
+        split: see `find_classes`.
+
+    Raises:
+        InputError: a file is damaged, or there is no such split.
+        UsageError: there are several splits to choose from.
+    """
+    left = Counter[str]()
+    places = [place for location in locations for place in _places(location, left)]
+    if not places:
+        raise InputError(f"{locations[0]}: holds no parquet or Arrow files of a dataset.")
+    names = _told_apart([place.name for place in places])
+    files = [open_table(place.path) for place in places]
+    sizes = Counter[str]()
+    for place, file in zip(places, files, strict=True):
+        sizes[place.split] += file.rows
+    # Files are to splits what folders of images are to them.
+    found = find_classes(locations[0], sizes, split)
+    left.update(found.left_out)
+    taken = [number for number, place in enumerate(places) if found.split is None or place.split in found.labels]
+    return Tables(
+        [files[n] for n in taken], [names[n] for n in taken], found.split, {k: n for k, n in left.items() if n}
+    )
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Give files of several folders that are called alike a number."""
+    seen, found = Counter[str](), []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return found
+
+
+def _places(location: str, left: Counter[str]) -> Iterator[TablePlace]:
+    if not os.path.isdir(location):
+        for path in [location] if os.path.isfile(location) else sorted(glob.glob(location)):
+            name = os.path.basename(path)
+            yield TablePlace(path, name, _split_in(name))
+        return
+    folders: dict[str, list[str]] = {}
+    for file in walk_files(location, left):
+        # Names that end so are of a download that was not finished.
+        if not file.hidden and ".incomplete/" not in file.path:
+            folders.setdefault(file.folder, []).append(file.name)
+    for folder in sorted(folders):
+        for name, split in _files_in(os.path.join(location, folder), sorted(folders[folder]), left):
+            parts = [folder, name], [folder, split]
+            yield TablePlace(os.path.join(location, *parts[0]), *("/".join(filter(None, part)) for part in parts))
+
+
+def _files_in(folder: str, names: Sequence[str], left: Counter[str]) -> list[tuple[str, str]]:
+    """Return the files of rows in one folder, each with the split that its name or what lies beside it tells."""
+    found = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+    if _STATE in names and any(name.endswith(".arrow") for name in found):
+        return _saved(folder)
+    if _INFO in names and (known := _cached(folder)):
+        parts = [(name, match[1]) for name in found if (match := known.match(name))]
+        if parts:
+            left["cached results of map and filter"] += sum(name.startswith("cache-") for name in found)
+            return parts
+    return [(name, _split_in(name)) for name in found]
+
+
+def _split_in(name: str) -> str:
+    """Return what a file is called without its number: its split, where files are named after splits."""
+    stem = name.rpartition(".")[0]
+    return _NUMBERED.sub("", stem) or stem
+
+
+def _saved(folder: str) -> list[tuple[str, str]]:
+    """Return the files that `save_to_disk` lists."""
+    state = _table(os.path.join(folder, _STATE))
+    listed = state.get("_data_files")
+    entries = listed if isinstance(listed, list) else []
+    names = [str(entry.get("filename")) for entry in entries if isinstance(entry, dict)]
+    if not names or any(os.path.basename(name) != name for name in names):
+        raise InputError(f"{folder}/{_STATE}: does not list the files of a dataset: {_REMEDY}.")
+    if state.get("_indices_data_files") or state.get("_indices_files"):
+        raise InputError(
+            f"{folder}: keeps the order of its rows in a file of its own: write it again by flatten_indices() and "
+            "save_to_disk()."
+        )
+    # A DatasetDict calls the folder like the split; where it stands alone the state may name one.
+    split = state.get("_split")
+    alone = not Path(folder).parent.joinpath("dataset_dict.json").exists()
+    return [(name, str(split) if alone and split else "") for name in names]
+
+
+def _cached(folder: str) -> re.Pattern[str] | None:
+    """Return what the files of a cached dataset are called, their splits as group 1, or None for another folder."""
+    splits = _table(os.path.join(folder, _INFO)).get("splits")
+    if not isinstance(splits, dict) or not splits:
+        return None
+    return re.compile(rf"(?!cache-).+-({'|'.join(map(re.escape, splits))})(?:-\d+-of-\d+)?\.arrow$")
+
+
+def _table(path: str) -> dict[str, Any]:
+    content = read_json(path, _REMEDY)
+    return content if isinstance(content, dict) else {}

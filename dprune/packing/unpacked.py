@@ -1,0 +1,155 @@
+"""Images that were never packed as a dataset: stretches of a source stand for the shards that they would become.
+
+Measuring reads them where they are, so that no copy of them takes room or time.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dprune.errors import BadImage, UsageError
+from dprune.formats.members import LABEL_SUFFIX
+from dprune.formats.provenance import digest
+from dprune.formats.shard_index import LeftOut
+from dprune.formats.shards import Dataset, Shard, ShardSize
+from dprune.packing.folders import FolderSource
+from dprune.packing.opening import opener_of
+from dprune.packing.samples import Sample
+from dprune.packing.settings import PackSettings
+from dprune.packing.sources import Source
+
+PORTION = 2048
+"""Images whose features are made and published together."""
+HELD = 16
+"""Samples that a reader keeps, for the label is read before the image."""
+PROBED = 16
+"""Images of a folder that are read to tell it from another with the same names and sizes."""
+
+
+def is_unpacked(location: str) -> bool:
+    """Tell what `pack` takes and what is no shards: folders and archives of images, tables and the like."""
+    return opener_of(location) is not None
+
+
+def open_images(location: str) -> Source:
+    """Open a location that `is_unpacked`.
+
+    Args:
+        location: a folder or zip of images, or another of its sources.
+
+    Raises:
+        InputError: it holds no images, or is not sound.
+        UsageError: it holds images of several splits.
+    """
+    opener = opener_of(location)
+    assert opener is not None
+    try:
+        return opener.opened(location, PackSettings())
+    except UsageError as error:
+        raise UsageError(
+            f"{location}: holds several splits: give one of its folders, or dprune pack it with --split first."
+        ) from error
+
+
+def as_dataset(location: str, source: Source) -> Dataset:
+    """Cut a source into stretches.
+
+    Args:
+        location: what messages call it.
+        source: its samples.
+    """
+    keys = list(source.keys())
+    content = _content(source)
+    begins = range(0, len(keys), PORTION)
+    stretches = (
+        UnpackedShard(
+            f"{location}/{number:06d}", source=source, content=content, keys=keys[begin : begin + PORTION], begin=begin
+        )
+        for number, begin in enumerate(begins)
+    )
+    return Dataset(tuple(stretches), ())
+
+
+def _content(source: Source) -> str:
+    """Return a digest of a source that does not depend on where it lies."""
+    parents = {role: parent["digest"] for role, parent in source.parents.items()}
+    probed = hashlib.sha256()
+    if isinstance(source, FolderSource):
+        # Its parent knows names and sizes, which images drawn anew share wherever their format does not compress.
+        for number in sorted({len(source) * place // PROBED for place in range(PROBED)}):
+            sample = _loaded(source, number)
+            probed.update(b"" if isinstance(sample, BadImage) else sample.members[sample.image][1])
+    return digest([parents, dict(source.options), probed.hexdigest()])
+
+
+def _loaded(source: Source, number: int) -> Sample | BadImage:
+    try:
+        return source.load(number)
+    except BadImage as error:
+        return error
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnpackedShard(Shard):
+    """Consecutive samples of a source, in the place of a shard.
+
+    Attributes:
+        source: all samples.
+        content: digest of the source.
+        keys: of the samples of this one.
+        begin: number of the first of them in the source.
+    """
+
+    source: Source = field(compare=False)
+    content: str
+    keys: Sequence[str] = field(compare=False)
+    begin: int
+
+    @functools.cached_property
+    def size(self) -> ShardSize:
+        """What it holds, for which nothing is read."""
+        members = digest([self.content, self.begin, len(self.keys)])
+        return ShardSize(len(self.keys), members, LeftOut())
+
+    def reader(self) -> UnpackedReader:
+        """See `Shard`."""
+        return UnpackedReader(self)
+
+
+class UnpackedReader:
+    """Loads samples of an unpacked shard; made anew in each worker process."""
+
+    def __init__(self, shard: UnpackedShard) -> None:
+        self._shard = shard
+        self._sample = functools.lru_cache(HELD)(self._load)
+
+    def _load(self, row: int) -> Sample | BadImage:
+        return _loaded(self._shard.source, self._shard.begin + row)
+
+    def key(self, row: int) -> str:
+        """Return the key of a sample."""
+        return self._shard.keys[row]
+
+    def label(self, row: int) -> int:
+        """Return the label of a sample, -1 for none.
+
+        Raises:
+            InputError: the label is not a whole number.
+        """
+        sample = self._sample(row)
+        found = dict(() if isinstance(sample, BadImage) else sample.members).get(LABEL_SUFFIX)
+        return -1 if found is None else self._shard.choice.label(f"{self._shard.location}: {self.key(row)}", found)
+
+    def image(self, row: int) -> bytes:
+        """Return the encoded image of a sample.
+
+        Raises:
+            BadImage: it cannot be read.
+        """
+        sample = self._sample(row)
+        if isinstance(sample, BadImage):
+            raise sample
+        return sample.members[sample.image][1]

@@ -1,0 +1,250 @@
+"""Sides of `eval` and `memorization` that were never packed: folders and archives of images, read where they lie."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Result, dprune, image_bytes
+from PIL import Image
+
+from dprune.errors import UsageError
+from dprune.formats.features import open_features
+from dprune.formats.shards import Dataset
+from dprune.measuring.making import Embedding
+from dprune.measuring.side_paths import SidePath
+from dprune.measuring.sources import open_sources
+from dprune.packing.unpacked import PORTION, as_dataset, open_images
+from dprune.runtime import Silent
+
+PIXELS = ("--model", "pixels", "--image-size", 4, "--workers", 0)
+PLAIN = Embedding("pixels", "inception", image_size=4)
+CLASSES = ("cat", "dog", "owl")
+
+
+def folder(place: Path, count: int = 12, seed: int = 0, classes: tuple[str, ...] = CLASSES) -> Path:
+    """Images in class folders, in formats that shards hold and in those that they do not."""
+    for number in range(count):
+        path = place / (classes[number % len(classes)] if classes else "") / f"{number:03d}.x"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = image_bytes(1000 * seed + number)
+        if number % 4 == 3:
+            Image.open(io.BytesIO(data)).save(path.with_suffix(".bmp"))
+        else:
+            path.with_suffix(".png").write_bytes(data)
+    return place
+
+
+def zipped(place: Path) -> Path:
+    with zipfile.ZipFile(place.with_suffix(".zip"), "w") as archive:
+        for path in sorted(place.rglob("*.*")):
+            archive.write(path, path.relative_to(place))
+    return place.with_suffix(".zip")
+
+
+def dataset(path: Path) -> Dataset:
+    return as_dataset(str(path), open_images(str(path)))
+
+
+def measured(output: Path, *args: object) -> dict[str, Any]:
+    dprune("eval", *args, "-o", output).ok()
+    found: dict[str, Any] = json.loads(output.read_text())
+    return found
+
+
+# What is measured is what packing and embedding would give.
+
+
+@pytest.mark.parametrize("make", [lambda place: place, zipped], ids=["folder", "zip"])
+def test_features_are_those_of_packed_images(tmp_path: Path, make: Any) -> None:
+    place = make(folder(tmp_path / "photos"))
+    dprune("pack", place, "-o", tmp_path / "shards").ok()
+    dprune("embed", tmp_path / "shards", *PIXELS, "-o", tmp_path / "store").ok()
+    source = open_sources({"generated": SidePath.of(str(place))}, PLAIN)["generated"]
+    found, expected = source.open(Silent()), open_features(tmp_path / "store")
+    np.testing.assert_array_equal(found.rows(0, 12), expected.rows(0, 12))
+    np.testing.assert_array_equal(found.labels(), expected.labels())
+    assert (source.name, source.model) == (str(place), "pixels")
+
+
+def test_every_kind_gives_the_same_numbers(tmp_path: Path) -> None:
+    generated, reference = folder(tmp_path / "g"), folder(tmp_path / "r", 20, seed=1)
+    for name in ("g", "r"):
+        dprune("pack", tmp_path / name, "-o", tmp_path / f"{name}-shards").ok()
+        dprune("embed", tmp_path / f"{name}-shards", *PIXELS, "-o", tmp_path / f"{name}-features").ok()
+    kinds = [
+        (generated, reference), (zipped(generated), zipped(reference)), (tmp_path / "g-shards", reference),
+        (generated, tmp_path / "r-features"),
+    ]  # fmt: skip
+    found = []
+    for number, pair in enumerate(kinds):
+        result = measured(tmp_path / f"{number}.json", *pair, *PIXELS, "--metrics", "fid,prdc,kid")
+        found.append({key: value for key, value in result["metrics"].items() if not key.endswith("_se")})
+    assert found == found[:1] * len(kinds)
+    assert found[0]["frechet_distance"] > 0
+
+
+def test_images_as_samples_held_out(tmp_path: Path) -> None:
+    place = [folder(tmp_path / name, 12, seed) for seed, name in enumerate(("g", "r", "v"))]
+    result = measured(tmp_path / "m.json", *place[:2], "--held-out", zipped(place[2]), *PIXELS, "--metrics", "fid")
+    assert [side["role"] for side in result["inputs"]] == ["generated", "reference", "held_out"]
+    assert result["metrics"]["frechet_distance_ratio"] > 0
+
+
+def test_images_in_memorization_and_its_picture(tmp_path: Path) -> None:
+    generated, train = folder(tmp_path / "g"), folder(tmp_path / "t", 20, seed=1)
+    shutil.copy(train / "cat" / "000.png", generated / "dog" / "copy.png")
+    args = (*PIXELS, "--jackknife", 0, "--figure-count", 3)
+    dprune(
+        "memorization", generated, zipped(train), *args, "--figure", tmp_path / "f.png", "-o", tmp_path / "m.json"
+    ).ok()
+    assert json.loads((tmp_path / "m.json").read_text())["metrics"]["zero_count"] == 1
+    dprune("memorization", generated, train, *args, "--figure", tmp_path / "other.png",
+           "--generated-shards", zipped(generated), "-o", tmp_path / "n.json").fails(3, "g.zip")  # fmt: skip
+    dprune("memorization", generated, train, *args, "--figure", tmp_path / "other.png",
+           "--generated-shards", generated, "-o", tmp_path / "n.json").ok()  # fmt: skip
+    assert np.array_equal(*(np.asarray(Image.open(tmp_path / name)) for name in ("f.png", "other.png")))
+
+
+# What a side is called by.
+
+
+def test_equal_folders_are_one_dataset_whatever_they_are_called(tmp_path: Path) -> None:
+    first = folder(tmp_path / "one")
+    shutil.copytree(first, tmp_path / "deep" / "two")
+    assert dataset(first).fingerprint == dataset(tmp_path / "deep" / "two").fingerprint
+    assert dataset(first).fingerprint != dataset(folder(tmp_path / "three", seed=3)).fingerprint
+
+
+def test_no_path_gets_into_the_result(tmp_path: Path) -> None:
+    measured(tmp_path / "m.json", folder(tmp_path / "one"), folder(tmp_path / "two", seed=1), *PIXELS)
+    assert str(tmp_path) not in (tmp_path / "m.json").read_text()
+
+
+def test_images_drawn_anew_under_the_same_names_and_sizes_are_others(tmp_path: Path) -> None:
+    """As uncompressed ones are; a result that is up to date would be that of images long gone."""
+    generated, reference = tmp_path / "g", folder(tmp_path / "r", seed=5)
+    generated.mkdir()
+
+    def draw(seed: int) -> Any:
+        for number in range(6):
+            Image.open(io.BytesIO(image_bytes(seed + number))).save(generated / f"{number}.bmp")
+        return dprune("eval", generated, reference, *PIXELS, "--metrics", "fid", "-o", tmp_path / "m.json")
+
+    draw(0).ok()
+    assert "is up to date" in draw(0).ok().err
+    draw(50).fails(3, "was made otherwise", "--overwrite")
+
+
+def test_a_rerun_makes_nothing_and_a_stopped_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("dprune.packing.unpacked.PORTION", 5)
+    generated, reference = folder(tmp_path / "g"), folder(tmp_path / "r", seed=1)
+    args = ("eval", generated, reference, *PIXELS, "--metrics", "fid")
+    dprune(*args, "--stop-after", "0s", "-o", tmp_path / "m.json").fails(75)
+    dprune(*args, "-o", tmp_path / "m.json").ok()
+    caplog.clear()
+    caplog.set_level(logging.DEBUG)
+    dprune(*args, "-o", tmp_path / "again.json").ok()
+    assert "embedding" not in caplog.text
+    assert (tmp_path / "m.json").read_bytes() == (tmp_path / "again.json").read_bytes()
+
+
+def test_a_dry_run_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPRUNE_CACHE", str(tmp_path / "cache"))
+    done = dprune(
+        "eval", folder(tmp_path / "g"), folder(tmp_path / "r", seed=1), *PIXELS, "--dry-run", "-o", tmp_path / "m"
+    )
+    assert set(json.loads(done.ok().out)["provenance"]["parents"]) == {"generated", "reference"}
+    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "m").exists()
+
+
+def test_portions_cover_a_source_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PORTION % 256 == 0, "batches never cross portions"
+    monkeypatch.setattr("dprune.packing.unpacked.PORTION", 5)
+    found = dataset(folder(tmp_path / "g"))
+    assert found.counts == [5, 5, 2]
+    readers = [shard.reader() for shard in found.shards]
+    keys = [reader.key(row) for reader, count in zip(readers, found.counts, strict=True) for row in range(count)]
+    assert keys == list(open_images(str(tmp_path / "g")).keys())
+    labels = [reader.label(row) for reader, count in zip(readers, found.counts, strict=True) for row in range(count)]
+    assert labels == sorted(labels)
+    assert set(labels) == {0, 1, 2}
+
+
+# Unreadable images, splits, and classes.
+
+
+def test_unreadable_images_are_counted(tmp_path: Path) -> None:
+    generated = folder(tmp_path / "g")
+    (generated / "cat" / "broken.png").write_bytes(b"junk")
+    (generated / "notes.txt").write_text("x")
+    done = dprune("eval", generated, folder(tmp_path / "r", seed=1), *PIXELS, "-o", tmp_path / "m.json").ok()
+    assert "left out: 1 .txt" in done.err
+    assert "1 of the generated samples have features that are not finite" in done.err
+    inputs = json.loads((tmp_path / "m.json").read_text())["inputs"]
+    assert [(side["count"], side["dropped"]) for side in inputs] == [(12, 1), (12, 0)]
+
+
+def fails(tmp_path: Path, code: int, generated: object, *words: str) -> Result:
+    reference = folder(tmp_path / "r", seed=1)
+    return dprune("eval", generated, reference, *PIXELS, "-o", tmp_path / "m.json").fails(code, *words)
+
+
+def test_what_holds_no_images_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    fails(tmp_path, 3, tmp_path / "bare", "bare", "holds no images")
+    (tmp_path / "junk.zip").write_bytes(b"PK\x03\x04" + bytes(40))
+    fails(tmp_path, 3, tmp_path / "junk.zip", "junk.zip")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"junk")
+    fails(tmp_path, 3, tmp_path / "bad", f"{tmp_path}/bad", "1 usable generated samples are too few")
+
+
+def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
+    import pickle
+
+    (tmp_path / "stats.pkl").write_bytes(pickle.dumps({"mu": [0.0], "sigma": [[1.0]]}))
+    fails(tmp_path, 3, tmp_path / "stats.pkl", "stats.pkl", "is a pickle", "np.savez")
+
+
+def test_options_for_shards_need_shards(tmp_path: Path) -> None:
+    places = folder(tmp_path / "g"), folder(tmp_path / "r")
+    done = dprune("eval", *places, *PIXELS, "--label-member", "y.txt", "-o", tmp_path / "m.json")
+    done.fails(2, "--label-member", "speak of shards")
+
+
+def test_labels_of_folders_count_where_both_sides_have_the_same_names(tmp_path: Path) -> None:
+    """Folders may be batches as well, and what is numbered otherwise must not be compared."""
+    paths = {"generated": folder(tmp_path / "g"), "reference": folder(tmp_path / "r")}
+    others = folder(tmp_path / "o", classes=("a", "b"))
+
+    def labelled(**sides: Path) -> dict[str, bool]:
+        opened = open_sources({role: SidePath.of(str(path)) for role, path in sides.items()}, PLAIN)
+        return {role: source.open(Silent()).labels() is not None for role, source in opened.items()}
+
+    assert labelled(**paths) == {"generated": True, "reference": True}
+    assert labelled(generated=others, reference=paths["reference"]) == {"generated": False, "reference": False}
+    dprune("pack", paths["reference"], "-o", tmp_path / "shards").ok()
+    assert labelled(generated=paths["generated"], reference=tmp_path / "shards") == {
+        "generated": True,
+        "reference": True,
+    }
+    assert labelled(generated=others, reference=tmp_path / "shards") == {"generated": False, "reference": True}
+    dprune("embed", tmp_path / "shards", *PIXELS, "-o", tmp_path / "store").ok()
+    assert labelled(generated=paths["generated"], reference=tmp_path / "store")["generated"] is False
+
+
+def test_a_folder_of_several_splits_is_one_sentence(tmp_path: Path) -> None:
+    place = folder(tmp_path / "g", classes=("train", "val"))
+    with pytest.raises(UsageError, match="several splits: give one of its folders"):
+        open_images(str(place))

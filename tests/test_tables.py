@@ -1,0 +1,388 @@
+"""dprune pack of tables: parquet files, and datasets that Hugging Face's library exported, saved and cached."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import DATA, Result, dprune, image_bytes, members
+from PIL import Image
+
+from dprune.formats.npz_images import NO_LABELS
+from dprune.packing.table_columns import TableChoice
+from dprune.packing.tables import TableSource
+
+TABLES = DATA / "tables"
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def pack(source: Path | list[Path], output: Path, *args: object) -> dict[str, Any]:
+    """What a pack says in JSON."""
+    sources = source if isinstance(source, list) else [source]
+    result = dprune("pack", *sources, "-o", output, "--workers", 0, "--json", *args).ok()
+    summary: dict[str, Any] = json.loads(result.out)
+    return summary
+
+
+def refused(source: Path, *args: object) -> Result:
+    return dprune("pack", source, "-o", source.with_name("refused"), "--workers", 0, *args)
+
+
+def pixels(data: bytes) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def drawn(seed: int) -> np.ndarray[Any, Any]:
+    """The image of a row, as make.py beside the files draws it."""
+    return np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+def struct(count: int, name: str | None = None) -> pa.Array:
+    """Images as Hugging Face writes them."""
+    rows = [{"bytes": image_bytes(i, (8, 8)), "path": name and name.format(i)} for i in range(count)]
+    return pa.array(rows, type=STRUCT)
+
+
+def table(path: Path, group: int = 1000, **columns: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=group)
+    return path
+
+
+def labels(folder: Path) -> list[int]:
+    return [int(data) for name, data in members(folder).items() if name.endswith(".cls")]
+
+
+def keys(folder: Path) -> list[str]:
+    return [name.removesuffix(".png") for name in members(folder) if name.endswith(".png")]
+
+
+# What Hugging Face's library wrote
+
+
+@pytest.mark.parametrize(
+    ("source", "split", "rows"),
+    [
+        ("hub", "train", range(5)),
+        ("hub", "test", range(5, 7)),
+        ("hub/data", "train", range(5)),
+        ("hub/data/test-00000-of-00001.parquet", None, range(5, 7)),
+        ("hub/data/train-*.parquet", None, range(5)),
+        ("saved", None, range(5)),
+        ("dict", "train", range(5)),
+        ("dict", "test", range(5, 7)),
+        ("dict/test", None, range(5, 7)),
+        ("cached", "train", range(5)),
+        ("cached", "test", range(5, 7)),
+    ],
+)
+def test_datasets_of_hugging_face(tmp_path: Path, source: str, split: str | None, rows: range) -> None:
+    said = pack(TABLES / source, tmp_path / "out", *(["--split", split] if split else []))
+    found = members(tmp_path / "out")
+    assert (said["samples"], said["classes"]) == (len(rows), 3)
+    assert keys(tmp_path / "out") == [f"{row:08d}" for row in range(len(rows))]
+    for place, row in enumerate(rows):
+        assert np.array_equal(pixels(found[f"{place:08d}.png"]), drawn(row))
+    assert labels(tmp_path / "out") == [row % 3 for row in rows]
+    assert (tmp_path / "out" / "classes.txt").read_text() == "cat\ndog\neel\n"
+    if source == "cached":
+        other = {"train": {"test/": 2}, "test": {"train/": 5}}[str(split)]
+        # What map left there is another dataset, of images that are turned around.
+        assert said["left_out"] == {"cached results of map and filter": 1} | other
+    assert "up to date" in dprune("pack", TABLES / source, "-o", tmp_path / "out",
+                                  *(["--split", split] if split else [])).ok().err  # fmt: skip
+
+
+def test_several_splits_ask_which(tmp_path: Path) -> None:
+    said = pack(TABLES / "hub", tmp_path / "out", "--split", "none")
+    assert said["samples"] == 7
+    refused_split = dprune("pack", TABLES / "hub", "-o", tmp_path / "no", "--split", "val")
+    refused_split.fails(3, "has no split 'val'", "test (2), train (5)")
+
+
+# Columns
+
+
+def test_images_of_every_type_of_column(tmp_path: Path) -> None:
+    data = [image_bytes(i, (8, 8)) for i in range(3)]
+    folder = tmp_path / "in"
+    (folder / "files").mkdir(parents=True)
+    for i, content in enumerate(data):
+        (folder / "files" / f"n{i}.x.png").write_bytes(content)
+    relative = [f"files/n{i}.x.png" for i in range(3)]
+    mixed = [{"bytes": data[0], "path": "n0.x.png"}, {"bytes": None, "path": relative[1]},
+             {"bytes": data[2], "path": "c:\\n2.x.png"}]  # fmt: skip
+    columns = {
+        "struct": pa.array(mixed, type=STRUCT),
+        "large": pa.array(data, type=pa.large_binary()),
+        "binary": pa.array(data, type=pa.binary()),
+        "view": pa.array(data, type=pa.binary_view()),
+        "bytes_alone": pa.array([{"bytes": one} for one in data], type=pa.struct([("bytes", pa.large_binary())])),
+        "paths": pa.array(relative),
+        "absolute": pa.array([str(folder / path) for path in relative], type=pa.large_string()),
+    }
+    for name, column in columns.items():
+        called = "img_path" if name in ("paths", "absolute") else "picture"
+        file = table(folder / f"{name}.parquet", id=[1, 2, 3], caption=["a", "b", "c"], **{called: column})
+        said = pack(file, tmp_path / name)
+        assert (said["samples"], said["classes"]) == (3, 0)
+        named = ["n0_x", "n1_x", "n2_x"] if name in ("struct", "paths", "absolute") else [f"{i:08d}" for i in range(3)]
+        assert members(tmp_path / name) == {f"{key}.png": content for key, content in zip(named, data)}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.png", "b/c.jpeg", "d"], ["a", "c", "d"]),
+        (["a.png", "b/a.png", "c.png"], None),
+        (["a.png", None, "c.png"], None),
+        (["a.png", "", "c.png"], None),
+        ([".png", "__x__.png", "c.d.png"], ["_png", "__x__", "c_d"]),
+    ],
+)
+def test_keys_are_names_of_files_where_each_row_has_its_own(
+    tmp_path: Path, names: list[str | None], expected: list[str] | None
+) -> None:
+    rows = [{"bytes": image_bytes(i, (8, 8)), "path": name} for i, name in enumerate(names)]
+    pack(table(tmp_path / "t.parquet", image=pa.array(rows, type=STRUCT)), tmp_path / "out")
+    assert keys(tmp_path / "out") == (expected or ["00000000", "00000001", "00000002"])
+
+
+def test_labels_of_every_type_of_column(tmp_path: Path) -> None:
+    texts = pa.array(["eel", "cat", None, "cat"])
+    columns = {
+        "numbers": (pa.array([3, 0, None, -1]), [3, 0], ""),
+        "unsigned": (pa.array([3, 0, None, 7], type=pa.uint8()), [3, 0, 7], ""),
+        "bool": (pa.array([True, False, None, True]), [1, 0, 1], ""),
+        "texts": (texts, [1, 0, 0], "cat\neel\n"),
+        "categories": (texts.dictionary_encode(), [1, 0, 0], "cat\neel\n"),
+        "nothing": (pa.nulls(4), [], ""),
+    }
+    for name, (column, expected, classes) in columns.items():
+        file = table(tmp_path / f"{name}.parquet", group=3, image=struct(4), label=column)
+        pack(file, tmp_path / name)
+        assert labels(tmp_path / name) == expected
+        written = tmp_path / name / "classes.txt"
+        assert (written.read_text() if written.exists() else "") == classes
+    pack(tmp_path / "texts.parquet", tmp_path / "none", "--label-column", NO_LABELS)
+    assert labels(tmp_path / "none") == []
+
+
+def test_columns_that_are_named(tmp_path: Path) -> None:
+    file = table(tmp_path / "t.parquet", left=struct(2), right=struct(2), coarse_label=[5, 6], fine_label=[7, 8])
+    refused(file).fails(3, "'left' and 'right' may be the images", "--image-column")
+    pack(file, tmp_path / "a", "--image-column", "RIGHT")
+    assert labels(tmp_path / "a") == [7, 8]
+    pack(file, tmp_path / "b", "--image-column", "left", "--label-column", "coarse_label")
+    assert labels(tmp_path / "b") == [5, 6]
+    again = dprune("pack", file, "-o", tmp_path / "b", "--image-column", "left").fails(
+        3, "coarse_label, not fine_label"
+    )
+    assert "label_column" in again.err
+    options = json.loads((tmp_path / "b" / "manifest.json").read_text())["provenance"]["options"]
+    assert (options["image_column"], options["label_column"]) == ("left", "coarse_label")
+
+
+def test_columns_beside(tmp_path: Path) -> None:
+    file = table(
+        tmp_path / "t.parquet", image=struct(2), TEXT=["Grün", None], score=[0.5, float("nan")], tags=[[1], []]
+    )
+    pack(file, tmp_path / "out", "--beside", "text,tags,score")
+    found = members(tmp_path / "out")
+    assert json.loads(found["00000000.json"]) == {"TEXT": "Grün", "score": 0.5, "tags": [1]}
+    assert json.loads(found["00000001.json"]) == {"TEXT": None, "score": None, "tags": []}
+    refused(file, "--beside", "nix").fails(3, "has no column 'nix'", "TEXT (string)")
+
+
+# Bad input
+
+
+def test_columns_that_cannot_be_told(tmp_path: Path) -> None:
+    file = table(tmp_path / "t.parquet", url=["http://x/a.jpg"], n=[1], emb=[[0.5]])
+    refused(file).fails(3, "no column of images", "url (string), n (int64), emb (list<", "img2dataset")
+    refused(file, "--image-column", "n").fails(3, "the column 'n' holds int64, not images", "--image-column")
+    refused(file, "--image-column", "pic").fails(3, "has no column 'pic'", "n (int64)")
+    file = table(tmp_path / "l.parquet", image=struct(2), label=[0.0, 1.0], kind=["a", "b"])
+    refused(file).fails(3, "the column 'label' holds double", "--label-column none")
+    refused(file, "--label-column", "nix").fails(3, "has no column 'nix'", "kind (string)")
+    assert pack(file, tmp_path / "out", "--label-column", "kind")["classes"] == 2
+    refused(table(tmp_path / "e.parquet", image=struct(0))).fails(3, "has no rows")
+
+
+def test_rows_without_an_image(tmp_path: Path) -> None:
+    rows = [{"bytes": image_bytes(0, (8, 8)), "path": None}, {"bytes": None, "path": None}, None,
+            {"bytes": None, "path": "gone.png"}, {"bytes": None, "path": "http://x/a.png"},
+            {"bytes": b"junk", "path": None}]  # fmt: skip
+    file = table(tmp_path / "t.parquet", image=pa.array(rows, type=STRUCT), label=list(range(6)))
+    for workers in (0, 2):
+        said = dprune("pack", file, "-o", tmp_path / f"out{workers}", "--workers", workers, "--json").ok()
+        assert json.loads(said.out)["unreadable"] == 5
+        ledger = [json.loads(line) for line in (tmp_path / f"out{workers}" / "bad.jsonl").read_text().splitlines()]
+        assert [entry["key"] for entry in ledger] == [f"{i:08d}" for i in range(1, 6)]
+        for entry, word in zip(ledger, ("is null", "is null", "missing: gone.png", "img2dataset", "cannot be decoded")):
+            assert word in entry["reason"]
+    refused(file, "--strict").fails(3, "'00000001' is null")
+    nulls = table(tmp_path / "n.parquet", image=pa.array([None, None], type=STRUCT))
+    refused(nulls).fails(3, "every image is unreadable, as '00000000', which is null")
+
+
+def test_files_that_do_not_agree(tmp_path: Path) -> None:
+    table(tmp_path / "a" / "1.parquet", image=struct(2), label=[0, 1])
+    two = table(tmp_path / "a" / "2.parquet", image=struct(2), label=["x", "y"])
+    refused(tmp_path / "a").fails(3, "1.parquet has whole numbers as labels", "2.parquet texts", "pack them apart")
+    table(two, image=struct(2), label=pa.nulls(2))
+    pack(tmp_path / "a", tmp_path / "out")
+    assert labels(tmp_path / "out") == [0, 1]
+    table(two, image=struct(2), n=[1, 2])
+    refused(tmp_path / "a").fails(3, "1.parquet has a column of labels", "2.parquet none", "--label-column, or none")
+    table(two, other=[1, 2])
+    refused(tmp_path / "a").fails(3, "2.parquet: has no column of images")
+    stated = pq.read_schema(TABLES / "hub/data/train-00000-of-00002.parquet").metadata
+    for path, names in ((tmp_path / "a" / "1.parquet", b"cat"), (two, b"cow")):
+        changed = {key: value.replace(b"cat", names) for key, value in stated.items()}
+        pq.write_table(pa.table({"image": struct(2), "label": [0, 1]}).replace_schema_metadata(changed), path)
+    refused(tmp_path / "a").fails(3, "name their classes differently")
+    pq.write_table(pa.table({"image": struct(2), "label": [0, 3]}).replace_schema_metadata(stated), two)
+    refused(two).fails(3, "the label 3", "3 classes")
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    whole = (TABLES / "hub/data/train-00000-of-00002.parquet").read_bytes()
+    for data in (whole[:-1], whole[:1000], whole[:8] + whole[1000:], whole[:-9] + b"\xff" + whole[-8:]):
+        path.write_bytes(data)
+        refused(path).fails(3, "t.parquet: is damaged or cut short")
+    path.write_bytes(b"")
+    refused(path).fails(3, "neither a parquet nor an Arrow file")
+    path.write_bytes(whole[:4] + b"\xff" * 40 + whole[44:])
+    refused(path).fails(3, "t.parquet: is damaged or cut short")
+    shutil.copytree(TABLES / "saved", tmp_path / "saved")
+    stream = tmp_path / "saved" / "data-00001-of-00002.arrow"
+    cut = stream.read_bytes()
+    for data in (cut[:-8], cut[:-9], cut[:300], cut[:20]):
+        stream.write_bytes(data)
+        refused(tmp_path / "saved").fails(3, "data-00001-of-00002.arrow: is damaged or cut short")
+    stream.unlink()
+    refused(tmp_path / "saved").fails(3, "data-00001-of-00002.arrow: no such file")
+    state = tmp_path / "saved" / "state.json"
+    state.write_text('{"_data_files": [{"filename": "../x.arrow"}]}')
+    refused(tmp_path / "saved").fails(3, "state.json: does not list the files")
+    os.mkfifo(tmp_path / "p.parquet")
+    refused(tmp_path / "p.parquet").fails(3)
+
+
+def test_a_stream_that_ends_between_batches_is_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "t.arrow"
+    rows = pa.table({"image": struct(4)})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, rows.schema) as writer:
+        writer.write_table(rows, max_chunksize=2)
+        place = file.tell()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place])
+    refused(path).fails(3, "cut short", "its end is missing")
+    path.write_bytes(whole)
+    assert pack(path, tmp_path / "out")["samples"] == 4
+
+
+def test_arrow_files_are_no_streams_and_read_all_the_same(tmp_path: Path) -> None:
+    rows = pa.table({"image": struct(5), "label": pa.array(list("abcab")).dictionary_encode()})
+    with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as file, pa.ipc.new_file(file, rows.schema) as writer:
+        writer.write_table(rows, max_chunksize=2)
+    pack(tmp_path / "t.arrow", tmp_path / "out", "--shard-size", 3)
+    assert labels(tmp_path / "out") == [0, 1, 2, 0, 1]
+
+
+def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        if name.startswith("pyarrow"):
+            raise ImportError("No module named 'pyarrow'")
+        return found(name)
+
+    found = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", missing)
+    refused(table(tmp_path / "t.parquet", image=struct(2))).fails(3, "pyarrow", "pip install 'dprune[parquet]'")
+
+
+# Reading in order
+
+
+def numbered(path: Path, count: int, group: int) -> Path:
+    return table(path, group=group, image=struct(count, "i{:03d}.png"), label=list(range(count)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_row_group_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    numbered(tmp_path / "in" / "a.parquet", 10, group=4)
+    numbered(tmp_path / "in" / "b.parquet", 3, group=4)
+    begun = list[int]()
+
+    def samples(source: TableSource, begin: int) -> Any:
+        begun.append(begin)
+        return original(source, begin)
+
+    original = TableSource.samples
+    monkeypatch.setattr(TableSource, "samples", samples)
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "out", "--shard-size", 3, "--workers", workers).ok()
+    assert begun == [0]
+    assert labels(tmp_path / "out") == [*range(10), *range(3)]
+    assert keys(tmp_path / "out") == [f"{row:08d}" for row in range(13)]
+
+
+def test_single_samples_can_be_loaded(tmp_path: Path) -> None:
+    numbered(tmp_path / "in" / "a.parquet", 10, group=4)
+    numbered(tmp_path / "in" / "b.parquet", 9, group=2)
+    source = TableSource([str(tmp_path / "in")], TableChoice())
+    for number in (0, 1, 5, 3, 12, 18, 9, 10, 0):
+        assert source.load(number).members[0][1] == image_bytes(number if number < 10 else number - 10, (8, 8))
+
+
+def test_large_batches_are_cut(tmp_path: Path) -> None:
+    numbered(tmp_path / "t.parquet", 700, group=700)
+    pack(tmp_path / "t.parquet", tmp_path / "out")
+    assert labels(tmp_path / "out") == list(range(700))
+    assert keys(tmp_path / "out")[699] == "i699"
+
+
+def test_a_missing_shard_is_made_again(tmp_path: Path) -> None:
+    numbered(tmp_path / "t.parquet", 10, group=4)
+    pack(tmp_path / "t.parquet", tmp_path / "out", "--shard-size", 3)
+    whole = members(tmp_path / "out")
+    for number in (2, 0):
+        (tmp_path / "out" / f"{number:06d}.tar").unlink()
+        pack(tmp_path / "t.parquet", tmp_path / "out", "--shard-size", 3)
+        assert members(tmp_path / "out") == whole
+
+
+def test_whether_a_pack_is_up_to_date_is_told_by_footers(tmp_path: Path) -> None:
+    path = numbered(tmp_path / "t.parquet", 10, group=4)
+    pack(path, tmp_path / "out")
+    data = path.read_bytes()
+    path.write_bytes(data[:100] + bytes(50) + data[150:])
+    assert "up to date" in dprune("pack", path, "-o", tmp_path / "out").ok().err
+    numbered(path, 10, group=5)
+    dprune("pack", path, "-o", tmp_path / "out").fails(3, "--overwrite")
+
+
+def test_tables_beside_other_sources(tmp_path: Path) -> None:
+    table(tmp_path / "t.parquet", image=struct(2, "t{}.png"), label=["eel", "cat"])
+    (tmp_path / "photos" / "dog").mkdir(parents=True)
+    (tmp_path / "photos" / "dog" / "a.png").write_bytes(image_bytes(9, (8, 8)))
+    pack([tmp_path / "photos", tmp_path / "t.parquet"], tmp_path / "out")
+    assert keys(tmp_path / "out") == ["dog/a", "t0", "t1"]
+    assert labels(tmp_path / "out") == [1, 2, 0]
+    assert (tmp_path / "out" / "classes.txt").read_text() == "cat\ndog\neel\n"
+    (tmp_path / "photos" / "about.parquet").write_bytes((tmp_path / "t.parquet").read_bytes())
+    # Images decide: this is what img2dataset's files look like.
+    assert pack(tmp_path / "photos", tmp_path / "files")["samples"] == 1
+    dprune("pack", tmp_path / "photos", "-o", tmp_path / "no", "--image-column", "x").fails(
+        2, "--image-column", "tables"
+    )
