@@ -20,8 +20,6 @@ from dprune.cli import STAGES, cli
 HERE = Path(__file__).resolve().parent
 METAVARS = {"INTEGER": "N", "INTEGER RANGE": "N", "FLOAT": "X", "FLOAT RANGE": "X"}
 EXAMPLES = "Examples:"
-OWN = ("DECODING", "PIECES", "STANDARD ERRORS")
-"""Sections that a few pages have."""
 
 
 def sections(path: Path) -> dict[str, str]:
@@ -106,9 +104,9 @@ def command_page(name: str, parent: click.Context) -> list[str]:
         declared += [f".SS {escape(method)}", *options(member, contexts[method])]
         examples = examples + more
     page += [".SH DESCRIPTION", *description, ".SH OPTIONS", *declared, ".SH EXAMPLES", *literal(examples)]
-    for heading in OWN:
-        if text := PROSE.get(f"{heading} {name}"):
-            page += [f".SH {heading}", *blocks(text)]
+    for heading in ("SOURCES", "LABELS", "DECODING", "PIECES", "STANDARD ERRORS"):
+        if own := PROSE.get(f"{heading} {name}"):
+            page += [f".SH {heading}", *blocks(own)]
     for heading in ("EXIT STATUS", "ENVIRONMENT", "FILES"):
         page += [f".SH {heading}", *blocks(PROSE.get(f"{heading} {name}", "") + "\n\n" + PROSE[heading])]
     return [*page, *see_also(f"dprune-{name}")]

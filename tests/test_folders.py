@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -246,8 +245,10 @@ KAGGLE = ("train/cat/a.png", "train/dog/b.png", "train/dog/c.png", "val/cat/d.pn
 def test_one_split_is_taken_and_its_folders_are_the_classes(tmp_path: Path, packed: bool, above: str) -> None:
     source = tree(tmp_path / "in", *(above + name for name in KAGGLE))
     source = zipped(source) if packed else source
-    refused(source).fails(2, "train (3), val (2)", "--split train", "--split none")
-    summary = pack(source, tmp_path / "out", "--split", "Train")
+    assert pack(source, tmp_path / "said") == pack(source, tmp_path / "asked", "--split", "Train") | {
+        "output": str(tmp_path / "said")
+    }
+    summary = pack(source, tmp_path / "out")
     assert (summary["samples"], summary["classes"], summary["left_out"]) == (3, 2, {"val/": 2})
     assert summary["split"] == "train"
     assert labels(tmp_path / "out") == {f"{above}train/cat/a": 0, f"{above}train/dog/b": 1, f"{above}train/dog/c": 1}
@@ -256,6 +257,72 @@ def test_one_split_is_taken_and_its_folders_are_the_classes(tmp_path: Path, pack
     dprune("pack", source, "-o", tmp_path / "val", "--split", "train").fails(3, "made otherwise", "split")
     assert pack(source, tmp_path / "none", "--split", "none")["classes"] == 4
     refused(source, "--split", "test").fails(3, "no split 'test'", "train (3)")
+
+
+def test_training_data_are_taken_and_what_is_left_is_said(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "in", *KAGGLE[:3], "val/ILSVRC2012_val_00000001.JPEG", "val/b.png", "notes.txt")
+    (folder / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(image_bytes(3, suffix="jpg"))
+    result = dprune("pack", folder, "-o", tmp_path / "out", "--workers", 0).ok()
+    assert "split: train)" in result.err
+    assert "left out: val/: 2, .txt: 1" in result.err
+    assert set(labels(tmp_path / "out").values()) == {0, 1}
+
+
+def test_without_one_training_split_somebody_has_to_choose(tmp_path: Path) -> None:
+    refused(tree(tmp_path / "a", "val/cat/d.png", "test/cat/e.png")).fails(
+        2, "test (1), val (1)", "--split test", "--split none"
+    )
+    refused(tree(tmp_path / "b", "train2014/x.png", "train2017/y.png", "val2017/z.png")).fails(2, "--split train2014")
+
+
+def test_a_list_says_the_order_of_the_classes(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "in", "cat/a.png", "dog/b.png", "ape/c.png")
+    (folder / "classes.txt").write_text("dog\nemu\nape\ncat\n")
+    for source in (folder, zipped(folder)):
+        out = tmp_path / f"out{source.suffix}"
+        summary = pack(source, out)
+        assert (summary["classes"], "left_out" in summary) == (4, False)
+        assert labels(out) == {"ape/c": 2, "cat/a": 3, "dog/b": 0}
+        assert (out / "classes.txt").read_text() == "dog\nemu\nape\ncat\n"
+    (folder / "classes.txt").write_bytes(b"\xef\xbb\xbfdog\r\nape\r\ncat\r\nemu")
+    dprune("pack", folder, "-o", tmp_path / "out").fails(3, "made otherwise", "images")
+    assert pack(folder, tmp_path / "turned")["classes"] == 4
+    assert labels(tmp_path / "turned") == {"ape/c": 1, "cat/a": 2, "dog/b": 0}
+    for content, words in (
+        ("dog\ncat\n", "classes.txt: does not list the class 'ape'"),
+        ("dog\ncat\ndog\nape", "the class 'dog' stands twice"),
+        ("dog\n\ncat\nape", "a line is empty"),
+        ("", "does not list the class 'ape'"),
+    ):
+        (folder / "classes.txt").write_text(content)
+        refused(folder).fails(3, words)
+
+
+def test_a_list_may_lie_in_the_folder_of_the_classes(tmp_path: Path) -> None:
+    archive = tree(tmp_path / "in", "images/cat/a.png", "images/dog/b.png")
+    (archive / "images" / "classes.txt").write_text("dog\ncat\n")
+    pack(zipped(archive), tmp_path / "out")
+    assert (tmp_path / "out" / "classes.txt").read_text() == "dog\ncat\n"
+    splits = tree(tmp_path / "splits", *KAGGLE)
+    (splits / "classes.txt").write_text("dog\ncat\n")
+    for name in ("train", "val"):
+        pack(splits, tmp_path / name, "--split", name)
+        assert set(labels(tmp_path / name).values()) == {0, 1}
+        assert labels(tmp_path / name)[f"{name}/dog/{'e' if name == 'val' else 'b'}"] == 0
+    flat = tree(tmp_path / "flat", "a.png")
+    (flat / "classes.txt").write_text("person\n")
+    assert pack(flat, tmp_path / "unlabelled") | {"left_out": {".txt": 1}, "classes": 0} == pack(
+        flat, tmp_path / "again"
+    ) | {"output": str(tmp_path / "unlabelled")}
+
+
+def test_images_without_labels_are_told_how_to_get_some(tmp_path: Path) -> None:
+    flat = tree(tmp_path / "flat", "a.png")
+    assert "flat: its images get no labels: give them by --labels FILE" in refused(flat).ok().err
+    (flat / "a.cls").write_text("3")
+    assert "--labels" not in dprune("pack", flat, "-o", tmp_path / "a", "--beside", "cls", "--workers", 0).ok().err
+    classes = tree(tmp_path / "classes", "cat/a.png", "b.png")
+    assert "--labels" not in dprune("pack", classes, "-o", tmp_path / "b", "--workers", 0).ok().err
 
 
 def test_flat_splits_are_no_classes(tmp_path: Path) -> None:
@@ -301,8 +368,11 @@ def test_which_folders_are_splits(folders: list[str], expected: list[str | None]
     if expected is None:
         assert find_classes("in", counts, None).split is None
         return
-    with contextlib.suppress(UsageError):
-        assert len(find_classes("in", counts, None).left_out) == 0
+    if folders == ["train2014", "train2017"]:
+        with pytest.raises(UsageError):
+            find_classes("in", counts, None)
+    else:
+        assert [find_classes("in", counts, None).labels.get(folder) for folder in folders] == expected
     name = next(part for part in folders[0].split("/") if part.lower().startswith("train"))
     found = find_classes("in", counts, name)
     assert [found.labels.get(folder) for folder in folders] == expected

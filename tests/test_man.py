@@ -15,9 +15,14 @@ from dprune.cli import STAGES, cli
 
 MAN = Path(__file__).parent.parent / "man"
 NAMES = [name for stage in STAGES.values() for name in stage]
-OWN = {"embed": "DECODING", "status": "PIECES"}
-OWN |= dict.fromkeys(("eval", "memorization", "report", "score"), "STANDARD ERRORS")
-"""Sections that the pages of some commands have to themselves, such as what varies in each error."""
+OWN = {
+    "pack": ["SOURCES"],
+    "embed": ["DECODING"],
+    "status": ["PIECES"],
+    # What varies in each error.
+    **{name: ["STANDARD ERRORS"] for name in ("eval", "memorization", "report", "score")},
+}
+"""Sections that the pages of some commands have."""
 PAGES = ["dprune.1", *(f"dprune-{name}.1" for name in NAMES), "dprune-files.7"]
 
 
@@ -53,7 +58,7 @@ def test_a_page_has_all_sections_in_order(name: str) -> None:
         "DESCRIPTION",
         "OPTIONS",
         "EXAMPLES",
-        *([OWN[name]] if name in OWN else []),
+        *OWN.get(name, ()),
         "EXIT STATUS",
         "ENVIRONMENT",
         "FILES",

@@ -245,6 +245,6 @@ def test_labels_of_folders_count_where_both_sides_have_the_same_names(tmp_path: 
 
 
 def test_a_folder_of_several_splits_is_one_sentence(tmp_path: Path) -> None:
-    place = folder(tmp_path / "g", classes=("train", "val"))
+    place = folder(tmp_path / "g", classes=("test", "val"))
     with pytest.raises(UsageError, match="several splits: give one of its folders"):
         open_images(str(place))

@@ -43,7 +43,7 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
     options.choice("--keys", ["path", "unique"], "Refuse repeated keys, or tell them apart by a number.",
                    default="path"),
     click.option("--split", metavar="NAME",
-                 help="Take this one of folders called train, val, test and the like; none takes them as classes."),
+                 help="Take this one of folders called train, val and the like; none: as classes.  [default: train]"),
     click.option("--beside", type=Suffixes(), default=(), metavar="SUFFIX,...",
                  help="Keep what is named like an image, such as txt,json; cls is its label. Of tables: columns."),
     click.option("--image-column", metavar="NAME",
@@ -65,14 +65,16 @@ def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings
     handwritten digits that scikit-learn ships. Several are packed one after the other, of any kinds but streams, with
     one numbering of their classes. Interrupted packs go on when the same command runs again.
 
-    The folder that an image lies in becomes its label; of folders called train, val, test and the like, one is taken.
-    Images in formats that shards do not hold become PNG, and of animations and pages the first is taken. Files that
-    are left out are counted by their suffixes.
+    The folder that an image lies in becomes its label, and classes.txt says the order of the classes. Of folders called
+    train, val, test and the like, the training data are taken unless --split says otherwise. Images in formats that
+    shards do not hold become PNG, and of animations and pages the first is taken. Files that are left out are counted
+    by their suffixes.
 
     \b
     Examples:
       dprune pack photos -o shards --size 256
-      dprune pack cifar10.zip --split train -o shards
+      dprune pack cifar10.zip --split test -o held-out
+      dprune pack photos more.zip old-shards -o shards --keys unique
       dprune pack imagenet-1k/data --split train --size 256 -o shards
       dprune pack samples_50000x256x256x3.npz -o generated
       dprune pack shards --subset keep.npy -o pruned

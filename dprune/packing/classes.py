@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dprune.errors import InputError
 from dprune.formats.members import LABEL_SUFFIX, MemberChoice
+from dprune.formats.shards import CLASSES
+from dprune.formats.whole_files import read_file
 from dprune.packing.samples import Sample
+from dprune.packing.splits import FolderClasses
+
+MOST_BYTES = 64 << 20
+"""Of a list of classes."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +94,59 @@ def merge_classes(sources: Sequence[ClassNames]) -> tuple[list[str], list[Number
     kept = dict.fromkeys(itertools.chain.from_iterable(meant))
     names = [*kept, *sorted({name for source in sources for name in source.names} - kept.keys())]
     return names, [source.numbers(names) for source in sources]
+
+
+def in_order(classes: FolderClasses, order: Sequence[str], folder: str, title: str) -> FolderClasses:
+    """Number classes of folders in the order of a list, which may call them by their paths below its own folder.
+
+    Args:
+        classes: of the folders.
+        order: all names, also of classes without images.
+        folder: that the list lies in.
+        title: what messages call the list.
+
+    Raises:
+        InputError: images are of a class that the list lacks.
+    """
+    listed, begin = set(order), f"{folder}/" if folder else ""
+    labels = {place: name if name in listed else name.removeprefix(begin) for place, name in classes.labels.items()}
+    if unknown := sorted({escaped(name) for name in labels.values() if name} - listed):
+        raise InputError(
+            f"{title}: does not list the class {unknown[0]!r}, which images are of: add it, or take the list out."
+        )
+    return replace(classes, labels=labels, names=order)
+
+
+def escaped(name: str) -> str:
+    """Write a name on one line."""
+    return name.replace("\n", "\\n")
+
+
+def classes_of_folder(folder: str) -> list[str]:
+    """Return the names in the classes.txt of a folder, in order; empty without one.
+
+    Raises:
+        InputError: it is damaged, see `read_classes`.
+    """
+    path = os.path.join(folder, CLASSES)
+    return read_classes(path, read_file(path, MOST_BYTES)) if os.path.isfile(path) else []
+
+
+def read_classes(title: str, content: bytes) -> list[str]:
+    """Read names of classes, a line each, of which the first is that of label 0.
+
+    Args:
+        title: what messages call the file.
+        content: of the file.
+
+    Raises:
+        InputError: a name stands twice, or a line is empty.
+    """
+    # Names may hold what str.splitlines takes for the end of a line.
+    lines = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").rstrip("\r\n").split("\n")
+    names = [line.removesuffix("\r") for line in lines]
+    twice = next((name for name, count in Counter(names).items() if count > 1 or not name), None)
+    if twice is not None and names != [""]:
+        said = f"the class {twice!r} stands twice" if twice else "a line is empty"
+        raise InputError(f"{title}: {said}, so its lines do not number the classes: mend it.")
+    return names if names != [""] else []

@@ -6,100 +6,20 @@ import functools
 import glob
 import hashlib
 import os
-import re
 import stat
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from dprune.errors import BadImage, InputError, UsageError, unreadable
-from dprune.formats.images import FORMATS, readable_suffixes
-from dprune.formats.members import IMAGE_SUFFIXES, LABEL_SUFFIX
+from dprune.errors import BadImage, InputError, unreadable
+from dprune.formats.members import LABEL_SUFFIX
 from dprune.formats.provenance import Record, parent_record
+from dprune.packing.classes import escaped, in_order, read_classes
+from dprune.packing.files import FileChoice, ImageFile, beside_images, classes_file, is_hidden, shard_suffix, sorted_out
 from dprune.packing.samples import Sample
 from dprune.packing.sources import MOST_BYTES, Source, is_called_an_image
-from dprune.packing.splits import find_classes
-
-# What systems put into folders by themselves.
-_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
-_UNSEEN = {"__MACOSX", "lost+found"}
-_SUFFIX = re.compile(r"[a-z0-9_+-]{1,12}")
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """A file in a folder or zip: its relative path, size in bytes, and checksum where the zip tells it."""
-
-    path: str
-    size: int
-    crc: int | None = None
-    entry: int = 0
-
-    @property
-    def name(self) -> str:
-        """What it is called in its folder."""
-        return self.path.rpartition("/")[2]
-
-    @property
-    def suffix(self) -> str:
-        """Lower-case suffix without the dot."""
-        return self.path.rpartition(".")[2].lower()
-
-    @property
-    def stem(self) -> str:
-        """Path without the suffix."""
-        return self.path.rpartition(".")[0]
-
-    @property
-    def folder(self) -> str:
-        """The folder that it lies in."""
-        return self.path.rpartition("/")[0]
-
-    @property
-    def hidden(self) -> bool:
-        """Whether systems hide it or a folder that it lies in, or make them for themselves."""
-        return any(map(_is_hidden, self.path.split("/")))
-
-    @property
-    def is_image(self) -> bool:
-        """Whether its suffix says that it is an image that can be read."""
-        return self.suffix in readable_suffixes()
-
-    @property
-    def kind(self) -> str:
-        """What files that are left out are counted under."""
-        suffix = self.suffix
-        if "." not in self.name:
-            return "without suffix"
-        return f".{suffix}" if _SUFFIX.fullmatch(suffix) else "others"
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in _UNSEEN
-
-
-@dataclass(frozen=True)
-class FileChoice:
-    """Which files of a folder or zip are wanted.
-
-    Attributes:
-        split: folder that is taken of those called train, val and the like; `none` takes them for classes.
-        beside: suffixes of files that become members of the sample of the image that they are called like.
-    """
-
-    split: str | None = None
-    beside: Collection[str] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse images beside images.
-
-        Raises:
-            UsageError: a suffix is that of an image.
-        """
-        if found := set(self.beside) & set(readable_suffixes()):
-            raise UsageError(f"--beside {min(found)}: is the suffix of images, which are samples of their own.")
+from dprune.packing.splits import FolderClasses, find_classes
 
 
 class ImageFiles(Source):
@@ -120,33 +40,44 @@ class ImageFiles(Source):
             InputError: there are no images.
             UsageError: there are several splits to choose from.
         """
-        self._location = location
-        images, others = _sorted_out(files, left)
+        self._location, self._choice = location, choice
+        images, others = sorted_out(files, left)
         classes = find_classes(location, Counter(file.folder for file in images), choice.split)
+        self._others = [file.path for file in images if file.folder not in classes.labels]
         if classes.split is not None:
             self.options = {"split": classes.split}
             left.update(classes.left_out)
             images = [file for file in images if file.folder in classes.labels]
-        stems = {file.stem for file in images} if choice.beside else set()
-        self._beside = _beside(stems, others, choice.beside, left)
+        if choice.relabelled or LABEL_SUFFIX in choice.beside:
+            classes = FolderClasses({}, [])
+        self._name_classes(classes, classes_file(images, others), others)
+        self._beside = beside_images(images, others, {*choice.beside, *choice.sidecars}, left)
         self.left_out = {kind: count for kind, count in left.most_common() if count}
         if not images:
             raise _without_images(location, self.left_out)
         self._files = sorted(images, key=lambda f: f.path.split("/"))
-        names = [] if LABEL_SUFFIX in choice.beside else classes.names
+
+    def _name_classes(self, classes: FolderClasses, listed: ImageFile | None, others: list[ImageFile]) -> None:
+        """Number the classes, in the order of a list if there is one, which then is none of the other files."""
+        if listed and (classes.names or self._choice.relabelled):
+            title = f"{self._location}: {listed.path}"
+            self.order = read_classes(title, self._whole(listed))
+            others.remove(listed)
+            if classes.names:
+                classes = in_order(classes, self.order, listed.folder, title)
         # Their file has a line for each.
-        self.classes = [name.replace("\n", "\\n") for name in names]
-        self._labels_beside = LABEL_SUFFIX in choice.beside
-        numbers = {name: number for number, name in enumerate(names)}
-        self._labels = {folder: numbers[name] for folder, name in classes.labels.items() if name in numbers}
+        self.classes = [escaped(name) for name in classes.names]
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        self._labels = {folder: numbers[escaped(name)] for folder, name in classes.labels.items() if name}
 
     @functools.cached_property
     def parents(self) -> dict[str, Record]:
         """The names and sizes of the files, and their checksums if they are in a zip, as a digest."""
         listing = hashlib.sha256()
-        if "split" in self.options:
-            # Folders of other splits count among the classes.
-            listing.update("".join(f"{name}\n" for name in self.classes).encode("utf-8", "surrogateescape"))
+        if "split" in self.options or self.order:
+            # Folders of other splits count among the classes, and a list says what their order is.
+            names = self.order or self.classes
+            listing.update("".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape"))
         for image in self._files:
             for file in (image, *self._beside.get(image.stem, ())):
                 checksum = "" if file.crc is None else f"\0{file.crc:08x}"
@@ -155,7 +86,7 @@ class ImageFiles(Source):
 
     def has_labels(self) -> bool:
         """Tell whether images lie in folders of classes, or labels may lie beside them."""
-        return bool(self.classes) or self._labels_beside
+        return bool(self.classes) or LABEL_SUFFIX in self._choice.beside
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -171,8 +102,25 @@ class ImageFiles(Source):
         members = [(shard_suffix(file.suffix), self._whole(file))]
         if file.folder in self._labels:
             members.append((LABEL_SUFFIX, str(self._labels[file.folder]).encode()))
-        members += [(other.suffix, self._whole(other)) for other in self._beside.get(file.stem, ())]
-        return Sample("", members)
+        others = (other for other in self._beside.get(file.stem, ()) if other.suffix in self._choice.beside)
+        return Sample("", [*members, *((other.suffix, self._whole(other)) for other in others)])
+
+    def names(self) -> Iterable[str]:
+        """Whole paths of the images."""
+        return (f"{self._place}/{file.path}" for file in self._files)
+
+    def others(self) -> Iterable[str]:
+        """Whole paths of the images of other splits."""
+        return (f"{self._place}/{path}" for path in self._others)
+
+    @property
+    def _place(self) -> str:
+        return os.path.abspath(self._location)
+
+    def sidecar(self, number: int, suffix: str) -> bytes | None:
+        """Read the file of this suffix that is called like an image, None if there is none."""
+        files = self._beside.get(self._files[number].stem, ())
+        return next((self._whole(file) for file in files if file.suffix == suffix), None)
 
     def _whole(self, file: ImageFile) -> bytes:
         if file.size > MOST_BYTES:
@@ -182,43 +130,6 @@ class ImageFiles(Source):
     @abstractmethod
     def _read(self, file: ImageFile) -> bytes:
         """Read a file's bytes."""
-
-
-def shard_suffix(suffix: str) -> str:
-    """Return the suffix that a shard calls an image by: that of its format, or its own if no shard holds the format."""
-    if suffix in IMAGE_SUFFIXES:
-        return suffix
-    names = {str(options["format"]): name for name, options in FORMATS.items()}
-    return names.get(readable_suffixes()[suffix], suffix)
-
-
-def _sorted_out(files: Iterable[ImageFile], left: Counter[str]) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Return the images and what might lie beside them, and count the hidden images."""
-    images, others = list[ImageFile](), list[ImageFile]()
-    for file in files:
-        if file.hidden:
-            # macOS gives a shadow, ._NAME, to every file that it copies.
-            left["hidden"] += file.is_image and not file.name.startswith("._")
-        elif file.is_image:
-            images.append(file)
-        elif file.name.lower() not in _LITTER:
-            others.append(file)
-    return images, others
-
-
-def _beside(
-    stems: set[str], others: Iterable[ImageFile], suffixes: Collection[str], left: Counter[str]
-) -> dict[str, list[ImageFile]]:
-    """Return the files that are wanted beside each image, by its stem, and count the others by their suffixes."""
-    found: dict[str, list[ImageFile]] = {}
-    for file in sorted(others, key=lambda f: (f.suffix, f.path)) if suffixes else others:
-        kept = found.setdefault(file.stem, []) if file.suffix in suffixes and file.stem in stems else None
-        # Two suffixes may differ in their case alone.
-        if kept is None or file.suffix in (other.suffix for other in kept):
-            left[file.kind] += 1
-        else:
-            kept.append(file)
-    return found
 
 
 def _without_images(location: str, left: Mapping[str, int]) -> InputError:
@@ -270,7 +181,7 @@ def walk_files(location: str, left: Counter[str]) -> Iterator[ImageFile]:
     seen = set()
     for folder, below, names in os.walk(location, followlinks=True, onerror=refuse):
         # In this order, so that it does not depend on the system which of several links to one folder is followed.
-        below[:] = sorted(name for name in below if not _is_hidden(name))
+        below[:] = sorted(name for name in below if not is_hidden(name))
         if (real := os.path.realpath(folder)) in seen:
             below.clear()
             above = os.path.realpath(os.path.dirname(folder)) + os.sep

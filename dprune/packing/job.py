@@ -100,7 +100,10 @@ class PackJob(Job):
         output = Path(self.output.path)
         if os.path.realpath(output) in self.source.folders:
             raise InputError(f"{self.output.path}: is the folder that is to be packed: give another -o.")
-        keys = None if isinstance(self.source, Streams) else self._keys(self.source.keys())
+        keys = None
+        if not isinstance(self.source, Streams):
+            self.source.prepare(monitor)
+            keys = self._keys(self.source.keys())
         plan = {} if keys is None else {"shards": -(-len(keys) // self.settings.shard_size), "samples": len(keys)}
         journal = Journal.begin(output, self.record, monitor, plan, resume=keys is not None)
         try:

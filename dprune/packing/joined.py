@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dprune.formats.provenance import Record
-from dprune.packing.classes import ClassNames, merge_classes
+from dprune.packing.classes import ClassNames, Numbers, merge_classes
 from dprune.packing.samples import Sample
 from dprune.packing.sources import Source
+from dprune.runtime import Monitor
 
 
 class JoinedSources(Source):
@@ -19,16 +20,20 @@ class JoinedSources(Source):
 
     Args:
         sources: by what messages call them, in order.
+        relabelled: whether labels come from elsewhere, so that those of the sources may be of any kind.
 
     Raises:
         InputError: some sources name their labels and others do not.
     """
 
-    def __init__(self, sources: Sequence[tuple[str, Source]]) -> None:
+    def __init__(self, sources: Sequence[tuple[str, Source]], *, relabelled: bool = False) -> None:
         self._sources = [source for _, source in sources]
         self._stops = list(itertools.accumulate(map(len, self._sources)))
-        names = [ClassNames(title, source.classes, source.has_labels()) for title, source in sources]
-        self.classes, self._numbers = merge_classes(names)
+        nothing = ClassNames("", (), has_labels=False)
+        self.classes, self._numbers = merge_classes(
+            [nothing if relabelled else ClassNames(title, s.classes, s.has_labels()) for title, s in sources]
+        )
+        self.order = next((source.order for _, source in sources if source.order), ())
         self.trusted = all(source.trusted for source in self._sources)
         self.options = _shared_options([source.options for source in self._sources])
         self.left_out = sum((Counter(source.left_out) for source in self._sources), Counter[str]())
@@ -52,6 +57,24 @@ class JoinedSources(Source):
         """Keys of all, of which some may be alike."""
         return itertools.chain.from_iterable(source.keys() for source in self._sources)
 
+    def names(self) -> Iterable[str]:
+        """Names of all, of which some may be alike."""
+        return itertools.chain.from_iterable(source.names() for source in self._sources)
+
+    def others(self) -> Iterable[str]:
+        """Names of what any of them leaves out."""
+        return itertools.chain.from_iterable(source.others() for source in self._sources)
+
+    def prepare(self, monitor: Monitor) -> None:
+        """Prepare all."""
+        for source in self._sources:
+            source.prepare(monitor)
+
+    def sidecar(self, number: int, suffix: str) -> bytes | None:
+        """Read it in the sample's source."""
+        source, _, own = self._place(number)
+        return source.sidecar(own, suffix)
+
     def read(self, begin: int, end: int) -> Iterator[int | Sample]:
         """Yield samples of each source as it gives them."""
         first = 0
@@ -63,9 +86,12 @@ class JoinedSources(Source):
 
     def load(self, number: int) -> Sample:
         """Load a sample from its source."""
+        source, numbers, own = self._place(number)
+        return numbers.renumbered(source.load(own))
+
+    def _place(self, number: int) -> tuple[Source, Numbers, int]:
         which = bisect.bisect_right(self._stops, number)
-        first = self._stops[which - 1] if which else 0
-        return self._numbers[which].renumbered(self._sources[which].load(number - first))
+        return self._sources[which], self._numbers[which], number - (self._stops[which - 1] if which else 0)
 
 
 def _shared_options(options: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from dprune.formats.members import MemberChoice
 from dprune.formats.publish import STDOUT
 from dprune.formats.shards import open_dataset
 from dprune.formats.subsets import read_subset
-from dprune.packing.folders import FileChoice, FolderSource, ImageFiles, images_beside_shards, is_images
+from dprune.packing.files import FileChoice
+from dprune.packing.folders import FolderSource, ImageFiles, images_beside_shards, is_images
 from dprune.packing.joined import JoinedSources
 from dprune.packing.npz import NpzSource, is_npz
 from dprune.packing.settings import PackSettings
@@ -51,6 +52,11 @@ def _table_choice(settings: PackSettings) -> TableChoice:
     return TableChoice(settings.split, settings.image_column, settings.label_column, settings.beside)
 
 
+def _tell_of_no_labels(location: str, source: Source) -> None:
+    if isinstance(source, ImageFiles) and not source.has_labels():
+        _log.info("%s: its images get no labels: give them by --labels FILE, or by a folder for each class.", location)
+
+
 # The first that takes a location opens it; what none takes are shards, of which several make one dataset.
 OPENERS = (
     Opener(DIGITS.__eq__, lambda locations, settings: DigitsSource()),
@@ -82,6 +88,8 @@ def find_source(locations: Sequence[str], settings: PackSettings, members: Membe
         else:
             raise _alone(group[0])
     _check_image_options(settings, [source for _, source in sources])
+    for location, source in sources:
+        _tell_of_no_labels(location, source)
     return sources[0][1] if len(sources) == 1 else JoinedSources(sources)
 
 

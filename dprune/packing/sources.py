@@ -6,20 +6,21 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dprune.errors import UsageError
 from dprune.formats.images import encode_image
 from dprune.formats.members import IMAGE_SUFFIXES, LABEL_SUFFIX
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
-from dprune.formats.shards import CLASSES, Dataset, Shard, ShardReader, left_out
-from dprune.packing.classes import ClassNames, merge_classes
+from dprune.formats.shards import Dataset, Shard, ShardReader, left_out
+from dprune.packing.classes import ClassNames, classes_of_folder, merge_classes
 from dprune.packing.samples import Sample
+from dprune.runtime import Monitor
 
 MOST_BYTES = 1 << 30
 
@@ -44,6 +45,7 @@ class Source(ABC):
     Attributes:
         trusted: whether all its samples are.
         classes: names of the labels, empty where there are none.
+        order: names of classes in the order that a list in the source gives them, empty without.
         options: what was found in the source and changes the result, as the record has it.
         left_out: how many files of each kind are no samples or parts of them.
         folders: real paths of the folders that nothing must be removed from while the samples are read.
@@ -51,6 +53,7 @@ class Source(ABC):
 
     trusted = True
     classes: Sequence[str] = ()
+    order: Sequence[str] = ()
     options: Mapping[str, Any] = {}
     left_out: Mapping[str, int] = {}
     folders: set[str] = set()
@@ -71,6 +74,32 @@ class Source(ABC):
     @abstractmethod
     def keys(self) -> Iterable[str]:
         """Keys of all samples, before repeated ones are told apart."""
+
+    def names(self) -> Iterable[str]:
+        """What others call each sample: the path of its file, or its key."""
+        return self.keys()
+
+    def others(self) -> Iterable[str]:
+        """What others call samples that lie in the same place and are left out."""
+        return ()
+
+    def sidecar(self, number: int, suffix: str) -> bytes | None:
+        """Read what lies beside an image under its name with another suffix, None if there is none.
+
+        Raises:
+            BadImage: it cannot be read.
+            UsageError: nothing lies beside images of this kind.
+        """
+        raise UsageError("--labels json:FIELD speaks of folders, zips and shards, where a KEY.json may lie beside.")
+
+    def prepare(self, monitor: Monitor) -> None:
+        """Read what has to be known of all samples before one of them is loaded; done once, when the work begins.
+
+        Raises:
+            InputError: that is damaged or does not fit.
+            Interrupted: the monitor asked to stop.
+        """
+        del monitor
 
     def read(self, begin: int, end: int) -> Iterator[int | Sample]:
         """Yield the samples from number `begin` to before `end`, each as its number, or loaded.
@@ -128,10 +157,16 @@ class ShardSource(Source):
         dataset: the shards.
         ids: of the samples that are wanted, sorted; None for all.
         subset: the ids as an input of the pack.
+        relabelled: whether labels come from elsewhere, so that those of the shards may be of any kind.
     """
 
     def __init__(
-        self, dataset: Dataset, ids: npt.NDArray[np.int64] | None = None, subset: Record | None = None
+        self,
+        dataset: Dataset,
+        ids: npt.NDArray[np.int64] | None = None,
+        subset: Record | None = None,
+        *,
+        relabelled: bool = False,
     ) -> None:
         self._dataset, self._subset = dataset, subset
         self._rows = dataset.split(np.arange(len(dataset)) if ids is None else ids)
@@ -139,7 +174,7 @@ class ShardSource(Source):
         self._open: tuple[int, int, ShardReader] | None = None
         self.options, self.left_out = dataset.choice.options(), left_out(dataset.sizes).counts()
         self.folders = local_folders(shard.location for shard in dataset.shards)
-        beside = _classes_beside(dataset)
+        beside = _classes_beside(dataset, relabelled=relabelled)
         self.classes, numbers = merge_classes(list(beside.values()))
         self._numbers = dict(zip(beside, numbers, strict=True))
 
@@ -165,15 +200,30 @@ class ShardSource(Source):
 
     def load(self, number: int) -> Sample:
         """Read one sample's members by offset."""
+        reader, row = self._place(number)
+        found = self._dataset.choice.standard(f"{reader.shard.location}: {reader.index.key(row)}", reader.members(row))
+        assert found is not None
+        return self._numbers[_folder(reader.shard)].renumbered(Sample("", *found, trusted=True))
+
+    def _place(self, number: int) -> tuple[ShardReader, int]:
         which = int(np.searchsorted(self._stops, number, side="right"))
         row = int(self._rows[which][number - self._stops[which]])
         if self._open is None or self._open[:2] != (os.getpid(), which):
             shard = self._dataset.shards[which]
             self._open = (os.getpid(), which, ShardReader(shard, shard.index()))
-        reader = self._open[2]
-        found = self._dataset.choice.standard(f"{reader.shard.location}: {reader.index.key(row)}", reader.members(row))
-        assert found is not None
-        return self._numbers[_folder(reader.shard)].renumbered(Sample("", *found, trusted=True))
+        return self._open[2], row
+
+    def others(self) -> Iterable[str]:
+        """Keys of the samples that the subset leaves out."""
+        for shard, rows in zip(self._dataset.shards, self._rows, strict=True):
+            index = shard.index()
+            yield from (index.key(row) for row in np.setdiff1d(np.arange(len(index)), rows).tolist())
+
+    def sidecar(self, number: int, suffix: str) -> bytes | None:
+        """Read a member of a sample."""
+        reader, row = self._place(number)
+        members = range(int(reader.index.start[row]), int(reader.index.stop[row]))
+        return next((reader.member(m) for m in members if reader.index.suffix(m) == suffix), None)
 
 
 def _has_labels(shard: Shard) -> bool:
@@ -184,9 +234,10 @@ def _folder(shard: Shard) -> str:
     return os.path.dirname(shard.location) or "."
 
 
-def _classes_beside(dataset: Dataset) -> dict[str, ClassNames]:
+def _classes_beside(dataset: Dataset, *, relabelled: bool) -> dict[str, ClassNames]:
     """Return what the labels of the shards in each folder mean, by the names that lie beside them."""
-    names = {folder: _read_classes(Path(folder) / CLASSES) for folder in map(_folder, dataset.shards)}
+    folders = dict.fromkeys(map(_folder, dataset.shards))
+    names = {folder: [] if relabelled else classes_of_folder(folder) for folder in folders}
     found = {folder: ClassNames(folder, known, bool(known)) for folder, known in names.items()}
     if any(names.values()):
         # Shards are looked at for labels only where it matters.
@@ -197,13 +248,5 @@ def _classes_beside(dataset: Dataset) -> dict[str, ClassNames]:
 
 def classes_of(dataset: Dataset) -> Sequence[str]:
     """Return the class names that lie beside shards, if all their folders agree on them."""
-    found = {folder: _read_classes(Path(folder) / CLASSES) for folder in map(_folder, dataset.shards)}
-    names = next(iter(found.values()))
-    return names if all(other == names for other in found.values()) else []
-
-
-def _read_classes(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    # Names may hold what str.splitlines takes for the end of a line.
-    return path.read_text(encoding="utf-8", errors="surrogateescape").rstrip("\n").split("\n")
+    found = [classes_of_folder(folder) for folder in dict.fromkeys(map(_folder, dataset.shards))]
+    return found[0] if all(names == found[0] for names in found) else []

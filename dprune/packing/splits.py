@@ -43,11 +43,12 @@ def find_classes(location: str, folders: Mapping[str, int], split: str | None) -
     Args:
         location: what messages call the whole.
         folders: number of images in each folder, by its path.
-        split: folder that is to be taken, in any case; `AS_CLASSES` where folders of such names are classes.
+        split: folder that is to be taken, in any case, by default the training data; `AS_CLASSES` where folders of
+            such names are classes.
 
     Raises:
         InputError: there is no such split.
-        UsageError: there are several to choose from.
+        UsageError: there are several to choose from, and not one of them is the training data.
     """
     asked = split not in (None, AS_CLASSES)
     splits = None if split == AS_CLASSES else _find_splits(folders, asked=asked)
@@ -84,13 +85,14 @@ class _Splits:
             if len(found) != 1:
                 raise InputError(f"{location}: has no split {split!r}, but images in {told}.")
             return found[0]
-        if len(names) > 1:
-            proposed = next((name for name in names if _kind(name) == "train"), names[0])
-            raise UsageError(
-                f"{location}: holds images of the splits {told}: give --split {proposed} or another, or "
-                f"--split {AS_CLASSES} if they are classes."
-            )
-        return names[0]
+        # What lies beside the training data is there to measure with; of two trainings nobody can know.
+        wanted = [name for name in names if _kind(name) == "train"] if len(names) > 1 else names
+        if len(wanted) == 1:
+            return wanted[0]
+        raise UsageError(
+            f"{location}: holds images of the splits {told}: give --split {(wanted or names)[0]} or another, or "
+            f"--split {AS_CLASSES} if they are classes."
+        )
 
     def at(self, folder: str) -> str:
         """Return the folder of this depth in a path, "" for none."""

@@ -47,7 +47,7 @@ def open_images(location: str) -> Source:
     opener = opener_of(location)
     assert opener is not None
     try:
-        return opener.opened(location, PackSettings())
+        return opener.opened([location], PackSettings())
     except UsageError as error:
         raise UsageError(
             f"{location}: holds several splits: give one of its folders, or dprune pack it with --split first."

@@ -7,7 +7,8 @@ import zipfile
 from collections import Counter
 
 from dprune.errors import BadImage, InputError
-from dprune.packing.folders import FileChoice, ImageFile, ImageFiles
+from dprune.packing.files import FileChoice, ImageFile
+from dprune.packing.folders import ImageFiles
 
 _DOS = 0
 _UTF_8 = 0x800
@@ -36,8 +37,8 @@ class ZipSource(ImageFiles):
             raise InputError(f"{location}: is not a whole zip archive: {error}.") from error
         if lost:
             raise InputError(f"{location}: is damaged: its directory does not list {lost[0]!r}: copy or make it again.")
-        super().__init__(location, (file for is_folder, file in files if not is_folder), choice, Counter())
         self._open: tuple[int, zipfile.ZipFile] | None = None
+        super().__init__(location, (file for is_folder, file in files if not is_folder), choice, Counter())
 
     def _read(self, file: ImageFile) -> bytes:
         # Forked workers would share one file position, so each opens the archive for itself.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dprune.errors import InputError
 from dprune.formats.images import encode_image
-from dprune.formats.provenance import parent
+from dprune.formats.provenance import Record, parent
 from dprune.formats.shard_journal import Entry, Journal
 from dprune.models.dit_files import LoadedDiT, load_dit
 from dprune.models.files import ModelFile
@@ -28,8 +28,8 @@ from dprune.sampling.settings import SampleSettings, check_fit
 
 
 def generate(
-    model: ModelFile, vae: ModelFile, settings: SampleSettings, begin: Callable[[], Journal], shards: Sequence[int],
-    monitor: Monitor,
+    model: ModelFile, vae: ModelFile, settings: SampleSettings, begin: Callable[[Record], Journal],
+    shards: Sequence[int], monitor: Monitor,
 ) -> dict[str, float]:  # fmt: skip
     """Make shards, one after the other, and return how fast that was.
 
@@ -37,7 +37,8 @@ def generate(
         model: file of the transformer.
         vae: file of the autoencoder.
         settings: what is asked of them.
-        begin: opens the journal of the folder that the shards go to; asked for when both networks are loaded.
+        begin: opens the journal of the folder that the shards go to, by what was found out of the transformer; asked
+            for when both networks are loaded.
         shards: numbers of those that are missing.
         monitor: progress and requests to stop.
     """
@@ -55,7 +56,7 @@ def generate(
         with ThreadPoolExecutor(1) as drawer:
             warmed = drawer.submit(sampler.warm_up)
             # The provenance waits for digests of the files.
-            journal = begin()
+            journal = begin(loaded.findings)
             warmed.result()
             monitor.start("sampling", sum(map(settings.count_in, shards)), "images")
             with closing(_samples(loaded, sampler, batches, drawer, times, monitor)) as samples:

@@ -14,7 +14,7 @@ from typing import Any
 
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import read_manifest
-from dprune.formats.provenance import Record, difference, make_record, parent
+from dprune.formats.provenance import FINDINGS_KEY, Record, difference, make_record, parent, with_findings
 from dprune.formats.publish import Output
 from dprune.formats.shard_journal import Journal, complete_shards, existing_shards, listed_shards
 from dprune.models.files import ModelFile
@@ -81,8 +81,8 @@ class SampleJob(Job):
             for caution in cautions(self.model, self.settings):
                 _log.warning("%s", caution)
 
-            def begin() -> Journal:
-                return Journal.begin(folder, self.record, monitor, self._plan(folder))
+            def begin(findings: Record) -> Journal:
+                return Journal.begin(folder, with_findings(self.record, findings), monitor, self._plan(folder))
 
             made = generate(self.model, self.vae, self.settings, begin, missing, monitor)
         whole = self._finish(folder)
@@ -115,6 +115,8 @@ class SampleJob(Job):
     def _finish(self, folder: Path) -> bool:
         """Publish the exports and then the manifest if all shards are there, and tell whether they are."""
         journal = Journal(folder)
+        # By whoever loaded the network; read first, since another worker may complete the folder at any time.
+        findings = journal.manifest().get("provenance", {}).get(FINDINGS_KEY, {})
         shards = [shard for number in range(self.settings.shards) if (shard := journal.shard(number)) is not None]
         whole = len(shards) == self.settings.shards and journal.is_of(self.record)
         if not whole and not self._is_finished(folder):
@@ -124,7 +126,7 @@ class SampleJob(Job):
             if not export.is_made():
                 export.publish([folder / name for name in names])
         if whole:
-            journal.finish(self.record, shards, [])
+            journal.finish(with_findings(self.record, findings), shards, [])
         return True
 
 

@@ -102,6 +102,7 @@ class ScoredNetworks:
         """
         if self._first is None or self._scorer is None:
             self._first = self._load(file)
+            progress.note(self._first.findings)
             self._scorer = Scorer(self._first.model, self._settings, gradients=self._gradients)
         else:
             state = file.state("raw.") if self._settings.weights == "raw" else file.weights()

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from dprune.errors import UsageError
 from dprune.formats.beside import Beside
-from dprune.formats.provenance import Record, record_digest
+from dprune.formats.provenance import Record, record_digest, with_findings
 from dprune.formats.publish import STDOUT, Output
 from dprune.models.files import ModelFile
 from dprune.models.parametrization import parametrization_of
@@ -69,11 +69,13 @@ class El2nGrandJob(SharedScoring["npt.NDArray[np.float32]"]):
         return {self.method: self.file} | ({"el2n": self._file("el2n", Path(self.el2n), "--el2n")} if self.el2n else {})
 
     def _file(self, method: str, path: Path, option: str) -> ScoreFile:
-        title, levels = METHODS[method], []
+        title, levels, noted = METHODS[method], list[ScoreFile](), self.progress().noted()
         for sigma in self.settings.sigmas if self.per_sigma else ():
             own, place = replace(self.settings, sigmas=(sigma,)), named_beside(path, f"s{sigma:g}")
-            levels.append(ScoreFile(place, self._record(method, own), own, f"{title} at sigma {sigma:g}", option))
-        return ScoreFile(path, self._record(method, self.settings), self.settings, title, option, tuple(levels))
+            record = with_findings(self._record(method, own), noted)
+            levels.append(ScoreFile(place, record, own, f"{title} at sigma {sigma:g}", option))
+        record = with_findings(self._record(method, self.settings), noted)
+        return ScoreFile(path, record, self.settings, title, option, tuple(levels))
 
     @property
     def beside(self) -> Sequence[Beside]:

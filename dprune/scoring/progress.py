@@ -7,10 +7,10 @@ any number of workers fills one folder, and whoever finds it full makes the scor
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ Values = npt.NDArray[np.float32]
 
 MOST_PORTIONS = 64
 SMALLEST, LARGEST = 256, 2048
+NOTE = "findings.json"
+_NOTED = Object({"mark": Text(), "findings": Object()})
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Progress:
         fits = values.dtype == np.float32 and values.shape == (len(values), *self.shape) and len(values) <= most
         return values if known and fits else none
 
-    def noted(self, number: int) -> int:
+    def stated(self, number: int) -> int:
         """Return how many samples of a portion are measured by what its header says; see `portions`, which reads it."""
         try:
             metadata = read_metadata(self.path(number)) or {}
@@ -126,6 +128,20 @@ class Progress:
             values: measures of its first samples, float32 [done, *shape].
         """
         write_tensors(self.path(portion.number), {"measures": values}, {"mark": self.mark, "count": len(values)})
+
+    def note(self, findings: Mapping[str, Any]) -> None:
+        """Keep what was found out of the network, for whichever worker writes the scores."""
+        if findings:
+            publish_json(self.folder / NOTE, {"mark": self.mark, "findings": dict(findings)})
+
+    def noted(self) -> dict[str, Any]:
+        """Return what was noted, empty where it is another scoring's or cannot be trusted."""
+        path = self.folder / NOTE
+        try:
+            found = without_check(str(path), shaped(str(path), read_json(path), _NOTED))
+        except (FileNotFoundError, InputError):
+            return {}
+        return dict(found["findings"]) if found["mark"] == self.mark else {}
 
     def values(self) -> Values | None:
         """Return all measures, float32 [count, *shape], or None while some are missing."""

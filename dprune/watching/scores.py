@@ -95,7 +95,7 @@ def _portions(items: Sequence[Item]) -> list[_Portion]:
     def look(place: tuple[int, int]) -> _Portion:
         item, number = items[place[0]], place[1]
         begin, end = item.progress.spans()[number]
-        done = min(item.progress.noted(number), end - begin)
+        done = min(item.progress.stated(number), end - begin)
         return _Portion(item, number, begin, end, done, time_of(item.progress.path(number)) if done else 0.0)
 
     return list(look_at(places, look).values())
