@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ _log = logging.getLogger("dprune")
 
 
 def measure_shares(
-    samples: Samples, settings: ScoreSettings, shares: Sequence[Share], monitor: Monitor, announce: Announce, *,
+    samples: Samples, settings: ScoreSettings, shares: Iterable[Share], monitor: Monitor, announce: Announce, *,
     gradients: bool,
 ) -> None:  # fmt: skip
     """Measure samples by networks of one architecture.
@@ -35,7 +35,7 @@ def measure_shares(
     Args:
         samples: what is scored.
         settings: noise levels, draws, precision, device.
-        shares: what is measured by each network.
+        shares: what is measured, one by one; a network is loaded anew where it is not that of the share before.
         monitor: asked to stop.
         announce: see `Measuring`.
         gradients: whether squared norms of gradients are measured, too.
@@ -48,9 +48,11 @@ def measure_shares(
         DpruneError: out of memory.
     """
     with on_device(samples, settings, announce, gradients=gradients) as networks:
+        progress = measuring = None
         for share in shares:
             check_stop(monitor)
-            measuring = networks.measuring(share.file, samples.ids, share.progress)
+            if measuring is None or share.progress != progress:
+                progress, measuring = share.progress, networks.measuring(share.file, samples.ids, share.progress)
             measuring.fill(share.portions, monitor, share.label)
 
 

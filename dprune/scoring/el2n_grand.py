@@ -18,9 +18,10 @@ from dprune.errors import UsageError
 from dprune.formats.beside import Beside
 from dprune.formats.provenance import Record, record_digest, with_findings
 from dprune.formats.publish import STDOUT, Output
+from dprune.formats.turns import Turns, peeked
 from dprune.models.files import ModelFile
 from dprune.models.parametrization import parametrization_of
-from dprune.runtime import Monitor, ranks
+from dprune.runtime import Monitor
 from dprune.scoring.outputs import ScoreFile, named_beside
 from dprune.scoring.population import open_samples
 from dprune.scoring.progress import Item, Progress, Share, Workload
@@ -91,13 +92,14 @@ class El2nGrandJob(SharedScoring["npt.NDArray[np.float32]"]):
         """See `SharedScoring`."""
         return Workload(self.record, [Item("samples", self.progress())])
 
-    def measure(self, monitor: Monitor) -> None:
+    def measure(self, turns: Turns, monitor: Monitor) -> None:
         """Measure what is missing of this worker's portions."""
-        progress, here = self.progress(), ranks()
-        if missing := progress.missing(here.rank, here.world):
+        progress = self.progress()
+        batches = turns.deal(len(progress), progress.unmeasured, progress.claim)
+        shares = peeked(Share(self.model, progress, progress.missing(batch), "scoring") for batch in batches)
+        if shares:
             from dprune.scoring.device import measure_shares
 
-            shares = [Share(self.model, progress, missing, "scoring")]
             measure_shares(
                 self.samples, self.settings, shares, monitor, self.announce, gradients=self.method == "grand"
             )

@@ -7,7 +7,7 @@ any number of workers fills one folder, and whoever finds it full makes the scor
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.checked_json import ListOf, Object, OneOf, Text, Whole, read_json, shaped
+from dprune.formats.claims import claim_of
 from dprune.formats.digests import without_check
 from dprune.formats.provenance import Record, checked_record
 from dprune.formats.publish import publish_json
@@ -68,18 +69,30 @@ class Progress:
         wanted = -(-self.count // MOST_PORTIONS)
         return min(LARGEST, max(SMALLEST, -(-wanted // SMALLEST) * SMALLEST))
 
-    def portions(self, rank: int = 0, world: int = 1) -> list[Portion]:
-        """Return a worker's portions, whether measured or not."""
-        spans = self.spans()
-        return [self._portion(number, *spans[number]) for number in range(rank, len(spans), world)]
+    def __len__(self) -> int:
+        """Return the number of portions."""
+        return -(-self.count // self.size)
 
-    def spans(self) -> list[tuple[int, int]]:
-        """Return where each portion begins and ends."""
-        return [(begin, min(begin + self.size, self.count)) for begin in range(0, self.count, self.size)]
+    def portions(self, numbers: Iterable[int] | None = None) -> list[Portion]:
+        """Return portions, by number or all, whether measured or not."""
+        wanted = range(len(self)) if numbers is None else numbers
+        return [self._portion(number, *self.span(number)) for number in wanted]
 
-    def missing(self, rank: int = 0, world: int = 1) -> list[Portion]:
-        """Return those of a worker's portions that are not measured whole."""
-        return [portion for portion in self.portions(rank, world) if not portion.whole]
+    def span(self, number: int) -> tuple[int, int]:
+        """Return where a portion begins and ends."""
+        return number * self.size, min((number + 1) * self.size, self.count)
+
+    def missing(self, numbers: Iterable[int] | None = None) -> list[Portion]:
+        """Return those of the same that are not measured whole."""
+        return [portion for portion in self.portions(numbers) if not portion.whole]
+
+    def unmeasured(self, numbers: Iterable[int]) -> list[int]:
+        """Return the numbers of those of some portions that are not measured whole."""
+        return [portion.number for portion in self.missing(numbers)]
+
+    def claim(self, number: int) -> Path:
+        """Return the file that stands for a portion while a task of an array measures it."""
+        return claim_of(self.folder, number, len(self))
 
     def _portion(self, number: int, begin: int, end: int) -> Portion:
         return Portion(number, begin, end, len(self._trusted(number, end - begin)))

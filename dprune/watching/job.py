@@ -15,7 +15,8 @@ from dprune.errors import InputError, UsageError, unreadable
 from dprune.formats.kinds import kind_of
 from dprune.formats.locations import JOURNAL
 from dprune.formats.publish import STDOUT
-from dprune.formats.temporary import holders, is_temporary, stem_of
+from dprune.formats.temporary import is_temporary
+from dprune.watching.at_work import makers_in, makers_of
 from dprune.watching.files import file_standing, folder_of_files
 from dprune.watching.folders import names_in
 from dprune.watching.rendering import plain_standing, shown_standing
@@ -134,11 +135,6 @@ def _look_at_folder(folder: str, kind: str) -> Standing:
 def _not_begun(output: str) -> Standing:
     """Look at an output of which nothing is there yet: somebody may be about to make it."""
     path = Path(output)
-    if path.is_dir():
-        at_work = holders(path, names_in(path))
-    else:
-        stem = stem_of(path.name) if path.name else ""
-        at_work = [holder for holder in holders(path.parent, names_in(path.parent)) if holder.stem == stem]
-    if at_work:
+    if at_work := makers_in(path) if path.is_dir() else makers_of(path):
         return Standing(output, state=UNFINISHED, at_work=at_work, rerun="waits for what is at work to end, and begins")
     return _bad(output, NONE, f"{output}: nothing stands there: the command that makes it has not begun.")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from dprune.formats.readable import clock, figures, presentable, readable
 from dprune.inspecting.rendering import aligned, tabled
+from dprune.watching.at_work import processes
 from dprune.watching.standing import COMPLETE, DAMAGED, FOLDS, NONE, UNFINISHED, Missing, Standing
 
 MOST_NAMES = 5
@@ -124,11 +125,11 @@ def _ledger(standing: Standing) -> str:
 
 
 def _processes(standing: Standing) -> str:
-    claims = [holder for holder in standing.at_work if holder.mark.count("-of-")]
     pieces = [piece.name for piece in standing.missing if piece.at_work]
-    count = len({holder.mark for holder in claims}) or 1
+    count = processes(standing.at_work)
     said = f"{count:,} process{'es' if count > 1 else ''}"
-    return f"{said}, just now at {', '.join(pieces[:MOST_NAMES])}" if pieces else said
+    more = f" and {len(pieces) - MOST_NAMES:,} more" if len(pieces) > MOST_NAMES else ""
+    return f"{said}, just now at {', '.join(pieces[:MOST_NAMES])}{more}" if pieces else said
 
 
 def _pace(standing: Standing) -> str:

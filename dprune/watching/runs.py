@@ -11,9 +11,9 @@ from dprune.errors import InputError
 from dprune.formats.checked_json import Object, Real, Whole, parse_json, shaped
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record, difference
-from dprune.formats.temporary import holders
 from dprune.models.files import ModelFile
 from dprune.training.run import CHECKPOINTS, LOG, Run, extends
+from dprune.watching.at_work import makers_in
 from dprune.watching.folders import names_in, time_of
 from dprune.watching.pace import Pace
 from dprune.watching.standing import DAMAGED, UNFINISHED, Standing, Tally
@@ -32,7 +32,7 @@ def run_standing(folder: str) -> Standing:
     run, record = Run(Path(folder)), read_manifest(folder)["provenance"]
     names, options = names_in(run.folder), record.get("options", {})
     steps, batch = (_whole(options.get(name)) for name in ("steps", "batch_size"))
-    found = Standing(folder, "run", record=record, at_work=holders(run.folder, names))
+    found = Standing(folder, "run", record=record, at_work=makers_in(run.folder, names))
     lines = _log_lines(run.folder / LOG)
     reached = max([int(line["step"]) for line in lines[-1:]], default=0)
     found.facts = {

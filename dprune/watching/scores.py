@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dprune.errors import InputError
-from dprune.formats.temporary import Holder, holders, stem_of
 from dprune.models.files import ModelFile
 from dprune.scoring.folds import gradient_file
 from dprune.scoring.progress import Item, Workload, progress_folder, workload_file
+from dprune.watching.at_work import makers_in, makers_of, pieces_held
 from dprune.watching.folders import look_at, names_in, time_of
 from dprune.watching.pace import pace_since
 from dprune.watching.standing import FOLDS, UNFINISHED, Missing, Standing, Tally
@@ -50,7 +50,8 @@ def score_standing(output: str) -> Standing | None:
     portions = _portions(items)
     folds = max(load.folds for load in loads)
     found = Standing(output, "scores", UNFINISHED, loads[-1].record, shared=True)
-    found.at_work = _at_work(Path(output))
+    in_hand = {item.progress.folder: makers_in(item.progress.folder) for item in items}
+    found.at_work = [*makers_of(Path(output)), *(holder for held in in_hand.values() for holder in held)]
     samples = sum(portion.done for portion in portions)
     found.facts = {
         "samples": samples,
@@ -61,7 +62,7 @@ def score_standing(output: str) -> Standing | None:
     if folds:
         _tell_folds(found, items, portions, folds, alone=alone)
     else:
-        _tell_portions(found, portions)
+        _tell_portions(found, portions, {folder: pieces_held(held) for folder, held in in_hand.items()})
     done = [(portion.time, portion.done) for portion in portions if portion.done]
     # A worker notes what is to be measured when it has measured its first portion.
     found.pace = pace_since(max(map(time_of, files)), done, "samples", skip=1)
@@ -90,20 +91,15 @@ def _size(items: Sequence[Item]) -> int:
 
 
 def _portions(items: Sequence[Item]) -> list[_Portion]:
-    places = [(number, place) for number, item in enumerate(items) for place in range(len(item.progress.spans()))]
+    places = [(number, place) for number, item in enumerate(items) for place in range(len(item.progress))]
 
     def look(place: tuple[int, int]) -> _Portion:
         item, number = items[place[0]], place[1]
-        begin, end = item.progress.spans()[number]
+        begin, end = item.progress.span(number)
         done = min(item.progress.stated(number), end - begin)
         return _Portion(item, number, begin, end, done, time_of(item.progress.path(number)) if done else 0.0)
 
     return list(look_at(places, look).values())
-
-
-def _at_work(output: Path) -> list[Holder]:
-    stem = stem_of(output.name)
-    return [holder for holder in holders(output.parent, names_in(output.parent)) if holder.stem == stem]
 
 
 def _gradients(items: Sequence[Item]) -> dict[str, int]:
@@ -120,11 +116,16 @@ def _gradients(items: Sequence[Item]) -> dict[str, int]:
     return found
 
 
-def _tell_portions(found: Standing, portions: Sequence[_Portion]) -> None:
+def _tell_portions(found: Standing, portions: Sequence[_Portion], in_hand: Mapping[Path, set[int]]) -> None:
     missing = [portion for portion in portions if not portion.whole]
     found.tally = Tally("portions", len(portions) - len(missing), len(portions))
-    # Several networks measure portions of one number, and each task those of its own number by all of them.
-    found.missing = [Missing(portion.number, portion.name, _how_far(portion)) for portion in missing]
+    # Portions of one number are measured by several networks: in a list for tasks, which take any, it stands once.
+    found.missing = [
+        Missing(
+            portion.number, portion.name, _how_far(portion), portion.number in in_hand[portion.item.progress.folder]
+        )
+        for portion in missing
+    ]
     rerun = f"measures {len(missing):,} of {len(portions):,} portions and " if missing else ""
     found.rerun = f"{rerun}writes the scores"
 

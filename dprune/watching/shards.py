@@ -14,9 +14,10 @@ from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.provenance import Record
 from dprune.formats.shard_journal import FinishedShard, Journal, ends
 from dprune.formats.shards import BAD
-from dprune.formats.temporary import Holder, holders, stem_of
+from dprune.formats.temporary import Holder, stem_of
 from dprune.formats.whole_files import read_file
 from dprune.sampling.seeds import Seeds
+from dprune.watching.at_work import makers_in, pieces_held
 from dprune.watching.folders import look_at, names_in, time_of
 from dprune.watching.pace import pace_since
 from dprune.watching.standing import UNFINISHED, Missing, Standing, Tally
@@ -41,7 +42,7 @@ def finished_shards(folder: str) -> Standing:
     found = Standing(folder, "shards", record=manifest["provenance"], missing=missing)
     found.tally = Tally("shards", sum(whole.values()), len(listed))
     found.facts = {"samples": sum(count for name, count in listed.items() if whole[name])}
-    found.ledger, found.at_work = _ledger(place), holders(place, names_in(place))
+    found.ledger, found.at_work = _ledger(place), makers_in(place)
     if missing:
         # A journal is only kept until all is there, so nothing tells whose the others are.
         found.state, found.rerun = UNFINISHED, f"makes all {len(listed):,} shards anew"
@@ -79,7 +80,7 @@ def begun_shards(folder: str) -> Standing | None:
     record, plan = manifest["provenance"], journal.plan()
     noted = look_at(_numbers(journal), journal.noted)
     made = {number: shard for number, shard in noted.items() if shard is not None}
-    found = Standing(folder, "shards", UNFINISHED, record, at_work=holders(place, names))
+    found = Standing(folder, "shards", UNFINISHED, record, at_work=makers_in(place, names))
     found.shared = found.command == "sample"
     found.tally = Tally("shards", len(made), plan.get("shards"))
     found.missing = _missing(found.tally.total or 0, made, names, found.at_work)
@@ -105,11 +106,12 @@ def _numbers(journal: Journal) -> list[int]:
     return sorted(int(entry[1]) for entry in entries if entry)
 
 
-def _missing(total: int, made: dict[int, FinishedShard], names: set[str], processes: Sequence[Holder]) -> list[Missing]:
-    stems, found = {process.stem for process in processes}, []
+def _missing(total: int, made: dict[int, FinishedShard], names: set[str], makers: Sequence[Holder]) -> list[Missing]:
+    stems, in_hand, found = {holder.stem for holder in makers}, pieces_held(makers), []
     for number in (number for number in range(total) if number not in made):
         name = f"{number:06d}.tar"
-        found.append(Missing(number, name, "not noted as whole" if name in names else "", stem_of(name) in stems))
+        reason = "not noted as whole" if name in names else ""
+        found.append(Missing(number, name, reason, number in in_hand or stem_of(name) in stems))
     return found
 
 

@@ -10,7 +10,8 @@ from dprune.formats.latents import CODEBOOK_FILE
 from dprune.formats.manifests import MANIFEST
 from dprune.formats.provenance import Record
 from dprune.formats.stores import MISSING, Store
-from dprune.formats.temporary import holders, stem_of
+from dprune.formats.temporary import stem_of
+from dprune.watching.at_work import makers_in, pieces_held
 from dprune.watching.folders import look_at, names_in, time_of
 from dprune.watching.pace import pace_since
 from dprune.watching.standing import DAMAGED, UNFINISHED, UP_TO_DATE, Missing, Standing, Tally
@@ -36,14 +37,19 @@ def store_standing(folder: str, kind: str) -> Standing:
     there = [shard for shard in store.shards if store.path(shard).name in names]
     looks = look_at(there, lambda shard: _look(store, shard))
     parts = {shard: look.metadata for shard, look in looks.items() if look.metadata is not None}
-    processes = holders(store.folder, names)
-    stems = {process.stem for process in processes}
+    makers = makers_in(store.folder, names)
+    stems, in_hand = {holder.stem for holder in makers}, pieces_held(makers)
     missing = [
-        Missing(number, shard, looks[shard].reason if shard in looks else "", stem_of(store.path(shard).name) in stems)
+        Missing(
+            number,
+            shard,
+            looks[shard].reason if shard in looks else "",
+            number in in_hand or stem_of(store.path(shard).name) in stems,
+        )
         for number, shard in enumerate(store.shards)
         if shard not in parts
     ]
-    found = Standing(folder, kind, record=store.record, missing=missing, shared=True, at_work=processes)
+    found = Standing(folder, kind, record=store.record, missing=missing, shared=True, at_work=makers)
     found.tally = Tally("parts", len(parts), len(store.shards))
     found.facts = {"samples": sum(part["count"] for part in parts.values())}
     found.ledger = [
