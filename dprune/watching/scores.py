@@ -117,14 +117,12 @@ def _gradients(items: Sequence[Item]) -> dict[str, int]:
 
 
 def _tell_portions(found: Standing, portions: Sequence[_Portion], in_hand: Mapping[Path, set[int]]) -> None:
-    missing = [portion for portion in portions if not portion.whole]
+    # One numbering for those by all networks, as for the tasks of an array.
+    missing = {place: portion for place, portion in enumerate(portions) if not portion.whole}
     found.tally = Tally("portions", len(portions) - len(missing), len(portions))
-    # Portions of one number are measured by several networks: in a list for tasks, which take any, it stands once.
     found.missing = [
-        Missing(
-            portion.number, portion.name, _how_far(portion), portion.number in in_hand[portion.item.progress.folder]
-        )
-        for portion in missing
+        Missing(place, portion.name, _how_far(portion), portion.number in in_hand[portion.item.progress.folder])
+        for place, portion in missing.items()
     ]
     rerun = f"measures {len(missing):,} of {len(portions):,} portions and " if missing else ""
     found.rerun = f"{rerun}writes the scores"

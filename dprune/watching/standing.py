@@ -99,7 +99,7 @@ class Standing:
         if not self.shared or self.state != UNFINISHED:
             return None
         # Where all pieces are there, one task is enough to put the last hand to it.
-        return compact(sorted({piece.position for piece in self.missing}) or [0])
+        return compact([piece.position for piece in self.missing] or [0])
 
     def array_of(self, tasks: int | None) -> str:
         """Return a list for `sbatch --array=` that completes it.
@@ -121,7 +121,7 @@ class Standing:
         if self.tally is not None and self.tally.unit == FOLDS:
             raise UsageError(f"--tasks {tasks}: each task has the fold of its number: limit them by --array={found}%N.")
         # Whatever their numbers, tasks take the pieces that they find missing; low ones are allowed on every cluster.
-        return compact(range(min(tasks, max(1, len({piece.position for piece in self.missing})))))
+        return compact(range(min(tasks, max(1, len(self.missing)))))
 
     def as_json(self) -> dict[str, Any]:
         """Return what JSON can hold."""
