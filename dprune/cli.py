@@ -37,6 +37,7 @@ STAGES: dict[str, dict[str, str]] = {
     },
     "Inspect": {
         "info": "Tell what files hold, where they come from and whether they are sound.",
+        "status": "Tell how far outputs are, what is missing, and what a rerun would do.",
     },
     "Shell": {
         "help": "Show the help of a command, as its --help does.",
