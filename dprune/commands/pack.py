@@ -40,6 +40,8 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
     options.choice("--format", ["png", "jpg", "webp"],
                    "With --size: how images are written; png and webp are lossless.", default="png"),
     click.option("--subset", metavar="FILE", help="Write only these samples: ids (.npy), keys (text), or - for stdin."),
+    click.option("--labels", metavar="FILE",
+                 help="Labels by file or key: CSV, TSV, JSON or JSON lines; json:FIELD: of each image's KEY.json."),
     options.choice("--keys", ["path", "unique"], "Refuse repeated keys, or tell them apart by a number.",
                    default="path"),
     click.option("--split", metavar="NAME",
@@ -65,7 +67,8 @@ def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings
     handwritten digits that scikit-learn ships. Several are packed one after the other, of any kinds but streams, with
     one numbering of their classes. Interrupted packs go on when the same command runs again.
 
-    The folder that an image lies in becomes its label, and classes.txt says the order of the classes. Of folders called
+    The folder that an image lies in becomes its label, unless --labels gives it; classes.txt says the order of the
+    classes. Of folders called
     train, val, test and the like, the training data are taken unless --split says otherwise. Images in formats that
     shards do not hold become PNG, and of animations and pages the first is taken. Files that are left out are counted
     by their suffixes.
