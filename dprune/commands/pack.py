@@ -68,15 +68,15 @@ def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings
     one numbering of their classes. Interrupted packs go on when the same command runs again.
 
     The folder that an image lies in becomes its label, unless --labels gives it; classes.txt says the order of the
-    classes. Of folders called
-    train, val, test and the like, the training data are taken unless --split says otherwise. Images in formats that
-    shards do not hold become PNG, and of animations and pages the first is taken. Files that are left out are counted
-    by their suffixes.
+    classes. Of folders called train, val, test and the like, the training data are taken unless --split says otherwise.
+    Images in formats that shards do not hold become PNG, and of animations and pages the first is taken. Files that
+    are left out are counted by their suffixes.
 
     \b
     Examples:
       dprune pack photos -o shards --size 256
       dprune pack cifar10.zip --split test -o held-out
+      dprune pack photos --labels labels.csv -o shards
       dprune pack photos more.zip old-shards -o shards --keys unique
       dprune pack imagenet-1k/data --split train --size 256 -o shards
       dprune pack samples_50000x256x256x3.npz -o generated

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -105,7 +107,7 @@ def _of_json(title: str, text: str) -> Iterator[Row]:
     if isinstance(content, list):
         return _of_objects(title, content)
     if not isinstance(content, dict):
-        raise InputError(f"{title}: holds no labels (they are {'null' if content is None else content!r}): {_MEND}.")
+        raise InputError(f"{title}: holds no labels ({json.dumps(content)[:24]} stands in their place): {_MEND}.")
     is_row = _field(content, FILE_FIELDS) and _field(content, LABEL_FIELDS)
     return _of_objects(title, [content]) if is_row else iter(content.items())
 
@@ -172,8 +174,11 @@ def _delimiter(title: str, text: str) -> str:
     """Find what parts the columns: what gives all rows as many, tabs before semicolons and commas before spaces."""
     counts = dict[str, list[int]]()
     for delimiter in sorted(_DELIMITERS, key=lambda d: (d != "\t", d == " ", text.find(d) % (len(text) + 1))):
-        rows = itertools.islice(_rows(title, text, delimiter), _LOOKED_AT)
-        counts[delimiter] = [len(cells) for _, cells in rows]
+        counts[delimiter] = []
+        # Another delimiter may leave quotes open; that of the file is tried again.
+        with contextlib.suppress(InputError):
+            for _, cells in itertools.islice(_rows(title, text, delimiter), _LOOKED_AT):
+                counts[delimiter].append(len(cells))
     parting = {delimiter: found for delimiter, found in counts.items() if found and found[0] > 1}
     if not parting:
         raise InputError(f"{title}: has one column: write a file and its label in each row, with a comma between them.")

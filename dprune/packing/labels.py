@@ -185,9 +185,7 @@ def number_labels(title: str, labels: Iterable[Label], order: Sequence[str]) -> 
         raise InputError(f"{title}: the label {numbers[0]} is negative: count classes from 0, with -1 for no label.")
     lacking = [*sorted(set(names) - set(order)), *(number for number in numbers if number >= len(order))]
     if order and lacking:
-        raise InputError(
-            f"{title}: the class {lacking[0]} is not in classes.txt, which says their order: add it there."
-        )
+        raise InputError(f"{title}: the class {lacking[0]} is not in classes.txt, which orders them: add it there.")
     classes = list(order) or names
     places = {name: number for number, name in enumerate(classes)}
     found: dict[Label, int] = {None: -1}
