@@ -263,8 +263,8 @@ seed = count("--seed", "Seed of all randomness.", default=0, least=0)
 device = click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 image_size = count("--image-size", "Side in pixels of what the network sees.", most=MOST_PIXELS)
 color = choice("--color", ["rgb", "grey"], "Colours of pixels.  [default: rgb]")
-parametrization = choice("--parametrization", ["velocity", "noise"],
-                         "What weights made elsewhere predict: velocity as SiT's, noise as DiT's.")  # fmt: skip
+parametrization = choice("--parametrization", ["velocity", "reversed", "noise"],
+                         "What others' weights predict, as SiT, REPA, DiT.  [default: they are asked]")  # fmt: skip
 network_precision = choice("--precision", ["auto", "fp32", "bf16", "fp16"],
                            "Arithmetic of the network; auto is bf16 on a GPU.", default="auto")  # fmt: skip
 batch_size = count("--batch-size", "Samples in one pass through the device.", default=256)

@@ -172,6 +172,17 @@ def test_digests(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("npz", [False, True])
+def test_tables(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, npz: bool) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python())
+    sizes = ("--rows", 60, "--first", 20, "--side", 8, "--row-group", 16, "--workers", 0, "--work", tmp_path)
+    found = bench("tables", *sizes, *(("--npz",) if npz else ()))
+    assert (found["first"]["samples"], found["pack"]["samples"]) == (20, 60)
+    assert min(found["pack"][name] for name in ("rows_per_s", "main_mib", "all_mib")) > 0
+    assert npz == ("loop" not in found)
+    assert not list(tmp_path.iterdir())
+
+
 def test_chain(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", warm_python())
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -102,9 +103,46 @@ def test_datasets_of_hugging_face(tmp_path: Path, source: str, split: str | None
                                   *(["--split", split] if split else [])).ok().err  # fmt: skip
 
 
-def test_several_splits_ask_which(tmp_path: Path) -> None:
-    said = pack(TABLES / "hub", tmp_path / "out", "--split", "none")
-    assert said["samples"] == 7
+def test_what_caches_keep_together_is_not_taken_for_one(tmp_path: Path) -> None:
+    cached = next((TABLES / "cached").rglob("dataset_info.json")).parent
+    shutil.copytree(cached, tmp_path / "hub" / "default" / "0.0.0" / "a")
+    shutil.copytree(cached, tmp_path / "hub" / "default" / "0.0.0" / "b")
+    refused(tmp_path / "hub", "--split", "train").fails(3, "2 cached datasets", "default/0.0.0/a", "give one folder")
+    hub = tmp_path / "datasets--me--pets"
+    (hub / "blobs").mkdir(parents=True)
+    for number, version in enumerate(("a" * 40, "b" * 40)):
+        data = hub / "snapshots" / version / "data"
+        data.mkdir(parents=True)
+        for file in (TABLES / "hub" / "data").iterdir():
+            (hub / "blobs" / file.stem).write_bytes(file.read_bytes())
+            (data / file.name).symlink_to(Path("../../../blobs") / file.stem)
+        if not number:
+            assert pack(hub, tmp_path / "out", "--split", "train")["samples"] == 5
+    refused(hub, "--split", "train").fails(3, "2 cached datasets", "snapshots/aaaa", "give one folder")
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "rows"),
+    [
+        (["pets-train", "pets-test"], "train", 1),
+        (["pets_train_0", "pets_train_1", "pets_val_0"], "train", 2),
+        (["train-00000-of-00001-a1b2c3", "validation-00000-of-00001-d4e5f6"], "validation", 1),
+        (["default/train/0000", "default/train/0001", "default/test/0000"], "train", 2),
+        (["pets-a", "pets-b"], None, 2),
+        (["training-of-tests", "more"], None, 2),
+    ],
+)
+def test_splits_are_told_by_names_of_files(tmp_path: Path, names: list[str], split: str | None, rows: int) -> None:
+    for name in names:
+        table(tmp_path / "in" / f"{name}.parquet", image=struct(1))
+    said = pack(tmp_path / "in", tmp_path / "out", *(["--split", split] if split else []))
+    assert (said["samples"], said.get("split")) == (rows, split)
+
+
+def test_of_several_splits_the_training_data_are_taken(tmp_path: Path) -> None:
+    said = pack(TABLES / "hub", tmp_path / "out")
+    assert (said["samples"], said["split"], said["left_out"]) == (5, "train", {"test/": 2})
+    assert pack(TABLES / "hub", tmp_path / "all", "--split", "none")["samples"] == 7
     refused_split = dprune("pack", TABLES / "hub", "-o", tmp_path / "no", "--split", "val")
     refused_split.fails(3, "has no split 'val'", "test (2), train (5)")
 
@@ -276,6 +314,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     state = tmp_path / "saved" / "state.json"
     state.write_text('{"_data_files": [{"filename": "../x.arrow"}]}')
     refused(tmp_path / "saved").fails(3, "state.json: does not list the files")
+    dprune("pack", "https://x.org/t.parquet", "-o", tmp_path / "x").fails(3, "download it")
     os.mkfifo(tmp_path / "p.parquet")
     refused(tmp_path / "p.parquet").fails(3)
 
@@ -319,18 +358,23 @@ def numbered(path: Path, count: int, group: int) -> Path:
     return table(path, group=group, image=struct(count, "i{:03d}.png"), label=list(range(count)))
 
 
+def begins(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where reading is begun from now on."""
+    found, original = list[int](), TableSource.samples
+
+    def samples(source: TableSource, begin: int) -> Any:
+        found.append(begin)
+        return original(source, begin)
+
+    monkeypatch.setattr(TableSource, "samples", samples)
+    return found
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_each_row_group_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     numbered(tmp_path / "in" / "a.parquet", 10, group=4)
     numbered(tmp_path / "in" / "b.parquet", 3, group=4)
-    begun = list[int]()
-
-    def samples(source: TableSource, begin: int) -> Any:
-        begun.append(begin)
-        return original(source, begin)
-
-    original = TableSource.samples
-    monkeypatch.setattr(TableSource, "samples", samples)
+    begun = begins(monkeypatch)
     dprune("pack", tmp_path / "in", "-o", tmp_path / "out", "--shard-size", 3, "--workers", workers).ok()
     assert begun == [0]
     assert labels(tmp_path / "out") == [*range(10), *range(3)]
@@ -360,6 +404,22 @@ def test_a_missing_shard_is_made_again(tmp_path: Path) -> None:
         (tmp_path / "out" / f"{number:06d}.tar").unlink()
         pack(tmp_path / "t.parquet", tmp_path / "out", "--shard-size", 3)
         assert members(tmp_path / "out") == whole
+
+
+def test_an_interrupted_pack_goes_on_at_its_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = numbered(tmp_path / "t.parquet", 10, group=4)
+    command = ["pack", path, "--shard-size", 3, "--workers", 0]
+    dprune(*command, "-o", tmp_path / "whole").ok()
+    asked = itertools.count()
+    with monkeypatch.context() as patch:
+        patch.setattr("dprune.console.TerminalMonitor.stop_requested", lambda self: next(asked) > 8)
+        dprune(*command, "-o", tmp_path / "out").fails(75)
+    done = len(list((tmp_path / "out").glob("*.tar")))
+    assert 0 < done < 4
+    begun = begins(monkeypatch)
+    dprune(*command, "-o", tmp_path / "out").ok()
+    assert begun == [3 * done]
+    assert members(tmp_path / "out") == members(tmp_path / "whole")
 
 
 def test_whether_a_pack_is_up_to_date_is_told_by_footers(tmp_path: Path) -> None:

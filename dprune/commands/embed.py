@@ -44,8 +44,8 @@ def command(*, delivery: Delivery, shards: tuple[str, ...], members: MemberChoic
 
     Short names of networks are dinov2-s, -b, -l (at 224 pixels), dinov3-s, -b, -l, clip-b32 and clip-l14 (OpenAI's
     weights), inception (for FID, with logits) and pixels (no weights needed). A rerun embeds only the shards that
-    are missing; processes with RANK and WORLD_SIZE set share the shards of one store. An image that cannot be
-    decoded gets a row of NaN and is listed in its part.
+    are missing; processes with RANK and WORLD_SIZE set share the shards of one store, and so do the tasks of a SLURM
+    array. An image that cannot be decoded gets a row of NaN and is listed in its part.
 
     --decode gpu has the GPU decode JPEGs, for networks that are quicker than Pillow: features differ in their last
     digits, so compare such that were made one way. FID is defined with Pillow, and inception refuses it.

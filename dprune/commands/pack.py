@@ -78,7 +78,7 @@ def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings
       dprune pack cifar10.zip --split test -o held-out
       dprune pack photos --labels labels.csv -o shards
       dprune pack photos more.zip old-shards -o shards --keys unique
-      dprune pack imagenet-1k/data --split train --size 256 -o shards
+      dprune pack imagenet-1k/data --size 256 -o shards
       dprune pack samples_50000x256x256x3.npz -o generated
       dprune pack shards --subset keep.npy -o pruned
       dprune select distance.npy --keep 10% | dprune pack shards --subset - -o pruned

@@ -56,12 +56,17 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
                    default="proportional"),
     options.count("--cap", "Keep at most this many of each group."),
     click.option("--only", metavar="GROUPS", callback=_groups, help="Keep only from these groups: 3,17,42 or @FILE."),
-    click.option("--within", multiple=True, metavar="FILE", help="Choose among these ids only. Repeatable."),
-    click.option("--without", multiple=True, metavar="FILE", help="Choose none of these ids. Repeatable."),
-    click.option("--or", "unions", multiple=True, metavar="FILE", help="Add these ids to the result. Repeatable."),
+    click.option("--within", multiple=True, metavar="FILE",
+                 help="Choose among these only: ids, or with --shards keys as text or uids. Repeatable."),
+    click.option("--without", multiple=True, metavar="FILE", help="Choose none of these. Repeatable."),
+    click.option("--or", "unions", multiple=True, metavar="FILE", help="Add these to the result. Repeatable."),
+    options.choice("--format", ["npy", "keys", "datacomp"],
+                   "Write ids, keys as text, or uids of DataComp (u8,u8), for which --shards names the samples.",
+                   default="npy"),
     click.option("--figure", type=click.Path(dir_okay=False),
                  help="Draw the lowest, middle and highest of each group."),
-    click.option("--shards", multiple=True, metavar="SHARDS", help="With --figure: where the images are. Repeatable."),
+    click.option("--shards", multiple=True, metavar="SHARDS",
+                 help="What the ids are of: shards, or a folder of clip-retrieval. Repeatable."),
     options.seed,
 )  # fmt: skip
 @options.members
@@ -83,6 +88,8 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
       dprune select --order random --keep 10% --clusters clusters.safetensors -o held-out.npy
       dprune select el2n.npy --prune 0.9 --order highest --without held-out.npy -o keep.npy
       dprune select --within a.npy --without b.npy -o difference.npy
+      dprune select distance.npy --keep 0.3 --shards clip-embeddings --format keys -o keep.txt
+      dprune select --within uids.npy --shards shards -o keep.npy
     """
     from dprune.selecting.job import open_select
 

@@ -22,6 +22,7 @@ from dprune.formats.checked_json import AGAIN, parse_json
 from dprune.formats.digests import changed, content_digest
 from dprune.formats.provenance import Record, canonical, checked_record, parent_record
 from dprune.formats.publish import STDOUT, publish_bytes
+from dprune.formats.uids import is_uids
 from dprune.formats.whole_files import read_file, read_stdin
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -56,16 +57,20 @@ class Array:
         values: the array, read-only.
         record: its provenance, None for one made elsewhere.
         guarded: whether the file carries a digest.
+        dataset: fingerprint of the dataset that ids were translated to, None where they are as they were written.
     """
 
     name: str
     values: npt.NDArray[Any]
     record: Record | None
     guarded: bool = False
+    dataset: str | None = None
 
     @property
     def fingerprint(self) -> str | None:
         """Fingerprint of the dataset that it speaks of."""
+        if self.dataset is not None:
+            return self.dataset
         return self.record.get("fingerprint") if self.record else None
 
     def as_parent(self) -> Record:
@@ -217,6 +222,8 @@ def misshapen(values: npt.NDArray[Any], kind: str) -> str:
     words, dtypes = VECTORS[kind]
     if values.ndim == 1 and values.dtype.kind in dtypes:
         return ""
+    if kind == "subset" and is_uids(values):
+        return f"{words}, not uids of DataComp: dprune select --within them with --shards makes ids of them"
     hint = ": numpy.flatnonzero makes ids of a mask" if kind == "subset" and values.dtype == bool else ""
     return f"{words}, not {values.dtype} of shape {list(values.shape)}{hint}"
 

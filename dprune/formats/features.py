@@ -1,4 +1,4 @@
-"""Features from wherever people keep them: a store, a .npy of shape [n, d], or a safetensors with `features`."""
+"""Features from wherever people keep them: a store, a folder of clip-retrieval, a .npy [n, d], or a safetensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import digest_array, map_array
+from dprune.formats.clip_retrieval import ClipFolder, is_clip_folder
 from dprune.formats.kinds import TENSOR_FILES, kind_of
+from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record, digest, parent_record
 from dprune.formats.regular import check_regular
 from dprune.formats.shards import split_ids
@@ -31,7 +33,7 @@ class Features(ABC):
         shape: samples and dimension.
         dtype: float16 where all are stored so, else float32.
         record: what made them, None for features made elsewhere.
-        fingerprint: of the dataset, None for features made elsewhere.
+        fingerprint: of the dataset, None for features made elsewhere that do not tell what their rows are.
     """
 
     name: str
@@ -152,6 +154,40 @@ def _dimension(store: Store) -> int:
     return dimension
 
 
+class ClipFeatures(Features):
+    """Features in a folder that clip-retrieval wrote, mapped, in the order of its parts."""
+
+    def __init__(self, folder: ClipFolder) -> None:
+        self.folder, self.name, self.fingerprint = folder, folder.name, folder.fingerprint
+        self._ends = list(accumulate(folder.counts))
+        self.shape = self._ends[-1], folder.parts[0].values.shape[1]
+        self.dtype = _narrowest({part.values.dtype for part in folder.parts})
+
+    def fill(self, out: npt.NDArray[np.floating], begin: int, end: int) -> None:
+        """Write samples `begin` to `end` into `out`; what is beyond float32 becomes infinite, which none may be."""
+        at, number = begin, bisect_right(self._ends, begin)
+        while at < end:
+            values, last = self.folder.parts[number].values, min(end, self._ends[number])
+            first = self._ends[number] - len(values)
+            with np.errstate(over="ignore"):
+                out[at - begin : last - begin] = values[at - first : last - first]
+            at, number = last, number + 1
+
+    def take(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
+        """Return the samples that sorted `ids` name, in the precision that they have."""
+        rows = zip(self.folder.parts, split_ids(ids, self.folder.counts), strict=True)
+        return np.concatenate([_at_least_single(part.values[which]) for part, which in rows])
+
+    def logits(self) -> None:
+        """Return None: CLIP has none."""
+
+    def labels(self) -> None:
+        """Return None: captions are no labels."""
+
+    def _describe(self) -> Record:
+        return parent_record(None, digest([digest_array(part.values) for part in self.folder.parts]))
+
+
 class Unlabelled(StoreFeatures):
     """Features in a store whose labels number other classes than those that they would be compared with."""
 
@@ -209,6 +245,8 @@ def open_features(path: str | Path) -> Features:
         InputError: there are none, parts of the store are missing, or the array is no matrix of floats.
     """
     path = Path(path)
+    if path.is_dir() and not read_manifest(path) and is_clip_folder(path):
+        return ClipFeatures(ClipFolder(path))
     if path.is_dir():
         features = StoreFeatures(Store.open(path, "features"))
         if not features.shape[0]:

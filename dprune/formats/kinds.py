@@ -9,6 +9,8 @@ import numpy as np
 
 from dprune.errors import InputError
 from dprune.formats.arrays import HEAD, NPY_ERRORS, NPY_MAGIC
+from dprune.formats.clip_retrieval import is_clip_folder
+from dprune.formats.key_lists import MARK
 from dprune.formats.manifests import read_manifest
 from dprune.formats.publish import STDOUT
 from dprune.formats.tensor_files import TensorFile
@@ -24,9 +26,10 @@ def kind_of(path: str | Path) -> str:
 
     Returns:
         Of a folder the kind that its manifest states (`shards`, `features`, `latents`, `sweep`, `run`, `report`), or
-        `folder`. Of a .npy file `vector`, `matrix` for more dimensions, or `array` where its header is damaged. Of a
-        safetensors file what its tensors make it: `clusters`, `statistics`, `features`, else `tensors`. `tar`, `zip`,
-        `json` and `png` by their first bytes. `stdin`, `pipe` and `missing`; `file` for all else.
+        `clip-retrieval` for embeddings that lie beside no shards, else `folder`. Of a .npy file `vector`, `matrix` for
+        more dimensions, or `array` where its header is damaged. Of a safetensors file what its tensors make it:
+        `clusters`, `statistics`, `features`, else `tensors`. `tar`, `zip`, `json`, `png` and `keys` (a list that
+        `select` wrote) by their first bytes. `stdin`, `pipe` and `missing`; `file` for all else.
 
     Raises:
         InputError: the manifest of a folder is damaged.
@@ -34,7 +37,7 @@ def kind_of(path: str | Path) -> str:
     if str(path) == STDOUT:
         return "stdin"
     if os.path.isdir(path):
-        return str(read_manifest(path).get("kind", "folder"))
+        return str(read_manifest(path).get("kind", "")) or _folder(path)
     if not os.path.isfile(path):
         return "pipe" if os.path.exists(path) else "missing"
     try:
@@ -51,8 +54,12 @@ def kind_of(path: str | Path) -> str:
         return "json"
     if head[8:9] == b"{":
         return _tensors(path)
-    beginnings = {b"PK\x03\x04": "zip", b"\x89PNG\r\n\x1a\n": "png"}
+    beginnings = {b"PK\x03\x04": "zip", b"\x89PNG\r\n\x1a\n": "png", MARK: "keys"}
     return next((kind for beginning, kind in beginnings.items() if head.startswith(beginning)), "file")
+
+
+def _folder(path: str | Path) -> str:
+    return "clip-retrieval" if is_clip_folder(path) and not any(Path(path).glob("*.tar")) else "folder"
 
 
 def _array(path: str | Path) -> str:

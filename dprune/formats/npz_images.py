@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import math
 import zipfile
 from collections.abc import Iterator
@@ -108,7 +109,9 @@ class NpzImages:
         size = math.prod(self.shape[1:])
         at_once = max(1, BLOCK_BYTES // size)
         with _described(self.path), zipfile.ZipFile(self.path) as archive, archive.open(self.images + _NPY) as file:
-            file.seek(self.begin + begin * size)
+            # Whatever is sought past would not count towards the checksum, which is held to the archive's at the end.
+            for part in _cut(self.begin + begin * size):
+                _exactly(file, part)
             for first in range(begin, len(self), at_once):
                 number = min(at_once, len(self) - first)
                 block = np.frombuffer(_exactly(file, number * size), dtype=np.uint8)
@@ -127,6 +130,12 @@ def _described(path: str) -> Iterator[None]:
             raise unreadable(path, error) from error
         reason = str(error) or type(error).__name__
         raise InputError(f"{path}: is no whole .npz archive ({reason.rstrip('.')}): {AGAIN}.") from error
+
+
+def _cut(size: int) -> Iterator[int]:
+    """Yield how many bytes to read at once of so many."""
+    yield from itertools.repeat(BLOCK_BYTES, size // BLOCK_BYTES)
+    yield size % BLOCK_BYTES
 
 
 def _exactly(file: IO[bytes], size: int) -> bytes:
@@ -201,7 +210,7 @@ def _labels(path: str, archive: zipfile.ZipFile, array: _Array, count: int) -> L
     if size > _MOST_LABEL_BYTES:
         raise InputError(f"{path}: {array} has more labels than are read: {otherwise}.")
     with archive.open(array.name + _NPY) as file:
-        file.seek(array.begin)
+        _exactly(file, array.begin)
         values = np.frombuffer(_exactly(file, size), dtype=array.dtype)
     if array.dtype.kind == "u" and len(values) and values.max() > np.iinfo(np.int64).max:
         raise InputError(f"{path}: {array} holds {values.max()}, more than 63 bits: {otherwise}.")

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from dprune.errors import InputError
 from dprune.formats.arrays import read_array
+from dprune.formats.key_lists import parse_keys
 from dprune.formats.kinds import TENSOR_FILES, kind_of
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record, checked_record
 from dprune.formats.results import read_result
 from dprune.formats.tensors import read_metadata
+from dprune.formats.whole_files import read_file
 
 
 def existing_record(path: str | Path, folder_of: str | None = None) -> Record | None:
@@ -46,6 +48,8 @@ def existing_record(path: str | Path, folder_of: str | None = None) -> Record | 
             return checked_record(str(path), read_metadata(path)) or {}
         if kind == "json":
             return read_result(path).record
+        if kind == "keys":
+            return parse_keys(str(path), read_file(path))[1] or {}
         return read_array(path).record or {}
     except InputError:
         # A file that cannot be read is something that the user may want to keep: only --overwrite replaces it.

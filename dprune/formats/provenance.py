@@ -25,6 +25,8 @@ Record = dict[str, Any]
 METADATA_KEY = "dprune"
 FINDINGS_KEY = "findings"
 GENERATOR = "train-dit"
+ROWS = "clip:"
+"""What the fingerprint of rows of a folder of clip-retrieval begins with, which are in another order than shards."""
 _TABLE = "ancestors"
 _NO_DIFFERENCE = ("dprune", FINDINGS_KEY)
 """What two records may differ in and still stand for one result."""
@@ -86,7 +88,8 @@ def with_findings(record: Record, findings: Mapping[str, Any]) -> Record:
 
     It follows from all else that the record says, and so makes no difference between two records.
     """
-    return {**record, FINDINGS_KEY: dict(findings)} if findings else record
+    known = record.get(FINDINGS_KEY, {})
+    return {**record, FINDINGS_KEY: {**known, **findings}} if findings else record
 
 
 def variant(record: Record, **options: Any) -> Record:
@@ -321,8 +324,14 @@ def check_same_dataset(inputs: Mapping[str, str | None]) -> str | None:
     known = [(name, fingerprint) for name, fingerprint in inputs.items() if fingerprint]
     for name, fingerprint in known[1:]:
         if fingerprint != known[0][1]:
+            remedy = "make both from the same shards"
+            if fingerprint.startswith(ROWS) != known[0][1].startswith(ROWS):
+                remedy = (
+                    "rows of clip-retrieval are in another order than shards, and dprune select --format keys with "
+                    "--shards and its folder translates them"
+                )
             raise MismatchError(
                 f"{known[0][0]} and {name} speak of different datasets "
-                f"(fingerprints {known[0][1][:12]} and {fingerprint[:12]}): make both from the same shards."
+                f"(fingerprints {known[0][1][:12]} and {fingerprint[:12]}): {remedy}."
             )
     return known[0][1] if known else None

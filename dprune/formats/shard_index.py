@@ -113,6 +113,12 @@ class ShardIndex:
         assert split is not None
         return split[0]
 
+    def keys(self) -> list[str]:
+        """Return the keys of all samples."""
+        names = self.names.tobytes().decode("utf-8", "surrogateescape").split("\0")
+        splits = (split_name(names[member]) for member in self.start.tolist())
+        return [split[0] for split in splits if split is not None]
+
     def suffix(self, member: int) -> str:
         """Return what follows the key in a member's name, lower-case."""
         split = split_name(self.name(member))

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import BadImage, InputError
+from dprune.formats.img2dataset import warn_of_unfinished
 from dprune.formats.index_cache import cached_index
 from dprune.formats.locations import expand
 from dprune.formats.manifests import read_manifest
@@ -231,8 +232,7 @@ class Dataset:
     @property
     def title(self) -> str:
         """What messages call the dataset."""
-        folders = sorted({_folder_title(shard.location) for shard in self.shards})
-        return folders[0] if len(folders) == 1 else f"{folders[0]} and {len(folders) - 1} more folders"
+        return _title([shard.location for shard in self.shards])
 
     @functools.cached_property
     def sizes(self) -> tuple[ShardSize, ...]:
@@ -329,6 +329,7 @@ def open_dataset(sources: Sequence[str], choice: MemberChoice | None = None) -> 
         for folder, manifest in manifests.items()
         for entry in manifest["shards"]
     }
+    warn_of_unfinished(_title(locations), locations)
     shards = tuple(Shard(location, choice, listed.get(_place(location), {})) for location in locations)
     return Dataset(shards, tuple(manifest["provenance"] for manifest in manifests.values()), choice)
 
@@ -339,6 +340,11 @@ def _folder(location: str) -> str:
 
 def _place(location: str) -> str:
     return os.path.join(_folder(location), os.path.basename(location))
+
+
+def _title(locations: Sequence[str]) -> str:
+    folders = sorted(set(map(_folder_title, locations)))
+    return folders[0] if len(folders) == 1 else f"{folders[0]} and {len(folders) - 1} more folders"
 
 
 def _folder_title(location: str) -> str:

@@ -1,22 +1,27 @@
-"""Subsets of shards, by ids as arrays hold them or by keys as text."""
+"""Subsets of a dataset, by ids as arrays hold them, by keys as text, or by uids of DataComp."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
 
 import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.arrays import NPY_MAGIC, Array, digest_array, read_ids
-from dprune.formats.provenance import Record, check_same_dataset, parent_record
+from dprune.formats.arrays import HEAD, NPY_MAGIC, Array, not_an_array, read_array, read_ids
+from dprune.formats.key_lists import parse_keys
+from dprune.formats.named import NamedSamples, NamedShards
+from dprune.formats.provenance import Record, check_same_dataset
 from dprune.formats.publish import STDOUT
 from dprune.formats.shards import Dataset
+from dprune.formats.uids import is_uids
 from dprune.formats.whole_files import read_file, read_stdin
+
+_log = logging.getLogger("dprune")
 
 
 def read_subset(path: str, dataset: Dataset) -> tuple[npt.NDArray[np.int64], Record]:
-    """Read which samples of a dataset are wanted.
+    """Read which samples of shards are wanted.
 
     Returns:
         Sorted ids, int64, and the subset's description as an input.
@@ -25,14 +30,47 @@ def read_subset(path: str, dataset: Dataset) -> tuple[npt.NDArray[np.int64], Rec
         InputError: a key does not exist or names two samples.
         MismatchError: the ids were chosen from another dataset.
     """
+    subset = read_chosen(path, NamedShards(dataset))
+    return subset.values, subset.as_parent()
+
+
+def read_chosen(path: str, named: NamedSamples | None) -> Array:
+    """Read a subset as ids of a dataset.
+
+    Args:
+        path: .npy of ids or of uids, or keys as text; a dash for stdin.
+        named: the dataset that it is of; None where it is not known, and only ids will do.
+
+    Returns:
+        Sorted ids, int64. Of keys and uids they are the dataset's whatever they were chosen from.
+
+    Raises:
+        InputError: a key does not exist or names two samples, no uid is of a sample, or there is nothing to look in.
+        MismatchError: the ids were chosen from another dataset.
+    """
     data = read_stdin() if path == STDOUT else read_file(path)
-    if not data.startswith(NPY_MAGIC):
-        keys = data.decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
-        ids = _find_keys(path, [key for key in keys if key], dataset)
-        # Of the ids and not of the text, so that one subset has one digest however it is written.
-        return ids, parent_record(None, digest_array(ids))
-    array = read_ids(path, data)
-    return narrowed(array, dataset.title, dataset.fingerprint, len(dataset)), array.as_parent()
+    name = "stdin" if path == STDOUT else path
+    by_uid = data.startswith(NPY_MAGIC) and is_uids((array := read_array(path, data)).values)
+    if data.startswith(NPY_MAGIC) and not by_uid:
+        subset = read_ids(path, data)
+        if named is not None:
+            narrowed(subset, named.title, named.fingerprint, len(named))
+        return subset
+    if named is None:
+        raise _without_names(name, data, "uids of DataComp" if by_uid else "keys")
+    # Described by the ids, so that one subset has one digest however it is written.
+    if by_uid:
+        return Array(name, named.find_uids(name, array.values), array.record, dataset=named.fingerprint)
+    keys, record = parse_keys(name, data)
+    return Array(name, named.find_keys(name, keys), record, dataset=named.fingerprint)
+
+
+def _without_names(name: str, data: bytes, kind: str) -> InputError:
+    """Describe a subset by names where nothing says whose they are."""
+    head = data[:HEAD]
+    if kind == "keys" and not head.decode("utf-8", "replace").replace("\n", "").replace("\r", "").isprintable():
+        return not_an_array(name, head)
+    return InputError(f"{name}: holds {kind}, not ids: say by --shards which samples they are of.")
 
 
 def narrowed(subset: Array | None, name: str, fingerprint: str | None, count: int) -> npt.NDArray[np.int64]:
@@ -51,24 +89,13 @@ def narrowed(subset: Array | None, name: str, fingerprint: str | None, count: in
     if subset is None:
         return np.arange(count, dtype=np.int64)
     check_same_dataset({name: fingerprint, subset.name: subset.fingerprint})
+    if fingerprint and subset.record and not subset.fingerprint:
+        _log.warning(
+            "%s: was chosen by files that name no dataset: its ids are taken as row numbers of %s.", subset.name, name
+        )
     ids: npt.NDArray[np.int64] = subset.values
     if len(ids) and ids[-1] >= count:
         raise InputError(
             f"{subset.name}: holds the id {ids[-1]}, and {name} has {count:,} samples: give a subset of them."
         )
     return ids
-
-
-def _find_keys(path: str, keys: Sequence[str], dataset: Dataset) -> npt.NDArray[np.int64]:
-    wanted, found, first = set(keys), {}, 0
-    for shard in dataset.shards:
-        index = shard.index()
-        for row in range(len(index)):
-            if (key := index.key(row)) in wanted:
-                if key in found:
-                    raise InputError(f"{path}: the key {key!r} names two samples: choose by ids instead.")
-                found[key] = first + row
-        first += len(index)
-    if missing := sorted(wanted - found.keys()):
-        raise InputError(f"{path}: there is no sample with the key {missing[0]!r} in {dataset.title}.")
-    return np.array(sorted(found.values()), dtype=np.int64)

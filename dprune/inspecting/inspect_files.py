@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dprune.errors import InputError
 from dprune.formats.arrays import VECTORS, digest_array, map_array, misshapen, read_array, stated_kind
 from dprune.formats.clusters import read_clusters
+from dprune.formats.key_lists import parse_keys
 from dprune.formats.kinds import kind_of
 from dprune.formats.latents import FLIPPED, NAMES
 from dprune.formats.provenance import Record
@@ -19,6 +20,8 @@ from dprune.formats.publish import STDOUT
 from dprune.formats.results import read_result
 from dprune.formats.stores import PART_KEYS
 from dprune.formats.tensor_files import TensorFile
+from dprune.formats.uids import is_uids
+from dprune.formats.whole_files import read_file
 from dprune.inspecting.findings import Findings
 from dprune.measuring.pairs import PAIR
 
@@ -44,6 +47,9 @@ def inspect_array(path: str) -> Findings:
     findings.count_digests(array.guarded)
     findings.content = {"shape": list(values.shape), "dtype": str(values.dtype), "digest": digest_array(values)}
     findings.kind = _kind_of_array(values, array.record)
+    if is_uids(values):
+        findings.kind = "uids"
+        findings.content["uids"] = len(values)
     if findings.kind in VECTORS and (problem := misshapen(values, findings.kind)):
         findings.problems.append(f"{findings.name}: {problem}: make it again.")
     elif describe := {"scores": _scores, "subset": _subset, "labels": _labels, "pairs": _pairs}.get(findings.kind):
@@ -111,6 +117,16 @@ def _pairs(findings: Findings, values: npt.NDArray[Any]) -> None:
     findings.content |= {"pairs": len(values), "copies": int((distance == 0).sum())}
     if len(values):
         findings.content["closest"] = float(distance.min())
+
+
+def inspect_keys(path: str) -> Findings:
+    """Inspect a subset as text that `select` wrote."""
+    keys, record = parse_keys(path, read_file(path))
+    findings = Findings(path, "keys", records=[record] if record else [])
+    findings.count_digests(True)
+    findings.fingerprint = record.get("fingerprint") if record else None
+    findings.content = {"kept": len(keys), "keys": keys[:MOST_EXAMPLES]}
+    return findings
 
 
 def inspect_result(path: str) -> Findings:

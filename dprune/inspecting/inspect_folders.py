@@ -11,6 +11,8 @@ import numpy as np
 
 from dprune.clustering.sweep_plot import PLOT, TABLE
 from dprune.errors import InputError
+from dprune.formats.clip_retrieval import ClipFolder
+from dprune.formats.img2dataset import warn_of_unfinished
 from dprune.formats.latents import SUMS, open_latents
 from dprune.formats.locations import JOURNAL
 from dprune.formats.manifests import read_manifest
@@ -39,7 +41,10 @@ def inspect_folder(folder: str, kind: str, look: Look) -> Findings:
     tars = sorted(glob.glob(os.path.join(glob.escape(folder), "*.tar")))
     if kind in ("features", "latents"):
         findings = _store(folder, kind)
+    elif kind == "clip-retrieval":
+        findings = _embeddings(folder)
     elif kind == "shards" or tars or unfinished:
+        warn_of_unfinished(folder, tars)
         findings = inspect_tars(folder, tars, [folder], look)
     elif kind == "sweep":
         findings = _sweep(folder, manifest)
@@ -76,6 +81,22 @@ def _store(folder: str, kind: str) -> Findings:
     }
     if kind == "latents" and not findings.problems:
         _latents(findings)
+    return findings
+
+
+def _embeddings(path: str) -> Findings:
+    """Inspect what the inference of clip-retrieval wrote."""
+    folder, findings = ClipFolder(path), Findings(path, "features")
+    columns = folder.columns()
+    findings.samples, findings.fingerprint = sum(folder.counts), folder.fingerprint
+    findings.content = {
+        "parts": len(folder.parts),
+        "samples": findings.samples,
+        "dimension": folder.parts[0].values.shape[1],
+        "dtypes": sorted({str(part.values.dtype) for part in folder.parts}),
+        "columns": columns,
+        "keys": folder.keys(0)[:MOST_EXAMPLES] if columns else None,
+    }
     return findings
 
 

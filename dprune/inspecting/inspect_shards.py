@@ -11,13 +11,14 @@ from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.checked_json import MOST_BYTES, parse_json
+from dprune.formats.img2dataset import STATS, read_downloads
 from dprune.formats.index_cache import check_bytes
 from dprune.formats.manifests import MANIFEST, checked_manifest, read_manifest
 from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import FINDINGS_KEY, Record, record_digest
 from dprune.formats.ranges import is_url
 from dprune.formats.remote import RemoteBlocks
-from dprune.formats.shard_index import LeftOut, ShardIndex, build_index
+from dprune.formats.shard_index import MOST_SUFFIXES, LeftOut, ShardIndex, build_index
 from dprune.formats.shards import BAD, CLASSES, Shard, fingerprint, open_dataset
 from dprune.inspecting.findings import Findings
 from dprune.inspecting.inspect_files import MOST_EXAMPLES
@@ -68,7 +69,8 @@ def inspect_tars(name: str, locations: Sequence[str], folders: Sequence[str], lo
     if locations and not findings.problems and not sum(summary.counts):
         why = summary.left.words() or "the shards are empty"
         findings.problems.append(f"{name}: holds no image that can be used: {why}.")
-    findings.content = summary.content(len(locations)) | _beside(folders) | _left_out(findings.records)
+    beside = _beside(folders) | _downloads(findings, locations, summary, look.members)
+    findings.content = summary.content(len(locations)) | beside | _left_out(findings.records)
     findings.content |= {"digests_checked": summary.checked} if look.deep else {}
     if not findings.problems:
         findings.samples = sum(summary.counts)
@@ -139,6 +141,7 @@ class _Summary:
 
     def __init__(self) -> None:
         self.counts: list[int] = []
+        self.count_of: dict[str, int] = {}
         self.digests: list[tuple[str, str]] = []
         self.left = LeftOut()
         self.checked = 0
@@ -149,6 +152,7 @@ class _Summary:
     def add(self, shard: Shard, index: ShardIndex) -> None:
         """Take in the next shard."""
         self.counts.append(len(index))
+        self.count_of[shard.location] = len(index)
         self.digests.append((shard.name, shard.members_digest(index)))
         self.left += index.left
         self._bytes += int(index.size.sum())
@@ -193,6 +197,26 @@ def _beside(folders: Sequence[str]) -> dict[str, Any]:
         if (folder / BAD).is_file():
             found["unreadable"] += len(_lines(folder / BAD))
     return found
+
+
+def _downloads(
+    findings: Findings, locations: Sequence[str], summary: _Summary, members: MemberChoice
+) -> dict[str, Any]:
+    """Tell what img2dataset says of its download, and hold the shards to it."""
+    try:
+        said = read_downloads(locations)
+    except InputError as error:
+        findings.problems.append(str(error))
+        return {}
+    for location, stated in said.successes.items():
+        count = summary.count_of.get(location, stated)
+        # Of members that were chosen otherwise there may be more or fewer.
+        if count != stated and not members.options():
+            findings.problems.append(
+                f"{location}: holds {count:,} samples, its {STATS} says {stated:,}: download it again."
+            )
+    reasons = dict(said.reasons.most_common(MOST_SUFFIXES))
+    return {name: found for name, found in (("download", dict(said.counts)), ("failures", reasons)) if found}
 
 
 def _lines(path: Path) -> list[str]:

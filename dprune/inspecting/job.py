@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from dprune.errors import InputError, unreadable
 from dprune.formats.kinds import ARRAY_FILES, TENSOR_FILES, kind_of
 from dprune.inspecting.findings import DIGITS, Findings
-from dprune.inspecting.inspect_files import inspect_array, inspect_result, inspect_tensors
+from dprune.inspecting.inspect_files import inspect_array, inspect_keys, inspect_result, inspect_tensors
 from dprune.inspecting.inspect_folders import inspect_folder
 from dprune.inspecting.inspect_shards import Look, inspect_shards
 from dprune.inspecting.rendering import plain_text, terminal_text
@@ -111,6 +111,8 @@ def _dispatch(name: str, sources: Sequence[str], look: Look) -> Findings:
         return inspect_array(source)
     if kind in ("tar", ".tar"):
         return inspect_shards(source, [source], look)
+    if kind == "keys":
+        return inspect_keys(source)
     if kind == "json":
         return inspect_result(source)
     if kind in (*TENSOR_FILES, ".safetensors"):

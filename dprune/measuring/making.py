@@ -27,7 +27,7 @@ from dprune.measuring.side_paths import SidePath
 from dprune.packing.sources import classes_of
 from dprune.packing.unpacked import as_dataset, open_images
 from dprune.precision import PRECISIONS
-from dprune.runtime import Monitor, Ranks
+from dprune.runtime import Monitor, Ranks, acting_as
 
 _log = logging.getLogger("dprune")
 
@@ -168,7 +168,9 @@ class Making:
 
     def open(self, monitor: Monitor) -> StoreFeatures:
         """Make what is missing, and open the features."""
-        made = self.job if self.job.complete() else _made(self.job, self.remarks, monitor)
+        # Nobody shares this work, be this process a task of an array or not.
+        with acting_as(Ranks()):
+            made = self.job if self.job.complete() else _made(self.job, self.remarks, monitor)
         features = open_features(made.output.path)
         assert isinstance(features, StoreFeatures)
         # Messages name what was given, and not a folder of the cache.

@@ -16,7 +16,7 @@ DESCRIPTIONS: dict[str, Shape] = {
         {"input_size": _SIDE, "channels": _CHANNELS, "patch": _SIDE, "width": _CHANNELS, "depth": Whole(1, 1024),
          "heads": Whole(1, 1024), "classes": Whole(0, 1 << 24), "learn_sigma": Flag(), "mean": ListOf(Real()),
          "std": ListOf(Real())},
-        {**_REACHED, "parametrization": OneOf(("velocity", "noise")), "label_count": Whole(0, 1 << 24),
+        {**_REACHED, "parametrization": OneOf(("velocity", "reversed", "noise")), "label_count": Whole(0, 1 << 24),
          "class_counts": ListOf(Whole(0, 1 << 40))},
     ),
     "vae": Object(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dprune.models import diffusion
-from dprune.models.parametrization import NOISE, VELOCITY
+from dprune.models.parametrization import NOISE, REVERSED, VELOCITY
 
 FREQUENCIES = 256
 
@@ -33,7 +33,7 @@ class DiTConfig:
         heads: of the attention.
         classes: labels, 0 for an unconditional model; the table has one more row, for no label.
         learn_sigma: whether the output has a second half, as DiT's published weights have, which is dropped.
-        parametrization: what the weights predict, `velocity` or `noise`; the network gives velocities all the same.
+        parametrization: what the weights predict, see `PREDICTIONS`; the network gives velocities all the same.
     """
 
     input_size: int
@@ -245,10 +245,13 @@ class DiT(nn.Module):
             [B, C, H, W].
         """
         if self.config.parametrization == NOISE:
-            return diffusion.velocity(lambda x, timestep: self._predicted(x, timestep, y_B), x_BCHW, t_B)
-        return self._predicted(x_BCHW, t_B, y_B)
+            return diffusion.velocity(lambda x, timestep: self.predicted(x, timestep, y_B), x_BCHW, t_B)
+        if self.config.parametrization == REVERSED:
+            return -self.predicted(x_BCHW, 1 - t_B, y_B)
+        return self.predicted(x_BCHW, t_B, y_B)
 
-    def _predicted(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor) -> Tensor:
+    def predicted(self, x_BCHW: Tensor, t_B: Tensor, y_B: Tensor) -> Tensor:
+        """Return what the weights predict, [B, C, H, W], at times or timesteps [B] as they were trained on."""
         x_BTD = self.x_embedder(x_BCHW) + self.pos_embed
         c_BD = self.t_embedder(t_B) + self.y_embedder(y_B)
         blocks: list[Any] = list(self.blocks)

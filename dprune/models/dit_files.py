@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
-from dataclasses import Field, dataclass, fields, replace
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,12 @@ import torch
 from torch import Tensor
 
 from dprune.errors import InputError
-from dprune.models.architectures import HEADS
+from dprune.formats.provenance import Record
 from dprune.models.classes import TrainedClasses
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.files import ModelFile, fits
+from dprune.models.foreign_dits import inferred, read_foreign, settle
 from dprune.models.parametrization import VELOCITY
-from dprune.models.weights import read_state
-
-# What DiT and SiT multiply the latents of Stable Diffusion's autoencoder with.
-LATENT_SCALE = 0.18215
 
 
 @dataclass(frozen=True)
@@ -33,12 +29,14 @@ class LoadedDiT:
         file: where it comes from.
         mean: of the latents, float32 [C]; latents are normalised * std + mean.
         std: of the latents, float32 [C].
+        findings: what was inferred of it, for the provenance of what is made with it.
     """
 
     model: DiT
     file: ModelFile
     mean: Tensor
     std: Tensor
+    findings: Record
 
     @property
     def conditional(self) -> bool:
@@ -66,18 +64,17 @@ def load_dit(
     Args:
         path: a `model.safetensors` of dprune, or a safetensors or torch file of a state dict.
         device: where the weights go.
-        parametrization: what a network made elsewhere predicts, see `parametrization_of`.
+        parametrization: what a network made elsewhere predicts, see `parametrization_of`; it is asked in any case.
         heads: of a network made elsewhere, None for those of DiT's architecture of the same width.
 
     Raises:
         InputError: the file is missing, damaged, or no such network.
+        UsageError: what a network made elsewhere predicts is to be inferred, and its answers to noise do not tell.
     """
     file = ModelFile.open(path)
     file.check_kind("dit", "a DiT", "train-dit")
-    state = file.weights() if file.network else read_state(file.path)
-    config, mean, std = _described(file) if file.network else _inferred(file.path, state, heads)
-    if not file.network:
-        config = replace(config, parametrization=parametrization)
+    state = file.weights() if file.network else read_foreign(file.path)
+    config, mean, std = _described(file) if file.network else inferred(file.path, state, heads)
     with torch.device("meta"):
         model = DiT(config)
     if unlike := fits(model.state_dict(), state):
@@ -87,8 +84,10 @@ def load_dit(
     own = {name: value.to(device, torch.float32, copy=True, memory_format=torch.contiguous_format)
            for name, value in state.items()}  # fmt: skip
     model.load_state_dict(own, assign=True)
-    scale = (torch.tensor(values, dtype=torch.float32, device=device) for values in (mean, std))
-    return LoadedDiT(model.eval().requires_grad_(False), file, *scale)
+    model.eval().requires_grad_(False)
+    findings = {} if file.network else settle(file.path, model, parametrization)
+    shift, scale = (torch.tensor(values, dtype=torch.float32, device=device) for values in (mean, std))
+    return LoadedDiT(model, file, shift, scale, findings)
 
 
 def _described(file: ModelFile) -> tuple[DiTConfig, list[float], list[float]]:
@@ -104,43 +103,6 @@ def _described(file: ModelFile) -> tuple[DiTConfig, list[float], list[float]]:
 
 def _value(network: dict[str, Any], field: Field[Any]) -> Any:
     return network.get(field.name, VELOCITY) if field.name == "parametrization" else network[field.name]
-
-
-def architecture_of(path: Path) -> tuple[int, int, int]:
-    """Return width, depth and patch of a state dict made elsewhere.
-
-    Raises:
-        InputError: the file is missing, damaged, or no such network.
-    """
-    config, *_ = _inferred(path, read_state(path), heads=1)
-    return config.width, config.depth, config.patch
-
-
-def _inferred(
-    path: Path, state: dict[str, Tensor], heads: int | None = None
-) -> tuple[DiTConfig, list[float], list[float]]:
-    """Tell the configuration by the shapes of a state dict, and heads that are not said by the width."""
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
-    try:
-        width, channels, patch, _ = shapes["x_embedder.proj.weight"]
-        _, tokens, _ = shapes["pos_embed"]
-        rows, _ = shapes["y_embedder.embedding_table.weight"]
-        outputs, _ = shapes["final_layer.linear.weight"]
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"{path}: is no DiT or SiT ({error}): give what dprune train-dit made, or such a network's state dict."
-        ) from error
-    if heads is None and width not in HEADS:
-        raise InputError(
-            f"{path}: does not say how many heads it has, and DiT has no architecture of width {width} "
-            f"(it has {', '.join(map(str, HEADS))}): give such a one, or what dprune train-dit made."
-        )
-    numbers = [name.split(".")[1] for name in shapes if name.startswith("blocks.")]
-    depth = len({number for number in numbers if number.isdecimal()})
-    learn_sigma = outputs == 2 * patch**2 * channels
-    size = math.isqrt(tokens) * patch
-    config = DiTConfig(size, channels, patch, width, depth, heads or HEADS[width], rows - 1, learn_sigma)
-    return config, [0.0] * channels, [1 / LATENT_SCALE] * channels
 
 
 def network_metadata(

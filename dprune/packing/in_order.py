@@ -39,10 +39,10 @@ class InOrder(Source):
     def _sample(self, number: int) -> Sample:
         process, place, samples = self._place or (0, 0, iter(()))
         # What a forked worker inherits is the main process's place, whose open file it must not use.
-        if process == os.getpid() and place <= number <= place + PASSED_OVER:
-            deque(itertools.islice(samples, number - place), maxlen=0)
-        else:
+        if process != os.getpid() or not place <= number <= place + PASSED_OVER:
             samples = self.samples(number)
+        elif number > place:
+            deque(itertools.islice(samples, number - place), maxlen=0)
         found = next(samples)
         self._place = (os.getpid(), number + 1, samples)
         return found

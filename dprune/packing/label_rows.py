@@ -35,7 +35,8 @@ class RowNames:
         for depth in self._depths:
             if depth < len(parts):
                 end = "/".join(parts[len(parts) - 1 - depth :])
-                row = self._names.get(end, self._stems.get(_without_suffix(end), _SEVERAL))
+                row = self._names.get(end)
+                row = self._stems.get(_without_suffix(end), _SEVERAL) if row is None else row
                 if row != _SEVERAL:
                     return row
         return None

@@ -63,20 +63,20 @@ class FileLabels(Labels):
         folder: that it lies in, None where that is a zip.
 
     Raises:
-        InputError: it is damaged, or the classes.txt beside it is.
+        InputError: the classes.txt beside it is damaged.
     """
 
     def __init__(self, title: str, data: bytes, folder: str | None) -> None:
-        self.title = title
-        self._labels = read_labels(title, data)
+        self.title, self._data = title, data
         self.order = [] if folder is None else classes_of_folder(folder)
         self.parents = {"labels": parent_record(None, hashlib.sha256(data).hexdigest())}
         if self.order:
             self.parents |= {"classes": parent_record(None, digest(self.order))}
 
     def of(self, source: Source, monitor: Monitor) -> tuple[list[Label], Collection[Label]]:
-        """Find each sample's row."""
-        rows, labels = match_rows(self.title, list(self._labels), source), list(self._labels.values())
+        """Read the file, for which there is no need while all is up to date, and find each sample's row."""
+        found = read_labels(self.title, self._data)
+        rows, labels = match_rows(self.title, list(found), source), list(found.values())
         # Of rows that are left out, too, so that all splits number the classes alike.
         return [labels[row] for row in rows.tolist()], set(labels)
 

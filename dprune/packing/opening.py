@@ -25,7 +25,7 @@ from dprune.packing.settings import PackSettings
 from dprune.packing.sources import DigitsSource, ShardSource, Source, is_called_an_image
 from dprune.packing.streams import Streams, compressed_tars, is_compressed, is_stream
 from dprune.packing.table_columns import TableChoice
-from dprune.packing.table_places import is_table
+from dprune.packing.table_places import SUFFIXES, is_table
 from dprune.packing.tables import TableSource
 from dprune.packing.zips import ZipSource
 
@@ -112,6 +112,8 @@ def opener_of(location: str) -> Opener | None:
 def _open_streams(
     locations: Sequence[str], streams: Sequence[str], settings: PackSettings, members: MemberChoice
 ) -> Streams:
+    if found := [location for location in streams if location.lower().endswith((*SUFFIXES, ".npz"))]:
+        raise InputError(f"{found[0]}: tables and archives are read from files: download it, and name the file.")
     if len(streams) < len(locations):
         raise _alone(streams[0])
     if settings.subset is not None:

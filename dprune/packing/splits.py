@@ -58,7 +58,7 @@ def find_classes(location: str, folders: Mapping[str, int], split: str | None) -
         return FolderClasses({folder: folder for folder in folders}, sorted(filter(None, folders)))
     taken = splits.chosen(location, split)
     labels = {folder: splits.label(folder) for folder in folders if splits.at(folder) == taken}
-    alike = {splits.label(folder) for folder in folders if _kind(splits.at(folder))}
+    alike = {splits.label(folder) for folder in folders if split_kind(splits.at(folder))}
     left = {f"{name or '.'}/": count for name, count in splits.sizes.items() if name != taken}
     return FolderClasses(labels, sorted(filter(None, alike.union(labels.values()))), taken, left)
 
@@ -86,7 +86,7 @@ class _Splits:
                 raise InputError(f"{location}: has no split {split!r}, but images in {told}.")
             return found[0]
         # What lies beside the training data is there to measure with; of two trainings nobody can know.
-        wanted = [name for name in names if _kind(name) == "train"] if len(names) > 1 else names
+        wanted = [name for name in names if split_kind(name) == "train"] if len(names) > 1 else names
         if len(wanted) == 1:
             return wanted[0]
         raise UsageError(
@@ -117,7 +117,7 @@ def _find_splits(folders: Mapping[str, int], *, asked: bool) -> _Splits | None:
         sizes = Counter[str]()
         for parts, count in paths.items():
             sizes[parts[depth] if len(parts) > depth else ""] += count
-        kinds = {_kind(name) for name in sizes}
+        kinds = {split_kind(name) for name in sizes}
         found = _Splits(depth, sizes, len({parts[:depth] for parts in paths}) == 1)
         if None not in kinds or (found.shared and len(kinds - {None}) > 1):
             return found
@@ -126,6 +126,7 @@ def _find_splits(folders: Mapping[str, int], *, asked: bool) -> _Splits | None:
     return differing if asked else None
 
 
-def _kind(folder: str) -> str | None:
+def split_kind(folder: str) -> str | None:
+    """Return `train`, `val` or `test` for what is called like a split, None for other names."""
     match = _SPLIT.fullmatch(folder)
     return match.lastgroup if match else None

@@ -14,7 +14,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from dprune.formats.checked_json import read_json
 from dprune.formats.images import readable_suffixes
 from dprune.formats.table_files import TableFile, open_table
 from dprune.packing.folders import walk_files
-from dprune.packing.splits import find_classes
+from dprune.packing.splits import find_classes, split_kind
 
 SUFFIXES = (".parquet", ".arrow")
 _INFO, _STATE = "dataset_info.json", "state.json"
 _NUMBERED = re.compile(r"[-_.]?\d+(?:-of-\d+)?$|-\d+-of-\d+(?:-[0-9a-f]+)?$")
+_PARTS = re.compile(r"[-_. ]")
 _REMEDY = "give its files by name"
 
 
@@ -142,10 +143,26 @@ def _places(location: str, left: Counter[str]) -> Iterator[TablePlace]:
         # Names that end so are of a download that was not finished.
         if not file.hidden and ".incomplete/" not in file.path:
             folders.setdefault(file.folder, []).append(file.name)
+    _check_alone(location, folders)
     for folder in sorted(folders):
         for name, split in _files_in(os.path.join(location, folder), sorted(folders[folder]), left):
             parts = [folder, name], [folder, split]
             yield TablePlace(os.path.join(location, *parts[0]), *("/".join(filter(None, part)) for part in parts))
+
+
+def _check_alone(location: str, folders: Mapping[str, Sequence[str]]) -> None:
+    """Refuse several datasets, or versions of one, that a cache keeps below a folder: they are not meant as one.
+
+    Raises:
+        InputError: there are.
+    """
+    cached = [folder for folder, names in folders.items() if _INFO in names and _STATE not in names]
+    snapshots = {match[0] for folder in folders if (match := re.match(r"(?:.*/)?snapshots/[0-9a-f]{40}", folder))}
+    for found in (sorted(cached), sorted(snapshots)):
+        if len(found) > 1:
+            raise InputError(
+                f"{location}: holds {len(found)} cached datasets, such as {found[0]} and {found[1]}: give one folder."
+            )
 
 
 def _files_in(folder: str, names: Sequence[str], left: Counter[str]) -> list[tuple[str, str]]:
@@ -162,9 +179,10 @@ def _files_in(folder: str, names: Sequence[str], left: Counter[str]) -> list[tup
 
 
 def _split_in(name: str) -> str:
-    """Return what a file is called without its number: its split, where files are named after splits."""
+    """Return the split that a part of a file's name tells, else what the file is called without its number."""
     stem = name.rpartition(".")[0]
-    return _NUMBERED.sub("", stem) or stem
+    told = [part for part in _PARTS.split(stem) if split_kind(part)]
+    return told[0] if len(told) == 1 else _NUMBERED.sub("", stem) or stem
 
 
 def _saved(folder: str) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 from dprune.errors import MismatchError, UsageError
 from dprune.formats.provenance import Record
 from dprune.models.classes import IntArray, TrainedClasses
-from dprune.models.parametrization import NOISE, VELOCITY
+from dprune.models.parametrization import VELOCITY, recorded
 from dprune.precision import resolved
 from dprune.runtime import is_gpu
 from dprune.sampling.seeds import BALANCED, PROPORTIONAL, Classes, Seeds
@@ -103,7 +103,7 @@ class SampleSettings:
         interval: noise levels between which guidance acts, None for all.
         precision: dtype of the transformer's arithmetic.
         compiles: whether the transformer's blocks are compiled.
-        parametrization: what the transformer predicts, `velocity` or `noise`.
+        parametrization: what the transformer predicts, see `parametrization_of`.
     """
 
     given: SampleOptions
@@ -143,7 +143,7 @@ class SampleSettings:
         found |= {"precision": self.precision, "shard_size": given.shard_size}
         found |= {"classes": str(self.classes or BALANCED)} if conditional else {}
         found |= {"quantize": given.quantize} if quantized else {}
-        found |= {"parametrization": NOISE} if self.parametrization == NOISE else {}
+        found |= recorded(self.parametrization)
         # The step sizes of dopri5 depend on all images of a batch.
         return found | ({"batch_size": given.batch_size} if self.steps is None else {"steps": self.steps})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +26,14 @@ _log = logging.getLogger("dprune")
 
 
 def measure_shares(
-    samples: Samples, settings: ScoreSettings, shares: Sequence[Share], monitor: Monitor, *, gradients: bool
+    samples: Samples, settings: ScoreSettings, shares: Iterable[Share], monitor: Monitor, *, gradients: bool
 ) -> None:
     """Measure samples by networks of one architecture.
 
     Args:
         samples: what is scored.
         settings: noise levels, draws, precision, device.
-        shares: what is measured by each network.
+        shares: what is measured, one by one; a network is loaded anew where it is not that of the share before.
         monitor: asked to stop.
         gradients: whether squared norms of gradients are measured, too.
 
@@ -45,9 +45,11 @@ def measure_shares(
         DpruneError: out of memory.
     """
     with on_device(samples, settings, gradients=gradients) as networks:
+        progress = measuring = None
         for share in shares:
             check_stop(monitor)
-            measuring = networks.measuring(share.file, samples.ids, share.progress)
+            if measuring is None or share.progress != progress:
+                progress, measuring = share.progress, networks.measuring(share.file, samples.ids, share.progress)
             measuring.fill(share.portions, monitor, share.label)
 
 
@@ -93,6 +95,7 @@ class ScoredNetworks:
         """
         if self._first is None or self._scorer is None:
             self._first = self._load(file)
+            progress.note(self._first.findings)
             self._scorer = Scorer(self._first.model, self._settings, gradients=self._gradients)
         else:
             state = file.state("raw.") if self._settings.weights == "raw" else file.weights()

@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from dprune.errors import UsageError
 from dprune.formats.beside import Beside
-from dprune.formats.provenance import Record, record_digest
+from dprune.formats.provenance import Record, record_digest, with_findings
 from dprune.formats.publish import STDOUT, Output
+from dprune.formats.turns import Turns, peeked
 from dprune.models.files import ModelFile
 from dprune.models.parametrization import parametrization_of
-from dprune.runtime import Monitor, ranks
+from dprune.runtime import Monitor
 from dprune.scoring.outputs import ScoreFile, named_beside
 from dprune.scoring.population import open_samples
 from dprune.scoring.progress import Progress, Share
@@ -69,11 +70,13 @@ class El2nGrandJob(SharedScoring["npt.NDArray[np.float32]"]):
         return {self.method: self.file} | ({"el2n": self._file("el2n", Path(self.el2n), "--el2n")} if self.el2n else {})
 
     def _file(self, method: str, path: Path, option: str) -> ScoreFile:
-        title, levels = METHODS[method], []
+        title, levels, noted = METHODS[method], list[ScoreFile](), self.progress().noted()
         for sigma in self.settings.sigmas if self.per_sigma else ():
             own, place = replace(self.settings, sigmas=(sigma,)), named_beside(path, f"s{sigma:g}")
-            levels.append(ScoreFile(place, self._record(method, own), own, f"{title} at sigma {sigma:g}", option))
-        return ScoreFile(path, self._record(method, self.settings), self.settings, title, option, tuple(levels))
+            record = with_findings(self._record(method, own), noted)
+            levels.append(ScoreFile(place, record, own, f"{title} at sigma {sigma:g}", option))
+        record = with_findings(self._record(method, self.settings), noted)
+        return ScoreFile(path, record, self.settings, title, option, tuple(levels))
 
     @property
     def beside(self) -> Sequence[Beside]:
@@ -85,13 +88,14 @@ class El2nGrandJob(SharedScoring["npt.NDArray[np.float32]"]):
         measures = 2 if self.method == "grand" else 1
         return self.portions("", len(self.samples.ids), measures, record_digest(self.record))
 
-    def measure(self, monitor: Monitor) -> None:
+    def measure(self, turns: Turns, monitor: Monitor) -> None:
         """Measure what is missing of this worker's portions."""
-        progress, here = self.progress(), ranks()
-        if missing := progress.missing(here.rank, here.world):
+        progress = self.progress()
+        batches = turns.deal(len(progress), progress.unmeasured, progress.claim)
+        shares = peeked(Share(self.model, progress, progress.missing(batch), "scoring") for batch in batches)
+        if shares:
             from dprune.scoring.device import measure_shares
 
-            shares = [Share(self.model, progress, missing, "scoring")]
             measure_shares(self.samples, self.settings, shares, monitor, gradients=self.method == "grand")
 
     def values(self) -> npt.NDArray[np.float32] | None:

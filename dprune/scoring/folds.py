@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError, MismatchError, UsageError
+from dprune.formats.claims import claim_of
 from dprune.formats.provenance import difference
 from dprune.scoring.population import Samples
 from dprune.scoring.progress import Progress
@@ -72,6 +73,11 @@ class Unit:
     def gradient(self) -> Path:
         """Where the sum of gradients is kept until the unit is measured."""
         return self.progress.folder / "gradient.safetensors"
+
+    @property
+    def claim(self) -> Path:
+        """The file that stands for it while a task of an array measures it."""
+        return claim_of(self.progress.folder, 0, 1)
 
     @property
     def whole(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
 
@@ -22,14 +22,14 @@ from dprune.scoring.settings import ScoreSettings
 
 
 def measure_folds(
-    samples: Samples, settings: ScoreSettings, units: Sequence[Unit], record: Record, monitor: Monitor
+    samples: Samples, settings: ScoreSettings, units: Iterable[Unit], record: Record, monitor: Monitor
 ) -> None:
     """Measure folds by checkpoints; it raises what `measure_shares` raises.
 
     Args:
         samples: of which the folds are.
         settings: noise levels, draws, precision, device.
-        units: what is measured.
+        units: what is measured, one by one.
         record: provenance of the scores, which kept sums of gradients carry.
         monitor: asked to stop.
     """

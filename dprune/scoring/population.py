@@ -53,7 +53,7 @@ def open_population(sources: Sequence[str], members: MemberChoice | None = None)
         if not array.values.ndim:
             raise InputError(f"{source}: holds one number, and no row for each sample: give an array that does.")
         return Population(len(array.values), array.fingerprint, {"array": array.as_parent()})
-    if kind in ("features", "matrix", "tensors"):
+    if kind in ("features", "clip-retrieval", "matrix", "tensors"):
         features = open_features(source)
         return Population(features.shape[0], features.fingerprint, {"features": features.as_parent()})
     if kind == "latents":

@@ -6,15 +6,19 @@ any number of workers fills one folder, and whoever finds it full makes the scor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
+from dprune.formats.checked_json import Object, Text, read_json, shaped
+from dprune.formats.claims import claim_of
+from dprune.formats.digests import without_check
+from dprune.formats.publish import publish_json
 from dprune.formats.tensors import read_tensors, write_tensors
 from dprune.models.files import ModelFile
 
@@ -22,6 +26,8 @@ Values = npt.NDArray[np.float32]
 
 MOST_PORTIONS = 64
 SMALLEST, LARGEST = 256, 2048
+NOTE = "findings.json"
+_NOTED = Object({"mark": Text(), "findings": Object()})
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,26 @@ class Progress:
         wanted = -(-self.count // MOST_PORTIONS)
         return min(LARGEST, max(SMALLEST, -(-wanted // SMALLEST) * SMALLEST))
 
-    def portions(self, rank: int = 0, world: int = 1) -> list[Portion]:
-        """Return a worker's portions, whether measured or not."""
-        starts = range(0, self.count, self.size)
-        return [self._portion(number, starts[number]) for number in range(rank, len(starts), world)]
+    def __len__(self) -> int:
+        """Return the number of portions."""
+        return -(-self.count // self.size)
 
-    def missing(self, rank: int = 0, world: int = 1) -> list[Portion]:
-        """Return those of a worker's portions that are not measured whole."""
-        return [portion for portion in self.portions(rank, world) if not portion.whole]
+    def portions(self, numbers: Iterable[int] | None = None) -> list[Portion]:
+        """Return portions, by number or all, whether measured or not."""
+        wanted = range(len(self)) if numbers is None else numbers
+        return [self._portion(number, number * self.size) for number in wanted]
+
+    def missing(self, numbers: Iterable[int] | None = None) -> list[Portion]:
+        """Return those of the same that are not measured whole."""
+        return [portion for portion in self.portions(numbers) if not portion.whole]
+
+    def unmeasured(self, numbers: Iterable[int]) -> list[int]:
+        """Return the numbers of those of some portions that are not measured whole."""
+        return [portion.number for portion in self.missing(numbers)]
+
+    def claim(self, number: int) -> Path:
+        """Return the file that stands for a portion while a task of an array measures it."""
+        return claim_of(self.folder, number, len(self))
 
     def _portion(self, number: int, begin: int) -> Portion:
         end = min(begin + self.size, self.count)
@@ -108,6 +126,20 @@ class Progress:
             values: measures of its first samples, float32 [done, *shape].
         """
         write_tensors(self._path(portion.number), {"measures": values}, {"mark": self.mark, "count": len(values)})
+
+    def note(self, findings: Mapping[str, Any]) -> None:
+        """Keep what was found out of the network, for whichever worker writes the scores."""
+        if findings:
+            publish_json(self.folder / NOTE, {"mark": self.mark, "findings": dict(findings)})
+
+    def noted(self) -> dict[str, Any]:
+        """Return what was noted, empty where it is another scoring's or cannot be trusted."""
+        path = self.folder / NOTE
+        try:
+            found = without_check(str(path), shaped(str(path), read_json(path), _NOTED))
+        except (FileNotFoundError, InputError):
+            return {}
+        return dict(found["findings"]) if found["mark"] == self.mark else {}
 
     def values(self) -> Values | None:
         """Return all measures, float32 [count, *shape], or None while some are missing."""

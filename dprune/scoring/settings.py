@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dprune.errors import UsageError
-from dprune.models.parametrization import NOISE, VELOCITY
+from dprune.models.parametrization import VELOCITY, recorded
 from dprune.precision import resolved
 from dprune.runtime import is_gpu
 
@@ -31,7 +31,7 @@ class ScoreSettings:
         device: its name.
         batch_size: samples in one pass.
         compiles: whether the network's blocks are compiled.
-        parametrization: what the networks predict, `velocity` or `noise`.
+        parametrization: what the networks predict, see `parametrization_of`.
         noise: whether the noises are `shared` by all samples, or each sample's `own`.
     """
 
@@ -59,10 +59,10 @@ class ScoreSettings:
     def options(self) -> dict[str, Any]:
         """Return what changes the score, as provenance holds it, the seed aside."""
         weights = {} if self.weights is None else {"weights": self.weights}
-        predicts = {"parametrization": NOISE} if self.parametrization == NOISE else {}
         noise = {} if self.noise == SHARED else {"noise": self.noise}
         sigma = list(self.sigmas) or UNIFORM
-        return {"sigma": sigma, "draws": self.draws, "precision": self.precision, **weights, **predicts, **noise}
+        found = {"sigma": sigma, "draws": self.draws, "precision": self.precision}
+        return found | weights | recorded(self.parametrization) | noise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import Array, read_groups, read_ids, read_scores, write_array
+from dprune.formats.arrays import Array, read_groups, read_scores, write_array
 from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import open_features
 from dprune.formats.jobs import FileJob
+from dprune.formats.key_lists import write_keys
 from dprune.formats.members import MemberChoice
+from dprune.formats.named import NamedSamples, NamedShards, open_named
 from dprune.formats.provenance import Record, check_same_dataset, make_record, variant, with_findings
 from dprune.formats.publish import Output
-from dprune.formats.shards import Dataset, open_dataset
-from dprune.formats.subsets import narrowed
+from dprune.formats.subsets import narrowed, read_chosen
+from dprune.formats.uids import UidSet
 from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
 from dprune.selecting.quotas import IntArray
@@ -45,6 +47,7 @@ class SelectSettings:
     within: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     unions: tuple[str, ...] = ()
+    format: str = "npy"
     figure: str | None = None
     shards: tuple[str, ...] = ()
     seed: int = 0
@@ -64,7 +67,7 @@ def open_select(
         scores: .npy of one score a sample, or None.
         settings: what to keep, and the other files.
         output: where the subset goes.
-        members: which members of the shards of a figure are images, None for the default.
+        members: which members of the shards are images, None for the default.
 
     Raises:
         InputError: a file is missing or not what it should be.
@@ -73,16 +76,20 @@ def open_select(
     """
     if settings.keep and settings.prune:
         raise UsageError("--keep and --prune exclude each other.")
-    if bool(settings.figure) != bool(settings.shards):
-        raise UsageError("--figure and --shards go together.")
-    images = open_dataset(settings.shards, members) if settings.figure else None
+    needing = "--figure" if settings.figure else f"--format {settings.format}" if settings.format != "npy" else ""
+    if needing and not settings.shards:
+        raise UsageError(f"{needing} and --shards go together: name the dataset that the ids are of.")
+    named = open_named(settings.shards, members) if settings.shards else None
+    if settings.figure and not isinstance(named, NamedShards):
+        raise InputError(f"{settings.shards[0]}: holds no images to draw with --figure: name their shards by --shards.")
     ranked = read_scores(scores) if scores else None
     clusters = read_clusters(settings.clusters) if settings.clusters else None
     groups = _read_groups(settings.groups) if settings.groups else None
     within, without, unions = (
-        tuple(map(read_ids, paths)) for paths in (settings.within, settings.without, settings.unions)
+        tuple(read_chosen(path, named) for path in paths)
+        for paths in (settings.within, settings.without, settings.unions)
     )
-    return SelectJob(settings, ranked, clusters, groups, within, without, unions, images, output)
+    return SelectJob(settings, ranked, clusters, groups, within, without, unions, named, output)
 
 
 def _read_groups(path: str) -> Array:
@@ -107,7 +114,7 @@ class SelectJob(FileJob):
     within: tuple[Array, ...]
     without: tuple[Array, ...]
     unions: tuple[Array, ...]
-    images: Dataset | None
+    named: NamedSamples | None
     output: Output
 
     def __post_init__(self) -> None:
@@ -115,7 +122,7 @@ class SelectJob(FileJob):
         self._check_usage()
         counts = {value.name: len(value.values) for value in (self.scores, self.groups) if value is not None}
         counts |= {} if self.clusters is None else {self.clusters.name: len(self.clusters)}
-        counts |= {} if self.images is None else {self.images.title: len(self.images)}
+        counts |= {} if self.named is None else {self.named.title: len(self.named)}
         first, count = next(iter(counts.items()), ("", 0))
         for name, other in counts.items():
             if other != count:
@@ -158,12 +165,9 @@ class SelectJob(FileJob):
 
     @functools.cached_property
     def fingerprint(self) -> str | None:
-        """Fingerprint of the dataset that all inputs share."""
+        """Fingerprint of the dataset that all inputs share, or that --shards names."""
         known = {value.name: value.fingerprint for value in self._inputs.values()}
-        shared = check_same_dataset(known)
-        if self.images is not None and shared is not None:
-            check_same_dataset({**known, self.images.title: self.images.fingerprint})
-        return shared
+        return check_same_dataset(known if self.named is None else {**known, self.named.title: self.named.fingerprint})
 
     @functools.cached_property
     def record(self) -> Record:
@@ -173,6 +177,8 @@ class SelectJob(FileJob):
         if self._group_of is not None:
             options |= {"quota": settings.quota, "cap": settings.cap, "only": settings.only and list(settings.only)}
         parents = {role: value.as_parent() for role, value in self._inputs.items()}
+        if settings.format != SelectSettings.format:
+            options["format"] = settings.format
         kept = {key: value for key, value in options.items() if value is not None}
         return make_record(
             "select", kept, seed=settings.seed, fingerprint=self.fingerprint, parents=parents, tags=self.output.tags
@@ -216,12 +222,12 @@ class SelectJob(FileJob):
     @property
     def beside(self) -> list[Beside]:
         """The picture."""
-        if self.images is None or self.settings.figure is None:
+        if self.named is None or self.settings.figure is None:
             return []
-        return [Beside("--figure", Path(self.settings.figure), variant(self.record, figure=self.images.fingerprint))]
+        return [Beside("--figure", Path(self.settings.figure), variant(self.record, figure=self.named.fingerprint))]
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
-        """Choose, publish the ids (int64, sorted, unique) and count them by cluster and class."""
+        """Choose, publish the ids (int64, sorted, unique), keys or uids, and count them by cluster and class."""
         settings, candidates = self.settings, self.candidates()
         scores = None if self.scores is None else self.scores.values
         ranking = rank(candidates, scores, self._group_of, settings.order, settings.seed)
@@ -234,13 +240,25 @@ class SelectJob(FileJob):
             kept = np.union1d(kept, union.values)
         if not len(kept):
             _log.warning("nothing is kept of %d candidates.", len(candidates))
-        write_array(self.output.path, kept, with_findings(self.record, findings))
+        self._write(kept, with_findings(self.record, findings))
         for picture in self.beside:
             from dprune.selecting.contact_sheet import draw_sheet
 
-            assert self.images is not None
-            draw_sheet(self.images, ranking, kept, picture.path, picture.mark)
+            assert isinstance(self.named, NamedShards)
+            draw_sheet(self.named.dataset, ranking, kept, picture.path, picture.mark)
         return self._summary(candidates, kept)
+
+    def _write(self, kept: IntArray, record: Record) -> None:
+        """Publish the subset as ids, or as what others call its samples."""
+        if self.settings.format == "npy":
+            write_array(self.output.path, kept, record)
+            return
+        assert self.named is not None
+        if self.settings.format == "keys":
+            write_keys(self.output.path, self.named.keys_of(kept), record)
+        else:
+            # Whoever reads them takes a sample as often as its uid comes.
+            write_array(self.output.path, UidSet(self.named.uids_of(kept)).values, record)
 
     def _summary(self, candidates: IntArray, kept: IntArray) -> dict[str, Any]:
         summary: dict[str, Any] = {"kept": len(kept), "candidates": len(candidates)}

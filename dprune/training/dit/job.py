@@ -18,7 +18,7 @@ from dprune.models.architectures import ARCHITECTURES, parse_architecture
 from dprune.models.files import ModelFile
 from dprune.runtime import Monitor, ranks
 from dprune.seeds import purpose_key
-from dprune.training.dit.settings import DiTOptions, DiTSettings, Fold, TrainingSet
+from dprune.training.dit.settings import DiTOptions, DiTSettings, Fold, TrainingSet, check_predicts_velocity
 from dprune.training.job import TrainingJob
 from dprune.training.plan import Plan, TrainingOptions
 
@@ -121,7 +121,7 @@ class DiTJob(TrainingJob):
 
         config = self._config(self.settings.arch)
         if self.settings.init is not None:
-            return _initialised(self.settings.init, config, device), lambda: None
+            return _initialised(self.settings.init, self.settings.predicts, config, device), lambda: None
         seed = purpose_key(self.plan.seed, "initial weights") >> 1
         # The ranks of a group exchange their weights before they make trials.
         return begun(config, seed, device, waits=device.type == "cpu" or ranks().group)
@@ -135,15 +135,17 @@ class DiTJob(TrainingJob):
         return DiTConfig(latents.network["size"], latents.network["channels"], patch, width, depth, heads, classes)
 
 
-def _initialised(path: Path, config: DiTConfig, device: torch.device) -> DiT:
+def _initialised(path: Path, predicts: str, config: DiTConfig, device: torch.device) -> DiT:
     """Load the first weights, whose output may have a second half and whose table more labels.
 
     Raises:
         InputError: the file holds a network of another shape.
+        UsageError: it does not predict velocities, or does not show what it predicts.
     """
     from dprune.models.dit_files import load_dit
 
-    network = load_dit(path, device, heads=config.heads).model
+    network = load_dit(path, device, predicts, config.heads).model
+    check_predicts_velocity(path, network.config.parametrization)
     found = replace(network.config, learn_sigma=False)
     if replace(found, classes=config.classes) != config or found.classes < config.classes:
         raise InputError(f"--init {path}: holds {_described(found)}, and this is to be {_described(config)}.")

@@ -19,7 +19,7 @@ from dprune.formats.subsets import narrowed
 from dprune.models.architectures import ARCHITECTURES, HEADS, parse_architecture
 from dprune.models.classes import TrainedClasses, named
 from dprune.models.files import ModelFile
-from dprune.models.parametrization import NOISE, VELOCITY, parametrization_of
+from dprune.models.parametrization import INFERRED, PREDICTIONS, VELOCITY, parametrization_of
 from dprune.models.vae_files import check_made, open_vae
 from dprune.models.weights import check_file
 from dprune.runtime import is_gpu
@@ -46,6 +46,7 @@ class DiTSettings:
         vae: file of the autoencoder that decodes pictures, None for no pictures.
         compile: whether blocks are compiled.
         place: where latents are held; see `TrainingLatents`.
+        predicts: what the weights of `init` do, `VELOCITY` or `INFERRED`.
     """
 
     arch: str
@@ -56,6 +57,7 @@ class DiTSettings:
     vae: Path | None
     compile: bool
     place: str
+    predicts: str = VELOCITY
 
     def options(self) -> dict[str, Any]:
         """Return what changes the weights, as provenance holds it."""
@@ -121,8 +123,7 @@ class DiTOptions:
         if self.parametrization is not None and self.init is None:
             raise UsageError("--parametrization says what the weights of --init predict: give that too.")
         init = check_file(self.init, "--init") if self.init else None
-        if init is not None:
-            _check_predicts_velocity(ModelFile.open(init), self.parametrization)
+        predicts = VELOCITY if init is None else _predicts(ModelFile.open(init), self.parametrization)
         return DiTSettings(
             arch=self.arch or (_architecture_of(init) if init else ARCH),
             unconditional=self.unconditional,
@@ -132,15 +133,32 @@ class DiTOptions:
             vae=open_vae(self.vae).path if self.vae else None,
             compile=is_gpu(device) if self.compiles is None else self.compiles,
             place=self.place,
+            predicts=predicts,
         )
 
 
-def _check_predicts_velocity(file: ModelFile, said: str | None) -> None:
+def _predicts(file: ModelFile, said: str | None) -> str:
     file.check_kind("dit", "a DiT", "train-dit")
-    if parametrization_of(file, said) == NOISE:
+    found = parametrization_of(file, said)
+    if found != INFERRED:
+        check_predicts_velocity(file.path, found)
+    return found
+
+
+def check_predicts_velocity(path: Path, predicts: str) -> None:
+    """Refuse weights to begin with that predict something else than what is trained.
+
+    Args:
+        path: of their file.
+        predicts: one of `PREDICTIONS`.
+
+    Raises:
+        UsageError: they do.
+    """
+    if predicts != VELOCITY:
         raise UsageError(
-            f"--init {file.path}: predicts noise, and train-dit trains velocities: give a SiT or a model of dprune, "
-            f"or --parametrization {VELOCITY} to begin with these weights as they are."
+            f"--init {path}: predicts {PREDICTIONS[predicts]}, and train-dit trains velocities as SiT's: give a SiT or "
+            f"a model of dprune, or --parametrization {VELOCITY} to begin with these weights as they are."
         )
 
 
@@ -154,7 +172,7 @@ def _architecture_of(path: Path) -> str:
     if file.network:
         width, depth, heads, patch = (file.network.get(key) for key in ("width", "depth", "heads", "patch"))
     else:
-        from dprune.models.dit_files import architecture_of
+        from dprune.models.foreign_dits import architecture_of
 
         width, depth, patch = architecture_of(path)
         heads = HEADS.get(width)

@@ -1,0 +1,111 @@
+"""State dicts of diffusion transformers that were made elsewhere: of facebookresearch/DiT, willisma/SiT and their kin.
+
+They hold names and shapes alone; what these do not tell is asked of the network, see `models.probe`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from dprune.errors import InputError
+from dprune.models.architectures import HEADS
+from dprune.models.dit import DiT, DiTConfig
+from dprune.models.parametrization import INFERRED, PREDICTIONS, unsaid
+from dprune.models.probe import answers_of
+from dprune.models.weights import read_state
+
+LATENT_SCALE = 0.18215
+"""What DiT and SiT multiply the latents of Stable Diffusion's autoencoder with."""
+TRAINING_HEADS = "projectors."
+"""Where REPA and what builds on it keep networks that only their training needs."""
+
+_log = logging.getLogger("dprune")
+
+
+def read_foreign(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, without the networks that only training needs.
+
+    Raises:
+        InputError: the file is damaged, or holds no state dict of DiT's names.
+    """
+    state = read_state(path)
+    if any(name.startswith("transformer_blocks.") for name in state):
+        raise InputError(
+            f"{path}: has the names of diffusers' transformers, which are not read: give the state dict of the "
+            "repository that the weights are from, such as DiT-XL-2-256x256.pt."
+        )
+    kept = {name: value for name, value in state.items() if not name.startswith(TRAINING_HEADS)}
+    if len(kept) < len(state):
+        _log.info("%s: %d tensors of projectors, which only its training needed, are left aside.", path,
+                  len(state) - len(kept))  # fmt: skip
+    return kept
+
+
+def architecture_of(path: Path) -> tuple[int, int, int]:
+    """Return width, depth and patch of a state dict made elsewhere.
+
+    Raises:
+        InputError: the file is missing, damaged, or no such network.
+    """
+    config, *_ = inferred(path, read_foreign(path), heads=1)
+    return config.width, config.depth, config.patch
+
+
+def inferred(
+    path: Path, state: dict[str, Tensor], heads: int | None = None
+) -> tuple[DiTConfig, list[float], list[float]]:
+    """Tell the configuration by the shapes of a state dict, and heads that are not said by the width."""
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    try:
+        width, channels, patch, _ = shapes["x_embedder.proj.weight"]
+        _, tokens, _ = shapes["pos_embed"]
+        rows, _ = shapes["y_embedder.embedding_table.weight"]
+        outputs, _ = shapes["final_layer.linear.weight"]
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{path}: is no DiT or SiT ({error}): give what dprune train-dit made, or such a network's state dict."
+        ) from error
+    if heads is None and width not in HEADS:
+        raise InputError(
+            f"{path}: does not say how many heads it has, and DiT has no architecture of width {width} "
+            f"(it has {', '.join(map(str, HEADS))}): give such a one, or what dprune train-dit made."
+        )
+    numbers = [name.split(".")[1] for name in shapes if name.startswith("blocks.")]
+    depth = len({number for number in numbers if number.isdecimal()})
+    learn_sigma = outputs == 2 * patch**2 * channels
+    size = math.isqrt(tokens) * patch
+    config = DiTConfig(size, channels, patch, width, depth, heads or HEADS[width], rows - 1, learn_sigma)
+    return config, [0.0] * channels, [1 / LATENT_SCALE] * channels
+
+
+def settle(path: Path, network: DiT, said: str) -> dict[str, str]:
+    """Set what a network predicts: what is said, or what its answers to noise say.
+
+    Args:
+        path: of its file.
+        network: in eval mode, on its device.
+        said: one of `PREDICTIONS`, or `INFERRED`.
+
+    Returns:
+        What was inferred, as a finding.
+
+    Raises:
+        UsageError: nothing is said, and the answers are not clear.
+    """
+    found = answers_of(network)
+    if said != INFERRED:
+        if found.prediction not in (None, said):
+            _log.warning("--parametrization %s: by its answers to noise (%s), %s predicts %s: leave the option out to "
+                         "go by them.", said, found, path, PREDICTIONS[found.prediction])  # fmt: skip
+        network.config = replace(network.config, parametrization=said)
+        return {}
+    if found.prediction is None:
+        raise unsaid(path, str(found))
+    _log.info("%s predicts %s, by its answers to noise (%s).", path, PREDICTIONS[found.prediction], found)
+    network.config = replace(network.config, parametrization=found.prediction)
+    return {"predicts": found.prediction}
