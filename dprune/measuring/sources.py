@@ -19,7 +19,7 @@ from dprune.runtime import Monitor
 _log = logging.getLogger("dprune")
 
 # What two sets of features must have in common to be comparable. Precision and storage change digits alone.
-SPACE = ("model", "weights", "image_size", "crop_pct", "color", "pca", "normalize")
+SPACE = ("model", "weights", "image_size", "crop_pct", "resize", "color", "pca", "normalize")
 
 
 @dataclass(frozen=True)
