@@ -27,13 +27,21 @@ T = TypeVar("T")
 class Ranks:
     """Which of how many workers this process is.
 
-    `group` is true under torchrun, whose workers share one terminal; the tasks of an array job each have their own.
+    `group` is true under torchrun, whose workers share one terminal; others each have their own.
     """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
     group: bool = False
+
+
+@dataclass(frozen=True)
+class ArrayTask:
+    """Which task of a SLURM array this process is: its number in the array, and how many tasks that has."""
+
+    number: int
+    count: int
 
 
 _thread = threading.local()
@@ -76,6 +84,27 @@ def ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
     if not 0 <= rank < world:
         raise UsageError(f"RANK={rank} is not below WORLD_SIZE={world}.")
     return Ranks(rank, world, local, group="TORCHELASTIC_RUN_ID" in environ)
+
+
+def array_task(environ: Mapping[str, str] = os.environ) -> ArrayTask | None:
+    """Read SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT; None where they are not set, or RANK goes before them.
+
+    They say no more than where to begin: after `--array=3,5` the numbers are 3 and 5 and the count is 2, and each task
+    of a parameter sweep has an output of its own. So a task is no rank, which would be sure that others do the rest.
+
+    Raises:
+        UsageError: they are no whole numbers.
+    """
+    given = {name: value for name, value in environ.items() if value}
+    if getattr(_thread, "ranks", None) is not None or "RANK" in given or "SLURM_ARRAY_TASK_ID" not in given:
+        return None
+    try:
+        task = ArrayTask(int(given["SLURM_ARRAY_TASK_ID"]), int(given.get("SLURM_ARRAY_TASK_COUNT", "1")))
+    except ValueError:
+        task = ArrayTask(-1, 0)
+    if task.number < 0 or task.count < 1:
+        raise UsageError("SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT must be whole numbers: unset both.")
+    return task
 
 
 class Ahead(Generic[T]):

@@ -84,8 +84,10 @@ def raced(words: list[str], rng: random.Random, tasks: Sequence[dict[str, str]],
             assert process.returncode == 0 or (said and tasks[0] == tasks[1]), err
 
 
-def check(name: str, inputs: Path, tmp_path: Path, tasks: Sequence[dict[str, str]]) -> None:
-    """Race a command, run it once more as each of the tasks, and hold what it leaves to what it makes alone."""
+def check(
+    name: str, inputs: Path, tmp_path: Path, tasks: Sequence[dict[str, str]], again: Sequence[dict[str, str]] = ()
+) -> None:
+    """Race a command, run it once more as each of the tasks or of `again`, and hold what it leaves to one alone."""
     rng = random.Random(f"races {name}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DPRUNE_CACHE", str(tmp_path / "whole.cache"))
@@ -94,7 +96,7 @@ def check(name: str, inputs: Path, tmp_path: Path, tasks: Sequence[dict[str, str
         words = command(name, inputs, tmp_path / "raced")
         for kill in (False, True) * ROUNDS:
             raced(words, rng, tasks, kill=kill)
-            for task in tasks:
+            for task in again or tasks:
                 for variable, value in task.items():
                     patch.setenv(variable, value)
                 dprune(*words).ok()
@@ -147,3 +149,11 @@ def test_two_identical_commands_at_once(name: str, inputs: Path, tmp_path: Path)
 @pytest.mark.parametrize("name", ["embed", "encode", "sample", "el2n"] if ROUNDS > 1 else ["sample", "el2n"])
 def test_two_tasks_of_one_command_at_once(name: str, inputs: Path, tmp_path: Path) -> None:
     check(name, inputs, tmp_path, [{"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["embed", "encode", "sample", "el2n"])
+def test_two_tasks_of_an_array_at_once(name: str, inputs: Path, tmp_path: Path) -> None:
+    """Killed or not, they leave what a third completes by itself, whatever its number."""
+    tasks = [{"SLURM_ARRAY_TASK_ID": number, "SLURM_ARRAY_TASK_COUNT": "2"} for number in ("3", "4")]
+    check(name, inputs, tmp_path, tasks, again=[{"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "1"}])

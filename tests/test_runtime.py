@@ -18,7 +18,18 @@ from rich import progress
 from dprune import console
 from dprune.console import TerminalMonitor
 from dprune.errors import Interrupted, UsageError
-from dprune.runtime import Ranks, Silent, check_stop, cpu_count, default_workers, pick_device, ranks
+from dprune.runtime import (
+    ArrayTask,
+    Ranks,
+    Silent,
+    acting_as,
+    array_task,
+    check_stop,
+    cpu_count,
+    default_workers,
+    pick_device,
+    ranks,
+)
 from dprune.seeds import generator, hash_ids, purpose_key, uniform_ids
 from dprune.signals import STOPS
 
@@ -125,6 +136,24 @@ def test_ranks_of_an_array_job_and_of_torchrun() -> None:
 def test_ranks_that_contradict_themselves(environ: dict[str, str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         ranks(environ)
+
+
+def test_a_task_of_an_array_is_no_rank() -> None:
+    array = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "3"}
+    assert ranks(array) == Ranks()
+    assert array_task(array) == ArrayTask(5, 2)
+    assert array_task({"SLURM_ARRAY_TASK_ID": "5"}) == ArrayTask(5, 1)
+    assert array_task({"SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_ID": ""}) is None
+    assert array_task({**array, "RANK": "1", "WORLD_SIZE": "4"}) is None
+    with acting_as(Ranks(1, 4)):
+        assert array_task(array) is None
+
+
+@pytest.mark.parametrize("wrong", [{"ID": "x"}, {"ID": "-1"}, {"COUNT": "0"}, {"COUNT": "1.5"}])
+def test_an_array_that_cannot_be(wrong: dict[str, str]) -> None:
+    given = {"ID": "1", "COUNT": "2", **wrong}
+    with pytest.raises(UsageError, match="must be whole numbers: unset both"):
+        array_task({f"SLURM_ARRAY_TASK_{name}": value for name, value in given.items()})
 
 
 def test_a_command_with_half_a_rank_is_a_usage_error() -> None:

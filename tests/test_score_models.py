@@ -335,7 +335,7 @@ def test_progress_of_another_scoring_counts_as_missing(tmp_path):
     assert mine.values()[:, 0, 0, 0].tolist() == [0] * 256 + [1] * 256 + [2] * 88
     (tmp_path / "p" / "000001.safetensors").write_bytes(b"cut")
     assert [portion.whole for portion in mine.portions()] == [True, False, True]
-    assert [portion.number for portion in mine.portions(1, 2)] == [1]
+    assert [portion.number for portion in mine.portions([1])] == [1]
     assert Progress(tmp_path, 1_281_167, (1, 8, 2), "").size == 2048
 
 

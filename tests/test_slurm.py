@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,28 +16,44 @@ from stores import latent_store
 EXAMPLES = Path(__file__).parents[1] / "examples" / "slurm"
 SCRIPT = EXAMPLES / "embed.sbatch"
 
-# Runs the tasks of an array one after another, and a task again when it was requeued.
+# Runs the tasks of an array, all at once with AT_ONCE, and a task again when it was requeued.
 SBATCH = """#!/bin/bash
-array=$(grep -oP '^#SBATCH --array=0-\\K[0-9]+' "$1")
-export SLURM_ARRAY_JOB_ID=77 SLURM_ARRAY_TASK_COUNT=$((array + 1))
-export SLURM_ARRAY_TASK_MIN=0 SLURM_ARRAY_TASK_MAX=$array
-for SLURM_ARRAY_TASK_ID in $(seq 0 "$array"); do
-    export SLURM_ARRAY_TASK_ID
-    bash "$@" || failed=1
+array=$(grep -oP '^#SBATCH --array=\\K\\S+' "$1")
+case $1 in --array=*) array=${1#--array=}; shift;; esac
+tasks=$(for range in ${array//,/ }; do seq "${range%-*}" "${range#*-}"; done)
+export SLURM_ARRAY_JOB_ID=77 SLURM_ARRAY_TASK_COUNT=$(wc -w <<< "$tasks")
+export SLURM_ARRAY_TASK_MIN=$(head -n1 <<< "$tasks") SLURM_ARRAY_TASK_MAX=$(tail -n1 <<< "$tasks")
+run_task() {
+    export SLURM_ARRAY_TASK_ID=$1
+    shift
+    bash "$@" || touch "$SPOOL/failed"
     while [ -e "$SPOOL/requeue-77_$SLURM_ARRAY_TASK_ID" ]; do
         rm "$SPOOL/requeue-77_$SLURM_ARRAY_TASK_ID"
-        unset DPRUNE_EMBED_STOP_AFTER failed
-        bash "$@" || failed=1
+        rm -f "$SPOOL/failed"
+        unset DPRUNE_EMBED_STOP_AFTER
+        bash "$@" || touch "$SPOOL/failed"
     done
+}
+rm -f "$SPOOL/failed"
+for task in $tasks; do
+    if [ -n "$AT_ONCE" ]; then run_task "$task" "$@" & else run_task "$task" "$@"; fi
 done
-exit "${failed:-0}"
+wait
+[ ! -e "$SPOOL/failed" ]
 """
-# One step with one task, which gets what the batch script exported; srun passes signals on.
+# One step with one task; srun passes signals on. Tasks in DYING are killed when claims stand in the output's folder.
 SRUN = """#!/bin/bash
 [ "$1" = dprune ] || exit 9
-echo "$RANK of $WORLD_SIZE" >> "$SPOOL/steps"
+[ -z "$RANK$WORLD_SIZE" ] || exit 8
+echo "$SLURM_ARRAY_TASK_ID of $SLURM_ARRAY_TASK_COUNT" >> "$SPOOL/steps"
 export SLURM_STEP_NUM_TASKS=1
 shift
+case " $DYING " in *" $SLURM_ARRAY_TASK_ID "*)
+    "$PYTHON" -m dprune "$@" &
+    until ls -A "$4" 2> "$SPOOL/silence" | grep -q '^[.]piece'; do sleep 0.02; done
+    kill -KILL $!
+    exit 137;;
+esac
 exec "$PYTHON" -m dprune "$@"
 """
 SCONTROL = """#!/bin/bash
@@ -57,19 +74,10 @@ def cluster(tmp_path: Path) -> dict[str, str]:
             "PYTHON": warm_python()}  # fmt: skip
 
 
-def submit(script: Path, environment: dict[str, str], *args: object) -> Result:
-    command = ["sbatch", str(script), *map(str, args)]
+def submit(script: Path, environment: dict[str, str], *args: object, array: str = "") -> Result:
+    command = ["sbatch", *([f"--array={array}"] if array else []), str(script), *map(str, args)]
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
     return Result(done.returncode, done.stdout, done.stderr.decode())
-
-
-def smaller(script: Path, folder: Path, tasks: int) -> Path:
-    """The script with fewer tasks than it has, to keep the test short."""
-    path = folder / script.name
-    text = script.read_text()
-    assert "#SBATCH --array=0-7\n" in text
-    path.write_text(text.replace("--array=0-7", f"--array=0-{tasks - 1}"))
-    return path
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -79,19 +87,68 @@ def content(folder: Path) -> dict[str, bytes]:
 PIXELS = ("--model", "pixels", "--image-size", "8", "--workers", "0")
 
 
+@pytest.fixture
+def larger(tmp_path: Path) -> Path:
+    """Thirty shards of twenty photographs."""
+    pictures = [(f"{i}.jpg", image_bytes(i, (160, 120), "jpg")) for i in range(20)]
+    for number in range(30):
+        write_tar(tmp_path / "larger" / f"{number:06d}.tar", pictures)
+    return tmp_path / "larger"
+
+
 @pytest.mark.slow
-def test_an_array_makes_the_store_of_one_process(shards: Path, tmp_path: Path, cluster: dict[str, str]) -> None:
-    submit(smaller(SCRIPT, tmp_path, 2), cluster, shards, tmp_path / "array", *PIXELS).ok()
-    dprune("embed", shards, *PIXELS, "-o", tmp_path / "one").ok()
+def test_an_array_makes_the_store_of_one_process(larger: Path, tmp_path: Path, cluster: dict[str, str]) -> None:
+    at_once = {**cluster, "AT_ONCE": "yes"}
+    submit(SCRIPT, at_once, larger, tmp_path / "array", *PIXELS, array="0-2").ok()
+    dprune("embed", larger, *PIXELS, "-o", tmp_path / "one").ok()
     assert content(tmp_path / "array") == content(tmp_path / "one")
-    assert (tmp_path / "spool" / "steps").read_text() == "0 of 2\n1 of 2\n"
+    assert sorted((tmp_path / "spool" / "steps").read_text().splitlines()) == ["0 of 3", "1 of 3", "2 of 3"]
     assert not (tmp_path / "spool" / "requeued").exists()
+
+
+@pytest.mark.slow
+def test_what_killed_tasks_leave_the_others_make(larger: Path, tmp_path: Path, cluster: dict[str, str]) -> None:
+    dying = {**cluster, "AT_ONCE": "yes", "DYING": "1 2"}
+    assert submit(SCRIPT, dying, larger, tmp_path / "array", *PIXELS, array="0-3").code == 1
+    dprune("embed", larger, *PIXELS, "-o", tmp_path / "one").ok()
+    parts = {name for name in content(tmp_path / "array") if name.endswith(".safetensors")}
+    assert len(parts) == 30
+    again = submit(SCRIPT, cluster, larger, tmp_path / "array", *PIXELS, array="1-2").ok()
+    assert again.err.count("up to date") == 2
+    assert content(tmp_path / "array") == content(tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("array", ["1,3", "3", "100-102"])
+def test_an_array_submitted_again_in_part_completes_the_store(
+    larger: Path, tmp_path: Path, cluster: dict[str, str], array: str
+) -> None:
+    dying = {**cluster, "AT_ONCE": "yes", "DYING": "0 1 2 3"}
+    assert submit(SCRIPT, dying, larger, tmp_path / "array", *PIXELS, array="0-3").code == 1
+    assert len(list((tmp_path / "array").glob("0*.safetensors"))) < 30
+    submit(SCRIPT, {**cluster, "AT_ONCE": "yes"}, larger, tmp_path / "array", *PIXELS, array=array).ok()
+    dprune("embed", larger, *PIXELS, "-o", tmp_path / "one").ok()
+    assert content(tmp_path / "array") == content(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_each_task_of_a_sweep_makes_all_of_its_output(shards: Path, tmp_path: Path, cluster: dict[str, str]) -> None:
+    script = tmp_path / "sweep.sbatch"
+    script.write_text(
+        "#!/bin/bash\n#SBATCH --array=4-6\n"
+        'srun dprune embed "$1" --output "$2-$SLURM_ARRAY_TASK_ID" --model pixels --image-size "$SLURM_ARRAY_TASK_ID"\n'
+    )
+    submit(script, {**cluster, "AT_ONCE": "yes"}, shards, tmp_path / "f").ok()
+    for size in (4, 5, 6):
+        dprune("embed", shards, "--model", "pixels", "--image-size", size, "-o", tmp_path / "one").ok()
+        assert content(tmp_path / f"f-{size}") == content(tmp_path / "one")
+        shutil.rmtree(tmp_path / "one")
 
 
 @pytest.mark.slow
 def test_a_stopped_task_is_requeued(shards: Path, tmp_path: Path, cluster: dict[str, str]) -> None:
     environment = {**cluster, "DPRUNE_EMBED_STOP_AFTER": "0s"}
-    submit(smaller(SCRIPT, tmp_path, 1), environment, shards, tmp_path / "array", *PIXELS).ok()
+    submit(SCRIPT, environment, shards, tmp_path / "array", *PIXELS, array="0").ok()
     dprune("embed", shards, *PIXELS, "-o", tmp_path / "one").ok()
     assert content(tmp_path / "array") == content(tmp_path / "one")
     assert (tmp_path / "spool" / "requeued").read_text() == "77_0\n"

@@ -157,49 +157,46 @@ def test_parts_by_different_networks(tmp_path: Path) -> None:
     assert open_features(tmp_path).shape == (2, 2)
 
 
-def filling(shards: Path, **options: Any) -> Filling:
-    return Filling(open_dataset([str(shards)]), "latents", make_record("encode", {"vae": "x"}), **options)
+def filling(shards: Path, output: Path, **options: Any) -> Filling:
+    return Filling(open_dataset([str(shards)]), "latents", make_record("encode", {"vae": "x"}), str(output), **options)
 
 
-def fill(work: Filling, store: Store, *names: str, **more: Any) -> None:
-    store.publish_manifest()
+def fill(work: Filling, *names: str, **more: Any) -> None:
+    work.store.publish_manifest()
     for name in names:
         size = work.sizes[name]
-        store.publish_part(name, {"label": np.zeros(size.count)}, size.members, size.count, [], more)
+        work.store.publish_part(name, {"label": np.zeros(size.count)}, size.members, size.count, [], more)
 
 
 def test_filling_a_store_of_any_kind(shards: Path, tmp_path: Path) -> None:
-    work = filling(shards)
-    store = work.store(str(tmp_path / "s"))
-    assert work.existing(str(store.folder)) is None
-    fill(work, store, "000000.tar", "000002.tar")
-    assert work.existing(str(store.folder)) == work.record
-    assert [shard.name for shard in work.missing(store)] == ["000001.tar"]
-    assert not work.complete(str(store.folder))
-    fill(work, store, "000001.tar")
-    assert work.complete(str(store.folder))
+    work = filling(shards, tmp_path / "s")
+    assert work.existing() is None
+    fill(work, "000000.tar", "000002.tar")
+    assert work.existing() == work.record
+    assert work.missing(range(3)) == [1]
+    assert not work.complete()
+    fill(work, "000001.tar")
+    assert work.complete()
     with pytest.raises(InputError, match="is a folder of latents, not of features"):
-        Filling(work.dataset, "features", work.record).existing(str(store.folder))
+        Filling(work.dataset, "features", work.record, work.output).existing()
 
 
 def test_a_filling_keeps_only_the_files_beside_the_parts_that_it_has(shards: Path, tmp_path: Path) -> None:
     for here in (True, False):
-        work = filling(shards, extras={"codebook.safetensors": here})
-        store = work.store(str(tmp_path / "s"))
-        fill(work, store, "000000.tar")
-        (store.folder / "codebook.safetensors").write_bytes(b"")
-        work.tidy(store)
+        work, folder = filling(shards, tmp_path / "s", extras={"codebook.safetensors": here}), tmp_path / "s"
+        fill(work, "000000.tar")
+        (folder / "codebook.safetensors").write_bytes(b"")
+        work.tidy()
         kept = {"manifest.json", "000000.safetensors"} | ({"codebook.safetensors"} if here else set())
-        assert {path.name for path in store.folder.iterdir()} == kept
+        assert {path.name for path in folder.iterdir()} == kept
 
 
 def test_a_filling_refuses_parts_by_different_networks(shards: Path, tmp_path: Path) -> None:
-    work = filling(shards)
-    store = work.store(str(tmp_path / "s"))
-    fill(work, store, "000000.tar", weights="1" * 64)
-    fill(work, store, "000002.tar", weights="2" * 64)
+    work = filling(shards, tmp_path / "s")
+    fill(work, "000000.tar", weights="1" * 64)
+    fill(work, "000002.tar", weights="2" * 64)
     with pytest.raises(MismatchError, match=r"000000\.tar and 000002\.tar were given different weights"):
-        work.missing(store)
+        work.missing(range(3))
 
 
 def test_the_fingerprint_of_a_store_is_that_of_its_shards(shards: Path, tmp_path: Path) -> None:

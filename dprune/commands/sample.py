@@ -50,8 +50,8 @@ def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
     MODEL is the model.safetensors of train-dit, or a state dict of DiT, SiT or REPA, which is asked what it predicts
     where --parametrization does not say it. An image depends on its seed alone, so two models with the same seeds give
     images that can be compared one by one. Its key is the seed. A rerun makes only the shards that are missing;
-    processes with RANK and WORLD_SIZE set share the shards of one folder, and the last one to end completes it with
-    --grid and --npz.
+    processes with RANK and WORLD_SIZE set share the shards of one folder, and so do the tasks of a SLURM array; the
+    last to end completes it with --grid and --npz.
 
     Balanced classes are the seed modulo their number, proportional ones have the shares of the training set. Those
     that the model was trained on no sample of are left out, unless they are listed.

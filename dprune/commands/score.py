@@ -113,7 +113,7 @@ def score_el2n(delivery: Delivery, latents: str, model: str, scoring: El2nOption
 
     LATENTS is the latent store of the samples. Where there are several noise levels, each one's losses are divided by
     their standard deviation over the samples. A rerun goes on where the last one ended; processes with RANK and
-    WORLD_SIZE set share the samples, and the last one to end writes the scores.
+    WORLD_SIZE set share the samples, and so do the tasks of a SLURM array; the last to end writes the scores.
     """
     from dprune.scoring.el2n_grand import open_el2n
 
@@ -182,7 +182,8 @@ def score_moso(delivery: Delivery, latents: str, runs: tuple[str, ...], scoring:
     checkpoints. Of each checkpoint the mean gradient comes first, then norms and dots with it, in about twice the
     time of grand. The paper on pruning diffusion models (arXiv 2411.12523) draws a noise level and a noise for each
     sample and weighs checkpoints by learning rates: --sigma uniform --noise own --checkpoint-weights lr. A rerun goes
-    on where the last one ended; processes with RANK and WORLD_SIZE set share folds and checkpoints.
+    on where the last one ended; processes with RANK and WORLD_SIZE set share folds and checkpoints, and so do the
+    tasks of a SLURM array.
     """
     from dprune.scoring.moso import open_moso
 

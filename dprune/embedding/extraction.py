@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -21,7 +21,7 @@ from dprune.errors import InputError, UsageError
 from dprune.formats.filling import Filling
 from dprune.formats.provenance import Record, digest
 from dprune.formats.shards import Shard
-from dprune.formats.stores import Store
+from dprune.formats.turns import peeked
 from dprune.models.weights import file_digest
 from dprune.parts import Finish, Part, parts
 from dprune.runtime import Monitor, explained, take_device
@@ -33,29 +33,30 @@ if TYPE_CHECKING:
 NAMES = ("features", "logits")
 
 
-def extract(settings: EmbedSettings, filling: Filling, store: Store, shards: Sequence[Shard], monitor: Monitor) -> None:
-    """Make and publish the parts of `shards`."""
-    given = settings.given
+def extract(settings: EmbedSettings, filling: Filling, batches: Iterable[Sequence[Shard]], monitor: Monitor) -> None:
+    """Make and publish the parts of each batch of shards."""
+    given, store = settings.given, filling.store
     device, precision = take_device(given.device), getattr(torch, settings.precision)
     with explained(device, f"a --batch-size below {given.batch_size}"), ThreadPoolExecutor(1) as aside:
         # While the network's library is imported and its weights are read, the GPU loads its own.
         awake = aside.submit(wake, device, precision)
         decode = _decoder(settings, device, aside)
         backbone = load_backbone(settings)
-        origin = _origin(settings, store, shards, backbone)
+        origin = _origin(settings, filling, backbone)
         if given.pca is not None:
-            backbone = _with_pca(settings, filling, store, backbone, monitor)
+            backbone = _with_pca(settings, filling, backbone, monitor)
         awake.result()
         forward = Forward(backbone, device, precision, given.normalize)
         widths = try_out(backbone, forward, settings)
-        images, finish = _reading(settings, shards, backbone, device, decode)
+        readings = peeked(_reading(settings, shards, backbone, device, decode) for shards in batches)
         # Only now is it sure that these options make features, which a manifest would promise.
         store.publish_manifest()
-        made = parts(images, forward, filling, given.batch_size, given.workers, "embedding", monitor, finish)
-        with closing(made):
-            for part in made:
-                size, tensors = filling.sizes[part.shard.name], _tensors(settings, part, widths)
-                store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad, origin)
+        for images, finish in readings or ():
+            made = parts(images, forward, filling, given.batch_size, given.workers, "embedding", monitor, finish)
+            with closing(made):
+                for part in made:
+                    size, tensors = filling.sizes[part.shard.name], _tensors(settings, part, widths)
+                    store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad, origin)
 
 
 def _decoder(settings: EmbedSettings, device: torch.device, aside: ThreadPoolExecutor) -> Future[Decode] | None:
@@ -89,15 +90,14 @@ def _reading(
     return images, DeviceDecoder(images, backbone.geometry, device, decode.result())
 
 
-def _origin(settings: EmbedSettings, store: Store, shards: Sequence[Shard], backbone: Backbone) -> Record:
+def _origin(settings: EmbedSettings, filling: Filling, backbone: Backbone) -> Record:
     """Return what a part must say about weights that the record calls the hub's, whose content may change."""
     if settings.digest != HUB:
         return {}
     assert backbone.file is not None
     origin = {"weights": file_digest(backbone.file)}
-    remade = {shard.name for shard in shards}
-    found = {shard: store.part(shard) for shard in store.shards if shard not in remade}
-    store.check_weights({shard: part for shard, part in found.items() if part} | {"this run": origin})
+    found = {shard.name: part for shard in filling.dataset.shards if (part := filling.part(shard)) is not None}
+    filling.store.check_weights(found | {"this run": origin})
     return origin
 
 
@@ -124,11 +124,10 @@ def _stored(settings: EmbedSettings, rows: npt.NDArray[np.float32], bad: int, sh
     raise InputError(f"{shard.location}: features up to {largest:.4g} do not fit float16: give --dtype float32.")
 
 
-def _with_pca(
-    settings: EmbedSettings, filling: Filling, store: Store, backbone: Backbone, monitor: Monitor
-) -> Backbone:
+def _with_pca(settings: EmbedSettings, filling: Filling, backbone: Backbone, monitor: Monitor) -> Backbone:
     """Put the store's principal components behind the pixels, fitting them first if no worker has."""
-    count, path = settings.given.pca, store.folder / PCA_FILE
+    count, store = settings.given.pca, filling.store
+    path = store.folder / PCA_FILE
     assert count is not None
     options = digest(settings.options() | {"fingerprint": filling.dataset.fingerprint})
     pca = read_pca(path, options)

@@ -6,7 +6,7 @@ Nothing here imports torch, so that a store that is up to date is recognised at 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dprune.embedding.settings import PCA_FILE, EmbedOptions, EmbedSettings
@@ -15,7 +15,6 @@ from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, Shard, open_dataset
-from dprune.formats.stores import Store
 from dprune.runtime import Monitor
 
 
@@ -43,13 +42,14 @@ class EmbedJob(StoreJob):
     def filling(self) -> Filling:
         """See `StoreJob`."""
         given = self.settings.given
-        return Filling(self.dataset, "features", self.record, given.strict, {PCA_FILE: given.pca is not None})
+        return Filling(self.dataset, "features", self.record, self.output.path, given.strict,
+                       {PCA_FILE: given.pca is not None})  # fmt: skip
 
-    def fill(self, store: Store, shards: Sequence[Shard], monitor: Monitor) -> None:
+    def fill(self, batches: Iterable[Sequence[Shard]], monitor: Monitor) -> None:
         """See `StoreJob`."""
         from dprune.embedding.extraction import extract
 
-        extract(self.settings, self.filling, store, shards, monitor)
+        extract(self.settings, self.filling, batches, monitor)
 
 
 def open_embed(

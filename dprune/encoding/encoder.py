@@ -20,7 +20,6 @@ from dprune.formats.filling import Filling
 from dprune.formats.latents import CODEBOOK_FILE, SUMS, latent_tensors, part_sums
 from dprune.formats.provenance import Record
 from dprune.formats.shards import Shard
-from dprune.formats.stores import Store
 from dprune.models.files import ModelFile
 from dprune.models.paths import PLAIN, quicken_vae
 from dprune.models.pixels import centred
@@ -85,10 +84,10 @@ def load_encoder(vae: ModelFile, settings: EncodeSettings, device: torch.device)
 
 
 def encode(
-    vae: ModelFile, settings: EncodeSettings, filling: Filling, store: Store, shards: Sequence[Shard], monitor: Monitor
+    vae: ModelFile, settings: EncodeSettings, filling: Filling, batches: Iterable[Sequence[Shard]], monitor: Monitor
 ) -> None:
-    """Make and publish the codebook and the parts of `shards`."""
-    network, device = latent_network(vae), take_device(settings.device)
+    """Make and publish the codebook and the parts of each batch of shards."""
+    network, device, store = latent_network(vae), take_device(settings.device), filling.store
     # Whole pieces only: a CPU takes each by itself, and rounds sums otherwise in pieces of another length.
     batch_size = settings.batch_size - settings.batch_size % PIECE or settings.batch_size
     with explained(device, f"a --batch-size below {settings.batch_size}"):
@@ -96,15 +95,16 @@ def encode(
         store.publish_manifest()
         if network["kind"] == "vq":
             store.publish_beside(CODEBOOK_FILE, {"codebook": codebook(encoder.vae)})
-        images = Images(shards, CentreCrop(network["image_size"]))
 
         def publish(part: Part) -> None:
             size = filling.sizes[part.shard.name]
             tensors = _tensors(network, settings, part, size.count, vae)
             store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad)
 
-        with closing(parts(images, encoder, filling, batch_size, settings.workers, "encoding", monitor)) as made:
-            _publish_each(made, publish)
+        for shards in batches:
+            images = Images(shards, CentreCrop(network["image_size"]))
+            with closing(parts(images, encoder, filling, batch_size, settings.workers, "encoding", monitor)) as made:
+                _publish_each(made, publish)
 
 
 def _publish_each(made: Iterable[Part], publish: Callable[[Part], None]) -> None:

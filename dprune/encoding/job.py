@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, Shard, open_dataset
-from dprune.formats.stores import Store
 from dprune.models.files import ModelFile
 from dprune.models.vae_files import latent_network, open_vae, takes_any_size
 from dprune.runtime import Monitor
@@ -52,7 +51,7 @@ class EncodeJob(StoreJob):
     def filling(self) -> Filling:
         """See `StoreJob`."""
         extras = {CODEBOOK_FILE: self.network["kind"] == "vq"}
-        return Filling(self.dataset, KIND, self.record, self.settings.strict, extras, blank="zeros")
+        return Filling(self.dataset, KIND, self.record, self.output.path, self.settings.strict, extras, blank="zeros")
 
     def complete(self) -> bool:
         """Tell whether there is nothing to make or to verify."""
@@ -62,15 +61,15 @@ class EncodeJob(StoreJob):
         """See `Job`."""
         return super().complete()
 
-    def is_shared_whole(self, store: Store) -> bool:
+    def is_shared_whole(self) -> bool:
         """Tell whether the codebook is there, where there is one."""
-        return self.network["kind"] != "vq" or store.has_beside(CODEBOOK_FILE)
+        return self.network["kind"] != "vq" or self.filling.store.has_beside(CODEBOOK_FILE)
 
-    def fill(self, store: Store, shards: Sequence[Shard], monitor: Monitor) -> None:
+    def fill(self, batches: Iterable[Sequence[Shard]], monitor: Monitor) -> None:
         """See `StoreJob`."""
         from dprune.encoding.encoder import encode
 
-        encode(self.vae, self.settings, self.filling, store, shards, monitor)
+        encode(self.vae, self.settings, self.filling, batches, monitor)
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make the missing parts, compare as asked, and return counts over all of this worker's parts."""
@@ -78,7 +77,7 @@ class EncodeJob(StoreJob):
         if self.settings.verify:
             from dprune.encoding.verification import verify
 
-            summary |= verify(self.vae, self.settings, self.filling, self.filling.store(self.output.path), monitor)
+            summary |= verify(self.vae, self.settings, self.filling, monitor)
         return summary
 
 

@@ -39,16 +39,13 @@ SUM_TOLERANCE = 1e-9
 Tensors = dict[str, npt.NDArray[Any]]
 
 
-def verify(
-    vae: ModelFile, settings: EncodeSettings, filling: Filling, store: Store, monitor: Monitor
-) -> dict[str, Any]:
-    """Compare samples of this worker's parts with their images.
+def verify(vae: ModelFile, settings: EncodeSettings, filling: Filling, monitor: Monitor) -> dict[str, Any]:
+    """Compare samples of this worker's parts with their images; in an array, of all that are there.
 
     Args:
         vae: what made the store.
         settings: how it was made, and how many samples are compared.
-        filling: which parts are this worker's.
-        store: where they are.
+        filling: which parts are this worker's, and where they are.
         monitor: progress and requests to stop.
 
     Returns:
@@ -58,7 +55,9 @@ def verify(
     Raises:
         InputError: a part or the codebook is not what the autoencoder gives, or a part's sums are wrong.
     """
-    network, device = latent_network(vae), take_device(settings.device)
+    network, device, store = latent_network(vae), take_device(settings.device), filling.store
+    there = filling.parts()
+    shards = [shard for shard in filling.dataset.shards if shard.name in there]
     with explained(device, f"a --batch-size below {settings.batch_size}"):
         encoder = load_encoder(vae, settings, device)
         if network["kind"] == "vq" and not _same(store.read_beside(CODEBOOK_FILE).get("codebook"), encoder):
@@ -66,9 +65,9 @@ def verify(
                 f"{store.folder / CODEBOOK_FILE}: is not the codebook of {vae.path}: "
                 f"remove the file and {store.remedy}."
             )
-        parts = [_mapped(store, shard, network, settings.flips) for shard in filling.mine]
+        parts = [_mapped(store, shard, network, settings.flips) for shard in shards]
         comparison = _Comparison(network, settings, encoder, parts)
-        images = Images(filling.mine, CentreCrop(network["image_size"]))
+        images = Images(shards, CentreCrop(network["image_size"]))
         pieces = _chosen(parts, settings)
         with closing(checked(images, pieces, filling, settings.workers, "verifying", monitor)) as all_decoded:
             for piece, decoded in all_decoded:
@@ -77,7 +76,7 @@ def verify(
     if worst is not None and share < LEAST_EQUAL[settings.dtype]:
         what = "codes" if network["kind"] == "vq" else "moments"
         raise InputError(
-            f"{store.path(filling.mine[worst].name)}: only {share:.1%} of the {what} that were compared are what "
+            f"{store.path(shards[worst].name)}: only {share:.1%} of the {what} that were compared are what "
             f"{vae.path} gives for the images: remove the file and {store.remedy}."
         )
     return comparison.summary()

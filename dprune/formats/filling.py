@@ -5,19 +5,21 @@ from __future__ import annotations
 import functools
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
+from dprune.formats.claims import TASK, claim_of
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, difference, digest
 from dprune.formats.shards import Dataset, Shard, ShardSize, survey
 from dprune.formats.stores import Store
-from dprune.runtime import Monitor, ranks
+from dprune.formats.turns import Turns, due_pieces, own_pieces, peeked
+from dprune.runtime import Monitor, array_task, ranks
 
 _log = logging.getLogger("dprune")
 
@@ -30,6 +32,7 @@ class Filling:
         dataset: the shards.
         kind: `features` or `latents`.
         record: provenance of the store.
+        output: its folder.
         strict: whether an image that cannot be decoded ends the work.
         extras: files that a store of this kind may hold beside its parts, each with whether this one does.
         blank: what the rows of images that cannot be decoded hold.
@@ -38,6 +41,7 @@ class Filling:
     dataset: Dataset
     kind: str
     record: Record
+    output: str
     strict: bool = False
     extras: Mapping[str, bool] = field(default_factory=dict)
     blank: str = "NaN"
@@ -58,33 +62,52 @@ class Filling:
             places[shard.name] = shard.location
 
     @functools.cached_property
-    def mine(self) -> tuple[Shard, ...]:
-        """The shards whose parts this worker makes."""
-        here = ranks()
-        return self.dataset.shards[here.rank :: here.world]
+    def walked(self) -> tuple[Shard, ...]:
+        """The shards that are walked before the work: this worker's share.
+
+        In an array that may make this output alone also those whose parts are there when it begins: whether they were
+        made from the same members nobody else may look. Parts that come later are by tasks that walked their shards.
+        """
+        shards, mine = self.dataset.shards, own_pieces(len(self.dataset.shards))
+        return tuple(
+            shards[number]
+            for number in due_pieces(len(shards))
+            if number in mine or self.store.part(shards[number].name) is not None
+        )
 
     @functools.cached_property
     def sizes(self) -> dict[str, ShardSize]:
-        """What each of this worker's shards holds.
+        """What each shard holds that was walked.
 
         Raises:
             InputError: a shard is damaged, or no shard of the dataset holds an image.
         """
-        whole = len(self.mine) == len(self.dataset.shards)
-        sizes = self.dataset.sizes if whole else survey(self.dataset.title, self.mine)
-        if self.mine and not any(size.count for size in sizes):
+        whole = len(self.walked) == len(self.dataset.shards)
+        sizes = self.dataset.sizes if whole else survey(self.dataset.title, self.walked)
+        if self.walked and not any(size.count for size in sizes):
             # Others' shards are theirs to walk, unless there may be nothing in them either.
             _ = self.dataset.sizes
-        return {shard.name: size for shard, size in zip(self.mine, sizes, strict=True)}
+        return {shard.name: size for shard, size in zip(self.walked, sizes, strict=True)}
 
-    def store(self, output: str) -> Store:
-        """Return the store at `output`, whatever is there now.
+    def walk(self, shards: Sequence[Shard]) -> None:
+        """Add what shards hold to `sizes`.
+
+        Raises:
+            InputError: a shard is damaged.
+        """
+        more = [shard for shard in shards if shard.name not in self.sizes]
+        if more:
+            self.sizes.update(zip([shard.name for shard in more], survey(self.dataset.title, more), strict=True))
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """The store, whatever is there now.
 
         Raises:
             InputError: the part of a shard would have the name of another file of the store.
         """
         names = tuple(shard.name for shard in self.dataset.shards)
-        store = Store(Path(output), self.kind, names, self.dataset.origins, self.record)
+        store = Store(Path(self.output), self.kind, names, self.dataset.origins, self.record)
         taken = {name for name, here in self.extras.items() if here} & {store.path(name).name for name in names}
         if taken:
             stem = Path(min(taken)).stem
@@ -93,8 +116,18 @@ class Filling:
             )
         return store
 
-    def existing(self, output: str) -> Mapping[str, Any] | None:
-        """Return the provenance of what stands at `output`, as `Job` asks for it.
+    def part(self, shard: Shard) -> Record | None:
+        """Return the metadata of a shard's part, None if it is missing or was made with other options or members."""
+        part, size = self.store.part(shard.name), self.sizes.get(shard.name)
+        return None if part is None or (size is not None and part["members"] != size.members) else part
+
+    def parts(self) -> dict[str, Record]:
+        """Return the metadata of the parts that are there of those without which this worker's work is not done."""
+        shards = [self.dataset.shards[number] for number in due_pieces(len(self.dataset.shards))]
+        return {shard.name: part for shard in shards if (part := self.part(shard)) is not None}
+
+    def existing(self) -> Mapping[str, Any] | None:
+        """Return the provenance of what stands there, as `Job` asks for it.
 
         The record names shards and not their members, which are other workers' to walk; so a part that was made
         from a shard of the same name and other members is what tells another dataset's store.
@@ -102,45 +135,53 @@ class Filling:
         Raises:
             InputError: something else than such a store is there, which --overwrite must not replace.
         """
-        found = existing_record(output, self.kind)
+        found = existing_record(self.output, self.kind)
         # To read shards for their digests may take long, and before the work a signal ends that at once.
-        sizes = self.sizes
+        _ = self.sizes
         if not found or difference(found, self.record):
             return found
-        store = self.store(output)
-        for shard in self.mine:
-            part = store.part(shard.name)
-            if part is not None and part["members"] != sizes[shard.name].members:
+        for shard in self.walked:
+            if self.store.part(shard.name) is not None and self.part(shard) is None:
                 return {**found, f"members of {shard.name}": "others"}
         return found
 
-    def complete(self, output: str) -> bool:
-        """Tell whether this worker's parts are all there."""
-        return not self.missing(self.store(output))
+    def complete(self) -> bool:
+        """Tell whether the parts are all there without which this worker's work is not done."""
+        return not self.missing(due_pieces(len(self.dataset.shards)))
 
-    def missing(self, store: Store) -> list[Shard]:
-        """Return this worker's shards without a part that was made from their members with these options.
+    def missing(self, numbers: Iterable[int]) -> list[int]:
+        """Return those of some shards, by number, without a part that was made from their members with these options.
 
         Raises:
             InputError: with strict, a part has an image that could not be decoded.
             MismatchError: two parts were made by different networks.
         """
         # All shards are walked first: a damaged one had better be known before hours of work.
-        found, kept, sizes = [], {}, self.sizes
-        for shard in self.mine:
-            part = store.part(shard.name)
-            if part is None or part["members"] != sizes[shard.name].members:
-                found.append(shard)
+        _ = self.sizes
+        found, kept = [], {}
+        for number in numbers:
+            shard = self.dataset.shards[number]
+            if (part := self.part(shard)) is None:
+                found.append(number)
                 continue
             self.forgive(shard, part["bad"])
             kept[shard.name] = part
-        store.check_weights(kept)
+        self.store.check_weights(kept)
         return found
 
-    def tidy(self, store: Store) -> None:
+    def deal(self, turns: Turns) -> Iterator[tuple[Shard, ...]]:
+        """Yield the shards whose parts this worker makes, walked, some at a time."""
+        count = len(self.dataset.shards)
+        for numbers in turns.deal(count, self.missing, lambda number: claim_of(self.output, number, count)):
+            shards = tuple(self.dataset.shards[number] for number in numbers)
+            self.walk(shards)
+            yield shards
+
+    def tidy(self) -> None:
         """Remove what belongs to the other options or shards of a store that is overwritten."""
-        if ranks().rank > 0 or not read_manifest(store.folder):
+        if ranks().rank > 0 or not read_manifest(self.output):
             return
+        store = self.store
         wanted = {store.path(shard) for shard in store.shards}
         wanted |= {store.folder / name for name, here in self.extras.items() if here}
         old = Store.open(store.folder, self.kind)
@@ -159,15 +200,13 @@ class Filling:
                 f"of {self.blank}."
             )
 
-    def summary(self, store: Store, made: int) -> dict[str, Any]:
-        """Return counts over all of this worker's parts, and warn of images that could not be decoded.
+    def summary(self, made: int) -> dict[str, Any]:
+        """Return counts over all parts that are there of `parts`, and warn of images that could not be decoded.
 
         Args:
-            store: the store.
             made: parts that this run made.
         """
-        found = {shard.name: store.part(shard.name) for shard in self.mine}
-        parts = {name: part for name, part in found.items() if part}
+        parts = self.parts()
         bad = [(name, entry) for name, part in parts.items() for entry in part["bad"]]
         if bad:
             _log.warning(
@@ -176,6 +215,19 @@ class Filling:
             )  # fmt: skip
         images = sum(part["count"] for part in parts.values())
         return {"images": images, "undecodable": len(bad), "shards": len(parts), "shards_made": made}
+
+    def is_others(self, made: Collection[int]) -> bool:
+        """Tell whether parts are missing that other tasks make, and say so.
+
+        Args:
+            made: numbers of the shards whose parts this task made, one of which would have vanished.
+        """
+        left = self.missing(due_pieces(len(self.dataset.shards)))
+        if not left or not set(left).isdisjoint(made):
+            return False
+        _log.info("other tasks still make %d of %d parts of %s, and the last of them completes it.",
+                  len(left), len(self.dataset.shards), self.output)  # fmt: skip
+        return True
 
 
 class StoreJob(Job):
@@ -187,31 +239,38 @@ class StoreJob(Job):
         """The store by its dataset, and which of its parts are this worker's."""
 
     @abstractmethod
-    def fill(self, store: Store, shards: Sequence[Shard], monitor: Monitor) -> None:
-        """Make and publish what the store's parts share, and the parts of `shards`."""
+    def fill(self, batches: Iterable[Sequence[Shard]], monitor: Monitor) -> None:
+        """Make and publish what the store's parts share, and the parts of each batch of shards."""
 
-    def is_shared_whole(self, store: Store) -> bool:
+    def is_shared_whole(self) -> bool:
         """Tell whether what the parts share is there."""
         return True
 
+    @property
+    def claim(self) -> Path | None:
+        """See `Job`; a task of an array claims part by part."""
+        return None if array_task() else super().claim
+
     def existing(self) -> Mapping[str, Any] | None:
         """See `Filling.existing`."""
-        return self.filling.existing(self.output.path)
+        return self.filling.existing()
 
     def complete(self) -> bool:
-        """Tell whether this worker's parts are all there."""
-        return self.filling.complete(self.output.path) and self.is_shared_whole(self.filling.store(self.output.path))
+        """Tell whether the parts are all there without which this worker's work is not done."""
+        return self.filling.complete() and self.is_shared_whole()
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make what is missing and return counts over all of this worker's parts."""
-        store = self.filling.store(self.output.path)
-        missing = self.filling.missing(store)
-        self.filling.tidy(store)
-        if missing or not self.is_shared_whole(store):
-            self.fill(store, missing, monitor)
-        else:
-            store.publish_manifest()
-        return self.filling.summary(store, len(missing))
+        filling = self.filling
+        with Turns(filling.store.folder / TASK) as turns:
+            batches = peeked(filling.deal(turns))
+            filling.tidy()
+            if batches or not self.is_shared_whole():
+                self.fill(batches or [], monitor)
+            else:
+                filling.store.publish_manifest()
+        summary = filling.summary(len(turns.dealt))
+        return summary | ({"complete": not filling.is_others(turns.dealt)} if array_task() else {})
 
 
 def parents_by_name(dataset: Dataset) -> dict[str, Record]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ from PIL import Image
 
 from dprune.errors import InputError
 from dprune.formats.images import encode_image
-from dprune.formats.provenance import Record, parent, with_findings
+from dprune.formats.provenance import Record, parent
 from dprune.formats.shard_journal import Entry, Journal
 from dprune.models.dit_files import LoadedDiT, load_dit
 from dprune.models.files import ModelFile
@@ -29,8 +28,8 @@ from dprune.sampling.settings import SampleSettings, check_fit
 
 
 def generate(
-    model: ModelFile, vae: ModelFile, settings: SampleSettings, folder: Path, record: Callable[[], Record],
-    shards: Sequence[int], monitor: Monitor,
+    model: ModelFile, vae: ModelFile, settings: SampleSettings, begin: Callable[[Record], Journal | None],
+    turns: Iterable[Sequence[int]], monitor: Monitor,
 ) -> dict[str, float]:  # fmt: skip
     """Make shards, one after the other, and return how fast that was.
 
@@ -38,9 +37,9 @@ def generate(
         model: file of the transformer.
         vae: file of the autoencoder.
         settings: what is asked of them.
-        folder: where the shards go.
-        record: gives the provenance of all shards; asked for when both networks are loaded.
-        shards: numbers of those that are missing.
+        begin: opens the journal of the folder that the shards go to, None where nothing is left to make; asked for when
+            both networks are loaded, with what was found out of the transformer.
+        turns: numbers of those that are missing, some at a time.
         monitor: progress and requests to stop.
     """
     device, times = take_device(settings.given.device), Times()
@@ -53,16 +52,19 @@ def generate(
         decoded = decoded_network(vae, loaded.model.config.input_size, parent(model.record, "latents"))
         check_fit(settings, model.network or loaded.model.config.as_json(), decoded, model.path)
         sampler = Sampler(loaded, vae_of(vae, device), settings, device)
-        batches = _batches(loaded, settings, sampler, shards)
         with ThreadPoolExecutor(1) as drawer:
             warmed = drawer.submit(sampler.warm_up)
-            # The record waits for digests of the files.
-            journal = Journal.begin(folder, with_findings(record(), loaded.findings), monitor)
+            # The provenance waits for digests of the files.
+            journal = begin(loaded.findings)
             warmed.result()
-            monitor.start("sampling", sum(map(settings.count_in, shards)), "images")
-            with closing(_samples(loaded, sampler, batches, drawer, times, monitor)) as samples:
-                for number in shards:
-                    journal.write(number, itertools.islice(samples, settings.count_in(number)))
+            if journal is None:
+                return times.rates()
+            for shards in turns:
+                monitor.start("sampling", sum(map(settings.count_in, shards)), "images")
+                batches = _batches(loaded, settings, sampler, shards)
+                with closing(_samples(loaded, sampler, batches, drawer, times, monitor)) as samples:
+                    for number in shards:
+                        journal.write(number, itertools.islice(samples, settings.count_in(number)))
     return times.rates()
 
 

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dprune.formats.claims import TASK, claim_of
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import FINDINGS_KEY, Record, difference, make_record, parent, with_findings
 from dprune.formats.publish import Output
 from dprune.formats.shard_journal import Journal, complete_shards, existing_shards, listed_shards
+from dprune.formats.turns import Turns, due_pieces, peeked
 from dprune.models.files import ModelFile
 from dprune.models.parametrization import parametrization_of
 from dprune.models.vae_files import check_made, decoded_network, latent_network, open_vae
-from dprune.runtime import Monitor, ranks
+from dprune.runtime import Monitor, array_task
 from dprune.sampling.cautions import cautions
 from dprune.sampling.exports import Export, GridExport, NpzExport
 from dprune.sampling.settings import DEFAULT_GRID_COUNT, SampleOptions, SampleSettings, check_fit
@@ -66,55 +70,87 @@ class SampleJob(Job):
         return complete_shards(self.output.path)
 
     @property
-    def _mine(self) -> range:
-        here = ranks()
-        return range(here.rank, self.settings.shards, here.world)
+    def claim(self) -> Path | None:
+        """See `Job`; a task of an array claims shard by shard."""
+        return None if array_task() else super().claim
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make this worker's missing shards; the worker that finds none missing adds the exports and the manifest."""
-        folder, made = Path(self.output.path), dict[str, Any]()
-        missing = self._missing(folder)
-        if missing:
-            from dprune.sampling.generation import generate
+        made = dict[str, Any]()
+        with Turns(self._folder / TASK) as turns:
+            if batches := peeked(self._deal(turns)):
+                from dprune.sampling.generation import generate
 
-            for caution in cautions(self.model, self.settings):
-                _log.warning("%s", caution)
-            made = generate(self.model, self.vae, self.settings, folder, lambda: self.record, missing, monitor)
-        whole = self._finish(folder)
+                for caution in cautions(self.model, self.settings):
+                    _log.warning("%s", caution)
+
+                def begin(findings: Record) -> Journal | None:
+                    return self._begin(findings, turns, monitor)
+
+                made = generate(self.model, self.vae, self.settings, begin, batches, monitor)
+            whole = self._finish(turns)
         if not whole:
-            _log.info("other workers still make shards of %s; the last of them completes it.", folder)
-        images = sum(map(self.settings.count_in, self._mine))
-        return {"images": images, "shards": len(self._mine), "shards_made": len(missing), "complete": whole, **made}
+            _log.info("other workers still make shards of %s; the last of them completes it.", self._folder)
+        due = due_pieces(self.settings.shards)
+        there = due if whole else set(due).difference(self._missing(due))
+        images = sum(map(self.settings.count_in, there))
+        return {"images": images, "shards": len(there), "shards_made": len(turns.dealt), "complete": whole, **made}
 
-    def _missing(self, folder: Path) -> list[int]:
-        """Return the numbers of this worker's shards that are not finished."""
-        journal = Journal(folder)
+    def _plan(self) -> dict[str, Any]:
+        """Say what there is to be in the end, see `Journal.begin`."""
+        exports = [
+            {"option": file.option, "path": os.path.relpath(file.path, self._folder), "mark": file.mark}
+            for file in self.beside
+        ]
+        return {"shards": self.settings.shards, "samples": len(self.settings.seeds), "exports": exports}
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.output.path)
+
+    def _deal(self, turns: Turns) -> Iterator[list[int]]:
+        count = self.settings.shards
+        return turns.deal(count, self._missing, lambda number: claim_of(self._folder, number, count))
+
+    def _begin(self, findings: Record, turns: Turns, monitor: Monitor) -> Journal | None:
+        """Open the journal, None where other tasks have made everything meanwhile, as may be without locks."""
+        # Of an array's tasks whoever comes first clears the folder, which a rank waits for the first of them to do.
+        with turns.first("begin", monitor):
+            record = with_findings(self.record, findings)
+            return None if self._is_finished() else Journal.begin(self._folder, record, monitor, self._plan())
+
+    def _missing(self, numbers: Iterable[int]) -> list[int]:
+        """Return those of some shards that are not finished."""
+        journal = Journal(self._folder)
         # The record waits for the digests of both files.
         begun = bool(journal.manifest()) and journal.is_of(self.record)
-        missing = [number for number in self._mine if not begun or journal.shard(number) is None]
+        missing = [number for number in numbers if not begun or journal.shard(number) is None]
         # Looked at last: another worker that completes the folder removes the journal.
-        return [] if self._is_finished(folder) else missing
+        return [] if self._is_finished() else missing
 
-    def _is_finished(self, folder: Path) -> bool:
-        found = read_manifest(folder).get("provenance")
-        return found is not None and not difference(found, self.record) and complete_shards(str(folder))
+    def _is_finished(self) -> bool:
+        found = read_manifest(self._folder).get("provenance")
+        return found is not None and not difference(found, self.record) and complete_shards(self.output.path)
 
-    def _finish(self, folder: Path) -> bool:
+    def _finish(self, turns: Turns) -> bool:
         """Publish the exports and then the manifest if all shards are there, and tell whether they are."""
-        journal = Journal(folder)
+        journal = Journal(self._folder)
         # By whoever loaded the network; read first, since another worker may complete the folder at any time.
         findings = journal.manifest().get("provenance", {}).get(FINDINGS_KEY, {})
         shards = [shard for number in range(self.settings.shards) if (shard := journal.shard(number)) is not None]
         whole = len(shards) == self.settings.shards and journal.is_of(self.record)
-        if not whole and not self._is_finished(folder):
+        if not whole and not self._is_finished():
             return False
-        names = [shard.name for shard in shards] if whole else listed_shards(folder)
-        for export in self.beside:
-            if not export.is_made():
-                export.publish([folder / name for name in names])
-        if whole:
-            journal.finish(with_findings(self.record, findings), shards, [])
-        return True
+        with turns.alone("finish") as mine:
+            if not mine:
+                return False
+            names = [shard.name for shard in shards] if whole else listed_shards(self._folder)
+            for export in self.beside:
+                if not export.is_made():
+                    export.publish([self._folder / name for name in names])
+            if whole:
+                journal.finish(with_findings(self.record, findings), shards, [])
+            return True
 
 
 def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob:

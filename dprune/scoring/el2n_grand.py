@@ -18,12 +18,13 @@ from dprune.errors import UsageError
 from dprune.formats.beside import Beside
 from dprune.formats.provenance import Record, record_digest, with_findings
 from dprune.formats.publish import STDOUT, Output
+from dprune.formats.turns import Turns, peeked
 from dprune.models.files import ModelFile
 from dprune.models.parametrization import parametrization_of
-from dprune.runtime import Monitor, ranks
+from dprune.runtime import Monitor
 from dprune.scoring.outputs import ScoreFile, named_beside
 from dprune.scoring.population import open_samples
-from dprune.scoring.progress import Progress, Share
+from dprune.scoring.progress import Item, Progress, Share, Workload
 from dprune.scoring.settings import LOSS, SQUARED_NORM, ScoreOptions, ScoreSettings
 from dprune.scoring.sharing import SharedScoring
 
@@ -87,14 +88,21 @@ class El2nGrandJob(SharedScoring["npt.NDArray[np.float32]"]):
         measures = 2 if self.method == "grand" else 1
         return self.portions("", len(self.samples.ids), measures, record_digest(self.record))
 
-    def measure(self, monitor: Monitor) -> None:
+    def workload(self) -> Workload:
+        """See `SharedScoring`."""
+        return Workload(self.record, [Item("samples", self.progress())])
+
+    def measure(self, turns: Turns, monitor: Monitor) -> None:
         """Measure what is missing of this worker's portions."""
-        progress, here = self.progress(), ranks()
-        if missing := progress.missing(here.rank, here.world):
+        progress = self.progress()
+        batches = turns.deal(len(progress), progress.unmeasured, progress.claim)
+        shares = peeked(Share(self.model, progress, progress.missing(batch), "scoring") for batch in batches)
+        if shares:
             from dprune.scoring.device import measure_shares
 
-            shares = [Share(self.model, progress, missing, "scoring")]
-            measure_shares(self.samples, self.settings, shares, monitor, gradients=self.method == "grand")
+            measure_shares(
+                self.samples, self.settings, shares, monitor, self.announce, gradients=self.method == "grand"
+            )
 
     def values(self) -> npt.NDArray[np.float32] | None:
         """Return the measures [n, S, M, K], None while some are missing."""

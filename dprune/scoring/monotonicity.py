@@ -6,7 +6,8 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from dprune.formats.arrays import write_array
 from dprune.formats.beside import Beside
 from dprune.formats.provenance import Record, digest, record_digest, variant
 from dprune.formats.publish import STDOUT, Output
-from dprune.runtime import Monitor, ranks
+from dprune.formats.turns import Turns, peeked
+from dprune.runtime import Monitor
 from dprune.scoring.outputs import ScoreFile, of_all
 from dprune.scoring.population import open_samples
-from dprune.scoring.progress import Progress, Share
+from dprune.scoring.progress import Item, Progress, Share, Workload
 from dprune.scoring.reliability import Floats, half_sample_errors
 from dprune.scoring.settings import LOSS, ScoreOptions
 from dprune.scoring.sharing import SharedScoring
@@ -91,17 +93,35 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
         return [(each, self.portions(f"step-{each.step:08d}", count, 1, digest([*inputs, each.mark])))
                 for each in self.checkpoints]  # fmt: skip
 
-    def measure(self, monitor: Monitor) -> None:
+    def workload(self) -> Workload:
+        """See `SharedScoring`."""
+        return Workload(self.record, [Item(f"step {each.step}", progress) for each, progress in self.progress()])
+
+    def measure(self, turns: Turns, monitor: Monitor) -> None:
         """Measure what is missing of this worker's share of the samples by each checkpoint."""
-        here, shares = ranks(), list[Share]()
-        for place, (checkpoint, progress) in enumerate(self.progress()):
-            # Beginning at another portion each time, so that few portions go round, too.
-            if missing := progress.missing((here.rank + place) % here.world, here.world):
-                shares.append(Share(checkpoint.file, progress, missing, f"step {checkpoint.step}"))
-        if shares:
+        all_progress = self.progress()
+        # One numbering for the portions of all checkpoints, so that few portions go round, too.
+        portions = len(all_progress[0][1])
+
+        def missing(numbers: Iterable[int]) -> list[int]:
+            return [number for number in numbers if progress_of(number).unmeasured([number % portions])]
+
+        def progress_of(number: int) -> Progress:
+            return all_progress[number // portions][1]
+
+        def shares(batch: Sequence[int]) -> Iterator[Share]:
+            for place, numbers in itertools.groupby(batch, lambda number: number // portions):
+                checkpoint, progress = all_progress[place]
+                some = progress.missing(number % portions for number in numbers)
+                yield Share(checkpoint.file, progress, some, f"step {checkpoint.step}")
+
+        batches = turns.deal(
+            portions * len(all_progress), missing, lambda number: progress_of(number).claim(number % portions)
+        )
+        if found := peeked(share for batch in batches for share in shares(batch)):
             from dprune.scoring.device import measure_shares
 
-            measure_shares(self.samples, self.settings, shares, monitor, gradients=False)
+            measure_shares(self.samples, self.settings, found, monitor, self.announce, gradients=False)
 
     def values(self) -> npt.NDArray[np.float32] | None:
         """Return the losses by pairs of draws (or one draw), float32 [n, P, K]."""

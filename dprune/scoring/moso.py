@@ -6,7 +6,7 @@ Tan et al., "Data pruning via moving-one-sample-out" (NeurIPS 2023). Nothing her
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ import numpy.typing as npt
 from dprune.errors import UsageError
 from dprune.formats.provenance import Record, digest, record_digest
 from dprune.formats.publish import Output
-from dprune.runtime import Monitor, ranks
+from dprune.formats.turns import Turns, peeked
+from dprune.runtime import Monitor
 from dprune.scoring.folds import Surrogate, Unit, open_surrogates
 from dprune.scoring.outputs import ScoreFile
 from dprune.scoring.population import open_samples
+from dprune.scoring.progress import Item, Workload, workload_file
 from dprune.scoring.reliability import Floats
 from dprune.scoring.settings import DOT, SHARED, SQUARED_NORM, ScoreOptions
 from dprune.scoring.sharing import SharedScoring
@@ -118,14 +120,30 @@ class MosoJob(SharedScoring["list[Floats]"]):
         ]
         return [unit for each in chosen for unit in self.units(each)]
 
-    def measure(self, monitor: Monitor) -> None:
+    def workload(self) -> Workload:
+        """See `SharedScoring`."""
+        items = [Item(unit.title, unit.progress, unit.fold) for unit in self._asked_for()]
+        first = self.surrogates[0].fold
+        return Workload(self.record, items, first.count if first else 0)
+
+    @property
+    def workload_file(self) -> Path:
+        """See `SharedScoring`; folds that are measured alone are not the others' to speak of."""
+        return workload_file(self.output.path, self.only)
+
+    def measure(self, turns: Turns, monitor: Monitor) -> None:
         """Measure what is missing of this worker's folds and checkpoints."""
-        here = ranks()
-        missing = [unit for unit in self._asked_for()[here.rank :: here.world] if not unit.whole]
-        if missing:
+        units = self._asked_for()
+
+        def missing(numbers: Iterable[int]) -> list[int]:
+            return [number for number in numbers if not units[number].whole]
+
+        # One at a time: each takes a network of its own, and long.
+        batches = turns.deal(len(units), missing, lambda number: units[number].claim, most=1)
+        if found := peeked(units[number] for batch in batches for number in batch):
             from dprune.scoring.mean_gradient import measure_folds
 
-            measure_folds(self.samples, self.settings, missing, self.record, monitor)
+            measure_folds(self.samples, self.settings, found, self.record, monitor, self.announce)
 
     def values(self) -> list[Floats] | None:
         """Return single-draw scores [N, S, M] of each fold, weighted means over its checkpoints."""

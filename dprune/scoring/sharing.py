@@ -18,10 +18,11 @@ from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, difference, make_record
 from dprune.formats.publish import STDOUT, Output
 from dprune.formats.temporary import sweep
-from dprune.runtime import Monitor, ranks
+from dprune.formats.turns import Turns, is_shared
+from dprune.runtime import Monitor, array_task, ranks
 from dprune.scoring.outputs import ScoreFile
 from dprune.scoring.population import Samples
-from dprune.scoring.progress import Progress, progress_folder
+from dprune.scoring.progress import Progress, Workload, progress_folder, workload_file
 from dprune.scoring.settings import ScoreSettings
 
 Values = TypeVar("Values")
@@ -54,8 +55,8 @@ class SharedScoring(FileJob, Generic[Values]):
 
     @property
     def claim(self) -> Path | None:
-        """See `Job`."""
-        return claim_beside(self.output.path, ranks())
+        """See `Job`; a task of an array claims what it measures, piece by piece."""
+        return None if array_task() else claim_beside(self.output.path, ranks())
 
     def tidy(self) -> None:
         """See `Job`; the last worker removes the progress that led to the scores."""
@@ -77,8 +78,21 @@ class SharedScoring(FileJob, Generic[Values]):
         return Progress(progress_folder(self.output.path) / name, count, shape, mark)
 
     @abstractmethod
-    def measure(self, monitor: Monitor) -> None:
-        """Measure what is missing of this worker's share."""
+    def workload(self) -> Workload:
+        """Return what this command measures, its share or others'."""
+
+    @property
+    def workload_file(self) -> Path:
+        """Where that is noted."""
+        return workload_file(self.output.path)
+
+    def announce(self) -> None:
+        """Note what this command measures, once it is sure that it can."""
+        self.workload().publish(self.workload_file)
+
+    @abstractmethod
+    def measure(self, turns: Turns, monitor: Monitor) -> None:
+        """Measure what is missing and this worker's to measure."""
 
     @abstractmethod
     def values(self) -> Values | None:
@@ -116,7 +130,7 @@ class SharedScoring(FileJob, Generic[Values]):
 
     def is_finished(self) -> bool:
         """Tell whether another worker has written the scores meanwhile."""
-        return ranks().world > 1 and self._is_written()
+        return is_shared() and self._is_written()
 
     def _is_written(self) -> bool:
         found = existing_record(self.output.path)
@@ -126,8 +140,14 @@ class SharedScoring(FileJob, Generic[Values]):
         """Measure this worker's share; whoever finds all shares measured writes the scores."""
         if self.output.path == STDOUT:
             raise UsageError("--output -: errors and progress go beside the scores: give -o FILE.")
-        if not self.is_finished():
-            self.measure(monitor)
+        # Others see this worker at work until it needs the progress no more.
+        with Turns(Path(self.output.path)) as turns:
+            if not self.is_finished():
+                self.measure(turns, monitor)
+            return self.summary() | self._completed()
+
+    def _completed(self) -> dict[str, Any]:
+        """Write the scores if all is measured, and return what a summary says of that."""
         try:
             values = self.values()
         except InputError:
@@ -138,9 +158,9 @@ class SharedScoring(FileJob, Generic[Values]):
         if values is None:
             if not (finished := self.is_finished()):
                 _log.info("%s is not complete yet: %s.", self.output.path, self.waits_for())
-            return self.summary() | {"complete": finished}
+            return {"complete": finished}
         # Another worker may be doing so as well.
-        return self.summary() | {"complete": True} | self.write(values)
+        return {"complete": True} | self.write(values)
 
     def waits_for(self) -> str:
         """Say what is missing when this worker has measured its share."""
