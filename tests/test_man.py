@@ -16,10 +16,12 @@ from dprune.cli import STAGES, cli
 MAN = Path(__file__).parent.parent / "man"
 NAMES = [name for stage in STAGES.values() for name in stage]
 OWN = {
-    "pack": ["SOURCES"],
+    "pack": ["SOURCES", "LABELS"],
     "embed": ["DECODING"],
+    "status": ["PIECES"],
     # What varies in each error.
-    **{name: ["STANDARD ERRORS"] for name in ("eval", "memorization", "report", "score")},
+    **{name: ["STANDARD ERRORS"] for name in ("memorization", "report", "score")},
+    "eval": ["STATISTICS", "STANDARD ERRORS"],
 }
 """Sections that the pages of some commands have."""
 PAGES = ["dprune.1", *(f"dprune-{name}.1" for name in NAMES), "dprune-files.7"]
