@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -113,15 +113,13 @@ def parts(
         finish: what is left to do to the pieces of a batch, done in a thread while the network has the one before
             (without workers in this one, since Pillow's warnings are caught for a whole process); None for nothing.
     """
-    shards = [(number, filling.size(number)) for number in numbers] if isinstance(numbers, Sized) else (
-        (number, filling.size(number)) for number in numbers)
-    ahead, behind, shards = itertools.tee(shards, 3)
-    pieces = (piece for number, count in ahead for piece in cut(number, range(count), batch_size))
+    ahead, waiting, shards = itertools.tee(((number, filling.count(number)) for number in numbers), 3)
+    coming = (piece for number, count in ahead for piece in cut(number, range(count), batch_size))
+    pieces = list(coming) if isinstance(numbers, Sized) else coming
     pin = network.device.type == "cuda" and finish is None
     with (
-        contextlib.closing(
-            checked(images, list(pieces) if isinstance(numbers, Sized) else pieces, filling, workers, label, monitor, pin=pin)) as read,
-        contextlib.closing(_finished(_batches(read, (count for _, count in behind), batch_size), finish, workers)) as batches,
+        contextlib.closing(checked(images, pieces, filling, workers, label, monitor, pin=pin)) as read,
+        contextlib.closing(_finished(_batches(read, waiting, batch_size), finish, workers)) as batches,
     ):
         for number, count in shards:
             shard = images.shards[number]
@@ -137,9 +135,11 @@ def parts(
             yield part
 
 
-def _batches(read: Iterator[tuple[Piece, Any]], counts: Sequence[int], batch_size: int) -> Iterator[list[Any]]:
-    """Gather the pieces of each batch, as `cut` cut them."""
-    for count in counts:
+def _batches(
+    read: Iterator[tuple[Piece, Any]], shards: Iterable[tuple[int, int]], batch_size: int
+) -> Iterator[list[Any]]:
+    """Gather the pieces of each batch, as `cut` cut them of shards by number and count."""
+    for _, count in shards:
         for begin in range(0, count, batch_size):
             images = min(batch_size, count - begin)
             yield [piece for _, piece in itertools.islice(read, -(-images // PIECE))]
