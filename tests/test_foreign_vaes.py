@@ -298,6 +298,21 @@ def test_sizes_of_images(shards: Path, tmp_path: Path) -> None:
     assert "they become 256 pixels wide, unless --image-size says otherwise" in " ".join(done.err.split())
 
 
+def test_info_tells_what_they_are(tmp_path: Path) -> None:
+    file = saved(tmp_path / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors", "small")
+    as_lightning(tmp_path / "vq.ckpt", {n: torch.from_numpy(v) for n, v in tensors("small-vq").items()})
+    torch.save({"a": torch.ones(1)}, tmp_path / "other.pt")
+    for path, latents, groups in (
+        (file, "kl", 16),
+        (tmp_path / "pipeline", "kl", 16),
+        (tmp_path / "vq.ckpt", "vq", 32),
+    ):
+        told = json.loads(dprune("info", path, "--json").ok().out)["files"][0]
+        assert told["kind"] == "autoencoder"
+        assert (told["content"]["network"]["latents"], told["content"]["network"]["groups"]) == (latents, groups)
+    dprune("info", tmp_path / "other.pt").fails(3, "holds no autoencoder that dprune knows")
+
+
 def encode_and_train(shards: Path, vae: Path, folder: Path) -> Path:
     encode = ("encode", shards, "--vae", vae, "--image-size", 16, "-o", folder / "latents", "--workers", 0, "--json")
     made = json.loads(dprune(*encode, "--verify", 6).ok().out)
@@ -315,7 +330,8 @@ def test_the_whole_chain_with_an_autoencoder_of_diffusers(shards: Path, tmp_path
     model = encode_and_train(shards, vae, tmp_path)
     latents = open_latents(tmp_path / "latents")
     assert latents.network == {"kind": "kl", "channels": 4, "size": 4, "codes": 0, "image_size": 16}
-    assert parents_of(latents.record)["vae"] == {"digest": file_digest(vae / "diffusion_pytorch_model.safetensors")}
+    digest = file_digest(vae / "diffusion_pytorch_model.safetensors")
+    assert parents_of(latents.record)["vae"] == {"digest": digest, "external": True}
     sample = ("sample", model, "--seeds", "0-2", "--steps", 2, "-o", tmp_path / "made")
     dprune(*sample, "--vae", vae).ok()
     with tarfile.open(tmp_path / "made" / "000000.tar") as tar:
@@ -325,8 +341,6 @@ def test_the_whole_chain_with_an_autoencoder_of_diffusers(shards: Path, tmp_path
     assert "up to date" in dprune(*sample, "--vae", vae).ok().err
     other = saved(tmp_path / "other" / "vae.safetensors", "small-sd3")
     dprune(*sample, "--vae", other, "--overwrite").fails(3, "4 x 4 x 4", "16 x 4 x 4", "give the one")
-    told = json.loads(dprune("info", vae / "diffusion_pytorch_model.safetensors", "--json").ok().out)["files"][0]
-    assert told["kind"] == "autoencoder"
 
 
 def test_the_whole_chain_with_codes_of_a_checkpoint(shards: Path, tmp_path: Path) -> None:
