@@ -235,6 +235,7 @@ def embeds(default: str) -> Decorator:
                      help=f"Network for images, as embed takes it.  [default: the other side's, or {default}]"),
         click.option("--weights", metavar="FILE", help="Its weights instead of the hub's."),
         image_size,
+        resize,
         color,
         network_precision,
         batch_size,
@@ -262,6 +263,8 @@ strict = click.option("--strict", is_flag=True, help="Fail on an image that cann
 seed = count("--seed", "Seed of all randomness.", default=0, least=0)
 device = click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 image_size = count("--image-size", "Side in pixels of what the network sees.", most=MOST_PIXELS)
+resize = choice("--resize", ["clean", "pytorch", "tensorflow"],
+                "What brings images to Inception's size and scale.  [default: clean]")  # fmt: skip
 color = choice("--color", ["rgb", "grey"], "Colours of pixels.  [default: rgb]")
 parametrization = choice("--parametrization", ["velocity", "reversed", "noise"],
                          "What others' weights predict, as SiT, REPA, DiT.  [default: they are asked]")  # fmt: skip

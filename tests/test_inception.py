@@ -65,43 +65,103 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndar
     return write_tar(tmp_path_factory.mktemp("photos") / "a.tar", members), images
 
 
-def by_pytorch_fid(network: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features and logits without the bias of images [n, 299, 299, 3] in 0 to 255."""
+def their_model(network: Any, *, resize: bool) -> Any:
+    """pytorch-fid's model around its network."""
     import pytorch_fid.inception as theirs
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(theirs, "fid_inception_v3", lambda: network)
-        model = theirs.InceptionV3([3], resize_input=False).eval()
+        return theirs.InceptionV3([3], resize_input=resize).eval()
+
+
+def by_pytorch_fid(network: Any, images: list[np.ndarray]) -> np.ndarray:
+    """Features of images [h, w, 3] in 0 to 255 that pytorch-fid resizes and scales."""
+    model = their_model(network, resize=True)
     with torch.inference_mode():
-        features = model(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)[0].flatten(1)
-        return features.numpy(), (network.fc(features) - network.fc.bias).numpy()
+        batches = [torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255 for image in images]
+        return np.concatenate([model(batch)[0].flatten(1).numpy() for batch in batches])
+
+
+def by_the_graph(network: Any, images: list[np.ndarray]) -> np.ndarray:
+    """Features of images [299, 299, 3] in 0 to 255 at the scale that clean-fid and the original graph have."""
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    wrapper = InceptionV3W.__new__(InceptionV3W)
+    torch.nn.Module.__init__(wrapper)
+    model = their_model(network, resize=False)
+    # What it loads from TorchScript is the network without any scale; pytorch-fid's would scale once more.
+    wrapper.layers, wrapper.resize_inside = torch.nn.Sequential(*model.blocks, torch.nn.Flatten()), False
+    with torch.inference_mode():
+        return wrapper(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)).numpy()
+
+
+def resized_for(resize: str, images: list[np.ndarray]) -> list[np.ndarray]:
+    from cleanfid.resize import build_resizer
+
+    from dprune.embedding.resizing import tensorflow_resize
+
+    if resize == "clean":
+        return [build_resizer("clean")(image) for image in images]
+    # Held to torch-fidelity's below.
+    return [tensorflow_resize(Image.fromarray(image)).permute(1, 2, 0).numpy() for image in images]
 
 
 @pytest.mark.slow
-def test_features_and_logits(reference: Any, weights: Path, photos: Any, tmp_path: Path) -> None:
-    from cleanfid.resize import build_resizer
-
-    embed(photos[0], tmp_path / "f", "--weights", weights, "--dtype", "float32").ok()
+@pytest.mark.parametrize("resize", ["clean", "pytorch", "tensorflow"])
+def test_features_and_logits(reference: Any, weights: Path, photos: Any, tmp_path: Path, resize: str) -> None:
+    args = () if resize == "clean" else ("--resize", resize)
+    embed(photos[0], tmp_path / "f", "--weights", weights, "--dtype", "float32", *args).ok()
     part = load_file(tmp_path / "f" / "a.safetensors")
-    resize = build_resizer("clean")
-    features, logits = by_pytorch_fid(reference, np.stack([resize(image) for image in photos[1]]))
+    if resize == "pytorch":
+        features = by_pytorch_fid(reference, photos[1])
+    else:
+        features = by_the_graph(reference, resized_for(resize, photos[1]))
+    logits = torch.nn.functional.linear(torch.from_numpy(features), reference.fc.weight).detach().numpy()
     assert features.std() > 0.1
     assert np.abs(features[0] - features[1]).max() > 0.1
     np.testing.assert_allclose(part["features"], features, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(part["logits"], logits, rtol=1e-4, atol=1e-4)
     assert part["logits"].shape == (3, 1008)
     options = json.loads((tmp_path / "f" / "manifest.json").read_text())["provenance"]["options"]
-    assert options["precision"] == "float32"
+    assert (options["precision"], options["resize"]) == ("float32", resize)
 
 
-def test_resize_is_clean_fid_s(photos: Any) -> None:
+def test_resizes_are_clean_fid_s(photos: Any) -> None:
     from cleanfid.resize import build_resizer
 
-    from dprune.embedding.inception import clean_resize
+    from dprune.embedding.resizing import clean_resize, pytorch_resize
 
     for image in photos[1]:
         ours = clean_resize(Image.fromarray(image)).permute(1, 2, 0).numpy()
         np.testing.assert_array_equal(ours, build_resizer("clean")(image))
+        ours = pytorch_resize(Image.fromarray(image)).permute(1, 2, 0).numpy()
+        # clean-fid clips what rounding took beyond, which pytorch-fid does not.
+        np.testing.assert_array_equal(ours.clip(0, 255), build_resizer("legacy_pytorch")(image))
+
+
+def test_the_resize_of_tensorflow_is_torch_fidelity_s() -> None:
+    from data.resizing.make import EVERY, SHAPES, pattern
+
+    from dprune.embedding.resizing import tensorflow_resize
+
+    expected = np.load(Path(__file__).parent / "data" / "resizing" / "expected.npz")
+    for height, width in SHAPES:
+        ours = tensorflow_resize(Image.fromarray(pattern(height, width)))
+        np.testing.assert_array_equal(ours[0, ::EVERY, ::EVERY].numpy(), expected[f"{height}x{width}"])
+    assert tuple(tensorflow_resize(Image.new("RGB", (1, 1), "white"))[:, 0, 0]) == (255, 255, 255)
+
+
+def test_other_networks_have_no_such_resize(photos: Any, tmp_path: Path) -> None:
+    done = dprune("embed", photos[0], "--model", "pixels", "--resize", "clean", "-o", tmp_path / "f")
+    done.fails(2, "--resize clean: pixels takes no such option")
+
+
+def test_features_of_two_resizes_are_of_different_spaces(weights: Path, tmp_path: Path) -> None:
+    shards = one(tmp_path)
+    for resize in ("clean", "tensorflow"):
+        embed(shards, tmp_path / resize, "--weights", weights, "--resize", resize).ok()
+    done = dprune("eval", tmp_path / "clean", tmp_path / "tensorflow", "-o", tmp_path / "m.json")
+    done.fails(3, "different spaces (resize: clean, and tensorflow)")
 
 
 def one(folder: Path) -> Path:

@@ -19,7 +19,8 @@ OWN = {
     "pack": ["SOURCES"],
     "embed": ["DECODING"],
     # What varies in each error.
-    **{name: ["STANDARD ERRORS"] for name in ("eval", "memorization", "report", "score")},
+    **{name: ["STANDARD ERRORS"] for name in ("memorization", "report", "score")},
+    "eval": ["STATISTICS", "STANDARD ERRORS"],
 }
 """Sections that the pages of some commands have."""
 PAGES = ["dprune.1", *(f"dprune-{name}.1" for name in NAMES), "dprune-files.7"]

@@ -244,7 +244,19 @@ def test_labels_of_folders_count_where_both_sides_have_the_same_names(tmp_path: 
     assert labelled(generated=paths["generated"], reference=tmp_path / "store")["generated"] is False
 
 
+def test_of_several_splits_the_training_data_are_taken_and_it_is_said_every_time(tmp_path: Path) -> None:
+    reference = tmp_path / "r"
+    folder(reference / "train", 14, seed=1)
+    folder(reference / "val", 12, seed=2)
+    for name in ("m.json", "n.json"):
+        done = dprune(
+            "eval", folder(tmp_path / "g"), reference, *PIXELS, "--metrics", "fid", "-o", tmp_path / name
+        ).ok()
+        assert "r: split train; left out: 12 val/." in done.err
+    assert json.loads((tmp_path / "m.json").read_text())["inputs"][1]["count"] == 14
+
+
 def test_a_folder_of_several_splits_is_one_sentence(tmp_path: Path) -> None:
     place = folder(tmp_path / "g", classes=("test", "val"))
-    with pytest.raises(UsageError, match="several splits: give one of its folders"):
+    with pytest.raises(UsageError, match=r"test \(6\), val \(6\): .*options of dprune pack, and its shards"):
         open_images(str(place))

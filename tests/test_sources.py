@@ -276,7 +276,7 @@ def test_the_options_reach_the_command_as_one() -> None:
     assert plain == Embedding(None, "dinov2-b")
     assert not plain.stated
     args = "--model pixels --image-size 8 --color grey --precision fp32 --device cpu --batch-size 3 --workers 2"
-    assert parse(*args.split()) == Embedding("pixels", "dinov2-b", None, 8, "grey", "fp32", "cpu", 3, 2)
+    assert parse(*args.split()) == Embedding("pixels", "dinov2-b", None, 8, None, "grey", "fp32", "cpu", 3, 2)
     assert parse("--weights", "w").stated
     assert parse().workers is None
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     options.image_size,
     click.option("--crop-pct", type=options.Number(0, 1, min_open=True), metavar="X",
                  help="Share of the resized image that the centre crop keeps (timm)."),
+    options.resize,
     options.color,
     options.count("--pca", "Principal components kept of pixels."),
     click.option("--normalize", is_flag=True, help="Give features unit length."),
@@ -46,6 +47,9 @@ def command(*, delivery: Delivery, shards: tuple[str, ...], members: MemberChoic
     weights), inception (for FID, with logits) and pixels (no weights needed). A rerun embeds only the shards that
     are missing; processes with RANK and WORLD_SIZE set share the shards of one store, and so do the tasks of a SLURM
     array. An image that cannot be decoded gets a row of NaN and is listed in its part.
+
+    --resize is for inception: clean brings images to its size and scale as clean-fid does, pytorch as pytorch-fid,
+    tensorflow as the first FID, guided-diffusion and EDM. man dprune-eval says whose statistics go with which.
 
     --decode gpu has the GPU decode JPEGs, for networks that are quicker than Pillow: features differ in their last
     digits, so compare such that were made one way. FID is defined with Pillow, and inception refuses it.

@@ -51,9 +51,10 @@ def command(
 ) -> None:
     """Compare generated samples with a reference by Fréchet distance and other metrics.
 
-    GENERATED and REFERENCE are images (a folder, a zip or shards), whose features are made by --model and kept in the
-    cache, or feature stores, .npy or .safetensors of features. Statistics of --save-stats, or a .npz with mu and
-    sigma as pytorch-fid, clean-fid, guided-diffusion and others write them, allow the Fréchet distance (fid) alone.
+    GENERATED and REFERENCE are images (a folder, zip, .npz, parquet or shards), whose features are made by --model
+    and kept in the cache, or feature stores, .npy or .safetensors of features. Statistics of --save-stats, or a .npz
+    with mu and sigma as pytorch-fid, clean-fid, guided-diffusion and others write them, allow the Fréchet distance
+    (fid) alone. The latter do not say for which --model and --resize they are: man dprune-eval has a table.
 
     Further metrics: the Inception score (is), precision, recall, density and coverage (prdc), KID, CMMD, the
     precision-recall curve (prd), the Vendi score, and the shares of clusters and classes. Where classes were asked for,
@@ -75,7 +76,7 @@ def command(
     Examples:
       dprune eval generated shards -o metrics.json
       dprune eval samples.zip photos -o metrics.json
-      dprune eval samples.zip VIRTUAL_imagenet256_labeled.npz -o metrics.json
+      dprune eval samples.npz VIRTUAL_imagenet256_labeled.npz --resize tensorflow -o metrics.json
       dprune eval generated-features features --subset keep.npy --clusters clusters.safetensors -o metrics.json
       dprune eval generated shards --model dinov2-b --metrics fid,prdc,vendi -o metrics.json
       dprune eval generated-features features --held-out held-out.npy -o metrics.json

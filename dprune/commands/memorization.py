@@ -48,12 +48,12 @@ def command(
 ) -> None:
     """Find generated samples that repeat training samples.
 
-    GENERATED and TRAIN are images (a folder, a zip or shards), whose features are made and cached, or feature stores
-    or arrays of features (.npy, .safetensors). Each generated sample's nearest training sample is found exactly,
-    whatever the sizes; copies are at distance 0. Held-out samples show how near unseen ones come, how many of them are
-    authentic and how many are flagged as calibrated copies, without which these numbers say little, and make Meehan's
-    test possible: C_T far below 0 means copying. Where the provenance of GENERATED names a training subset, --subset
-    must be that one.
+    GENERATED and TRAIN are images (a folder, zip, .npz, parquet or shards), whose features are made and cached, or
+    feature stores or arrays of features (.npy, .safetensors). Each generated sample's nearest training sample is found
+    exactly, whatever the sizes; copies are at distance 0. Held-out samples show how near unseen ones come, how many of
+    them are authentic and how many are flagged as calibrated copies, without which these numbers say little, and make
+    Meehan's test possible: C_T far below 0 means copying. Where the provenance of GENERATED names a training subset,
+    --subset must be that one.
 
     \b
     Examples:

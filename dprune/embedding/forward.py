@@ -31,7 +31,8 @@ def load_backbone(settings: EmbedSettings) -> Backbone:
     if network.library == "inception":
         from dprune.embedding.inception import load_inception
 
-        return load_inception(settings.weights)
+        assert settings.resize is not None
+        return load_inception(settings.weights, settings.resize)
     from dprune.embedding.pixels import load_pixels
 
     assert settings.image_size is not None

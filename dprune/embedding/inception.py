@@ -1,9 +1,8 @@
-"""The Inception network of the Fréchet inception distance, with clean-fid's resize.
+"""The Inception network of the Fréchet inception distance.
 
 It is TensorFlow's network of 2015-12-05, whose pooling differs from torchvision's: averages leave the padding out,
 and the last block takes the maximum (a slip of the original that every published FID contains). Parameters are named
-as in https://github.com/mseitzer/pytorch-fid, so that its file loads; the resize is that of Parmar, Zhang and Zhu,
-"On Aliased Resizing and Surprising Subtleties in GAN Evaluation" (arXiv 2104.11222).
+as in https://github.com/mseitzer/pytorch-fid, so that its file loads. What it is given, see `resizing`.
 """
 
 from __future__ import annotations
@@ -11,13 +10,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dprune.embedding.backbones import Backbone
+from dprune.embedding.resizing import RESIZES
 from dprune.embedding.settings import INCEPTION_FILE, INCEPTION_SHA256, INCEPTION_SIZE
 from dprune.embedding.weights import hushed
 from dprune.errors import InputError
@@ -28,7 +26,6 @@ with hushed(), without_compiler():
     from torchvision.models.inception import BasicConv2d, InceptionA, InceptionB, InceptionC, InceptionD, InceptionE
 
 
-SIZE = 299
 TORCHSCRIPT_FILE = "inception-2015-12-05.pt"
 SOURCE = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
 
@@ -128,24 +125,12 @@ class FidInception(nn.Module):
         return features, functional.linear(features, self.fc.weight)
 
 
-def clean_resize(image: Image.Image) -> Tensor:
-    """Resize as clean-fid does: Pillow's bicubic filter on each channel in float32, clipped, not rounded.
-
-    Returns:
-        float32 [3, 299, 299] in 0 to 255.
-    """
-    out = np.empty((3, SIZE, SIZE), dtype=np.float32)
-    for channel, plane in enumerate(image.split()):
-        resized = plane.convert("F").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-        np.clip(np.asarray(resized), 0, 255, out=out[channel])
-    return torch.from_numpy(out)
-
-
-def load_inception(weights: Path | None) -> Backbone:
+def load_inception(weights: Path | None, resize: str) -> Backbone:
     """Load the network from pytorch-fid's file, or from a safetensors made of it.
 
     Args:
         weights: file, None to look for the published one and check its hash.
+        resize: name among `RESIZES`.
 
     Raises:
         InputError: the file is missing, damaged or not the published one.
@@ -156,8 +141,9 @@ def load_inception(weights: Path | None) -> Backbone:
         module.load_state_dict(read_state(path))
     except RuntimeError as error:
         raise misfit(path, "inception", error) from error
-    # pytorch-fid's 2x - 1, in the form that every backbone's scaling has.
-    return Backbone(clean_resize, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), module, path)
+    function, middle = RESIZES[resize]
+    # Of the graph x - 128 over 128, of pytorch-fid 2x - 1, in the form that every backbone's scaling has.
+    return Backbone(function, (middle / 255,) * 3, (middle / 255,) * 3, module, path)
 
 
 def _find() -> Path:

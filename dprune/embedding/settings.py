@@ -33,12 +33,14 @@ INCEPTION_DIMENSION = 2048
 TAKES = {
     "timm": {"weights", "image-size", "crop-pct", "precision", "decode"},
     "open_clip": {"weights", "image-size", "precision", "decode"},
-    "inception": {"weights"},
+    "inception": {"weights", "resize"},
     "pixels": {"image-size", "color", "pca"},
 }
 DINOV2_SIZE = 224
 PIXELS_SIZE = 32
 PIXELS_LIMIT = 16_384
+CLEAN = "clean"
+"""The resize and the scale of clean-fid."""
 PCA_FILE = "pca.safetensors"
 # What stands for the digest of weights that are not looked at before they are needed.
 HUB = "hub"
@@ -84,6 +86,7 @@ class EmbedOptions:
     weights: str | None = None
     image_size: int | None = None
     crop_pct: float | None = None
+    resize: str | None = None
     color: str | None = None
     pca: int | None = None
     normalize: bool = False
@@ -107,7 +110,7 @@ class EmbedOptions:
         network = parse_model(self.model)
         library = network.library
         chosen = {"weights": self.weights, "image-size": self.image_size, "crop-pct": self.crop_pct,
-                  "color": self.color, "pca": self.pca}  # fmt: skip
+                  "resize": self.resize, "color": self.color, "pca": self.pca}  # fmt: skip
         chosen["precision"] = self.precision if self.precision not in ("auto", "fp32") else None
         chosen["decode"] = self.decode if self.decode != "cpu" else None
         if self.decode == "gpu" and library == "inception":
@@ -116,6 +119,7 @@ class EmbedOptions:
             if value is not None and name not in TAKES[library]:
                 raise UsageError(f"--{name} {value}: {library} takes no such option: leave it out.")
         image_size, color = self.image_size, self.color
+        resize = (self.resize or CLEAN) if library == "inception" else None
         if library == "pixels":
             image_size, color = image_size or PIXELS_SIZE, color or "rgb"
             _check_pca(image_size, color, self.pca)
@@ -126,7 +130,7 @@ class EmbedOptions:
             # Hashing a file needs no Python, and to look for a GPU is to import torch.
             digest = aside.submit(_digest, network, weights)
             precision = resolved(self.precision, self.device) if "precision" in TAKES[library] else "float32"
-            return EmbedSettings(self, network, weights, digest.result(), image_size, color, precision)
+            return EmbedSettings(self, network, weights, digest.result(), image_size, color, precision, resize)
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,7 @@ class EmbedSettings:
         image_size: side in pixels of what the network sees, None for the library's own.
         color: `rgb` or `grey`, for pixels.
         precision: dtype of the network's arithmetic.
+        resize: how images come to Inception's size and scale, None for other networks.
     """
 
     given: EmbedOptions
@@ -150,6 +155,7 @@ class EmbedSettings:
     image_size: int | None
     color: str | None
     precision: str
+    resize: str | None
 
     @property
     def dimension(self) -> int | None:
@@ -169,6 +175,7 @@ class EmbedSettings:
             "weights": self.digest,
             "image_size": self.image_size,
             "crop_pct": self.given.crop_pct,
+            "resize": self.resize,
             "color": self.color,
             "pca": self.given.pca,
             "normalize": self.given.normalize,

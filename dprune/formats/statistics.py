@@ -26,8 +26,7 @@ STATISTICS = "eval statistics"
 NAMES = ("count", "mean", "covariance")
 NPZ_NAMES = ("mu", "sigma")
 """What pytorch-fid, clean-fid, guided-diffusion, StyleGAN and EDM call mean and covariance in an .npz."""
-IMAGES = "arr_0"
-"""What guided-diffusion calls the images in an .npz, which may lie beside their statistics."""
+SPATIAL = "mu_s"
 TOLERANCE = 1e-4
 """How far rounding may take a covariance from a symmetric, positive semi-definite one, relative to its size."""
 _MOST_BYTES = 1 << 30
@@ -47,6 +46,7 @@ class Statistics:
         mean: float64 [d].
         covariance: with divisor count - 1, float64 [d, d].
         record: provenance, None for a file made elsewhere.
+        spatial: whether statistics of spatial features lie beside them, as guided-diffusion alone writes them.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Statistics:
     mean: npt.NDArray[np.float64]
     covariance: npt.NDArray[np.float64]
     record: Record | None = None
+    spatial: bool = False
 
     @functools.cached_property
     def parent(self) -> Record:
@@ -95,6 +96,7 @@ def read_statistics(path: str | Path) -> Statistics:
     Raises:
         InputError: the file is not whole, or holds no such statistics, or a covariance that is none.
     """
+    spatial = False
     if kind_of(path) == "statistics":
         name, tensors, metadata = read_tensors(path)
         record = checked_record(name, metadata)
@@ -102,6 +104,7 @@ def read_statistics(path: str | Path) -> Statistics:
     else:
         name, count, record = str(path), None, None
         mean, covariance = _read_npz(path)
+        spatial = SPATIAL in npz_names(path)
     if mean is None or covariance is None or not _are_moments(mean, covariance):
         raise InputError(f"{name}: holds no mean [d] and covariance [d, d]: give features, or what --save-stats wrote.")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
@@ -109,7 +112,7 @@ def read_statistics(path: str | Path) -> Statistics:
     moments = mean.astype(np.float64), covariance.astype(np.float64)
     if problem := _no_covariance(moments[1], max(TOLERANCE, np.finfo(covariance.dtype).eps)):
         raise InputError(f"{name}: its covariance {problem}, as no set of features has it: make the statistics again.")
-    return Statistics(name, _count(name, count), *moments, record)
+    return Statistics(name, _count(name, count), *moments, record, spatial)
 
 
 def _no_covariance(covariance: npt.NDArray[np.float64], tolerance: float) -> str:

@@ -196,10 +196,11 @@ def _warn_of_foreign(statistics: Sequence[Statistics], sources: Mapping[str, Fea
     network = next((source.model for source in sources.values() if source.model), None)
     for some in statistics:
         if some.record is None:
-            told = f"{network}, as for the features that they are held to" if network else "that of the other side"
             _log.warning(
                 "%s does not say which network and which resize it was made with: these must be %s, or the distance "
-                "means nothing: man dprune-eval lists whose statistics go with what.", some.name, told,
+                "means nothing%s: man dprune-eval lists whose statistics go with what.", some.name,
+                f"{network} and its" if network else "those of the other side",
+                " (it looks like guided-diffusion's, which go with --resize tensorflow)" if some.spatial else "",
             )  # fmt: skip
 
 

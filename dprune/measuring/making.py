@@ -46,6 +46,7 @@ class Embedding:
     default: str
     weights: str | None = None
     image_size: int | None = None
+    resize: str | None = None
     color: str | None = None
     precision: str = "auto"
     device: str = "auto"
@@ -62,7 +63,7 @@ class Embedding:
     @property
     def stated(self) -> bool:
         """Whether any option says how features are to be made."""
-        given = (self.model, self.weights, self.image_size, self.color)
+        given = (self.model, self.weights, self.image_size, self.resize, self.color)
         return any(value is not None for value in given) or self.precision != "auto"
 
     def options(self, like: Record | None) -> EmbedOptions:
@@ -76,8 +77,8 @@ class Embedding:
             MismatchError: features like those cannot be made.
         """
         own = EmbedOptions(
-            self.model or self.default, self.weights, self.image_size, color=self.color, precision=self.precision,
-            device=self.device, batch_size=self.batch_size, workers=self.workers,
+            self.model or self.default, self.weights, self.image_size, resize=self.resize, color=self.color,
+            precision=self.precision, device=self.device, batch_size=self.batch_size, workers=self.workers,
         )  # fmt: skip
         if like is None or self.model is not None:
             return own
@@ -90,7 +91,8 @@ class Embedding:
         precision = {dtype: name for name, dtype in PRECISIONS.items()}[known["precision"]]
         options = replace(
             own, model=known["model"], image_size=self.image_size or known.get("image_size"),
-            crop_pct=known.get("crop_pct"), color=self.color or known.get("color"), normalize=known["normalize"],
+            crop_pct=known.get("crop_pct"), resize=self.resize or known.get("resize"),
+            color=self.color or known.get("color"), normalize=known["normalize"],
             dtype=known["dtype"], precision=precision if self.precision == "auto" else self.precision,
         )  # fmt: skip
         if options.settings.options().get("weights") != known.get("weights"):
@@ -168,9 +170,11 @@ class Making:
 
     def open(self, monitor: Monitor) -> StoreFeatures:
         """Make what is missing, and open the features."""
+        if self.remarks:
+            _log.info("%s: %s.", self.job.dataset.title, self.remarks)
         # Nobody shares this work, be this process a task of an array or not.
         with acting_as(Ranks()):
-            made = self.job if self.job.complete() else _made(self.job, self.remarks, monitor)
+            made = self.job if self.job.complete() else _made(self.job, monitor)
         features = open_features(made.output.path)
         assert isinstance(features, StoreFeatures)
         # Messages name what was given, and not a folder of the cache.
@@ -178,14 +182,13 @@ class Making:
         return features
 
 
-def _made(job: EmbedJob, remarks: str, monitor: Monitor) -> EmbedJob:
+def _made(job: EmbedJob, monitor: Monitor) -> EmbedJob:
     """Make features in the cache, unless another process does so meanwhile, and return the job that made them."""
     folder = writable(Path(job.output.path))
     job = replace(job, output=Output(str(folder)))
     with claimed(claim_in(folder, Ranks()), str(folder), monitor, patience=math.inf):
         if not job.complete():
-            told = f" ({remarks})" if remarks else ""
-            _log.info("embedding %s with %s%s.", job.dataset.title, job.settings.network, told)
+            _log.info("embedding %s with %s.", job.dataset.title, job.settings.network)
             made: dict[str, Any] = job.run(monitor)
             _log.debug("made %s of %s shards in %s.", made["shards_made"], made["shards"], folder)
     job.tidy()

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from dprune.errors import InputError
 from dprune.formats.kinds import kind_of
 from dprune.formats.members import MemberChoice
+from dprune.formats.npz_images import IMAGES
 from dprune.formats.shards import Dataset, open_dataset
-from dprune.formats.statistics import IMAGES, NPZ_NAMES, npz_names
+from dprune.formats.statistics import NPZ_NAMES, npz_names
 from dprune.packing.unpacked import as_dataset, is_unpacked, open_images
 
 PROTO, PROTOCOLS = 0x80, range(2, 6)
@@ -53,7 +54,7 @@ class SidePath(NamedTuple):
     @property
     def has_both(self) -> bool:
         """Whether there are images beside the statistics, as in the reference batches of guided-diffusion."""
-        return self.holds == "statistics" and IMAGES in npz_names(self.path)
+        return self.holds == "statistics" and not npz_names(self.path).isdisjoint(IMAGES)
 
     def as_images(self) -> SidePath:
         """Return the images that lie beside statistics in one file, where there are such; else the same."""

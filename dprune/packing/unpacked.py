@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dprune.errors import BadImage, UsageError
+from dprune.errors import BadImage, InputError, UsageError
 from dprune.formats.members import LABEL_SUFFIX
 from dprune.formats.provenance import digest
 from dprune.formats.shard_index import LeftOut
@@ -24,7 +24,7 @@ from dprune.packing.sources import Source
 PORTION = 2048
 """Images whose features are made and published together."""
 HELD = 16
-"""Samples that a reader keeps, for the label is read before the image."""
+"""Samples that a reader keeps: as many as are decoded together, of which all labels are read before the images."""
 PROBED = 16
 """Images of a folder that are read to tell it from another with the same names and sizes."""
 
@@ -41,17 +41,18 @@ def open_images(location: str) -> Source:
         location: a folder or zip of images, or another of its sources.
 
     Raises:
-        InputError: it holds no images, or is not sound.
-        UsageError: it holds images of several splits.
+        InputError: it holds no images, is not sound, or takes options to be read.
+        UsageError: it holds several splits.
     """
     opener = opener_of(location)
     assert opener is not None
     try:
         return opener.opened([location], PackSettings())
-    except UsageError as error:
-        raise UsageError(
-            f"{location}: holds several splits: give one of its folders, or dprune pack it with --split first."
-        ) from error
+    except (InputError, UsageError) as error:
+        if "--" not in str(error):
+            raise
+        remedy = "these are options of dprune pack, and its shards will do here"
+        raise type(error)(f"{str(error).rstrip('.')}: {remedy}.") from error
 
 
 def as_dataset(location: str, source: Source) -> Dataset:
