@@ -22,11 +22,15 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from dprune.errors import InputError, MismatchError, UsageError
+from dprune.flow import Guidance
 from dprune.formats.latents import open_latents
 from dprune.formats.provenance import parents_of
+from dprune.models.dit import DiT, DiTConfig
+from dprune.models.pixels import to_pixels
 from dprune.models.vae import VAE, load_vae
 from dprune.models.vae_files import latent_network, open_vae
 from dprune.models.weights import file_digest
+from dprune.sampling.drawing import sample_latents
 
 CPU = torch.device("cpu")
 LAYOUTS = sorted(path.stem for path in FOLDER.glob("*.layout"))
@@ -351,3 +355,31 @@ def test_the_whole_chain_with_codes_of_a_checkpoint(shards: Path, tmp_path: Path
     assert latents.codebook is not None
     assert latents.codebook.shape == (128, 3)
     dprune("sample", model, "--vae", vae, "--seeds", "0-2", "--steps", 2, "-o", tmp_path / "made").ok()
+
+
+def test_transformers_of_others_see_latents_as_the_configuration_says(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = DiT(DiTConfig(4, 16, 2, 384, 1, 6, 10, learn_sigma=True)).eval().requires_grad_(False)
+    for name, parameter in network.named_parameters():
+        if name != "pos_embed":
+            torch.nn.init.normal_(parameter, std=0.05)
+    torch.save({"ema": network.state_dict()}, tmp_path / "sit.pt")
+    vae = saved(tmp_path / "vae.safetensors", "small-sd3")
+    command = ("sample", tmp_path / "sit.pt", "--parametrization", "velocity", "--vae", vae, "--seeds", "0-2", "--steps",
+               2, "--device", "cpu", "-o", tmp_path / "made")  # fmt: skip
+    done = dprune(*command).ok()
+    assert "config.json says: less 0.0609, times 1.5305" in " ".join(done.err.split())
+    assert "up to date" in dprune(*command).ok().err
+    seeds = torch.arange(3)
+    z = sample_latents(network, seeds, seeds, Guidance(1.0), steps=2)
+    with torch.inference_mode():
+        expected = to_pixels(load_vae(vae, CPU)[0].decode(z / 1.5305 + 0.0609)).permute(0, 2, 3, 1).numpy()
+    with tarfile.open(tmp_path / "made" / "000000.tar") as tar:
+        for seed in range(3):
+            drawn = np.asarray(Image.open(io.BytesIO(tar.extractfile(f"{seed:08d}.png").read())))  # type: ignore[union-attr]
+            assert np.abs(drawn.astype(int) - expected[seed]).max() <= 1
+            assert drawn.std() > 1
+    # What lies beside the weights changes the images, and the digest of the weights does not tell.
+    for changes in ({"scaling_factor": 0.18215}, {"norm_num_groups": 16}):
+        configured(tmp_path, "small-sd3", **changes)
+        dprune(*command).fails(3, "made otherwise", "latent_scale" if "scaling_factor" in changes else "vae_groups")
