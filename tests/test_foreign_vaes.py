@@ -365,8 +365,8 @@ def test_transformers_of_others_see_latents_as_the_configuration_says(tmp_path: 
             torch.nn.init.normal_(parameter, std=0.05)
     torch.save({"ema": network.state_dict()}, tmp_path / "sit.pt")
     vae = saved(tmp_path / "vae.safetensors", "small-sd3")
-    command = ("sample", tmp_path / "sit.pt", "--parametrization", "velocity", "--vae", vae, "--seeds", "0-2", "--steps",
-               2, "--device", "cpu", "-o", tmp_path / "made")  # fmt: skip
+    command = ("sample", tmp_path / "sit.pt", "--parametrization", "velocity", "--vae", vae, "--seeds", "0-2",
+               "--steps", 2, "--device", "cpu", "-o", tmp_path / "made")  # fmt: skip
     done = dprune(*command).ok()
     assert "config.json says: less 0.0609, times 1.5305" in " ".join(done.err.split())
     assert "up to date" in dprune(*command).ok().err

@@ -39,9 +39,10 @@ def command(*, delivery: Delivery, shards: tuple[str, ...], members: MemberChoic
     """Turn the images of shards into a store of latents.
 
     Images are brought to the size that the autoencoder was trained at, or to --image-size: shorter side, middle
-    square. Of a vq autoencoder the store holds codes and the codebook, of a kl one means and log-variances. A rerun encodes only
-    the shards that are missing; processes with RANK and WORLD_SIZE set share the shards of one store, and so do the
-    tasks of a SLURM array. An image that cannot be decoded gets a row of zeros and is marked as not valid.
+    square. Of a vq autoencoder the store holds codes and the codebook, of a kl one means and log-variances. A rerun
+    encodes only the shards that are missing; processes with RANK and WORLD_SIZE set share the shards of one store,
+    and so do the tasks of a SLURM array. An image that cannot be decoded gets a row of zeros and is marked as not
+    valid.
 
     On a GPU the encoder computes in float16 unless --precision says otherwise. Where two codes are almost equally
     near it may find the other one than float32: at 1.5% of the places with 16,384 codes, which changed the
