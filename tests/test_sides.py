@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import pytest
 from conftest import Result, dprune, image_bytes
 from PIL import Image
 
+from dprune.decoding import PIECE
 from dprune.errors import UsageError
 from dprune.formats.features import open_features
 from dprune.formats.shards import Dataset
 from dprune.measuring.making import Embedding
 from dprune.measuring.side_paths import SidePath
 from dprune.measuring.sources import open_sources
-from dprune.packing.unpacked import PORTION, as_dataset, open_images
+from dprune.packing.unpacked import HELD, PORTION, as_dataset, open_images
 from dprune.runtime import Silent
 
 PIXELS = ("--model", "pixels", "--image-size", 4, "--workers", 0)
@@ -62,14 +64,37 @@ def measured(output: Path, *args: object) -> dict[str, Any]:
 # What is measured is what packing and embedding would give.
 
 
-@pytest.mark.parametrize("make", [lambda place: place, zipped], ids=["folder", "zip"])
-def test_features_are_those_of_packed_images(tmp_path: Path, make: Any) -> None:
-    place = make(folder(tmp_path / "photos"))
+def tabled(place: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(place.rglob("*.*"))
+    rows = {
+        "image": [{"bytes": path.read_bytes(), "path": path.name} for path in files],
+        "label": [CLASSES.index(path.parent.name) for path in files],
+    }
+    pq.write_table(pa.table(rows), place.with_suffix(".parquet"), row_group_size=5)
+    return place.with_suffix(".parquet")
+
+
+def archived(place: Path) -> Path:
+    pixels = np.stack([np.asarray(Image.open(path)) for path in sorted(place.rglob("*.*"))])
+    np.savez(place.with_suffix(".npz"), pixels, np.arange(len(pixels)) % 3)
+    return place.with_suffix(".npz")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda place: place, zipped, tabled, archived], ids=["folder", "zip", "parquet", "npz"]
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_features_are_those_of_packed_images(tmp_path: Path, make: Any, workers: int) -> None:
+    place = make(folder(tmp_path / "photos", 40))
     dprune("pack", place, "-o", tmp_path / "shards").ok()
     dprune("embed", tmp_path / "shards", *PIXELS, "-o", tmp_path / "store").ok()
-    source = open_sources({"generated": SidePath.of(str(place))}, PLAIN)["generated"]
+    embedding = replace(PLAIN, workers=workers)
+    source = open_sources({"generated": SidePath.of(str(place))}, embedding)["generated"]
     found, expected = source.open(Silent()), open_features(tmp_path / "store")
-    np.testing.assert_array_equal(found.rows(0, 12), expected.rows(0, 12))
+    np.testing.assert_array_equal(found.rows(0, 40), expected.rows(0, 40))
     np.testing.assert_array_equal(found.labels(), expected.labels())
     assert (source.name, source.model) == (str(place), "pixels")
 
@@ -156,6 +181,21 @@ def test_a_rerun_makes_nothing_and_a_stopped_one_goes_on(
     dprune(*args, "-o", tmp_path / "again.json").ok()
     assert "embedding" not in caplog.text
     assert (tmp_path / "m.json").read_bytes() == (tmp_path / "again.json").read_bytes()
+
+
+def test_a_reader_holds_what_is_decoded_together(tmp_path: Path) -> None:
+    """Or images of a table would be come to from the front again after each label."""
+    assert HELD >= PIECE
+    source, loaded = open_images(str(folder(tmp_path / "g", 40))), list[int]()
+    load = source.load
+    source.load = lambda number: (loaded.append(number), load(number))[1]  # type: ignore[method-assign]
+    reader = as_dataset("g", source).shards[0].reader()
+    loaded.clear()
+    for row in range(PIECE):
+        reader.label(row)
+    for row in range(PIECE):
+        reader.image(row)
+    assert loaded == list(range(PIECE))
 
 
 def test_a_dry_run_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
