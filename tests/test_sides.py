@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import shutil
 import zipfile
 from dataclasses import replace
@@ -17,7 +16,7 @@ from conftest import Result, dprune, image_bytes
 from PIL import Image
 
 from dprune.decoding import PIECE
-from dprune.errors import UsageError
+from dprune.errors import Interrupted, UsageError
 from dprune.formats.features import open_features
 from dprune.formats.shards import Dataset
 from dprune.measuring.making import Embedding
@@ -168,19 +167,38 @@ def test_images_drawn_anew_under_the_same_names_and_sizes_are_others(tmp_path: P
     draw(50).fails(3, "was made otherwise", "--overwrite")
 
 
-def test_a_rerun_makes_nothing_and_a_stopped_one_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+class Counting(Silent):
+    """Counts images, and asks to stop after some."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.seen, self._most = 0, most
+
+    def advance(self, count: int = 1) -> None:
+        self.seen += count
+
+    def stop_requested(self) -> bool:
+        return self.seen >= self._most
+
+
+def test_features_that_were_stopped_go_on_and_those_that_are_whole_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dprune.packing.unpacked.PORTION", 5)
-    generated, reference = folder(tmp_path / "g"), folder(tmp_path / "r", seed=1)
-    args = ("eval", generated, reference, *PIXELS, "--metrics", "fid")
-    dprune(*args, "--stop-after", "0s", "-o", tmp_path / "m.json").fails(75)
-    dprune(*args, "-o", tmp_path / "m.json").ok()
-    caplog.clear()
-    caplog.set_level(logging.DEBUG)
-    dprune(*args, "-o", tmp_path / "again.json").ok()
-    assert "embedding" not in caplog.text
-    assert (tmp_path / "m.json").read_bytes() == (tmp_path / "again.json").read_bytes()
+    source = open_sources({"generated": SidePath.of(str(folder(tmp_path / "g")))}, PLAIN)["generated"]
+    with pytest.raises(Interrupted):
+        source.open(Counting(7))
+    monitor = Counting()
+    whole = source.open(monitor).rows(0, 12)
+    assert monitor.seen == 2, "but for ten, of which it knew when it stopped"
+    monitor = Counting()
+    np.testing.assert_array_equal(source.open(monitor).rows(0, 12), whole)
+    assert monitor.seen == 0
+
+
+def test_a_time_limit_ends_with_75_and_another_run_is_whole(tmp_path: Path) -> None:
+    places = folder(tmp_path / "g", 40), folder(tmp_path / "r", seed=1)
+    dprune("eval", *places, *PIXELS, "--stop-after", "0s", "-o", tmp_path / "m.json").fails(75)
+    dprune("eval", *places, *PIXELS, "-o", tmp_path / "m.json").ok()
 
 
 def test_a_reader_holds_what_is_decoded_together(tmp_path: Path) -> None:
