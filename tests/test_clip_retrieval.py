@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import DATA, dprune, members
+from conftest import DATA, dprune, image_bytes, members
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -310,3 +310,41 @@ def test_a_figure_needs_images(tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", np.arange(ROWS))
     args = ("select", tmp_path / "s.npy", "--keep", "2", "--shards", EMBEDDINGS, "--figure", tmp_path / "f.png")
     dprune(*args, "-o", tmp_path / "k.npy").fails(3, str(EMBEDDINGS), "no images")
+
+
+def test_a_measurement_knows_rows_from_shards(chosen: tuple[Path, Path], tmp_path: Path) -> None:
+    """A subset of the rows is one of the embeddings, and a subset of the shards is none."""
+    dprune("select", chosen[0], "--keep", "0.5", "-o", tmp_path / "rows.npy").ok()
+    dprune("select", "--within", tmp_path / "rows.npy", "--shards", EMBEDDINGS, "--format", "keys", "-o",
+           tmp_path / "keys.txt").ok()  # fmt: skip
+    dprune("select", "--within", tmp_path / "keys.txt", "--shards", SHARDS, "-o", tmp_path / "ids.npy").ok()
+    for command in ("eval", "memorization"):
+        args = (command, EMBEDDINGS, EMBEDDINGS, "-o", tmp_path / f"{command}.json", "--subset")
+        dprune(*args, tmp_path / "rows.npy").ok()
+        dprune(*args, tmp_path / "ids.npy").fails(3, "another order than shards")
+    args = ("memorization", EMBEDDINGS, EMBEDDINGS, "--held-out", EMBEDDINGS, "-o", tmp_path / "m.json")
+    dprune(*args).fails(3, "are one dataset")
+
+
+@pytest.mark.parametrize("folders", [("cats", "dogs.small"), ("cats",)])
+def test_paths_of_images_are_the_keys_that_pack_makes_of_them(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    """Rows of a folder of images are named by `str(path)` in the order of the paths (clip-retrieval's ImageDataset)."""
+    photos = tmp_path / "my.photos"
+    paths = [photos / folder / f"{number}.v1.png" for folder in folders for number in range(3)]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image_bytes(number))
+    write_parts(tmp_path / "clip", {"0": len(paths)})
+    names = pa.table({"image_path": list(map(str, paths))})
+    pq.write_table(names, tmp_path / "clip" / "metadata" / "metadata_0.parquet")
+    dprune("pack", photos, "-o", tmp_path / "shards").ok()
+    np.save(tmp_path / "rows.npy", np.array([0, len(paths) - 1]))
+    args = ("--within", tmp_path / "rows.npy", "--shards", tmp_path / "clip", "--format", "keys")
+    dprune("select", *args, "-o", tmp_path / "keep.txt").ok()
+    dprune("pack", tmp_path / "shards", "--subset", tmp_path / "keep.txt", "-o", tmp_path / "p").ok()
+    kept = [paths[row].read_bytes() for row in np.load(tmp_path / "rows.npy")]
+    assert sorted(data for name, data in members(tmp_path / "p").items() if name.endswith(".png")) == sorted(kept)
+    (tmp_path / "keep.txt").write_text(f"{paths[0]}\n{tmp_path}/elsewhere/1.png\n")
+    dprune("pack", tmp_path / "shards", "--subset", tmp_path / "keep.txt", "-o", tmp_path / "q").fails(
+        3, "there is no sample with the key"
+    )

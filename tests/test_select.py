@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from dprune.formats.shards import open_dataset
 from dprune.selecting import quotas
 from dprune.selecting.amount import Amount
 
@@ -498,3 +500,102 @@ def test_a_subset_says_of_how_many_candidates_it_is(tmp_path: Path) -> None:
     assert found == {"candidates": 8, "kept": 4}
     found = record_of(dprune(*args, "--groups", tmp_path / "g.npy", "--only", "0,1").ok().out)["findings"]
     assert found == {"candidates": 3, "kept": 3, "every_group": 8}
+
+
+def test_keys_are_text_with_the_way_to_them_on_top(shards: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "s.npy", np.arange(18.0))
+    args = ("select", tmp_path / "s.npy", "--keep", "3", "--order", "highest", "--shards", shards, "--format", "keys")
+    text = dprune(*args).ok().out
+    first, *keys = text.decode().splitlines()
+    assert keys == ["s015", "s016", "s017"]
+    mark, name, check, record = first.split(" ", 3)
+    assert (mark, name, len(check)) == ("#", "dprune", 16)
+    assert json.loads(record)["options"] == {"format": "keys", "keep": "3", "order": "highest"}
+    assert json.loads(record)["fingerprint"] == open_dataset([str(shards)]).fingerprint
+    dprune(*args, "-o", tmp_path / "k.txt").ok()
+    assert (tmp_path / "k.txt").read_bytes() == text
+    assert "up to date" in dprune(*args, "-o", tmp_path / "k.txt").ok().err
+    dprune(*args[:3], "4", *args[4:], "-o", tmp_path / "k.txt").fails(3, "made otherwise", "keep: 3, not 4")
+    dprune(*args[:-2], "-o", tmp_path / "k.txt").fails(3, "made otherwise", "format: keys")
+
+
+def test_subsets_by_key_meet_subsets_by_id(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"s003\r\ns001\r\n\r\ns017\r\n")
+    np.save(tmp_path / "b.npy", np.array([3, 5]))
+    run = lambda *args: ids(dprune("select", *args, "--shards", shards).ok().out).tolist()  # noqa: E731
+    assert run("--within", tmp_path / "a.txt") == [1, 3, 17]
+    assert run("--within", tmp_path / "a.txt", "--without", tmp_path / "b.npy") == [1, 17]
+    assert run("--within", tmp_path / "b.npy", "--or", tmp_path / "a.txt") == [1, 3, 5, 17]
+    np.save(tmp_path / "s.npy", np.arange(18.0))
+    assert run(tmp_path / "s.npy", "--keep", "1", "--order", "highest", "--within", tmp_path / "a.txt") == [17]
+    (tmp_path / "a.txt").write_text("s003\ns018\n")
+    dprune("select", "--within", tmp_path / "a.txt", "--shards", shards).fails(3, "a.txt", "no sample", "'s018'")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda text: text.replace(b"s001\n", b""), "other keys than its first line says"),
+        (lambda text: text + b"s002\n", "other keys than its first line says"),
+        (lambda text: text.replace(b'"lowest"', b'"highest"'), "other keys than its first line says"),
+        (lambda text: text[:40], "other keys than its first line says"),
+        (lambda text: text.partition(b"\n")[2], ""),
+    ],
+)
+def test_keys_are_those_that_were_chosen(
+    shards: Path, tmp_path: Path, damage: Callable[[bytes], bytes], words: str
+) -> None:
+    np.save(tmp_path / "s.npy", np.arange(18.0))
+    out = tmp_path / "k.txt"
+    dprune("select", tmp_path / "s.npy", "--keep", "3", "--shards", shards, "--format", "keys", "-o", out).ok()
+    out.write_bytes(damage(out.read_bytes()))
+    result = dprune("pack", shards, "--subset", out, "-o", tmp_path / "p")
+    if words:
+        result.fails(3, "k.txt", words)
+        dprune("info", out).fails(3, words)
+    else:
+        result.ok()
+
+
+def test_keys_that_name_nobody_are_not_written(tmp_path: Path) -> None:
+    write_tar(tmp_path / "d" / "0.tar", [*sample("a", 0), *sample("b\nc", 1)])
+    write_tar(tmp_path / "d" / "1.tar", sample("a", 2))
+    np.save(tmp_path / "s.npy", np.array([0.0, 2, 1]))
+    args = ("select", tmp_path / "s.npy", "--shards", tmp_path / "d", "--format", "keys")
+    dprune(*args, "--keep", "2").fails(3, "the key 'a' names two samples", "--format npy")
+    dprune(*args, "--keep", "1", "--order", "highest").fails(3, "more than one line", "--format npy")
+    assert dprune(*args, "--keep", "1").ok().out.endswith(b"}\na\n")
+
+
+def test_shards_say_what_ids_are_of(shards: Path, tmp_path: Path) -> None:
+    """Scores made elsewhere carry no fingerprint; naming their dataset gives the subset one, and holds it to it."""
+    np.save(tmp_path / "s.npy", np.arange(18.0))
+    args = ("select", tmp_path / "s.npy", "--keep", "3")
+    assert record_of(dprune(*args, "--shards", shards).ok().out)["fingerprint"]
+    dprune(*args, "-o", tmp_path / "k.npy").ok()
+    dprune("embed", shards, "--model", "pixels", "--image-size", "4", "-o", tmp_path / "f").ok()
+    said = dprune("pack", shards, "--subset", tmp_path / "k.npy", "-o", tmp_path / "p").ok().err
+    assert said.count("its ids are taken as row numbers of") == 1
+    dprune(*args, "--shards", shards, "-o", tmp_path / "l.npy").ok()
+    assert "row numbers" not in dprune("pack", shards, "--subset", tmp_path / "l.npy", "-o", tmp_path / "q").ok().err
+    np.save(tmp_path / "s.npy", np.arange(17.0))
+    dprune(*args, "--shards", shards).fails(3, "17 samples", "18")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["--format", "keys"], 2, ["--format keys", "--shards"]),
+        (["--format", "datacomp"], 2, ["--format datacomp", "--shards"]),
+        (["--format", "csv"], 2, ["--format", "datacomp"]),
+        (["--within", "{t}"], 3, ["holds keys", "--shards"]),
+        (["--within", "{b}"], 3, ["is no .npy array"]),
+        (["--shards", "{d}", "--format", "datacomp"], 3, ["s000 has no uid", "JSON"]),
+    ],
+)
+def test_what_names_cannot_do(shards: Path, tmp_path: Path, args: list[str], code: int, words: list[str]) -> None:
+    np.save(tmp_path / "s.npy", np.arange(18.0))
+    (tmp_path / "t.txt").write_text("s001\n")
+    (tmp_path / "b.bin").write_bytes(bytes(range(256)))
+    places = {"t": tmp_path / "t.txt", "b": tmp_path / "b.bin", "d": shards}
+    dprune("select", tmp_path / "s.npy", "--keep", "3", *(arg.format(**places) for arg in args)).fails(code, *words)

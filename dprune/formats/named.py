@@ -101,7 +101,18 @@ class NamedSamples(ABC):
         Raises:
             InputError: a key does not exist or names two samples.
         """
-        wanted, found, first = set(wanted), dict[str, int](), 0
+        wanted = set(wanted)
+        found = self._places(name, wanted)
+        if wanted and not found:
+            wanted = self._packed(name, wanted)
+            found = self._places(name, wanted)
+        if missing := sorted(wanted - found.keys()):
+            raise InputError(f"{name}: there is no sample with the key {missing[0]!r} in {self.title}.")
+        return np.array(sorted(found.values()), dtype=np.int64)
+
+    def _places(self, name: str, wanted: Collection[str]) -> dict[str, int]:
+        """Return the ids of those of some keys that there are."""
+        found, first = dict[str, int](), 0
         for part, count in enumerate(self.counts):
             for row, key in enumerate(self.keys(part)):
                 if key in wanted:
@@ -109,9 +120,23 @@ class NamedSamples(ABC):
                         raise InputError(f"{name}: the key {key!r} names two samples: choose by ids instead.")
                     found[key] = first + row
             first += count
-        if missing := sorted(wanted - found.keys()):
-            raise InputError(f"{name}: there is no sample with the key {missing[0]!r} in {self.title}.")
-        return np.array(sorted(found.values()), dtype=np.int64)
+        return found
+
+    def _packed(self, name: str, paths: set[str]) -> set[str]:
+        """Return the keys that `dprune pack` made of paths of images, or these where it made none of them.
+
+        Rows of clip-retrieval that come from a folder are called by their paths, and keys are those below the folder.
+        """
+        stems = {path.rpartition(".")[0].replace(".", "_") for path in paths}
+        folders = min(stems).split("/")
+        tails = ["/".join(folders[at:]) for at in range(len(folders))]
+        known = self._places(name, set(tails))
+        for tail in (tail for tail in tails if tail and tail in known):
+            above = min(stems).removesuffix(tail)
+            keys = {stem.removeprefix(above) for stem in stems if stem.startswith(above)}
+            if len(keys) == len(paths):
+                return keys
+        return paths
 
     def find_uids(self, name: str, wanted: UidArray) -> IntArray:
         """Return the sorted ids of the samples with some uids; a uid may name several, and none where one was lost.
@@ -119,20 +144,18 @@ class NamedSamples(ABC):
         Raises:
             InputError: none of them names a sample.
         """
-        known, found, first = UidSet(wanted), [np.empty(0, np.int64)], 0
-        there = [np.empty(0, UID)]
+        known, rows, first = UidSet(wanted), [np.empty(0, np.int64)], 0
+        seen = np.zeros(len(known), dtype=bool)
         for part, count in enumerate(self.counts):
-            uids = self.uids(part)
-            rows = np.flatnonzero(known.contains(uids))
-            found.append(first + rows)
-            there.append(uids[rows])
+            places = known.find(self.uids(part))
+            rows.append(first + np.flatnonzero(places >= 0))
+            seen[places[places >= 0]] = True
             first += count
-        ids = np.concatenate(found)
-        if len(known) and not len(ids):
+        if len(known) and not seen.any():
             raise InputError(f"{name}: none of its {len(known):,} uids is that of a sample of {self.title}.")
-        if lost := len(known) - len(UidSet(np.concatenate(there))):
+        if lost := int((~seen).sum()):
             _log.info("%s: %s of its %s uids are of no sample of %s.", name, f"{lost:,}", f"{len(known):,}", self.title)
-        return ids
+        return np.concatenate(rows)
 
 
 class NamedShards(NamedSamples):

@@ -31,7 +31,7 @@ def read_subset(path: str, dataset: Dataset) -> tuple[npt.NDArray[np.int64], Rec
         MismatchError: the ids were chosen from another dataset.
     """
     subset = read_chosen(path, NamedShards(dataset))
-    return subset.values, subset.as_parent()
+    return narrowed(subset, dataset.title, dataset.fingerprint, len(dataset)), subset.as_parent()
 
 
 def read_chosen(path: str, named: NamedSamples | None) -> Array:
@@ -42,20 +42,17 @@ def read_chosen(path: str, named: NamedSamples | None) -> Array:
         named: the dataset that it is of; None where it is not known, and only ids will do.
 
     Returns:
-        Sorted ids, int64. Of keys and uids they are the dataset's whatever they were chosen from.
+        Sorted ids, int64. Those of keys and uids are the dataset's, whatever these were chosen from; others are as they
+        are, and it is for `narrowed` to hold them to the dataset.
 
     Raises:
         InputError: a key does not exist or names two samples, no uid is of a sample, or there is nothing to look in.
-        MismatchError: the ids were chosen from another dataset.
     """
     data = read_stdin() if path == STDOUT else read_file(path)
     name = "stdin" if path == STDOUT else path
     by_uid = data.startswith(NPY_MAGIC) and is_uids((array := read_array(path, data)).values)
     if data.startswith(NPY_MAGIC) and not by_uid:
-        subset = read_ids(path, data)
-        if named is not None:
-            narrowed(subset, named.title, named.fingerprint, len(named))
-        return subset
+        return read_ids(path, data)
     if named is None:
         raise _without_names(name, data, "uids of DataComp" if by_uid else "keys")
     # Described by the ids, so that one subset has one digest however it is written.
@@ -91,7 +88,10 @@ def narrowed(subset: Array | None, name: str, fingerprint: str | None, count: in
     check_same_dataset({name: fingerprint, subset.name: subset.fingerprint})
     if fingerprint and subset.record and not subset.fingerprint:
         _log.warning(
-            "%s: was chosen by files that name no dataset: its ids are taken as row numbers of %s.", subset.name, name
+            "%s: was chosen by files that name no dataset, and its ids are taken as row numbers of %s: "
+            "dprune select --shards holds them to one.",
+            subset.name,
+            name,
         )
     ids: npt.NDArray[np.int64] = subset.values
     if len(ids) and ids[-1] >= count:

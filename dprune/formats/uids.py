@@ -73,23 +73,29 @@ class UidSet:
         values = values[np.lexsort((values["f1"], values["f0"]))]
         self.values = values[np.append(True, values[1:] != values[:-1])[: len(values)]]
         self._high, self._low = (np.ascontiguousarray(self.values[name]) for name in ("f0", "f1"))
+        # Where the run of those that share the high half ends, which is where each of them is to be looked for.
+        self._stop = np.searchsorted(self._high, self._high, "right")
 
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self.values)
 
-    def contains(self, uids: UidArray) -> npt.NDArray[np.bool_]:
-        """Return of each uid whether it is one of these, bool [n]."""
-        low, high = np.ascontiguousarray(uids["f1"]), np.ascontiguousarray(uids["f0"])
-        # Uids that share the high half stand together, sorted by the low one; bisect all at once.
-        begin = np.searchsorted(self._high, high, "left")
-        end = np.searchsorted(self._high, high, "right")
-        stop = end.copy()
-        while (open_ := begin < end).any():
-            middle = np.where(open_, (begin + end) // 2, 0)
-            less = self._low[middle] < low
-            begin = np.where(open_ & less, middle + 1, begin)
-            end = np.where(open_ & ~less, middle, end)
-        found = begin < stop
-        found[found] = self._low[begin[found]] == low[found]
+    def find(self, uids: UidArray) -> npt.NDArray[np.int64]:
+        """Return the place of each uid among `values`, -1 for none, int64 [n]."""
+        begin = np.searchsorted(self._high, uids["f0"])
+        rows = np.flatnonzero(begin < len(self))
+        rows = rows[self._high[begin[rows]] == uids["f0"][rows]]
+        low, begin = uids["f1"][rows], begin[rows]
+        stop = self._stop[begin]
+        end = stop.copy()
+        # A bisection of all runs at once: most are of one uid.
+        while (open_ := np.flatnonzero(begin < end)).size:
+            middle = (begin[open_] + end[open_]) // 2
+            less = self._low[middle] < low[open_]
+            begin[open_[less]] = middle[less] + 1
+            end[open_[~less]] = middle[~less]
+        hit = np.flatnonzero(begin < stop)
+        hit = hit[self._low[begin[hit]] == low[hit]]
+        found = np.full(len(uids), -1, dtype=np.int64)
+        found[rows[hit]] = begin[hit]
         return found

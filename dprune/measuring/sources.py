@@ -31,22 +31,19 @@ class FeatureSource:
         record: provenance of the features, None for those made elsewhere.
         parent: how a record describes them as an input.
         open: makes what is missing, and opens them.
+        fingerprint: of the dataset, None if that is not known.
     """
 
     name: str
     record: Record | None
     parent: Record
     open: Callable[[Monitor], Features]
+    fingerprint: str | None
 
     @property
     def model(self) -> str | None:
         """Network that made the features, None if that is not known."""
         return self.record["options"].get("model") if self.record else None
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Fingerprint of the dataset, None if that is not known."""
-        return self.record.get("fingerprint") if self.record else None
 
 
 def open_sources(
@@ -153,7 +150,7 @@ def open_with_held_out(
     sources = open_sources(paths, embedding, statistics)
     if (whole := sources.get(origin)) is not None:
         check_same_dataset({ids.name: ids.fingerprint, whole.name: whole.fingerprint})
-        sources["held_out"] = FeatureSource(ids.name, whole.record, ids.as_parent(), whole.open)
+        sources["held_out"] = FeatureSource(ids.name, whole.record, ids.as_parent(), whole.open, whole.fingerprint)
     return sources, ids
 
 
@@ -220,7 +217,7 @@ def _ready(path: str) -> FeatureSource:
     if record is not None:
         # A store's manifest is written before all its parts are known, and cannot hold the fingerprint.
         record = {**record, "fingerprint": features.fingerprint}
-    return FeatureSource(features.name, record, features.as_parent(), lambda monitor: features)
+    return FeatureSource(features.name, record, features.as_parent(), lambda monitor: features, features.fingerprint)
 
 
 def _to_make(making: Making, labelled: bool) -> FeatureSource:
@@ -230,4 +227,4 @@ def _to_make(making: Making, labelled: bool) -> FeatureSource:
 
     dataset = making.job.dataset
     record = {**making.job.record, "fingerprint": dataset.fingerprint}
-    return FeatureSource(dataset.title, record, making.parent, opened)
+    return FeatureSource(dataset.title, record, making.parent, opened, dataset.fingerprint)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dprune.formats.claims import claim_of
+from dprune.formats.claims import TASK, claim_of
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import FINDINGS_KEY, Record, difference, make_record, parent, with_findings
@@ -21,7 +22,14 @@ from dprune.formats.shard_journal import Journal, complete_shards, existing_shar
 from dprune.formats.turns import Turns, due_pieces, peeked
 from dprune.models.files import ModelFile
 from dprune.models.parametrization import parametrization_of
-from dprune.models.vae_files import check_made, decoded_network, latent_network, open_vae
+from dprune.models.vae_files import (
+    LatentScale,
+    beside_digest,
+    check_made,
+    decoded_network,
+    latent_network,
+    open_vae,
+)
 from dprune.runtime import Monitor, array_task
 from dprune.sampling.cautions import cautions
 from dprune.sampling.exports import Export, GridExport, NpzExport
@@ -45,7 +53,8 @@ class SampleJob(Job):
         # A file made elsewhere does not say whether its model knows classes; those of DiT and SiT do.
         conditional = self.model.network.get("classes") != 0
         quantized = latent_network(self.vae)["kind"] == "vq"
-        options = self.settings.options(conditional=conditional, quantized=quantized)
+        options = self.settings.options(conditional=conditional, quantized=quantized) | beside_digest(self.vae)
+        options |= {} if self.model.network else LatentScale.of(self.vae).options()
         parents = {"model": self.model.as_parent(), "vae": self.vae.as_parent()}
         return make_record("sample", options, parents=parents, tags=self.output.tags)
 
@@ -76,7 +85,7 @@ class SampleJob(Job):
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make this worker's missing shards; the worker that finds none missing adds the exports and the manifest."""
         made = dict[str, Any]()
-        with Turns(self._folder / "task") as turns:
+        with Turns(self._folder / TASK) as turns:
             if batches := peeked(self._deal(turns)):
                 from dprune.sampling.generation import generate
 
@@ -95,6 +104,14 @@ class SampleJob(Job):
         images = sum(map(self.settings.count_in, there))
         return {"images": images, "shards": len(there), "shards_made": len(turns.dealt), "complete": whole, **made}
 
+    def _plan(self) -> dict[str, Any]:
+        """Say what there is to be in the end, see `Journal.begin`."""
+        exports = [
+            {"option": file.option, "path": os.path.relpath(file.path, self._folder), "mark": file.mark}
+            for file in self.beside
+        ]
+        return {"shards": self.settings.shards, "samples": len(self.settings.seeds), "exports": exports}
+
     @property
     def _folder(self) -> Path:
         return Path(self.output.path)
@@ -108,7 +125,7 @@ class SampleJob(Job):
         # Of an array's tasks whoever comes first clears the folder, which a rank waits for the first of them to do.
         with turns.first("begin", monitor):
             record = with_findings(self.record, findings)
-            return None if self._is_finished() else Journal.begin(self._folder, record, monitor)
+            return None if self._is_finished() else Journal.begin(self._folder, record, monitor, self._plan())
 
     def _missing(self, numbers: Iterable[int]) -> list[int]:
         """Return those of some shards that are not finished."""
@@ -158,6 +175,9 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
     """
     file, vae = ModelFile.open(model), open_vae(options.vae)
     file.check_kind("dit", "a DiT", "train-dit")
+    if not file.network and (scale := LatentScale.of(vae)) != LatentScale():
+        said = vae.path.with_name("config.json")
+        _log.info("%s is taken to know latents as %s says: less %g, times %g.", model, said, scale.shift, scale.factor)
     # While torch is imported and the weights are loaded.
     for one in (vae, file):
         one.digest_ahead()
