@@ -35,6 +35,7 @@ STAGES: dict[str, dict[str, str]] = {
     },
     "Inspect": {
         "info": "Tell what files hold, where they come from and whether they are sound.",
+        "status": "Tell how far outputs are, what is missing, and what a rerun would do.",
     },
 }
 

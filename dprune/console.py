@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dprune import signals
 from dprune.errors import Interrupted, writing_stdout
-from dprune.formats.readable import presentable
+from dprune.formats.readable import clock, figures, presentable
 from dprune.runtime import Silent, ranks, work_for
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 PLAIN_INTERVAL_S = 30.0
 SPEED_PERIOD_S = 300.0
 SHOW_CURSOR = b"\x1b[?25h"
-SLOW = 10
-"""Rates below this, a second, are written with decimals."""
 LONGEST = 4000
 """Characters of a message; a name or a value may have a million."""
 
@@ -204,27 +202,16 @@ class TerminalMonitor:
 
     def _line(self) -> str:
         rate = self._done / max(time.monotonic() - self._began, 1e-9)
-        speed = f"{_figures(rate)} {self._unit}/s"
+        speed = f"{figures(rate)} {self._unit}/s"
         if self._total is None:
             return f"{self._label}: {self._done:,} {self._unit}, {speed}"
-        left = _clock((self._total - self._done) / max(rate, 1e-9))
+        left = clock((self._total - self._done) / max(rate, 1e-9))
         return f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, {speed}, {left} left"
 
     def _end_stage(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
-
-
-def _figures(rate: float) -> str:
-    """Write a rate: as a whole number, or where that would hide much of it with two digits that count."""
-    return f"{rate:,.0f}" if rate >= SLOW else f"{rate:.2g}"
-
-
-def _clock(seconds: float) -> str:
-    """Write a length of time as hours, which may be more than a day, minutes and seconds."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{rest:02}"
 
 
 def _make_bar(unit: str) -> Progress:
@@ -234,7 +221,7 @@ def _make_bar(unit: str) -> Progress:
 
     class Rate(ProgressColumn):
         def render(self, task: Any) -> Text:
-            return Text("" if not task.speed else f"{_figures(task.speed)} {unit}/s", style="progress.data.speed")
+            return Text("" if not task.speed else f"{figures(task.speed)} {unit}/s", style="progress.data.speed")
 
     columns = (
         TextColumn("{task.description}", markup=False),

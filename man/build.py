@@ -104,7 +104,7 @@ def command_page(name: str, parent: click.Context) -> list[str]:
         declared += [f".SS {escape(method)}", *options(member, contexts[method])]
         examples = examples + more
     page += [".SH DESCRIPTION", *description, ".SH OPTIONS", *declared, ".SH EXAMPLES", *literal(examples)]
-    for heading in ("SOURCES", "LABELS", "DECODING", "STATISTICS", "STANDARD ERRORS"):
+    for heading in ("SOURCES", "LABELS", "DECODING", "PIECES", "STATISTICS", "STANDARD ERRORS"):
         if own := PROSE.get(f"{heading} {name}"):
             page += [f".SH {heading}", *blocks(own)]
     for heading in ("EXIT STATUS", "ENVIRONMENT", "FILES"):

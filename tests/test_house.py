@@ -15,6 +15,7 @@ WORK = frozenset(["packing", "embedding", "clustering", "scoring", "selecting", 
     "measuring",
     "reporting",
     "inspecting",
+    "watching",
 }
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"commands", "cli", "__main__"}),

@@ -18,6 +18,7 @@ NAMES = [name for stage in STAGES.values() for name in stage]
 OWN = {
     "pack": ["SOURCES"],
     "embed": ["DECODING"],
+    "status": ["PIECES"],
     # What varies in each error.
     **{name: ["STANDARD ERRORS"] for name in ("memorization", "report", "score")},
     "eval": ["STATISTICS", "STANDARD ERRORS"],

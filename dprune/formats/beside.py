@@ -41,7 +41,7 @@ class Beside:
 
     def is_made(self) -> bool:
         """Tell whether the file is there and holds what it should."""
-        return self._found() == self.mark
+        return mark_of(self.path) == self.mark
 
     def check(self, *, overwrite: bool) -> None:
         """Refuse to replace a file that is something else.
@@ -49,7 +49,7 @@ class Beside:
         Raises:
             InputError: one stands there that dprune did not make, or that it made otherwise and may not replace.
         """
-        found = self._found()
+        found = mark_of(self.path)
         if found in (None, self.mark):
             return
         if not found:
@@ -62,21 +62,22 @@ class Beside:
                 f"{self.option}."
             )
 
-    def _found(self) -> str | None:
-        """Return the digest of the record of what is there: None for nothing, empty for a file of others."""
-        if not self.path.exists():
-            return None
-        if self.path.is_dir():
-            return ""
-        kind = kind_of(self.path)
-        if kind == "png":
-            from dprune.formats.images import png_mark
 
-            return png_mark(self.path)
-        if kind == "zip":
-            return _zip_mark(self.path)
-        found = existing_record(self.path)
-        return record_digest(found) if found else ""
+def mark_of(path: Path) -> str | None:
+    """Return the mark of what stands at a path, see `Beside.mark`: None for nothing, empty for a file of others."""
+    if not path.exists():
+        return None
+    if path.is_dir():
+        return ""
+    kind = kind_of(path)
+    if kind == "png":
+        from dprune.formats.images import png_mark
+
+        return png_mark(path)
+    if kind == "zip":
+        return _zip_mark(path)
+    found = existing_record(path)
+    return record_digest(found) if found else ""
 
 
 def _zip_mark(path: Path) -> str:

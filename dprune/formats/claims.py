@@ -16,6 +16,9 @@ from dprune.errors import DpruneError
 from dprune.formats.temporary import in_children_null, is_at, lock, opened, sweep, temporary, temporary_name
 from dprune.runtime import Monitor, Ranks, check_stop
 
+CLAIM, TASK, PIECE = "claim", "task", "piece"
+"""What temporary files in a folder are named after that stand for a worker's share, a task of an array at work, and a
+piece that it has in hand."""
 PATIENCE_S = 10.0
 """How long a process waits for another, which may be about to end."""
 POLL_S = 0.05
@@ -25,7 +28,7 @@ _log = logging.getLogger("dprune")
 
 def claim_in(folder: str | Path, here: Ranks) -> Path:
     """Return the claim of a worker's share of a folder."""
-    return Path(folder) / temporary_name("claim", f"{here.rank}-of-{here.world}")
+    return Path(folder) / temporary_name(CLAIM, f"{here.rank}-of-{here.world}")
 
 
 def claim_beside(path: str | Path, here: Ranks) -> Path:
@@ -35,7 +38,7 @@ def claim_beside(path: str | Path, here: Ranks) -> Path:
 
 def claim_of(folder: str | Path, number: int, count: int) -> Path:
     """Return the claim of one piece of what goes into a folder."""
-    return Path(folder) / temporary_name("piece", f"{number}-of-{count}")
+    return Path(folder) / temporary_name(PIECE, f"{number}-of-{count}")
 
 
 @contextlib.contextmanager

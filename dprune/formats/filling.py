@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
-from dprune.formats.claims import claim_of
+from dprune.formats.claims import TASK, claim_of
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import read_manifest
 from dprune.formats.outputs import existing_record
@@ -262,7 +262,7 @@ class StoreJob(Job):
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make what is missing and return counts over all of this worker's parts."""
         filling = self.filling
-        with Turns(filling.store.folder / "task") as turns:
+        with Turns(filling.store.folder / TASK) as turns:
             batches = peeked(filling.deal(turns))
             filling.tidy()
             if batches or not self.is_shared_whole():

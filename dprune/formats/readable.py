@@ -7,6 +7,8 @@ import re
 from typing import Any
 
 MOST_SHOWN = 24
+SLOW = 10
+"""Rates below this, a second, are written with decimals."""
 
 # Up to where a quotation or a sentence goes on behind it.
 _URL = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]{0,20}://)(?:[^/\s'"<>]*@)?([^\s'"<>?]*)(\?[^\s'"<>]*[^\s'"<>:,.;)])?""")
@@ -45,3 +47,14 @@ def readable(value: Any) -> str:
         shown = [f"{key}: {readable(item)}" for key, item in list(value.items())[:MOST_SHOWN]]
         return ", ".join(shown) + (f", and {len(value) - MOST_SHOWN:,} more" if len(value) > MOST_SHOWN else "")
     return str(value)
+
+
+def figures(rate: float) -> str:
+    """Write a rate: as a whole number, or where that would hide much of it with two digits that count."""
+    return f"{rate:,.0f}" if rate >= SLOW else f"{rate:.2g}"
+
+
+def clock(seconds: float) -> str:
+    """Write a length of time as hours, which may be more than a day, minutes and seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest:02}"

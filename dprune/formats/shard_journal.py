@@ -5,6 +5,7 @@ Workers with RANK and WORLD_SIZE may fill one folder: only the first of them rem
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -16,7 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
-from dprune.formats.checked_json import FileName, Hex, ListOf, Maybe, Object, Shape, Text, Whole, read_json, shaped
+from dprune.formats.checked_json import (
+    FileName,
+    Flag,
+    Hex,
+    ListOf,
+    Maybe,
+    Object,
+    Shape,
+    Text,
+    Whole,
+    read_json,
+    shaped,
+)
 from dprune.formats.digests import CHECK_KEY, RunningDigest, without_check
 from dprune.formats.locations import JOURNAL
 from dprune.formats.manifests import MANIFEST, read_manifest
@@ -35,6 +48,11 @@ _JOURNALLED = re.compile(r"manifest\.json|\d{6}\.json")
 _SHARD: dict[str, Shape] = {"name": FileName(), "count": Whole(), "digest": Hex(64), "xxh3": Hex(16)}
 _LEDGER = ListOf(Object({"key": Text(), "reason": Text()}))
 _ENTRY = Object({**_SHARD, "bad": _LEDGER, "version": Maybe(Text()), CHECK_KEY: Text()})
+_EXPORT = Object({"option": Text(), "path": Text(), "mark": Text()})
+PLAN = Object({}, {"shards": Whole(), "samples": Whole(), "exports": ListOf(_EXPORT), "resumes": Flag()})
+"""What there is to be in the end: how many shards and samples, where that is known before they are there; files beside
+the folder, each with the option that names it, its path from the folder and `Beside.mark`; and whether what is
+finished stays when the command is run again."""
 
 
 @dataclass(frozen=True)
@@ -79,29 +97,45 @@ class Journal:
         return self.folder / JOURNAL
 
     @classmethod
-    def begin(cls, folder: Path, record: Record, monitor: Monitor, *, resume: bool = True) -> Journal:
+    def begin(
+        cls, folder: Path, record: Record, monitor: Monitor, plan: Mapping[str, Any], *, resume: bool = True
+    ) -> Journal:
         """Go on with the shards that `record` describes, or clear the folder of what dprune left there and begin.
 
         Of several workers the first clears and the others wait for it; where nothing stands, none waits.
+
+        Args:
+            folder: of the shards.
+            record: their provenance.
+            monitor: asked to stop.
+            plan: what there is to be, see `PLAN`; whoever asks how far the work is finds it in the journal.
+            resume: whether shards that are finished stay.
 
         Raises:
             InputError: the folder holds tar files that dprune did not write.
             Interrupted: the monitor asked to stop while this worker waited.
         """
-        journal = cls(folder)
+        journal, stated = cls(folder), {**plan, "resumes": resume}
         while True:
             # Looked at in this order, what another worker begins in between is never taken for something to clear.
             untouched = journal._is_untouched()
             if resume and journal.is_of(record):
+                journal._touch()
                 return journal
             if untouched or ranks().rank == 0:
                 if not untouched:
                     journal._check_foreign()
                     journal._clear()
-                publish_json(journal.path / MANIFEST, {"kind": "journal", "provenance": record})
+                publish_json(journal.path / MANIFEST, {"kind": "journal", "provenance": record, "plan": stated})
                 return journal
             check_stop(monitor)
             time.sleep(POLL_S)
+
+    def _touch(self) -> None:
+        """Note when the last of the workers began, in the time of the manifest, as a store does by writing its own."""
+        # The others may have finished since.
+        with contextlib.suppress(OSError):
+            os.utime(self.path / MANIFEST)
 
     def is_of(self, record: Record) -> bool:
         """Tell whether the journal was begun for what `record` describes."""
@@ -114,6 +148,11 @@ class Journal:
             return read_manifest(self.path)
         except InputError:
             return {}
+
+    def plan(self) -> dict[str, Any]:
+        """Return what there is to be in the end, see `PLAN`; empty where nobody said so."""
+        plan = self.manifest().get("plan", {})
+        return {} if PLAN.misfit(plan) else dict(plan)
 
     def _is_untouched(self) -> bool:
         """Tell whether nothing is in the folder that a journal would speak of, or be taken to speak of."""
@@ -183,6 +222,15 @@ class Journal:
         except (OSError, InputError):
             return None
         return FinishedShard(**{name: entry[name] for name in (*_SHARD, "bad")})
+
+    def noted(self, number: int) -> FinishedShard | None:
+        """Return a shard that is finished by what its entry and its own end say; see `shard`, which reads it."""
+        try:
+            entry = _read_entry(self._entry(number))
+        except (OSError, InputError):
+            return None
+        whole = ends(self.folder / entry["name"])
+        return FinishedShard(**{name: entry[name] for name in (*_SHARD, "bad")}) if whole else None
 
     def write(self, number: int, samples: Iterable[Entry]) -> FinishedShard:
         """Publish one shard and note that it is finished.
@@ -256,7 +304,8 @@ def _version(path: Path) -> str | None:
         return None
 
 
-def _ends(path: Path) -> bool:
+def ends(path: Path) -> bool:
+    """Tell whether a file is there and ends as a tar does: one that a copy cut short does not."""
     try:
         with path.open("rb") as file:
             file.seek(-len(END_MARKER), os.SEEK_END)
@@ -294,7 +343,7 @@ def complete_shards(output: str) -> bool:
     """Tell whether the shards at `output` were finished, are all there, and none has been cut."""
     folder = Path(output)
     names = listed_shards(folder)
-    if not names or not all(_ends(folder / name) for name in names):
+    if not names or not all(ends(folder / name) for name in names):
         return False
     # The manifest is published last: a journal beside it is what a kill left while it was being removed.
     shutil.rmtree(folder / JOURNAL, ignore_errors=True)

@@ -24,6 +24,8 @@ from dprune.formats.shards import fingerprint
 from dprune.formats.tensor_files import TensorFile
 from dprune.formats.tensors import read_metadata, read_tensors, write_tensors
 
+MISSING, DAMAGED, OTHERWISE = "missing", "damaged", "made with other options"
+"""Why the part of a shard is to be made."""
 PART_KEYS = ("count", "members", "options", "bad")
 """What the metadata of every part says."""
 _BAD = Object({"row": Whole(), "key": Text(), "reason": Text()})
@@ -123,14 +125,21 @@ class Store:
         """What messages tell people to do about a part that is not as it should be."""
         return f"run the dprune {self.record.get('command')} that makes it again"
 
-    def _file(self, shard: str) -> TensorFile | None:
-        """Open a shard's part, None if it is missing, damaged, or was made with other options."""
+    def look(self, shard: str) -> tuple[TensorFile | None, str]:
+        """Open a shard's part; without one that counts, say why: it is missing, damaged, or was made otherwise."""
+        path = self.path(shard)
         try:
-            file = TensorFile.open(self.path(shard))
+            file = TensorFile.open(path)
             whole = not PART.misfit(file.metadata)
         except InputError:
-            return None
-        return file if whole and (file.metadata or {})["options"] == self._options else None
+            return None, DAMAGED if path.exists() else MISSING
+        if not whole:
+            return None, DAMAGED
+        return (file, "") if (file.metadata or {})["options"] == self._options else (None, OTHERWISE)
+
+    def _file(self, shard: str) -> TensorFile | None:
+        """Open a shard's part, None if it is missing, damaged, or was made with other options."""
+        return self.look(shard)[0]
 
     def part(self, shard: str) -> Record | None:
         """Return the metadata of a shard's part, None if it is missing, damaged, or was made with other options."""

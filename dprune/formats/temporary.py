@@ -13,11 +13,14 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 _NAME = re.compile(r"\.(.+)\.(\d+-[0-9a-f]{8}|\d+-of-\d+)\.tmp", re.DOTALL)
+YOUNG_S = 1.0
+"""Seconds in which whoever made a temporary file has locked it."""
 _LONGEST_STEM = 200
 """Bytes of a file's name that go into that of its temporary one; file systems take 255 in all."""
 
@@ -127,8 +130,7 @@ def sweep(folder: Path, name: str | None = None) -> list[Path]:
     Returns:
         Those that are left, as living processes write them or the file system locks nothing.
     """
-    wanted = None if name is None else _NAME.fullmatch(temporary_name(name, "0-of-1"))
-    stem = wanted and wanted[1]
+    stem = None if name is None else stem_of(name)
     try:
         names = os.listdir(folder)
     except OSError:
@@ -151,3 +153,54 @@ def _removed(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+class Holder(NamedTuple):
+    """A living process, by a temporary file that it holds.
+
+    Attributes:
+        stem: of its name, see `stem_of`.
+        mark: of the process, see `temporary_name`.
+    """
+
+    stem: str
+    mark: str
+
+
+def stem_of(name: str) -> str:
+    """Return what the temporary files of a file have in their names for its own."""
+    match = _NAME.fullmatch(temporary_name(name, "0-of-1"))
+    assert match is not None
+    return match[1]
+
+
+def holders(folder: Path, names: Iterable[str]) -> list[Holder]:
+    """Return what living processes hold in a folder; where the file system locks nothing, nothing.
+
+    It holds none of them itself, and gets into nobody's way but that of a process which begins at this very moment:
+    that one waits for a twentieth of a second.
+
+    Args:
+        folder: where they are.
+        names: of all its files.
+    """
+    found = [match for match in map(_NAME.fullmatch, names) if match]
+    return [Holder(match[1], match[2]) for match in found if _is_held(folder / match[0])]
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        # What belongs to others is theirs to judge.
+        return error.errno == errno.EACCES
+    try:
+        status = os.fstat(descriptor)
+        if not status.st_size and 0 <= time.time() - status.st_mtime < YOUNG_S:
+            return True
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    finally:
+        os.close(descriptor)
+    return False

@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from dprune.formats.readable import MOST_SHOWN, presentable, readable
 from dprune.inspecting.findings import DIGITS, Findings, describe_chain
 
 
+def aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Write titles and what stands behind them as lines, indented."""
+    width = max((len(title) for title, _ in rows), default=0)
+    return [f"  {title:<{width}}  {text}" for title, text in rows]
+
+
+def tabled(name: str, kind: str, rows: Sequence[tuple[str, str, str]], width: int) -> str:
+    """Write a table about a file with the escapes that colour it.
+
+    Args:
+        name: of the file.
+        kind: what it is.
+        rows: titles, what stands behind them, and rich's name of a style for both, empty for the usual one.
+        width: columns of the terminal that is to show it.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text.assemble((name, "bold"), f": {kind}"), title_justify="left", box=None, show_header=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for title, text, style in rows:
+        table.add_row(Text(title, style=style), Text(text, style=style))
+    screen = io.StringIO()
+    Console(file=screen, force_terminal=True, width=width).print(table)
+    return screen.getvalue().removesuffix("\n")
+
+
 def plain_text(findings: Findings) -> str:
     """Write findings as lines."""
-    lines = [f"{presentable(findings.name)}: {presentable(findings.kind)}"]
-    rows = _rows(findings)
-    width = max((len(key) for key, _ in rows), default=0)
-    lines += [f"  {key:<{width}}  {value}" for key, value in rows]
+    lines = [f"{presentable(findings.name)}: {presentable(findings.kind)}", *aligned(_rows(findings))]
     chain = _chain(findings)
     lines += ["  provenance"] * bool(chain) + [f"  {'  ' * (depth + 1)}{text}" for depth, text in chain]
     lines += [f"  problem: {presentable(problem)}" for problem in findings.problems] or ["  sound"]
@@ -23,25 +50,12 @@ def plain_text(findings: Findings) -> str:
 
 def terminal_text(findings: Findings, width: int) -> str:
     """Write findings as a table with the escapes that colour it, for a terminal of so many columns."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    title = Text.assemble((presentable(findings.name), "bold"), f": {presentable(findings.kind)}")
-    table = Table(title=title, title_justify="left", box=None, show_header=False)
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in _rows(findings):
-        table.add_row(Text(key), Text(value))
+    rows = [(title, text, "") for title, text in _rows(findings)]
     for number, (depth, text) in enumerate(_chain(findings)):
-        table.add_row("" if number else "provenance", Text("  " * depth + text))
-    for problem in findings.problems:
-        table.add_row(Text("problem", style="bold red"), Text(presentable(problem)))
-    if not findings.problems:
-        table.add_row("sound", Text("yes", style="green"))
-    screen = io.StringIO()
-    Console(file=screen, force_terminal=True, width=width).print(table)
-    return screen.getvalue().removesuffix("\n")
+        rows.append(("" if number else "provenance", "  " * depth + text, ""))
+    rows += [("problem", presentable(problem), "bold red") for problem in findings.problems]
+    rows += [] if findings.problems else [("sound", "yes", "green")]
+    return tabled(presentable(findings.name), presentable(findings.kind), rows, width)
 
 
 def _rows(findings: Findings) -> list[tuple[str, str]]:

@@ -104,7 +104,8 @@ class PackJob(Job):
         if not isinstance(self.source, Streams):
             self.source.prepare(monitor)
             keys = self._keys(self.source.keys())
-        journal = Journal.begin(output, self.record, monitor, resume=keys is not None)
+        plan = {} if keys is None else {"shards": -(-len(keys) // self.settings.shard_size), "samples": len(keys)}
+        journal = Journal.begin(output, self.record, monitor, plan, resume=keys is not None)
         try:
             with Workers(self._load, self._worker_count(), chunk=CHUNK, monitor=monitor) as workers:
                 monitor.start("pack", None if keys is None else len(keys), "samples")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dprune.formats.claims import claim_of
+from dprune.formats.claims import TASK, claim_of
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import FINDINGS_KEY, Record, difference, make_record, parent, with_findings
@@ -76,7 +77,7 @@ class SampleJob(Job):
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make this worker's missing shards; the worker that finds none missing adds the exports and the manifest."""
         made = dict[str, Any]()
-        with Turns(self._folder / "task") as turns:
+        with Turns(self._folder / TASK) as turns:
             if batches := peeked(self._deal(turns)):
                 from dprune.sampling.generation import generate
 
@@ -95,6 +96,14 @@ class SampleJob(Job):
         images = sum(map(self.settings.count_in, there))
         return {"images": images, "shards": len(there), "shards_made": len(turns.dealt), "complete": whole, **made}
 
+    def _plan(self) -> dict[str, Any]:
+        """Say what there is to be in the end, see `Journal.begin`."""
+        exports = [
+            {"option": file.option, "path": os.path.relpath(file.path, self._folder), "mark": file.mark}
+            for file in self.beside
+        ]
+        return {"shards": self.settings.shards, "samples": len(self.settings.seeds), "exports": exports}
+
     @property
     def _folder(self) -> Path:
         return Path(self.output.path)
@@ -108,7 +117,7 @@ class SampleJob(Job):
         # Of an array's tasks whoever comes first clears the folder, which a rank waits for the first of them to do.
         with turns.first("begin", monitor):
             record = with_findings(self.record, findings)
-            return None if self._is_finished() else Journal.begin(self._folder, record, monitor)
+            return None if self._is_finished() else Journal.begin(self._folder, record, monitor, self._plan())
 
     def _missing(self, numbers: Iterable[int]) -> list[int]:
         """Return those of some shards that are not finished."""

@@ -59,12 +59,16 @@ class Seeds:
 
     def between(self, begin: int, end: int) -> IntArray:
         """Return the seeds at positions `begin` to `end`, int64; positions past the last are left out."""
-        found, first = [np.empty(0, dtype=np.int64)], 0
+        parts = [np.arange(part.start, part.stop, dtype=np.int64) for part in self.slice(begin, end).parts]
+        return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+
+    def slice(self, begin: int, end: int) -> Seeds:
+        """Return the seeds at positions `begin` to `end`; positions past the last are left out."""
+        found, first = list[range](), 0
         for part in self.parts:
-            some = part[max(0, begin - first) : max(0, end - first)]
-            found.append(np.arange(some.start, some.start + len(some), dtype=np.int64))
+            found.append(part[max(0, begin - first) : max(0, end - first)])
             first += len(part)
-        return np.concatenate(found)
+        return Seeds(tuple(part for part in found if part))
 
 
 def key_of(seed: int) -> str:

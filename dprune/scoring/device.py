@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterable, Iterator
 
@@ -16,7 +17,7 @@ from dprune.models.files import ModelFile, fits
 from dprune.models.latents import Normalisation
 from dprune.precision import float32
 from dprune.runtime import Monitor, check_stop, explained, take_device
-from dprune.scoring.passes import Measuring, ScoredLatents
+from dprune.scoring.passes import Announce, Measuring, ScoredLatents
 from dprune.scoring.population import Samples
 from dprune.scoring.progress import Progress, Share
 from dprune.scoring.scorer import Scorer
@@ -26,8 +27,9 @@ _log = logging.getLogger("dprune")
 
 
 def measure_shares(
-    samples: Samples, settings: ScoreSettings, shares: Iterable[Share], monitor: Monitor, *, gradients: bool
-) -> None:
+    samples: Samples, settings: ScoreSettings, shares: Iterable[Share], monitor: Monitor, announce: Announce, *,
+    gradients: bool,
+) -> None:  # fmt: skip
     """Measure samples by networks of one architecture.
 
     Args:
@@ -35,6 +37,7 @@ def measure_shares(
         settings: noise levels, draws, precision, device.
         shares: what is measured, one by one; a network is loaded anew where it is not that of the share before.
         monitor: asked to stop.
+        announce: see `Measuring`.
         gradients: whether squared norms of gradients are measured, too.
 
     Raises:
@@ -44,7 +47,7 @@ def measure_shares(
         Interrupted: a signal or a deadline came; what was measured stays.
         DpruneError: out of memory.
     """
-    with on_device(samples, settings, gradients=gradients) as networks:
+    with on_device(samples, settings, announce, gradients=gradients) as networks:
         progress = measuring = None
         for share in shares:
             check_stop(monitor)
@@ -54,7 +57,9 @@ def measure_shares(
 
 
 @contextlib.contextmanager
-def on_device(samples: Samples, settings: ScoreSettings, *, gradients: bool) -> Iterator[ScoredNetworks]:
+def on_device(
+    samples: Samples, settings: ScoreSettings, announce: Announce, *, gradients: bool
+) -> Iterator[ScoredNetworks]:
     """Choose this worker's device and the arithmetic, and explain what can go wrong on it.
 
     Raises:
@@ -63,7 +68,7 @@ def on_device(samples: Samples, settings: ScoreSettings, *, gradients: bool) -> 
     """
     device, remedy = take_device(settings.device), f"a --batch-size below {settings.batch_size}"
     with explained(device, remedy), float32(tf32=settings.precision == "tfloat32"):
-        yield ScoredNetworks(samples, settings, device, gradients=gradients)
+        yield ScoredNetworks(samples, settings, device, announce, gradients=gradients)
 
 
 class ScoredNetworks:
@@ -73,10 +78,14 @@ class ScoredNetworks:
         samples: what they score.
         settings: noise levels, draws, precision, and which weights of a checkpoint.
         device: where the networks go.
+        announce: see `Measuring`.
         gradients: whether gradients are measured.
     """
 
-    def __init__(self, samples: Samples, settings: ScoreSettings, device: torch.device, *, gradients: bool) -> None:
+    def __init__(
+        self, samples: Samples, settings: ScoreSettings, device: torch.device, announce: Announce, *, gradients: bool
+    ) -> None:
+        self._announce = functools.cache(announce)
         self._samples, self._settings, self._device, self._gradients = samples, settings, device, gradients
         self._first: LoadedDiT | None = None
         self._scorer: Scorer | None = None
@@ -107,7 +116,7 @@ class ScoredNetworks:
         normalised = Normalisation(latents, self._first.mean, self._first.std)
         data = ScoredLatents(latents, ids, normalised, self._device)
         title = f"{file.path} in {self._settings.precision}"
-        return Measuring(self._scorer, data, progress, self._settings.batch_size, title)
+        return Measuring(self._scorer, data, progress, self._settings.batch_size, title, self._announce)
 
     def _load(self, file: ModelFile) -> LoadedDiT:
         """Load a network and hold it to the samples."""

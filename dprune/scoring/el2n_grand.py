@@ -24,7 +24,7 @@ from dprune.models.parametrization import parametrization_of
 from dprune.runtime import Monitor
 from dprune.scoring.outputs import ScoreFile, named_beside
 from dprune.scoring.population import open_samples
-from dprune.scoring.progress import Progress, Share
+from dprune.scoring.progress import Item, Progress, Share, Workload
 from dprune.scoring.settings import LOSS, SQUARED_NORM, ScoreOptions, ScoreSettings
 from dprune.scoring.sharing import SharedScoring
 
@@ -88,6 +88,10 @@ class El2nGrandJob(SharedScoring["npt.NDArray[np.float32]"]):
         measures = 2 if self.method == "grand" else 1
         return self.portions("", len(self.samples.ids), measures, record_digest(self.record))
 
+    def workload(self) -> Workload:
+        """See `SharedScoring`."""
+        return Workload(self.record, [Item("samples", self.progress())])
+
     def measure(self, turns: Turns, monitor: Monitor) -> None:
         """Measure what is missing of this worker's portions."""
         progress = self.progress()
@@ -96,7 +100,9 @@ class El2nGrandJob(SharedScoring["npt.NDArray[np.float32]"]):
         if shares:
             from dprune.scoring.device import measure_shares
 
-            measure_shares(self.samples, self.settings, shares, monitor, gradients=self.method == "grand")
+            measure_shares(
+                self.samples, self.settings, shares, monitor, self.announce, gradients=self.method == "grand"
+            )
 
     def values(self) -> npt.NDArray[np.float32] | None:
         """Return the measures [n, S, M, K], None while some are missing."""

@@ -65,6 +65,11 @@ class Unit:
         return f"{self.surrogate.title}, step {self.checkpoint.step}"
 
     @property
+    def fold(self) -> int | None:
+        """Number of the fold, None for a run on all samples."""
+        return None if self.surrogate.fold is None else self.surrogate.fold.number
+
+    @property
     def rate(self) -> float:
         """Learning rate of the step after which the checkpoint was kept."""
         return self.surrogate.run.rate(self.checkpoint.step)
@@ -72,7 +77,7 @@ class Unit:
     @property
     def gradient(self) -> Path:
         """Where the sum of gradients is kept until the unit is measured."""
-        return self.progress.folder / "gradient.safetensors"
+        return gradient_file(self.progress)
 
     @property
     def claim(self) -> Path:
@@ -83,6 +88,11 @@ class Unit:
     def whole(self) -> bool:
         """Tell whether it is measured."""
         return not self.progress.missing()
+
+
+def gradient_file(progress: Progress) -> Path:
+    """Return where the sum of gradients is kept until what it is for is measured."""
+    return progress.folder / "gradient.safetensors"
 
 
 def open_surrogates(samples: Samples, paths: Sequence[str], wanted: Wanted, only: int | None) -> list[Surrogate]:

@@ -15,15 +15,16 @@ from dprune.models.files import ModelFile, publish_model
 from dprune.runtime import Monitor, check_stop
 from dprune.scoring.device import on_device
 from dprune.scoring.folds import Unit
-from dprune.scoring.passes import Measuring, Span
+from dprune.scoring.passes import Announce, Measuring, Span
 from dprune.scoring.population import Samples
 from dprune.scoring.progress import Portion
 from dprune.scoring.settings import ScoreSettings
 
 
 def measure_folds(
-    samples: Samples, settings: ScoreSettings, units: Iterable[Unit], record: Record, monitor: Monitor
-) -> None:
+    samples: Samples, settings: ScoreSettings, units: Iterable[Unit], record: Record, monitor: Monitor,
+    announce: Announce,
+) -> None:  # fmt: skip
     """Measure folds by checkpoints; it raises what `measure_shares` raises.
 
     Args:
@@ -32,8 +33,9 @@ def measure_folds(
         units: what is measured, one by one.
         record: provenance of the scores, which kept sums of gradients carry.
         monitor: asked to stop.
+        announce: see `Measuring`.
     """
-    with on_device(samples, settings, gradients=True) as networks:
+    with on_device(samples, settings, announce, gradients=True) as networks:
         for unit in units:
             check_stop(monitor)
             measuring = networks.measuring(unit.checkpoint.file, unit.surrogate.ids, unit.progress)
@@ -57,6 +59,7 @@ class _Summing:
     """
 
     def __init__(self, measuring: Measuring, sums: dict[str, Tensor], unit: Unit, record: Record) -> None:
+        self._announce = measuring.announce
         self._scorer, self._data, self._size = measuring.scorer, measuring.data, measuring.size
         self._title, self._sums, self._unit, self._record = measuring.title, sums, unit, record
         self._done = self._resumed()
@@ -116,5 +119,6 @@ class _Summing:
             monitor.advance(count)
 
     def _keep(self) -> None:
+        self._announce()
         header = {"kind": "gradient", "mark": self._unit.progress.mark, "done": self._done}
         publish_model(self._unit.gradient, self._sums, header, self._record)

@@ -24,7 +24,7 @@ from dprune.formats.turns import Turns, peeked
 from dprune.runtime import Monitor
 from dprune.scoring.outputs import ScoreFile, of_all
 from dprune.scoring.population import open_samples
-from dprune.scoring.progress import Progress, Share
+from dprune.scoring.progress import Item, Progress, Share, Workload
 from dprune.scoring.reliability import Floats, half_sample_errors
 from dprune.scoring.settings import LOSS, ScoreOptions
 from dprune.scoring.sharing import SharedScoring
@@ -93,6 +93,10 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
         return [(each, self.portions(f"step-{each.step:08d}", count, 1, digest([*inputs, each.mark])))
                 for each in self.checkpoints]  # fmt: skip
 
+    def workload(self) -> Workload:
+        """See `SharedScoring`."""
+        return Workload(self.record, [Item(f"step {each.step}", progress) for each, progress in self.progress()])
+
     def measure(self, turns: Turns, monitor: Monitor) -> None:
         """Measure what is missing of this worker's share of the samples by each checkpoint."""
         all_progress = self.progress()
@@ -117,7 +121,7 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
         if found := peeked(share for batch in batches for share in shares(batch)):
             from dprune.scoring.device import measure_shares
 
-            measure_shares(self.samples, self.settings, found, monitor, gradients=False)
+            measure_shares(self.samples, self.settings, found, monitor, self.announce, gradients=False)
 
     def values(self) -> npt.NDArray[np.float32] | None:
         """Return the losses by pairs of draws (or one draw), float32 [n, P, K]."""

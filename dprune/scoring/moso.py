@@ -22,6 +22,7 @@ from dprune.runtime import Monitor
 from dprune.scoring.folds import Surrogate, Unit, open_surrogates
 from dprune.scoring.outputs import ScoreFile
 from dprune.scoring.population import open_samples
+from dprune.scoring.progress import Item, Workload, workload_file
 from dprune.scoring.reliability import Floats
 from dprune.scoring.settings import DOT, SHARED, SQUARED_NORM, ScoreOptions
 from dprune.scoring.sharing import SharedScoring
@@ -119,6 +120,17 @@ class MosoJob(SharedScoring["list[Floats]"]):
         ]
         return [unit for each in chosen for unit in self.units(each)]
 
+    def workload(self) -> Workload:
+        """See `SharedScoring`."""
+        items = [Item(unit.title, unit.progress, unit.fold) for unit in self._asked_for()]
+        first = self.surrogates[0].fold
+        return Workload(self.record, items, first.count if first else 0)
+
+    @property
+    def workload_file(self) -> Path:
+        """See `SharedScoring`; folds that are measured alone are not the others' to speak of."""
+        return workload_file(self.output.path, self.only)
+
     def measure(self, turns: Turns, monitor: Monitor) -> None:
         """Measure what is missing of this worker's folds and checkpoints."""
         units = self._asked_for()
@@ -131,7 +143,7 @@ class MosoJob(SharedScoring["list[Floats]"]):
         if found := peeked(units[number] for batch in batches for number in batch):
             from dprune.scoring.mean_gradient import measure_folds
 
-            measure_folds(self.samples, self.settings, found, self.record, monitor)
+            measure_folds(self.samples, self.settings, found, self.record, monitor, self.announce)
 
     def values(self) -> list[Floats] | None:
         """Return single-draw scores [N, S, M] of each fold, weighted means over its checkpoints."""

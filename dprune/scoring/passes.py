@@ -24,6 +24,8 @@ from dprune.runtime import Monitor, check_stop
 from dprune.scoring.progress import Portion, Progress
 from dprune.scoring.scorer import Scorer
 
+Announce = Callable[[], None]
+
 
 class Span(NamedTuple):
     """Samples on the device.
@@ -110,6 +112,7 @@ class Measuring:
 
     Attributes:
         size: samples in a pass.
+        announce: see below.
 
     Args:
         scorer: the network.
@@ -117,10 +120,13 @@ class Measuring:
         progress: what is filled.
         batch_size: samples in a pass; every batch is padded to it, or to a portion if that is smaller.
         title: what messages call the network and its precision.
+        announce: notes what is to be measured in all; called before anything that was measured is kept.
     """
 
-    def __init__(self, scorer: Scorer, data: ScoredLatents, progress: Progress, batch_size: int, title: str) -> None:
-        self.scorer, self.data, self.title, self._progress = scorer, data, title, progress
+    def __init__(
+        self, scorer: Scorer, data: ScoredLatents, progress: Progress, batch_size: int, title: str, announce: Announce
+    ) -> None:
+        self.scorer, self.data, self.title, self.announce, self._progress = scorer, data, title, announce, progress
         self.size = min(batch_size, progress.size, len(data))
 
     def fill(self, portions: Sequence[Portion], monitor: Monitor, label: str) -> None:
@@ -167,6 +173,7 @@ class Measuring:
             sample = self.data.ids[portion.begin + portion.done + int(sound.argmin())]
             raise InputError(f"{self.title} gives sample {sample} a loss that is not finite: "
                              "give --precision fp32, or another model.")  # fmt: skip
+        self.announce()
         self._progress.write(portion, np.concatenate((self._progress.read(portion), values)))
 
 

@@ -6,6 +6,7 @@ any number of workers fills one folder, and whoever finds it full makes the scor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.checked_json import Object, Text, read_json, shaped
+from dprune.formats.checked_json import ListOf, Object, OneOf, Text, Whole, read_json, shaped
 from dprune.formats.claims import claim_of
 from dprune.formats.digests import without_check
+from dprune.formats.provenance import Record, checked_record
 from dprune.formats.publish import publish_json
-from dprune.formats.tensors import read_tensors, write_tensors
+from dprune.formats.tensors import read_metadata, read_tensors, write_tensors
 from dprune.models.files import ModelFile
 
 Values = npt.NDArray[np.float32]
@@ -74,7 +76,11 @@ class Progress:
     def portions(self, numbers: Iterable[int] | None = None) -> list[Portion]:
         """Return portions, by number or all, whether measured or not."""
         wanted = range(len(self)) if numbers is None else numbers
-        return [self._portion(number, number * self.size) for number in wanted]
+        return [self._portion(number, *self.span(number)) for number in wanted]
+
+    def span(self, number: int) -> tuple[int, int]:
+        """Return where a portion begins and ends."""
+        return number * self.size, min((number + 1) * self.size, self.count)
 
     def missing(self, numbers: Iterable[int] | None = None) -> list[Portion]:
         """Return those of the same that are not measured whole."""
@@ -88,15 +94,14 @@ class Progress:
         """Return the file that stands for a portion while a task of an array measures it."""
         return claim_of(self.folder, number, len(self))
 
-    def _portion(self, number: int, begin: int) -> Portion:
-        end = min(begin + self.size, self.count)
+    def _portion(self, number: int, begin: int, end: int) -> Portion:
         return Portion(number, begin, end, len(self._trusted(number, end - begin)))
 
     def _trusted(self, number: int, most: int) -> Values:
         """Return the measures in a portion's file, none where it is another scoring's or not what was written."""
         none = np.empty((0, *self.shape), np.float32)
         try:
-            _, tensors, metadata = read_tensors(self._path(number))
+            _, tensors, metadata = read_tensors(self.path(number))
         except InputError:
             return none
         values = tensors.get("measures", none)
@@ -104,7 +109,17 @@ class Progress:
         fits = values.dtype == np.float32 and values.shape == (len(values), *self.shape) and len(values) <= most
         return values if known and fits else none
 
-    def _path(self, number: int) -> Path:
+    def stated(self, number: int) -> int:
+        """Return how many samples of a portion are measured by what its header says; see `portions`, which reads it."""
+        try:
+            metadata = read_metadata(self.path(number)) or {}
+        except InputError:
+            return 0
+        count = metadata.get("count")
+        return count if metadata.get("mark") == self.mark and isinstance(count, int) and count > 0 else 0
+
+    def path(self, number: int) -> Path:
+        """Where a portion is."""
         return self.folder / f"{number:06d}.safetensors"
 
     def read(self, portion: Portion) -> Values:
@@ -115,7 +130,7 @@ class Progress:
         """
         values = self._trusted(portion.number, portion.end - portion.begin)
         if len(values) < portion.done:
-            raise InputError(f"{self._path(portion.number)}: has vanished or changed: run the same command again.")
+            raise InputError(f"{self.path(portion.number)}: has vanished or changed: run the same command again.")
         return values[: portion.done]
 
     def write(self, portion: Portion, values: Values) -> None:
@@ -125,7 +140,7 @@ class Progress:
             portion: any state of it.
             values: measures of its first samples, float32 [done, *shape].
         """
-        write_tensors(self._path(portion.number), {"measures": values}, {"mark": self.mark, "count": len(values)})
+        write_tensors(self.path(portion.number), {"measures": values}, {"mark": self.mark, "count": len(values)})
 
     def note(self, findings: Mapping[str, Any]) -> None:
         """Keep what was found out of the network, for whichever worker writes the scores."""
@@ -172,3 +187,63 @@ def progress_folder(output: str | Path) -> Path:
     """Return where the progress of an output is kept: beside it, and hidden."""
     path = Path(output)
     return path.with_name(f".{path.name}.progress")
+
+
+_ITEM = Object({"title": Text(), "folder": Text(), "samples": Whole(), "mark": Text()}, {"fold": Whole()})
+_WORKLOAD = Object({"kind": OneOf(("workload",)), "provenance": Object(), "items": ListOf(_ITEM), "folds": Whole()})
+
+
+class Item(NamedTuple):
+    """What one network measures of some samples.
+
+    Attributes:
+        title: what messages call it.
+        progress: how far it is.
+        fold: number of the fold that the samples are, None for no fold.
+    """
+
+    title: str
+    progress: Progress
+    fold: int | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is to be measured for scores; it stands in the folder of their progress, for whoever asks how far that is.
+
+    Attributes:
+        record: provenance of the scores.
+        items: what is measured.
+        folds: how many there are in all, which may be more than are measured here; 0 for none.
+    """
+
+    record: Record
+    items: Sequence[Item]
+    folds: int = 0
+
+    def publish(self, path: Path) -> None:
+        """Write it to a file in the folder of the progress, the same bytes whichever worker does."""
+        items = [
+            {"title": title, "folder": os.path.relpath(each.folder, path.parent), "samples": each.count,
+             "mark": each.mark, **({} if fold is None else {"fold": fold})}
+            for title, each, fold in self.items
+        ]  # fmt: skip
+        publish_json(path, {"kind": "workload", "provenance": self.record, "items": items, "folds": self.folds})
+
+    @classmethod
+    def read(cls, path: Path) -> Workload:
+        """Read it again; the shape of what is measured is not in it.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            InputError: it is damaged.
+        """
+        content = without_check(str(path), shaped(str(path), read_json(path), _WORKLOAD))
+        items = [Item(item["title"], Progress(path.parent / item["folder"], item["samples"], (), item["mark"]),
+                      item.get("fold")) for item in content["items"]]  # fmt: skip
+        return cls(checked_record(str(path), content["provenance"]) or {}, items, content["folds"])
+
+
+def workload_file(output: str | Path, fold: int | None = None) -> Path:
+    """Return where the workload of an output is noted, or that of one fold which is measured alone."""
+    return progress_folder(output) / ("workload.json" if fold is None else f"workload-fold-{fold}.json")

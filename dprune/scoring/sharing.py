@@ -22,7 +22,7 @@ from dprune.formats.turns import Turns, is_shared
 from dprune.runtime import Monitor, array_task, ranks
 from dprune.scoring.outputs import ScoreFile
 from dprune.scoring.population import Samples
-from dprune.scoring.progress import Progress, progress_folder
+from dprune.scoring.progress import Progress, Workload, progress_folder, workload_file
 from dprune.scoring.settings import ScoreSettings
 
 Values = TypeVar("Values")
@@ -76,6 +76,19 @@ class SharedScoring(FileJob, Generic[Values]):
         """
         shape = (self.settings.levels, self.settings.draws, measures)
         return Progress(progress_folder(self.output.path) / name, count, shape, mark)
+
+    @abstractmethod
+    def workload(self) -> Workload:
+        """Return what this command measures, its share or others'."""
+
+    @property
+    def workload_file(self) -> Path:
+        """Where that is noted."""
+        return workload_file(self.output.path)
+
+    def announce(self) -> None:
+        """Note what this command measures, once it is sure that it can."""
+        self.workload().publish(self.workload_file)
 
     @abstractmethod
     def measure(self, turns: Turns, monitor: Monitor) -> None:

@@ -1,0 +1,154 @@
+"""How far scores by networks are, told by what is measured of each portion of the samples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dprune.errors import InputError
+from dprune.models.files import ModelFile
+from dprune.scoring.folds import gradient_file
+from dprune.scoring.progress import Item, Workload, progress_folder, workload_file
+from dprune.watching.at_work import makers_in, makers_of, pieces_held
+from dprune.watching.folders import look_at, names_in, time_of
+from dprune.watching.pace import pace_since
+from dprune.watching.standing import FOLDS, UNFINISHED, Missing, Standing, Tally
+
+
+class _Portion(NamedTuple):
+    """A portion of an item: samples `begin` to `end`, of which `done` are measured, when that was noted."""
+
+    item: Item
+    number: int
+    begin: int
+    end: int
+    done: int
+    time: float
+
+    @property
+    def whole(self) -> bool:
+        return self.begin + self.done >= self.end
+
+    @property
+    def name(self) -> str:
+        return f"{self.item.title}, samples {self.begin:,} to {self.end:,}"
+
+
+def score_standing(output: str) -> Standing | None:
+    """Look at the progress of scores; return None where nothing is measured for this output, or it is there already.
+
+    Raises:
+        InputError: what is to be measured cannot be read.
+    """
+    files = _workload_files(Path(output))
+    loads = [load for file in files if (load := _read(file)) is not None]
+    if not loads or time_of(Path(output)) > max(map(time_of, files)):
+        return None
+    items = list({item.progress.folder: item for load in loads for item in load.items}.values())
+    portions = _portions(items)
+    folds = max(load.folds for load in loads)
+    found = Standing(output, "scores", UNFINISHED, loads[-1].record, shared=True)
+    in_hand = {item.progress.folder: makers_in(item.progress.folder) for item in items}
+    found.at_work = [*makers_of(Path(output)), *(holder for held in in_hand.values() for holder in held)]
+    samples = sum(portion.done for portion in portions)
+    found.facts = {
+        "samples": samples,
+        "of_samples": None if folds and {item.fold for item in items} < set(range(folds)) else _size(items),
+        "mean_gradients": _gradients(items),
+    }
+    alone = not workload_file(output).exists()
+    if folds:
+        _tell_folds(found, items, portions, folds, alone=alone)
+    else:
+        _tell_portions(found, portions, {folder: pieces_held(held) for folder, held in in_hand.items()})
+    done = [(portion.time, portion.done) for portion in portions if portion.done]
+    # A worker notes what is to be measured when it has measured its first portion.
+    found.pace = pace_since(max(map(time_of, files)), done, "samples", skip=1)
+    if found.pace and found.pace.rate and found.facts["of_samples"] is not None:
+        found.remaining = (found.facts["of_samples"] - samples) / found.pace.rate
+    return found
+
+
+def _workload_files(output: Path) -> list[Path]:
+    """Return what notes the work: that of folds which are measured alone, and last that of the whole."""
+    folder = progress_folder(output)
+    names = [name for name in names_in(folder) if re.fullmatch(r"workload(-fold-\d+)?\.json", name)]
+    return [folder / name for name in sorted(names, reverse=True)]
+
+
+def _read(path: Path) -> Workload | None:
+    try:
+        return Workload.read(path)
+    except FileNotFoundError:
+        # Whoever wrote the scores has just removed it.
+        return None
+
+
+def _size(items: Sequence[Item]) -> int:
+    return sum(item.progress.count for item in items)
+
+
+def _portions(items: Sequence[Item]) -> list[_Portion]:
+    places = [(number, place) for number, item in enumerate(items) for place in range(len(item.progress))]
+
+    def look(place: tuple[int, int]) -> _Portion:
+        item, number = items[place[0]], place[1]
+        begin, end = item.progress.span(number)
+        done = min(item.progress.stated(number), end - begin)
+        return _Portion(item, number, begin, end, done, time_of(item.progress.path(number)) if done else 0.0)
+
+    return list(look_at(places, look).values())
+
+
+def _gradients(items: Sequence[Item]) -> dict[str, int]:
+    """Return over how many samples the mean gradients of items are summed up that are not measured yet."""
+    found = {}
+    for item in items:
+        path = gradient_file(item.progress)
+        try:
+            network = ModelFile.open(path).network if path.is_file() else {}
+        except InputError:
+            continue
+        if network.get("mark") == item.progress.mark and isinstance(network.get("done"), int):
+            found[item.title] = network["done"]
+    return found
+
+
+def _tell_portions(found: Standing, portions: Sequence[_Portion], in_hand: Mapping[Path, set[int]]) -> None:
+    # One numbering for those by all networks, as for the tasks of an array.
+    missing = {place: portion for place, portion in enumerate(portions) if not portion.whole}
+    found.tally = Tally("portions", len(portions) - len(missing), len(portions))
+    found.missing = [
+        Missing(place, portion.name, _how_far(portion), portion.number in in_hand[portion.item.progress.folder])
+        for place, portion in missing.items()
+    ]
+    rerun = f"measures {len(missing):,} of {len(portions):,} portions and " if missing else ""
+    found.rerun = f"{rerun}writes the scores"
+
+
+def _how_far(portion: _Portion) -> str:
+    return f"{portion.done:,} of {portion.end - portion.begin:,} are measured" if portion.done else ""
+
+
+def _tell_folds(
+    found: Standing, items: Sequence[Item], portions: Sequence[_Portion], folds: int, *, alone: bool
+) -> None:
+    whole, reasons = set[int](), {}
+    for fold in range(folds):
+        mine = [portion for portion in portions if portion.item.fold == fold]
+        left = [portion for portion in mine if not portion.whole]
+        if mine and not left:
+            whole.add(fold)
+        elif mine:
+            reasons[fold] = f"{len(mine) - len(left):,} of {len(mine):,} portions are measured"
+    found.tally = Tally(FOLDS, len(whole), folds)
+    found.missing = [Missing(fold, f"fold {fold}", reasons.get(fold, "")) for fold in range(folds) if fold not in whole]
+    if alone and found.missing:
+        found.rerun = f"measures the fold that --only-fold names, of {len(found.missing):,} that are not measured yet"
+    elif alone:
+        found.shared, found.rerun = False, "nothing: without --only-fold it makes the scores of all folds"
+    else:
+        rerun = f"measures {len(found.missing):,} of {folds:,} folds and " if found.missing else ""
+        found.rerun = f"{rerun}writes the scores"
