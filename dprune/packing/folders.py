@@ -53,6 +53,8 @@ class ImageFiles(Source):
         if choice.relabelled or LABEL_SUFFIX in choice.beside or shards:
             classes = FolderClasses({}, [])
         self._name_classes(classes, classes_file(images, others), others)
+        self._listing = next((file for file in others if file.path == choice.listing), None)
+        others = [file for file in others if file is not self._listing]
         self._beside = beside_images(images, others, {*choice.beside, *choice.sidecars}, left)
         self.left_out = {kind: count for kind, count in left.most_common() if count}
         if not images:
@@ -118,6 +120,10 @@ class ImageFiles(Source):
     @property
     def _place(self) -> str:
         return os.path.abspath(self._location)
+
+    def listing(self) -> bytes | None:
+        """Read the file of labels that was chosen, None where there is none."""
+        return None if self._listing is None else self._whole(self._listing)
 
     def sidecar(self, number: int, suffix: str) -> bytes | None:
         """Read the file of this suffix that is called like an image, None if there is none."""
