@@ -266,7 +266,7 @@ def test_a_task_without_locks_makes_nothing_of_what_is_complete(sample, tmp_path
 @pytest.mark.parametrize(
     ("number", "count"), [("RANK", "WORLD_SIZE"), ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")]
 )
-def test_workers_that_start_together(sample, models, tmp_path, before, of):
+def test_workers_that_start_together(sample, models, tmp_path, before, number, count):
     options = ["--seeds", "0-29", "--shard-size", "4", "--steps", "2", "--device", "cpu"]
     dprune("sample", models[0], "--vae", models[1], *options, "-o", tmp_path / "one").ok()
     if before == "others":
@@ -277,7 +277,7 @@ def test_workers_that_start_together(sample, models, tmp_path, before, of):
     command = [warm_python(), "-m", "dprune", "sample", models[0], "--vae", models[1], *options, "--overwrite"]
     started = [
         subprocess.Popen([*map(str, command), "-o", str(tmp_path / "two")], stderr=subprocess.PIPE, text=True,
-                         env={**os.environ, **dict(zip(of.split(), (str(rank), "2"), strict=True)), "OMP_NUM_THREADS": "1"})
+                         env={**os.environ, number: str(rank), count: "2", "OMP_NUM_THREADS": "1"})
         for rank in range(2)
     ]  # fmt: skip
     for process in started:
