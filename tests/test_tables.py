@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import DATA, Result, dprune, image_bytes, members
+from damage import damaged
 from PIL import Image
 
 from dprune.formats.npz_images import NO_LABELS
@@ -317,6 +318,19 @@ def test_damaged_files(tmp_path: Path) -> None:
     dprune("pack", "https://x.org/t.parquet", "-o", tmp_path / "x").fails(3, "download it")
     os.mkfifo(tmp_path / "p.parquet")
     refused(tmp_path / "p.parquet").fails(3)
+
+
+@pytest.mark.parametrize(
+    "source", ["hub/data/train-00000-of-00002.parquet", "saved/data-00000-of-00002.arrow"], ids=["parquet", "arrow"]
+)
+def test_damage_of_any_kind_ends_with_one_sentence(tmp_path: Path, source: str) -> None:
+    whole = (TABLES / source).read_bytes()
+    path = tmp_path / f"t{Path(source).suffix}"
+    # Of pyarrow, damage that it is not asked to look for ends the process.
+    for name, data in damaged(whole, source):
+        path.write_bytes(data)
+        result = dprune("pack", path, "-o", tmp_path / "out", "--workers", 0, "--overwrite")
+        assert result.code == 0 or len(result.fails(3).err) < 600, name
 
 
 def test_a_stream_that_ends_between_batches_is_cut_short(tmp_path: Path) -> None:

@@ -43,8 +43,9 @@ class TableSource(InOrder):
 
     def __init__(self, locations: Sequence[str], choice: TableChoice) -> None:
         found = find_tables(locations, choice.split)
-        self._files, self._names, self.left_out = found.files, found.names, found.left_out
-        self._columns = [choose_columns(file, choice) for file in self._files]
+        self._names, self._files = [name for name, _ in found.files], [file for _, file in found.files]
+        self.left_out = found.left_out
+        self._columns = [_chosen(file, choice) for file in self._files]
         self._stops = list(itertools.accumulate(file.rows for file in self._files))
         if not self._stops[-1]:
             raise InputError(f"{locations[0]}: has no rows.")
@@ -142,6 +143,12 @@ class TableSource(InOrder):
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.classes)}
+
+
+def _chosen(file: TableFile, choice: TableChoice) -> Columns:
+    # Names of columns may be no UTF-8, where a file is damaged.
+    with described(file.path):
+        return choose_columns(file, choice)
 
 
 def _shared_labels(files: Sequence[TableFile], columns: Sequence[Columns]) -> tuple[bool, Sequence[str]]:
