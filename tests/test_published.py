@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -107,6 +108,34 @@ def test_sample_draws_them(files: dict[str, Path], tmp_path: Path) -> None:
             # What lies half way between two values may fall either way.
             assert np.abs(found - expected[seed]).max() <= 1
             assert (found == expected[seed]).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("said", "recorded"), [({"scaling_factor": 0.13025}, [0.13025, 0.0]), ({"shift_factor": 0.5}, [0.18215, 0.5])]
+)
+def test_a_configuration_says_the_scale_of_latents(
+    said: dict[str, float], recorded: list[float], files: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "vae"
+    folder.mkdir()
+    (folder / "vae.safetensors").symlink_to(files["sd-vae-ft-mse"])
+    (folder / "config.json").write_text(json.dumps(json.loads(files["config"].read_text()) | said))
+    changed = {**files, "sd-vae-ft-mse": folder / "vae.safetensors"}
+    done = sample(changed, "SiT", "-o", tmp_path / "out").ok()
+    assert f"times {recorded[0]:g} and shifted by {recorded[1]:g}, as the configuration beside" in done.err
+    found = json.loads((tmp_path / "out" / "manifest.json").read_text())["provenance"]["options"]
+    assert found["latent_scale"] == recorded
+    sample(files, "SiT", "-o", tmp_path / "out").fails(3, "latent_scale")
+    scaled = loaded("SiT", files).scaled(*recorded)
+    assert torch.allclose(scaled.denormalised(torch.ones(1, 4, 1, 1)), torch.tensor(1 / recorded[0] + recorded[1]))
+
+
+def test_the_folder_has_a_name_where_none_is_given(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sample(files, "SiT").ok()
+    assert (tmp_path / "generated" / "manifest.json").is_file()
 
 
 def test_projectors_are_left_aside_with_a_word(files: dict[str, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from dprune.formats.provenance import Record, parent
 from dprune.formats.shard_journal import Entry, Journal
 from dprune.models.dit_files import LoadedDiT, load_dit
 from dprune.models.files import ModelFile
+from dprune.models.latent_scale import said_scale
 from dprune.models.vae import vae_of
 from dprune.models.vae_files import decoded_network
 from dprune.precision import float32
@@ -25,6 +27,8 @@ from dprune.runtime import Monitor, check_stop, default_workers, explained, take
 from dprune.sampling.drawing import Batch, Drawn, Sampler, Times
 from dprune.sampling.seeds import BALANCED, Classes, key_of
 from dprune.sampling.settings import SampleSettings, check_fit
+
+_log = logging.getLogger("dprune")
 
 
 def generate(
@@ -49,6 +53,10 @@ def generate(
         float32(tf32=settings.precision != "float32"),
     ):
         loaded = load_dit(model.path, device, settings.parametrization)
+        if scale := said_scale(model, vae):
+            loaded = loaded.scaled(*scale)
+            _log.info("latents are taken times %g and shifted by %g, as the configuration beside %s says.", *scale,
+                      vae.path)  # fmt: skip
         decoded = decoded_network(vae, loaded.model.config.input_size, parent(model.record, "latents"))
         check_fit(settings, model.network or loaded.model.config.as_json(), decoded, model.path)
         sampler = Sampler(loaded, vae_of(vae, device), settings, device)

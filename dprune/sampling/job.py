@@ -21,6 +21,7 @@ from dprune.formats.publish import Output
 from dprune.formats.shard_journal import Journal, complete_shards, existing_shards, listed_shards
 from dprune.formats.turns import Turns, due_pieces, peeked
 from dprune.models.files import ModelFile
+from dprune.models.latent_scale import said_scale
 from dprune.models.parametrization import parametrization_of
 from dprune.models.vae_files import check_made, decoded_network, latent_network, open_vae
 from dprune.runtime import Monitor, array_task
@@ -47,6 +48,9 @@ class SampleJob(Job):
         conditional = self.model.network.get("classes") != 0
         quantized = latent_network(self.vae)["kind"] == "vq"
         options = self.settings.options(conditional=conditional, quantized=quantized)
+        # The configuration that says it lies beside the file of the autoencoder.
+        if scale := said_scale(self.model, self.vae):
+            options["latent_scale"] = list(scale)
         parents = {"model": self.model.as_parent(), "vae": self.vae.as_parent()}
         return make_record("sample", options, parents=parents, tags=self.output.tags)
 
