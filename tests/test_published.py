@@ -122,7 +122,7 @@ def test_a_configuration_says_the_scale_of_latents(
     (folder / "config.json").write_text(json.dumps(json.loads(files["config"].read_text()) | said))
     changed = {**files, "sd-vae-ft-mse": folder / "vae.safetensors"}
     done = sample(changed, "SiT", "-o", tmp_path / "out").ok()
-    assert f"times {recorded[0]:g} and shifted by {recorded[1]:g}, as the configuration beside" in done.err
+    assert f"latents times {recorded[0]:g}, shifted by {recorded[1]:g}, as the configuration beside" in done.err
     found = json.loads((tmp_path / "out" / "manifest.json").read_text())["provenance"]["options"]
     assert found["latent_scale"] == recorded
     sample(files, "SiT", "-o", tmp_path / "out").fails(3, "latent_scale")

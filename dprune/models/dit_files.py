@@ -49,7 +49,7 @@ class LoadedDiT:
         return TrainedClasses.of(self.file.network, self.model.config.classes)
 
     def scaled(self, factor: float, shift: float) -> LoadedDiT:
-        """Return the same network for latents of another scale; see `said_scale`."""
+        """Return it for latents z of which it saw (z - shift) * factor in its training."""
         return replace(self, mean=torch.full_like(self.mean, shift), std=torch.full_like(self.std, 1 / factor))
 
     def denormalised(self, latents: Tensor) -> Tensor:

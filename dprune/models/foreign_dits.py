@@ -15,9 +15,9 @@ from torch import Tensor
 from dprune.errors import InputError
 from dprune.models.architectures import HEADS
 from dprune.models.dit import DiT, DiTConfig
-from dprune.models.latent_scale import LATENT_SCALE
 from dprune.models.parametrization import INFERRED, PREDICTIONS, unsaid
 from dprune.models.probe import answers_of
+from dprune.models.vae_config import LATENT_SCALE
 from dprune.models.weights import read_state
 
 TRAINING_HEADS = "projectors."

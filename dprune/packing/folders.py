@@ -15,7 +15,7 @@ from pathlib import Path
 from dprune.errors import BadImage, InputError, unreadable
 from dprune.formats.members import LABEL_SUFFIX
 from dprune.formats.provenance import Record, parent_record
-from dprune.packing.classes import escaped, in_order, read_classes
+from dprune.packing.classes import check_order, escaped, in_order, read_classes
 from dprune.packing.files import FileChoice, ImageFile, beside_images, classes_file, is_hidden, shard_suffix, sorted_out
 from dprune.packing.samples import Sample
 from dprune.packing.sources import MOST_BYTES, Source, is_called_an_image
@@ -64,6 +64,7 @@ class ImageFiles(Source):
         if listed and (classes.names or self._choice.relabelled):
             title = f"{self._location}: {listed.path}"
             self.order = read_classes(title, self._whole(listed))
+            check_order(title, self.order)
             others.remove(listed)
             if classes.names:
                 classes = in_order(classes, self.order, listed.folder, title)

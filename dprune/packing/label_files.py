@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -43,8 +44,7 @@ def read_labels(title: str, data: bytes) -> dict[str, Label]:
         data: its content.
 
     Returns:
-        Labels by the names of the images, with forward slashes and without a leading `./`; whole numbers also where
-        they were written as text.
+        Labels by the names of the images, see `plain_name`; whole numbers also where they were written as text.
 
     Raises:
         InputError: it is none of these, is damaged, names an image twice, or a label is neither a name nor a number.
@@ -66,11 +66,12 @@ def read_labels(title: str, data: bytes) -> dict[str, Label]:
 
 
 def plain_name(name: str) -> str:
-    """Return a path as all systems write it."""
+    """Return a path as all systems write it: with forward slashes, no leading `./`, and composed characters."""
     name = name.strip().replace("\\", "/")
     while name.startswith("./"):
         name = name[2:]
-    return name
+    # Systems of Apple take the accents off their letters.
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def as_label(title: str, value: Any) -> Label:

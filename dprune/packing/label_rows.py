@@ -17,16 +17,17 @@ _SEVERAL = -1
 class RowNames:
     """The names in a file of labels, each once, to be found by paths of images.
 
-    A name is the end of a path: the file alone, or as many folders before it as it takes, up to the whole path. The
-    suffix may be left out or be another, as of images that were converted since, where that leaves no doubt.
+    A name is the end of a path: the file alone, or as many folders before it as it takes, up to the whole path. Where
+    that leaves no doubt the suffix may be left out, or be another, as of images that were converted since, and dots
+    may be `_`, as they are in keys.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = {name: row for row, name in enumerate(names)}
-        self._stems: dict[str, int] = {}
+        self._keys: dict[str, int] = {}
         for name, row in self._names.items():
-            stem = _without_suffix(name)
-            self._stems[stem] = _SEVERAL if stem in self._stems else row
+            key = _key(name)
+            self._keys[key] = _SEVERAL if key in self._keys else row
         self._depths = sorted({name.count("/") for name in self._names}, reverse=True)
 
     def find(self, path: str) -> int | None:
@@ -36,14 +37,14 @@ class RowNames:
             if depth < len(parts):
                 end = "/".join(parts[len(parts) - 1 - depth :])
                 row = self._names.get(end)
-                row = self._stems.get(_without_suffix(end), _SEVERAL) if row is None else row
+                row = self._keys.get(_key(end), _SEVERAL) if row is None else row
                 if row != _SEVERAL:
                     return row
         return None
 
 
-def _without_suffix(name: str) -> str:
-    return name.rpartition(".")[0] if has_image_suffix(name) else name
+def _key(name: str) -> str:
+    return (name.rpartition(".")[0] if has_image_suffix(name) else name).replace(".", "_")
 
 
 def match_rows(title: str, names: Sequence[str], source: Source) -> npt.NDArray[np.int64]:
@@ -52,7 +53,7 @@ def match_rows(title: str, names: Sequence[str], source: Source) -> npt.NDArray[
     Args:
         title: what messages call the file of labels.
         names: that it gives to the images, as `read_labels` returns them.
-        source: the samples, which are found by their paths, else by their keys.
+        source: the samples, which are found by their paths, or by their keys where they have none.
 
     Raises:
         InputError: a sample has no row, a row no sample and none that was left out, or one row several samples.
@@ -61,9 +62,7 @@ def match_rows(title: str, names: Sequence[str], source: Source) -> npt.NDArray[
     rows, owners = np.full(len(source), _SEVERAL, np.int64), np.full(len(names), _SEVERAL, np.int64)
     keys = list(source.keys())
     for number, (path, key) in enumerate(zip(source.names(), keys, strict=True)):
-        row = known.find(path)
-        row = known.find(key) if row is None else row
-        if row is None:
+        if (row := known.find(path)) is None:
             continue
         if owners[row] >= 0:
             raise InputError(

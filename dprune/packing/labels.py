@@ -17,8 +17,9 @@ from dprune.errors import BadImage, InputError, UsageError
 from dprune.formats.checked_json import parse_json
 from dprune.formats.members import LABEL_SUFFIX
 from dprune.formats.provenance import Record, digest, parent_record
+from dprune.formats.shards import CLASSES
 from dprune.formats.whole_files import read_file
-from dprune.packing.classes import classes_of_folder, escaped
+from dprune.packing.classes import check_order, classes_of_folder, escaped
 from dprune.packing.folders import ImageFiles
 from dprune.packing.label_files import MOST_BYTES, Label, as_label, read_labels
 from dprune.packing.label_rows import match_rows
@@ -69,6 +70,7 @@ class FileLabels(Labels):
     def __init__(self, title: str, data: bytes, folder: str | None) -> None:
         self.title, self._data = title, data
         self.order = [] if folder is None else classes_of_folder(folder)
+        check_order(os.path.join(folder or "", CLASSES), self.order)
         self.parents = {"labels": parent_record(None, hashlib.sha256(data).hexdigest())}
         if self.order:
             self.parents |= {"classes": parent_record(None, digest(self.order))}

@@ -19,9 +19,8 @@ from dprune.formats.provenance import Record, parent
 from dprune.formats.shard_journal import Entry, Journal
 from dprune.models.dit_files import LoadedDiT, load_dit
 from dprune.models.files import ModelFile
-from dprune.models.latent_scale import said_scale
 from dprune.models.vae import vae_of
-from dprune.models.vae_files import decoded_network
+from dprune.models.vae_files import LatentScale, decoded_network
 from dprune.precision import float32
 from dprune.runtime import Monitor, check_stop, default_workers, explained, take_device
 from dprune.sampling.drawing import Batch, Drawn, Sampler, Times
@@ -53,10 +52,11 @@ def generate(
         float32(tf32=settings.precision != "float32"),
     ):
         loaded = load_dit(model.path, device, settings.parametrization)
-        if scale := said_scale(model, vae):
-            loaded = loaded.scaled(*scale)
-            _log.info("latents are taken times %g and shifted by %g, as the configuration beside %s says.", *scale,
-                      vae.path)  # fmt: skip
+        if not model.network:
+            loaded = loaded.scaled(*(scale := LatentScale.of(vae)))
+            if scale.options():
+                _log.info("%s was trained on latents times %g, shifted by %g, as the configuration beside %s says.",
+                          model.path, *scale, vae.path)  # fmt: skip
         decoded = decoded_network(vae, loaded.model.config.input_size, parent(model.record, "latents"))
         check_fit(settings, model.network or loaded.model.config.as_json(), decoded, model.path)
         sampler = Sampler(loaded, vae_of(vae, device), settings, device)
