@@ -10,8 +10,10 @@ import traceback
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from dprune import __version__, console
+from dprune.completion import complete_places
 from dprune.errors import DpruneError, InputError
 
 STAGES: dict[str, dict[str, str]] = {
@@ -37,6 +39,10 @@ STAGES: dict[str, dict[str, str]] = {
         "info": "Tell what files hold, where they come from and whether they are sound.",
         "status": "Tell how far outputs are, what is missing, and what a rerun would do.",
     },
+    "Shell": {
+        "help": "Show the help of a command, as its --help does.",
+        "completion": "Print what makes bash, zsh or fish complete commands, options, choices and paths.",
+    },
 }
 
 EPILOG = "Man pages: man dprune, man dprune-COMMAND, man dprune-files."
@@ -56,7 +62,29 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"dprune.commands.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         _name_variables(command, f"DPRUNE_{cmd_name}")
+        complete_places(command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand that arguments begin with, and suggest one where there is none of that name."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            names = self.list_commands(ctx)
+            groups = ((name, group) for name in names if isinstance(group := self.get_command(ctx, name), click.Group))
+            within = next((name for name, group in groups if error.command_name in group.commands), None)
+            hint = f" Did you mean '{within} {error.command_name}'?" if within else ""
+            message = f"{error.message}{hint}"
+            raise click.exceptions.NoSuchCommand(error.command_name, message, () if within else names, ctx) from error
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete subcommands, without importing them, and options."""
+        options = super().shell_complete(ctx, incomplete) if incomplete.startswith("-") else []
+        summaries = {name: summary for commands in STAGES.values() for name, summary in commands.items()}
+        found = [CompletionItem(name, help=text) for name, text in summaries.items() if name.startswith(incomplete)]
+        return options + found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the subcommands under their stages."""

@@ -291,7 +291,7 @@ def test_a_list_says_the_order_of_the_classes(tmp_path: Path) -> None:
     for content, words in (
         ("dog\ncat\n", "classes.txt: does not list the class 'ape'"),
         ("dog\ncat\ndog\nape", "the class 'dog' stands twice"),
-        ("dog\n\ncat\nape", "a line is empty"),
+        ("dog\n\ncat\nape", "line 2 is empty"),
         ("", "does not list the class 'ape'"),
     ):
         (folder / "classes.txt").write_text(content)

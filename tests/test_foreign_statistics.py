@@ -141,10 +141,10 @@ def test_statistics_of_another_network_are_one_sentence_before_any_work(generate
         3, "i.npz holds statistics of 2,048 dimensions", "gives 768",
         "--model inception"
     )  # fmt: skip
-    refused(generated, dino).fails(3, "d.npz holds statistics of 768", "inception gives 2,048", "by --model")
+    refused(generated, dino).fails(3, "d.npz holds statistics of 768", "inception gives 2,048", "network that made")
     refused(generated, inception, *PIXELS).fails(3, "pixels gives 48")
     np.save(tmp_path / "x.npy", features(60, 4))
-    refused(tmp_path / "x.npy", inception).fails(3, "48", "2048")
+    refused(tmp_path / "x.npy", inception).fails(3, "x.npy has 48", "i.npz holds statistics of 2,048", "inception")
     assert not list((tmp_path).glob("*.json"))
 
 

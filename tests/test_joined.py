@@ -134,6 +134,15 @@ def test_numbers_and_names_do_not_mix(tmp_path: Path) -> None:
     assert labels(tmp_path / "some") == {"cat/a": 0}
 
 
+def test_names_that_are_no_text_survive(tmp_path: Path) -> None:
+    """An empty name, as tables may have, is a line of its own."""
+    shards = write_tar(tmp_path / "s" / "0.tar", [*sample("a", 1, 0), *sample("b", 2, 1)]).parent
+    (shards / "classes.txt").write_text("\ncat\n")
+    joined(tmp_path / "out", shards, tree(tmp_path / "photos", "ape/c.png"))
+    assert (tmp_path / "out" / "classes.txt").read_text() == "\nape\ncat\n"
+    assert labels(tmp_path / "out") == {"a": 0, "b": 2, "ape/c": 1}
+
+
 def test_a_label_without_a_name_is_refused_where_it_would_be_another(tmp_path: Path) -> None:
     shards = write_tar(tmp_path / "s" / "0.tar", sample("a", 1, 2)).parent
     (shards / "classes.txt").write_text("cat\ndog\n")

@@ -16,7 +16,7 @@ from dprune.cli import STAGES, cli
 MAN = Path(__file__).parent.parent / "man"
 NAMES = [name for stage in STAGES.values() for name in stage]
 OWN = {
-    "pack": ["SOURCES"],
+    "pack": ["SOURCES", "LABELS"],
     "embed": ["DECODING"],
     "status": ["PIECES"],
     # What varies in each error.

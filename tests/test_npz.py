@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Result, dprune, members
+from damage import damaged
 from PIL import Image
 
 from dprune.formats import npz_images
@@ -144,6 +145,15 @@ def test_damaged_archives(tmp_path: Path) -> None:
     refused(path).fails(3, "too long and thin")
     np.savez(path, np.zeros((0, 4, 4, 3), dtype=np.uint8))
     refused(path).fails(3, "[0, 4, 4, 3]")
+
+
+def test_damage_of_any_kind_ends_with_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, drawn(4, 6, 6, 3), np.arange(4))
+    for name, data in damaged(path.read_bytes(), "npz"):
+        path.write_bytes(data)
+        result = dprune("pack", path, "-o", tmp_path / "out", "--workers", 0, "--overwrite")
+        assert result.code == 0 or len(result.fails(3, "x.npz").err) < 600, name
 
 
 def test_single_images_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import pytest
 from conftest import Result, dprune, image_bytes
 from PIL import Image
 
-from dprune.errors import UsageError
+from dprune.decoding import PIECE
+from dprune.errors import Interrupted, UsageError
 from dprune.formats.features import open_features
 from dprune.formats.shards import Dataset
 from dprune.measuring.making import Embedding
 from dprune.measuring.side_paths import SidePath
 from dprune.measuring.sources import open_sources
-from dprune.packing.unpacked import PORTION, as_dataset, open_images
+from dprune.packing.unpacked import HELD, PORTION, as_dataset, open_images
 from dprune.runtime import Silent
 
 PIXELS = ("--model", "pixels", "--image-size", 4, "--workers", 0)
@@ -62,14 +63,37 @@ def measured(output: Path, *args: object) -> dict[str, Any]:
 # What is measured is what packing and embedding would give.
 
 
-@pytest.mark.parametrize("make", [lambda place: place, zipped], ids=["folder", "zip"])
-def test_features_are_those_of_packed_images(tmp_path: Path, make: Any) -> None:
-    place = make(folder(tmp_path / "photos"))
+def tabled(place: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(place.rglob("*.*"))
+    rows = {
+        "image": [{"bytes": path.read_bytes(), "path": path.name} for path in files],
+        "label": [CLASSES.index(path.parent.name) for path in files],
+    }
+    pq.write_table(pa.table(rows), place.with_suffix(".parquet"), row_group_size=5)
+    return place.with_suffix(".parquet")
+
+
+def archived(place: Path) -> Path:
+    pixels = np.stack([np.asarray(Image.open(path)) for path in sorted(place.rglob("*.*"))])
+    np.savez(place.with_suffix(".npz"), pixels, np.arange(len(pixels)) % 3)
+    return place.with_suffix(".npz")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda place: place, zipped, tabled, archived], ids=["folder", "zip", "parquet", "npz"]
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_features_are_those_of_packed_images(tmp_path: Path, make: Any, workers: int) -> None:
+    place = make(folder(tmp_path / "photos", 40))
     dprune("pack", place, "-o", tmp_path / "shards").ok()
     dprune("embed", tmp_path / "shards", *PIXELS, "-o", tmp_path / "store").ok()
-    source = open_sources({"generated": SidePath.of(str(place))}, PLAIN)["generated"]
+    embedding = replace(PLAIN, workers=workers)
+    source = open_sources({"generated": SidePath.of(str(place))}, embedding)["generated"]
     found, expected = source.open(Silent()), open_features(tmp_path / "store")
-    np.testing.assert_array_equal(found.rows(0, 12), expected.rows(0, 12))
+    np.testing.assert_array_equal(found.rows(0, 40), expected.rows(0, 40))
     np.testing.assert_array_equal(found.labels(), expected.labels())
     assert (source.name, source.model) == (str(place), "pixels")
 
@@ -143,19 +167,53 @@ def test_images_drawn_anew_under_the_same_names_and_sizes_are_others(tmp_path: P
     draw(50).fails(3, "was made otherwise", "--overwrite")
 
 
-def test_a_rerun_makes_nothing_and_a_stopped_one_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+class Counting(Silent):
+    """Counts images, and asks to stop after some."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.seen, self._most = 0, most
+
+    def advance(self, count: int = 1) -> None:
+        self.seen += count
+
+    def stop_requested(self) -> bool:
+        return self.seen >= self._most
+
+
+def test_features_that_were_stopped_go_on_and_those_that_are_whole_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dprune.packing.unpacked.PORTION", 5)
-    generated, reference = folder(tmp_path / "g"), folder(tmp_path / "r", seed=1)
-    args = ("eval", generated, reference, *PIXELS, "--metrics", "fid")
-    dprune(*args, "--stop-after", "0s", "-o", tmp_path / "m.json").fails(75)
-    dprune(*args, "-o", tmp_path / "m.json").ok()
-    caplog.clear()
-    caplog.set_level(logging.DEBUG)
-    dprune(*args, "-o", tmp_path / "again.json").ok()
-    assert "embedding" not in caplog.text
-    assert (tmp_path / "m.json").read_bytes() == (tmp_path / "again.json").read_bytes()
+    source = open_sources({"generated": SidePath.of(str(folder(tmp_path / "g")))}, PLAIN)["generated"]
+    with pytest.raises(Interrupted):
+        source.open(Counting(7))
+    monitor = Counting()
+    whole = source.open(monitor).rows(0, 12)
+    assert monitor.seen == 2, "but for ten, of which it knew when it stopped"
+    monitor = Counting()
+    np.testing.assert_array_equal(source.open(monitor).rows(0, 12), whole)
+    assert monitor.seen == 0
+
+
+def test_a_time_limit_ends_with_75_and_another_run_is_whole(tmp_path: Path) -> None:
+    places = folder(tmp_path / "g", 40), folder(tmp_path / "r", seed=1)
+    dprune("eval", *places, *PIXELS, "--stop-after", "0s", "-o", tmp_path / "m.json").fails(75)
+    dprune("eval", *places, *PIXELS, "-o", tmp_path / "m.json").ok()
+
+
+def test_a_reader_holds_what_is_decoded_together(tmp_path: Path) -> None:
+    """Or images of a table would be come to from the front again after each label."""
+    assert HELD >= PIECE
+    source, loaded = open_images(str(folder(tmp_path / "g", 40))), list[int]()
+    load = source.load
+    source.load = lambda number: (loaded.append(number), load(number))[1]  # type: ignore[method-assign]
+    reader = as_dataset("g", source).shards[0].reader()
+    loaded.clear()
+    for row in range(PIECE):
+        reader.label(row)
+    for row in range(PIECE):
+        reader.image(row)
+    assert loaded == list(range(PIECE))
 
 
 def test_a_dry_run_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import DATA, Result, dprune, image_bytes, members
+from damage import damaged
 from PIL import Image
 
 from dprune.formats.npz_images import NO_LABELS
@@ -215,6 +216,18 @@ def test_labels_of_every_type_of_column(tmp_path: Path) -> None:
     assert labels(tmp_path / "none") == []
 
 
+def test_all_splits_number_classes_alike(tmp_path: Path) -> None:
+    table(tmp_path / "in" / "train.parquet", image=struct(2), label=["eel", "cat"])
+    table(tmp_path / "in" / "val.parquet", image=struct(2), label=["dog", "eel"])
+    table(tmp_path / "in" / "test.parquet", image=struct(2))
+    for split, expected in (("train", [2, 0]), ("val", [1, 2])):
+        pack(tmp_path / "in", tmp_path / split, "--split", split)
+        assert labels(tmp_path / split) == expected
+        assert (tmp_path / split / "classes.txt").read_text() == "cat\ndog\neel\n"
+    table(tmp_path / "in" / "val.parquet", image=struct(2), label=["ant", "eel"])
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "train").fails(3, "--overwrite")
+
+
 def test_columns_that_are_named(tmp_path: Path) -> None:
     file = table(tmp_path / "t.parquet", left=struct(2), right=struct(2), coarse_label=[5, 6], fine_label=[7, 8])
     refused(file).fails(3, "'left' and 'right' may be the images", "--image-column")
@@ -317,6 +330,19 @@ def test_damaged_files(tmp_path: Path) -> None:
     dprune("pack", "https://x.org/t.parquet", "-o", tmp_path / "x").fails(3, "download it")
     os.mkfifo(tmp_path / "p.parquet")
     refused(tmp_path / "p.parquet").fails(3)
+
+
+@pytest.mark.parametrize(
+    "source", ["hub/data/train-00000-of-00002.parquet", "saved/data-00000-of-00002.arrow"], ids=["parquet", "arrow"]
+)
+def test_damage_of_any_kind_ends_with_one_sentence(tmp_path: Path, source: str) -> None:
+    whole = (TABLES / source).read_bytes()
+    path = tmp_path / f"t{Path(source).suffix}"
+    # Of pyarrow, damage that it is not asked to look for ends the process.
+    for name, data in damaged(whole, source):
+        path.write_bytes(data)
+        result = dprune("pack", path, "-o", tmp_path / "out", "--workers", 0, "--overwrite")
+        assert result.code == 0 or len(result.fails(3).err) < 600, name
 
 
 def test_a_stream_that_ends_between_batches_is_cut_short(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -174,6 +175,24 @@ def test_networks_agree() -> None:
             plain, quick = torch.tensor(errors, dtype=DOUBLE)
             assert quick.max() < 1e-12 + 3 * plain.max(), (network, dtype)
             assert quick.mean() < 1e-13 + 2 * plain.mean(), (network, dtype)
+
+
+@pytest.mark.parametrize("others", [{"attention": (1,), "groups": 8}, {"attention": (0, 1), "middle_attention": False},
+                                    {"groups": 2, "encoded_channels": 5}, {"quant_conv": False}])  # fmt: skip
+def test_layers_of_others(others: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    plain = VAE(dataclasses.replace(CONFIG, **others)).to(DEVICE, DOUBLE, memory_format=torch.channels_last)
+    fused = copy.deepcopy(plain)
+    fused.run = FusedLayers(DOUBLE)
+    images, latents = drawn(2, 3, 8, 8), drawn(2, 3, 4, 4)
+    with torch.inference_mode():
+        for network in (plain.encoder, plain.decoder):
+            for layer in network:
+                if isinstance(layer, nn.GroupNorm):
+                    layer.weight.copy_(drawn(len(layer.weight)))
+        fused.load_state_dict(plain.state_dict())
+        assert unlike(fused.encode(images), plain.encode(images)) < 1e-6
+        assert unlike(fused.decode(latents), plain.decode(latents)) < 1e-12
 
 
 def test_last_layer_is_differentiated_twice_and_once_more() -> None:

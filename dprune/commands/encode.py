@@ -38,20 +38,26 @@ if TYPE_CHECKING:
 def command(*, delivery: Delivery, shards: tuple[str, ...], members: MemberChoice, encoding: EncodeSettings) -> None:
     """Turn the images of shards into a store of latents.
 
-    Images are brought to the size that the autoencoder was trained at: shorter side, middle square. Of a vq
-    autoencoder the store holds codes and the codebook, of a kl one means and log-variances. A rerun encodes only
-    the shards that are missing; processes with RANK and WORLD_SIZE set share the shards of one store, and so do the
-    tasks of a SLURM array. An image that cannot be decoded gets a row of zeros and is marked as not valid.
+    Images are brought to the size that the autoencoder was trained at, or to --image-size: shorter side, middle
+    square. Of a vq autoencoder the store holds codes and the codebook, of a kl one means and log-variances. A rerun
+    encodes only the shards that are missing; processes with RANK and WORLD_SIZE set share the shards of one store,
+    and so do the tasks of a SLURM array. An image that cannot be decoded gets a row of zeros and is marked as not
+    valid.
 
     On a GPU the encoder computes in float16 unless --precision says otherwise. Where two codes are almost equally
     near it may find the other one than float32: at 1.5% of the places with 16,384 codes, which changed the
     reconstruction of photos by less than 0.02 dB each. bf16 is as fast and changes 12.5%. A store is of one precision.
+
+    Autoencoders made elsewhere are read as they are: Stable Diffusion's, alone or inside of a checkpoint, and folders
+    of diffusers; VQGANs of taming-transformers and latent-diffusion; LlamaGen's. What a file holds is told by its names
+    and shapes, see dprune-files(7). They are for images of any size.
 
     \b
     Examples:
       dprune encode shards --vae vae/model.safetensors -o latents
       dprune encode 'shards/{000000..000099}.tar' --vae vae/model.safetensors --flips -o latents
       dprune encode shards --vae vae/model.safetensors --verify 64 -o latents
+      dprune encode shards --vae sd-vae-ft-mse.safetensors --image-size 256 -o latents
       torchrun --nproc-per-node 8 -m dprune encode shards --vae vae/model.safetensors --stop-after 3h50m -o latents
     """
     from dprune.encoding.job import open_encode

@@ -41,6 +41,8 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
                    "With --size: how images are written; png and webp are lossless.", default="png"),
     click.option("--subset", metavar="FILE",
                  help="Write only these samples: ids (.npy), keys (text), uids of DataComp, or - for stdin."),
+    click.option("--labels", metavar="FILE",
+                 help="Labels by file or key: CSV, TSV, JSON or JSON lines; json:FIELD: of each image's KEY.json."),
     options.choice("--keys", ["path", "unique"], "Refuse repeated keys, or tell them apart by a number.",
                    default="path"),
     click.option("--split", metavar="NAME",
@@ -66,15 +68,16 @@ def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings
     handwritten digits that scikit-learn ships. Several are packed one after the other, of any kinds but streams, with
     one numbering of their classes. Interrupted packs go on when the same command runs again.
 
-    The folder that an image lies in becomes its label, and classes.txt says the order of the classes. Of folders called
-    train, val, test and the like, the training data are taken unless --split says otherwise. Images in formats that
-    shards do not hold become PNG, and of animations and pages the first is taken. Files that are left out are counted
-    by their suffixes.
+    The folder that an image lies in becomes its label, unless --labels gives it; classes.txt says the order of the
+    classes. Of folders called train, val, test and the like, the training data are taken unless --split says otherwise.
+    Images in formats that shards do not hold become PNG, and of animations and pages the first is taken. Files that
+    are left out are counted by their suffixes.
 
     \b
     Examples:
       dprune pack photos -o shards --size 256
       dprune pack cifar10.zip --split test -o held-out
+      dprune pack photos --labels labels.csv -o shards
       dprune pack photos more.zip old-shards -o shards --keys unique
       dprune pack imagenet-1k/data --size 256 -o shards
       dprune pack samples_50000x256x256x3.npz -o generated

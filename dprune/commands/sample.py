@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("model", metavar="MODEL")
 @options.gathers(
     "sampling", "dprune.sampling.settings:SampleOptions",
-    click.option("--vae", required=True, metavar="FILE", help="Autoencoder that decodes the latents."),
+    click.option("--vae", required=True, metavar="FILE", help="Autoencoder that decodes the latents; as of encode."),
     click.option("--seeds", required=True, metavar="SEEDS", help="One for each image: 0-49999, or 3,5,9-12."),
     click.option("--classes", metavar="CLASSES",
                  help="balanced, random, proportional, or a list that takes turns by the seed.  [default: balanced]"),

@@ -29,6 +29,8 @@ NO_LABELS = "none"
 """What leaves labels out though there is an array of them."""
 BLOCK_BYTES = 8 << 20
 """Of images that are read at once, unless one has more."""
+LONGEST_REASON = 120
+"""Of what numpy and zipfile say of a damaged archive, which may hold whatever they found there."""
 AGAIN = "copy or make it again"
 _MOST_LABEL_BYTES = 1 << 30
 _CHANNELS = (1, 3)
@@ -128,8 +130,8 @@ def _described(path: str) -> Iterator[None]:
     except Exception as error:  # damaged archives make both raise nearly anything
         if isinstance(error, OSError) and error.errno:
             raise unreadable(path, error) from error
-        reason = str(error) or type(error).__name__
-        raise InputError(f"{path}: is no whole .npz archive ({reason.rstrip('.')}): {AGAIN}.") from error
+        reason = (str(error) or type(error).__name__)[:LONGEST_REASON].rstrip(".")
+        raise InputError(f"{path}: is no whole .npz archive ({reason}): {AGAIN}.") from error
 
 
 def _cut(size: int) -> Iterator[int]:

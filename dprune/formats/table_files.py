@@ -30,6 +30,8 @@ _PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 _FOOTER_END = 8
 """Bytes behind a parquet file's footer: its length and the magic."""
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+LONGEST_REASON = 120
+"""Of what a library says of a damaged file, which may hold whatever it found there."""
 AGAIN = "copy or make it again"
 
 # A pyarrow.RecordBatch, and a pyarrow.Schema; pyarrow has no types, and may be missing.
@@ -127,7 +129,7 @@ def described(path: str) -> Iterator[None]:
 
 
 def _damaged(path: str, error: Exception) -> InputError:
-    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    reason = (str(error) or type(error).__name__).splitlines()[0][:LONGEST_REASON].rstrip(".")
     return InputError(f"{path}: is damaged or cut short ({reason}): {AGAIN}.")
 
 
@@ -162,7 +164,7 @@ class ParquetFile(TableFile):
         with arrow("pyarrow.parquet").ParquetFile(
             self.path, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
         ) as file:
-            rows = _rows_at_once(file.metadata, columns)
+            rows = _rows_at_once(file.metadata)
             for batch in file.iter_batches(rows, row_groups=wanted, columns=list(columns), use_threads=False):
                 if passed + batch.num_rows > begin:
                     yield batch.slice(max(0, begin - passed))
@@ -184,14 +186,10 @@ def _parquet_footer(path: str) -> bytes:
         return file.read(length)
 
 
-def _rows_at_once(meta: Any, columns: Sequence[str]) -> int:
-    """Return how many rows of the columns make a batch, by the sizes that the footer states."""
-    size: int = 0
-    for number in range(meta.num_row_groups):
-        group = meta.row_group(number)
-        for column in map(group.column, range(group.num_columns)):
-            if any(f"{column.path_in_schema}.".startswith(f"{name}.") for name in columns):
-                size += int(column.total_uncompressed_size)
+def _rows_at_once(meta: Any) -> int:
+    """Return how many rows make a batch, by the sizes that the footer states."""
+    # What it states of single columns is not asked for: where that is damaged, pyarrow ends the process.
+    size = sum(int(meta.row_group(number).total_byte_size) for number in range(meta.num_row_groups))
     return min(BATCH_ROWS, max(1, BATCH_BYTES * int(meta.num_rows) // max(1, size)))
 
 
@@ -221,7 +219,10 @@ class ArrowFile(TableFile):
         passed = 0
         for batch in _Mapped(self.path).batches():
             if passed + batch.num_rows > begin:
-                yield batch.select(names).slice(max(0, begin - passed))
+                wanted = batch.select(names)
+                # The offsets of damaged bytes and texts may lead anywhere, and pyarrow follows them.
+                wanted.validate(full=True)
+                yield wanted.slice(max(0, begin - passed))
             passed += batch.num_rows
         if passed != self.rows:
             raise ValueError("it holds other rows than when it was opened")
@@ -247,7 +248,7 @@ class _Mapped:
         held = 0
         for batch in self._reader if self._is_stream else map(self._reader.get_batch, range(self._number())):
             yield batch
-            held += batch.nbytes
+            held += batch.get_total_buffer_size()
             if held > _LET_GO:
                 self._map.madvise(mmap.MADV_DONTNEED)
                 held = 0

@@ -24,6 +24,7 @@ from dprune.formats.uids import is_uids
 from dprune.formats.whole_files import read_file
 from dprune.inspecting.findings import Findings
 from dprune.measuring.pairs import PAIR
+from dprune.models.vae_files import open_vae
 
 MOST_EXAMPLES = 3
 _LATENTS = {name + suffix for names in NAMES.values() for name in names for suffix in ("", FLIPPED)}
@@ -158,8 +159,36 @@ def inspect_tensors(path: str) -> Findings:
         _clusters(findings)
     else:
         _tensors(findings, shapes)
+        if findings.kind == "tensors" and not metadata:
+            _autoencoder(findings, path)
     findings.problems += row_problems(path, shapes, metadata.get("count") if findings.kind == "part" else None)
     return findings
+
+
+def inspect_torch(path: str) -> Findings:
+    """Inspect a torch file, of which only an autoencoder's is told.
+
+    Raises:
+        InputError: it is none.
+    """
+    findings = Findings(path)
+    _autoencoder(findings, path)
+    if findings.kind != "autoencoder":
+        raise InputError(
+            f"{path}: is a file of torch's, and holds no autoencoder that dprune knows: name another file."
+        )
+    return findings
+
+
+def _autoencoder(findings: Findings, path: str) -> None:
+    """Say what a file is where others wrote an autoencoder to it."""
+    try:
+        file = open_vae(path)
+    except InputError:
+        return
+    findings.kind = "autoencoder"
+    told = {name: value for name, value in file.network.items() if name not in ("kind", "image_size")}
+    findings.content |= {"network": told}
 
 
 def hold_to_digests(findings: Findings, file: TensorFile) -> None:

@@ -20,8 +20,17 @@ from dprune.formats.provenance import Record
 from dprune.formats.stores import PART, Store
 from dprune.formats.tensor_files import TensorFile
 from dprune.inspecting.findings import Findings
-from dprune.inspecting.inspect_files import MOST_EXAMPLES, hold_to_digests, inspect_tensors, row_problems, tensor_shapes
+from dprune.inspecting.inspect_files import (
+    MOST_EXAMPLES,
+    hold_to_digests,
+    inspect_tensors,
+    inspect_torch,
+    row_problems,
+    tensor_shapes,
+)
 from dprune.inspecting.inspect_shards import Look, inspect_tars
+from dprune.models.foreign_vaes import weights_in
+from dprune.models.weights import is_torch_file
 from dprune.training.run import CHECKPOINTS, MODEL, STATE
 
 
@@ -52,6 +61,8 @@ def inspect_folder(folder: str, kind: str, look: Look) -> Findings:
         findings = _report(folder, manifest)
     elif kind == "run" or os.path.isfile(os.path.join(folder, MODEL)):
         findings = _run(folder, manifest)
+    elif (weights := weights_in(Path(folder))) != Path(folder):
+        findings = inspect_torch(str(weights)) if is_torch_file(weights) else inspect_tensors(str(weights))
     else:
         raise InputError(f"{folder}: is a folder without anything that dprune makes: name a file in it.")
     if unfinished:

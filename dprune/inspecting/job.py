@@ -15,10 +15,17 @@ from safetensors import SafetensorError
 from dprune.errors import InputError, unreadable
 from dprune.formats.kinds import ARRAY_FILES, TENSOR_FILES, kind_of
 from dprune.inspecting.findings import DIGITS, NONSENSE, Findings
-from dprune.inspecting.inspect_files import inspect_array, inspect_keys, inspect_result, inspect_tensors
+from dprune.inspecting.inspect_files import (
+    inspect_array,
+    inspect_keys,
+    inspect_result,
+    inspect_tensors,
+    inspect_torch,
+)
 from dprune.inspecting.inspect_folders import inspect_folder
 from dprune.inspecting.inspect_shards import Look, inspect_shards
 from dprune.inspecting.rendering import plain_text, terminal_text
+from dprune.models.weights import is_torch_file
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,8 @@ def _dispatch(name: str, sources: Sequence[str], look: Look) -> Findings:
     with open(source, "rb") as file:
         if not file.read(1):
             raise InputError(f"{source}: is empty: make it again.")
+    if kind in ("zip", "file") and is_torch_file(source):
+        return inspect_torch(source)
     # Its name tells what it is meant to be where its bytes say nothing.
     kind = Path(source).suffix if kind in ("file", "zip", "png") else kind
     if kind in (*ARRAY_FILES, ".npy"):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dprune.embedding.settings import INCEPTION_DIMENSION, EmbedSettings
+from dprune.embedding.settings import INCEPTION_DIMENSION
 from dprune.errors import MismatchError, UsageError
 from dprune.formats.arrays import Array, read_ids
 from dprune.formats.features import Features, Unlabelled, open_features
@@ -14,7 +14,7 @@ from dprune.formats.provenance import Record, check_same_dataset, nearest_first
 from dprune.formats.statistics import Statistics
 from dprune.measuring.making import Embedding, Making, SideImages
 from dprune.measuring.side_paths import SidePath
-from dprune.runtime import Monitor
+from dprune.runtime import Monitor, Silent
 
 _log = logging.getLogger("dprune")
 
@@ -66,16 +66,16 @@ def open_sources(
         raise UsageError("--model and its options are for images, and all sides are features: leave them out.")
     _check_members(images, embedding)
     found = {role: _ready(side.path) for role, side in paths.items() if role not in images}
+    for source in found.values():
+        _check_width(statistics, source.open(Silent()).shape[1], f"{source.name} has")
     known = {some.name: some.features for some in statistics}
     like = next((record for record in (*(source.record for source in found.values()), *known.values()) if record), None)
     if images:
         options = embedding.options(like)
-        for some in statistics:
-            check_width(some, options.settings)
+        _check_width(statistics, options.settings.dimension, f"{options.settings.network} gives")
         opened = {role: SideImages.open(side, embedding.members) for role, side in images.items()}
-        for role, side in opened.items():
-            others = [opened.get(other) for other in paths if other != role]
-            found[role] = _to_make(Making.plan(side, options), labelled=_share_classes(side, others))
+        labelled = {role: _share_classes(role, opened, paths) for role in opened}
+        found |= {role: _to_make(Making.plan(some, options), labelled[role]) for role, some in opened.items()}
     sources = {role: found[role] for role in paths}
     check_space({source.name: source.record for source in sources.values()} | known)
     _warn_of_roles(sources)
@@ -87,28 +87,36 @@ def _check_members(images: Mapping[str, SidePath], embedding: Embedding) -> None
         raise UsageError("--image-member and --label-member speak of shards, which no side is: leave them out.")
 
 
-def _share_classes(images: SideImages, others: Sequence[SideImages | None]) -> bool:
-    """Tell whether the labels of images that were not packed number the same classes as all others' do.
+def _share_classes(role: str, opened: Mapping[str, SideImages], sides: Iterable[str]) -> bool:
+    """Tell whether the labels of a side's images number the same classes as those of all other sides do.
 
-    Folders may be classes, batches or dates: what numbers the same is what has the same names.
+    Folders may be classes, batches or dates: what numbers the same is what has the same names. Whoever packed images
+    has said that their folders are classes.
     """
+    images = opened[role]
+    others = [opened.get(other) for other in sides if other != role]
     return images.packed or not images.classes or all(other and other.classes == images.classes for other in others)
 
 
-def check_width(statistics: Statistics, settings: EmbedSettings) -> None:
-    """Refuse, before it works, a network whose features are of other dimensions than those behind statistics.
+def _check_width(statistics: Sequence[Statistics], width: int | None, whose: str) -> None:
+    """Refuse features of other dimensions than those behind statistics of other programs, before any work.
+
+    Args:
+        statistics: which the features are held to.
+        width: dimension of the features, None where it is not known yet.
+        whose: the features, with a verb.
 
     Raises:
-        MismatchError: they are.
+        MismatchError: a dimension differs.
     """
-    stated, given = len(statistics.mean), settings.dimension
-    if given in (None, stated):
-        return
-    remedy = "--model inception" if stated == INCEPTION_DIMENSION else "by --model the network that made them"
-    raise MismatchError(
-        f"{statistics.name} holds statistics of {stated:,} dimensions, and {settings.network} gives {given:,}: "
-        f"give {remedy}."
-    )
+    for some in statistics:
+        stated = len(some.mean)
+        if some.features is None and width not in (None, stated):
+            like = "--model inception" if stated == INCEPTION_DIMENSION else "the network that made the statistics"
+            raise MismatchError(
+                f"{some.name} holds statistics of {stated:,} dimensions, and {whose} {width:,}: embed the images with "
+                f"{like}."
+            )
 
 
 def open_with_held_out(
@@ -212,7 +220,7 @@ def _ready(path: str) -> FeatureSource:
     return FeatureSource(features.name, record, features.as_parent(), lambda monitor: features, features.fingerprint)
 
 
-def _to_make(making: Making, *, labelled: bool) -> FeatureSource:
+def _to_make(making: Making, labelled: bool) -> FeatureSource:
     def opened(monitor: Monitor) -> Features:
         features = making.open(monitor)
         return features if labelled else Unlabelled(features)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,10 @@ class LoadedDiT:
     def trained(self) -> TrainedClasses:
         """The classes that it was trained on."""
         return TrainedClasses.of(self.file.network, self.model.config.classes)
+
+    def scaled(self, factor: float, shift: float) -> LoadedDiT:
+        """Return it for latents z of which it saw (z - shift) * factor in its training."""
+        return replace(self, mean=torch.full_like(self.mean, shift), std=torch.full_like(self.std, 1 / factor))
 
     def denormalised(self, latents: Tensor) -> Tensor:
         """Bring normalised latents [B, C, H, W] to the scale that the autoencoder decodes."""

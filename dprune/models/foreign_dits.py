@@ -17,10 +17,9 @@ from dprune.models.architectures import HEADS
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.parametrization import INFERRED, PREDICTIONS, unsaid
 from dprune.models.probe import answers_of
+from dprune.models.vae_config import LATENT_SCALE
 from dprune.models.weights import read_state
 
-LATENT_SCALE = 0.18215
-"""What DiT and SiT multiply the latents of Stable Diffusion's autoencoder with."""
 TRAINING_HEADS = "projectors."
 """Where REPA and what builds on it keep networks that only their training needs."""
 

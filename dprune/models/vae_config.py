@@ -7,6 +7,8 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 IMAGE_CHANNELS = 3
+LATENT_SCALE = 0.18215
+"""What the latents of Stable Diffusion's autoencoder are multiplied with for transformers made elsewhere."""
 
 
 @dataclass(frozen=True)

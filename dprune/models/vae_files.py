@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.latents import MOST_CODES
 from dprune.formats.provenance import Record
 from dprune.models.files import ModelFile
-from dprune.models.foreign_vaes import ForeignVAE, open_foreign_vae, weights_in
-from dprune.models.vae_config import VAEConfig
+from dprune.models.foreign_vaes import GROUPS, ForeignVAE, open_foreign_vae, weights_in
+from dprune.models.vae_config import LATENT_SCALE, VAEConfig
 
 
 def open_vae(path: str | Path, image_size: int | None = None) -> ModelFile:
@@ -47,6 +48,28 @@ def open_vae(path: str | Path, image_size: int | None = None) -> ModelFile:
 def takes_any_size(file: ModelFile) -> bool:
     """Tell whether an autoencoder is for images of no size in particular, as those made elsewhere are."""
     return isinstance(file, ForeignVAE)
+
+
+def beside_digest(file: ModelFile) -> Record:
+    """Return what decides an autoencoder's results and its digest does not hold, but a configuration beside it."""
+    groups = file.network.get("groups", GROUPS) if takes_any_size(file) else GROUPS
+    return {} if groups == GROUPS else {"vae_groups": groups}
+
+
+class LatentScale(NamedTuple):
+    """What transformers made elsewhere see of latents z: (z - shift) * factor."""
+
+    factor: float = LATENT_SCALE
+    shift: float = 0.0
+
+    @classmethod
+    def of(cls, file: ModelFile) -> LatentScale:
+        """Return what the configuration of an autoencoder says, Stable Diffusion's where none does."""
+        return cls(file.network.get("scaling_factor", LATENT_SCALE), file.network.get("shift_factor", 0.0))
+
+    def options(self) -> Record:
+        """Return what provenance records: nothing of what is usual."""
+        return {} if self == LatentScale() else {"latent_scale": list(self)}
 
 
 def latent_network(file: ModelFile) -> Record:

@@ -37,6 +37,8 @@ _LIGHTNING_NOTES = (
     "utilities.parsing.AttributeDict",
 )
 """What its checkpoints hold beside weights."""
+_PICKLE = b"\x80\x02"
+"""What torch's files began with before they were zip archives."""
 _DEEPEST = 4
 _DIGESTED_AT_ONCE = 32 << 20
 
@@ -131,6 +133,18 @@ def map_state(path: Path) -> dict[str, Tensor]:
         InputError: as `read_state`.
     """
     return _tensors(path, _read_torch(path, mapped=True))
+
+
+def is_torch_file(path: str | Path) -> bool:
+    """Tell by its beginning and its parts whether torch wrote a file, without torch."""
+    with open(path, "rb") as file:
+        if file.read(2) == _PICKLE:
+            return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("data.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _tensors(path: Path, content: dict[Any, Any]) -> dict[str, Tensor]:

@@ -140,13 +140,25 @@ def read_classes(title: str, content: bytes) -> list[str]:
         content: of the file.
 
     Raises:
-        InputError: a name stands twice, or a line is empty.
+        InputError: a name stands twice.
     """
     # Names may hold what str.splitlines takes for the end of a line.
     lines = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").rstrip("\r\n").split("\n")
     names = [line.removesuffix("\r") for line in lines]
-    twice = next((name for name, count in Counter(names).items() if count > 1 or not name), None)
-    if twice is not None and names != [""]:
-        said = f"the class {twice!r} stands twice" if twice else "a line is empty"
-        raise InputError(f"{title}: {said}, so its lines do not number the classes: mend it.")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(
+            f"{title}: the class {twice[0]!r} stands twice, so its lines do not number the classes: mend it."
+        )
     return names if names != [""] else []
+
+
+def check_order(title: str, names: Sequence[str]) -> None:
+    """Refuse a list that somebody may have written with a gap, by which all that follow would be another class.
+
+    Raises:
+        InputError: a line is empty.
+    """
+    if "" in names:
+        raise InputError(
+            f"{title}: line {names.index('') + 1} is empty, so its lines do not number the classes: mend it."
+        )

@@ -81,12 +81,14 @@ class FileChoice:
         beside: suffixes of files that become members of the sample of the image that they are called like.
         sidecars: suffixes of files beside images that are read and do not become members.
         relabelled: whether labels come from elsewhere, so that folders say nothing of them.
+        listing: path of the file in it that holds them, which then is none of those that are left out.
     """
 
     split: str | None = None
     beside: Collection[str] = ()
     sidecars: Collection[str] = ()
     relabelled: bool = False
+    listing: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse images beside images.

@@ -15,7 +15,7 @@ from pathlib import Path
 from dprune.errors import BadImage, InputError, unreadable
 from dprune.formats.members import LABEL_SUFFIX
 from dprune.formats.provenance import Record, parent_record
-from dprune.packing.classes import escaped, in_order, read_classes
+from dprune.packing.classes import check_order, escaped, in_order, read_classes
 from dprune.packing.files import FileChoice, ImageFile, beside_images, classes_file, is_hidden, shard_suffix, sorted_out
 from dprune.packing.samples import Sample
 from dprune.packing.sources import MOST_BYTES, Source, is_called_an_image
@@ -51,6 +51,8 @@ class ImageFiles(Source):
         if choice.relabelled or LABEL_SUFFIX in choice.beside:
             classes = FolderClasses({}, [])
         self._name_classes(classes, classes_file(images, others), others)
+        self._listing = next((file for file in others if file.path == choice.listing), None)
+        others = [file for file in others if file is not self._listing]
         self._beside = beside_images(images, others, {*choice.beside, *choice.sidecars}, left)
         self.left_out = {kind: count for kind, count in left.most_common() if count}
         if not images:
@@ -61,7 +63,8 @@ class ImageFiles(Source):
         """Number the classes, in the order of a list if there is one, which then is none of the other files."""
         if listed and (classes.names or self._choice.relabelled):
             title = f"{self._location}: {listed.path}"
-            self.order = read_classes(title, self._whole(listed))
+            self.order = read_classes(title, self._text(listed))
+            check_order(title, self.order)
             others.remove(listed)
             if classes.names:
                 classes = in_order(classes, self.order, listed.folder, title)
@@ -117,10 +120,20 @@ class ImageFiles(Source):
     def _place(self) -> str:
         return os.path.abspath(self._location)
 
+    def listing(self) -> bytes | None:
+        """Read the file of labels that was chosen, None where there is none."""
+        return None if self._listing is None else self._text(self._listing)
+
     def sidecar(self, number: int, suffix: str) -> bytes | None:
         """Read the file of this suffix that is called like an image, None if there is none."""
         files = self._beside.get(self._files[number].stem, ())
         return next((self._whole(file) for file in files if file.suffix == suffix), None)
+
+    def _text(self, file: ImageFile) -> bytes:
+        try:
+            return self._whole(file)
+        except BadImage as error:
+            raise InputError(f"{self._location}: {file.path} {error}.") from error
 
     def _whole(self, file: ImageFile) -> bytes:
         if file.size > MOST_BYTES:

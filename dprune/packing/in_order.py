@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from dprune.packing.samples import Sample
 from dprune.packing.sources import Source
 
-PASSED_OVER = 4096
-"""Samples that are read in vain rather than looked up anew."""
-
 
 class InOrder(Source):
     """Samples that are costly to come to, and cheap from there on.
 
     Packing reads each of them once, in the main process. Others may load single samples, and do well to keep the order.
+
+    Attributes:
+        passed_over: samples that are read in vain rather than looked up anew.
     """
 
+    passed_over = 4096
     _place: tuple[int, int, Iterator[Sample]] | None = None
 
     @abstractmethod
@@ -39,7 +40,7 @@ class InOrder(Source):
     def _sample(self, number: int) -> Sample:
         process, place, samples = self._place or (0, 0, iter(()))
         # What a forked worker inherits is the main process's place, whose open file it must not use.
-        if process != os.getpid() or not place <= number <= place + PASSED_OVER:
+        if process != os.getpid() or not place <= number <= place + self.passed_over:
             samples = self.samples(number)
         elif number > place:
             deque(itertools.islice(samples, number - place), maxlen=0)

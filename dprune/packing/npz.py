@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -33,6 +34,8 @@ class NpzSource(InOrder):
 
     # Workers are to share in the encoding.
     trusted = False
+    # To look one up is to read all that come before it.
+    passed_over = sys.maxsize
 
     def __init__(self, location: str, choice: TableChoice) -> None:
         self._archive = NpzImages.open(location, choice.image_column, choice.label_column)

@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 from dprune.errors import InputError, UsageError
 from dprune.formats.locations import expand
-from dprune.formats.members import MemberChoice
+from dprune.formats.members import LABEL_SUFFIX, MemberChoice
+from dprune.formats.npz_images import NO_LABELS
 from dprune.formats.publish import STDOUT
 from dprune.formats.shards import open_dataset
 from dprune.formats.subsets import read_subset
 from dprune.packing.files import FileChoice
 from dprune.packing.folders import FolderSource, ImageFiles, images_beside_shards, is_images
 from dprune.packing.joined import JoinedSources
+from dprune.packing.labels import Labelled, find_labels, place_in, sidecars_of
 from dprune.packing.npz import NpzSource, is_npz
 from dprune.packing.settings import PackSettings
 from dprune.packing.sources import DigitsSource, ShardSource, Source, is_called_an_image
@@ -45,11 +47,15 @@ def _is_image_files(location: str) -> bool:
 
 def _open_image_files(locations: Sequence[str], settings: PackSettings) -> Source:
     kind = FolderSource if os.path.isdir(locations[0]) else ZipSource
-    return kind(locations[0], FileChoice(settings.split, settings.beside))
+    listing = None if settings.labels is None else place_in(locations[0], settings.labels)
+    sidecars = sidecars_of(settings.labels)
+    relabelled = settings.labels is not None
+    return kind(locations[0], FileChoice(settings.split, settings.beside, sidecars, relabelled, listing))
 
 
 def _table_choice(settings: PackSettings) -> TableChoice:
-    return TableChoice(settings.split, settings.image_column, settings.label_column, settings.beside)
+    column = settings.label_column if settings.labels is None else NO_LABELS
+    return TableChoice(settings.split, settings.image_column, column, settings.beside)
 
 
 def _tell_of_no_labels(location: str, source: Source) -> None:
@@ -68,6 +74,7 @@ OPENERS = (
 
 def find_source(locations: Sequence[str], settings: PackSettings, members: MemberChoice) -> Source | Streams:
     """Open what is to be packed; see `open_pack`."""
+    _check_labels(settings, members)
     if streams := [location for location in locations if is_stream(location)]:
         return _open_streams(locations, streams, settings, members)
     kinds = [(location, opener_of(location)) for location in locations]
@@ -88,9 +95,13 @@ def find_source(locations: Sequence[str], settings: PackSettings, members: Membe
         else:
             raise _alone(group[0])
     _check_image_options(settings, [source for _, source in sources])
-    for location, source in sources:
-        _tell_of_no_labels(location, source)
-    return sources[0][1] if len(sources) == 1 else JoinedSources(sources)
+    relabelled = settings.labels is not None
+    source = sources[0][1] if len(sources) == 1 else JoinedSources(sources, relabelled=relabelled)
+    if settings.labels is not None:
+        return Labelled(source, find_labels(settings.labels, source))
+    for location, part in sources:
+        _tell_of_no_labels(location, part)
+    return source
 
 
 def opener_of(location: str) -> Opener | None:
@@ -107,10 +118,29 @@ def _open_streams(
         raise _alone(streams[0])
     if settings.subset is not None:
         raise _without_ids(locations[0])
-    _check_image_options(settings)
+    _check_streamed(settings)
     if STDOUT in streams and sys.stdin.isatty():
         raise UsageError("stdin is a terminal: pipe shards in, or name files.")
     return Streams(streams, members)
+
+
+def _check_labels(settings: PackSettings, members: MemberChoice) -> None:
+    """Refuse what says where labels come from, too."""
+    if settings.labels is None:
+        return
+    also = {
+        "--label-member": members.label_member is not None,
+        "--label-column": settings.label_column is not None,
+        f"--beside {LABEL_SUFFIX}": LABEL_SUFFIX in settings.beside,
+    }
+    if option := next((option for option, given in also.items() if given), None):
+        raise UsageError(f"--labels and {option} both say where labels come from: give one of them.")
+
+
+def _check_streamed(settings: PackSettings) -> None:
+    _check_image_options(settings)
+    if settings.labels is not None:
+        raise UsageError("--labels wants to know all keys beforehand: save the stream as a .tar file.")
 
 
 def _check_image_options(settings: PackSettings, sources: Sequence[Source] = ()) -> None:
@@ -139,7 +169,7 @@ def _open_shards(sources: Sequence[str], settings: PackSettings, members: Member
     if any(map(is_compressed, found)):
         if subset is not None:
             raise _without_ids(sources[0])
-        _check_image_options(settings)
+        _check_streamed(settings)
         return Streams(found, members)
     for location in sources:
         if is_called_an_image(location) and os.path.isfile(location):
@@ -148,8 +178,8 @@ def _open_shards(sources: Sequence[str], settings: PackSettings, members: Member
             _log.warning("%s: is taken as a folder of shards, and its %s images are left out.", location, f"{count:,}")
     dataset = open_dataset(found, members)
     if subset is None:
-        return ShardSource(dataset)
+        return ShardSource(dataset, relabelled=settings.labels is not None)
     ids, record = read_subset(subset, dataset)
     if not len(ids):
         raise InputError(f"{subset}: keeps no sample, and shards without samples help nobody.")
-    return ShardSource(dataset, ids, record)
+    return ShardSource(dataset, ids, record, relabelled=settings.labels is not None)

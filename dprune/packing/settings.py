@@ -14,6 +14,7 @@ class PackSettings:
     crop: str = "center"
     format: str = "png"
     subset: str | None = None
+    labels: str | None = None
     keys: str = "path"
     split: str | None = None
     beside: tuple[str, ...] = ()

@@ -53,13 +53,14 @@ class Tables:
     """The files of rows that are taken.
 
     Attributes:
-        files: in order, and `names` of them.
+        files: in order, with their names below what was given.
+        others: files of other splits, likewise.
         split: that was taken of several, or the only one; None where names tell of none.
         left_out: number of rows in other splits, and of files that are no part of a dataset.
     """
 
-    files: Sequence[TableFile]
-    names: Sequence[str]
+    files: Sequence[tuple[str, TableFile]]
+    others: Sequence[tuple[str, TableFile]]
     split: str | None
     left_out: dict[str, int]
 
@@ -109,7 +110,6 @@ def find_tables(locations: Sequence[str], split: str | None) -> Tables:
     places = [place for location in locations for place in _places(location, left)]
     if not places:
         raise InputError(f"{locations[0]}: holds no parquet or Arrow files of a dataset.")
-    names = _told_apart([place.name for place in places])
     files = [open_table(place.path) for place in places]
     sizes = Counter[str]()
     for place, file in zip(places, files, strict=True):
@@ -117,19 +117,11 @@ def find_tables(locations: Sequence[str], split: str | None) -> Tables:
     # Files are to splits what folders of images are to them.
     found = find_classes(locations[0], sizes, split)
     left.update(found.left_out)
-    taken = [number for number, place in enumerate(places) if found.split is None or place.split in found.labels]
-    return Tables(
-        [files[n] for n in taken], [names[n] for n in taken], found.split, {k: n for k, n in left.items() if n}
-    )
-
-
-def _told_apart(names: Sequence[str]) -> list[str]:
-    """Give files of several folders that are called alike a number."""
-    seen, found = Counter[str](), []
-    for name in names:
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name} {seen[name]}")
-    return found
+    taken, others = list[tuple[str, TableFile]](), list[tuple[str, TableFile]]()
+    for place, file in zip(places, files, strict=True):
+        wanted = found.split is None or place.split in found.labels
+        (taken if wanted else others).append((place.name, file))
+    return Tables(taken, others, found.split, {kind: count for kind, count in left.items() if count})
 
 
 def _places(location: str, left: Counter[str]) -> Iterator[TablePlace]:

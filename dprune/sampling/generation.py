@@ -19,7 +19,7 @@ from dprune.formats.shard_journal import Entry, Journal
 from dprune.models.dit_files import LoadedDiT, load_dit
 from dprune.models.files import ModelFile
 from dprune.models.vae import vae_of
-from dprune.models.vae_files import decoded_network
+from dprune.models.vae_files import LatentScale, decoded_network
 from dprune.precision import float32
 from dprune.runtime import Monitor, check_stop, default_workers, explained, take_device
 from dprune.sampling.drawing import Batch, Drawn, Sampler, Times
@@ -49,6 +49,8 @@ def generate(
         float32(tf32=settings.precision != "float32"),
     ):
         loaded = load_dit(model.path, device, settings.parametrization)
+        if not model.network:
+            loaded = loaded.scaled(*LatentScale.of(vae))
         decoded = decoded_network(vae, loaded.model.config.input_size, parent(model.record, "latents"))
         check_fit(settings, model.network or loaded.model.config.as_json(), decoded, model.path)
         sampler = Sampler(loaded, vae_of(vae, device), settings, device)

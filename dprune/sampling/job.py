@@ -22,7 +22,14 @@ from dprune.formats.shard_journal import Journal, complete_shards, existing_shar
 from dprune.formats.turns import Turns, due_pieces, peeked
 from dprune.models.files import ModelFile
 from dprune.models.parametrization import parametrization_of
-from dprune.models.vae_files import check_made, decoded_network, latent_network, open_vae
+from dprune.models.vae_files import (
+    LatentScale,
+    beside_digest,
+    check_made,
+    decoded_network,
+    latent_network,
+    open_vae,
+)
 from dprune.runtime import Monitor, array_task
 from dprune.sampling.cautions import cautions
 from dprune.sampling.exports import Export, GridExport, NpzExport
@@ -46,7 +53,8 @@ class SampleJob(Job):
         # A file made elsewhere does not say whether its model knows classes; those of DiT and SiT do.
         conditional = self.model.network.get("classes") != 0
         quantized = latent_network(self.vae)["kind"] == "vq"
-        options = self.settings.options(conditional=conditional, quantized=quantized)
+        options = self.settings.options(conditional=conditional, quantized=quantized) | beside_digest(self.vae)
+        options |= {} if self.model.network else LatentScale.of(self.vae).options()
         parents = {"model": self.model.as_parent(), "vae": self.vae.as_parent()}
         return make_record("sample", options, parents=parents, tags=self.output.tags)
 
@@ -167,6 +175,9 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
     """
     file, vae = ModelFile.open(model), open_vae(options.vae)
     file.check_kind("dit", "a DiT", "train-dit")
+    if not file.network and (scale := LatentScale.of(vae)) != LatentScale():
+        said = vae.path.with_name("config.json")
+        _log.info("%s is taken to know latents as %s says: less %g, times %g.", model, said, scale.shift, scale.factor)
     # While torch is imported and the weights are loaded.
     for one in (vae, file):
         one.digest_ahead()

@@ -1,0 +1,26 @@
+"""`dprune completion`."""
+
+from __future__ import annotations
+
+import click
+
+from dprune import console
+from dprune.completion import SHELLS, script
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS), metavar="SHELL")
+@click.pass_context
+def command(ctx: click.Context, shell: str) -> None:
+    """Print what makes bash, zsh or fish complete commands, options, choices and paths.
+
+    SHELL is bash, zsh or fish. What is printed is run by the shell when it starts, and takes no time then: dprune
+    itself runs only when something is completed. It serves the dprune that is first on the PATH at that moment.
+
+    \b
+    Examples:
+      dprune completion bash >> ~/.bashrc
+      dprune completion zsh >> ~/.zshrc
+      dprune completion fish > ~/.config/fish/completions/dprune.fish
+    """
+    console.emit(script(shell, ctx.find_root().command).rstrip("\n"))
