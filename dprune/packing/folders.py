@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from dprune.errors import BadImage, InputError, unreadable
+from dprune.formats.img2dataset import are_shards
 from dprune.formats.members import LABEL_SUFFIX
 from dprune.formats.provenance import Record, parent_record
 from dprune.packing.classes import check_order, escaped, in_order, read_classes
@@ -48,7 +49,8 @@ class ImageFiles(Source):
             self.options = {"split": classes.split}
             left.update(classes.left_out)
             images = [file for file in images if file.folder in classes.labels]
-        if choice.relabelled or LABEL_SUFFIX in choice.beside:
+        shards = are_shards({file.folder for file in images}, {file.path for file in others})
+        if choice.relabelled or LABEL_SUFFIX in choice.beside or shards:
             classes = FolderClasses({}, [])
         self._name_classes(classes, classes_file(images, others), others)
         self._listing = next((file for file in others if file.path == choice.listing), None)
