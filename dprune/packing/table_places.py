@@ -26,6 +26,7 @@ from dprune.formats.images import readable_suffixes
 from dprune.formats.table_files import TableFile, open_table
 from dprune.packing.folders import walk_files
 from dprune.packing.splits import find_classes, split_kind
+from dprune.packing.table_columns import holds_images
 
 SUFFIXES = (".parquet", ".arrow")
 _INFO, _STATE = "dataset_info.json", "state.json"
@@ -67,7 +68,11 @@ class Tables:
 
 
 def is_table(location: str) -> bool:
-    """Tell files of rows, globs of them, and folders that hold such files but neither images nor tars."""
+    """Tell files of rows, globs of them, and folders of such files.
+
+    A folder that holds tars is none, and one that holds images only where its tables hold some, too: pictures may lie
+    beside a dataset's description, and tables beside images that they describe.
+    """
     if os.path.isdir(location):
         # Metadata of embeddings are tables without images.
         return not is_clip_folder(location) and _is_folder_of_tables(location)
@@ -77,7 +82,7 @@ def is_table(location: str) -> bool:
 
 
 def _is_folder_of_tables(folder: str) -> bool:
-    """Look until an image or a tar turns up, which in a folder of images is at once."""
+    """Look for tables until an image or a tar turns up, which in a folder of images is at once."""
     waiting, seen, found = [folder], set[str](), False
     while waiting:
         here = waiting.pop()
@@ -91,10 +96,21 @@ def _is_folder_of_tables(folder: str) -> bool:
                     continue
                 if entry.is_dir():
                     waiting.append(entry.path)
-                elif ".tar" in name or name.rpartition(".")[2] in readable_suffixes():
+                elif ".tar" in name:
                     return False
+                elif name.rpartition(".")[2] in readable_suffixes():
+                    return _has_tables_of_images(folder)
                 found = found or name.endswith(SUFFIXES)
     return found
+
+
+def _has_tables_of_images(folder: str) -> bool:
+    paths = (os.path.join(place, name) for place in (folder, os.path.join(folder, "data")) if os.path.isdir(place)
+             for name in sorted(os.listdir(place)) if name.lower().endswith(SUFFIXES))  # fmt: skip
+    try:
+        return (path := next(paths, None)) is not None and holds_images(open_table(path))
+    except InputError:
+        return False
 
 
 def find_tables(locations: Sequence[str], split: str | None) -> Tables:
@@ -136,6 +152,7 @@ def _places(location: str, left: Counter[str]) -> Iterator[TablePlace]:
     for file in walk_files(location, left):
         # Names that end so are of a download that was not finished.
         if not file.hidden and ".incomplete/" not in file.path:
+            left[file.kind] += file.is_image
             folders.setdefault(file.folder, []).append(file.name)
     _check_alone(location, folders)
     for folder in sorted(folders):
