@@ -77,6 +77,13 @@ def test_info_holds_shards_to_their_statistics(folder: Path) -> None:
     dprune("info", folder).fails(3, "00000001.tar: holds 5 samples, its _stats.json says 6")
 
 
+def test_info_misses_shards_that_have_statistics(folder: Path) -> None:
+    """The ids of all samples behind it are others without it, and no other command can know that it was there."""
+    (folder / "00000002.tar").unlink()
+    dprune("info", folder).fails(3, "00000002.tar is missing, whose _stats.json is there")
+    dprune("info", folder / "00000001.tar", folder / "00000003.tar").ok()
+
+
 @pytest.mark.parametrize("text", ["{", '{"count": 6}', '{"successes": -1}', "[]"])
 def test_damaged_statistics_are_a_problem_of_info_alone(folder: Path, text: str, tmp_path: Path) -> None:
     (folder / "00000001_stats.json").write_text(text)

@@ -199,7 +199,9 @@ class ClipFolder:
             raise InputError(f"{self.name}: has no metadata_*.parquet that says what its rows are: put it beside them.")
         found = read_columns(path, names)
         if not found:
-            raise InputError(f"{path}: has no column {names[0]!r}: give the metadata that clip-retrieval wrote.")
+            raise InputError(
+                f"{path}: has no column {names[0]!r}: clip-retrieval keeps such with --enable_metadata True."
+            )
         name = next(iter(found))
         return found[name], name
 

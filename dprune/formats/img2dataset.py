@@ -88,6 +88,17 @@ def warn_of_unfinished(title: str, locations: Sequence[str]) -> None:
         )  # fmt: skip
 
 
+def lost_shards(folder: str, locations: Iterable[str]) -> list[str]:
+    """Return the names of the shards of a folder that have statistics and are not there.
+
+    Args:
+        folder: path.
+        locations: its shards.
+    """
+    there = {os.path.basename(location) for location in locations}
+    return sorted({name.removesuffix(STATS) + ".tar" for name in _statistics(folder)} - there)
+
+
 def are_shards(folders: Collection[str], files: Collection[str]) -> bool:
     """Tell folders that img2dataset filled in place of tars (`--output_format files`): no class lies in one.
 
