@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -143,3 +144,16 @@ def test_a_subset_by_key_keeps_captions(tmp_path: Path) -> None:
         f"{key}.{kind}" for key in ("000000000005", "000000020003") for kind in ("jpg", "json", "txt")
     ]
     assert json.loads(found["000000020003.json"])["caption"] == "colour 3 of 2"
+
+
+def test_shards_in_a_folder_that_cannot_be_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be entered all the same. Those who run tests as root could list it."""
+    listed = os.listdir
+
+    def refuse(path: str) -> list[str]:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert dprune("info", folder / "00000001.tar").ok().err == ""

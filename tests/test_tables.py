@@ -473,6 +473,17 @@ def test_whether_a_pack_is_up_to_date_is_told_by_footers(tmp_path: Path) -> None
     dprune("pack", path, "-o", tmp_path / "out").fails(3, "--overwrite")
 
 
+def test_it_is_the_same_table_however_its_files_are_named(tmp_path: Path) -> None:
+    data = TABLES / "hub" / "data"
+    pack(TABLES / "hub", tmp_path / "out")
+    shutil.copytree(data, tmp_path / "elsewhere")
+    ways: list[list[object]] = [[data], [tmp_path / "elsewhere"], [data / "train-*"], sorted(data.glob("train-*"))]
+    for way in ways:
+        way = [f"{place}.parquet" if str(place).endswith("*") else place for place in way]
+        assert "up to date" in dprune("pack", *way, "-o", tmp_path / "out").ok().err
+    dprune("pack", *sorted(data.glob("train-*"))[::-1], "-o", tmp_path / "out").fails(3, "--overwrite")
+
+
 def test_tables_beside_other_sources(tmp_path: Path) -> None:
     table(tmp_path / "t.parquet", image=struct(2, "t{}.png"), label=["eel", "cat"])
     (tmp_path / "photos" / "dog").mkdir(parents=True)

@@ -56,10 +56,9 @@ def _numbered(folder: Path, kind: str) -> Iterator[tuple[int, Path]]:
             for entry in entries:
                 if (match := _PARTS.fullmatch(entry.name)) and match[kind]:
                     yield int(match[kind].removeprefix("wip_")), folder / entry.name
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
+        # What cannot be listed is none of clip-retrieval's, whatever else it is.
         return
-    except OSError as error:
-        raise unreadable(folder, error) from error
 
 
 @dataclass(frozen=True)

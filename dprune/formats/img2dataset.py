@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dprune.errors import InputError, unreadable
+from dprune.errors import InputError
 from dprune.formats.checked_json import Object, Whole, read_json, shaped
 from dprune.formats.columns import find_rows, padded_ascii, read_columns
 from dprune.formats.ranges import is_url
@@ -112,8 +112,9 @@ def are_shards(folders: Collection[str], files: Collection[str]) -> bool:
 def _statistics(folder: str) -> set[str]:
     try:
         return {name for name in os.listdir(folder) if name.endswith(STATS)}
-    except OSError as error:
-        raise unreadable(folder, error) from error
+    except OSError:
+        # Shards that are named one by one can be read in a folder that cannot be listed.
+        return set()
 
 
 def table_beside(location: str) -> Path | None:

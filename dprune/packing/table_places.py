@@ -41,12 +41,10 @@ class TablePlace:
 
     Attributes:
         path: of the file.
-        name: what it is called below what was given, with `/` between folders.
         split: the folders and the split that it belongs to by its name, such as `data/train`.
     """
 
     path: str
-    name: str
     split: str
 
 
@@ -55,14 +53,14 @@ class Tables:
     """The files of rows that are taken.
 
     Attributes:
-        files: in order, with their names below what was given.
-        others: files of other splits, likewise.
+        files: in order.
+        others: files of other splits.
         split: that was taken of several, or the only one; None where names tell of none.
         left_out: number of rows in other splits, and of files that are no part of a dataset.
     """
 
-    files: Sequence[tuple[str, TableFile]]
-    others: Sequence[tuple[str, TableFile]]
+    files: Sequence[TableFile]
+    others: Sequence[TableFile]
     split: str | None
     left_out: dict[str, int]
 
@@ -135,18 +133,17 @@ def find_tables(locations: Sequence[str], split: str | None) -> Tables:
     # Files are to splits what folders of images are to them.
     found = find_classes(locations[0], sizes, split)
     left.update(found.left_out)
-    taken, others = list[tuple[str, TableFile]](), list[tuple[str, TableFile]]()
+    taken, others = list[TableFile](), list[TableFile]()
     for place, file in zip(places, files, strict=True):
         wanted = found.split is None or place.split in found.labels
-        (taken if wanted else others).append((place.name, file))
+        (taken if wanted else others).append(file)
     return Tables(taken, others, found.split, {kind: count for kind, count in left.items() if count})
 
 
 def _places(location: str, left: Counter[str]) -> Iterator[TablePlace]:
     if not os.path.isdir(location):
         for path in [location] if os.path.isfile(location) else sorted(glob.glob(location)):
-            name = os.path.basename(path)
-            yield TablePlace(path, name, _split_in(name))
+            yield TablePlace(path, _split_in(os.path.basename(path)))
         return
     folders: dict[str, list[str]] = {}
     for file in walk_files(location, left):
@@ -157,8 +154,7 @@ def _places(location: str, left: Counter[str]) -> Iterator[TablePlace]:
     _check_alone(location, folders)
     for folder in sorted(folders):
         for name, split in _files_in(os.path.join(location, folder), sorted(folders[folder]), left):
-            parts = [folder, name], [folder, split]
-            yield TablePlace(os.path.join(location, *parts[0]), *("/".join(filter(None, part)) for part in parts))
+            yield TablePlace(os.path.join(location, folder, name), "/".join(filter(None, [folder, split])))
 
 
 def _check_alone(location: str, folders: Mapping[str, Sequence[str]]) -> None:
