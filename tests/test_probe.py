@@ -200,8 +200,7 @@ def test_a_worker_that_loads_nothing_writes_what_another_inferred(
     store = latent_store(tmp_path / "latents", "kl")
     args = ("score", "el2n", store, "--model", published[NOISE], "-o", tmp_path / "s.npy")
     with monkeypatch.context() as patch:
-        patch.setattr("dprune.scoring.sharing.SharedScoring.run", lambda job, monitor: job.measure(monitor) or {
-            "complete": False})  # fmt: skip
+        patch.setattr("dprune.scoring.sharing.SharedScoring._completed", lambda job: {"complete": False})
         dprune(*args).ok()
     monkeypatch.setattr("dprune.scoring.device.load_dit", Silent)
     dprune(*args).ok()
