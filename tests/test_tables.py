@@ -216,6 +216,18 @@ def test_labels_of_every_type_of_column(tmp_path: Path) -> None:
     assert labels(tmp_path / "none") == []
 
 
+def test_all_splits_number_classes_alike(tmp_path: Path) -> None:
+    table(tmp_path / "in" / "train.parquet", image=struct(2), label=["eel", "cat"])
+    table(tmp_path / "in" / "val.parquet", image=struct(2), label=["dog", "eel"])
+    table(tmp_path / "in" / "test.parquet", image=struct(2))
+    for split, expected in (("train", [2, 0]), ("val", [1, 2])):
+        pack(tmp_path / "in", tmp_path / split, "--split", split)
+        assert labels(tmp_path / split) == expected
+        assert (tmp_path / split / "classes.txt").read_text() == "cat\ndog\neel\n"
+    table(tmp_path / "in" / "val.parquet", image=struct(2), label=["ant", "eel"])
+    dprune("pack", tmp_path / "in", "-o", tmp_path / "train").fails(3, "--overwrite")
+
+
 def test_columns_that_are_named(tmp_path: Path) -> None:
     file = table(tmp_path / "t.parquet", left=struct(2), right=struct(2), coarse_label=[5, 6], fine_label=[7, 8])
     refused(file).fails(3, "'left' and 'right' may be the images", "--image-column")

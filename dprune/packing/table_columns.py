@@ -10,6 +10,7 @@ from typing import Any
 from dprune.errors import InputError
 from dprune.formats.npz_images import NO_LABELS
 from dprune.formats.table_files import TableFile, arrow
+from dprune.packing.classes import escaped
 
 BYTES, PATH = "bytes", "path"
 """Fields of images as Hugging Face writes them."""
@@ -93,7 +94,7 @@ def _features(file: TableFile) -> dict[str, dict[str, Any]]:
 
 def _class_names(feature: dict[str, Any]) -> Sequence[str]:
     names = feature.get("names")
-    return [str(name).replace("\n", "\\n") for name in names] if isinstance(names, list) else ()
+    return [escaped(str(name)) for name in names] if isinstance(names, list) else ()
 
 
 def _told(file: TableFile) -> str:

@@ -54,11 +54,13 @@ class Tables:
 
     Attributes:
         files: in order, with their names below what was given.
+        others: files of other splits, likewise.
         split: that was taken of several, or the only one; None where names tell of none.
         left_out: number of rows in other splits, and of files that are no part of a dataset.
     """
 
     files: Sequence[tuple[str, TableFile]]
+    others: Sequence[tuple[str, TableFile]]
     split: str | None
     left_out: dict[str, int]
 
@@ -115,9 +117,11 @@ def find_tables(locations: Sequence[str], split: str | None) -> Tables:
     # Files are to splits what folders of images are to them.
     found = find_classes(locations[0], sizes, split)
     left.update(found.left_out)
-    pairs = zip(places, files, strict=True)
-    taken = [(place.name, file) for place, file in pairs if found.split is None or place.split in found.labels]
-    return Tables(taken, found.split, {kind: count for kind, count in left.items() if count})
+    taken, others = list[tuple[str, TableFile]](), list[tuple[str, TableFile]]()
+    for place, file in zip(places, files, strict=True):
+        wanted = found.split is None or place.split in found.labels
+        (taken if wanted else others).append((place.name, file))
+    return Tables(taken, others, found.split, {kind: count for kind, count in left.items() if count})
 
 
 def _places(location: str, left: Counter[str]) -> Iterator[TablePlace]:

@@ -17,11 +17,13 @@ from dprune.errors import BadImage, InputError
 from dprune.formats.members import LABEL_SUFFIX, image_suffix
 from dprune.formats.provenance import Record, canonical, finite, parent_record
 from dprune.formats.table_files import RecordBatch, TableFile, arrow, described
+from dprune.packing.classes import escaped
 from dprune.packing.in_order import InOrder
 from dprune.packing.samples import Sample, row_keys
 from dprune.packing.sources import MOST_BYTES
 from dprune.packing.table_columns import Columns, TableChoice, choose_columns
 from dprune.packing.table_places import find_tables
+from dprune.runtime import Monitor, Silent, check_stop
 
 UNKNOWN = "bin"
 """Suffix of images of no format that shards hold, until they are PNG."""
@@ -42,7 +44,7 @@ class TableSource(InOrder):
     trusted = False
 
     def __init__(self, locations: Sequence[str], choice: TableChoice) -> None:
-        found = find_tables(locations, choice.split)
+        found, self._choice = find_tables(locations, choice.split), choice
         self._names, self._files = [name for name, _ in found.files], [file for _, file in found.files]
         self.left_out = found.left_out
         self._columns = [_chosen(file, choice) for file in self._files]
@@ -50,16 +52,19 @@ class TableSource(InOrder):
         if not self._stops[-1]:
             raise InputError(f"{locations[0]}: has no rows.")
         self._named, self._stated = _shared_labels(self._files, self._columns)
+        # So that all splits number the classes alike.
+        self._others = [pair for pair in found.others if self._named and _texts_of(pair[1], choice)]
         first = self._columns[0]
         taken = {"split": found.split, "image_column": first.image, "label_column": first.label}
         self.options = {name: value for name, value in taken.items() if value is not None}
+        self._monitor: Monitor = Silent()
         self.folders = {os.path.realpath(os.path.dirname(file.path) or ".") for file in self._files}
 
     @functools.cached_property
     def parents(self) -> dict[str, Record]:
         """The files by their names, sizes, row counts, and digests of their footers or, of Arrow, batches."""
         listing = hashlib.sha256()
-        for name, file in zip(self._names, self._files, strict=True):
+        for name, file in (*zip(self._names, self._files, strict=True), *self._others):
             line = f"{name}\0{os.path.getsize(file.path)}\0{file.rows}\0{file.digest}\n"
             listing.update(line.encode("utf-8", "surrogateescape"))
         return {"images": parent_record(None, listing.hexdigest())}
@@ -70,10 +75,12 @@ class TableSource(InOrder):
         if not self._named:
             return self._stated
         names = set[str]()
-        for file, columns in zip(self._files, self._columns, strict=True):
-            for labels in _column(file, columns.label or ""):
+        columns = [(file, columns.label or "") for file, columns in zip(self._files, self._columns, strict=True)]
+        columns += [(file, _texts_of(file, self._choice)) for _, file in self._others]
+        for file, column in columns:
+            for labels in self._column(file, column):
                 names.update(label for label in labels if label is not None)
-        return sorted(name.replace("\n", "\\n") for name in names)
+        return sorted(map(escaped, names))
 
     def has_labels(self) -> bool:
         """Tell whether there is a column of labels."""
@@ -93,11 +100,24 @@ class TableSource(InOrder):
             return []
         found = list[str]()
         for file, columns in zip(self._files, self._columns, strict=True):
-            for paths in _column(file, columns.image, columns.path):
+            for paths in self._column(file, columns.image, columns.path):
                 found += map(_key, paths)
                 if "" in found[-len(paths) :]:
                     return []
         return found if len(set(found)) == len(found) else []
+
+    def _column(self, file: TableFile, name: str, field: str | None = "") -> Iterator[list[Any]]:
+        """Yield the values of a column, or of a field of it, piece by piece."""
+        for batch in file.batches([f"{name}.{field}" if field else name]):
+            check_stop(self._monitor)
+            with described(file.path):
+                values = _field(batch, name, field or "").to_pylist()
+            yield values
+
+    def prepare(self, monitor: Monitor) -> None:
+        """Read the names of classes where labels are texts; the names of files are read for the keys."""
+        self._monitor = monitor
+        len(self.classes)
 
     def samples(self, begin: int) -> Iterator[Sample]:
         """Yield the rows as samples; files that paths lead to are read by whoever wants them whole."""
@@ -131,7 +151,7 @@ class TableSource(InOrder):
             return itertools.repeat(None, batch.num_rows)
         values = batch.column(columns.label).to_pylist()
         if columns.named:
-            return (None if value is None else self._numbers[value.replace("\n", "\\n")] for value in values)
+            return (None if value is None else self._numbers[escaped(value)] for value in values)
         most = max((value for value in values if value is not None), default=-1)
         if self.classes and most >= len(self.classes):
             raise InputError(
@@ -149,6 +169,15 @@ def _chosen(file: TableFile, choice: TableChoice) -> Columns:
     # Names of columns may be no UTF-8, where a file is damaged.
     with described(file.path):
         return choose_columns(file, choice)
+
+
+def _texts_of(file: TableFile, choice: TableChoice) -> str:
+    """Return the column of a file of another split that names classes, "" where there is none."""
+    try:
+        columns = _chosen(file, choice)
+    except InputError:
+        return ""
+    return columns.label or "" if columns.named else ""
 
 
 def _shared_labels(files: Sequence[TableFile], columns: Sequence[Columns]) -> tuple[bool, Sequence[str]]:
@@ -175,14 +204,6 @@ def _shared_labels(files: Sequence[TableFile], columns: Sequence[Columns]) -> tu
         if list(found.classes) != list(other.classes):
             raise InputError(f"{first.path} and {file.path} name their classes differently: pack them apart.")
     return (bool(known[0][1].named), known[0][1].classes) if known else (False, ())
-
-
-def _column(file: TableFile, name: str, field: str | None = "") -> Iterator[list[Any]]:
-    """Yield the values of a column, or of a field of it, piece by piece."""
-    for batch in file.batches([f"{name}.{field}" if field else name]):
-        with described(file.path):
-            values = _field(batch, name, field or "").to_pylist()
-        yield values
 
 
 def _field(batch: RecordBatch, name: str, field: str) -> Any:
