@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -228,14 +229,14 @@ def _replaced(decoded: Any, kind: type, change: Callable[[Any], Any]) -> Any:
 
 
 def checked(
-    images: Images, pieces: Sequence[Piece], filling: Filling, workers: int | None, label: str, monitor: Monitor,
+    images: Images, pieces: Iterable[Piece], filling: Filling, workers: int | None, label: str, monitor: Monitor,
     *, pin: bool = False,
 ) -> Generator[tuple[Piece, Any]]:  # fmt: skip
     """Decode pieces in order and raise what went wrong in the workers.
 
     Args:
         images: what decodes them.
-        pieces: of its shards.
+        pieces: of its shards; taken one by one, ahead of their use, if they are no sequence.
         filling: whether bad images are forgiven.
         workers: see `decoding`.
         label: what progress calls the work.
@@ -247,8 +248,10 @@ def checked(
         DpruneError: a worker was killed.
         Interrupted: a signal or a deadline came.
     """
-    with decoding(images, pieces, workers, monitor, pin=pin) as all_decoded:
-        monitor.start(label, sum(len(piece.rows) for piece in pieces), "images")
+    total = sum(len(piece.rows) for piece in pieces) if isinstance(pieces, Sequence) else None
+    ahead, pieces = (pieces, pieces) if isinstance(pieces, Sequence) else itertools.tee(pieces)
+    with decoding(images, ahead, workers, monitor, pin=pin) as all_decoded:
+        monitor.start(label, total, "images")
         for piece, decoded in zip(pieces, all_decoded, strict=True):
             check_stop(monitor)
             if decoded.error:

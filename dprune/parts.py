@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -98,12 +98,13 @@ class Part(NamedTuple):
 
 
 def parts(
-    images: Images, network: BatchNetwork, filling: Filling, batch_size: int, workers: int | None, label: str,
-    monitor: Monitor, finish: Finish | None = None,
+    numbers: Iterable[int], images: Images, network: BatchNetwork, filling: Filling, batch_size: int,
+    workers: int | None, label: str, monitor: Monitor, finish: Finish | None = None,
 ) -> Generator[Part]:  # fmt: skip
     """Send all images of shards through a network and yield what came out, a shard at a time.
 
     Args:
+        numbers: of the shards in the dataset; taken one by one, ahead of their use, if they are no sequence.
         images: what decodes them.
         network: what each batch goes through.
         filling: counts of the shards, and whether bad images are forgiven.
@@ -112,14 +113,16 @@ def parts(
         finish: what is left to do to the pieces of a batch, done in a thread while the network has the one before
             (without workers in this one, since Pillow's warnings are caught for a whole process); None for nothing.
     """
-    counts = [filling.sizes[shard.name].count for shard in images.shards]
-    pieces = [piece for number, count in enumerate(counts) for piece in cut(number, range(count), batch_size)]
+    ahead, waiting, shards = itertools.tee(((number, filling.count(number)) for number in numbers), 3)
+    coming = (piece for number, count in ahead for piece in cut(number, range(count), batch_size))
+    pieces = list(coming) if isinstance(numbers, Sized) else coming
     pin = network.device.type == "cuda" and finish is None
     with (
         contextlib.closing(checked(images, pieces, filling, workers, label, monitor, pin=pin)) as read,
-        contextlib.closing(_finished(_batches(read, counts, batch_size), finish, workers)) as batches,
+        contextlib.closing(_finished(_batches(read, waiting, batch_size), finish, workers)) as batches,
     ):
-        for shard, count in zip(images.shards, counts, strict=True):
+        for number, count in shards:
+            shard = images.shards[number]
             # Outputs stay on the device until the whole shard is through, so that nothing waits for it.
             part, labels = Part(shard, [], torch.empty(count, dtype=torch.int64), []), []
             for _ in range(0, count, batch_size):
@@ -132,9 +135,11 @@ def parts(
             yield part
 
 
-def _batches(read: Iterator[tuple[Piece, Any]], counts: Sequence[int], batch_size: int) -> Iterator[list[Any]]:
-    """Gather the pieces of each batch, as `cut` cut them."""
-    for count in counts:
+def _batches(
+    read: Iterator[tuple[Piece, Any]], shards: Iterable[tuple[int, int]], batch_size: int
+) -> Iterator[list[Any]]:
+    """Gather the pieces of each batch, as `cut` cut them of shards by number and count."""
+    for _, count in shards:
         for begin in range(0, count, batch_size):
             images = min(batch_size, count - begin)
             yield [piece for _, piece in itertools.islice(read, -(-images // PIECE))]

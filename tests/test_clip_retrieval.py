@@ -348,3 +348,8 @@ def test_paths_of_images_are_the_keys_that_pack_makes_of_them(tmp_path: Path, fo
     dprune("pack", tmp_path / "shards", "--subset", tmp_path / "keep.txt", "-o", tmp_path / "q").fails(
         3, "there is no sample with the key"
     )
+
+
+def test_embeddings_are_no_images(tmp_path: Path) -> None:
+    dprune("embed", EMBEDDINGS, "-o", tmp_path / "f").fails(3, "embeddings", "dprune cluster takes these")
+    dprune("pack", EMBEDDINGS, "-o", tmp_path / "p").fails(3, "holds no images that can be read", ".npy")

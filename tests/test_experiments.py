@@ -421,6 +421,14 @@ def test_set_algebra_over_a_choice_is_that_choice(compared) -> None:
     assert shape(found) == {"cluster-distance lowest": [1 - 450 / TOTAL]}
 
 
+def test_how_a_subset_was_written_sets_nothing_apart(compared) -> None:
+    """As keys and back to ids, as it goes from rows of clip-retrieval to samples of shards."""
+    keys = replace(PRUNED, select={"format": "keys"})
+    ids = make_record("select", {"order": "lowest"}, seed=0, parents={"within": keys.chosen()})
+    (found,) = compared(PRUNED, replace(PRUNED, subset=made(ids)), replace(keys, packed=True))
+    assert shape(found) == {"cluster-distance lowest": [0.75]}
+
+
 @pytest.fixture
 def selected(tmp_path):
     """Choose among 20 samples in 4 clusters of 5 by the real command, and take the subset as an input."""

@@ -110,3 +110,29 @@ def test_statistics_of_datacomps_resharder(folder: Path) -> None:
     found = json.loads(dprune("info", folder, "--json").ok().out)["files"][0]["content"]
     assert found["download"] == {"successes": 19}
     assert "failures" not in found
+
+
+def test_folders_in_place_of_tars_are_no_classes(folder: Path, tmp_path: Path) -> None:
+    """So writes img2dataset with `--output_format files` (its FilesSampleWriter): folders, and the rest beside them."""
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            tar.extractall(path.with_suffix(""), filter="data")
+        path.unlink()
+    result = dprune("pack", folder, "-o", tmp_path / "p").ok()
+    assert "classes: 0" in result.err
+    assert "its images get no labels" in result.err
+    found = members(tmp_path / "p")
+    assert next(iter(found)) == "00000000/000000000000.jpg"
+    assert len(found) == 19
+    (folder / "00000001_stats.json").unlink()
+    assert "classes: 4" in dprune("pack", folder, "-o", tmp_path / "q").ok().err
+
+
+def test_a_subset_by_key_keeps_captions(tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_text("000000020003\n000000000005\n")
+    dprune("pack", SHARDS, "--subset", tmp_path / "keys.txt", "-o", tmp_path / "p").ok()
+    found = members(tmp_path / "p")
+    assert list(found) == [
+        f"{key}.{kind}" for key in ("000000000005", "000000020003") for kind in ("jpg", "json", "txt")
+    ]
+    assert json.loads(found["000000020003.json"])["caption"] == "colour 3 of 2"

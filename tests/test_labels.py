@@ -343,6 +343,21 @@ def test_labels_come_from_one_place(flat: Path, shards: Path, tmp_path: Path) ->
         refused(flat, "--labels", tmp_path / "l" / "plain.csv").fails(3, f"classes.txt: {words}")
 
 
+def test_what_is_damaged_in_an_archive_is_named(tmp_path: Path) -> None:
+    data = (FILES / "edm.zip").read_bytes()
+    place = data.index(b'"labels"')
+    (tmp_path / "e.zip").write_bytes(data[:place] + b'"lapels"' + data[place + 8 :])
+    refused(tmp_path / "e.zip", "--labels", "dataset.json").fails(
+        3, "e.zip: dataset.json cannot be read from the archive"
+    )
+    folder = tree(tmp_path / "in", "cat/a.png")
+    write(folder / "classes.txt", "cat\n")
+    whole = zipped(folder).read_bytes()
+    place = whole.index(b"cat\n")
+    (tmp_path / "in.zip").write_bytes(whole[:place] + b"dog\n" + whole[place + 4 :])
+    refused(tmp_path / "in.zip").fails(3, "in.zip: classes.txt cannot be read from the archive")
+
+
 def test_a_stopped_pack_goes_on_with_the_same_labels(flat: Path, tmp_path: Path) -> None:
     given_labels(flat, tmp_path / "whole", FILES / "plain.csv", "--shard-size", 2)
     given_labels(flat, tmp_path / "out", FILES / "plain.csv", "--shard-size", 2)

@@ -590,12 +590,14 @@ def test_shards_say_what_ids_are_of(shards: Path, tmp_path: Path) -> None:
         (["--format", "csv"], 2, ["--format", "datacomp"]),
         (["--within", "{t}"], 3, ["holds keys", "--shards"]),
         (["--within", "{b}"], 3, ["is no .npy array"]),
+        (["--groups", "{k}"], 3, ["is a list of keys", "dprune select --within"]),
         (["--shards", "{d}", "--format", "datacomp"], 3, ["s000 has no uid", "JSON"]),
     ],
 )
 def test_what_names_cannot_do(shards: Path, tmp_path: Path, args: list[str], code: int, words: list[str]) -> None:
     np.save(tmp_path / "s.npy", np.arange(18.0))
     (tmp_path / "t.txt").write_text("s001\n")
+    (tmp_path / "k.txt").write_text("# dprune 0123456789abcdef {}\ns001\n")
     (tmp_path / "b.bin").write_bytes(bytes(range(256)))
-    places = {"t": tmp_path / "t.txt", "b": tmp_path / "b.bin", "d": shards}
+    places = {"t": tmp_path / "t.txt", "b": tmp_path / "b.bin", "k": tmp_path / "k.txt", "d": shards}
     dprune("select", tmp_path / "s.npy", "--keep", "3", *(arg.format(**places) for arg in args)).fails(code, *words)

@@ -21,7 +21,6 @@ from dprune.errors import InputError, UsageError
 from dprune.formats.filling import Filling
 from dprune.formats.provenance import Record, digest
 from dprune.formats.shards import Shard
-from dprune.formats.turns import peeked
 from dprune.models.weights import file_digest
 from dprune.parts import Finish, Part, parts
 from dprune.runtime import Monitor, explained, take_device
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
 NAMES = ("features", "logits")
 
 
-def extract(settings: EmbedSettings, filling: Filling, batches: Iterable[Sequence[Shard]], monitor: Monitor) -> None:
-    """Make and publish the parts of each batch of shards."""
+def extract(settings: EmbedSettings, filling: Filling, numbers: Iterable[int], monitor: Monitor) -> None:
+    """Make and publish the parts of shards, by number."""
     given, store = settings.given, filling.store
     device, precision = take_device(given.device), getattr(torch, settings.precision)
     with explained(device, f"a --batch-size below {given.batch_size}"), ThreadPoolExecutor(1) as aside:
@@ -48,15 +47,14 @@ def extract(settings: EmbedSettings, filling: Filling, batches: Iterable[Sequenc
         awake.result()
         forward = Forward(backbone, device, precision, given.normalize)
         widths = try_out(backbone, forward, settings)
-        readings = peeked(_reading(settings, shards, backbone, device, decode) for shards in batches)
+        images, finish = _reading(settings, filling.dataset.shards, backbone, device, decode)
         # Only now is it sure that these options make features, which a manifest would promise.
         store.publish_manifest()
-        for images, finish in readings or ():
-            made = parts(images, forward, filling, given.batch_size, given.workers, "embedding", monitor, finish)
-            with closing(made):
-                for part in made:
-                    size, tensors = filling.sizes[part.shard.name], _tensors(settings, part, widths)
-                    store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad, origin)
+        made = parts(numbers, images, forward, filling, given.batch_size, given.workers, "embedding", monitor, finish)
+        with closing(made):
+            for part in made:
+                size, tensors = filling.sizes[part.shard.name], _tensors(settings, part, widths)
+                store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad, origin)
 
 
 def _decoder(settings: EmbedSettings, device: torch.device, aside: ThreadPoolExecutor) -> Future[Decode] | None:

@@ -14,7 +14,7 @@ from dprune.formats.filling import Filling, StoreJob, parents_by_name
 from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import Output
-from dprune.formats.shards import Dataset, Shard, open_dataset
+from dprune.formats.shards import Dataset, open_dataset
 from dprune.runtime import Monitor
 
 
@@ -45,11 +45,11 @@ class EmbedJob(StoreJob):
         return Filling(self.dataset, "features", self.record, self.output.path, given.strict,
                        {PCA_FILE: given.pca is not None})  # fmt: skip
 
-    def fill(self, batches: Iterable[Sequence[Shard]], monitor: Monitor) -> None:
+    def fill(self, numbers: Iterable[int], monitor: Monitor) -> None:
         """See `StoreJob`."""
         from dprune.embedding.extraction import extract
 
-        extract(self.settings, self.filling, batches, monitor)
+        extract(self.settings, self.filling, numbers, monitor)
 
 
 def open_embed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -19,7 +19,6 @@ from dprune.errors import InputError
 from dprune.formats.filling import Filling
 from dprune.formats.latents import CODEBOOK_FILE, SUMS, latent_tensors, part_sums
 from dprune.formats.provenance import Record
-from dprune.formats.shards import Shard
 from dprune.models.files import ModelFile
 from dprune.models.paths import PLAIN, quicken_vae
 from dprune.models.pixels import centred
@@ -84,9 +83,9 @@ def load_encoder(vae: ModelFile, settings: EncodeSettings, device: torch.device)
 
 
 def encode(
-    vae: ModelFile, settings: EncodeSettings, filling: Filling, batches: Iterable[Sequence[Shard]], monitor: Monitor
+    vae: ModelFile, settings: EncodeSettings, filling: Filling, numbers: Iterable[int], monitor: Monitor
 ) -> None:
-    """Make and publish the codebook and the parts of each batch of shards."""
+    """Make and publish the codebook and the parts of shards, by number."""
     network, device, store = latent_network(vae), take_device(settings.device), filling.store
     # Whole pieces only: a CPU takes each by itself, and rounds sums otherwise in pieces of another length.
     batch_size = settings.batch_size - settings.batch_size % PIECE or settings.batch_size
@@ -101,10 +100,10 @@ def encode(
             tensors = _tensors(network, settings, part, size.count, vae)
             store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad)
 
-        for shards in batches:
-            images = Images(shards, CentreCrop(network["image_size"]))
-            with closing(parts(images, encoder, filling, batch_size, settings.workers, "encoding", monitor)) as made:
-                _publish_each(made, publish)
+        images = Images(filling.dataset.shards, CentreCrop(network["image_size"]))
+        made = parts(numbers, images, encoder, filling, batch_size, settings.workers, "encoding", monitor)
+        with closing(made):
+            _publish_each(made, publish)
 
 
 def _publish_each(made: Iterable[Part], publish: Callable[[Part], None]) -> None:

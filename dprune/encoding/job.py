@@ -17,7 +17,7 @@ from dprune.formats.latents import CODEBOOK_FILE, KIND
 from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import Output
-from dprune.formats.shards import Dataset, Shard, open_dataset
+from dprune.formats.shards import Dataset, open_dataset
 from dprune.models.files import ModelFile
 from dprune.models.vae_files import beside_digest, latent_network, open_vae, takes_any_size
 from dprune.runtime import Monitor
@@ -65,11 +65,11 @@ class EncodeJob(StoreJob):
         """Tell whether the codebook is there, where there is one."""
         return self.network["kind"] != "vq" or self.filling.store.has_beside(CODEBOOK_FILE)
 
-    def fill(self, batches: Iterable[Sequence[Shard]], monitor: Monitor) -> None:
+    def fill(self, numbers: Iterable[int], monitor: Monitor) -> None:
         """See `StoreJob`."""
         from dprune.encoding.encoder import encode
 
-        encode(self.vae, self.settings, self.filling, batches, monitor)
+        encode(self.vae, self.settings, self.filling, numbers, monitor)
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make the missing parts, compare as asked, and return counts over all of this worker's parts."""

@@ -166,6 +166,7 @@ def not_an_array(name: str, head: bytes) -> InputError:
 
 
 _OTHERS = {
+    rb"# dprune ": ("is a list of keys, not a .npy array", "make ids of it by dprune select --within with --shards"),
     rb"PK.{28}[^/]+/(?:data\.pkl|\.format_version|version|byteorder)": (
         "is a torch file, not a .npy array", "save the tensor's .numpy() with numpy.save"),
     rb"PK.{28}[^/]+\.npy": ("is an .npz archive, not a .npy array", "save one array with numpy.save"),

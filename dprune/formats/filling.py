@@ -89,15 +89,19 @@ class Filling:
             _ = self.dataset.sizes
         return {shard.name: size for shard, size in zip(self.walked, sizes, strict=True)}
 
-    def walk(self, shards: Sequence[Shard]) -> None:
+    def count(self, number: int) -> int:
+        """Return the samples of a shard that was walked, by number."""
+        return self.sizes[self.dataset.shards[number].name].count
+
+    def _walk(self, numbers: Iterable[int]) -> None:
         """Add what shards hold to `sizes`.
 
         Raises:
             InputError: a shard is damaged.
         """
-        more = [shard for shard in shards if shard.name not in self.sizes]
-        if more:
-            self.sizes.update(zip([shard.name for shard in more], survey(self.dataset.title, more), strict=True))
+        shards = [shard for number in numbers if (shard := self.dataset.shards[number]).name not in self.sizes]
+        if shards:
+            self.sizes.update(zip([shard.name for shard in shards], survey(self.dataset.title, shards), strict=True))
 
     @functools.cached_property
     def store(self) -> Store:
@@ -169,13 +173,16 @@ class Filling:
         self.store.check_weights(kept)
         return found
 
-    def deal(self, turns: Turns) -> Iterator[tuple[Shard, ...]]:
-        """Yield the shards whose parts this worker makes, walked, some at a time."""
+    def deal(self, turns: Turns) -> Iterable[int]:
+        """Return the numbers of the shards whose parts this worker makes: a list, but in an array as they come."""
+        numbers = self._dealt(turns)
+        return peeked(numbers) or [] if array_task() else list(numbers)
+
+    def _dealt(self, turns: Turns) -> Iterator[int]:
         count = len(self.dataset.shards)
         for numbers in turns.deal(count, self.missing, lambda number: claim_of(self.output, number, count)):
-            shards = tuple(self.dataset.shards[number] for number in numbers)
-            self.walk(shards)
-            yield shards
+            self._walk(numbers)
+            yield from numbers
 
     def tidy(self) -> None:
         """Remove what belongs to the other options or shards of a store that is overwritten."""
@@ -239,8 +246,8 @@ class StoreJob(Job):
         """The store by its dataset, and which of its parts are this worker's."""
 
     @abstractmethod
-    def fill(self, batches: Iterable[Sequence[Shard]], monitor: Monitor) -> None:
-        """Make and publish what the store's parts share, and the parts of each batch of shards."""
+    def fill(self, numbers: Iterable[int], monitor: Monitor) -> None:
+        """Make and publish what the store's parts share, and the parts of shards, by number."""
 
     def is_shared_whole(self) -> bool:
         """Tell whether what the parts share is there."""
@@ -263,12 +270,15 @@ class StoreJob(Job):
         """Make what is missing and return counts over all of this worker's parts."""
         filling = self.filling
         with Turns(filling.store.folder / TASK) as turns:
-            batches = peeked(filling.deal(turns))
+            numbers = filling.deal(turns)
             filling.tidy()
-            if batches or not self.is_shared_whole():
-                self.fill(batches or [], monitor)
+            if numbers or not self.is_shared_whole():
+                self.fill(numbers, monitor)
             else:
                 filling.store.publish_manifest()
+            # What was claimed when the last piece was taken may be nobody's by now.
+            while numbers := filling.deal(turns):
+                self.fill(numbers, monitor)
         summary = filling.summary(len(turns.dealt))
         return summary | ({"complete": not filling.is_others(turns.dealt)} if array_task() else {})
 

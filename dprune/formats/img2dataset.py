@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,6 +86,16 @@ def warn_of_unfinished(title: str, locations: Sequence[str]) -> None:
             "%s: %s%s the %s that others have, so the download was cut: run img2dataset again.",
             title, lacking[0], these, STATS,
         )  # fmt: skip
+
+
+def are_shards(folders: Collection[str], files: Collection[str]) -> bool:
+    """Tell folders that img2dataset filled in place of tars (`--output_format files`): no class lies in one.
+
+    Args:
+        folders: that images lie in.
+        files: that lie beside images and folders.
+    """
+    return bool(folders) and all(folder and folder + STATS in files for folder in folders)
 
 
 def _statistics(folder: str) -> set[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from dprune.errors import InputError
 from dprune.formats import braces
+from dprune.formats.clip_retrieval import is_clip_folder
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.ranges import is_url
 from dprune.formats.whole_files import read_file
@@ -119,5 +120,6 @@ def _folder(folder: str) -> list[str]:
         if missing:
             raise InputError(f"{folder}: {min(missing)} is missing, which its {MANIFEST} lists: make the set again.")
     if not found:
-        raise InputError(f"{folder}: holds no .tar files.")
+        features = " but embeddings: dprune cluster takes these, being features" if is_clip_folder(folder) else ""
+        raise InputError(f"{folder}: holds no .tar files{features}.")
     return found

@@ -7,6 +7,7 @@ it, so a rerun does only what is missing and workers can share a store without t
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,9 +143,24 @@ class Store:
         return self.look(shard)[0]
 
     def part(self, shard: str) -> Record | None:
-        """Return the metadata of a shard's part, None if it is missing, damaged, or was made with other options."""
-        file = self._file(shard)
-        return file.metadata if file else None
+        """Return the metadata of a shard's part, None if it is missing, damaged, or was made with other options.
+
+        It is read again only where the file has changed: whoever fills a store asks often.
+        """
+        try:
+            status = os.stat(self.path(shard))
+        except OSError:
+            return None
+        mark = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if self._read.get(shard, (None, None))[0] != mark:
+            file = self._file(shard)
+            self._read[shard] = mark, file.metadata if file else None
+        return self._read[shard][1]
+
+    @functools.cached_property
+    def _read(self) -> dict[str, tuple[tuple[int, ...], Record | None]]:
+        """What was read of parts, each with what tells that the file is the same still."""
+        return {}
 
     @functools.cached_property
     def files(self) -> tuple[TensorFile, ...]:

@@ -60,7 +60,7 @@ class Turns:
 
     def __init__(self, mark: Path) -> None:
         self._mark, self._task = mark, array_task()
-        self._shown, self._claims = contextlib.ExitStack(), contextlib.ExitStack()
+        self._shown, self._held = contextlib.ExitStack(), dict[int, contextlib.ExitStack]()
         self.dealt: set[int] = set()
 
     def __enter__(self) -> Turns:
@@ -71,13 +71,15 @@ class Turns:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._claims.close()
+        self._let_go(list(self._held))
         self._shown.close()
 
     def deal(
         self, count: int, missing: Callable[[Iterable[int]], list[int]], claim: Callable[[int], Path], most: int = MOST
     ) -> Iterator[list[int]]:
-        """Yield numbers of missing pieces for this worker to make, some at a time; they are claimed until the next.
+        """Yield numbers of missing pieces for this worker to make, some at a time, claimed until they are made.
+
+        The next may be asked for before those are made, so that nothing waits.
 
         Args:
             count: of all pieces.
@@ -87,7 +89,7 @@ class Turns:
         """
         if self._task is not None:
             yield from self._as_they_come(self._task, count, missing, claim, most)
-        elif batch := missing(own_pieces(count)):
+        elif batch := [number for number in missing(own_pieces(count)) if number not in self.dealt]:
             self.dealt.update(batch)
             yield batch
 
@@ -98,16 +100,27 @@ class Turns:
         # All tasks are taken to be at work until they have had the time to show.
         left, expected, looks = list(range(count)), task.count, 0
         while looks < LOOKS and (left := [number for number in missing(left) if number not in self.dealt]):
+            self._let_go(set(self._held).difference(missing(self._held)))
             half = -(-len(left) // (2 * max(expected, workers(self._mark))))
-            unclaimed = (number for number in _in_order(left, task) if self._claims.enter_context(free(claim(number))))
+            unclaimed = (number for number in _in_order(left, task) if self._hold(number, claim(number)))
             # Looked at again: another task may have made some of them before they were claimed.
-            if batch := missing(sorted(itertools.islice(unclaimed, min(most, half)))):
+            batch = missing(sorted(itertools.islice(unclaimed, min(most, half))))
+            expected, looks = expected // 2, 0 if batch else looks + 1
+            if batch:
                 self.dealt.update(batch)
                 yield batch
-            self._claims.close()
-            expected, looks = expected // 2, 0 if batch else looks + 1
-            if not batch:
+            else:
                 time.sleep(POLL_S)
+
+    def _hold(self, number: int, claim: Path) -> bool:
+        with contextlib.ExitStack() as stack:
+            if stack.enter_context(free(claim)):
+                self._held[number] = stack.pop_all()
+        return number in self._held
+
+    def _let_go(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self._held.pop(number).close()
 
     @contextlib.contextmanager
     def alone(self, what: str) -> Iterator[bool]:

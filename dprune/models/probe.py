@@ -58,7 +58,9 @@ class Answers(NamedTuple):
 
     def __str__(self) -> str:
         """Return the correlations as messages show them."""
-        return "correlations {:.2f}, {:.2f} and {:.2f} at t=0, 0.5 and 1, {:.2f} at timestep 999".format(*self)
+        # Plus zero: a zero has no sign.
+        begin, middle, end, last = (f"{round(value, 2) + 0:.2f}" for value in self)
+        return f"correlations {begin}, {middle} and {end} at t=0, 0.5 and 1, {last} at timestep 999"
 
 
 def answers_of(network: DiT) -> Answers:

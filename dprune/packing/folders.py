@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from dprune.errors import BadImage, InputError, unreadable
+from dprune.formats.img2dataset import are_shards
 from dprune.formats.members import LABEL_SUFFIX
 from dprune.formats.provenance import Record, parent_record
 from dprune.packing.classes import check_order, escaped, in_order, read_classes
@@ -48,7 +49,8 @@ class ImageFiles(Source):
             self.options = {"split": classes.split}
             left.update(classes.left_out)
             images = [file for file in images if file.folder in classes.labels]
-        if choice.relabelled or LABEL_SUFFIX in choice.beside:
+        shards = are_shards({file.folder for file in images}, {file.path for file in others})
+        if choice.relabelled or LABEL_SUFFIX in choice.beside or shards:
             classes = FolderClasses({}, [])
         self._name_classes(classes, classes_file(images, others), others)
         self._listing = next((file for file in others if file.path == choice.listing), None)
@@ -63,7 +65,7 @@ class ImageFiles(Source):
         """Number the classes, in the order of a list if there is one, which then is none of the other files."""
         if listed and (classes.names or self._choice.relabelled):
             title = f"{self._location}: {listed.path}"
-            self.order = read_classes(title, self._whole(listed))
+            self.order = read_classes(title, self._text(listed))
             check_order(title, self.order)
             others.remove(listed)
             if classes.names:
@@ -122,12 +124,18 @@ class ImageFiles(Source):
 
     def listing(self) -> bytes | None:
         """Read the file of labels that was chosen, None where there is none."""
-        return None if self._listing is None else self._whole(self._listing)
+        return None if self._listing is None else self._text(self._listing)
 
     def sidecar(self, number: int, suffix: str) -> bytes | None:
         """Read the file of this suffix that is called like an image, None if there is none."""
         files = self._beside.get(self._files[number].stem, ())
         return next((self._whole(file) for file in files if file.suffix == suffix), None)
+
+    def _text(self, file: ImageFile) -> bytes:
+        try:
+            return self._whole(file)
+        except BadImage as error:
+            raise InputError(f"{self._location}: {file.path} {error}.") from error
 
     def _whole(self, file: ImageFile) -> bytes:
         if file.size > MOST_BYTES:

@@ -21,6 +21,7 @@ from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.checked_json import read_json
+from dprune.formats.clip_retrieval import is_clip_folder
 from dprune.formats.images import readable_suffixes
 from dprune.formats.table_files import TableFile, open_table
 from dprune.packing.folders import walk_files
@@ -68,7 +69,8 @@ class Tables:
 def is_table(location: str) -> bool:
     """Tell files of rows, globs of them, and folders that hold such files but neither images nor tars."""
     if os.path.isdir(location):
-        return _is_folder_of_tables(location)
+        # Metadata of embeddings are tables without images.
+        return not is_clip_folder(location) and _is_folder_of_tables(location)
     if not location.lower().endswith(SUFFIXES):
         return False
     return os.path.isfile(location) or ("*" in location and bool(glob.glob(location)))

@@ -92,9 +92,11 @@ def selection_factors(main: Record | None, subset: Subset) -> Factors:
         # Where tags name the method, they speak for the subset.
         return {} if subset.method != EXTERNAL else {Factor(SUBSET, "", SOURCE): str(main.get("digest"))[:12]}
     # Where there are groups, that each gives the same share goes without saying.
-    flat = flatten(main["provenance"], SUBSET).factors
+    record = _written(main["provenance"])
+    flat = flatten(record, SUBSET).factors
     found = {factor: value for factor, value in flat.items() if (factor.name, value) != ("quota", "proportional")}
-    step, path = _choosing_step(main["provenance"])
+    step, path = _choosing_step(record)
+    found.pop(Factor(path, step["command"], "format"), None)
     if not subset.pruned:
         return {f: v for f, v in found.items() if not _is_idle(f, found, path)}
     named = {Factor(path, step["command"], "order"), Factor(path, step["command"], "keep"),
@@ -102,6 +104,13 @@ def selection_factors(main: Record | None, subset: Subset) -> Factors:
     if "keep" not in _options(step):
         named.add(Factor(path, step["command"], "cap"))
     return {f: v for f, v in found.items() if f not in named}
+
+
+def _written(record: Record) -> Record:
+    """Return the choice itself where a subset is only the same in the ids, keys or uids of another file."""
+    while not _chooses(record) and list(parents_of(record)) == ["within"] and (inner := parent(record, "within")):
+        record = inner
+    return record
 
 
 def _is_idle(factor: Factor, found: Factors, path: Path) -> bool:

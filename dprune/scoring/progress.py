@@ -189,8 +189,11 @@ def progress_folder(output: str | Path) -> Path:
     return path.with_name(f".{path.name}.progress")
 
 
-_ITEM = Object({"title": Text(), "folder": Text(), "samples": Whole(), "mark": Text()}, {"fold": Whole()})
-_WORKLOAD = Object({"kind": OneOf(("workload",)), "provenance": Object(), "items": ListOf(_ITEM), "folds": Whole()})
+MOST_SAMPLES, MOST_FOLDS = 1 << 31, 1 << 16
+_ITEM = Object({"title": Text(), "folder": Text(), "samples": Whole(most=MOST_SAMPLES), "mark": Text()},
+               {"fold": Whole()})  # fmt: skip
+_WORKLOAD = Object({"kind": OneOf(("workload",)), "provenance": Object(), "items": ListOf(_ITEM, most=MOST_FOLDS),
+                    "folds": Whole(most=MOST_FOLDS)})  # fmt: skip
 
 
 class Item(NamedTuple):
