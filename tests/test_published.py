@@ -122,7 +122,7 @@ def test_a_configuration_says_the_scale_of_latents(
     (folder / "config.json").write_text(json.dumps(json.loads(files["config"].read_text()) | said))
     changed = {**files, "sd-vae-ft-mse": folder / "vae.safetensors"}
     done = sample(changed, "SiT", "-o", tmp_path / "out").ok()
-    assert f"latents times {recorded[0]:g}, shifted by {recorded[1]:g}, as the configuration beside" in done.err
+    assert f"config.json says: less {recorded[1]:g}, times {recorded[0]:g}." in done.err
     found = json.loads((tmp_path / "out" / "manifest.json").read_text())["provenance"]["options"]
     assert found["latent_scale"] == recorded
     sample(files, "SiT", "-o", tmp_path / "out").fails(3, "latent_scale")
@@ -146,10 +146,54 @@ def test_projectors_are_left_aside_with_a_word(files: dict[str, Path], tmp_path:
     dprune("sample", tmp_path / "others.pt", *given).fails(3, "others.pt", "blocks.0.attn.q_norm.weight is not")
 
 
-def test_diffusers_layout_is_told(files: dict[str, Path], tmp_path: Path) -> None:
-    torch.save({"transformer_blocks.0.attn1.to_q.weight": torch.ones(4, 4)}, tmp_path / "dit.bin")
-    given = ("--vae", files["sd-vae-ft-mse"], "--seeds", "0", "-o", tmp_path / "b")
-    dprune("sample", tmp_path / "dit.bin", *given).fails(3, "dit.bin", "diffusers' transformers", "DiT-XL-2-256x256.pt")
+def of_diffusers(folder: Path, changed: dict[str, Tensor | None] | None = None) -> Path:
+    """DiT as diffusers saves it: weights, and a configuration beside them."""
+    folder.mkdir()
+    (folder / "config.json").write_bytes((FOLDER / "diffusers.json").read_bytes())
+    values = {name: torch.from_numpy(value) for name, value in tensors("diffusers").items()} | (changed or {})
+    torch.save({name: value for name, value in values.items() if value is not None}, folder / "model.bin")
+    return folder / "model.bin"
+
+
+def test_diffusers_names_are_read_as_dits(tmp_path: Path) -> None:
+    model = load_dit(of_diffusers(tmp_path / "transformer"), CPU, NOISE).model
+    assert model.config == DiTConfig(8, 4, 2, 384, 2, 6, 1000, True, NOISE)
+    x, labels = start(torch.tensor(SEEDS), (4, 8, 8)), torch.tensor(CLASSES)
+    found = model.predicted(x, torch.tensor(TIMES).float(), labels)
+    assert apart(found, np.load(FOLDER / "diffusers.npz")["noise"]) < 1e-5
+
+
+EMBEDDER = "transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.weight"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"caption_projection.linear_1.weight": torch.ones(2)}, "no DiT (it has caption_projection.linear_1.weight)"),
+        ({EMBEDDER: torch.ones(384, 256)}, f"{EMBEDDER} is not that of its first block"),
+        ({EMBEDDER.replace("blocks.1", "blocks.0"): None}, f"{EMBEDDER} is not that of its first block"),
+        ({"transformer_blocks.0.attn1.to_q.weight": torch.ones(2, 2)}, "queries, keys and values are of several sizes"),
+        ({"transformer_blocks.999999999.ff.net.2.bias": torch.ones(2)}, "it has transformer_blocks.999999999"),
+        ({"pos_embed.proj.weight": torch.ones(2)}, "no pos_embed.proj.weight of four dimensions"),
+        ({"proj_out_2.weight": None}, "is no DiT or SiT ('final_layer.linear.weight')"),
+        ({"transformer_blocks.1.ff.net.2.bias": None}, "blocks.1.mlp.fc2.bias is missing"),
+    ],
+)
+def test_other_transformers_of_diffusers_are_refused(
+    changed: dict[str, Tensor | None], words: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    path = of_diffusers(tmp_path / "transformer", changed)
+    given = ("--vae", files["sd-vae-ft-mse"], "--seeds", "0", "--parametrization", "noise", "-o", tmp_path / "b")
+    dprune("sample", path, *given).fails(3, "model.bin", words)
+
+
+def test_diffusers_configuration_has_to_be_there(files: dict[str, Path], tmp_path: Path) -> None:
+    path = of_diffusers(tmp_path / "transformer")
+    given = ("--vae", files["sd-vae-ft-mse"], "--seeds", "0", "--parametrization", "noise", "-o", tmp_path / "b")
+    path.with_name("config.json").write_text('{"sample_size": 1000000}')
+    dprune("sample", path, *given).fails(3, "config.json", "sample_size")
+    path.with_name("config.json").unlink()
+    dprune("sample", path, *given).fails(3, "model.bin", "stands in the config.json", "copy both")
 
 
 def test_published_sizes_fit_by_names_and_shapes() -> None:

@@ -125,10 +125,14 @@ class UnpackedReader:
 
     def __init__(self, shard: UnpackedShard) -> None:
         self._shard = shard
-        self._sample = functools.lru_cache(HELD)(self._load)
+        self._held: dict[int, Sample | BadImage] = {}
 
-    def _load(self, row: int) -> Sample | BadImage:
-        return _loaded(self._shard.source, self._shard.begin + row)
+    def _sample(self, row: int) -> Sample | BadImage:
+        if row not in self._held:
+            if len(self._held) == HELD:
+                del self._held[next(iter(self._held))]
+            self._held[row] = _loaded(self._shard.source, self._shard.begin + row)
+        return self._held[row]
 
     def key(self, row: int) -> str:
         """Return the key of a sample."""

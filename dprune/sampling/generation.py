@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,8 +25,6 @@ from dprune.runtime import Monitor, check_stop, default_workers, explained, take
 from dprune.sampling.drawing import Batch, Drawn, Sampler, Times
 from dprune.sampling.seeds import BALANCED, Classes, key_of
 from dprune.sampling.settings import SampleSettings, check_fit
-
-_log = logging.getLogger("dprune")
 
 
 def generate(
@@ -53,10 +50,7 @@ def generate(
     ):
         loaded = load_dit(model.path, device, settings.parametrization)
         if not model.network:
-            loaded = loaded.scaled(*(scale := LatentScale.of(vae)))
-            if scale.options():
-                _log.info("%s was trained on latents times %g, shifted by %g, as the configuration beside %s says.",
-                          model.path, *scale, vae.path)  # fmt: skip
+            loaded = loaded.scaled(*LatentScale.of(vae))
         decoded = decoded_network(vae, loaded.model.config.input_size, parent(model.record, "latents"))
         check_fit(settings, model.network or loaded.model.config.as_json(), decoded, model.path)
         sampler = Sampler(loaded, vae_of(vae, device), settings, device)

@@ -200,7 +200,7 @@ class Item(NamedTuple):
     """What one network measures of some samples.
 
     Attributes:
-        title: what messages call it.
+        title: what messages call it, empty where there is nothing to tell it from.
         progress: how far it is.
         fold: number of the fold that the samples are, None for no fold.
     """

@@ -60,7 +60,7 @@ class Overview:
         """
         if columns is None:
             return "\n\n".join(map(plain_standing, self.standings))
-        return "\n".join(shown_standing(standing, columns) for standing in self.standings)
+        return "\n\n".join(shown_standing(standing, columns) for standing in self.standings)
 
     def array(self, tasks: int | None) -> str:
         """Return what is missing of the one output for `sbatch --array=`, see `Standing.array_of`.

@@ -33,7 +33,8 @@ class _Portion(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.item.title}, samples {self.begin:,} to {self.end:,}"
+        samples = f"samples {self.begin:,} to {self.end:,}"
+        return f"{self.item.title}, {samples}" if self.item.title else samples
 
 
 def score_standing(output: str) -> Standing | None:

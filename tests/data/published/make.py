@@ -48,11 +48,13 @@ def layout(name: str, network: nn.Module) -> None:
 
 
 def filled(network: nn.Module) -> nn.Module:
-    positions = network.state_dict()["pos_embed"]
-    state = {name: torch.from_numpy(drawn(name, tuple(value.shape))) for name, value in network.state_dict().items()}
-    network.load_state_dict({**state, "pos_embed": positions})
-    # Their waves of times are float32, whatever the weights are.
-    network.t_embedder.mlp.register_forward_pre_hook(lambda _, given: (given[0].double(),))
+    state = {name: torch.from_numpy(drawn(name, tuple(value.shape))) for name, value in network.state_dict().items()
+             if name != "pos_embed"}  # fmt: skip
+    network.load_state_dict(state, strict=False)
+    # Waves of times are float32, whatever the weights are.
+    for name, module in network.named_modules():
+        if name == "t_embedder.mlp" or name.endswith("timestep_embedder"):
+            module.register_forward_pre_hook(lambda _, given: (given[0].double(),))
     return network.double().eval().requires_grad_(False)
 
 
@@ -91,11 +93,29 @@ def dit(folder: str) -> None:
         layout("DiT-XL-2", models.DiT(depth=28, hidden_size=1152, patch_size=2, num_heads=16))
     network = filled(models.DiT(**SMALL))
     layout("DiT", network)
+    diffusers_layout()
     x, t = start(torch.tensor(SEEDS), (4, 8, 8)).double(), torch.tensor(TIMES)
     found = network(x, t, torch.tensor(CLASSES))
     process = diffusion.create_diffusion("")
     data = process._predict_xstart_from_eps(x, t, found[:, :4])
     write("DiT", noise=found[:, :4], data=data, kept=torch.from_numpy(process.alphas_cumprod)[list(TIMES)])
+
+
+def diffusers_layout() -> None:
+    """Keep what diffusers names DiT's tensors, and what it makes of noise."""
+    from diffusers import DiTTransformer2DModel
+
+    config = {"num_attention_heads": 6, "attention_head_dim": 64, "num_layers": 2, "sample_size": 8, "patch_size": 2}
+    with torch.device("meta"):
+        layout("diffusers", DiTTransformer2DModel(**config, in_channels=4, out_channels=8))
+    theirs = filled(DiTTransformer2DModel(**config, in_channels=4, out_channels=8))
+    (HERE / "diffusers.json").write_text(theirs.to_json_string())
+    # It puts DiT's frequencies a little apart from where DiT has them.
+    for block in theirs.transformer_blocks:
+        block.norm1.emb.time_proj.downscale_freq_shift = 0
+    x, t = start(torch.tensor(SEEDS), (4, 8, 8)).double(), torch.tensor(TIMES)
+    found = theirs(x, timestep=t, class_labels=torch.tensor(CLASSES)).sample
+    write("diffusers", noise=found[:, :4])
 
 
 def repa(folder: str) -> None:
