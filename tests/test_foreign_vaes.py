@@ -269,6 +269,10 @@ def test_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:-100])
     with pytest.raises(InputError, match="neither a whole safetensors file nor a torch file"):
         open_vae(tmp_path / "cut.ckpt")
+    for content in (b"", b"text", b"PK\x03\x04"):
+        (tmp_path / "other").write_bytes(content)
+        with pytest.raises(InputError, match="other: is neither a whole safetensors file nor a torch file"):
+            open_vae(tmp_path / "other")
     with pytest.raises(InputError, match="no such file"):
         open_vae(tmp_path / "none")
 
