@@ -306,6 +306,13 @@ def test_sizes_of_images(shards: Path, tmp_path: Path) -> None:
     assert "they become 256 pixels wide, unless --image-size says otherwise" in " ".join(done.err.split())
 
 
+def test_latents_tell_the_scale_that_the_configuration_says(shards: Path, tmp_path: Path) -> None:
+    for name, said in (("small-sd3", [1.5305, 0.0609]), ("small", None)):
+        path = saved(tmp_path / name / "vae.safetensors", name)
+        done = dprune("encode", shards, "--vae", path, "--image-size", 16, "-o", tmp_path / "l", "--dry-run").ok()
+        assert json.loads(done.out)["provenance"]["options"].get("latent_scale") == said
+
+
 def test_info_tells_what_they_are(tmp_path: Path) -> None:
     file = saved(tmp_path / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors", "small")
     as_lightning(tmp_path / "vq.ckpt", {n: torch.from_numpy(v) for n, v in tensors("small-vq").items()})
