@@ -7,6 +7,7 @@ It never gives another result, a traceback, a signal or an endless wait.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -272,6 +273,37 @@ def test_seventy_damages(reader: Reader, chain: Path, tmp_path: Path) -> None:
         found[name] = wrong(result, made, expected)
         if result and result.code == 3 and not reader.file.startswith(NOT_FOR_INFO):
             dprune("info", "--deep", trial.file if trial.file.suffix in WHOLE_FILES else trial.file.parent).fails(3)
+    none_wrong(found)
+
+
+OUTPUTS = (
+    "features/000001.safetensors", "features/manifest.json", "latents/codebook.safetensors", "scores.npy",
+    "dit/manifest.json", "dit/model.safetensors", "begun/manifest.json", "begun/state.safetensors", "begun/log.jsonl",
+    "generating/.dprune/manifest.json", "generating/.dprune/000000.json", "generated/manifest.json",
+    "packing/.dprune/manifest.json", "shards/000001.tar", "metrics.json", ".scoring.npy.progress/workload.json",
+    ".scoring.npy.progress/000000.safetensors",
+)  # fmt: skip
+"""A file of each kind that `dprune status` looks at."""
+
+
+@pytest.mark.parametrize("file", OUTPUTS)
+def test_status_of_outputs_with_damaged_files(
+    file: str, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells of anything: complete, not yet, or one sentence."""
+    monkeypatch.setattr("dprune.watching.job.PAUSE_S", 0)
+    path, data, found = chain / file, (chain / file).read_bytes(), {}
+    first = file.partition("/")[0]
+    output = "scoring.npy" if first.endswith(".progress") else first
+    shutil.copytree(chain / first, tmp_path / first) if (chain / first).is_dir() else shutil.copy(path, tmp_path)
+    nonsensical = () if file.endswith((".tar", ".jsonl")) else _rewritten(file, data, tmp_path / "other")
+    for name, changed in itertools.chain([("nothing", data)], damaged(data, file), nonsensical):
+        (tmp_path / file).write_bytes(changed)
+        result = dprune("status", "--json", tmp_path / output)
+        told = json.loads(result.out)
+        fine = result.code == told["exit_code"] in (0, 75, 3) and "Traceback" not in result.err
+        sentences = [line for line in result.err.splitlines() if "error: " in line]
+        found[name] = "" if fine and len(sentences) == (result.code == 3) else f"exit {result.code}: {result.err}"
     none_wrong(found)
 
 

@@ -176,6 +176,10 @@ def test_what_was_a_shard_gets_its_labels_back(tmp_path: Path) -> None:
     (folder / "x" / "a.cls").write_text("7")
     assert pack(folder, tmp_path / "out", "--beside", "cls")["classes"] == 0
     assert labels(tmp_path / "out") == {"x/a": 7}
+    (folder / "classes.txt").write_text("".join(f"c{number}\n" for number in range(8)))
+    summary = pack(folder, tmp_path / "named", "--beside", "cls")
+    assert (summary["classes"], "left_out" in summary) == (8, False)
+    assert members(tmp_path / "named") == members(tmp_path / "out")
 
 
 # Folders, links and archives

@@ -226,6 +226,13 @@ def test_archives_without_either_are_one_sentence(generated: Path, tmp_path: Pat
     refused(generated, tmp_path / "cut.npz", *PIXELS).fails(3, "cut.npz", "is no whole .npz archive")
 
 
+def test_statistics_do_not_do_where_samples_are_needed(generated: Path, tmp_path: Path) -> None:
+    stats = save_stats(tmp_path / "s.npz")
+    words = "s.npz: holds statistics, which know of no single samples"
+    dprune("memorization", generated, stats, *PIXELS, "-o", tmp_path / "m.json").fails(3, words)
+    dprune("eval", generated, generated, "--held-out", stats, *PIXELS, "-o", tmp_path / "m.json").fails(3, words)
+
+
 def test_statistics_are_told_by_what_they_hold(batch: Path, tmp_path: Path) -> None:
     batch.rename(tmp_path / "plain.bin")
     side = SidePath.of(str(tmp_path / "plain.bin"))

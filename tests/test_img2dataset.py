@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -77,6 +78,13 @@ def test_info_holds_shards_to_their_statistics(folder: Path) -> None:
     dprune("info", folder).fails(3, "00000001.tar: holds 5 samples, its _stats.json says 6")
 
 
+def test_info_misses_shards_that_have_statistics(folder: Path) -> None:
+    """The ids of all samples behind it are others without it, and no other command can know that it was there."""
+    (folder / "00000002.tar").unlink()
+    dprune("info", folder).fails(3, "00000002.tar is missing, whose _stats.json is there")
+    dprune("info", folder / "00000001.tar", folder / "00000003.tar").ok()
+
+
 @pytest.mark.parametrize("text", ["{", '{"count": 6}', '{"successes": -1}', "[]"])
 def test_damaged_statistics_are_a_problem_of_info_alone(folder: Path, text: str, tmp_path: Path) -> None:
     (folder / "00000001_stats.json").write_text(text)
@@ -136,3 +144,16 @@ def test_a_subset_by_key_keeps_captions(tmp_path: Path) -> None:
         f"{key}.{kind}" for key in ("000000000005", "000000020003") for kind in ("jpg", "json", "txt")
     ]
     assert json.loads(found["000000020003.json"])["caption"] == "colour 3 of 2"
+
+
+def test_shards_in_a_folder_that_cannot_be_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be entered all the same. Those who run tests as root could list it."""
+    listed = os.listdir
+
+    def refuse(path: str) -> list[str]:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert dprune("info", folder / "00000001.tar").ok().err == ""

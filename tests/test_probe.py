@@ -13,6 +13,7 @@ from stores import latent_store
 from test_sample import filled, make_vae, pixels, record
 from torch import Tensor
 
+from dprune.errors import Interrupted
 from dprune.formats.arrays import read_array
 from dprune.models.architectures import ARCHITECTURES, HEADS
 from dprune.models.diffusion import log_ratios
@@ -199,10 +200,13 @@ def test_a_worker_that_loads_nothing_writes_what_another_inferred(
 ) -> None:
     store = latent_store(tmp_path / "latents", "kl")
     args = ("score", "el2n", store, "--model", published[NOISE], "-o", tmp_path / "s.npy")
+
+    def stopped(*_: object) -> None:
+        raise Interrupted("stopped: run the same command again.")
+
     with monkeypatch.context() as patch:
-        patch.setattr("dprune.scoring.sharing.SharedScoring.run", lambda job, monitor: job.measure(monitor) or {
-            "complete": False})  # fmt: skip
-        dprune(*args).ok()
+        patch.setattr("dprune.scoring.el2n_grand.El2nGrandJob.write", stopped)
+        dprune(*args).fails(75, "stopped")
     monkeypatch.setattr("dprune.scoring.device.load_dit", Silent)
     dprune(*args).ok()
     assert read_array(tmp_path / "s.npy").record["findings"]["predicts"] == NOISE

@@ -275,6 +275,10 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
     fails(tmp_path, 3, tmp_path / "stats.pkl", "stats.pkl", "is a pickle", "np.savez")
 
 
+def test_one_image_is_no_side(tmp_path: Path) -> None:
+    fails(tmp_path, 3, folder(tmp_path / "g") / "cat" / "000.png", "000.png", "is one image", "the folder it lies in")
+
+
 def test_options_for_shards_need_shards(tmp_path: Path) -> None:
     places = folder(tmp_path / "g"), folder(tmp_path / "r")
     done = dprune("eval", *places, *PIXELS, "--label-member", "y.txt", "-o", tmp_path / "m.json")

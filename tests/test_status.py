@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stores import latent_store
 from test_sample import models  # noqa: F401 - a fixture
+from test_slurm import SCRIPT, cluster, content, larger, submit  # noqa: F401 - cluster and larger are fixtures
 
 from dprune.console import TerminalMonitor
 from dprune.formats.claims import claim_beside, claim_in, claimed
@@ -147,6 +148,45 @@ def test_fewer_tasks_than_missing_parts(many: Path, tmp_path: Path) -> None:
     assert array(tmp_path / "f", "--tasks", 4) == "0-3"
     assert array(tmp_path / "f", "--tasks", 1) == "0"
     assert array(tmp_path / "f", "--tasks", 100) == "0-5", "no more than there are parts to make"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--tasks", "2")])
+def test_its_list_completes_what_a_killed_array_left(
+    larger: Path,  # noqa: F811
+    tmp_path: Path,
+    cluster: dict[str, str],  # noqa: F811
+    options: tuple[str, ...],
+) -> None:
+    store = tmp_path / "array"
+    dying = {**cluster, "AT_ONCE": "yes", "DYING": "0 1 2"}
+    assert submit(SCRIPT, dying, larger, store, *PIXELS, array="0-2").code == 1
+    # What is a second old may not be locked yet, and counts as held.
+    wait_until(lambda: not status(store)["at_work"])
+    found = status(store)
+    assert found["pieces"]["done"] == len(list(store.glob("0*.safetensors"))) < 30
+    missing = array(store, *options)
+    assert missing == ("0-1" if options else found["array"])
+    submit(SCRIPT, cluster, larger, store, *PIXELS, array=missing).ok()
+    assert status(store)["state"] == "complete"
+    embed(larger, tmp_path / "one").ok()
+    assert content(store) == content(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_pieces_that_tasks_have_in_hand(larger: Path, tmp_path: Path) -> None:  # noqa: F811
+    store = tmp_path / "f"
+    words = [warm_python(), "-m", "dprune", "embed", str(larger), *map(str, PIXELS), "-o", str(store)]
+    task = {**os.environ, "SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "2"}
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, env=task)
+    wait_until(lambda: any(piece["at_work"] for piece in status(store)["missing"]))
+    found = status(store)
+    assert "1 process" in text(store)
+    assert process.wait(60) == 0
+    in_hand = [piece["position"] for piece in found["missing"] if piece["at_work"]]
+    assert all(number % 2 for number in in_hand), "it begins with its share"
+    found = status(store)
+    assert (found["state"], found["at_work"]) == ("complete", [])
 
 
 def test_parts_that_are_damaged_or_of_other_options_count_as_missing(shards: Path, tmp_path: Path) -> None:
@@ -401,6 +441,7 @@ def test_scores_by_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ]
     assert found["pieces"] == {"unit": "portions", "done": 2, "total": 4}
     assert found["rerun"] == "measures 2 of 4 portions and writes the scores"
+    assert [piece["name"] for piece in found["missing"]] == ["samples 0 to 8", "samples 16 to 24"]
     assert (found["facts"]["samples"], found["facts"]["of_samples"]) == (16, 32)
     with stopped_after(20), worker(0, 2):
         dprune(*words, "--batch-size", 2).fails(75)

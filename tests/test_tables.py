@@ -20,6 +20,7 @@ from damage import damaged
 from PIL import Image
 
 from dprune.formats.npz_images import NO_LABELS
+from dprune.formats.table_files import open_table
 from dprune.packing.table_columns import TableChoice
 from dprune.packing.tables import TableSource
 
@@ -422,6 +423,20 @@ def test_large_batches_are_cut(tmp_path: Path) -> None:
     assert keys(tmp_path / "out")[699] == "i699"
 
 
+def test_row_groups_of_any_size_take_little_memory(tmp_path: Path) -> None:
+    content = [np.random.default_rng(i).bytes(32 << 10) for i in range(1000)]
+    rows = pa.table({"image": pa.array(content)})
+    pq.write_table(rows, tmp_path / "t.parquet", use_dictionary=False, write_batch_size=16, compression="none")
+    assert pq.read_metadata(tmp_path / "t.parquet").num_row_groups == 1
+    del rows
+    before, held, found = pa.total_allocated_bytes(), list[int](), list[bytes]()
+    for batch in open_table(str(tmp_path / "t.parquet")).batches(["image"]):
+        held.append(pa.total_allocated_bytes() - before)
+        found += batch.column("image").to_pylist()
+    assert found == content
+    assert max(held) < 20 << 20
+
+
 def test_a_missing_shard_is_made_again(tmp_path: Path) -> None:
     numbered(tmp_path / "t.parquet", 10, group=4)
     pack(tmp_path / "t.parquet", tmp_path / "out", "--shard-size", 3)
@@ -458,6 +473,17 @@ def test_whether_a_pack_is_up_to_date_is_told_by_footers(tmp_path: Path) -> None
     dprune("pack", path, "-o", tmp_path / "out").fails(3, "--overwrite")
 
 
+def test_it_is_the_same_table_however_its_files_are_named(tmp_path: Path) -> None:
+    data = TABLES / "hub" / "data"
+    pack(TABLES / "hub", tmp_path / "out")
+    shutil.copytree(data, tmp_path / "elsewhere")
+    ways: list[list[object]] = [[data], [tmp_path / "elsewhere"], [data / "train-*"], sorted(data.glob("train-*"))]
+    for way in ways:
+        way = [f"{place}.parquet" if str(place).endswith("*") else place for place in way]
+        assert "up to date" in dprune("pack", *way, "-o", tmp_path / "out").ok().err
+    dprune("pack", *sorted(data.glob("train-*"))[::-1], "-o", tmp_path / "out").fails(3, "--overwrite")
+
+
 def test_tables_beside_other_sources(tmp_path: Path) -> None:
     table(tmp_path / "t.parquet", image=struct(2, "t{}.png"), label=["eel", "cat"])
     (tmp_path / "photos" / "dog").mkdir(parents=True)
@@ -466,9 +492,17 @@ def test_tables_beside_other_sources(tmp_path: Path) -> None:
     assert keys(tmp_path / "out") == ["dog/a", "t0", "t1"]
     assert labels(tmp_path / "out") == [1, 2, 0]
     assert (tmp_path / "out" / "classes.txt").read_text() == "cat\ndog\neel\n"
+    table(tmp_path / "photos" / "about.parquet", file_name=["dog/a.png"], caption=["a dog"])
+    # This is what img2dataset's files look like.
+    said = pack(tmp_path / "photos", tmp_path / "files")
+    assert (said["samples"], said["left_out"]) == (1, {".parquet": 1})
+    # And this a dataset of the hub, with pictures for its page.
     (tmp_path / "photos" / "about.parquet").write_bytes((tmp_path / "t.parquet").read_bytes())
-    # Images decide: this is what img2dataset's files look like.
-    assert pack(tmp_path / "photos", tmp_path / "files")["samples"] == 1
+    said = pack(tmp_path / "photos", tmp_path / "table")
+    assert (said["samples"], said["left_out"]) == (2, {".png": 1})
+    (tmp_path / "photos" / "about.parquet").write_bytes(b"junk")
+    assert pack(tmp_path / "photos", tmp_path / "junk")["samples"] == 1
+    (tmp_path / "photos" / "about.parquet").unlink()
     dprune("pack", tmp_path / "photos", "-o", tmp_path / "no", "--image-column", "x").fails(
         2, "--image-column", "tables"
     )

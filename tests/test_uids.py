@@ -208,6 +208,15 @@ def test_a_subset_of_others_names_nobody(tmp_path: Path) -> None:
         dprune(*args).fails(3, "u.npy", "none of its 1 uids")
 
 
+def test_metadata_without_uids(tmp_path: Path, wanted: tuple[list[int], Path]) -> None:
+    folder = Path(shutil.copytree(DATA / "datacomp" / "embeddings", tmp_path / "clip"))
+    found = dprune("select", "--within", wanted[1], "--shards", folder, "-o", tmp_path / "rows.npy").ok()
+    assert "kept: 4" in found.err
+    for path in (folder / "metadata").iterdir():
+        pq.write_table(pq.read_table(path).drop_columns(["uid"]), path)
+    dprune("select", "--within", wanted[1], "--shards", folder).fails(3, "metadata_0.parquet", "--enable_metadata")
+
+
 def test_where_nobody_knows_uids_the_way_to_ids_is_named(tmp_path: Path, wanted: tuple[list[int], Path]) -> None:
     dprune("select", "--within", wanted[1]).fails(3, "holds uids of DataComp", "--shards")
     args = ("memorization", DATA / "datacomp" / "embeddings", DATA / "datacomp" / "embeddings", "-o", tmp_path / "m")

@@ -53,7 +53,8 @@ def command(
     exactly, whatever the sizes; copies are at distance 0. Held-out samples show how near unseen ones come, how many of
     them are authentic and how many are flagged as calibrated copies, without which these numbers say little, and make
     Meehan's test possible: C_T far below 0 means copying. Where the provenance of GENERATED names a training subset,
-    --subset must be that one.
+    --subset must be that one. The id of an image that was not packed is its place, from 0, in the order in which
+    dprune pack takes them, those that cannot be read included.
 
     \b
     Examples:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     options.count("--batch-size", "Images in one pass through the device.", default=64),
     options.device,
 )  # fmt: skip
-@options.delivers("Folder that the shards go to.", can_stop=True, shares_work=True, folder=True)
+@options.delivers("Folder that the shards go to.", default="generated", can_stop=True, shares_work=True, folder=True)
 def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
     """Generate images, one a seed, as WebDataset shards.
 
@@ -61,6 +61,7 @@ def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-49999 -o generated
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-63 --cfg 4 --grid grid.png -o first
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-99 --classes 207,360 -o dogs-and-otters
+      dprune sample SiT-XL-2-256.pt --vae sd-vae-ft-mse.safetensors --seeds 0-63 --cfg 4
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-4999 --classes proportional -o skewed
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-49999 --npz all.npz -o generated
       torchrun --nproc-per-node 8 -m dprune sample run/model.safetensors --vae vae/model.safetensors \\

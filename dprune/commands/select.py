@@ -70,7 +70,7 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
     options.seed,
 )  # fmt: skip
 @options.members
-@options.delivers("The subset: a .npy file of ids, or - for stdout.", default="-")
+@options.delivers("The subset: a .npy file of ids, or what --format says; - for stdout.", default="-")
 def command(delivery: Delivery, scores: str | None, settings: SelectSettings, members: MemberChoice) -> None:
     """Choose the samples to keep, by scores, clusters and set algebra.
 
@@ -80,6 +80,9 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
 
     Without --clusters and --groups the choice is among all samples, as the paper makes it by scores of models and by
     chance; by the distance to the centre it chooses inside each cluster.
+
+    Keys as text and uids of DataComp stand for ids where --shards names the samples, and --format writes them. So a
+    choice of rows of clip-retrieval becomes one of shards, whose order is another.
 
     \b
     Examples:

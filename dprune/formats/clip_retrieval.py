@@ -56,10 +56,9 @@ def _numbered(folder: Path, kind: str) -> Iterator[tuple[int, Path]]:
             for entry in entries:
                 if (match := _PARTS.fullmatch(entry.name)) and match[kind]:
                     yield int(match[kind].removeprefix("wip_")), folder / entry.name
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
+        # What cannot be listed is none of clip-retrieval's, whatever else it is.
         return
-    except OSError as error:
-        raise unreadable(folder, error) from error
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,9 @@ class ClipFolder:
             raise InputError(f"{self.name}: has no metadata_*.parquet that says what its rows are: put it beside them.")
         found = read_columns(path, names)
         if not found:
-            raise InputError(f"{path}: has no column {names[0]!r}: give the metadata that clip-retrieval wrote.")
+            raise InputError(
+                f"{path}: has no column {names[0]!r}: clip-retrieval keeps such with --enable_metadata True."
+            )
         name = next(iter(found))
         return found[name], name
 

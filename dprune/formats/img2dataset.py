@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dprune.errors import InputError, unreadable
+from dprune.errors import InputError
 from dprune.formats.checked_json import Object, Whole, read_json, shaped
 from dprune.formats.columns import find_rows, padded_ascii, read_columns
 from dprune.formats.ranges import is_url
@@ -88,6 +88,17 @@ def warn_of_unfinished(title: str, locations: Sequence[str]) -> None:
         )  # fmt: skip
 
 
+def lost_shards(folder: str, locations: Iterable[str]) -> list[str]:
+    """Return the names of the shards of a folder that have statistics and are not there.
+
+    Args:
+        folder: path.
+        locations: its shards.
+    """
+    there = {os.path.basename(location) for location in locations}
+    return sorted({name.removesuffix(STATS) + ".tar" for name in _statistics(folder)} - there)
+
+
 def are_shards(folders: Collection[str], files: Collection[str]) -> bool:
     """Tell folders that img2dataset filled in place of tars (`--output_format files`): no class lies in one.
 
@@ -101,8 +112,9 @@ def are_shards(folders: Collection[str], files: Collection[str]) -> bool:
 def _statistics(folder: str) -> set[str]:
     try:
         return {name for name in os.listdir(folder) if name.endswith(STATS)}
-    except OSError as error:
-        raise unreadable(folder, error) from error
+    except OSError:
+        # Shards that are named one by one can be read in a folder that cannot be listed.
+        return set()
 
 
 def table_beside(location: str) -> Path | None:

@@ -327,8 +327,8 @@ def check_same_dataset(inputs: Mapping[str, str | None]) -> str | None:
             remedy = "make both from the same shards"
             if fingerprint.startswith(ROWS) != known[0][1].startswith(ROWS):
                 remedy = (
-                    "rows of clip-retrieval are in another order than shards, and dprune select --format keys with "
-                    "--shards and its folder translates them"
+                    "rows of clip-retrieval are in another order than shards, and dprune select --format keys --shards "
+                    "FOLDER translates them"
                 )
             raise MismatchError(
                 f"{known[0][0]} and {name} speak of different datasets "

@@ -43,13 +43,15 @@ from dprune.formats.temporary import is_temporary
 from dprune.runtime import Monitor, check_stop, ranks
 
 POLL_S = 0.2
+MOST = 1_000_000
+"""Shards of a folder, whose numbers have six digits."""
 
 _JOURNALLED = re.compile(r"manifest\.json|\d{6}\.json")
 _SHARD: dict[str, Shape] = {"name": FileName(), "count": Whole(), "digest": Hex(64), "xxh3": Hex(16)}
 _LEDGER = ListOf(Object({"key": Text(), "reason": Text()}))
 _ENTRY = Object({**_SHARD, "bad": _LEDGER, "version": Maybe(Text()), CHECK_KEY: Text()})
 _EXPORT = Object({"option": Text(), "path": Text(), "mark": Text()})
-PLAN = Object({}, {"shards": Whole(), "samples": Whole(), "exports": ListOf(_EXPORT), "resumes": Flag()})
+PLAN = Object({}, {"shards": Whole(most=MOST), "samples": Whole(), "exports": ListOf(_EXPORT), "resumes": Flag()})
 """What there is to be in the end: how many shards and samples, where that is known before they are there; files beside
 the folder, each with the option that names it, its path from the folder and `Beside.mark`; and whether what is
 finished stays when the command is run again."""

@@ -9,6 +9,8 @@ from typing import Any
 from dprune.formats.provenance import Record, lineage
 
 DIGITS = 12
+NONSENSE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, MemoryError, RecursionError)
+"""What readers raise on a manifest or header that is well-formed but says nonsense."""
 _LONGEST_VALUE = 60
 
 

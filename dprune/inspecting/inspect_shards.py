@@ -11,7 +11,7 @@ from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.checked_json import MOST_BYTES, parse_json
-from dprune.formats.img2dataset import STATS, read_downloads
+from dprune.formats.img2dataset import STATS, lost_shards, read_downloads
 from dprune.formats.index_cache import check_bytes
 from dprune.formats.manifests import MANIFEST, checked_manifest, read_manifest
 from dprune.formats.members import MemberChoice
@@ -215,6 +215,10 @@ def _downloads(
             findings.problems.append(
                 f"{location}: holds {count:,} samples, its {STATS} says {stated:,}: download it again."
             )
+    if os.path.isdir(findings.name) and (lost := lost_shards(findings.name, locations)):
+        findings.problems.append(
+            f"{findings.name}: {lost[0]} is missing, whose {STATS} is there: copy it again, or ids shift."
+        )
     reasons = dict(said.reasons.most_common(MOST_SUFFIXES))
     return {name: found for name, found in (("download", dict(said.counts)), ("failures", reasons)) if found}
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from dprune.errors import InputError, unreadable
 from dprune.formats.kinds import ARRAY_FILES, TENSOR_FILES, kind_of
-from dprune.inspecting.findings import DIGITS, Findings
+from dprune.inspecting.findings import DIGITS, NONSENSE, Findings
 from dprune.inspecting.inspect_files import (
     inspect_array,
     inspect_keys,
@@ -26,9 +26,6 @@ from dprune.inspecting.inspect_folders import inspect_folder
 from dprune.inspecting.inspect_shards import Look, inspect_shards
 from dprune.inspecting.rendering import plain_text, terminal_text
 from dprune.models.weights import is_torch_file
-
-# What the readers raise on a manifest or header that is well-formed but says nonsense.
-_NONSENSE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, MemoryError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def _inspect(sources: Sequence[str], look: Look) -> Findings:
         return Findings(name, problems=[str(error)])
     except OSError as error:
         return Findings(name, problems=[str(unreadable(name, error))])
-    except (*_NONSENSE, SafetensorError) as error:
+    except (*NONSENSE, SafetensorError) as error:
         return Findings(name, problems=[f"{name}: says nonsense ({type(error).__name__}: {error}): make it again."])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from dprune.formats.members import MemberChoice
 from dprune.formats.npz_images import IMAGES
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.formats.statistics import NPZ_NAMES, npz_names
+from dprune.packing.sources import is_called_an_image
 from dprune.packing.unpacked import as_dataset, is_unpacked, open_images
 
 PROTO, PROTOCOLS = 0x80, range(2, 6)
@@ -34,7 +36,7 @@ class SidePath(NamedTuple):
         """Look at the path, the only time.
 
         Raises:
-            InputError: it is a pickle.
+            InputError: it is a pickle, or a single image.
         """
         kind = kind_of(path)
         if kind == "file" and _is_pickle(path):
@@ -42,6 +44,8 @@ class SidePath(NamedTuple):
                 f"{path}: is a pickle, which can run anything while it is read, so dprune reads none: load it where it "
                 "is trusted, and save its mean and covariance with np.savez(FILE, mu=..., sigma=...)."
             )
+        if is_called_an_image(path) and os.path.isfile(path):
+            raise InputError(f"{path}: is one image, and a side of a measurement is many: give the folder it lies in.")
         if kind == "zip" and npz_names(path).issuperset(NPZ_NAMES):
             return cls(path, "statistics")
         if kind in ("folder", "zip", "file", "missing") and is_unpacked(path):

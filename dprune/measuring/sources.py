@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dprune.embedding.settings import INCEPTION_DIMENSION
-from dprune.errors import MismatchError, UsageError
+from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.arrays import Array, read_ids
 from dprune.formats.features import Features, Unlabelled, open_features
 from dprune.formats.provenance import Record, check_same_dataset, nearest_first
@@ -64,6 +64,7 @@ def open_sources(
     images = {role: side for role, side in paths.items() if side.holds in ("shards", "images")}
     if embedding.stated and not images:
         raise UsageError("--model and its options are for images, and all sides are features: leave them out.")
+    _check_samples(paths.values())
     _check_members(images, embedding)
     found = {role: _ready(side.path) for role, side in paths.items() if role not in images}
     for source in found.values():
@@ -80,6 +81,11 @@ def open_sources(
     check_space({source.name: source.record for source in sources.values()} | known)
     _warn_of_roles(sources)
     return sources
+
+
+def _check_samples(sides: Iterable[SidePath]) -> None:
+    if useless := next((side.path for side in sides if side.holds == "statistics"), None):
+        raise InputError(f"{useless}: holds statistics, which know of no single samples: give images or features.")
 
 
 def _check_members(images: Mapping[str, SidePath], embedding: Embedding) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dprune.errors import InputError
 from dprune.models.architectures import HEADS
+from dprune.models.diffusers_dits import MARK, renamed
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.parametrization import INFERRED, PREDICTIONS, unsaid
 from dprune.models.probe import answers_of
@@ -27,17 +28,14 @@ _log = logging.getLogger("dprune")
 
 
 def read_foreign(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, without the networks that only training needs.
+    """Read a state dict by DiT's names, without the networks that only training needs.
 
     Raises:
-        InputError: the file is damaged, or holds no state dict of DiT's names.
+        InputError: the file is damaged, or holds no state dict, or that of another transformer.
     """
     state = read_state(path)
-    if any(name.startswith("transformer_blocks.") for name in state):
-        raise InputError(
-            f"{path}: has the names of diffusers' transformers, which are not read: give the state dict of the "
-            "repository that the weights are from, such as DiT-XL-2-256x256.pt."
-        )
+    if any(name.startswith(MARK) for name in state):
+        return renamed(path, state)
     kept = {name: value for name, value in state.items() if not name.startswith(TRAINING_HEADS)}
     if len(kept) < len(state):
         _log.info("%s: %d tensors of projectors, which only its training needed, are left aside.", path,

@@ -28,8 +28,8 @@ CLEAR, CLEAREST, LEANING = 0.7, 0.9, 0.1
 """Correlations beyond which an answer tells: where all is noise to a velocity, and to DiT, and half way."""
 APART = 0.3
 """How far apart correlations at both ends of time are, at least, where it goes from 0 to 1."""
-NUMBERS, FEWEST = 8192, 2
-"""Numbers that a correlation is taken over, and inputs at least: chance moves it by .01."""
+NUMBERS = 4096
+"""That a correlation is taken over at least: chance moves it by .016."""
 
 
 class Answers(NamedTuple):
@@ -58,7 +58,9 @@ class Answers(NamedTuple):
 
     def __str__(self) -> str:
         """Return the correlations as messages show them."""
-        return "correlations {:.2f}, {:.2f} and {:.2f} at t=0, 0.5 and 1, {:.2f} at timestep 999".format(*self)
+        # Plus zero: a zero has no sign.
+        begin, middle, end, last = (f"{round(value, 2) + 0:.2f}" for value in self)
+        return f"correlations {begin}, {middle} and {end} at t=0, 0.5 and 1, {last} at timestep 999"
 
 
 def answers_of(network: DiT) -> Answers:
@@ -69,7 +71,7 @@ def answers_of(network: DiT) -> Answers:
     """
     config, device = network.config, network.pos_embed.device
     shape = (config.channels, config.input_size, config.input_size)
-    count = max(FEWEST, math.ceil(NUMBERS / math.prod(shape)))
+    count = math.ceil(NUMBERS / math.prod(shape))
     noise = normal(0, "parametrization", torch.arange(count, device=device), 0, shape)
     times = torch.tensor([0.0, 0.5, 1.0, TIMESTEPS - 1.0], device=device).repeat_interleave(count)
     labels = torch.full((len(times),), config.classes, device=device)

@@ -63,13 +63,16 @@ class ImageFiles(Source):
 
     def _name_classes(self, classes: FolderClasses, listed: ImageFile | None, others: list[ImageFile]) -> None:
         """Number the classes, in the order of a list if there is one, which then is none of the other files."""
-        if listed and (classes.names or self._choice.relabelled):
+        by_files = LABEL_SUFFIX in self._choice.beside
+        if listed and (classes.names or by_files or self._choice.relabelled):
             title = f"{self._location}: {listed.path}"
             self.order = read_classes(title, self._text(listed))
             check_order(title, self.order)
             others.remove(listed)
             if classes.names:
                 classes = in_order(classes, self.order, listed.folder, title)
+            elif by_files:
+                classes = FolderClasses({}, self.order)
         # Their file has a line for each.
         self.classes = [escaped(name) for name in classes.names]
         numbers = {name: number for number, name in enumerate(self.classes)}

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from dprune.errors import InputError
 from dprune.packing.label_files import has_image_suffix, plain_name
 from dprune.packing.sources import Source
+from dprune.runtime import Monitor, check_stop
 
 _SEVERAL = -1
 
@@ -47,21 +48,24 @@ def _key(name: str) -> str:
     return (name.rpartition(".")[0] if has_image_suffix(name) else name).replace(".", "_")
 
 
-def match_rows(title: str, names: Sequence[str], source: Source) -> npt.NDArray[np.int64]:
+def match_rows(title: str, names: Sequence[str], source: Source, monitor: Monitor) -> npt.NDArray[np.int64]:
     """Return the row of each sample.
 
     Args:
         title: what messages call the file of labels.
         names: that it gives to the images, as `read_labels` returns them.
         source: the samples, which are found by their paths, or by their keys where they have none.
+        monitor: is asked whether to stop: a million samples take some seconds.
 
     Raises:
         InputError: a sample has no row, a row no sample and none that was left out, or one row several samples.
+        Interrupted: the monitor asked to stop.
     """
     known = RowNames(names)
     rows, owners = np.full(len(source), _SEVERAL, np.int64), np.full(len(names), _SEVERAL, np.int64)
     keys = list(source.keys())
     for number, (path, key) in enumerate(zip(source.names(), keys, strict=True)):
+        check_stop(monitor)
         if (row := known.find(path)) is None:
             continue
         if owners[row] >= 0:

@@ -78,7 +78,7 @@ class FileLabels(Labels):
     def of(self, source: Source, monitor: Monitor) -> tuple[list[Label], Collection[Label]]:
         """Read the file, for which there is no need while all is up to date, and find each sample's row."""
         found = read_labels(self.title, self._data)
-        rows, labels = match_rows(self.title, list(found), source), list(found.values())
+        rows, labels = match_rows(self.title, list(found), source, monitor), list(found.values())
         # Of rows that are left out, too, so that all splits number the classes alike.
         return [labels[row] for row in rows.tolist()], set(labels)
 

@@ -83,6 +83,12 @@ def choose_columns(file: TableFile, choice: TableChoice) -> Columns:
     return Columns(image, content, path, label, named, names, beside)
 
 
+def holds_images(file: TableFile) -> bool:
+    """Tell whether a column has bytes, as of images."""
+    places = (_parts(file, name) for name in file.schema.names)
+    return any(place is not None and place[0] is not None for place in places)
+
+
 def _features(file: TableFile) -> dict[str, dict[str, Any]]:
     """Return what Hugging Face's datasets noted of each column, empty where there is nothing of the kind."""
     try:

@@ -26,6 +26,7 @@ from dprune.formats.images import readable_suffixes
 from dprune.formats.table_files import TableFile, open_table
 from dprune.packing.folders import walk_files
 from dprune.packing.splits import find_classes, split_kind
+from dprune.packing.table_columns import holds_images
 
 SUFFIXES = (".parquet", ".arrow")
 _INFO, _STATE = "dataset_info.json", "state.json"
@@ -40,12 +41,10 @@ class TablePlace:
 
     Attributes:
         path: of the file.
-        name: what it is called below what was given, with `/` between folders.
         split: the folders and the split that it belongs to by its name, such as `data/train`.
     """
 
     path: str
-    name: str
     split: str
 
 
@@ -54,20 +53,24 @@ class Tables:
     """The files of rows that are taken.
 
     Attributes:
-        files: in order, with their names below what was given.
-        others: files of other splits, likewise.
+        files: in order.
+        others: files of other splits.
         split: that was taken of several, or the only one; None where names tell of none.
         left_out: number of rows in other splits, and of files that are no part of a dataset.
     """
 
-    files: Sequence[tuple[str, TableFile]]
-    others: Sequence[tuple[str, TableFile]]
+    files: Sequence[TableFile]
+    others: Sequence[TableFile]
     split: str | None
     left_out: dict[str, int]
 
 
 def is_table(location: str) -> bool:
-    """Tell files of rows, globs of them, and folders that hold such files but neither images nor tars."""
+    """Tell files of rows, globs of them, and folders of such files.
+
+    A folder that holds tars is none, and one that holds images only where its tables hold some, too: pictures may lie
+    beside a dataset's description, and tables beside images that they describe.
+    """
     if os.path.isdir(location):
         # Metadata of embeddings are tables without images.
         return not is_clip_folder(location) and _is_folder_of_tables(location)
@@ -77,7 +80,7 @@ def is_table(location: str) -> bool:
 
 
 def _is_folder_of_tables(folder: str) -> bool:
-    """Look until an image or a tar turns up, which in a folder of images is at once."""
+    """Look for tables until an image or a tar turns up, which in a folder of images is at once."""
     waiting, seen, found = [folder], set[str](), False
     while waiting:
         here = waiting.pop()
@@ -91,10 +94,21 @@ def _is_folder_of_tables(folder: str) -> bool:
                     continue
                 if entry.is_dir():
                     waiting.append(entry.path)
-                elif ".tar" in name or name.rpartition(".")[2] in readable_suffixes():
+                elif ".tar" in name:
                     return False
+                elif name.rpartition(".")[2] in readable_suffixes():
+                    return _has_tables_of_images(folder)
                 found = found or name.endswith(SUFFIXES)
     return found
+
+
+def _has_tables_of_images(folder: str) -> bool:
+    paths = (os.path.join(place, name) for place in (folder, os.path.join(folder, "data")) if os.path.isdir(place)
+             for name in sorted(os.listdir(place)) if name.lower().endswith(SUFFIXES))  # fmt: skip
+    try:
+        return (path := next(paths, None)) is not None and holds_images(open_table(path))
+    except InputError:
+        return False
 
 
 def find_tables(locations: Sequence[str], split: str | None) -> Tables:
@@ -119,29 +133,28 @@ def find_tables(locations: Sequence[str], split: str | None) -> Tables:
     # Files are to splits what folders of images are to them.
     found = find_classes(locations[0], sizes, split)
     left.update(found.left_out)
-    taken, others = list[tuple[str, TableFile]](), list[tuple[str, TableFile]]()
+    taken, others = list[TableFile](), list[TableFile]()
     for place, file in zip(places, files, strict=True):
         wanted = found.split is None or place.split in found.labels
-        (taken if wanted else others).append((place.name, file))
+        (taken if wanted else others).append(file)
     return Tables(taken, others, found.split, {kind: count for kind, count in left.items() if count})
 
 
 def _places(location: str, left: Counter[str]) -> Iterator[TablePlace]:
     if not os.path.isdir(location):
         for path in [location] if os.path.isfile(location) else sorted(glob.glob(location)):
-            name = os.path.basename(path)
-            yield TablePlace(path, name, _split_in(name))
+            yield TablePlace(path, _split_in(os.path.basename(path)))
         return
     folders: dict[str, list[str]] = {}
     for file in walk_files(location, left):
         # Names that end so are of a download that was not finished.
         if not file.hidden and ".incomplete/" not in file.path:
+            left[file.kind] += file.is_image
             folders.setdefault(file.folder, []).append(file.name)
     _check_alone(location, folders)
     for folder in sorted(folders):
         for name, split in _files_in(os.path.join(location, folder), sorted(folders[folder]), left):
-            parts = [folder, name], [folder, split]
-            yield TablePlace(os.path.join(location, *parts[0]), *("/".join(filter(None, part)) for part in parts))
+            yield TablePlace(os.path.join(location, folder, name), "/".join(filter(None, [folder, split])))
 
 
 def _check_alone(location: str, folders: Mapping[str, Sequence[str]]) -> None:

@@ -45,15 +45,14 @@ class TableSource(InOrder):
 
     def __init__(self, locations: Sequence[str], choice: TableChoice) -> None:
         found, self._choice = find_tables(locations, choice.split), choice
-        self._names, self._files = [name for name, _ in found.files], [file for _, file in found.files]
-        self.left_out = found.left_out
+        self._files, self.left_out = found.files, found.left_out
         self._columns = [_chosen(file, choice) for file in self._files]
         self._stops = list(itertools.accumulate(file.rows for file in self._files))
         if not self._stops[-1]:
             raise InputError(f"{locations[0]}: has no rows.")
         self._named, self._stated = _shared_labels(self._files, self._columns)
         # So that all splits number the classes alike.
-        self._others = [pair for pair in found.others if self._named and _texts_of(pair[1], choice)]
+        self._others = [file for file in found.others if self._named and _texts_of(file, choice)]
         first = self._columns[0]
         taken = {"split": found.split, "image_column": first.image, "label_column": first.label}
         self.options = {name: value for name, value in taken.items() if value is not None}
@@ -64,8 +63,9 @@ class TableSource(InOrder):
     def parents(self) -> dict[str, Record]:
         """The files by their names, sizes, row counts, and digests of their footers or, of Arrow, batches."""
         listing = hashlib.sha256()
-        for name, file in (*zip(self._names, self._files, strict=True), *self._others):
-            line = f"{name}\0{os.path.getsize(file.path)}\0{file.rows}\0{file.digest}\n"
+        for file in (*self._files, *self._others):
+            # Wherever they lie, and however they were named on the command line.
+            line = f"{os.path.basename(file.path)}\0{os.path.getsize(file.path)}\0{file.rows}\0{file.digest}\n"
             listing.update(line.encode("utf-8", "surrogateescape"))
         return {"images": parent_record(None, listing.hexdigest())}
 
@@ -76,7 +76,7 @@ class TableSource(InOrder):
             return self._stated
         names = set[str]()
         columns = [(file, columns.label or "") for file, columns in zip(self._files, self._columns, strict=True)]
-        columns += [(file, _texts_of(file, self._choice)) for _, file in self._others]
+        columns += [(file, _texts_of(file, self._choice)) for file in self._others]
         for file, column in columns:
             for labels in self._column(file, column):
                 names.update(label for label in labels if label is not None)

@@ -49,7 +49,7 @@ def open_images(location: str) -> Source:
     try:
         return opener.opened([location], PackSettings())
     except (InputError, UsageError) as error:
-        if "--" not in str(error):
+        if " --" not in str(error):
             raise
         remedy = "these are options of dprune pack, and its shards will do here"
         raise type(error)(f"{str(error).rstrip('.')}: {remedy}.") from error
@@ -125,10 +125,14 @@ class UnpackedReader:
 
     def __init__(self, shard: UnpackedShard) -> None:
         self._shard = shard
-        self._sample = functools.lru_cache(HELD)(self._load)
+        self._held: dict[int, Sample | BadImage] = {}
 
-    def _load(self, row: int) -> Sample | BadImage:
-        return _loaded(self._shard.source, self._shard.begin + row)
+    def _sample(self, row: int) -> Sample | BadImage:
+        if row not in self._held:
+            if len(self._held) == HELD:
+                del self._held[next(iter(self._held))]
+            self._held[row] = _loaded(self._shard.source, self._shard.begin + row)
+        return self._held[row]
 
     def key(self, row: int) -> str:
         """Return the key of a sample."""

@@ -90,7 +90,7 @@ class El2nGrandJob(SharedScoring["npt.NDArray[np.float32]"]):
 
     def workload(self) -> Workload:
         """See `SharedScoring`."""
-        return Workload(self.record, [Item("samples", self.progress())])
+        return Workload(self.record, [Item("", self.progress())])
 
     def measure(self, turns: Turns, monitor: Monitor) -> None:
         """Measure what is missing of this worker's portions."""

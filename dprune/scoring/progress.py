@@ -189,15 +189,18 @@ def progress_folder(output: str | Path) -> Path:
     return path.with_name(f".{path.name}.progress")
 
 
-_ITEM = Object({"title": Text(), "folder": Text(), "samples": Whole(), "mark": Text()}, {"fold": Whole()})
-_WORKLOAD = Object({"kind": OneOf(("workload",)), "provenance": Object(), "items": ListOf(_ITEM), "folds": Whole()})
+MOST_SAMPLES, MOST_FOLDS = 1 << 31, 1 << 16
+_ITEM = Object({"title": Text(), "folder": Text(), "samples": Whole(most=MOST_SAMPLES), "mark": Text()},
+               {"fold": Whole()})  # fmt: skip
+_WORKLOAD = Object({"kind": OneOf(("workload",)), "provenance": Object(), "items": ListOf(_ITEM, most=MOST_FOLDS),
+                    "folds": Whole(most=MOST_FOLDS)})  # fmt: skip
 
 
 class Item(NamedTuple):
     """What one network measures of some samples.
 
     Attributes:
-        title: what messages call it.
+        title: what messages call it, empty where there is nothing to tell it from.
         progress: how far it is.
         fold: number of the fold that the samples are, None for no fold.
     """

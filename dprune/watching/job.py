@@ -6,6 +6,7 @@ It only reads, and so may look at what others are writing: what vanishes meanwhi
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from dprune.formats.kinds import kind_of
 from dprune.formats.locations import JOURNAL
 from dprune.formats.publish import STDOUT
 from dprune.formats.temporary import is_temporary
+from dprune.inspecting.findings import NONSENSE
 from dprune.watching.at_work import makers_in, makers_of
 from dprune.watching.files import file_standing, folder_of_files
 from dprune.watching.folders import names_in
@@ -26,7 +28,7 @@ from dprune.watching.shards import begun_shards, finished_shards, shards_of_othe
 from dprune.watching.standing import DAMAGED, EXIT_CODES, NONE, UNFINISHED, Standing
 from dprune.watching.stores import store_standing
 
-_ATTEMPTS = 3
+ATTEMPTS, PAUSE_S = 3, 0.05
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Overview:
         """
         if columns is None:
             return "\n\n".join(map(plain_standing, self.standings))
-        return "\n".join(shown_standing(standing, columns) for standing in self.standings)
+        return "\n\n".join(shown_standing(standing, columns) for standing in self.standings)
 
     def array(self, tasks: int | None) -> str:
         """Return what is missing of the one output for `sbatch --array=`, see `Standing.array_of`.
@@ -88,15 +90,19 @@ def open_status(outputs: Sequence[str]) -> Overview:
 
 
 def _standing(output: str) -> Standing:
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         try:
             return _look(output)
-        except (InputError, OSError) as error:
-            # What a worker replaces or removes just now is whole at the next look, what is damaged is not.
-            problem = str(error if isinstance(error, InputError) else unreadable(output, error))
-            if attempt + 1 == _ATTEMPTS:
-                return _bad(output, DAMAGED, problem)
-    raise AssertionError
+        except InputError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = str(unreadable(output, error))
+        except NONSENSE as error:
+            problem = f"{output}: says nonsense ({type(error).__name__}: {error}): make it again."
+        # What a worker replaces or removes just now is whole at the next look, what is damaged is not.
+        if attempt + 1 < ATTEMPTS:
+            time.sleep(PAUSE_S)
+    return _bad(output, DAMAGED, problem)
 
 
 def _bad(output: str, state: str, problem: str) -> Standing:

@@ -142,7 +142,7 @@ def _pace(standing: Standing) -> str:
         said += " by the last line of the log"
     else:
         said += f" over the last {pace.pieces:,} {unit}, of which the last came {_ago(pace.last)}"
-    return said if standing.remaining is None else f"{said}; the rest takes {clock(standing.remaining)} at that"
+    return said if standing.remaining is None else f"{said}; at that the rest takes {clock(standing.remaining)}"
 
 
 def _ago(then: float) -> str:

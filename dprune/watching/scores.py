@@ -33,7 +33,8 @@ class _Portion(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.item.title}, samples {self.begin:,} to {self.end:,}"
+        samples = f"samples {self.begin:,} to {self.end:,}"
+        return f"{self.item.title}, {samples}" if self.item.title else samples
 
 
 def score_standing(output: str) -> Standing | None:
@@ -91,15 +92,22 @@ def _size(items: Sequence[Item]) -> int:
 
 
 def _portions(items: Sequence[Item]) -> list[_Portion]:
-    places = [(number, place) for number, item in enumerate(items) for place in range(len(item.progress))]
-
-    def look(place: tuple[int, int]) -> _Portion:
-        item, number = items[place[0]], place[1]
-        begin, end = item.progress.span(number)
-        done = min(item.progress.stated(number), end - begin)
-        return _Portion(item, number, begin, end, done, time_of(item.progress.path(number)) if done else 0.0)
-
-    return list(look_at(places, look).values())
+    """Look at the portions of all items; of those that have no file nothing is measured."""
+    names = look_at((item.progress.folder for item in items), names_in)
+    there = [
+        (item.progress, number)
+        for item in items
+        for number in range(len(item.progress))
+        if item.progress.path(number).name in names[item.progress.folder]
+    ]
+    looks = look_at(there, lambda place: (place[0].stated(place[1]), time_of(place[0].path(place[1]))))
+    found = []
+    for item in items:
+        for number in range(len(item.progress)):
+            begin, end = item.progress.span(number)
+            done, made = looks.get((item.progress, number), (0, 0.0))
+            found.append(_Portion(item, number, begin, end, min(done, end - begin), made))
+    return found
 
 
 def _gradients(items: Sequence[Item]) -> dict[str, int]:
