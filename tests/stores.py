@@ -16,16 +16,17 @@ COUNTS = (20, 0, 13)
 
 def latent_store(
     folder: Path, kind: str = "vq", *, flips: bool = False, labels: bool = True, unlabelled: int = 0, vae: str = "",
-    counts: tuple[int, ...] = COUNTS,
+    counts: tuple[int, ...] = COUNTS, **options: object,
 ) -> Path:  # fmt: skip
     """A store of 33 random samples in three parts, one of them empty; the last sample could not be decoded.
 
     The first `unlabelled` samples of the first part have no label. With other `counts` parts have so many samples.
+    Provenance records further `options`.
     """
     draw = np.random.default_rng(0)
     network = {"kind": kind, "channels": 3, "size": 4, "codes": 50 if kind == "vq" else 0, "image_size": 16}
     parents = {"vae": {"digest": vae, "external": True}} if vae else None
-    record = make_record("encode", {"network": network, "flips": flips}, parents=parents)
+    record = make_record("encode", {"network": network, "flips": flips, **options}, parents=parents)
     shards = tuple(f"{number:06d}.tar" for number in range(len(counts)))
     store = Store(folder, KIND, shards, (), record)
     store.publish_manifest()

@@ -7,6 +7,7 @@ import pty
 import select
 import shlex
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -103,6 +104,13 @@ def test_the_script_calls_dprune_when_something_is_completed(shell: str) -> None
     assert not text.endswith("\n\n")
 
 
+def test_the_one_line_is_told() -> None:
+    told = (Path(__file__).parent.parent / "README.md").read_text()
+    assert INSTALLED["bash"] in told
+    assert all(line.removeprefix("dprune completion ") in told for line in INSTALLED.values())
+    assert all(line in dprune("help", "completion").ok().out.decode() for line in INSTALLED.values())
+
+
 def test_an_unknown_shell_is_refused() -> None:
     dprune("completion", "tcsh").fails(2, "'bash', 'zsh', 'fish'")
 
@@ -128,15 +136,25 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Terminal:
-    """An interactive shell that a person types into."""
+INSTALLED = {
+    "bash": "dprune completion bash >> ~/.bashrc",
+    "zsh": "dprune completion zsh >> ~/.zshrc",
+    "fish": "dprune completion fish > ~/.config/fish/completions/dprune.fish",
+}
 
-    def __init__(self, command: list[str], place: Path) -> None:
+
+class Terminal:
+    """A new interactive shell that a person types into, whose home has had one line of `INSTALLED`."""
+
+    def __init__(self, shell: str, place: Path) -> None:
+        (place / ".config" / "fish" / "completions").mkdir(parents=True)
+        env = {name: value for name, value in os.environ.items() if name not in ("ZDOTDIR", "XDG_CONFIG_HOME")}
+        env |= {"PATH": f"{place / 'bin'}:{os.environ['PATH']}", "HOME": str(place), "TERM": "dumb"}
+        subprocess.run(["sh", "-c", INSTALLED[shell]], env=env, check=True)
         self.pid, self.handle = pty.fork()
         if not self.pid:
             os.chdir(place)
-            path = f"{place / 'bin'}:{os.environ['PATH']}"
-            os.execvpe(command[0], command, {**os.environ, "PATH": path, "HOME": str(place), "TERM": "dumb"})
+            os.execvpe(shell, [shell, "-i"], env)
 
     def types(self, keys: str, awaited: str) -> None:
         """Type, and wait until the shell shows something."""
@@ -153,16 +171,14 @@ class Terminal:
         os.waitpid(self.pid, 0)
 
 
-@pytest.fixture(params=[("bash", "--norc", "--noprofile", "-i"), ("zsh", "-f", "-i"), ("fish", "--private", "-i")],
-                ids=SHELLS)  # fmt: skip
+@pytest.fixture(params=SHELLS)
 def terminal(request: pytest.FixtureRequest, place: Path) -> Iterator[Terminal]:
-    shell = request.param[0]
+    shell = request.param
     if shutil.which(shell) is None:
         pytest.skip(f"there is no {shell}")
-    found = Terminal(list(request.param), place)
-    source = "dprune completion fish | source" if shell == "fish" else f'eval "$(dprune completion {shell})"'
+    found = Terminal(shell, place)
     # What is awaited is not in what is typed.
-    found.types(f"{source}; echo rea''dy\n", "ready")
+    found.types("echo rea''dy\n", "ready")
     yield found
     found.close()
 

@@ -269,6 +269,10 @@ def test_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:-100])
     with pytest.raises(InputError, match="neither a whole safetensors file nor a torch file"):
         open_vae(tmp_path / "cut.ckpt")
+    for content in (b"", b"text", b"PK\x03\x04"):
+        (tmp_path / "other").write_bytes(content)
+        with pytest.raises(InputError, match="other: is neither a whole safetensors file nor a torch file"):
+            open_vae(tmp_path / "other")
     with pytest.raises(InputError, match="no such file"):
         open_vae(tmp_path / "none")
 
@@ -300,6 +304,13 @@ def test_sizes_of_images(shards: Path, tmp_path: Path) -> None:
         open_vae(path, 30)
     done = dprune("encode", shards, "--vae", path, "-o", tmp_path / "l", "--dry-run").ok()
     assert "they become 256 pixels wide, unless --image-size says otherwise" in " ".join(done.err.split())
+
+
+def test_latents_tell_the_scale_that_the_configuration_says(shards: Path, tmp_path: Path) -> None:
+    for name, said in (("small-sd3", [1.5305, 0.0609]), ("small", None)):
+        path = saved(tmp_path / name / "vae.safetensors", name)
+        done = dprune("encode", shards, "--vae", path, "--image-size", 16, "-o", tmp_path / "l", "--dry-run").ok()
+        assert json.loads(done.out)["provenance"]["options"].get("latent_scale") == said
 
 
 def test_info_tells_what_they_are(tmp_path: Path) -> None:

@@ -551,6 +551,20 @@ def test_a_state_dict_of_dit_scores_by_the_velocity_of_its_noise(score, inputs, 
     score("x.npy", "--parametrization", "noise").fails(2, "--parametrization noise", "predicts velocity")
 
 
+@pytest.mark.parametrize(
+    ("recorded", "scale"),
+    [([0.13025, 0.5], (0.13025, 0.5)), ([True, 0.5], (0.18215, 0.0)), ([0.0, 0.5], (0.18215, 0.0)),
+     ("wide", (0.18215, 0.0))],
+)  # fmt: skip
+def test_networks_of_others_see_latents_as_the_autoencoder_says(score, tmp_path, recorded, scale):
+    torch.save(filled(DiT(DiTConfig(SIDE, CHANNELS, 2, 384, 1, 6, 10))).state_dict(), tmp_path / "sit.pt")
+    store = latent_store(tmp_path / "scaled", latent_scale=recorded)
+    score("l.npy", "--sigma", ".3", "--draws", 2, *SIT, method="el2n", model=tmp_path / "sit.pt", store=store).ok()
+    factor, shift = (torch.full((3,), value) for value in scale)
+    losses, _ = loop(store, tmp_path / "sit.pt", ScoreSettings((0.3,), 2, 0, "float32"), shift, 1 / factor)
+    np.testing.assert_allclose(scores(tmp_path / "l.npy")[:-1], losses.mean((1, 2)), rtol=1e-4)
+
+
 def test_an_unconditional_model_takes_no_labels_and_a_conditional_one_none(score, tmp_path):
     free = make_dit(tmp_path / "free.safetensors", DiTConfig(SIDE, CHANNELS, 2, 32, 1, 2, 0), labels=0)
     score("free.npy", method="el2n", model=free).ok()

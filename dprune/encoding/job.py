@@ -19,7 +19,7 @@ from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.models.files import ModelFile
-from dprune.models.vae_files import beside_digest, latent_network, open_vae, takes_any_size
+from dprune.models.vae_files import LatentScale, beside_digest, latent_network, open_vae, takes_any_size
 from dprune.runtime import Monitor
 
 _log = logging.getLogger("dprune")
@@ -43,7 +43,7 @@ class EncodeJob(StoreJob):
     def record(self) -> Record:
         """Provenance of the store."""
         options = {"network": self.network, "flips": self.settings.flips, "precision": self.settings.dtype}
-        options |= beside_digest(self.vae) | self.dataset.choice.options()
+        options |= beside_digest(self.vae) | LatentScale.of(self.vae).options() | self.dataset.choice.options()
         parents = {**parents_by_name(self.dataset), "vae": self.vae.as_parent()}
         return make_record("encode", options, parents=parents, tags=self.output.tags)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -87,20 +88,14 @@ class StoreFeatures(Features):
     def __init__(self, store: Store) -> None:
         self.store, self.name = store, str(store.folder)
         self.record, self.fingerprint = store.record, store.fingerprint
-        self._counts = store.counts
-        self._ends = list(accumulate(self._counts))
-        self.shape = sum(self._counts), _dimension(store)
+        self._ends = list(accumulate(store.counts))
+        self.shape = sum(store.counts), _dimension(store)
         self.dtype = _narrowest({file.places["features"].dtype for file in store.files})
 
     def fill(self, out: npt.NDArray[np.floating], begin: int, end: int) -> None:
         """Write samples `begin` to `end` into `out`."""
-        at, part = begin, bisect_right(self._ends, begin)
-        while at < end:
-            first, last = self._ends[part] - self._counts[part], min(end, self._ends[part])
-            out[at - begin : last - begin] = self.store.read(
-                self.store.shards[part], "features", at - first, last - first
-            )
-            at, part = last, part + 1
+        for part, rows, place in _pieces(self._ends, begin, end):
+            out[place] = self.store.read(self.store.shards[part], "features", rows.start, rows.stop)
 
     def take(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Return the samples that sorted `ids` name, as float32 [len(ids), d]."""
@@ -165,13 +160,9 @@ class ClipFeatures(Features):
 
     def fill(self, out: npt.NDArray[np.floating], begin: int, end: int) -> None:
         """Write samples `begin` to `end` into `out`; what is beyond float32 becomes infinite, which none may be."""
-        at, number = begin, bisect_right(self._ends, begin)
-        while at < end:
-            values, last = self.folder.parts[number].values, min(end, self._ends[number])
-            first = self._ends[number] - len(values)
+        for part, rows, place in _pieces(self._ends, begin, end):
             with np.errstate(over="ignore"):
-                out[at - begin : last - begin] = values[at - first : last - first]
-            at, number = last, number + 1
+                out[place] = self.folder.parts[part].values[rows]
 
     def take(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.floating]:
         """Return the samples that sorted `ids` name, in the precision that they have."""
@@ -267,6 +258,15 @@ def open_features(path: str | Path) -> Features:
     if logits is not None and (logits.ndim != 2 or len(logits) != len(values) or logits.dtype.kind != "f"):
         raise InputError(f"{name}: 'logits' are not floats of shape [n, classes], one row a sample.")
     return ArrayFeatures(name, values, None if label is None else label.astype(np.int64), logits)
+
+
+def _pieces(ends: Sequence[int], begin: int, end: int) -> Iterator[tuple[int, slice, slice]]:
+    """Yield for each part that has some of the samples `begin` to `end` its number, its rows, and where these come."""
+    part, at = bisect_right(ends, begin), begin
+    while at < end:
+        first, last = ends[part - 1] if part else 0, min(end, ends[part])
+        yield part, slice(at - first, last - first), slice(at - begin, last - begin)
+        at, part = last, part + 1
 
 
 def _narrowest(stored: set[Any]) -> np.dtype[np.floating]:

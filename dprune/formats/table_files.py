@@ -83,7 +83,8 @@ class TableFile(ABC):
         """
         with described(self.path):
             for batch in self._batches(columns, begin):
-                size = min(BATCH_ROWS, max(1, BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)))
+                held = batch.get_total_buffer_size()
+                size = min(BATCH_ROWS, max(1, BATCH_BYTES * batch.num_rows // max(1, held)))
                 for first in range(0, batch.num_rows, size):
                     yield batch.slice(first, size)
 

@@ -65,7 +65,16 @@ class LatentScale(NamedTuple):
     @classmethod
     def of(cls, file: ModelFile) -> LatentScale:
         """Return what the configuration of an autoencoder says, Stable Diffusion's where none does."""
-        return cls(file.network.get("scaling_factor", LATENT_SCALE), file.network.get("shift_factor", 0.0))
+        said = (file.network.get("scaling_factor", LATENT_SCALE), file.network.get("shift_factor", 0.0))
+        return cls(*map(float, said))
+
+    @classmethod
+    def recorded(cls, record: Record) -> LatentScale:
+        """Return what the provenance of a latent store says of its autoencoder, see `options`."""
+        match record.get("options", {}).get("latent_scale"):
+            case [float(factor), float(shift)] if factor > 0:
+                return cls(factor, shift)
+        return cls()
 
     def options(self) -> Record:
         """Return what provenance records: nothing of what is usual."""

@@ -37,7 +37,9 @@ _LIGHTNING_NOTES = (
     "utilities.parsing.AttributeDict",
 )
 """What its checkpoints hold beside weights."""
-_PICKLE = b"\x80\x02"
+_UNLIKE = "is neither a whole safetensors file nor a torch file of plain tensors"
+_COPY = "copy it again, or convert it to safetensors"
+_PICKLE = b"\x80"
 """What torch's files began with before they were zip archives."""
 _DEEPEST = 4
 _DIGESTED_AT_ONCE = 32 << 20
@@ -136,10 +138,17 @@ def map_state(path: Path) -> dict[str, Tensor]:
 
 
 def is_torch_file(path: str | Path) -> bool:
-    """Tell by its beginning and its parts whether torch wrote a file, without torch."""
-    with open(path, "rb") as file:
-        if file.read(2) == _PICKLE:
-            return True
+    """Tell by its beginning and its parts whether torch wrote a file, without torch.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            if file.read(1) == _PICKLE:
+                return True
+    except OSError as error:
+        raise unreadable(path, error) from error
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("data.pkl") for name in archive.namelist())
@@ -224,6 +233,8 @@ def _read(path: Path) -> dict[Any, Any]:
 
 
 def _read_torch(path: Path, *, mapped: bool = False) -> dict[Any, Any]:
+    if not is_torch_file(path):
+        raise InputError(f"{path}: {_UNLIKE}: {_COPY}.")
     import torch
 
     try:
@@ -238,10 +249,7 @@ def _read_torch(path: Path, *, mapped: bool = False) -> dict[Any, Any]:
                 "save the state dict alone, or convert it to safetensors."
             ) from error
         reason = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
-        raise InputError(
-            f"{path}: is neither a whole safetensors file nor a torch file of plain tensors ({reason}): "
-            "copy it again, or convert it to safetensors."
-        ) from error
+        raise InputError(f"{path}: {_UNLIKE} ({reason}): {_COPY}.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}: give the network's state dict.")
     return content

@@ -15,6 +15,7 @@ from dprune.errors import InputError
 from dprune.models.dit_files import LoadedDiT, load_dit
 from dprune.models.files import ModelFile, fits
 from dprune.models.latents import Normalisation
+from dprune.models.vae_files import LatentScale
 from dprune.precision import float32
 from dprune.runtime import Monitor, check_stop, explained, take_device
 from dprune.scoring.passes import Announce, Measuring, ScoredLatents
@@ -121,6 +122,8 @@ class ScoredNetworks:
     def _load(self, file: ModelFile) -> LoadedDiT:
         """Load a network and hold it to the samples."""
         loaded, samples = load_dit(file.path, self._device, self._settings.parametrization), self._samples
+        if not file.network:
+            loaded = loaded.scaled(*LatentScale.recorded(samples.latents.record))
         if self._settings.weights == "raw":
             state = file.state("raw.")
             if unlike := fits(loaded.model.state_dict(), state):
