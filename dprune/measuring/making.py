@@ -159,14 +159,12 @@ class Making:
         job = open_embed(images.dataset, options, Output(""))
         if not len(job.dataset):
             raise InputError(f"{job.dataset.title}: holds no samples: give shards with images.")
-        content = digest([job.dataset.fingerprint, record_digest(job.record)])
-        folder = cache_folder() / "features" / content[:32]
-        return cls(replace(job, output=Output(str(folder))), images.remarks)
+        return cls(replace(job, output=Output(str(cache_folder() / "features" / _content(job)[:32]))), images.remarks)
 
     @property
     def parent(self) -> Record:
         """How a record describes the features as an input."""
-        return parent_record(self.job.record, digest([self.job.dataset.fingerprint, record_digest(self.job.record)]))
+        return parent_record(self.job.record, _content(self.job))
 
     def open(self, monitor: Monitor) -> StoreFeatures:
         """Make what is missing, and open the features."""
@@ -180,6 +178,10 @@ class Making:
         # Messages name what was given, and not a folder of the cache.
         features.name = self.job.dataset.title
         return features
+
+
+def _content(job: EmbedJob) -> str:
+    return digest([job.dataset.fingerprint, record_digest(job.record)])
 
 
 def _made(job: EmbedJob, monitor: Monitor) -> EmbedJob:

@@ -49,7 +49,7 @@ def open_images(location: str) -> Source:
     try:
         return opener.opened([location], PackSettings())
     except (InputError, UsageError) as error:
-        if "--" not in str(error):
+        if " --" not in str(error):
             raise
         remedy = "these are options of dprune pack, and its shards will do here"
         raise type(error)(f"{str(error).rstrip('.')}: {remedy}.") from error
