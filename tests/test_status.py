@@ -33,8 +33,8 @@ from dprune.formats.temporary import temporary
 from dprune.runtime import Ranks, Silent
 from dprune.scoring import progress as progress_module
 from dprune.watching.job import open_status
-from dprune.watching.numbers import compact
 from dprune.watching.pace import pace_since
+from dprune.watching.standing import compact
 
 PIXELS = ("--model", "pixels", "--image-size", 4, "--workers", 0)
 DIT = ("--arch", "nano/4", "--batch-size", 4, "--log-every", 1, "--device", "cpu")
@@ -159,6 +159,8 @@ def test_its_list_completes_what_a_killed_array_left(
     options: tuple[str, ...],
 ) -> None:
     store = tmp_path / "array"
+    with worker(0, 10):
+        embed(larger, store).ok()
     dying = {**cluster, "AT_ONCE": "yes", "DYING": "0 1 2"}
     assert submit(SCRIPT, dying, larger, store, *PIXELS, array="0-2").code == 1
     # What is a second old may not be locked yet, and counts as held.
@@ -229,6 +231,26 @@ def test_a_codebook_that_is_missing(tmp_path: Path) -> None:
     assert (found["state"], found["missing"], found["array"]) == ("unfinished", [], "0")
     assert found["rerun"] == "writes the codebook that all parts share"
     assert status(latent_store(tmp_path / "kl", "kl"))["facts"] == {"samples": 33}
+
+
+def test_encoding_and_its_autoencoder(shards: Path, tmp_path: Path) -> None:
+    vae, store = tmp_path / "vae", tmp_path / "latents"
+    training = ("train-vae", shards, "--preset", "tiny", "--image-size", 16, "--width", 8, "--codes", 16, "--steps", 4,
+                "--batch-size", 4, "--workers", 0, "--device", "cpu", "--log-every", 1, "-o", vae)  # fmt: skip
+    dprune(*training, "--stop-after", "0s").fails(75)
+    found = status(vae)
+    assert [found[key] for key in ("state", "kind", "command")] == ["unfinished", "run", "train-vae"]
+    assert found["rerun"] == f"goes on at step {found['facts']['saved']['step']} of 4"
+    dprune(*training).ok()
+    assert status(vae)["state"] == "complete"
+    encoding = ("encode", shards, "--vae", vae / "model.safetensors", "--workers", 0, "--device", "cpu", "-o", store)
+    with worker(2, 3):
+        dprune(*encoding).ok()
+    found = status(store)
+    assert [found[key] for key in ("state", "kind", "command", "array")] == ["unfinished", "latents", "encode", "0-1"]
+    assert found["facts"] == {"samples": 6, "codebook": True}
+    dprune(*encoding).ok()
+    assert status(store)["state"] == "complete"
 
 
 def test_living_processes_are_told_and_dead_ones_are_not(shards: Path, tmp_path: Path) -> None:
@@ -390,7 +412,7 @@ def test_a_training(tmp_path: Path) -> None:
     assert found["remaining_s"] == pytest.approx((6 - step) * 4 / found["pace"]["rate"])
     dprune("status", "--array", run).fails(2, "no task of an array goes on")
     with claimed(claim_in(run, Ranks()), "run", Silent()):
-        assert "at work" in text(run)
+        assert status(run)["rerun"] == f"goes on at step {step} of 6, once what is at work has ended"
     dprune(*words, "--steps", 6).ok()
     found = status(run)
     assert (found["state"], found["pieces"]["done"]) == ("complete", 6)

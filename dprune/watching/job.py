@@ -18,9 +18,8 @@ from dprune.formats.locations import JOURNAL
 from dprune.formats.publish import STDOUT
 from dprune.formats.temporary import is_temporary
 from dprune.inspecting.findings import NONSENSE
-from dprune.watching.at_work import makers_in, makers_of
 from dprune.watching.files import file_standing, folder_of_files
-from dprune.watching.folders import names_in
+from dprune.watching.folders import makers_in, makers_of, names_in
 from dprune.watching.rendering import plain_standing, shown_standing
 from dprune.watching.runs import run_standing
 from dprune.watching.scores import score_standing
@@ -92,7 +91,7 @@ def open_status(outputs: Sequence[str]) -> Overview:
 def _standing(output: str) -> Standing:
     for attempt in range(ATTEMPTS):
         try:
-            return _look(output)
+            return _with_makers(_look(output))
         except InputError as error:
             problem = str(error)
         except OSError as error:
@@ -103,6 +102,13 @@ def _standing(output: str) -> Standing:
         if attempt + 1 < ATTEMPTS:
             time.sleep(PAUSE_S)
     return _bad(output, DAMAGED, problem)
+
+
+def _with_makers(found: Standing) -> Standing:
+    """Say that a rerun has to wait where those who are at work leave it nothing to do."""
+    if found.at_work and found.state == UNFINISHED and found.tally is not None and not found.shared:
+        found.rerun += ", once what is at work has ended"
+    return found
 
 
 def _bad(output: str, state: str, problem: str) -> Standing:

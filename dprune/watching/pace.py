@@ -42,13 +42,11 @@ def pace_since(begun: float, made: Iterable[tuple[float, int]], unit: str, *, sk
         skip: pieces after `begun` whose work began before.
 
     Returns:
-        None where too little was made since.
+        None where nothing was made since.
     """
     since = sorted(piece for piece in made if piece[0] > begun)
     counted = since[skip:]
     if skip and len(since) > skip:
         begun = since[skip - 1][0]
-    if not counted or counted[-1][0] <= begun:
-        return None
-    last = counted[-1][0]
-    return Pace(sum(count for _, count in counted) / (last - begun), unit, len(counted), last)
+    last, units = max((time for time, _ in counted), default=begun), sum(count for _, count in counted)
+    return Pace(units / (last - begun), unit, len(counted), last) if units and last > begun else None

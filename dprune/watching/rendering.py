@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from dprune.formats.readable import clock, figures, presentable, readable
 from dprune.inspecting.rendering import aligned, tabled
-from dprune.watching.at_work import processes
+from dprune.watching.folders import processes
 from dprune.watching.standing import COMPLETE, DAMAGED, FOLDS, NONE, UNFINISHED, Missing, Standing
 
 MOST_NAMES = 5

@@ -13,10 +13,9 @@ from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record, difference
 from dprune.models.files import ModelFile
 from dprune.training.run import CHECKPOINTS, LOG, Run, extends
-from dprune.watching.at_work import makers_in
-from dprune.watching.folders import names_in, time_of
+from dprune.watching.folders import makers_in, names_in, time_of
 from dprune.watching.pace import Pace
-from dprune.watching.standing import DAMAGED, UNFINISHED, Standing, Tally
+from dprune.watching.standing import DAMAGED, UNFINISHED, UP_TO_DATE, Standing, Tally
 
 _TAIL = 1 << 16
 """Bytes of the end of a log: hundreds of lines."""
@@ -30,29 +29,26 @@ def run_standing(folder: str) -> Standing:
         InputError: the manifest is damaged.
     """
     run, record = Run(Path(folder)), read_manifest(folder)["provenance"]
-    names, options = names_in(run.folder), record.get("options", {})
+    names, options, lines = names_in(run.folder), record.get("options", {}), _log_lines(run.folder / LOG)
     steps, batch = (_whole(options.get(name)) for name in ("steps", "batch_size"))
     found = Standing(folder, "run", record=record, at_work=makers_in(run.folder, names))
-    lines = _log_lines(run.folder / LOG)
-    reached = max([int(line["step"]) for line in lines[-1:]], default=0)
     found.facts = {
         "checkpoints": _steps(names_in(run.folder / CHECKPOINTS), r"step-(\d{8})\.safetensors"),
         "extends": _steps(names, r"model-step-(\d{8})\.safetensors"),
         "last_line": lines[-1] if lines else None,
     }
+    reached = int(lines[-1]["step"]) if lines else 0
     if run.complete(record):
         found.tally = Tally("steps", steps or reached, steps)
         if steps and options.get("schedule") == "constant":
-            found.rerun = f"{found.rerun}; with a larger --steps it goes on from step {steps:,}"
+            found.rerun = f"{UP_TO_DATE}; with a larger --steps it goes on from step {steps:,}"
         return found
     found.state = UNFINISHED
     _tell_rerun(found, run, steps)
     # Between two lines of the log a state may have been saved.
     reached = max(reached, (found.facts.get("saved") or {"step": 0})["step"])
     found.tally = Tally("steps", reached, steps)
-    found.pace = _pace(lines)
-    if found.pace and found.pace.rate and steps and batch:
-        found.remaining = max(0, steps - reached) * batch / found.pace.rate
+    found.expect(_pace(lines), (steps - reached) * batch if steps and batch else None)
     return found
 
 

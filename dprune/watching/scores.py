@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dprune.errors import InputError
 from dprune.models.files import ModelFile
 from dprune.scoring.folds import gradient_file
 from dprune.scoring.progress import Item, Workload, progress_folder, workload_file
-from dprune.watching.at_work import makers_in, makers_of, pieces_held
-from dprune.watching.folders import look_at, names_in, time_of
+from dprune.watching.folders import look_at, makers_in, makers_of, names_in, pieces_held, time_of
 from dprune.watching.pace import pace_since
 from dprune.watching.standing import FOLDS, UNFINISHED, Missing, Standing, Tally
 
@@ -45,38 +44,46 @@ def score_standing(output: str) -> Standing | None:
     """
     files = _workload_files(Path(output))
     loads = [load for file in files if (load := _read(file)) is not None]
-    if not loads or time_of(Path(output)) > max(map(time_of, files)):
+    noted = max(map(time_of, files), default=0.0)
+    if not loads or time_of(Path(output)) > noted:
         return None
     items = list({item.progress.folder: item for load in loads for item in load.items}.values())
-    portions = _portions(items)
-    folds = max(load.folds for load in loads)
+    portions, folds = _portions(items), max(load.folds for load in loads)
+    makers = {item.progress.folder: makers_in(item.progress.folder) for item in items}
     found = Standing(output, "scores", UNFINISHED, loads[-1].record, shared=True)
-    in_hand = {item.progress.folder: makers_in(item.progress.folder) for item in items}
-    found.at_work = [*makers_of(Path(output)), *(holder for held in in_hand.values() for holder in held)]
-    samples = sum(portion.done for portion in portions)
-    found.facts = {
-        "samples": samples,
-        "of_samples": None if folds and {item.fold for item in items} < set(range(folds)) else _size(items),
-        "mean_gradients": _gradients(items),
-    }
-    alone = not workload_file(output).exists()
+    found.at_work = [*makers_of(Path(output)), *(holder for held in makers.values() for holder in held)]
+    found.facts = _facts(items, portions, folds)
     if folds:
-        _tell_folds(found, items, portions, folds, alone=alone)
+        _tell_folds(found, portions, folds, alone=not workload_file(output).exists())
     else:
-        _tell_portions(found, portions, {folder: pieces_held(held) for folder, held in in_hand.items()})
-    done = [(portion.time, portion.done) for portion in portions if portion.done]
-    # A worker notes what is to be measured when it has measured its first portion.
-    found.pace = pace_since(max(map(time_of, files)), done, "samples", skip=1)
-    if found.pace and found.pace.rate and found.facts["of_samples"] is not None:
-        found.remaining = (found.facts["of_samples"] - samples) / found.pace.rate
+        _tell_portions(found, portions, {folder: pieces_held(held) for folder, held in makers.items()})
+    _tell_pace(found, portions, noted)
     return found
 
 
 def _workload_files(output: Path) -> list[Path]:
-    """Return what notes the work: that of folds which are measured alone, and last that of the whole."""
+    """Return what notes the work: that of folds which are measured alone, and behind them that of the whole."""
     folder = progress_folder(output)
     names = [name for name in names_in(folder) if re.fullmatch(r"workload(-fold-\d+)?\.json", name)]
-    return [folder / name for name in sorted(names, reverse=True)]
+    return [folder / name for name in sorted(names)]
+
+
+def _facts(items: Sequence[Item], portions: Sequence[_Portion], folds: int) -> dict[str, Any]:
+    # Folds that are measured alone say nothing of the size of others.
+    known = not folds or {item.fold for item in items} >= set(range(folds))
+    return {
+        "samples": sum(portion.done for portion in portions),
+        "of_samples": sum(item.progress.count for item in items) if known else None,
+        "mean_gradients": _gradients(items),
+    }
+
+
+def _tell_pace(found: Standing, portions: Sequence[_Portion], noted: float) -> None:
+    done = [(portion.time, portion.done) for portion in portions if portion.done]
+    of = found.facts["of_samples"]
+    # A worker notes what is to be measured when it has measured its first portion.
+    pace = pace_since(noted, done, "samples", skip=1)
+    found.expect(pace, None if of is None else of - found.facts["samples"])
 
 
 def _read(path: Path) -> Workload | None:
@@ -85,10 +92,6 @@ def _read(path: Path) -> Workload | None:
     except FileNotFoundError:
         # Whoever wrote the scores has just removed it.
         return None
-
-
-def _size(items: Sequence[Item]) -> int:
-    return sum(item.progress.count for item in items)
 
 
 def _portions(items: Sequence[Item]) -> list[_Portion]:
@@ -140,9 +143,7 @@ def _how_far(portion: _Portion) -> str:
     return f"{portion.done:,} of {portion.end - portion.begin:,} are measured" if portion.done else ""
 
 
-def _tell_folds(
-    found: Standing, items: Sequence[Item], portions: Sequence[_Portion], folds: int, *, alone: bool
-) -> None:
+def _tell_folds(found: Standing, portions: Sequence[_Portion], folds: int, *, alone: bool) -> None:
     whole, reasons = set[int](), {}
     for fold in range(folds):
         mine = [portion for portion in portions if portion.item.fold == fold]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dprune.errors import InputError, UsageError
@@ -17,8 +17,7 @@ from dprune.formats.shards import BAD
 from dprune.formats.temporary import Holder, stem_of
 from dprune.formats.whole_files import read_file
 from dprune.sampling.seeds import Seeds
-from dprune.watching.at_work import makers_in, pieces_held
-from dprune.watching.folders import look_at, names_in, time_of
+from dprune.watching.folders import look_at, makers_in, names_in, pieces_held, time_of
 from dprune.watching.pace import pace_since
 from dprune.watching.standing import UNFINISHED, Missing, Standing, Tally
 
@@ -65,7 +64,7 @@ def _ledger(folder: Path) -> list[Record]:
     path = folder / BAD
     if not path.is_file():
         return []
-    lines = read_file(path).decode("utf-8", "surrogateescape").splitlines()
+    lines = read_file(path).rstrip(b"\n").split(b"\n")
     entries = [shaped(str(path), parse_json(str(path), line), _BAD) for line in lines]
     return [{"shard": None, "key": entry["key"], "reason": entry["reason"]} for entry in entries]
 
@@ -74,39 +73,45 @@ def begun_shards(folder: str) -> Standing | None:
     """Look at shards in the making, by their journal; return None where no journal says anything."""
     place = Path(folder)
     journal, names = Journal(place), names_in(place)
-    manifest = journal.manifest()
+    manifest, plan = journal.manifest(), journal.plan()
     if manifest.get("kind") != "journal":
         return None
-    record, plan = manifest["provenance"], journal.plan()
-    noted = look_at(_numbers(journal), journal.noted)
-    made = {number: shard for number, shard in noted.items() if shard is not None}
-    found = Standing(folder, "shards", UNFINISHED, record, at_work=makers_in(place, names))
+    made = _made(journal)
+    found = Standing(folder, "shards", UNFINISHED, manifest["provenance"], at_work=makers_in(place, names))
     found.shared = found.command == "sample"
     found.tally = Tally("shards", len(made), plan.get("shards"))
     found.missing = _missing(found.tally.total or 0, made, names, found.at_work)
-    found.facts = {"samples": sum(shard.count for shard in made.values()), "of_samples": plan.get("samples")}
     found.ledger = [{"shard": shard.name, **bad} for shard in made.values() for bad in shard.bad]
+    found.facts = {"samples": sum(shard.count for shard in made.values()), "of_samples": plan.get("samples"),
+                   "exports_to_come": _exports(place, plan)}  # fmt: skip
     if found.shared:
-        found.facts["missing_seeds"] = _seeds(record, found.missing)
-    exports = [entry for entry in plan.get("exports", []) if mark_of(place / entry["path"]) != entry["mark"]]
-    found.facts["exports_to_come"] = [
-        f"{entry['option']} {os.path.relpath(place / entry['path'])}" for entry in exports
-    ]
+        found.facts["missing_seeds"] = _seeds(found.record or {}, found.missing)
     found.rerun = _rerun(found, resumes=plan.get("resumes", True))
-    times = look_at(made, lambda number: time_of(place / made[number].name))
-    done = [(times[number], shard.count + len(shard.bad)) for number, shard in made.items()]
-    found.pace = pace_since(time_of(journal.path / MANIFEST), done, "images")
-    if found.pace and found.pace.rate and plan.get("samples") is not None:
-        found.remaining = max(0, plan["samples"] - sum(count for _, count in done)) / found.pace.rate
+    _tell_pace(found, journal, made)
     return found
 
 
-def _numbers(journal: Journal) -> list[int]:
+def _made(journal: Journal) -> dict[int, FinishedShard]:
     entries = (re.fullmatch(r"(\d{6})\.json", name) for name in names_in(journal.path))
-    return sorted(int(entry[1]) for entry in entries if entry)
+    noted = look_at(sorted(int(entry[1]) for entry in entries if entry), journal.noted)
+    return {number: shard for number, shard in noted.items() if shard is not None}
 
 
-def _missing(total: int, made: dict[int, FinishedShard], names: set[str], makers: Sequence[Holder]) -> list[Missing]:
+def _exports(folder: Path, plan: Record) -> list[str]:
+    """Return files beside the folder that are not made yet, each with its option."""
+    missing = [entry for entry in plan.get("exports", []) if mark_of(folder / entry["path"]) != entry["mark"]]
+    return [f"{entry['option']} {os.path.relpath(folder / entry['path'])}" for entry in missing]
+
+
+def _tell_pace(found: Standing, journal: Journal, made: Mapping[int, FinishedShard]) -> None:
+    times = look_at(made, lambda number: time_of(journal.folder / made[number].name))
+    done = [(times[number], shard.count + len(shard.bad)) for number, shard in made.items()]
+    wanted = found.facts["of_samples"]
+    left = None if wanted is None else wanted - sum(count for _, count in done)
+    found.expect(pace_since(time_of(journal.path / MANIFEST), done, "images"), left)
+
+
+def _missing(total: int, made: Mapping[int, FinishedShard], names: set[str], makers: Sequence[Holder]) -> list[Missing]:
     stems, in_hand, found = {holder.stem for holder in makers}, pieces_held(makers), []
     for number in (number for number in range(total) if number not in made):
         name = f"{number:06d}.tar"
@@ -123,19 +128,8 @@ def _seeds(record: Record, missing: Sequence[Missing]) -> str | None:
     except (KeyError, TypeError, ValueError, AttributeError, UsageError):
         return None
     parts = [seeds.slice(piece.position * size, (piece.position + 1) * size) for piece in missing]
-    whole = [run for part in parts for run in part.parts]
-    return _joined(whole)
-
-
-def _joined(runs: Sequence[range]) -> str:
-    """Write runs of seeds, of which those of one shard may go on in the next."""
-    found: list[range] = []
-    for run in runs:
-        if found and found[-1].stop == run.start:
-            found[-1] = range(found[-1].start, run.stop)
-        else:
-            found.append(run)
-    return str(Seeds(tuple(found)))
+    # Reading them joins the runs that go on from one shard to the next.
+    return str(Seeds.parse(",".join(map(str, parts)))) if parts else None
 
 
 def _rerun(found: Standing, *, resumes: bool) -> str:

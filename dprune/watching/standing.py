@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dprune.errors import InputError, UsageError
 from dprune.formats.provenance import Record
 from dprune.formats.temporary import Holder
-from dprune.watching.numbers import compact
 from dprune.watching.pace import Pace
 
 COMPLETE, UNFINISHED, DAMAGED, NONE = "complete", "unfinished", "damaged", "none"
@@ -101,6 +101,12 @@ class Standing:
         # Where all pieces are there, one task is enough to put the last hand to it.
         return compact([piece.position for piece in self.missing] or [0])
 
+    def expect(self, pace: Pace | None, left: float | None) -> None:
+        """Note how fast it grows, and how long it takes to grow by so many units more, if these are known."""
+        self.pace = pace
+        if pace is not None and pace.rate and left is not None:
+            self.remaining = max(0.0, left) / pace.rate
+
     def array_of(self, tasks: int | None) -> str:
         """Return a list for `sbatch --array=` that completes it.
 
@@ -142,3 +148,10 @@ class Standing:
             "rerun": self.rerun,
             "problems": self.problems,
         }
+
+
+def compact(numbers: Iterable[int]) -> str:
+    """Write ascending numbers in the shortest form that `sbatch --array=` reads, such as `3,5,10-14`."""
+    runs = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    ends = [(members[0][1], members[-1][1]) for members in (list(run) for _, run in runs)]
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,9 +11,8 @@ from dprune.formats.latents import CODEBOOK_FILE
 from dprune.formats.manifests import MANIFEST
 from dprune.formats.provenance import Record
 from dprune.formats.stores import MISSING, Store
-from dprune.formats.temporary import stem_of
-from dprune.watching.at_work import makers_in, pieces_held
-from dprune.watching.folders import look_at, names_in, time_of
+from dprune.formats.temporary import Holder, stem_of
+from dprune.watching.folders import look_at, makers_in, names_in, pieces_held, time_of
 from dprune.watching.pace import pace_since
 from dprune.watching.standing import DAMAGED, UNFINISHED, UP_TO_DATE, Missing, Standing, Tally
 
@@ -20,9 +20,9 @@ from dprune.watching.standing import DAMAGED, UNFINISHED, UP_TO_DATE, Missing, S
 class _Look(NamedTuple):
     """A part by its header: its metadata and when it was made, or why it counts as missing."""
 
-    metadata: Record | None
-    made: float
-    reason: str
+    metadata: Record | None = None
+    made: float = 0.0
+    reason: str = ""
 
 
 def store_standing(folder: str, kind: str) -> Standing:
@@ -37,45 +37,49 @@ def store_standing(folder: str, kind: str) -> Standing:
     there = [shard for shard in store.shards if store.path(shard).name in names]
     looks = look_at(there, lambda shard: _look(store, shard))
     parts = {shard: look.metadata for shard, look in looks.items() if look.metadata is not None}
-    makers = makers_in(store.folder, names)
-    stems, in_hand = {holder.stem for holder in makers}, pieces_held(makers)
-    missing = [
-        Missing(
-            number,
-            shard,
-            looks[shard].reason if shard in looks else "",
-            number in in_hand or stem_of(store.path(shard).name) in stems,
-        )
-        for number, shard in enumerate(store.shards)
-        if shard not in parts
-    ]
-    found = Standing(folder, kind, record=store.record, missing=missing, shared=True, at_work=makers)
+    found = Standing(folder, kind, record=store.record, shared=True, at_work=makers_in(store.folder, names))
     found.tally = Tally("parts", len(parts), len(store.shards))
+    found.missing = _missing(store, looks, found.at_work)
     found.facts = {"samples": sum(part["count"] for part in parts.values())}
-    found.ledger = [
-        {"shard": shard, "key": bad["key"], "reason": bad["reason"]}
-        for shard, part in parts.items()
-        for bad in part["bad"]
-    ]
+    found.ledger = _ledger(parts)
     _tell_rerun(found, store)
     if found.state == UNFINISHED:
         made = [(look.made, look.metadata["count"]) for look in looks.values() if look.metadata]
-        found.pace = pace_since(time_of(store.folder / MANIFEST), made, "images")
-        if found.pace and found.pace.rate and parts:
-            found.remaining = len(missing) * found.facts["samples"] / len(parts) / found.pace.rate
+        left = len(found.missing) * found.facts["samples"] / len(parts) if parts else None
+        found.expect(pace_since(time_of(store.folder / MANIFEST), made, "images"), left)
+    _tell_of_mixtures(found, store, parts)
+    return found
+
+
+def _missing(store: Store, looks: Mapping[str, _Look], makers: Sequence[Holder]) -> list[Missing]:
+    stems, in_hand, found = {holder.stem for holder in makers}, pieces_held(makers), []
+    for number, shard in enumerate(store.shards):
+        look = looks.get(shard, _Look())
+        if look.metadata is None:
+            at_work = number in in_hand or stem_of(store.path(shard).name) in stems
+            found.append(Missing(number, shard, look.reason, at_work))
+    return found
+
+
+def _ledger(parts: Mapping[str, Record]) -> list[Record]:
+    bad = ((shard, entry) for shard, part in parts.items() for entry in part["bad"])
+    return [{"shard": shard, "key": entry["key"], "reason": entry["reason"]} for shard, entry in bad]
+
+
+def _tell_of_mixtures(found: Standing, store: Store, parts: Mapping[str, Record]) -> None:
+    """Note parts by different networks, which a rerun refuses."""
     try:
         store.check_weights(parts)
     except MismatchError as error:
         found.state, found.rerun = DAMAGED, "ends at once, as there are parts by different networks"
         found.problems.append(str(error))
-    return found
 
 
 def _look(store: Store, shard: str) -> _Look:
     file, reason = store.look(shard)
     if file is None:
-        return _Look(None, 0.0, "" if reason == MISSING else reason)
-    return _Look(file.metadata, file.version[-1] / 1e9, "")
+        return _Look(reason="" if reason == MISSING else reason)
+    return _Look(file.metadata, file.version[-1] / 1e9)
 
 
 def _tell_rerun(found: Standing, store: Store) -> None:
