@@ -31,6 +31,7 @@ from dprune.models.files import publish_model
 from dprune.models.vae import VAE, load_vae
 from dprune.models.vae_config import VAEConfig
 from dprune.models.weights import file_digest
+from dprune.sampling import generation
 from dprune.sampling.drawing import Sampler
 from dprune.sampling.exports import arranged
 from dprune.sampling.job import SampleJob
@@ -253,11 +254,18 @@ def test_a_task_without_locks_makes_nothing_of_what_is_complete(sample, tmp_path
     sample("one", *options).ok()
     before = tree(tmp_path / "one")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
-    looks = iter([True])
-    monkeypatch.setattr(SampleJob, "_missing", lambda self, numbers: list(numbers) if next(looks, False) else [])
+    missing, networks = SampleJob._missing, []
+
+    def first(self, numbers):
+        return missing(self, numbers) if networks else [number for number in numbers if number == 0]
+
+    monkeypatch.setattr(SampleJob, "_missing", first)
+    load = generation.load_dit
+    monkeypatch.setattr(generation, "load_dit", lambda *args: networks.append(args) or load(*args))
     monkeypatch.setattr(SampleJob, "complete", lambda self: False)
     monkeypatch.setattr(SampleJob, "is_whole", lambda self: True)
     sample("one", *options).ok()
+    assert len(networks) == 1
     assert tree(tmp_path / "one") == before
 
 

@@ -18,7 +18,7 @@ from stores import latent_store
 from test_score_models import StopsAfter, catches_sigterm, drawn_for
 from test_slurm import EXAMPLES, cluster, submit  # noqa: F401 - cluster is a fixture
 
-from dprune.errors import Interrupted, UsageError
+from dprune.errors import InputError, Interrupted, UsageError
 from dprune.flow import flow_loss
 from dprune.formats.arrays import read_array, write_array
 from dprune.formats.claims import free
@@ -31,7 +31,7 @@ from dprune.models.dit_files import load_dit
 from dprune.models.files import ModelFile, publish_model
 from dprune.models.gradients import SampleGradients
 from dprune.scoring import progress as progress_module
-from dprune.scoring.monotonicity import rises, rises_of_mean
+from dprune.scoring.monotonicity import MonotonicityJob, rises, rises_of_mean
 from dprune.scoring.moso import MosoOptions, moso, open_moso, standardized
 from dprune.scoring.reliability import half_sample_errors, split_half
 from dprune.scoring.settings import ScoreOptions, ScoreSettings
@@ -516,6 +516,23 @@ def test_a_task_measures_no_other_fold_than_that_which_it_is_told(score, folds, 
     monkeypatch.setattr("dprune.scoring.mean_gradient.measure_folds", None)
     score("moso", folds, "m.npy").ok()
     assert (tmp_path / "m.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_a_task_whose_progress_another_removes_is_done(score, run, tmp_path, monkeypatch):
+    score("monotonicity", run, "m.npy").ok()
+    whole = (tmp_path / "m.npy").read_bytes()
+    (tmp_path / "m.npy").unlink()
+    values = MonotonicityJob.values
+
+    def late(self):
+        found = values(self)
+        self.write(found)
+        raise InputError("has vanished or changed")
+
+    monkeypatch.setattr(MonotonicityJob, "values", late)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    assert json.loads(score("monotonicity", run, "m.npy", "--json").ok().out)["complete"] is True
+    assert (tmp_path / "m.npy").read_bytes() == whole
 
 
 @pytest.mark.slow
