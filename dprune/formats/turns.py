@@ -124,7 +124,7 @@ class Turns:
 
     @contextlib.contextmanager
     def alone(self, what: str) -> Iterator[bool]:
-        """Hold what one task of an array does for all, and tell whether none does it now; ranks agree by number."""
+        """Hold what one task of an array does for all, and tell whether no other is at it; ranks never are in the way."""
         mine, claim = self._task is None, self._mark.with_name(temporary_name(what, "0-of-1"))
         with contextlib.ExitStack() as claims:
             for look in range(0 if mine else LOOKS):
@@ -135,7 +135,7 @@ class Turns:
 
     @contextlib.contextmanager
     def first(self, what: str, monitor: Monitor) -> Iterator[None]:
-        """Hold the same as soon as none does it.
+        """Hold the same as soon as no other is at it.
 
         Raises:
             Interrupted: the monitor asked to stop meanwhile.
