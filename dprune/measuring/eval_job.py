@@ -193,7 +193,7 @@ def _reference(path: str, settings: EvalSettings) -> SidePath:
 
 def _warn_of_foreign(statistics: Sequence[Statistics], sources: Mapping[str, FeatureSource]) -> None:
     """Say of statistics that carry no provenance what they must have in common with the other side."""
-    made = next((source.record["options"] for source in sources.values() if source.record), {})
+    made: Record = next((source.record["options"] for source in sources.values() if source.record), {})
     space = " and ".join(filter(None, (made.get("model"), f"the resize {made['resize']}" if "resize" in made else "")))
     for some in statistics:
         if some.record is None:
