@@ -325,7 +325,7 @@ def test_info_tells_what_they_are(tmp_path: Path) -> None:
         told = json.loads(dprune("info", path, "--json").ok().out)["files"][0]
         assert told["kind"] == "autoencoder"
         assert (told["content"]["network"]["latents"], told["content"]["network"]["groups"]) == (latents, groups)
-    dprune("info", tmp_path / "other.pt").fails(3, "holds no autoencoder that dprune knows")
+    dprune("info", tmp_path / "other.pt").fails(3, "holds no autoencoder or DiT that dprune knows")
 
 
 def encode_and_train(shards: Path, vae: Path, folder: Path) -> Path:

@@ -91,6 +91,10 @@ def sample(model: Path, output: Path, *args: object) -> Result:
     return dprune("sample", model, "--vae", vae, "--seeds", "0-3", "--steps", 3, "--cfg", 2, "-o", output, *args)
 
 
+def told_of(path: Path) -> str:
+    return dprune("info", path).ok().out.decode()
+
+
 @pytest.mark.parametrize("kind", list(STEPS))
 def test_a_network_shows_what_it_predicts(kind: str, published: dict[str, Path]) -> None:
     loaded = load_dit(published[kind], CPU, INFERRED)
@@ -141,6 +145,9 @@ def test_sample_takes_published_weights_without_an_option(
     assert f"{kind}.pt predicts {PREDICTIONS[kind]}, by its answers to noise (correlations" in done.err
     found = record(tmp_path / "inferred")
     assert (found["options"]["parametrization"], found["findings"]) == (INFERRED, {"predicts": kind})
+    told = told_of(tmp_path / "inferred")
+    assert "parametrization=inferred" in told
+    assert f"predicts={kind}" in told
     sample(published[kind], tmp_path / "said", "--parametrization", kind).ok()
     assert "findings" not in record(tmp_path / "said")
     said, inferred = pixels(tmp_path / "said"), pixels(tmp_path / "inferred")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -148,11 +149,38 @@ def test_projectors_are_left_aside_with_a_word(files: dict[str, Path], tmp_path:
 
 def of_diffusers(folder: Path, changed: dict[str, Tensor | None] | None = None) -> Path:
     """DiT as diffusers saves it: weights, and a configuration beside them."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "config.json").write_bytes((FOLDER / "diffusers.json").read_bytes())
     values = {name: torch.from_numpy(value) for name, value in tensors("diffusers").items()} | (changed or {})
     torch.save({name: value for name, value in values.items() if value is not None}, folder / "model.bin")
     return folder / "model.bin"
+
+
+def test_a_pipeline_of_diffusers_samples(files: dict[str, Path], tmp_path: Path) -> None:
+    """One folder holds both networks."""
+    path = of_diffusers(tmp_path / "DiT-XL-2-256" / "transformer")
+    path.rename(path.with_name("diffusion_pytorch_model.bin"))
+    shutil.copytree(files["config"].parent, tmp_path / "DiT-XL-2-256" / "vae")
+    (tmp_path / "DiT-XL-2-256" / "vae" / "sd-vae-ft-mse.safetensors").rename(
+        tmp_path / "DiT-XL-2-256" / "vae" / "diffusion_pytorch_model.safetensors"
+    )
+    both = tmp_path / "DiT-XL-2-256"
+    args = ("--vae", both, "--seeds", "0-2", "--steps", 2, "--parametrization", "noise", "-o", tmp_path / "out")
+    dprune("sample", both, *args).ok()
+    assert "up to date" in dprune("sample", both / "transformer", *args).ok().err
+
+
+def test_info_tells_what_they_are(files: dict[str, Path], tmp_path: Path) -> None:
+    compiled = {f"module._orig_mod.{name}": value.numpy() for name, value in state("SiT").items()}
+    save_file(compiled, tmp_path / "sit.safetensors")
+    dit = of_diffusers(tmp_path / "transformer")
+    for path in (files["SiT"], files["DiT"], files["REPA"], tmp_path / "sit.safetensors", dit):
+        told = json.loads(dprune("info", path, "--json").ok().out)["files"][0]
+        assert told["kind"] == "transformer"
+        expected = DiTConfig(8, 4, 2, 384, 2, 6, 1000, learn_sigma=path != files["REPA"])
+        assert told["content"]["network"] == expected.as_json()
+    torch.save({"a": torch.ones(1)}, tmp_path / "other.pt")
+    dprune("info", tmp_path / "other.pt").fails(3, "holds no autoencoder or DiT that dprune knows")
 
 
 def test_diffusers_names_are_read_as_dits(tmp_path: Path) -> None:
@@ -200,7 +228,7 @@ def test_published_sizes_fit_by_names_and_shapes() -> None:
     """XL/2 of DiT and SiT have the same names and shapes, which are ours."""
     assert layout("DiT-XL-2") == layout("SiT-XL-2")
     shapes = {name: torch.empty(shape, device="meta") for name, shape in layout("SiT-XL-2").items()}
-    config, mean, std = inferred(Path("SiT-XL-2-256.pt"), shapes)
+    config, mean, std = inferred(Path("SiT-XL-2-256.pt"), layout("SiT-XL-2"))
     assert config == DiTConfig(32, 4, 2, 1152, 28, 16, 1000, learn_sigma=True)
     assert (mean, std) == ([0.0] * 4, [1 / 0.18215] * 4)
     with torch.device("meta"):

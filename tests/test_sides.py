@@ -63,14 +63,14 @@ def measured(output: Path, *args: object) -> dict[str, Any]:
 # What is measured is what packing and embedding would give.
 
 
-def tabled(place: Path) -> Path:
+def tabled(place: Path, *, names: bool = False) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     files = sorted(place.rglob("*.*"))
     rows = {
         "image": [{"bytes": path.read_bytes(), "path": path.name} for path in files],
-        "label": [CLASSES.index(path.parent.name) for path in files],
+        "label": [path.parent.name if names else CLASSES.index(path.parent.name) for path in files],
     }
     pq.write_table(pa.table(rows), place.with_suffix(".parquet"), row_group_size=5)
     return place.with_suffix(".parquet")
@@ -316,6 +316,18 @@ def test_of_several_splits_the_training_data_are_taken_and_it_is_said_every_time
         ).ok()
         assert "r: split train; left out: 12 val/." in done.err
     assert json.loads((tmp_path / "m.json").read_text())["inputs"][1]["count"] == 14
+
+
+def test_names_in_a_table_are_those_of_folders_and_are_read_when_they_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, other = tabled(folder(tmp_path / "g"), names=True), folder(tmp_path / "r", seed=1)
+    sides = {"generated": SidePath.of(str(table)), "reference": SidePath.of(str(other))}
+    opened = open_sources(sides, PLAIN)
+    assert all(source.open(Silent()).labels() is not None for source in opened.values())
+    with monkeypatch.context() as patch:
+        patch.setattr("dprune.packing.tables.TableSource._column", lambda *args: pytest.fail("a column is read"))
+        dprune("eval", table, other, *PIXELS, "--dry-run", "-o", tmp_path / "m.json").ok()
 
 
 def test_a_folder_of_several_splits_is_one_sentence(tmp_path: Path) -> None:

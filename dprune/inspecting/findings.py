@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from dprune.formats.provenance import Record, lineage
+from dprune.formats.provenance import FINDINGS_KEY, Record, lineage
 
 DIGITS = 12
 NONSENSE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, MemoryError, RecursionError)
@@ -21,8 +21,8 @@ class Findings:
     Attributes:
         name: the file as it was given.
         kind: `shards`, `features`, `latents`, `sweep`, `run`, `report`, `scores`, `subset`, `labels`, `pairs`, `array`,
-            `keys`, `uids`, `clusters`, `statistics`, `part`, `tensors`, `autoencoder` (of others), `metrics`,
-            `memorization`, or `unknown`.
+            `keys`, `uids`, `clusters`, `statistics`, `part`, `tensors`, `autoencoder` and `transformer` (of
+            others), `metrics`, `memorization`, or `unknown`.
         content: counts, shapes and the like, as JSON can hold them.
         records: its provenance; empty for a file made elsewhere, several for shards of several folders.
         problems: what is wrong with it, a sentence each.
@@ -94,6 +94,8 @@ def _describe(role: str, step: Record) -> str:
     if "command" not in step:
         return f"{begin}external, digest {str(step.get('digest', 'unknown'))[:DIGITS]}"
     parts = [str(step["command"]), *(f"{name}={_compact(value)}" for name, value in _stated(step.get("options")))]
+    known = step.get(FINDINGS_KEY, {})
+    parts += [f"predicts={_compact(known['predicts'])}"] if "predicts" in known else []
     parts += [f"seed={step['seed']}"] if "seed" in step else []
     parts += [f"tag:{name}={_compact(value)}" for name, value in _stated(step.get("tags"))]
     parts += [f"fingerprint {str(step['fingerprint'])[:DIGITS]}"] if step.get("fingerprint") else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,18 @@ from dprune.formats.provenance import Record
 from dprune.formats.publish import STDOUT
 from dprune.formats.results import read_result
 from dprune.formats.stores import PART_KEYS
-from dprune.formats.tensor_files import TensorFile
+from dprune.formats.tensor_files import TensorFile, is_tensor_file
 from dprune.formats.uids import is_uids
 from dprune.formats.whole_files import read_file
 from dprune.inspecting.findings import Findings
 from dprune.measuring.pairs import PAIR
 from dprune.models.vae_files import open_vae
+from dprune.models.weights import bare_name
 
 MOST_EXAMPLES = 3
 _LATENTS = {name + suffix for names in NAMES.values() for name in names for suffix in ("", FLIPPED)}
+_OF_TRANSFORMERS = {"x_embedder.proj.weight", "pos_embed.proj.weight"}
+"""Tensors that each has one of, by DiT's names and those of diffusers."""
 BY_SAMPLE = {"features", "label", "logits", "valid", "assignment", "distance"} | _LATENTS
 """Tensors with one row a sample."""
 
@@ -160,35 +164,50 @@ def inspect_tensors(path: str) -> Findings:
     else:
         _tensors(findings, shapes)
         if findings.kind == "tensors" and not metadata:
-            _autoencoder(findings, path)
+            _network(findings, path)
     findings.problems += row_problems(path, shapes, metadata.get("count") if findings.kind == "part" else None)
     return findings
 
 
 def inspect_torch(path: str) -> Findings:
-    """Inspect a torch file, of which only an autoencoder's is told.
+    """Inspect a torch file, of which only an autoencoder's or a diffusion transformer's is told.
 
     Raises:
         InputError: it is none.
     """
     findings = Findings(path)
-    _autoencoder(findings, path)
-    if findings.kind != "autoencoder":
+    _network(findings, path)
+    if findings.kind == "unknown":
         raise InputError(
-            f"{path}: is a file of torch's, and holds no autoencoder that dprune knows: name another file."
+            f"{path}: is a file of torch's, and holds no autoencoder or DiT that dprune knows: name another file."
         )
     return findings
 
 
-def _autoencoder(findings: Findings, path: str) -> None:
-    """Say what a file is where others wrote an autoencoder to it."""
+def _network(findings: Findings, path: str) -> None:
+    """Say what a file is where others wrote an autoencoder or a diffusion transformer to it."""
     try:
         file = open_vae(path)
     except InputError:
+        _transformer(findings, path)
         return
     findings.kind = "autoencoder"
     told = {name: value for name, value in file.network.items() if name not in ("kind", "image_size")}
     findings.content |= {"network": told}
+
+
+def _transformer(findings: Findings, path: str) -> None:
+    if is_tensor_file(path) and not _OF_TRANSFORMERS.intersection(map(bare_name, TensorFile.open(path).places)):
+        return
+    # What these are is told by torch alone.
+    from dprune.models.foreign_dits import inferred, shapes_of
+
+    try:
+        config, *_ = inferred(Path(path), shapes_of(Path(path)))
+    except InputError:
+        return
+    findings.kind = "transformer"
+    findings.content |= {"network": config.as_json()}
 
 
 def hold_to_digests(findings: Findings, file: TensorFile) -> None:

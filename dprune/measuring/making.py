@@ -24,7 +24,7 @@ from dprune.formats.provenance import Record, digest, parent_record, record_dige
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.measuring.side_paths import SidePath
-from dprune.packing.sources import classes_of
+from dprune.packing.sources import Source, classes_of
 from dprune.packing.unpacked import as_dataset, open_images
 from dprune.precision import PRECISIONS
 from dprune.runtime import Monitor, Ranks, acting_as
@@ -109,15 +109,11 @@ class SideImages:
 
     Attributes:
         dataset: the images.
-        classes: names of its labels, empty where they are numbers, or there are none.
-        packed: whether they are shards.
-        remarks: what else there is to say of what was taken.
+        source: what they are read from, None for shards.
     """
 
     dataset: Dataset
-    classes: Sequence[str]
-    packed: bool
-    remarks: str = ""
+    source: Source | None = None
 
     @classmethod
     def open(cls, side: SidePath, members: MemberChoice) -> SideImages:
@@ -128,13 +124,29 @@ class SideImages:
             UsageError: they are of several splits.
         """
         if side.holds == "shards":
-            dataset = open_dataset([side.path], members)
-            return cls(dataset, classes_of(dataset), packed=True)
+            return cls(open_dataset([side.path], members))
         source = open_images(side.path)
-        left = ", ".join(f"{count:,} {kind}" for kind, count in source.left_out.items())
-        remarks = [f"split {source.options['split']}"] if "split" in source.options else []
-        remarks += [f"left out: {left}"] if left else []
-        return cls(as_dataset(side.path, source), source.classes, packed=False, remarks="; ".join(remarks))
+        return cls(as_dataset(side.path, source), source)
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the labels, empty where they are numbers, or there are none; a table may be read for them."""
+        return classes_of(self.dataset) if self.source is None else self.source.classes
+
+    def prepare(self, monitor: Monitor) -> None:
+        """Read what is wanted before the images, once and not in each worker."""
+        if self.source is not None:
+            self.source.prepare(monitor)
+
+    def tell(self) -> None:
+        """Say what was taken and what was not, as `pack` does."""
+        if self.source is None:
+            return
+        left = ", ".join(f"{count:,} {kind}" for kind, count in self.source.left_out.items())
+        told = [f"split {self.source.options['split']}"] if "split" in self.source.options else []
+        told += [f"left out: {left}"] if left else []
+        if told:
+            _log.info("%s: %s.", self.dataset.title, "; ".join(told))
 
 
 @dataclass(frozen=True)
@@ -143,11 +155,11 @@ class Making:
 
     Attributes:
         job: makes them.
-        remarks: see `SideImages`.
+        images: of which it makes them.
     """
 
     job: EmbedJob
-    remarks: str
+    images: SideImages
 
     @classmethod
     def plan(cls, images: SideImages, options: EmbedOptions) -> Making:
@@ -159,7 +171,7 @@ class Making:
         job = open_embed(images.dataset, options, Output(""))
         if not len(job.dataset):
             raise InputError(f"{job.dataset.title}: holds no samples: give shards with images.")
-        return cls(replace(job, output=Output(str(cache_folder() / "features" / _content(job)[:32]))), images.remarks)
+        return cls(replace(job, output=Output(str(cache_folder() / "features" / _content(job)[:32]))), images)
 
     @property
     def parent(self) -> Record:
@@ -168,30 +180,29 @@ class Making:
 
     def open(self, monitor: Monitor) -> StoreFeatures:
         """Make what is missing, and open the features."""
-        if self.remarks:
-            _log.info("%s: %s.", self.job.dataset.title, self.remarks)
+        self.images.tell()
         # Nobody shares this work, be this process a task of an array or not.
         with acting_as(Ranks()):
-            made = self.job if self.job.complete() else _made(self.job, monitor)
+            made = self.job if self.job.complete() else self._made(monitor)
         features = open_features(made.output.path)
         assert isinstance(features, StoreFeatures)
         # Messages name what was given, and not a folder of the cache.
         features.name = self.job.dataset.title
         return features
 
+    def _made(self, monitor: Monitor) -> EmbedJob:
+        """Make features in the cache, unless another process does so meanwhile, and return the job that made them."""
+        folder = writable(Path(self.job.output.path))
+        job = replace(self.job, output=Output(str(folder)))
+        with claimed(claim_in(folder, Ranks()), str(folder), monitor, patience=math.inf):
+            if not job.complete():
+                _log.info("embedding %s with %s.", job.dataset.title, job.settings.network)
+                self.images.prepare(monitor)
+                made: dict[str, Any] = job.run(monitor)
+                _log.debug("made %s of %s shards in %s.", made["shards_made"], made["shards"], folder)
+        job.tidy()
+        return job
+
 
 def _content(job: EmbedJob) -> str:
     return digest([job.dataset.fingerprint, record_digest(job.record)])
-
-
-def _made(job: EmbedJob, monitor: Monitor) -> EmbedJob:
-    """Make features in the cache, unless another process does so meanwhile, and return the job that made them."""
-    folder = writable(Path(job.output.path))
-    job = replace(job, output=Output(str(folder)))
-    with claimed(claim_in(folder, Ranks()), str(folder), monitor, patience=math.inf):
-        if not job.complete():
-            _log.info("embedding %s with %s.", job.dataset.title, job.settings.network)
-            made: dict[str, Any] = job.run(monitor)
-            _log.debug("made %s of %s shards in %s.", made["shards_made"], made["shards"], folder)
-    job.tidy()
-    return job

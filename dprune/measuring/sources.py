@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,8 +76,9 @@ def open_sources(
         options = embedding.options(like)
         _check_width(statistics, options.settings.dimension, f"{options.settings.network} gives")
         opened = {role: SideImages.open(side, embedding.members) for role, side in images.items()}
-        labelled = {role: _share_classes(role, opened, paths) for role in opened}
-        found |= {role: _to_make(Making.plan(some, options), labelled[role]) for role, some in opened.items()}
+        for role, some in opened.items():
+            labelled = functools.partial(_share_classes, role, opened, tuple(paths))
+            found[role] = _to_make(Making.plan(some, options), labelled)
     sources = {role: found[role] for role in paths}
     check_space({source.name: source.record for source in sources.values()} | known)
     _warn_of_roles(sources)
@@ -101,7 +103,9 @@ def _share_classes(role: str, opened: Mapping[str, SideImages], sides: Iterable[
     """
     images = opened[role]
     others = [opened.get(other) for other in sides if other != role]
-    return images.packed or not images.classes or all(other and other.classes == images.classes for other in others)
+    if images.source is None or not images.classes:
+        return True
+    return all(other is not None and other.classes == images.classes for other in others)
 
 
 def _check_width(statistics: Sequence[Statistics], width: int | None, whose: str) -> None:
@@ -226,10 +230,10 @@ def _ready(path: str) -> FeatureSource:
     return FeatureSource(features.name, record, features.as_parent(), lambda monitor: features, features.fingerprint)
 
 
-def _to_make(making: Making, labelled: bool) -> FeatureSource:
+def _to_make(making: Making, labelled: Callable[[], bool]) -> FeatureSource:
     def opened(monitor: Monitor) -> Features:
         features = making.open(monitor)
-        return features if labelled else Unlabelled(features)
+        return features if labelled() else Unlabelled(features)
 
     dataset = making.job.dataset
     record = {**making.job.record, "fingerprint": dataset.fingerprint}

@@ -78,7 +78,8 @@ def load_dit(
     file = ModelFile.open(path)
     file.check_kind("dit", "a DiT", "train-dit")
     state = file.weights() if file.network else read_foreign(file.path)
-    config, mean, std = _described(file) if file.network else inferred(file.path, state, heads)
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    config, mean, std = _described(file) if file.network else inferred(file.path, shapes, heads)
     with torch.device("meta"):
         model = DiT(config)
     if unlike := fits(model.state_dict(), state):

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
 from dprune.errors import InputError
+from dprune.formats.tensor_files import TensorFile, is_tensor_file
 from dprune.models.architectures import HEADS
 from dprune.models.diffusers_dits import MARK, renamed
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.parametrization import INFERRED, PREDICTIONS, unsaid
 from dprune.models.probe import answers_of
 from dprune.models.vae_config import LATENT_SCALE
-from dprune.models.weights import read_state
+from dprune.models.weights import bare_name, map_state, read_state
 
 TRAINING_HEADS = "projectors."
 """Where REPA and what builds on it keep networks that only their training needs."""
@@ -49,15 +51,30 @@ def architecture_of(path: Path) -> tuple[int, int, int]:
     Raises:
         InputError: the file is missing, damaged, or no such network.
     """
-    config, *_ = inferred(path, read_foreign(path), heads=1)
+    config, *_ = inferred(path, shapes_of(path), heads=1)
     return config.width, config.depth, config.patch
 
 
+def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a state dict by DiT's names, without reading more of it than they take.
+
+    Raises:
+        InputError: as `read_foreign`.
+    """
+    found: dict[str, tuple[int, ...]]
+    if is_tensor_file(path):
+        found = {bare_name(name): tuple(place.shape) for name, place in TensorFile.open(path).places.items()}
+    else:
+        found = {name: tuple(value.shape) for name, value in map_state(path).items()}
+    if any(name.startswith(MARK) for name in found):
+        found = {name: tuple(value.shape) for name, value in read_foreign(path).items()}
+    return found
+
+
 def inferred(
-    path: Path, state: dict[str, Tensor], heads: int | None = None
+    path: Path, shapes: Mapping[str, Sequence[int]], heads: int | None = None
 ) -> tuple[DiTConfig, list[float], list[float]]:
     """Tell the configuration by the shapes of a state dict, and heads that are not said by the width."""
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
     try:
         width, channels, patch, _ = shapes["x_embedder.proj.weight"]
         _, tokens, _ = shapes["pos_embed"]

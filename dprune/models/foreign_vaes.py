@@ -86,11 +86,16 @@ class ForeignVAE(ModelFile):
         return found | ({"quantizer.usage": torch.ones(self.network["codes"])} if self.network["codes"] else {})
 
 
-def weights_in(path: Path) -> Path:
-    """Return the file of weights in a folder as diffusers saves an autoencoder or a pipeline; of a file, itself."""
+def weights_in(path: Path, part: str = "vae") -> Path:
+    """Return the file of weights in a folder as diffusers saves a network or a pipeline; of a file, itself.
+
+    Args:
+        path: of the file or folder.
+        part: of a pipeline.
+    """
     if not path.is_dir():
         return path
-    inside = (folder / name for folder in (path, path / "vae") for name in _WEIGHTS)
+    inside = (folder / name for folder in (path, path / part) for name in _WEIGHTS)
     return next((file for file in inside if file.is_file()), path)
 
 

@@ -162,7 +162,7 @@ def _tensors(path: Path, content: dict[Any, Any]) -> dict[str, Tensor]:
 
     state: dict[str, Tensor] = {}
     for key, value in _unwrapped(path, content).items():
-        if (name := _bare(key)) in state:
+        if (name := bare_name(key)) in state:
             raise InputError(f"{path}: holds {name!r} twice, once as {key!r}: save one network's state dict alone.")
         if isinstance(value, torch.Tensor):
             state[name] = value
@@ -172,7 +172,7 @@ def _tensors(path: Path, content: dict[Any, Any]) -> dict[str, Tensor]:
     return state
 
 
-def _bare(key: object) -> str:
+def bare_name(key: object) -> str:
     """Return a parameter's own name."""
     # Blocks may be compiled one by one, which leaves its mark inside of names.
     name = str(key).replace("_orig_mod.", "")

@@ -62,16 +62,25 @@ def as_dataset(location: str, source: Source) -> Dataset:
         location: what messages call it.
         source: its samples.
     """
-    keys = list(source.keys())
-    content = _content(source)
-    begins = range(0, len(keys), PORTION)
-    stretches = (
-        UnpackedShard(
-            f"{location}/{number:06d}", source=source, content=content, keys=keys[begin : begin + PORTION], begin=begin
-        )
-        for number, begin in enumerate(begins)
-    )
+    keys, content = Keys(source), _content(source)
+    stretches = []
+    for number, begin in enumerate(range(0, len(source), PORTION)):
+        count = min(PORTION, len(source) - begin)
+        place = f"{location}/{number:06d}"
+        stretches.append(UnpackedShard(place, source=source, keys=keys, content=content, begin=begin, count=count))
     return Dataset(tuple(stretches), ())
+
+
+class Keys:
+    """Keys of a source: for a table its column of names is read, which takes long and is seldom wanted."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    @functools.cached_property
+    def all(self) -> Sequence[str]:
+        """The keys of all samples, in order."""
+        return list(self._source.keys())
 
 
 def _content(source: Source) -> str:
@@ -99,21 +108,22 @@ class UnpackedShard(Shard):
 
     Attributes:
         source: all samples.
+        keys: of all of them.
         content: digest of the source.
-        keys: of the samples of this one.
-        begin: number of the first of them in the source.
+        begin: number in the source of the first sample of this one.
+        count: samples of this one.
     """
 
     source: Source = field(compare=False)
+    keys: Keys = field(compare=False)
     content: str
-    keys: Sequence[str] = field(compare=False)
     begin: int
+    count: int
 
     @functools.cached_property
     def size(self) -> ShardSize:
         """What it holds, for which nothing is read."""
-        members = digest([self.content, self.begin, len(self.keys)])
-        return ShardSize(len(self.keys), members, LeftOut())
+        return ShardSize(self.count, digest([self.content, self.begin, self.count]), LeftOut())
 
     def reader(self) -> UnpackedReader:
         """See `Shard`."""
@@ -136,7 +146,7 @@ class UnpackedReader:
 
     def key(self, row: int) -> str:
         """Return the key of a sample."""
-        return self._shard.keys[row]
+        return self._shard.keys.all[self._shard.begin + row]
 
     def label(self, row: int) -> int:
         """Return the label of a sample, -1 for none.

@@ -21,6 +21,7 @@ from dprune.formats.publish import Output
 from dprune.formats.shard_journal import Journal, complete_shards, existing_shards, listed_shards
 from dprune.formats.turns import Turns, due_pieces, peeked
 from dprune.models.files import ModelFile
+from dprune.models.foreign_vaes import weights_in
 from dprune.models.parametrization import parametrization_of
 from dprune.models.vae_files import (
     LatentScale,
@@ -173,7 +174,7 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
         MismatchError: the networks do not fit each other.
         UsageError: an option cannot be read, contradicts another, or is not for such networks.
     """
-    file, vae = ModelFile.open(model), open_vae(options.vae)
+    file, vae = ModelFile.open(weights_in(Path(model), "transformer")), open_vae(options.vae)
     file.check_kind("dit", "a DiT", "train-dit")
     if not file.network and (scale := LatentScale.of(vae)) != LatentScale():
         said = vae.path.with_name("config.json")

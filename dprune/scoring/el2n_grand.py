@@ -20,6 +20,7 @@ from dprune.formats.provenance import Record, record_digest, with_findings
 from dprune.formats.publish import STDOUT, Output
 from dprune.formats.turns import Turns, peeked
 from dprune.models.files import ModelFile
+from dprune.models.foreign_vaes import weights_in
 from dprune.models.parametrization import parametrization_of
 from dprune.runtime import Monitor
 from dprune.scoring.outputs import ScoreFile, named_beside
@@ -156,7 +157,7 @@ def _opened(
     settings = options.resolve()
     if options.per_sigma and not settings.sigmas:
         raise UsageError("--per-sigma: --sigma uniform has no levels whose scores are told apart: leave it out.")
-    samples, file = open_samples(store, options.subset), ModelFile.open(model)
+    samples, file = open_samples(store, options.subset), ModelFile.open(weights_in(Path(model), "transformer"))
     weights = samples.check_model(file, settings.weights)
     predicts = parametrization_of(file, options.parametrization)
     settings = replace(settings, weights=weights, parametrization=predicts)
