@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from dprune.encoding.settings import EncodeSettings
+from dprune.formats.claims import claim_of, free
 from dprune.formats.latents import CODEBOOK_FILE, SUMS, open_latents
 from dprune.formats.provenance import difference, make_record, parent, parents_of
 from dprune.formats.shards import open_dataset
@@ -201,6 +202,20 @@ def test_two_tasks_make_the_store_of_one(kind: str, shards: Path, vaes: dict[str
         monkeypatch.setenv("RANK", rank)
         summary = json.loads(encode(shards, vaes[kind], tmp_path / "two", "--json").ok().out)
         assert summary.get("shards_made") == made
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+
+
+def test_tasks_of_an_array_verify_what_is_there(shards: Path, vaes: dict[str, Path], tmp_path: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    encode(shards, vaes["vq"], tmp_path / "one").ok()
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    verified = ("--verify", 999, "--json")
+    with free(claim_of(tmp_path / "two", 2, 3)):
+        found = json.loads(encode(shards, vaes["vq"], tmp_path / "two", *verified).ok().out)
+        assert (found["complete"], found["verified"]) == (False, 12)
+    found = json.loads(encode(shards, vaes["vq"], tmp_path / "two", *verified).ok().out)
+    assert (found["complete"], found["verified"], found["shards_made"]) == (True, 18, 1)
     assert content(tmp_path / "two") == content(tmp_path / "one")
 
 

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from dprune import noise
 from dprune.errors import UsageError
 from dprune.flow import Guidance, guided, solve
+from dprune.formats.claims import claim_of, free
 from dprune.formats.provenance import make_record, parent, parent_record
 from dprune.models.classes import TrainedClasses
 from dprune.models.diffusion import velocity
@@ -32,6 +33,7 @@ from dprune.models.vae_config import VAEConfig
 from dprune.models.weights import file_digest
 from dprune.sampling.drawing import Sampler
 from dprune.sampling.exports import arranged
+from dprune.sampling.job import SampleJob
 from dprune.sampling.seeds import Classes, Seeds
 from dprune.sampling.settings import SampleOptions
 
@@ -211,9 +213,60 @@ def test_ranks_share_the_shards(sample, tmp_path, monkeypatch):
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
+def test_tasks_of_an_array_share_the_shards(sample, tmp_path, monkeypatch):
+    options = ["--seeds", "0-49", "--shard-size", 7]
+    one = json.loads(sample("one", *options, "--grid", tmp_path / "one.png", "--json").ok().out)
+    sample("two", "--seeds", "5-60", "--shard-size", 9).ok()
+    options += ["--overwrite", "--json", "--grid", tmp_path / "two.png"]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    with free(claim_of(tmp_path / "two", 2, 8)), free(claim_of(tmp_path / "two", 7, 8)):
+        result = sample("two", *options).ok()
+        said = json.loads(result.out)
+        assert (said["complete"], said["images"], said["shards"], said["shards_made"]) == (False, 42, 6, 6)
+        assert "other workers still make shards" in result.err
+        assert not (tmp_path / "two.png").exists()
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "5")
+    # It begins when another has cleared the folder.
+    said = json.loads(sample("two", *options).ok().out)
+    assert (said["complete"], said["images"], said["shards"], said["shards_made"]) == (True, one["images"], 8, 2)
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    assert "up to date" in sample("two", *options).ok().err
+
+
+def test_a_task_leaves_the_end_to_another_that_is_at_it(sample, tmp_path, monkeypatch):
+    options = ["--seeds", "0-9", "--shard-size", 5, "--grid", tmp_path / "grid.png", "--json"]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    monkeypatch.setattr("dprune.formats.turns.LOOKS", 1)
+    end = tmp_path / "out" / ".finish.0-of-1.tmp"
+    with free(end):
+        assert json.loads(sample("out", *options).ok().out)["complete"] is False
+        assert not (tmp_path / "grid.png").exists()
+    assert json.loads(sample("out", *options).ok().out)["complete"] is True
+    assert (tmp_path / "grid.png").exists()
+
+
+def test_a_task_without_locks_makes_nothing_of_what_is_complete(sample, tmp_path, monkeypatch):
+    """Another may have made its shards as well, and completed the folder while this one loaded its networks."""
+    options = ["--seeds", "0-9", "--shard-size", 5, "--json"]
+    sample("one", *options).ok()
+    before = tree(tmp_path / "one")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    looks = iter([True])
+    monkeypatch.setattr(SampleJob, "_missing", lambda self, numbers: list(numbers) if next(looks, False) else [])
+    monkeypatch.setattr(SampleJob, "complete", lambda self: False)
+    monkeypatch.setattr(SampleJob, "is_whole", lambda self: True)
+    sample("one", *options).ok()
+    assert tree(tmp_path / "one") == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "others", "remnant"])
-def test_ranks_that_start_together(sample, models, tmp_path, before):
+@pytest.mark.parametrize(
+    ("number", "count"), [("RANK", "WORLD_SIZE"), ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")]
+)
+def test_workers_that_start_together(sample, models, tmp_path, before, number, count):
     options = ["--seeds", "0-29", "--shard-size", "4", "--steps", "2", "--device", "cpu"]
     dprune("sample", models[0], "--vae", models[1], *options, "-o", tmp_path / "one").ok()
     if before == "others":
@@ -224,7 +277,7 @@ def test_ranks_that_start_together(sample, models, tmp_path, before):
     command = [warm_python(), "-m", "dprune", "sample", models[0], "--vae", models[1], *options, "--overwrite"]
     started = [
         subprocess.Popen([*map(str, command), "-o", str(tmp_path / "two")], stderr=subprocess.PIPE, text=True,
-                         env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"})
+                         env={**os.environ, number: str(rank), count: "2", "OMP_NUM_THREADS": "1"})
         for rank in range(2)
     ]  # fmt: skip
     for process in started:

@@ -21,6 +21,7 @@ from test_slurm import EXAMPLES, cluster, submit  # noqa: F401 - cluster is a fi
 from dprune.errors import Interrupted, UsageError
 from dprune.flow import flow_loss
 from dprune.formats.arrays import read_array, write_array
+from dprune.formats.claims import free
 from dprune.formats.latents import open_latents
 from dprune.formats.provenance import make_record, parent
 from dprune.formats.publish import Output
@@ -470,6 +471,51 @@ def test_workers_make_the_bytes_of_one(score, folds, run, tmp_path, monkeypatch,
     assert "up to date" in score(method, runs, "m.npy").ok().err
     np.testing.assert_allclose(scores(tmp_path / "m.npy"), scores(tmp_path / "whole.npy"), rtol=1e-4, atol=1e-5)
     assert written(tmp_path) == ["m.npy", "m.se.npy", "whole.npy", "whole.se.npy"]
+
+
+@pytest.mark.parametrize(
+    ("method", "piece"),
+    [("moso", "fold-1-step-00000004/.piece.0-of-1.tmp"), ("monotonicity", "step-00000016/.piece.1-of-2.tmp")],
+)
+def test_tasks_of_an_array_make_the_bytes_of_one(score, folds, run, tmp_path, monkeypatch, method, piece):
+    runs = folds if method == "moso" else run
+    monkeypatch.setattr(progress_module, "SMALLEST", 16)
+    score(method, runs, "whole.npy").ok()
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
+    progress = tmp_path / ".m.npy.progress"
+    with free(progress / piece):
+        result = score(method, runs, "m.npy", "--json").ok()
+        assert "other workers" in result.err
+        assert json.loads(result.out)["complete"] is False
+        assert not (tmp_path / "m.npy").exists()
+        made = {path: path.stat().st_mtime_ns for path in progress.rglob("0*.safetensors")}
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    with monkeypatch.context() as patch:
+        patch.setattr("dprune.scoring.sharing.shutil.rmtree", lambda *_, **__: None)
+        assert json.loads(score(method, runs, "m.npy", "--json").ok().out)["complete"] is True
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert len(list(progress.rglob("0*.safetensors"))) == len(made) + 1
+    assert "up to date" in score(method, runs, "m.npy").ok().err
+    np.testing.assert_allclose(scores(tmp_path / "m.npy"), scores(tmp_path / "whole.npy"), rtol=1e-4, atol=1e-5)
+    assert written(tmp_path) == ["m.npy", "m.se.npy", "whole.npy", "whole.se.npy"]
+
+
+def test_a_task_measures_no_other_fold_than_that_which_it_is_told(score, folds, tmp_path, monkeypatch):
+    score("moso", folds, "whole.npy").ok()
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    asked = set()
+    for fold in (1, 0, 2):
+        asked.add(f"fold-{fold}")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(fold))
+        said = score("moso", folds[fold], "m.npy", "--only-fold", fold).ok().err
+        assert f"fold {fold} is measured, and the command without --only-fold makes the scores of all" in said
+        measured = {path.name.partition("-step")[0] for path in (tmp_path / ".m.npy.progress").glob("fold-*")}
+        assert measured == asked
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
+    monkeypatch.setattr("dprune.scoring.mean_gradient.measure_folds", None)
+    score("moso", folds, "m.npy").ok()
+    assert (tmp_path / "m.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ A claim is an empty temporary file by an agreed name, and so goes with the proce
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -101,7 +102,7 @@ def workers(mark: Path) -> int:
 @contextlib.contextmanager
 def _inside(folder: Path, output: str) -> Iterator[None]:
     """Make a folder, and remove it where the work failed before it wrote anything."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
     with _explained(output):
         folder.mkdir(parents=True, exist_ok=True)
     try:
