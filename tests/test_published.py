@@ -242,6 +242,7 @@ def test_published_sizes_fit_by_names_and_shapes() -> None:
         ("y_embedder.embedding_table.weight", (0, 384), "classes"),
         ("x_embedder.proj.weight", (384, 0, 2, 2), "channels"),
         ("x_embedder.proj.weight", (384, 4, 0, 0), "input_size"),
+        ("x_embedder.proj.weight", (384, 10**12, 2, 2), "channels"),
         ("x_embedder.proj.weight", (384, 4, 2, 3), "384, 4, 2, 3"),
         ("pos_embed", (1, 10**12, 384), "input_size"),
         ("pos_embed", (1, 15, 384), "1, 15, 384"),

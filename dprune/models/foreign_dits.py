@@ -96,10 +96,9 @@ def inferred(
     learn_sigma = outputs == 2 * patch**2 * channels
     size = math.isqrt(tokens) * patch
     config = DiTConfig(size, channels, patch, width, depth, heads or HEADS[width], rows - 1, learn_sigma)
-    mean, std = [0.0] * channels, [1 / LATENT_SCALE] * channels
     # Shapes beyond reason are refused before anything of that size is made.
-    shaped(str(path), {**config.as_json(), "mean": mean, "std": std}, DESCRIPTIONS["dit"], "copy it again")
-    return config, mean, std
+    shaped(str(path), {**config.as_json(), "mean": [], "std": []}, DESCRIPTIONS["dit"], "copy it again")
+    return config, [0.0] * channels, [1 / LATENT_SCALE] * channels
 
 
 def settle(path: Path, network: DiT, said: str) -> dict[str, str]:
