@@ -236,6 +236,30 @@ def test_published_sizes_fit_by_names_and_shapes() -> None:
     assert sum(value.numel() for value in shapes.values()) == pytest.approx(675e6, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("y_embedder.embedding_table.weight", (0, 384), "classes"),
+        ("x_embedder.proj.weight", (384, 0, 2, 2), "channels"),
+        ("x_embedder.proj.weight", (384, 4, 0, 0), "input_size"),
+        ("x_embedder.proj.weight", (384, 10**12, 2, 2), "channels"),
+        ("x_embedder.proj.weight", (384, 4, 2, 3), "384, 4, 2, 3"),
+        ("pos_embed", (1, 10**12, 384), "input_size"),
+        ("pos_embed", (1, 15, 384), "1, 15, 384"),
+        ("y_embedder.embedding_table.weight", (10**9, 384), "classes"),
+        ("final_layer.linear.weight", (24, 384), "24, 384"),
+        ("final_layer.linear.weight", (24,), "is no DiT or SiT"),
+    ],
+)
+def test_shapes_that_no_dit_has_are_refused(
+    name: str, shape: tuple[int, ...], words: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    # A view of one number, as which a file may hold tensors of any size.
+    torch.save({**state("SiT"), name: torch.zeros(1).expand(shape)}, tmp_path / "odd.pt")
+    given = ("--vae", files["sd-vae-ft-mse"], "--seeds", "0", "--parametrization", "noise", "-o", tmp_path / "b")
+    dprune("sample", tmp_path / "odd.pt", *given).fails(3, "odd.pt", words)
+
+
 def test_drawn_tensors_are_the_same_everywhere() -> None:
     values = drawn("blocks.0.attn.qkv.weight", (6, 4))
     assert values.dtype == np.float32

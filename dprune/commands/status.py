@@ -34,7 +34,7 @@ def command(ctx: click.Context, outputs: tuple[str, ...], array: bool, tasks: in
     Examples:
       dprune status features latents dit scores.npy
       sbatch --array=$(dprune status --array features) examples/slurm/embed.sbatch shards features
-      sbatch --array=$(dprune status --array --tasks 8 features) examples/slurm/embed.sbatch shards features
+      todo=$(dprune status --array --tasks 8 features) || sbatch --array=$todo embed.sbatch shards features
       dprune status features --json | jq '.outputs[0].undecodable'
     """
     from dprune.watching.job import open_status

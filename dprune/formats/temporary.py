@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 _NAME = re.compile(r"\.(.+)\.(\d+-[0-9a-f]{8}|\d+-of-\d+)\.tmp", re.DOTALL)
-YOUNG_S = 1.0
-"""Seconds in which whoever made a temporary file has locked it."""
+YOUNG_S, SKEW_S = 1.0, 60.0
+"""Seconds in which whoever made a temporary file has locked it, and by which clocks of machines may differ."""
 _LONGEST_STEM = 200
 """Bytes of a file's name that go into that of its temporary one; file systems take 255 in all."""
 
@@ -196,7 +196,7 @@ def _is_held(path: Path) -> bool:
         return error.errno == errno.EACCES
     try:
         status = os.fstat(descriptor)
-        if not status.st_size and 0 <= time.time() - status.st_mtime < YOUNG_S:
+        if not status.st_size and -SKEW_S < time.time() - status.st_mtime < YOUNG_S:
             return True
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:

@@ -193,13 +193,14 @@ def _reference(path: str, settings: EvalSettings) -> SidePath:
 
 def _warn_of_foreign(statistics: Sequence[Statistics], sources: Mapping[str, FeatureSource]) -> None:
     """Say of statistics that carry no provenance what they must have in common with the other side."""
-    network = next((source.model for source in sources.values() if source.model), None)
+    made: Record = next((source.record["options"] for source in sources.values() if source.record), {})
+    space = " and ".join(filter(None, (made.get("model"), f"the resize {made['resize']}" if "resize" in made else "")))
     for some in statistics:
         if some.record is None:
             _log.warning(
-                "%s does not say which network and which resize it was made with: these must be %s, or the distance "
-                "means nothing%s: man dprune-eval lists whose statistics go with what.", some.name,
-                f"{network} and its" if network else "those of the other side",
+                "%s does not say by which network and which resize it was made: unless by %s, the distance means "
+                "nothing%s: man dprune-eval lists whose statistics go with what.", some.name,
+                space or "those of the other side",
                 " (it looks like guided-diffusion's, which go with --resize tensorflow)" if some.spatial else "",
             )  # fmt: skip
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from torch import Tensor
 
 from dprune.errors import InputError
+from dprune.formats.checked_json import shaped
 from dprune.formats.tensor_files import TensorFile, is_tensor_file
 from dprune.models.architectures import HEADS
+from dprune.models.descriptions import DESCRIPTIONS
 from dprune.models.diffusers_dits import MARK, renamed
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.parametrization import INFERRED, PREDICTIONS, unsaid
@@ -94,6 +96,8 @@ def inferred(
     learn_sigma = outputs == 2 * patch**2 * channels
     size = math.isqrt(tokens) * patch
     config = DiTConfig(size, channels, patch, width, depth, heads or HEADS[width], rows - 1, learn_sigma)
+    # Shapes beyond reason are refused before anything of that size is made.
+    shaped(str(path), {**config.as_json(), "mean": [], "std": []}, DESCRIPTIONS["dit"], "copy it again")
     return config, [0.0] * channels, [1 / LATENT_SCALE] * channels
 
 

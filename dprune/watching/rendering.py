@@ -63,7 +63,8 @@ def _pieces(standing: Standing) -> Iterator[_Row]:
     if standing.tally is None:
         return
     unit, done, total = standing.tally
-    share = f" ({done / total:.0%})" if total and done < total else ""
+    # Rounded down: what is not all is never 100%.
+    share = f" ({1000 * done // total / 10:g}%)" if total and done < total else ""
     yield _Row(unit, f"{done:,}" if total is None else f"{done:,} of {total:,}{share}")
     if standing.missing:
         yield _Row("missing", _names(standing.missing))
