@@ -124,7 +124,7 @@ class Turns:
 
     @contextlib.contextmanager
     def alone(self, what: str) -> Iterator[bool]:
-        """Hold what one task of an array does for all, and tell whether no other is at it; ranks never are in the way."""
+        """Hold what one task of an array does for all, and tell whether no other is at it; ranks never wait."""
         mine, claim = self._task is None, self._mark.with_name(temporary_name(what, "0-of-1"))
         with contextlib.ExitStack() as claims:
             for look in range(0 if mine else LOOKS):
