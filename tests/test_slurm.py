@@ -119,14 +119,18 @@ def test_what_killed_tasks_leave_the_others_make(larger: Path, tmp_path: Path, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("array", ["1,3", "3", "100-102"])
+@pytest.mark.parametrize("array", ["1,3", "3", "100-102", "status"])
 def test_an_array_submitted_again_in_part_completes_the_store(
     larger: Path, tmp_path: Path, cluster: dict[str, str], array: str
 ) -> None:
     dying = {**cluster, "AT_ONCE": "yes", "DYING": "0 1 2 3"}
     assert submit(SCRIPT, dying, larger, tmp_path / "array", *PIXELS, array="0-3").code == 1
     assert len(list((tmp_path / "array").glob("0*.safetensors"))) < 30
+    if array == "status":
+        array = dprune("status", "--array", "--tasks", 3, tmp_path / "array").out.decode().strip()
+        assert array == "0-2"
     submit(SCRIPT, {**cluster, "AT_ONCE": "yes"}, larger, tmp_path / "array", *PIXELS, array=array).ok()
+    assert dprune("status", "--array", tmp_path / "array").ok().out.strip() == b""
     dprune("embed", larger, *PIXELS, "-o", tmp_path / "one").ok()
     assert content(tmp_path / "array") == content(tmp_path / "one")
 
