@@ -152,6 +152,18 @@ def test_vae(bench: Any, plain: bool) -> None:
     assert plain == ("train_judged" in found) == ("train_plainly" in found) == ("forward_bfloat16_plainly" in found)
 
 
+@pytest.mark.parametrize("layout", ["small", "small-vq"])
+def test_foreign_vaes(bench: Any, layout: str) -> None:
+    sizes = ("--side", 32, "--batch-size", 2, "--repeats", 1, "--device", "cpu")
+    found = bench("foreign_vaes", "--layout", layout, *sizes)
+    for rows in found["precisions"].values():
+        assert rows.keys() == {"readable", "readable, channels last", "as used: plain"}
+        for row in rows.values():
+            assert 0 < row["encoded_unlike"] < 0.1
+            assert row.get("codes_equal", 1) > 0.9
+            assert row["encode_img_per_s"] > 0
+
+
 @pytest.mark.parametrize(("samples", "more"), [(16, ()), (0, ("--no-loop",))])
 def test_grand(bench: Any, samples: int, more: tuple[str, ...]) -> None:
     sizes = ("--arch", "nano/2", "--batch", 2, "--side", 4, "--repeats", 1, "--device", "cpu", "--samples", samples)

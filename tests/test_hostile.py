@@ -80,6 +80,8 @@ LINES = {
     ("report",): "{metrics}",
     ("info",): "{keep}",
     ("status",): "{features} --array",
+    ("help",): "score moso",
+    ("completion",): "bash",
 }
 
 

@@ -603,7 +603,7 @@ def foreign(path: Path, width: int, depth: int, patch: int) -> Path:
         (("--fold", "3/3"), 2, ("--fold 3/3",)),
         (("--subset", "missing.npy"), 3, ("missing.npy",)),
         (("--init", "missing.pt"), 3, ("--init missing.pt",)),
-        (("--vae", "missing.pt"), 3, ("--vae missing.pt",)),
+        (("--vae", "missing.pt"), 3, ("missing.pt: no such file",)),
         (("--steps", "3", "--epochs", "2"), 2, ("--steps", "--epochs")),
         (("--micro-batch", "some"), 2, ("--micro-batch some",)),
         (("--unconditional", "--label-dropout", "0.2"), 2, ("--label-dropout", "--unconditional")),
@@ -633,8 +633,12 @@ def test_a_store_with_a_part_missing_is_refused(store: Path, tmp_path: Path):
 
 def test_the_wrong_autoencoder_is_refused(tmp_path: Path):
     store = latent_store(tmp_path / "latents", vae="a" * 64)
-    save_file({"x": np.zeros(1, np.float32)}, tmp_path / "vae.safetensors")
+    config = VAEConfig("vq", 16, 8, (1, 1, 2), 1, 3, 50, False)
+    header = {"kind": "vae", **config.as_json()}
+    publish_model(tmp_path / "vae.safetensors", VAE(config).state_dict(), header, make_record("train-vae", {}))
     train(store, tmp_path / "run", "--vae", tmp_path / "vae.safetensors").fails(3, "vae.safetensors", "aaaaaaaaaaaa")
+    save_file({"x": np.zeros(1, np.float32)}, tmp_path / "none.safetensors")
+    train(store, tmp_path / "run", "--vae", tmp_path / "none.safetensors").fails(3, "holds no autoencoder")
 
 
 def test_a_state_of_other_data_is_not_gone_on_from(store: Path, tmp_path: Path):
