@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Result, dprune, image_bytes, warm_python, write_tar
+from PIL import Image
 from stores import latent_store
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "slurm"
@@ -50,7 +52,7 @@ export SLURM_STEP_NUM_TASKS=1
 shift
 case " $DYING " in *" $SLURM_ARRAY_TASK_ID "*)
     "$PYTHON" -m dprune "$@" &
-    until ls -A "$4" 2> "$SPOOL/silence" | grep -q '^[.]piece'; do sleep 0.02; done
+    while kill -0 $! && ! ls -A "$4" | grep -q '^[.]piece'; do sleep 0.02; done 2> "$SPOOL/silence"
     kill -KILL $!
     exit 137;;
 esac
@@ -89,8 +91,10 @@ PIXELS = ("--model", "pixels", "--image-size", "8", "--workers", "0")
 
 @pytest.fixture
 def larger(tmp_path: Path) -> Path:
-    """Thirty shards of twenty photographs."""
-    pictures = [(f"{i}.jpg", image_bytes(i, (160, 120), "jpg")) for i in range(20)]
+    """Thirty shards of twenty photographs that take seconds to decode, so that a kill finds some of them left."""
+    photograph = io.BytesIO()
+    Image.open(io.BytesIO(image_bytes(0))).resize((700, 525)).save(photograph, "JPEG")
+    pictures = [(f"{i}.jpg", photograph.getvalue()) for i in range(20)]
     for number in range(30):
         write_tar(tmp_path / "larger" / f"{number:06d}.tar", pictures)
     return tmp_path / "larger"
