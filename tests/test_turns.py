@@ -161,6 +161,27 @@ def test_one_task_does_what_is_done_for_all(pieces: Pieces, monkeypatch: pytest.
             assert again
 
 
+def test_a_folder_that_another_task_is_removing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, removals = tmp_path / "above" / "out", 0
+    mkdir = Path.mkdir
+
+    def removed_again(self: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        nonlocal removals
+        mkdir(self, mode, parents, exist_ok)
+        if self == folder and removals % 4 < 3:
+            self.rmdir()
+        removals += self == folder
+
+    monkeypatch.setattr(Path, "mkdir", removed_again)
+    with at_work(folder / "task"):
+        assert [path.name.startswith(".task.") for path in folder.iterdir()] == [True]
+    with free(claim_of(folder, 0, 1)) as mine:
+        assert mine
+        assert claim_of(folder, 0, 1).exists()
+    assert removals > 4
+    assert not folder.exists()
+
+
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
     """Nine shards of two samples."""

@@ -10,8 +10,9 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from dprune.errors import DpruneError
 from dprune.formats.temporary import in_children_null, is_at, lock, opened, sweep, temporary, temporary_name
@@ -23,6 +24,10 @@ piece that it has in hand."""
 PATIENCE_S = 10.0
 """How long a process waits for another, which may be about to end."""
 POLL_S = 0.05
+ATTEMPTS = 20
+"""How often a file is made again whose folder vanishes."""
+
+Made = TypeVar("Made")
 
 _log = logging.getLogger("dprune")
 
@@ -90,7 +95,7 @@ def at_work(mark: Path) -> Iterator[None]:
     """
     with _inside(mark.parent, str(mark.parent)), contextlib.ExitStack() as stack:
         with _explained(str(mark.parent)):
-            stack.enter_context(temporary(mark))
+            _made_in(mark.parent, lambda: stack.enter_context(temporary(mark)))
         yield
 
 
@@ -104,13 +109,23 @@ def _inside(folder: Path, output: str) -> Iterator[None]:
     """Make a folder, and remove it where the work failed before it wrote anything."""
     made = list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
     with _explained(output):
-        folder.mkdir(parents=True, exist_ok=True)
+        _made_in(folder, lambda: None)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             for path in made:
                 path.rmdir()
+
+
+def _made_in(folder: Path, make: Callable[[], Made]) -> Made:
+    """Make a file in a folder, which whoever made it may be removing as empty at that very moment."""
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return make()
+    folder.mkdir(parents=True, exist_ok=True)
+    return make()
 
 
 @contextlib.contextmanager
@@ -146,9 +161,7 @@ def _taken_later(claim: Path, output: str, monitor: Monitor, patience: float) ->
 def _taken(claim: Path, output: str) -> int | None:
     """Return the locked file of a claim, None if another process holds it."""
     with _explained(output):
-        # The one who held it may have removed the folder with it.
-        claim.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = opened(claim, os.O_CREAT)
+        descriptor = _made_in(claim.parent, lambda: opened(claim, os.O_CREAT))
     # The one who held it removes it, and the next may have been quicker.
     if lock(descriptor) and is_at(claim, descriptor):
         return descriptor
