@@ -6,19 +6,22 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dprune import signals
-from dprune.errors import Interrupted, writing_stdout
+from dprune.errors import InputError, Interrupted, writing_stdout
 from dprune.formats.readable import clock, figures, presentable
 from dprune.runtime import Silent, ranks, work_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.progress import Progress, TaskID
 
 PLAIN_INTERVAL_S = 30.0
@@ -101,6 +104,39 @@ def emit_json(content: Any, *, indent: int | None = None) -> None:
     """Write data to stdout as JSON, see `emit`."""
     # JSON may hold this one as it is, and `presentable` would write it in a way that JSON lacks.
     emit(json.dumps(content, indent=indent).replace("\x7f", "\\u007f"))
+
+
+class Found(Protocol):
+    """What a look at files found."""
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """All that is wrong, a sentence each."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+
+    def text(self, columns: int | None) -> str:
+        """Return it for people, None for no terminal."""
+
+
+def emit_found(found: Found, *, as_json: bool) -> None:
+    """Write what was found to stdout, as a table where that is a terminal."""
+    if as_json:
+        emit_json(found.as_json(), indent=2)
+    else:
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        emit(found.text(columns), styled=columns is not None)
+
+
+def check_found(found: Found) -> None:
+    """Refuse what has problems.
+
+    Raises:
+        InputError: there is one.
+    """
+    if problems := found.problems:
+        raise InputError(problems[0] if len(problems) == 1 else f"{len(problems)} problems, the first: {problems[0]}")
 
 
 def emit(text: str, *, styled: bool = False) -> None:

@@ -533,12 +533,14 @@ def test_files_that_are_there_whole_or_not_at_all(shards: Path, tmp_path: Path) 
     dprune("cluster", tmp_path / "f", "-k", 2, "-o", tmp_path / "c.safetensors").ok()
     dprune("score", "cluster-distance", tmp_path / "c.safetensors", "-o", tmp_path / "d.npy").ok()
     dprune("select", tmp_path / "d.npy", "--keep", 5, "-o", tmp_path / "k.npy").ok()
+    dprune("select", tmp_path / "d.npy", "--keep", 5, "--shards", shards, "--format", "keys", "-o",
+           tmp_path / "k.txt").ok()  # fmt: skip
     dprune("eval", tmp_path / "f", tmp_path / "f", "--metrics", "fid", "-o", tmp_path / "m.json").ok()
     dprune("report", tmp_path / "m.json", "-o", tmp_path / "report").ok()
     dprune("cluster", tmp_path / "f", "--sweep", "2:3:1", "-o", tmp_path / "sweep").ok()
     kinds = {"c.safetensors": ("clusters", "cluster"), "d.npy": ("scores", "score cluster-distance"),
              "k.npy": ("subset", "select"), "m.json": ("metrics", "eval"), "report": ("report", "report"),
-             "sweep": ("sweep", "cluster")}  # fmt: skip
+             "sweep": ("sweep", "cluster"), "k.txt": ("keys", "select")}  # fmt: skip
     for name, (kind, command) in kinds.items():
         found = status(tmp_path / name)
         assert [found[key] for key in ("state", "kind", "command")] == ["complete", kind, command]

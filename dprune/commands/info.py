@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from dprune import console, options
-from dprune.errors import InputError
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
@@ -44,10 +41,5 @@ def command(files: tuple[str, ...], deep: bool, members: MemberChoice, json_: bo
     from dprune.inspecting.job import open_info
 
     found = open_info(files, Look(members, deep))
-    if json_:
-        console.emit_json(found.as_json(), indent=2)
-    else:
-        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        console.emit(found.text(columns), styled=columns is not None)
-    if problems := found.problems:
-        raise InputError(problems[0] if len(problems) == 1 else f"{len(problems)} problems, the first: {problems[0]}")
+    console.emit_found(found, as_json=json_)
+    console.check_found(found)

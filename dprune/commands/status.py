@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-
 import click
 
 from dprune import console, options
-from dprune.errors import InputError, UsageError
+from dprune.errors import UsageError
 
 
 @click.command()
@@ -46,11 +43,7 @@ def command(ctx: click.Context, outputs: tuple[str, ...], array: bool, tasks: in
     found = open_status(outputs)
     if array:
         console.emit(found.array(tasks))
-    elif json_:
-        console.emit_json(found.as_json(), indent=2)
     else:
-        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        console.emit(found.text(columns), styled=columns is not None)
-    if problems := found.problems:
-        raise InputError(problems[0] if len(problems) == 1 else f"{len(problems)} problems, the first: {problems[0]}")
+        console.emit_found(found, as_json=json_)
+    console.check_found(found)
     ctx.exit(found.exit_code)

@@ -28,10 +28,12 @@ class _Portion(NamedTuple):
 
     @property
     def whole(self) -> bool:
+        """Whether all of it is measured."""
         return self.begin + self.done >= self.end
 
     @property
     def name(self) -> str:
+        """What is said of it where it is missing."""
         samples = f"samples {self.begin:,} to {self.end:,}"
         return f"{self.item.title}, {samples}" if self.item.title else samples
 
