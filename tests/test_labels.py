@@ -296,6 +296,8 @@ def test_json_that_is_missing_or_damaged(tmp_path: Path) -> None:
         ('{"000.png": [0, 1], "001.png": [1, 0]}', ["000.png: the label is a list, neither a name nor a whole number"]),
         ('{"000.png": true}', ["the label is true, neither"]),
         ('{"000.png": 1.5}', ["the label is 1.5, neither"]),
+        ('{"000.png": 1e300}', ["the label is 1e+300, neither"]),
+        ('{"000.png": -9223372036854775808.0, "001.png": 9.3e18}', ["neither"]),
         ('{"labels": null}', ["holds no labels (null stands in their place)"]),
         ('{"000.png": 1', ["holds no sound JSON"]),
         ("[1, 2]", ["its objects have no field for the file, such as file_name"]),

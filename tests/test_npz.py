@@ -116,9 +116,9 @@ def test_arrays_that_are_no_images(tmp_path: Path, array: np.ndarray[Any, Any], 
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        ([0.5, 1, 2], ("float64 [3]", "--label-column none")),
+        ([0.5, 1, 2], ("float64 [3]", "each of 3 images: leave labels out by --label-column none")),
         ([0, 1], ("int64 [2]", "each of 3 images")),
-        (np.eye(3, dtype=np.int64), ("labels.argmax(1)",)),
+        (np.eye(3, dtype=np.int64), ("images: save labels.argmax(1), or leave labels out",)),
         (np.array([1, 2, 1 << 63], dtype=np.uint64), ("63 bits",)),
         (["a", "b", "c"], ("<U1", "--label-column none")),
     ],

@@ -20,7 +20,7 @@ from damage import damaged
 from PIL import Image
 
 from dprune.formats.npz_images import NO_LABELS
-from dprune.formats.table_files import open_table
+from dprune.formats.table_files import TableFile, open_table
 from dprune.packing.table_columns import TableChoice
 from dprune.packing.tables import TableSource
 
@@ -307,6 +307,16 @@ def test_files_that_do_not_agree(tmp_path: Path) -> None:
     refused(two).fails(3, "the label 3", "3 classes")
 
 
+def test_labels_that_no_reader_would_take(tmp_path: Path) -> None:
+    most = (1 << 63) - 1
+    column = pa.array([1, most], type=pa.uint64())
+    pack(table(tmp_path / "most.parquet", image=struct(2), label=column), tmp_path / "most")
+    assert labels(tmp_path / "most") == [1, most]
+    column = pa.array([1, most + 1], type=pa.uint64())
+    more = table(tmp_path / "more.parquet", image=struct(2), label=column)
+    refused(more).fails(3, f"the label {most + 1}", "63 bits")
+
+
 def test_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     whole = (TABLES / "hub/data/train-00000-of-00002.parquet").read_bytes()
@@ -471,6 +481,31 @@ def test_whether_a_pack_is_up_to_date_is_told_by_footers(tmp_path: Path) -> None
     assert "up to date" in dprune("pack", path, "-o", tmp_path / "out").ok().err
     numbered(path, 10, group=5)
     dprune("pack", path, "-o", tmp_path / "out").fails(3, "--overwrite")
+
+
+def test_names_of_classes_are_not_read_again_to_tell_what_is_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = table(tmp_path / "t.parquet", image=struct(2, "t{}.png"), label=["eel", "cat"])
+    (tmp_path / "photos" / "dog").mkdir(parents=True)
+    (tmp_path / "photos" / "dog" / "a.png").write_bytes(image_bytes(9, (8, 8)))
+    pack([path, tmp_path / "photos"], tmp_path / "out")
+    read, original = list[object](), TableFile.batches
+    monkeypatch.setattr(TableFile, "batches", lambda *args: read.append(args) or original(*args))
+    assert "up to date" in dprune("pack", path, tmp_path / "photos", "-o", tmp_path / "out").ok().err
+    assert not read
+    pack([path, tmp_path / "photos"], tmp_path / "again")
+    assert read
+
+
+def test_some_of_several_tables(tmp_path: Path) -> None:
+    for number in range(12):
+        table(tmp_path / f"{number}.parquet", image=struct(1))
+    assert pack(tmp_path / "?.parquet", tmp_path / "one")["samples"] == 10
+    assert pack(tmp_path / "[0-2].parquet", tmp_path / "range")["samples"] == 3
+    (tmp_path / "list.txt").write_text(f"{tmp_path / '0.parquet'}\n")
+    for unknown in (tmp_path / "{0..1}.parquet", f"@{tmp_path / 'list.txt'}"):
+        dprune("pack", unknown, "-o", tmp_path / "no").fails(3, "0.parquet: is no shard: give tables and .npz archives")
 
 
 def test_it_is_the_same_table_however_its_files_are_named(tmp_path: Path) -> None:

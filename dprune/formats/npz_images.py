@@ -204,9 +204,9 @@ def _label_name(path: str, arrays: dict[str, _Array], asked: str | None) -> str 
 
 
 def _labels(path: str, archive: zipfile.ZipFile, array: _Array, count: int) -> Labels:
-    otherwise = f"or leave labels out by --label-column {NO_LABELS}"
+    otherwise = f"leave labels out by --label-column {NO_LABELS}"
     if array.dtype.kind not in "iu" or array.shape not in ((count,), (count, 1)):
-        hint = "save labels.argmax(1), " if array.shape[:1] == (count,) and len(array.shape) == 2 else ""
+        hint = "save labels.argmax(1), or " if array.shape[:1] == (count,) and len(array.shape) == 2 else ""
         raise InputError(f"{path}: {array} is not a whole number for each of {count:,} images: {hint}{otherwise}.")
     size = count * array.dtype.itemsize
     if size > _MOST_LABEL_BYTES:

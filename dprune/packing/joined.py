@@ -21,18 +21,13 @@ class JoinedSources(Source):
     Args:
         sources: by what messages call them, in order.
         relabelled: whether labels come from elsewhere, so that those of the sources may be of any kind.
-
-    Raises:
-        InputError: some sources name their labels and others do not.
     """
 
     def __init__(self, sources: Sequence[tuple[str, Source]], *, relabelled: bool = False) -> None:
+        self._titles, self._relabelled = [title for title, _ in sources], relabelled
         self._sources = [source for _, source in sources]
         self._stops = list(itertools.accumulate(map(len, self._sources)))
-        nothing = ClassNames("", (), has_labels=False)
-        self.classes, self._numbers = merge_classes(
-            [nothing if relabelled else ClassNames(title, s.classes, s.has_labels()) for title, s in sources]
-        )
+        self._numbers: list[Numbers] = []
         self.order = next((source.order for _, source in sources if source.order), ())
         self.trusted = all(source.trusted for source in self._sources)
         self.options = _shared_options([source.options for source in self._sources])
@@ -66,9 +61,19 @@ class JoinedSources(Source):
         return itertools.chain.from_iterable(source.others() for source in self._sources)
 
     def prepare(self, monitor: Monitor) -> None:
-        """Prepare all."""
+        """Prepare all, and number their classes, for which a table may have to be read: not so while it is opened.
+
+        Raises:
+            InputError: some sources name their labels and others do not.
+        """
         for source in self._sources:
             source.prepare(monitor)
+        self.classes, self._numbers = merge_classes(list(map(self._named, self._titles, self._sources)))
+
+    def _named(self, title: str, source: Source) -> ClassNames:
+        if self._relabelled:
+            return ClassNames(title, (), has_labels=False)
+        return ClassNames(title, source.classes, source.has_labels())
 
     def sidecar(self, number: int, suffix: str) -> bytes | None:
         """Read it in the sample's source."""

@@ -87,7 +87,8 @@ def as_label(title: str, value: Any) -> Label:
     if isinstance(value, str):
         text = value.strip()
         return int(text.partition(".")[0]) if _WHOLE.fullmatch(text) else text or None
-    if isinstance(value, float) and value.is_integer():
+    # Parsed JSON holds no other whole numbers of more than 64 bits.
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 63:
         value = int(value)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value

@@ -30,6 +30,7 @@ from dprune.packing.tables import TableSource
 from dprune.packing.zips import ZipSource
 
 DIGITS = "sklearn:digits"
+_OF_ROWS = (*SUFFIXES, ".npz")
 _log = logging.getLogger("dprune")
 
 
@@ -112,7 +113,7 @@ def opener_of(location: str) -> Opener | None:
 def _open_streams(
     locations: Sequence[str], streams: Sequence[str], settings: PackSettings, members: MemberChoice
 ) -> Streams:
-    if found := [location for location in streams if location.lower().endswith((*SUFFIXES, ".npz"))]:
+    if found := [location for location in streams if location.lower().endswith(_OF_ROWS)]:
         raise InputError(f"{found[0]}: tables and archives are read from files: download it, and name the file.")
     if len(streams) < len(locations):
         raise _alone(streams[0])
@@ -165,6 +166,8 @@ def _without_ids(location: str) -> UsageError:
 
 def _open_shards(sources: Sequence[str], settings: PackSettings, members: MemberChoice) -> ShardSource | Streams:
     found = expand([place for source in sources for place in compressed_tars(source) or [source]])
+    if rows := next((location for location in found if location.lower().endswith(_OF_ROWS)), None):
+        raise InputError(f"{rows}: is no shard: give tables and .npz archives by name; a glob may stand for tables.")
     subset = settings.subset
     if any(map(is_compressed, found)):
         if subset is not None:

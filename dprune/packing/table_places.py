@@ -76,7 +76,7 @@ def is_table(location: str) -> bool:
         return not is_clip_folder(location) and _is_folder_of_tables(location)
     if not location.lower().endswith(SUFFIXES):
         return False
-    return os.path.isfile(location) or ("*" in location and bool(glob.glob(location)))
+    return os.path.isfile(location) or (glob.has_magic(location) and bool(glob.glob(location)))
 
 
 def _is_folder_of_tables(folder: str) -> bool:

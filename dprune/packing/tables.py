@@ -27,6 +27,8 @@ from dprune.runtime import Monitor, Silent, check_stop
 
 UNKNOWN = "bin"
 """Suffix of images of no format that shards hold, until they are PNG."""
+MOST_LABEL = (1 << 63) - 1
+"""That readers of shards take: an int64."""
 
 
 class TableSource(InOrder):
@@ -157,6 +159,10 @@ class TableSource(InOrder):
             raise InputError(
                 f"{file.path}: holds the label {most}, but names {len(self.classes):,} classes: give another "
                 "--label-column, or none."
+            )
+        if most > MOST_LABEL:
+            raise InputError(
+                f"{file.path}: holds the label {most}, more than 63 bits: give another --label-column, or none."
             )
         return (None if value is None or value < 0 else int(value) for value in values)
 
