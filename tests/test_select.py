@@ -590,6 +590,7 @@ def test_shards_say_what_ids_are_of(shards: Path, tmp_path: Path) -> None:
         (["--format", "csv"], 2, ["--format", "datacomp"]),
         (["--within", "{t}"], 3, ["holds keys", "--shards"]),
         (["--within", "{b}"], 3, ["is no .npy array"]),
+        (["--within", "{b}", "--shards", "{d}"], 3, ["is no .npy array"]),
         (["--groups", "{k}"], 3, ["is a list of keys", "dprune select --within"]),
         (["--shards", "{d}", "--format", "datacomp"], 3, ["s000 has no uid", "JSON"]),
     ],

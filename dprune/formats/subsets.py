@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from dprune.formats.publish import STDOUT
 from dprune.formats.shards import Dataset
 from dprune.formats.uids import is_uids
 from dprune.formats.whole_files import read_file, read_stdin
+
+# What no list of keys holds, but files of nearly all other formats at their beginning.
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 _log = logging.getLogger("dprune")
 
@@ -46,28 +50,24 @@ def read_chosen(path: str, named: NamedSamples | None) -> Array:
         are, and it is for `narrowed` to hold them to the dataset.
 
     Raises:
-        InputError: a key does not exist or names two samples, no uid is of a sample, or there is nothing to look in.
+        InputError: it is no subset, a key does not exist or names two samples, no uid is of a sample, or there is
+            nothing to look in.
     """
     data = read_stdin() if path == STDOUT else read_file(path)
     name = "stdin" if path == STDOUT else path
     by_uid = data.startswith(NPY_MAGIC) and is_uids((array := read_array(path, data)).values)
     if data.startswith(NPY_MAGIC) and not by_uid:
         return read_ids(path, data)
+    if not by_uid and _CONTROL.search(data[:HEAD]):
+        raise not_an_array(name, data[:HEAD])
     if named is None:
-        raise _without_names(name, data, "uids of DataComp" if by_uid else "keys")
+        kind = "uids of DataComp" if by_uid else "keys"
+        raise InputError(f"{name}: holds {kind}, not ids: say by --shards which samples they are of.")
     # Described by the ids, so that one subset has one digest however it is written.
     if by_uid:
         return Array(name, named.find_uids(name, array.values), array.record, dataset=named.fingerprint)
     keys, record = parse_keys(name, data)
     return Array(name, named.find_keys(name, keys), record, dataset=named.fingerprint)
-
-
-def _without_names(name: str, data: bytes, kind: str) -> InputError:
-    """Describe a subset by names where nothing says whose they are."""
-    head = data[:HEAD]
-    if kind == "keys" and not head.decode("utf-8", "replace").replace("\n", "").replace("\r", "").isprintable():
-        return not_an_array(name, head)
-    return InputError(f"{name}: holds {kind}, not ids: say by --shards which samples they are of.")
 
 
 def narrowed(subset: Array | None, name: str, fingerprint: str | None, count: int) -> npt.NDArray[np.int64]:
