@@ -60,7 +60,7 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
                  help="Choose among these only: ids, or with --shards keys as text or uids. Repeatable."),
     click.option("--without", multiple=True, metavar="FILE", help="Choose none of these. Repeatable."),
     click.option("--or", "unions", multiple=True, metavar="FILE", help="Add these to the result. Repeatable."),
-    options.choice("--format", ["npy", "keys", "datacomp"],
+    options.choice("--format", ["npy", "csv", "keys", "datacomp"],
                    "Write ids, keys as text, or uids of DataComp (u8,u8), for which --shards names the samples.",
                    default="npy"),
     click.option("--figure", type=click.Path(dir_okay=False),

@@ -1,4 +1,4 @@
-"""What samples are called outside dprune: by keys, and by uids of DataComp; in shards, and in clip-retrieval's folders.
+"""What samples are called outside dprune: keys, and uids of DataComp; in shards, stores and clip-retrieval's folders.
 
 Ids count the rows of one dataset. What has its rows in another order, as clip-retrieval's have another than the shards
 that they were made from, speaks of the same samples by their keys.
@@ -7,8 +7,9 @@ that they were made from, speaks of the same samples by their keys.
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from dprune.formats.img2dataset import table_beside, table_uids
 from dprune.formats.kinds import kind_of
 from dprune.formats.members import MemberChoice
 from dprune.formats.shards import Dataset, ShardReader, open_dataset, split_ids
+from dprune.formats.stores import Store
 from dprune.formats.uids import UID, UidArray, UidSet, parse_uids
 
 IntArray = npt.NDArray[np.int64]
@@ -48,12 +50,25 @@ class NamedSamples(ABC):
     def counts(self) -> Sequence[int]:
         """Samples in each part."""
 
+    @property
+    @abstractmethod
+    def parts(self) -> Sequence[str]:
+        """Names of the parts, such as those of shards."""
+
     @abstractmethod
     def keys(self, part: int) -> Sequence[str]:
         """Return the keys of the samples of a part.
 
         Raises:
             InputError: they are not known.
+        """
+
+    @abstractmethod
+    def labels(self, part: int, rows: IntArray) -> IntArray:
+        """Return the labels of some samples of a part, by their rows, -1 for none.
+
+        Raises:
+            InputError: one is not a whole number.
         """
 
     @abstractmethod
@@ -72,46 +87,56 @@ class NamedSamples(ABC):
         """Return the keys of samples by their sorted ids.
 
         Raises:
-            InputError: two of them share one, so that it names neither.
+            InputError: two of them share one, so that it names neither, or one is more than a line.
         """
-        keys = [part[row] for part, rows in self._parts(ids, self.keys) for row in rows.tolist()]
+        keys = self.any_keys_of(ids)
         seen: set[str] = set()
         for key in keys:
             if key in seen:
                 raise InputError(f"{self.title}: the key {key!r} names two samples: write ids, by --format npy.")
             seen.add(key)
+        if broken := next((key for key in keys if "\n" in key or "\r" in key), None):
+            raise InputError(f"the key {broken!r} is more than one line: write ids, by --format npy.")
         return keys
+
+    def any_keys_of(self, ids: IntArray) -> list[str]:
+        """Return the keys of samples by their sorted ids, though two of them share one."""
+        return [keys[row] for part, rows in self._rows(ids) for keys in [self.keys(part)] for row in rows.tolist()]
 
     def uids_of(self, ids: IntArray) -> UidArray:
         """Return the uids of samples by their sorted ids, in that order."""
-        return np.concatenate([np.empty(0, UID), *(part[rows] for part, rows in self._parts(ids, self.uids))])
+        return np.concatenate([np.empty(0, UID), *(self.uids(part)[rows] for part, rows in self._rows(ids))])
 
-    def _parts(self, ids: IntArray, read: Callable[[int], Any]) -> Iterator[tuple[Any, IntArray]]:
-        for part, rows in enumerate(split_ids(ids, self.counts)):
-            if len(rows):
-                yield read(part), rows
+    def parts_of(self, ids: IntArray) -> list[str]:
+        """Return the names of the parts that samples are in, by their sorted ids."""
+        return [self.parts[part] for part, rows in self._rows(ids) for _ in range(len(rows))]
 
-    def find_keys(self, name: str, wanted: Collection[str]) -> IntArray:
-        """Return the sorted ids of the samples with some keys.
+    def labels_of(self, ids: IntArray) -> IntArray:
+        """Return the labels of samples by their sorted ids, -1 for none."""
+        return np.concatenate([np.empty(0, np.int64), *(self.labels(part, rows) for part, rows in self._rows(ids))])
+
+    def _rows(self, ids: IntArray) -> Iterator[tuple[int, IntArray]]:
+        """Yield the parts that have some of the samples, each with their rows in it."""
+        return ((part, rows) for part, rows in enumerate(split_ids(ids, self.counts)) if len(rows))
+
+    def find_each(self, name: str, wanted: Collection[str]) -> dict[str, int]:
+        """Return the ids of the samples that have some of the keys, by key.
 
         Args:
             name: what messages call the list of keys.
-            wanted: the keys.
+            wanted: the keys, or paths of images that `dprune pack` made keys of.
 
         Raises:
-            InputError: a key does not exist or names two samples.
+            InputError: a key names two samples, or keys are not known.
         """
-        wanted = set(wanted)
-        found = self._places(name, wanted)
-        if wanted and not found:
-            wanted = self._packed(name, wanted)
-            found = self._places(name, wanted)
-        if missing := sorted(wanted - found.keys()):
-            raise InputError(f"{name}: there is no sample with the key {missing[0]!r} in {self.title}.")
-        return np.array(sorted(found.values()), dtype=np.int64)
+        found = self._places(name, set(wanted))
+        if found or not wanted:
+            return found
+        keys = self._packed(name, set(wanted))
+        places = self._places(name, set(keys.values()))
+        return {path: places[key] for path, key in keys.items() if key in places}
 
     def _places(self, name: str, wanted: Collection[str]) -> dict[str, int]:
-        """Return the ids of those of some keys that there are."""
         found, first = dict[str, int](), 0
         for part, count in enumerate(self.counts):
             for row, key in enumerate(self.keys(part)):
@@ -122,21 +147,21 @@ class NamedSamples(ABC):
             first += count
         return found
 
-    def _packed(self, name: str, paths: set[str]) -> set[str]:
-        """Return the keys that `dprune pack` made of paths of images, or these where it made none of them.
+    def _packed(self, name: str, paths: set[str]) -> dict[str, str]:
+        """Return the keys that `dprune pack` made of paths of images, by path; none where it made none of them.
 
         Rows of clip-retrieval that come from a folder are called by their paths, and keys are those below the folder.
         """
-        stems = {path.rpartition(".")[0].replace(".", "_") for path in paths}
-        folders = min(stems).split("/")
+        stems = {path: path.rpartition(".")[0].replace(".", "_") for path in paths}
+        folders = min(stems.values()).split("/")
         tails = ["/".join(folders[at:]) for at in range(len(folders))]
         known = self._places(name, set(tails))
         for tail in (tail for tail in tails if tail and tail in known):
-            above = min(stems).removesuffix(tail)
-            keys = {stem.removeprefix(above) for stem in stems if stem.startswith(above)}
-            if len(keys) == len(paths):
+            above = min(stems.values()).removesuffix(tail)
+            keys = {path: stem.removeprefix(above) for path, stem in stems.items() if stem.startswith(above)}
+            if len(set(keys.values())) == len(paths):
                 return keys
-        return paths
+        return {}
 
     def find_uids(self, name: str, wanted: UidArray) -> IntArray:
         """Return the sorted ids of the samples with some uids; a uid may name several, and none where one was lost.
@@ -174,9 +199,19 @@ class NamedShards(NamedSamples):
         """Samples in each shard."""
         return self.dataset.counts
 
+    @property
+    def parts(self) -> Sequence[str]:
+        """Basenames of the shards."""
+        return [shard.name for shard in self.dataset.shards]
+
     def keys(self, part: int) -> Sequence[str]:
         """Return the keys of a shard's samples."""
-        return self.dataset.shards[part].index().keys()
+        return self.dataset.shards[part].sample_keys()
+
+    def labels(self, part: int, rows: IntArray) -> IntArray:
+        """Return labels of a shard's samples, each of which is read."""
+        reader = self.dataset.shards[part].reader()
+        return np.array([reader.label(row) for row in rows.tolist()], dtype=np.int64)
 
     def uids(self, part: int) -> UidArray:
         """Return the uids of a shard's samples."""
@@ -225,25 +260,85 @@ class NamedRows(NamedSamples):
         """Rows in each part."""
         return self._folder.counts
 
+    @property
+    def parts(self) -> Sequence[str]:
+        """Names of the files of embeddings."""
+        return [part.name for part in self._folder.parts]
+
     def keys(self, part: int) -> Sequence[str]:
         """Return the keys of a part's rows."""
         return self._folder.keys(part)
+
+    def labels(self, part: int, rows: IntArray) -> IntArray:
+        """Return that there are none: captions are no labels."""
+        return np.full(len(rows), -1)
 
     def uids(self, part: int) -> UidArray:
         """Return the uids of a part's rows."""
         return self._folder.uids(part)
 
 
+class NamedStore(NamedSamples):
+    """Samples of a store of features or latents, whose parts hold their keys."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.title = store, str(store.folder)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the dataset that the store was made from."""
+        return self._store.fingerprint
+
+    @property
+    def counts(self) -> Sequence[int]:
+        """Samples in each part."""
+        return self._store.counts
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """Basenames of the shards that the parts were made from."""
+        return self._store.shards
+
+    def keys(self, part: int) -> Sequence[str]:
+        """Return the keys of a part's samples.
+
+        Raises:
+            InputError: an older dprune wrote the part, which kept none.
+        """
+        keys = self._store.keys(self._store.shards[part])
+        if keys is None:
+            raise InputError(
+                f"{self.title}: keeps no keys, as an older dprune made it: dprune select --within FILE --shards "
+                "SHARDS -o keep.npy makes ids of keys."
+            )
+        return keys
+
+    def uids(self, part: int) -> UidArray:
+        """Refuse: uids are not kept."""
+        raise InputError(
+            f"{self.title}: keeps no uids of DataComp: dprune select --within FILE --shards SHARDS -o keep.npy makes "
+            "ids of them."
+        )
+
+    def labels(self, part: int, rows: IntArray) -> IntArray:
+        """Return labels of a part's samples."""
+        labels = self._store.read(self._store.shards[part], "label")
+        return np.full(len(rows), -1) if labels is None else labels[rows].astype(np.int64)
+
+
 def open_named(sources: Sequence[str], choice: MemberChoice | None = None) -> NamedSamples:
     """Open the dataset that ids are of.
 
     Args:
-        sources: one folder of clip-retrieval, or what `open_dataset` takes.
+        sources: a store, one folder of clip-retrieval, or what `open_dataset` takes.
         choice: which members of shards are images, None for the default.
 
     Raises:
-        InputError: it is neither, or damaged.
+        InputError: it is none of these, or damaged.
     """
-    if len(sources) == 1 and kind_of(sources[0]) == "clip-retrieval":
+    kind = kind_of(sources[0]) if len(sources) == 1 else ""
+    if kind == "clip-retrieval":
         return NamedRows(ClipFolder(sources[0]))
+    if kind in ("features", "latents") and os.path.isdir(sources[0]):
+        return NamedStore(Store.open(sources[0], kind))
     return NamedShards(open_dataset(sources, choice))

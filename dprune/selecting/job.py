@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,27 @@ from typing import Any
 import numpy as np
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import Array, read_groups, read_scores, write_array
+from dprune.formats.arrays import Array, write_array
 from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import open_features
 from dprune.formats.jobs import FileJob
-from dprune.formats.key_lists import write_keys
+from dprune.formats.marked_text import write_text
 from dprune.formats.members import MemberChoice
 from dprune.formats.named import NamedSamples, NamedShards, open_named
 from dprune.formats.provenance import Record, check_same_dataset, make_record, variant, with_findings
 from dprune.formats.publish import Output
+from dprune.formats.sample_tables import as_csv, label_column, number_column, sample_columns
 from dprune.formats.subsets import narrowed, read_chosen
 from dprune.formats.uids import UidSet
+from dprune.formats.values import ListedValues, read_values
 from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
 from dprune.selecting.quotas import IntArray
 from dprune.selecting.ranking import allot, rank
+
+NAMING = ("keys", "datacomp")
+"""Formats that say of samples what only their dataset can tell."""
 
 _log = logging.getLogger("dprune")
 
@@ -76,15 +81,17 @@ def open_select(
     """
     if settings.keep and settings.prune:
         raise UsageError("--keep and --prune exclude each other.")
-    needing = "--figure" if settings.figure else f"--format {settings.format}" if settings.format != "npy" else ""
+    needing = "--figure" if settings.figure else f"--format {settings.format}" if settings.format in NAMING else ""
     if needing and not settings.shards:
         raise UsageError(f"{needing} and --shards go together: name the dataset that the ids are of.")
     named = open_named(settings.shards, members) if settings.shards else None
     if settings.figure and not isinstance(named, NamedShards):
         raise InputError(f"{settings.shards[0]}: holds no images to draw with --figure: name their shards by --shards.")
-    ranked = read_scores(scores) if scores else None
     clusters = read_clusters(settings.clusters) if settings.clusters else None
-    groups = _read_groups(settings.groups) if settings.groups else None
+    ranked = read_values(scores, "scores", named) if scores else None
+    groups = _read_groups(settings.groups, named) if settings.groups else None
+    count = _count_samples(named, clusters, ranked, groups)
+    ranked, groups = (v.of_all(count) if isinstance(v, ListedValues) else v for v in (ranked, groups))
     within, without, unions = (
         tuple(read_chosen(path, named) for path in paths)
         for paths in (settings.within, settings.without, settings.unions)
@@ -92,10 +99,17 @@ def open_select(
     return SelectJob(settings, ranked, clusters, groups, within, without, unions, named, output)
 
 
-def _read_groups(path: str) -> Array:
-    """Read groups from a .npy, or the labels from a feature store."""
+def _count_samples(*given: Sized | Array | ListedValues | None) -> int:
+    """Return how many samples there are by what has a value for each, or else that tables have a value for."""
+    listed = [value.least for value in given if isinstance(value, ListedValues)]
+    known = (value for value in given if value is not None and not isinstance(value, ListedValues))
+    return next((len(value.values if isinstance(value, Array) else value) for value in known), max(listed, default=0))
+
+
+def _read_groups(path: str, named: NamedSamples | None) -> Array | ListedValues:
+    """Read groups from a .npy or a table, or the labels from a feature store."""
     if not Path(path).is_dir():
-        return read_groups(path)
+        return read_values(path, "groups", named)
     features = open_features(path)
     labels = features.labels()
     if labels is None:
@@ -253,12 +267,28 @@ class SelectJob(FileJob):
         if self.settings.format == "npy":
             write_array(self.output.path, kept, record)
             return
+        if self.settings.format == "csv":
+            write_text(self.output.path, as_csv(self._columns(kept)), record)
+            return
         assert self.named is not None
         if self.settings.format == "keys":
-            write_keys(self.output.path, self.named.keys_of(kept), record)
+            write_text(self.output.path, "".join(f"{key}\n" for key in self.named.keys_of(kept)), record)
         else:
             # Whoever reads them takes a sample as often as its uid comes.
             write_array(self.output.path, UidSet(self.named.uids_of(kept)).values, record)
+
+    def _columns(self, kept: IntArray) -> dict[str, Sequence[Any]]:
+        """Return all that is known of the samples that are kept, by the names of columns."""
+        columns = sample_columns(kept, self.named)
+        if self.clusters is not None:
+            if self.clusters.label is not None and "label" not in columns:
+                columns |= label_column(self.clusters.label[kept])
+            columns |= number_column("cluster", self.clusters.assignment[kept])
+        if self.groups is not None:
+            columns |= number_column("group", self.groups.values[kept])
+        if self.scores is not None:
+            columns |= number_column("score", self.scores.values[kept])
+        return columns
 
     def _summary(self, candidates: IntArray, kept: IntArray) -> dict[str, Any]:
         summary: dict[str, Any] = {"kept": len(kept), "candidates": len(candidates)}

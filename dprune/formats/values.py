@@ -1,0 +1,158 @@
+"""One value a sample, score or group: a .npy, or a table as text with a column of names and one of values."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dprune.errors import InputError
+from dprune.formats.arrays import NPY_MAGIC, Array, check_role, read_groups, read_scores
+from dprune.formats.named import NamedSamples
+from dprune.formats.publish import STDOUT
+from dprune.formats.table_samples import TableSamples, find_samples
+from dprune.formats.text_tables import ID, KEYS, Line, TextTable
+from dprune.formats.whole_files import read_file, read_stdin
+
+COLUMNS = {"scores": ("score",), "groups": ("label", "group", "cluster", "class")}
+"""What the column of values may be called where there are several, by what the values are."""
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf(inity)?|nan", re.IGNORECASE)
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
+
+
+@dataclass(frozen=True)
+class ListedValues:
+    """Values that a table gives to some samples.
+
+    Attributes:
+        name: what messages call the table.
+        found: the samples of its rows.
+        values: of those, float64 or int64 [rows].
+        missing: value of all other samples.
+    """
+
+    name: str
+    found: TableSamples
+    values: npt.NDArray[Any]
+    missing: float
+
+    @property
+    def least(self) -> int:
+        """The smallest number of samples that a dataset with all of these can have."""
+        return int(self.found.ids.max(initial=-1)) + 1
+
+    def of_all(self, count: int) -> Array:
+        """Return one value a sample of a dataset with so many.
+
+        Raises:
+            InputError: a row is of a sample beyond these.
+        """
+        ids, table = self.found.ids, self.found.table
+        if self.least > count:
+            row = self.found.rows[int(ids.argmax())]
+            raise InputError(f"{table.at(row)} has the id {ids.max()}, and there are {count:,} samples: give theirs.")
+        values = np.full(count, self.missing, dtype=self.values.dtype)
+        values[ids] = self.values
+        return Array(self.name, values, table.record, dataset=self.found.dataset)
+
+
+def read_values(path: str, role: str, named: NamedSamples | None) -> Array | ListedValues:
+    """Read scores or groups.
+
+    Args:
+        path: .npy, or text as `find_samples` takes it; `FILE:COLUMN` names the column of values where a table has
+            several; a dash for stdin.
+        role: `scores`, where no value is NaN, or `groups`, where it is -1.
+        named: the dataset that they are of, None where no keys of it are known.
+
+    Raises:
+        InputError: it is none of these, a sample comes twice or is not there, or a value is no number.
+    """
+    path, column = _split(path)
+    name = "stdin" if path == STDOUT else path
+    data = read_stdin() if path == STDOUT else read_file(path)
+    if data.startswith(NPY_MAGIC):
+        if column:
+            raise InputError(f"{name}:{column}: a .npy has no columns: leave the name out.")
+        return (read_scores if role == "scores" else read_groups)(path, data)
+    table = TextTable(name, data)
+    place = _column(table, role, column)
+    found = find_samples(table, named, whole_lines=False)
+    found.check_once()
+    cells = [row.cells[place].strip() for row in found.rows]
+    if role == "scores":
+        _check_form(found, cells, _NUMBER, "number")
+        return ListedValues(name, found, np.array([float(cell or "nan") for cell in cells]), np.nan)
+    if any(cells) and not any(map(_WHOLE.fullmatch, cells)):
+        return ListedValues(name, found, _numbered(cells), -1)
+    _check_form(found, cells, _WHOLE, "whole number")
+    numbers = [int((cell or "-1").partition(".")[0]) for cell in cells]
+    return ListedValues(name, found, np.array(numbers, dtype=np.int64), -1)
+
+
+def _numbered(names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return numbers of classes by their names as sorted, as `dprune pack` numbers them; -1 for those without one."""
+    order = {name: number for number, name in enumerate(sorted(set(names) - {""}))}
+    return np.array([order.get(name, -1) for name in names], dtype=np.int64)
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Part the name of a column from that of a file."""
+    before, colon, column = path.rpartition(":")
+    if colon and not os.path.exists(path) and (before == STDOUT or os.path.exists(before)):
+        return before, column
+    return path, ""
+
+
+def _column(table: TextTable, role: str, asked: str) -> int:
+    """Find the column of values.
+
+    Raises:
+        InputError: there is none, or there are several and nothing says which.
+    """
+    if asked:
+        return _asked(table, asked)
+    width = len(table.head) or (len(table.rows[0].cells) if table.rows else 2)
+    naming = {table.place([ID]), table.place(KEYS)} if table.head else {0}
+    others = [place for place in range(width) if place not in naming]
+    if table.head and len(others) > 1:
+        others = [place for place in others if table.head[place] in COLUMNS[role]] or others
+    if len(others) == 1:
+        return others[0]
+    if not others:
+        check_role(Array(table.name, np.empty(0), table.record), role)
+        raise InputError(f"{table.name}: has one column: write a sample and its value in each row.")
+    if not table.head:
+        raise InputError(f"{table.name}: has {width} columns and no header: name them in a first line.")
+    shown = " and ".join(table.head[place] for place in others)
+    raise InputError(f"{table.name}: has the columns {shown}: say which one counts, by {table.name}:COLUMN.")
+
+
+def _asked(table: TextTable, asked: str) -> int:
+    place = table.place([asked.strip().lower()])
+    if place is None:
+        has = f"the columns {', '.join(table.head)}" if table.head else "no header"
+        raise InputError(f"{table.name}: has no column {asked!r}: it has {has}.")
+    return place
+
+
+def _check_form(found: TableSamples, cells: Sequence[str], form: re.Pattern[str], kind: str) -> None:
+    """Refuse cells that are neither empty nor numbers of a kind.
+
+    Raises:
+        InputError: there is one.
+    """
+    for row, cell in zip(found.rows, cells, strict=True):
+        if cell and not form.fullmatch(cell):
+            raise _no_value(found.table, row, cell, kind)
+
+
+def _no_value(table: TextTable, row: Line, cell: str, kind: str) -> InputError:
+    hint = " If it is a header, call the column of names id or key." if not table.head and row is table.rows[0] else ""
+    return InputError(f"{table.at(row)}: {cell[:40]!r} is no {kind}: mend the table.{hint}")
