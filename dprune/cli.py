@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 from dprune import __version__, console
 from dprune.completion import complete_places
 from dprune.errors import DpruneError, InputError
+from dprune.help_pages import GroupedGroup
 
 STAGES: dict[str, dict[str, str]] = {
     "Curate": {
@@ -48,7 +49,7 @@ STAGES: dict[str, dict[str, str]] = {
 EPILOG = "Man pages: man dprune, man dprune-COMMAND, man dprune-files."
 
 
-class LazyGroup(click.Group):
+class LazyGroup(GroupedGroup):
     """A group whose names and summaries stand in `STAGES`, so that --help imports no command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
