@@ -7,6 +7,7 @@ several commands share stands apart from its group, and what they import is most
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import click
@@ -38,6 +39,18 @@ class GroupedOption(click.Option):
     def __init__(self, *args: Any, group: Group, common: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.group, self.common = group, common
+
+
+def option(*names: str, group: Group, common: bool = False, **kwargs: Any) -> Callable[..., Any]:
+    """Declare an option of a command, as click does, in a group of the help.
+
+    Args:
+        names: of the option, and of the command's argument where that is another.
+        group: title of the group.
+        common: whether --help shows it; --help-all shows all.
+        kwargs: as click takes them.
+    """
+    return click.option(*names, cls=GroupedOption, group=group, common=common, **kwargs)
 
 
 class _HelpAll(click.Command):

@@ -14,11 +14,12 @@ from typing import Any
 
 import click
 
-from dprune import console
 from dprune.delivery import Delivery
+from dprune.flags import verbosity
 from dprune.formats.checked_json import INT64
 from dprune.formats.publish import Output
-from dprune.help_pages import Group, GroupedOption
+from dprune.help_pages import Group
+from dprune.help_pages import option as option
 
 MOST_PIXELS = 32768
 """Of the side of an image."""
@@ -81,24 +82,6 @@ class Tag(click.ParamType[tuple[str, str]]):
         return key, rest
 
 
-def _set_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> int:
-    ctx.meta[param.name or ""] = value
-    console.set_verbosity(-1 if ctx.meta.get("quiet") else ctx.meta.get("verbose", 0))
-    return value
-
-
-def option(*names: str, group: Group, common: bool = False, **kwargs: Any) -> Decorator:
-    """An option as click has it, in a group of the help.
-
-    Args:
-        names: of the option, and of the command's argument where that is another.
-        group: of the help.
-        common: whether --help shows it; --help-all shows all.
-        kwargs: as click takes them.
-    """
-    return click.option(*names, cls=GroupedOption, group=group, common=common, **kwargs)
-
-
 def count(
     name: str, text: str, *, group: Group, common: bool = False, default: int | None = None, least: int = 1,
     most: int = INT64,
@@ -117,14 +100,6 @@ def choice(
 def _told(default: str | int | None) -> dict[str, Any]:
     # A default of None that is stated would satisfy click, required or not.
     return {} if default is None else {"default": default, "show_default": True}
-
-
-verbosity = (
-    option("-v", "--verbose", group="Running", count=True, expose_value=False, callback=_set_verbosity, is_eager=True,
-           help="Say more; -vv adds a traceback to errors."),
-    option("-q", "--quiet", group="Running", is_flag=True, expose_value=False, callback=_set_verbosity, is_eager=True,
-           help="Say nothing but errors."),
-)  # fmt: skip
 
 
 def delivers(

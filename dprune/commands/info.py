@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dprune import console, options
+from dprune import console, flags, options
 from dprune.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     options.members,
     options.option("--json", "json_", group="Output", common=True, is_flag=True,
                    help="Print one JSON object with a list `files`."),
-    *options.verbosity,
+    *flags.verbosity,
 )  # fmt: skip
 def command(files: tuple[str, ...], deep: bool, members: MemberChoice, json_: bool) -> None:
     """Tell what files hold, where they come from and whether they are sound.

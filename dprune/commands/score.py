@@ -8,7 +8,7 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
-from dprune.help_pages import GroupedGroup
+from dprune.flags import FlaggedGroup, before_subcommands
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
@@ -61,7 +61,8 @@ model = options.option("--model", group="Model", common=True, required=True, met
                        help="The model.safetensors or a checkpoint of train-dit, or a DiT or SiT.")  # fmt: skip
 
 
-@click.group(cls=GroupedGroup)
+@click.group(cls=FlaggedGroup)
+@before_subcommands
 def command() -> None:
     """Give every sample a score to prune by.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dprune import console, options
+from dprune import console, flags, options
 from dprune.errors import UsageError
 from dprune.help_pages import GroupedCommand
 
@@ -18,7 +18,7 @@ from dprune.help_pages import GroupedCommand
                   common=True),
     options.option("--json", "json_", group="Output", common=True, is_flag=True,
                    help="Print one JSON object with a list `outputs`."),
-    *options.verbosity,
+    *flags.verbosity,
 )  # fmt: skip
 @click.pass_context
 def command(ctx: click.Context, outputs: tuple[str, ...], array: bool, tasks: int | None, json_: bool) -> None:
