@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from dprune import console
 from dprune.delivery import Delivery
+from dprune.flags import verbosity
 from dprune.formats.checked_json import INT64
 from dprune.formats.publish import Output
 
@@ -78,20 +78,6 @@ class Tag(click.ParamType[tuple[str, str]]):
         if not key or not equals:
             self.fail(f"{value!r} is not KEY=VALUE.", param, ctx)
         return key, rest
-
-
-def _set_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> int:
-    ctx.meta[param.name or ""] = value
-    console.set_verbosity(-1 if ctx.meta.get("quiet") else ctx.meta.get("verbose", 0))
-    return value
-
-
-verbosity = (
-    click.option("-v", "--verbose", count=True, expose_value=False, callback=_set_verbosity, is_eager=True,
-                 help="Say more; -vv adds a traceback to errors."),
-    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_verbosity, is_eager=True,
-                 help="Say nothing but errors."),
-)  # fmt: skip
 
 
 def delivers(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dprune import console, options
+from dprune import console, flags, options
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     click.option("--deep", is_flag=True, help="Read shards whole, for the digests that their manifests list."),
     options.members,
     click.option("--json", "json_", is_flag=True, help="Print one JSON object with a list `files`."),
-    *options.verbosity,
+    *flags.verbosity,
 )
 def command(files: tuple[str, ...], deep: bool, members: MemberChoice, json_: bool) -> None:
     """Tell what files hold, where they come from and whether they are sound.

@@ -8,6 +8,7 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
+from dprune.flags import FlaggedGroup, before_subcommands
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
@@ -54,7 +55,8 @@ model = click.option("--model", required=True, metavar="FILE",
                      help="The model.safetensors or a checkpoint of train-dit, or a DiT or SiT.")  # fmt: skip
 
 
-@click.group()
+@click.group(cls=FlaggedGroup)
+@before_subcommands
 def command() -> None:
     """Give every sample a score to prune by.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dprune import console, options
+from dprune import console, flags, options
 from dprune.errors import UsageError
 
 
@@ -14,7 +14,7 @@ from dprune.errors import UsageError
     click.option("--array", is_flag=True, help="Print what is missing as a list for `sbatch --array=`, nothing else."),
     options.count("--tasks", "With --array: at most so many tasks, each of which takes several pieces."),
     click.option("--json", "json_", is_flag=True, help="Print one JSON object with a list `outputs`."),
-    *options.verbosity,
+    *flags.verbosity,
 )
 @click.pass_context
 def command(ctx: click.Context, outputs: tuple[str, ...], array: bool, tasks: int | None, json_: bool) -> None:
