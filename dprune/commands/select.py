@@ -71,7 +71,7 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
     options.option("--or", "unions", group="Data", common=True, multiple=True, metavar="FILE",
                    help="Add these to the result. Repeatable."),
     options.choice("--format", ["npy", "csv", "keys", "datacomp"],
-                   "Write ids, a table, keys as text, or uids of DataComp (u8,u8); all but ids know more with --shards.",
+                   "Write ids, a table of all that is known, or with --shards keys or uids of DataComp (u8,u8).",
                    group="Output", common=True, default="npy"),
     options.option("--figure", group="Output", common=True, type=click.Path(dir_okay=False),
                    help="Draw the lowest, middle and highest of each group."),

@@ -19,7 +19,8 @@ from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.formats.clip_retrieval import ClipFolder, is_clip_folder
 from dprune.formats.kinds import TENSOR_FILES, kind_of
 from dprune.formats.manifests import read_manifest
-from dprune.formats.named import NamedRows, NamedSamples, NamedStore
+from dprune.formats.named import NamedSamples
+from dprune.formats.named_sources import NamedRows, NamedStore
 from dprune.formats.provenance import Record, digest, parent_record
 from dprune.formats.regular import check_regular
 from dprune.formats.shards import split_ids

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dprune.formats.class_names import ClassNames
 from dprune.formats.named import NamedSamples
 
 Columns = Mapping[str, Sequence[Any]]
 
 
 def sample_columns(ids: npt.NDArray[np.int64], named: NamedSamples | None) -> dict[str, Sequence[Any]]:
-    """Return what identifies samples, by the names of columns: `id`, and of a known dataset `key`, `shard`, `label`.
+    """Return what identifies samples as columns: `id`; of a known dataset `key`, `shard`, `label`, `class`.
 
     Args:
         ids: sorted, int64 [n].
@@ -28,13 +29,16 @@ def sample_columns(ids: npt.NDArray[np.int64], named: NamedSamples | None) -> di
     columns: dict[str, Sequence[Any]] = {"id": ids.tolist()}
     if named is not None:
         columns |= {"key": named.any_keys_of(ids), "shard": named.parts_of(ids)}
-        columns |= label_column(named.labels_of(ids))
+        columns |= label_columns(named.labels_of(ids), named.class_names)
     return columns
 
 
-def label_column(labels: npt.NDArray[np.int64]) -> dict[str, Sequence[Any]]:
-    """Return labels as a column, whose cells are empty where there is none; nothing where no sample has one."""
-    return {"label": _shown(labels)} if (labels >= 0).any() else {}
+def label_columns(labels: npt.NDArray[np.int64], names: ClassNames) -> dict[str, Sequence[Any]]:
+    """Return labels as `label`, and where they have names as `class`, empty for none; nothing if no sample has one."""
+    if not (labels >= 0).any():
+        return {}
+    named = {"class": ["" if label < 0 else names.name(label) for label in labels.tolist()]} if names else {}
+    return {"label": _shown(labels), **named}
 
 
 def number_column(name: str, values: npt.NDArray[Any]) -> dict[str, Sequence[Any]]:

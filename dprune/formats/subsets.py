@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from dprune.errors import InputError, MismatchError
 from dprune.formats.arrays import NPY_MAGIC, Array, read_array, read_ids
-from dprune.formats.named import NamedSamples, NamedShards
+from dprune.formats.named import NamedSamples
+from dprune.formats.named_sources import NamedShards
 from dprune.formats.provenance import Record, check_same_dataset
 from dprune.formats.publish import STDOUT
 from dprune.formats.shards import Dataset

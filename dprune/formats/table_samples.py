@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.named import NamedSamples
-from dprune.formats.text_tables import ID, KEYS, Line, TextTable
+from dprune.formats.text_tables import ID, KEYS, TextRow, TextTable
 
 _ID = re.compile(r"[0-9]{1,18}")
 
@@ -32,7 +32,7 @@ class TableSamples:
     """
 
     table: TextTable
-    rows: Sequence[Line]
+    rows: Sequence[TextRow]
     ids: npt.NDArray[np.int64]
     dataset: str | None
 
@@ -93,12 +93,12 @@ def _nobody_knows(table: TextTable) -> InputError:
     )
 
 
-def _known(table: TextTable, rows: Sequence[Line], column: int, named: NamedSamples) -> dict[str, int]:
+def _known(table: TextTable, rows: Sequence[TextRow], column: int, named: NamedSamples) -> dict[str, int]:
     return named.find_each(table.name, [row.cells[column] for row in rows])
 
 
 def _found(
-    table: TextTable, rows: Sequence[Line], column: int, named: NamedSamples, known: dict[str, int]
+    table: TextTable, rows: Sequence[TextRow], column: int, named: NamedSamples, known: dict[str, int]
 ) -> TableSamples:
     if lost := next((row for row in rows if row.cells[column] not in known), None):
         key: Any = lost.cells[column]

@@ -33,7 +33,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-class Line(NamedTuple):
+class TextRow(NamedTuple):
     """A row of a table.
 
     Attributes:
@@ -73,13 +73,13 @@ class TextTable:
         self._delimiter = found or next((delimiter for delimiter in _DELIMITERS if delimiter in first), ",")
 
     @functools.cached_property
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[TextRow]:
         """Every line that is not empty as one cell, however many columns it would have."""
         lines = enumerate(self._text.split("\n"), self._first)
-        return [Line(number, (text.rstrip("\r"),)) for number, text in lines if text.rstrip("\r")]
+        return [TextRow(number, (text.rstrip("\r"),)) for number, text in lines if text.rstrip("\r")]
 
     @functools.cached_property
-    def rows(self) -> list[Line]:
+    def rows(self) -> list[TextRow]:
         """Rows below the header, all with as many cells.
 
         Raises:
@@ -92,19 +92,19 @@ class TextTable:
             raise InputError(f"{self.at(wrong)} has {len(wrong.cells)} columns, and {than} {width}: {_MEND}.")
         return rows
 
-    def _parsed(self) -> list[Line]:
+    def _parsed(self) -> list[TextRow]:
         reader = csv.reader(io.StringIO(self._text, newline=""), delimiter=self._delimiter, strict=True)
         limit = csv.field_size_limit(_MOST_CELL)
         try:
             above = self._first - 1
-            return [Line(above + reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+            return [TextRow(above + reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
         except csv.Error as error:
             line = self._first - 1 + reader.line_num
             raise InputError(f"{self.name}: line {line:,} is no row of a table ({error}): {_MEND}.") from error
         finally:
             csv.field_size_limit(limit)
 
-    def at(self, row: Line) -> str:
+    def at(self, row: TextRow) -> str:
         """Return what messages call a row."""
         return f"{self.name}: line {row.number:,}"
 

@@ -16,11 +16,11 @@ from dprune.formats.arrays import NPY_MAGIC, Array, check_role, read_groups, rea
 from dprune.formats.named import NamedSamples
 from dprune.formats.publish import STDOUT
 from dprune.formats.table_samples import TableSamples, find_samples
-from dprune.formats.text_tables import ID, KEYS, Line, TextTable
+from dprune.formats.text_tables import ID, KEYS, TextRow, TextTable
 from dprune.formats.whole_files import read_file, read_stdin
 
-COLUMNS = {"scores": ("score",), "groups": ("label", "group", "cluster", "class")}
-"""What the column of values may be called where there are several, by what the values are."""
+COLUMNS = {"scores": ("score",), "groups": ("group", "label", "class")}
+"""What the column of values is called where there are several, by what the values are; the first of these counts."""
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf(inity)?|nan", re.IGNORECASE)
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
@@ -85,6 +85,8 @@ def read_values(path: str, role: str, named: NamedSamples | None) -> Array | Lis
     place = _column(table, role, column)
     found = find_samples(table, named, whole_lines=False)
     found.check_once()
+    if not found.rows:
+        raise InputError(f"{name}: holds no values: write a sample and its value in each row.")
     cells = [row.cells[place].strip() for row in found.rows]
     if role == "scores":
         _check_form(found, cells, _NUMBER, "number")
@@ -121,10 +123,9 @@ def _column(table: TextTable, role: str, asked: str) -> int:
     width = len(table.head) or (len(table.rows[0].cells) if table.rows else 2)
     naming = {table.place([ID]), table.place(KEYS)} if table.head else {0}
     others = [place for place in range(width) if place not in naming]
-    if table.head and len(others) > 1:
-        others = [place for place in others if table.head[place] in COLUMNS[role]] or others
-    if len(others) == 1:
-        return others[0]
+    called = table.place(COLUMNS[role])
+    if called is not None or len(others) == 1:
+        return others[0] if called is None else called
     if not others:
         check_role(Array(table.name, np.empty(0), table.record), role)
         raise InputError(f"{table.name}: has one column: write a sample and its value in each row.")
@@ -153,6 +154,6 @@ def _check_form(found: TableSamples, cells: Sequence[str], form: re.Pattern[str]
             raise _no_value(found.table, row, cell, kind)
 
 
-def _no_value(table: TextTable, row: Line, cell: str, kind: str) -> InputError:
+def _no_value(table: TextTable, row: TextRow, cell: str, kind: str) -> InputError:
     hint = " If it is a header, call the column of names id or key." if not table.head and row is table.rows[0] else ""
     return InputError(f"{table.at(row)}: {cell[:40]!r} is no {kind}: mend the table.{hint}")

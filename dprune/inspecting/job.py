@@ -174,6 +174,6 @@ def _hold_counts_together(found: Sequence[Findings]) -> None:
 
 def _same_dataset(other: Findings, findings: Findings) -> bool:
     """Tell whether both speak of one dataset; a subset without provenance may be of any."""
-    if findings.kind == "subset" and not findings.records:
+    if findings.kind in ("subset", "mask") and not findings.records:
         return True
     return other.fingerprint is not None and other.fingerprint == findings.fingerprint

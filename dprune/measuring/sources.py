@@ -11,7 +11,8 @@ from dprune.embedding.settings import INCEPTION_DIMENSION
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.arrays import Array
 from dprune.formats.features import Features, Unlabelled, open_features
-from dprune.formats.named import NamedSamples, NamedShards
+from dprune.formats.named import NamedSamples
+from dprune.formats.named_sources import NamedShards
 from dprune.formats.provenance import Record, check_same_dataset, nearest_first
 from dprune.formats.statistics import Statistics
 from dprune.formats.subsets import read_chosen

@@ -16,7 +16,7 @@ from dprune.formats.features import open_features
 from dprune.formats.kinds import kind_of
 from dprune.formats.latents import open_latents
 from dprune.formats.members import MemberChoice
-from dprune.formats.named import NamedStore
+from dprune.formats.named_sources import NamedStore
 from dprune.formats.provenance import Record, digest, parent, parent_record, record_digest
 from dprune.formats.shards import open_dataset
 from dprune.formats.stores import Store

@@ -19,10 +19,11 @@ from dprune.formats.features import open_features
 from dprune.formats.jobs import FileJob
 from dprune.formats.marked_text import write_text
 from dprune.formats.members import MemberChoice
-from dprune.formats.named import NamedSamples, NamedShards, open_named
+from dprune.formats.named import NamedSamples
+from dprune.formats.named_sources import NamedShards, open_named
 from dprune.formats.provenance import Record, check_same_dataset, make_record, variant, with_findings
 from dprune.formats.publish import Output
-from dprune.formats.sample_tables import as_csv, label_column, number_column, sample_columns
+from dprune.formats.sample_tables import as_csv, label_columns, number_column, sample_columns
 from dprune.formats.subsets import narrowed, read_chosen
 from dprune.formats.uids import UidSet
 from dprune.formats.values import ListedValues, read_values
@@ -287,7 +288,7 @@ class SelectJob(FileJob):
         columns = sample_columns(kept, self.named)
         if self.clusters is not None:
             if self.clusters.label is not None and "label" not in columns:
-                columns |= label_column(self.clusters.label[kept])
+                columns |= label_columns(self.clusters.label[kept], self.clusters.class_names)
             columns |= number_column("cluster", self.clusters.assignment[kept])
         if self.groups is not None:
             columns |= number_column("group", self.groups.values[kept])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import digest_array
 from dprune.formats.latents import open_latents
-from dprune.formats.named import NamedStore
+from dprune.formats.named_sources import NamedStore
 from dprune.formats.provenance import Record, digest, make_record
 from dprune.formats.publish import Output
 from dprune.formats.subsets import read_chosen
