@@ -8,7 +8,6 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
-from dprune.formats.checked_json import INT64
 from dprune.help_pages import GroupedCommand
 from dprune.selecting.amount import Amount
 
@@ -26,21 +25,12 @@ def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Am
         raise click.BadParameter(str(error)) from None
 
 
-def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    text = value
-    if value.startswith("@"):
-        from dprune.formats.whole_files import read_file
+def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is None or not value.startswith("@"):
+        return value
+    from dprune.formats.whole_files import read_file
 
-        text = read_file(value[1:], MOST_BYTES_OF_GROUPS).decode("utf-8", "replace")
-    try:
-        groups = tuple(int(name) for name in text.replace(",", " ").split())
-        if any(abs(group) > INT64 for group in groups):
-            raise ValueError
-        return groups
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is neither numbers (3,17,42) nor an @file of them.") from None
+    return read_file(value[1:], MOST_BYTES_OF_GROUPS).decode("utf-8", "surrogateescape")
 
 
 @click.command(cls=GroupedCommand)
@@ -58,12 +48,13 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
     options.option("--clusters", group="Groups", common=True, metavar="FILE",
                    help="Choose inside each cluster of this clusters.safetensors."),
     options.option("--groups", group="Groups", common=True, metavar="FILE",
-                   help="Choose inside each group of this .npy, or by a feature store's labels."),
+                   help="Choose inside each class of these shards or this store, or each group of a .npy. Together "
+                        "with --clusters, inside each class of each cluster."),
     options.choice("--quota", ["proportional", "equal"], "Keep the same share, or the same count, of each group.",
                    group="Groups", common=True, default="proportional"),
     options.count("--cap", "Keep at most this many of each group.", group="Groups", common=True),
     options.option("--only", group="Groups", common=True, metavar="GROUPS", callback=_groups,
-                   help="Keep only from these groups: 3,17,42 or @FILE."),
+                   help="Keep only from these groups: dog,cat or 3,40-49 or @FILE."),
     options.option("--within", group="Data", common=True, multiple=True, metavar="FILE",
                    help="Choose among these only: ids, or with --shards keys as text or uids. Repeatable."),
     options.option("--without", group="Data", common=True, multiple=True, metavar="FILE",
@@ -92,7 +83,9 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
     alone it is a count. A bare 1 is refused: write 100% for all, or add --count for one sample.
 
     Without --clusters and --groups the choice is among all samples, as the paper makes it by scores of models and by
-    chance; by the distance to the centre it chooses inside each cluster.
+    chance; by the distance to the centre it chooses inside each cluster. --groups takes labels from shards or a store,
+    or any numbers from a .npy; with --clusters as well, each class of each cluster is a group (a stratum), and --only
+    names classes. A class is named as in classes.txt, in double quotes where its name has a comma, or by its number.
 
     Keys as text and uids of DataComp stand for ids where --shards names the samples, and --format writes them. So a
     choice of rows of clip-retrieval becomes one of shards, whose order is another.
@@ -103,6 +96,9 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
       dprune select distance.npy --clusters clusters.safetensors --quota equal -o even.npy
       dprune select --order random --keep 10% --clusters clusters.safetensors -o held-out.npy
       dprune select el2n.npy --prune 0.9 --order highest --without held-out.npy -o keep.npy
+      dprune select --order random --groups shards --cap 100 -o balanced.npy
+      dprune select el2n.npy --groups shards --only 'dog,cat,"emu, great"' --keep 25% -o animals.npy
+      dprune select distance.npy --clusters clusters.safetensors --groups shards --keep 0.25 -o strata.npy
       dprune select --within a.npy --without b.npy -o difference.npy
       dprune select distance.npy --keep 0.3 --shards clip-embeddings --format keys -o keep.txt
       dprune select --within uids.npy --shards shards -o keep.npy
