@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import digest_array
+from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.formats.provenance import Record, checked_record, digest, parent_record
-from dprune.formats.tensors import read_tensors, write_tensors
+from dprune.formats.tensors import read_tensor_bytes, write_tensors
 
 TENSORS = ("centroids", "assignment", "distance", "second_distance", "sizes", "label")
 """What the file holds, each the attribute of that name."""
@@ -33,6 +34,7 @@ class Clusters:
         label: class labels that the features carried, int64 [N] with -1 for none; None where they carried none.
         record: provenance, None for a clustering made elsewhere.
         name: what messages call it.
+        class_names: what the labels are called.
     """
 
     centroids: npt.NDArray[np.float32]
@@ -43,6 +45,7 @@ class Clusters:
     label: npt.NDArray[np.int64] | None = None
     record: Record | None = None
     name: str = "clusters"
+    class_names: ClassNames = NAMELESS
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -62,7 +65,7 @@ class Clusters:
         """Publish the clustering with its record."""
         tensors = {name: getattr(self, name) for name in TENSORS}
         known = {name: values for name, values in tensors.items() if values is not None}
-        write_tensors(path, known, self.record or {})
+        write_tensors(path, known, self.record or {}, class_names=self.class_names)
 
 
 def read_clusters(path: str | Path) -> Clusters:
@@ -71,7 +74,8 @@ def read_clusters(path: str | Path) -> Clusters:
     Raises:
         InputError: the file is not whole, or its arrays do not fit together.
     """
-    name, tensors, metadata = read_tensors(path)
+    file = read_tensor_bytes(path)
+    name, tensors = file.name, {tensor: file.read(tensor) for tensor in file.places}
     if "assignment" not in tensors or tensors["assignment"].ndim != 1:
         raise InputError(f"{name}: holds no clusters: a tensor 'assignment' of shape [N] is missing.")
     assignment, count = _assignment(name, tensors["assignment"]), len(tensors["assignment"])
@@ -84,8 +88,9 @@ def read_clusters(path: str | Path) -> Clusters:
         second_distance=tensors.get("second_distance", missing).astype(np.float32),
         sizes=tensors.get("sizes", np.bincount(assignment[assignment >= 0])).astype(np.int64),
         label=None if label is None else label.astype(np.int64),
-        record=checked_record(name, metadata),
+        record=checked_record(name, file.metadata),
         name=name,
+        class_names=file.class_names,
     )
     for tensor in ("distance", "second_distance", "label"):
         values = getattr(clusters, tensor)
