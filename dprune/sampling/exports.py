@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dprune.formats.beside import ZIP_MARK, Beside
-from dprune.formats.class_names import names_in_folders
+from dprune.formats.class_names import ClassNames
 from dprune.formats.images import decode_image, publish_png
 from dprune.formats.provenance import Record, variant
 from dprune.formats.publish import publish
@@ -49,8 +49,8 @@ class Export(Beside, ABC):
     """A file of images beside their shards."""
 
     @abstractmethod
-    def publish(self, shards: Sequence[Path]) -> None:
-        """Make the file of the images in `shards`, in their order."""
+    def publish(self, shards: Sequence[Path], names: ClassNames) -> None:
+        """Make the file of the images in `shards`, in their order, whose classes have these names."""
 
 
 class GridExport(Export):
@@ -64,11 +64,10 @@ class GridExport(Export):
         """Describe the picture of at most `count` images of a provenance."""
         return cls("--grid", Path(path), variant(record, export="grid", count=count))
 
-    def publish(self, shards: Sequence[Path]) -> None:
+    def publish(self, shards: Sequence[Path], names: ClassNames) -> None:
         """See `Export`."""
         samples = list(itertools.islice(_rows(shards), self.record["options"]["count"]))
         images = [Image.fromarray(_pixels(sample)) for sample in samples]
-        names = names_in_folders(path.parent for path in shards)
         publish_png(class_grid(images, list(map(_label, samples)), names).draw(), self.path, self.mark)
 
 
@@ -80,7 +79,7 @@ class NpzExport(Export):
         """Describe the file of all images of a provenance."""
         return cls("--npz", Path(path), variant(record, export="npz"))
 
-    def publish(self, shards: Sequence[Path]) -> None:
+    def publish(self, shards: Sequence[Path], names: ClassNames) -> None:
         """Write the images one chunk at a time: 50,000 of 256 pixels are 9.8 GB."""
         labels = [_label(sample) for sample in _rows(shards)]
         with publish(self.path) as file, zipfile.ZipFile(file, "w") as archive:

@@ -38,7 +38,8 @@ def class_grid(images: Sequence[Image.Image], labels: Sequence[int], names: Clas
     for image, label in zip(shown, labels, strict=True):
         by_label[label].append(SheetCell(image))
     if len(by_label) > 1 and len(images) >= FULL_ROW * len(by_label):
-        columns = min(MOST_IN_ROW, max(map(len, by_label.values())))
+        most = max(map(len, by_label.values()))
+        columns = math.ceil(most / math.ceil(most / MOST_IN_ROW))
         rows = [
             SheetRow(cells[begin : begin + columns], "" if begin else _title(label, names))
             for label, cells in sorted(by_label.items())

@@ -50,6 +50,8 @@ def samples_shown(dataset: Dataset, ids: npt.NDArray[np.int64], side: int) -> di
             assert reader is not None
             label = reader.label(row)
             title = class_title(label, names.name(label)) if label >= 0 else ""
+            # A number alone would be taken for anything.
+            title = f"class {title}" if title.isdecimal() else title
             found[first + row] = SampleShown(thumbnail(reader.image(row), side), reader.key(row), title)
         first += count
     return found
