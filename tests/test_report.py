@@ -32,7 +32,7 @@ from dprune.reporting.grouping import MISSING, compare
 from dprune.reporting.image_grid import SMALLEST
 from dprune.reporting.svg import padded, ticks
 from dprune.reporting.tables import number_text
-from dprune.sheets.sheet import scaled
+from dprune.sheets.sheet import sized
 
 PRUNED = Run(scores="cluster-distance")
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -301,7 +301,7 @@ def test_images_stand_by_method_and_ratio_and_empty_cells_say_so(tmp_path: Path)
         sheet = np.asarray(grid)
     for seed, count in ((2, 5), (3, 5), (4, 0)):
         with Image.open(io.BytesIO(image_bytes(seed))) as image:
-            shown = np.asarray(scaled(image, SMALLEST))
+            shown = np.asarray(sized(image, SMALLEST))
         assert len(places_of(sheet, shown)) == count
 
 

@@ -11,7 +11,7 @@ from dprune.formats.class_names import ClassNames
 from dprune.sheets import lettering
 from dprune.sheets.classes import class_grid
 from dprune.sheets.lettering import SMALLEST, class_title, drawable, lettered, text_width
-from dprune.sheets.sheet import FAINT, INK, MARGIN, PAPER, Block, Caption, Sheet, SheetCell, SheetRow, scaled
+from dprune.sheets.sheet import FAINT, INK, MARGIN, PAPER, Caption, ColumnBlock, Sheet, SheetCell, SheetRow, sized
 
 
 def image(seed: int, side: int = 64) -> Image.Image:
@@ -61,7 +61,7 @@ def test_names_stand_at_the_side_and_heads_above_their_columns() -> None:
     cells = [image(n) for n in range(6)]
     rows = [SheetRow([SheetCell(cell) for cell in cells[:3]], "Supercalifragilisticexpialidocious & so on, and so on"),
             SheetRow([SheetCell(cell) for cell in cells[3:]], "b", "of 12")]  # fmt: skip
-    sheet = Sheet(rows, heads=["a", "Animals & Nature", "c"], blocks=[Block(1, "left"), Block(2, "right")])
+    sheet = Sheet(rows, heads=["a", "Animals & Nature", "c"], blocks=[ColumnBlock(1, "left"), ColumnBlock(2, "right")])
     found, drawn = places(sheet, cells), np.asarray(sheet.draw())
     assert [left for _, left in found[:3]] == [left for _, left in found[3:]]
     assert found[2][1] - found[1][1] < found[1][1] - found[0][1]
@@ -111,7 +111,7 @@ def test_classes_with_several_images_have_a_row_each_and_none_is_left_out() -> N
     sheet = class_grid(images, labels, ClassNames(("cats", "dogs")))
     assert [row.name for row in sheet.rows] == ["no class", "cats", "dogs"]
     assert [len(row.cells) for row in sheet.rows] == [3, 3, 6]
-    assert len(places(sheet, [scaled(one, 64) for one in images])) == 12
+    assert len(places(sheet, [sized(one, 64) for one in images])) == 12
 
 
 def test_many_images_of_a_class_are_spread_over_rows_of_like_length() -> None:
@@ -132,7 +132,7 @@ def test_single_images_have_their_classes_below_in_the_order_of_the_seeds() -> N
     (8, 64, None, 64), (50, 64, None, 100), (64, 64, 128, 64), (256, 64, None, 256), (256, 64, 128, 128),
 ])  # fmt: skip
 def test_tiny_images_are_enlarged_by_whole_numbers(side: int, least: int, most: int | None, expected: int) -> None:
-    shown = scaled(image(0, side), least, most)
+    shown = sized(image(0, side), least, most)
     assert shown.size == (expected, expected)
     if expected > side:
         assert np.array_equal(np.asarray(shown)[:: expected // side, :: expected // side], np.asarray(image(0, side)))

@@ -14,7 +14,7 @@ import numpy as np
 from dprune.reporting.grouping import Comparison, Line, cell_ratio, compare, ratio_text
 from dprune.reporting.image_folders import Folder, SeedImage, common_seeds
 from dprune.sheets.lettering import drawable
-from dprune.sheets.sheet import Block, Caption, Sheet, SheetCell, SheetRow, scaled
+from dprune.sheets.sheet import Caption, ColumnBlock, Sheet, SheetCell, SheetRow, sized
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,7 +79,7 @@ def make_grid(folders: Sequence[Folder], count: int) -> ImageGrid:
 
 
 def _sized(images: Sequence[SeedImage]) -> tuple[SeedImage, ...]:
-    return tuple(shown._replace(image=scaled(shown.image, SMALLEST, LARGEST)) for shown in images)
+    return tuple(shown._replace(image=sized(shown.image, SMALLEST, LARGEST)) for shown in images)
 
 
 def draw_grid(grid: ImageGrid) -> Image.Image:
@@ -92,7 +92,7 @@ def draw_grid(grid: ImageGrid) -> Image.Image:
             shown = [SheetCell(image, _captions(name, heads)) for image, name in grid.shown(line, ratio)]
             cells += shown or [SheetCell(None, absent=ABSENT)] * count
         rows.append(SheetRow(cells, line.label))
-    blocks = [Block(count, title) for title in grid.titles]
+    blocks = [ColumnBlock(count, title) for title in grid.titles]
     said = f"Columns are the seeds {seeds_text(grid.seeds)}, the same in all rows."
     return Sheet(rows, heads * len(blocks), blocks, note=said, gap=GAP).draw()
 

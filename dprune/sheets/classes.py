@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dprune.formats.class_names import ClassNames
 from dprune.sheets.lettering import class_title
-from dprune.sheets.sheet import Caption, Sheet, SheetCell, SheetRow, scaled
+from dprune.sheets.sheet import Caption, Sheet, SheetCell, SheetRow, sized
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,7 +34,7 @@ def class_grid(images: Sequence[Image.Image], labels: Sequence[int], names: Clas
         images in a square in the order that they have, with their classes below, if they have any.
     """
     by_label: dict[int, list[SheetCell]] = defaultdict(list)
-    shown = [scaled(image, LEAST_SIDE) for image in images]
+    shown = [sized(image, LEAST_SIDE) for image in images]
     for image, label in zip(shown, labels, strict=True):
         by_label[label].append(SheetCell(image))
     if len(by_label) > 1 and len(images) >= FULL_ROW * len(by_label):

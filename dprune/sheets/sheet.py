@@ -52,7 +52,7 @@ class SheetRow:
 
 
 @dataclass(frozen=True)
-class Block:
+class ColumnBlock:
     """Columns that belong together, at some distance from the others."""
 
     columns: int
@@ -74,7 +74,7 @@ class Sheet:
 
     rows: Sequence[SheetRow]
     heads: Sequence[str] = ()
-    blocks: Sequence[Block] = ()
+    blocks: Sequence[ColumnBlock] = ()
     title: str = ""
     note: str = ""
     gap: int = 8
@@ -101,8 +101,8 @@ class Sheet:
         return max((w for w, _ in sizes), default=64), max((h for _, h in sizes), default=64)
 
     @functools.cached_property
-    def _blocks(self) -> Sequence[Block]:
-        return self.blocks or [Block(max((len(row.cells) for row in self.rows), default=0))]
+    def _blocks(self) -> Sequence[ColumnBlock]:
+        return self.blocks or [ColumnBlock(max((len(row.cells) for row in self.rows), default=0))]
 
     @functools.cached_property
     def _names(self) -> int:
@@ -201,7 +201,7 @@ class Sheet:
             y += text.height
 
 
-def scaled(image: Image.Image, least: int, most: int | None = None) -> Image.Image:
+def sized(image: Image.Image, least: int, most: int | None = None) -> Image.Image:
     """Enlarge an image by a whole number until its longer side has `least` pixels, or reduce it to `most`."""
     longest = max(image.size)
     if most is not None and longest > most:

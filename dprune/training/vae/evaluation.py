@@ -17,7 +17,7 @@ from dprune.models.pixels import psnr, to_pixels
 from dprune.models.vae import VAE
 from dprune.runtime import ranks
 from dprune.sheets.classes import GAP, LEAST_SIDE
-from dprune.sheets.sheet import Sheet, SheetCell, SheetRow, scaled
+from dprune.sheets.sheet import Sheet, SheetCell, SheetRow, sized
 from dprune.training.vae.images import TrainingImages
 from dprune.training.vae.loss import to_unit
 
@@ -96,4 +96,4 @@ class Reconstruction:
 
 def _row(pixels: Tensor, name: str) -> SheetRow:
     images = [Image.fromarray(one) for one in pixels.permute(0, 2, 3, 1).cpu().numpy()]
-    return SheetRow([SheetCell(scaled(image, LEAST_SIDE)) for image in images], name)
+    return SheetRow([SheetCell(sized(image, LEAST_SIDE)) for image in images], name)
