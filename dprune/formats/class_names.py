@@ -52,22 +52,24 @@ class ClassNames:
         found, counts = np.unique(labels[labels >= 0], return_counts=True)
         return {self.name(label): count for label, count in zip(found.tolist(), counts.tolist(), strict=True)}
 
+    @property
+    def content(self) -> bytes:
+        """The names as `classes.txt` holds them."""
+        return "".join(f"{name}\n" for name in self.names).encode("utf-8", "surrogateescape")
+
     def publish(self, folder: str | Path) -> None:
         """Write `classes.txt` into a folder; nothing where there are no names."""
         if self.names:
-            content = "".join(f"{name}\n" for name in self.names)
-            publish_bytes(Path(folder) / CLASSES, content.encode("utf-8", "surrogateescape"))
+            publish_bytes(Path(folder) / CLASSES, self.content)
 
 
 NAMELESS = ClassNames()
 """Where nobody says what labels are called."""
 
 
-def told_apart(names: Iterable[str]) -> ClassNames:
-    """Return names of labels, those that several share with their numbers, as ImageNet's two cranes."""
-    names = tuple(names)
-    often = Counter(names)
-    return ClassNames(tuple(f"{name} ({n})" if name and often[name] > 1 else name for n, name in enumerate(names)))
+def parse_names(content: bytes) -> ClassNames:
+    """Read the names that `ClassNames.content` wrote, or somebody else did."""
+    return _told_apart(_lines(content))
 
 
 def names_in_folders(folders: Iterable[str | Path]) -> ClassNames:
@@ -76,10 +78,10 @@ def names_in_folders(folders: Iterable[str | Path]) -> ClassNames:
     Raises:
         InputError: a classes.txt cannot be read.
     """
-    lists = [_lines_of_folder(folder) for folder in dict.fromkeys(map(str, folders))]
+    lists = [_lines_in(folder) for folder in dict.fromkeys(map(str, folders))]
     longest = max(lists, key=len, default=[])
     agree = all(names and names == longest[: len(names)] for names in lists)
-    return told_apart(longest) if agree else NAMELESS
+    return _told_apart(longest) if agree else NAMELESS
 
 
 def classes_of_folder(folder: str) -> list[str]:
@@ -122,9 +124,15 @@ def check_order(title: str, names: Sequence[str]) -> None:
         )
 
 
-def _lines_of_folder(folder: str) -> list[str]:
+def _lines_in(folder: str) -> list[str]:
     path = os.path.join(folder, CLASSES)
     return _lines(read_file(path, MOST_BYTES)) if os.path.isfile(path) else []
+
+
+def _told_apart(names: Sequence[str]) -> ClassNames:
+    """Give names that several labels share, as ImageNet's two cranes do, their numbers."""
+    often = Counter(names)
+    return ClassNames(tuple(f"{name} ({n})" if name and often[name] > 1 else name for n, name in enumerate(names)))
 
 
 def _lines(content: bytes) -> list[str]:

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import digest_array
-from dprune.formats.class_names import NAMELESS, ClassNames
+from dprune.formats.class_names import NAMELESS, ClassNames, parse_names
 from dprune.formats.provenance import Record, checked_record, digest, parent_record
-from dprune.formats.tensors import read_tensor_bytes, write_tensors
+from dprune.formats.tensors import read_tensors, write_tensors
 
 TENSORS = ("centroids", "assignment", "distance", "second_distance", "sizes", "label")
 """What the file holds, each the attribute of that name."""
@@ -34,7 +34,7 @@ class Clusters:
         label: class labels that the features carried, int64 [N] with -1 for none; None where they carried none.
         record: provenance, None for a clustering made elsewhere.
         name: what messages call it.
-        class_names: what the labels are called.
+        class_names: what the labels are called; in the file uint8, the bytes of a classes.txt.
     """
 
     centroids: npt.NDArray[np.float32]
@@ -65,7 +65,9 @@ class Clusters:
         """Publish the clustering with its record."""
         tensors = {name: getattr(self, name) for name in TENSORS}
         known = {name: values for name, values in tensors.items() if values is not None}
-        write_tensors(path, known, self.record or {}, class_names=self.class_names)
+        if self.class_names:
+            known["class_names"] = np.frombuffer(self.class_names.content, dtype=np.uint8)
+        write_tensors(path, known, self.record or {})
 
 
 def read_clusters(path: str | Path) -> Clusters:
@@ -74,8 +76,7 @@ def read_clusters(path: str | Path) -> Clusters:
     Raises:
         InputError: the file is not whole, or its arrays do not fit together.
     """
-    file = read_tensor_bytes(path)
-    name, tensors = file.name, {tensor: file.read(tensor) for tensor in file.places}
+    name, tensors, metadata = read_tensors(path)
     if "assignment" not in tensors or tensors["assignment"].ndim != 1:
         raise InputError(f"{name}: holds no clusters: a tensor 'assignment' of shape [N] is missing.")
     assignment, count = _assignment(name, tensors["assignment"]), len(tensors["assignment"])
@@ -88,9 +89,9 @@ def read_clusters(path: str | Path) -> Clusters:
         second_distance=tensors.get("second_distance", missing).astype(np.float32),
         sizes=tensors.get("sizes", np.bincount(assignment[assignment >= 0])).astype(np.int64),
         label=None if label is None else label.astype(np.int64),
-        record=checked_record(name, file.metadata),
+        record=checked_record(name, metadata),
         name=name,
-        class_names=file.class_names,
+        class_names=_class_names(tensors.get("class_names")),
     )
     for tensor in ("distance", "second_distance", "label"):
         values = getattr(clusters, tensor)
@@ -99,6 +100,11 @@ def read_clusters(path: str | Path) -> Clusters:
     if len(clusters.centroids) and count and assignment.max() >= len(clusters.centroids):
         raise InputError(f"{name}: cluster {assignment.max()} has no centroid: there are {len(clusters.centroids)}.")
     return clusters
+
+
+def _class_names(values: npt.NDArray[Any] | None) -> ClassNames:
+    """Read names of classes; what is no text has none, since a file made elsewhere may hold anything."""
+    return NAMELESS if values is None or values.dtype != np.uint8 else parse_names(values.tobytes())
 
 
 def _assignment(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

@@ -2,8 +2,7 @@
 
 The metadata of a file of dprune's has three keys: `dprune`, a JSON object; `dprune.digests`, of each tensor by its name
 its dtype, shape and the digest of its bytes; and `dprune.check`, the digest of both texts. So nothing in the file can
-change unseen. Where names of classes are known, `dprune.classes` holds them as a JSON list, and the check covers it.
-A tensor is checked when it is first touched, once in a process.
+change unseen. A tensor is checked when it is first touched, once in a process.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ import numpy.typing as npt
 
 from dprune.errors import InputError, unreadable
 from dprune.formats.checked_json import AGAIN, Anything, ListOf, Object, Text, Whole, parse_json
-from dprune.formats.class_names import ClassNames
 from dprune.formats.digests import RunningDigest, changed, content_digest
 from dprune.formats.provenance import METADATA_KEY, Record, canonical
 from dprune.formats.publish import STDOUT, publish, publish_bytes
@@ -32,7 +30,6 @@ from dprune.formats.regular import check_regular
 from dprune.runtime import cpu_count
 
 DIGESTS_KEY = f"{METADATA_KEY}.digests"
-CLASSES_KEY = f"{METADATA_KEY}.classes"
 CHECK_KEY = f"{METADATA_KEY}.check"
 BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
         "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32,
@@ -46,7 +43,6 @@ _MOST_HEADER = 100_000_000
 _MANY_BYTES, _MOST_THREADS = 64 << 20, 8
 """Above so many bytes, digests are taken, and tensors written, by several threads."""
 _ENTRY = Object({"dtype": Text(16), "shape": ListOf(Whole(), most=64), "data_offsets": ListOf(Whole(), 2, 2)})
-_NAMES = ListOf(Text())
 _DIGESTS = Object(others=ListOf(Anything(), 3, 3))
 _HEADER = Object({}, {"__metadata__": Object(others=Text(_MOST_HEADER))}, _ENTRY)
 
@@ -114,12 +110,7 @@ def content_of(values: npt.NDArray[Any]) -> StoredTensor:
 
 
 def publish_tensors(
-    path: str | Path,
-    tensors: Mapping[str, StoredTensor],
-    metadata: Mapping[str, Any],
-    *,
-    class_names: ClassNames | None = None,
-    replace: bool = True,
+    path: str | Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, Any], *, replace: bool = True
 ) -> None:
     """Publish tensors and a JSON object of metadata with their digests, or write them to stdout when `path` is a dash.
 
@@ -127,7 +118,6 @@ def publish_tensors(
         path: of the file.
         tensors: by name.
         metadata: of the file.
-        class_names: what labels in it are called, None where nobody says.
         replace: see `publish`.
 
     Raises:
@@ -136,18 +126,16 @@ def publish_tensors(
     # Wide types first, so that every tensor lies at a multiple of its type's size.
     order = sorted(tensors, key=lambda name: (-BITS[tensors[name].letters], name))
     ordered = {name: tensors[name] for name in order}
-    texts = {METADATA_KEY: canonical(metadata)}
-    texts |= {CLASSES_KEY: canonical(class_names.names)} if class_names else {}
     if str(path) == STDOUT:
         data = {name: b"".join(part.pieces()) for name, part in ordered.items()}
         digests = {name: content_digest(held) for name, held in data.items()}
-        publish_bytes(path, _header(ordered, digests, texts) + b"".join(data.values()))
+        publish_bytes(path, _header(ordered, digests, metadata) + b"".join(data.values()))
         return
     with publish(path, replace=replace) as file:
         # A header is as long whatever its digests are, so that one pass over the tensors is enough.
-        begin = len(_header(ordered, dict.fromkeys(ordered, content_digest("")), texts))
+        begin = len(_header(ordered, dict.fromkeys(ordered, content_digest("")), metadata))
         digests = _write(file.fileno(), ordered, begin)
-        file.write(_header(ordered, digests, texts))
+        file.write(_header(ordered, digests, metadata))
 
 
 def _write(descriptor: int, tensors: Mapping[str, StoredTensor], begin: int) -> dict[str, str]:
@@ -170,9 +158,9 @@ def _write_tensor(descriptor: int, tensor: StoredTensor, at: int) -> str:
     return running.hexdigest()
 
 
-def _header(tensors: Mapping[str, StoredTensor], digests: Mapping[str, str], texts: Mapping[str, str]) -> bytes:
+def _header(tensors: Mapping[str, StoredTensor], digests: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
     stated = {name: [part.letters, part.shape, digests[name]] for name, part in tensors.items()}
-    texts = {**texts, DIGESTS_KEY: canonical(stated)}
+    texts = {METADATA_KEY: canonical(metadata), DIGESTS_KEY: canonical(stated)}
     entries: dict[str, Any] = {"__metadata__": {**texts, CHECK_KEY: _check(texts)}}
     begin = 0
     for name, part in tensors.items():
@@ -185,8 +173,7 @@ def _header(tensors: Mapping[str, StoredTensor], digests: Mapping[str, str], tex
 
 
 def _check(texts: Mapping[str, str]) -> str:
-    stated = [texts[key] for key in (METADATA_KEY, DIGESTS_KEY, CLASSES_KEY) if key in texts]
-    return content_digest("\0".join(stated))
+    return content_digest(f"{texts[METADATA_KEY]}\0{texts[DIGESTS_KEY]}")
 
 
 @dataclass(frozen=True)
@@ -268,18 +255,6 @@ class TensorFile:
         text = self.texts.get(METADATA_KEY)
         content = parse_json(f"{self.name} (its metadata)", text) if text else None
         return content if isinstance(content, dict) else None
-
-    @property
-    def class_names(self) -> ClassNames:
-        """What labels in the file are called.
-
-        Raises:
-            InputError: it is no list of names.
-        """
-        content = parse_json(f"{self.name} (its classes)", self.texts.get(CLASSES_KEY, "[]"))
-        if problem := _NAMES.misfit(content):
-            raise InputError(f"{self.name}: its names of classes are damaged ({problem}): {AGAIN}.")
-        return ClassNames(tuple(content))
 
     def check(self, names: Iterable[str] | None = None) -> None:
         """Compare tensors, by default all, with their digests, unless this process did before.

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy.typing as npt
 
-from dprune.formats.class_names import ClassNames
 from dprune.formats.provenance import Record
 from dprune.formats.publish import STDOUT
 from dprune.formats.tensor_files import TensorFile, content_of, publish_tensors
@@ -16,16 +15,10 @@ from dprune.formats.whole_files import read_file, read_stdin
 
 
 def write_tensors(
-    path: str | Path,
-    tensors: Mapping[str, npt.NDArray[Any]],
-    metadata: Record,
-    *,
-    class_names: ClassNames | None = None,
-    replace: bool = True,
+    path: str | Path, tensors: Mapping[str, npt.NDArray[Any]], metadata: Record, *, replace: bool = True
 ) -> None:
     """Publish arrays and a JSON object of metadata as safetensors, see `publish_tensors`."""
-    contents = {name: content_of(values) for name, values in tensors.items()}
-    publish_tensors(path, contents, metadata, class_names=class_names, replace=replace)
+    publish_tensors(path, {name: content_of(values) for name, values in tensors.items()}, metadata, replace=replace)
 
 
 def read_metadata(path: str | Path) -> Record | None:
@@ -46,15 +39,6 @@ def read_tensors(path: str | Path) -> tuple[str, dict[str, npt.NDArray[Any]], Re
     Raises:
         InputError: the file does not exist or is not whole.
     """
-    file = read_tensor_bytes(path)
-    return file.name, {tensor: file.read(tensor) for tensor in file.places}, file.metadata
-
-
-def read_tensor_bytes(path: str | Path) -> TensorFile:
-    """Read a whole safetensors file, or stdin when `path` is a dash, into memory.
-
-    Raises:
-        InputError: the file does not exist or is not whole.
-    """
     name = "stdin" if str(path) == STDOUT else str(path)
-    return TensorFile.parse(name, read_stdin() if name == "stdin" else read_file(path))
+    file = TensorFile.parse(name, read_stdin() if name == "stdin" else read_file(path))
+    return name, {tensor: file.read(tensor) for tensor in file.places}, file.metadata
