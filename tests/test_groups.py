@@ -110,7 +110,7 @@ def test_a_class_without_samples_is_named(place: Path) -> None:
 def test_names_need_a_list_of_them(place: Path) -> None:
     (place / "shards" / "classes.txt").unlink()
     args = ("--groups", place / "shards", "--only")
-    select(place, *args, "dog").fails(2, "--only dog", "neither numbers", "has no names of classes")
+    select(place, *args, "dog").fails(2, "--only dog", "neither numbers", "names no classes")
     assert summary(place, place / "scores.npy", *args, "3")["kept_by_class"] == {"3": 7}
 
 

@@ -26,7 +26,8 @@ from dprune.formats.subsets import narrowed, read_chosen
 from dprune.formats.uids import UidSet
 from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
-from dprune.selecting.groups import CLASS, Axis, Groups
+from dprune.selecting.named_groups import chosen_groups
+from dprune.selecting.partition import CLASS, Grouping, Partition
 from dprune.selecting.quotas import IntArray
 from dprune.selecting.ranking import allot, rank
 
@@ -136,7 +137,7 @@ class SelectJob(FileJob):
         _ = self.fingerprint
 
     def _check_usage(self) -> None:
-        settings, grouped = self.settings, self.choice is not None
+        settings, grouped = self.settings, self.partition is not None
         bounded = settings.amount is not None or settings.quota == "equal" or settings.cap is not None
         if self.clusters is not None and not len(self.clusters):
             raise InputError(f"{self.clusters.name}: holds no samples to choose from: cluster features of some.")
@@ -168,7 +169,7 @@ class SelectJob(FileJob):
         """Provenance of the subset."""
         settings, amount = self.settings, self.settings.amount
         options: dict[str, Any] = {"keep": str(amount) if amount else None, "order": settings.order}
-        if self.choice is not None:
+        if self.partition is not None:
             options |= {"quota": settings.quota, "cap": settings.cap, "only": self.only and list(self.only)}
         parents = {role: value.as_parent() for role, value in self._inputs.items()}
         if settings.format != SelectSettings.format:
@@ -179,9 +180,9 @@ class SelectJob(FileJob):
         )
 
     @functools.cached_property
-    def choice(self) -> Groups | None:
+    def partition(self) -> Partition | None:
         """The groups that are chosen inside of, None to choose among all samples."""
-        return Groups.of(self.clusters, self.groups)
+        return Partition.of(self.clusters, self.groups)
 
     @functools.cached_property
     def only(self) -> tuple[int, ...] | None:
@@ -191,9 +192,9 @@ class SelectJob(FileJob):
             InputError: one does not exist.
             UsageError: none is named, or something is no group.
         """
-        if self.choice is None or self.settings.only is None:
+        if self.partition is None or self.settings.only is None:
             return None
-        return self.choice.chosen(self.settings.only)
+        return chosen_groups(self.settings.only, self.partition.last)
 
     def candidates(self, *, every_group: bool = False) -> IntArray:
         """Return the sorted ids that may be kept: scored, in a group that is asked for, within and not without.
@@ -213,12 +214,12 @@ class SelectJob(FileJob):
 
     def _grouped(self, only: tuple[int, ...] | None) -> IntArray:
         """Return the ids of all samples, where there are groups of those in one of `only`."""
-        if self.choice is None:
+        if self.partition is None:
             return self.within[0].values if self.scores is None else np.arange(len(self.scores.values))
-        groups = self.choice.values
+        groups = self.partition.values
         if len(groups) and groups.max() < 0:
-            raise InputError(f"{self.choice.title}: puts no sample in a group, and nothing would be kept.")
-        return self.choice.among(only)
+            raise InputError(f"{self.partition.title}: puts no sample in a group, and nothing would be kept.")
+        return self.partition.among(only)
 
     @property
     def beside(self) -> list[Beside]:
@@ -231,7 +232,7 @@ class SelectJob(FileJob):
         """Choose, publish the ids (int64, sorted, unique), keys or uids, and count them by cluster and class."""
         settings, candidates = self.settings, self.candidates()
         scores = None if self.scores is None else self.scores.values
-        groups = None if self.choice is None else self.choice.values
+        groups = None if self.partition is None else self.partition.values
         ranking = rank(candidates, scores, groups, settings.order, settings.seed)
         counts = allot(ranking.sizes, settings.amount, settings.order, settings.quota, settings.cap)
         kept = ranking.keep(counts, settings.order)
@@ -264,10 +265,10 @@ class SelectJob(FileJob):
 
     def _summary(self, candidates: IntArray, kept: IntArray) -> dict[str, Any]:
         summary: dict[str, Any] = {"kept": len(kept), "candidates": len(candidates)}
-        found = {} if self.choice is None else self.choice.counts(kept, candidates)
+        found = {} if self.partition is None else self.partition.counts(kept, candidates)
         if self.clusters is not None and self.clusters.label is not None and CLASS not in found:
-            axis = Axis(self.clusters.name, CLASS, self.clusters.label, self.clusters.class_names)
-            found[CLASS] = axis.counts(kept, candidates)
+            grouping = Grouping(self.clusters.name, CLASS, self.clusters.label, self.clusters.class_names)
+            found[CLASS] = grouping.counts(kept, candidates)
         summary |= {f"kept_by_{kind}": counts for kind, counts in found.items()}
         return {**summary, "fingerprint": self.fingerprint}
 
