@@ -48,8 +48,7 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> st
     options.option("--clusters", group="Groups", common=True, metavar="FILE",
                    help="Choose inside each cluster of this clusters.safetensors."),
     options.option("--groups", group="Groups", common=True, metavar="FILE",
-                   help="Choose inside each class of these shards or this store, or each group of a .npy. Together "
-                        "with --clusters, inside each class of each cluster."),
+                   help="Choose inside each class of these shards or this store, or each group of a .npy."),
     options.choice("--quota", ["proportional", "equal"], "Keep the same share, or the same count, of each group.",
                    group="Groups", common=True, default="proportional"),
     options.count("--cap", "Keep at most this many of each group.", group="Groups", common=True),
