@@ -39,7 +39,7 @@ def test_the_short_help_lists_the_common_options_and_the_long_one_all(path: str)
     names = {max(param.opts, key=len): param.common for param in found}
     assert listed(short) == {name for name, common in names.items() if common}
     assert listed(whole) == {*names, "--help", "--help-all"}
-    assert (f"All {len(found)} options: dprune {path} --help-all." in short) == (not all(names.values()))
+    assert (f"All {len(found)} options: dprune {path} --help-all\n" in short) == (not all(names.values()))
 
 
 @pytest.mark.parametrize("path", ["select", "score moso", "score", ""])
