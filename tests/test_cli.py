@@ -325,7 +325,7 @@ def hostile_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("info", f"{NAMED}.npy"), ("info", f"{NAMED}.txt"), ("info", NAMED), ("info", "odd"), ("info", "twice"),
         ("info", "tensors.safetensors"), ("info", "result.json"), ("info", "@list"), ("info", f"none{NAMED}"),
-        ("select", f"{NAMED}.txt", "--keep", "1"), ("select", f"{NAMED}.npy", "--only", NAMED),
+        ("select", f"{NAMED}.txt", "--keep", "1", "--count"), ("select", f"{NAMED}.npy", "--only", NAMED),
         ("select", "--keep", NAMED), (NAMED,), ("info", f"--{NAMED}"), ("cluster", "x", "--metric", NAMED, "-o", "o"),
         ("cluster", "x", "--sweep", NAMED, "-o", "o"), ("select", "--tag", NAMED), ("sample", "x", NAMED),
         ("pack", NAMED, "-o", "p", "--tag", f"{NAMED}={NAMED}"), ("pack", NAMED, "-o", "p", "--subset", "keys"),

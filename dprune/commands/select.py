@@ -51,6 +51,8 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
                    help="Keep a share (0.25, 1/4, 25%) or a count (500)."),
     options.option("--prune", group="Choice", common=True, metavar="AMOUNT", callback=_amount,
                    help="Prune a share or a count; the paper's PR."),
+    options.option("--count", group="Choice", is_flag=True,
+                   help="Take a bare 1 for one sample; in a loop over shares it might mean all of them."),
     options.choice("--order", ["lowest", "middle", "highest", "random"], "Which scores to keep.", group="Choice",
                    common=True, default="lowest"),
     options.option("--clusters", group="Groups", common=True, metavar="FILE",
@@ -85,6 +87,9 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
     SCORES is one number a sample (.npy, or - for stdin); NaN is never kept. Counts are exact. The highest at
     keep k are what the lowest at 1 - k leave; ties are broken by a seeded hash of the id. Without SCORES, subsets
     are intersected, subtracted and united, or drawn with --order random.
+
+    An AMOUNT with a point, a slash, an exponent or % is a share (0.25, .5, 1/4, 25%, 1e-3, 1.0 for all); of digits
+    alone it is a count. A bare 1 is refused: write 100% for all, or add --count for one sample.
 
     Without --clusters and --groups the choice is among all samples, as the paper makes it by scores of models and by
     chance; by the distance to the centre it chooses inside each cluster.
