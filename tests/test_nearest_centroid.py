@@ -28,7 +28,7 @@ def exact(x: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
 
 
 def found(x: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
-    from dprune.clustering.engines import TritonEngine
+    from dprune.clustering.torch_engines import TritonEngine
 
     return TritonEngine(x).assign(centroids)
 
