@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
+from dprune.formats.results import KINDS
 from dprune.metrics.differences import Sampling, measured
 from dprune.reporting.estimates import CellMean, nested_mean
 from dprune.reporting.experiments import NAMED, Point
@@ -17,7 +19,7 @@ from dprune.reporting.factors import ANY, Factor, Factors, agree
 from dprune.reporting.labels import Labeller
 from dprune.reporting.naming import Names
 from dprune.reporting.trainings import Training
-from dprune.reporting.views import View, grouped, is_of_measuring, views
+from dprune.reporting.views import View, grouped, is_of_measuring, line_key, views
 
 MISSING = "\N{EN DASH}"
 _ORDERS = {"lowest": 0, "middle": 1, "highest": 2}
@@ -113,6 +115,11 @@ class Line:
     about: tuple[tuple[str, str], ...] = ()
 
     @property
+    def key(self) -> Hashable:
+        """What all its results share and no others have."""
+        return line_key(self.cells[0].points[0])
+
+    @property
     def description(self) -> str:
         """What the line is, in one sentence without an end."""
         return "; ".join(text for _, text in self.about if text)
@@ -176,18 +183,38 @@ class Comparison:
         return [(line, cell) for line in self.lines for cell in line.cells]
 
 
-def compare(points: Iterable[Point], names: Names | None = None) -> list[Comparison]:
-    """Group points of one kind.
+def compare(points: Iterable[Point]) -> list[Comparison]:
+    """Group points of one kind, see `compare_kinds`."""
+    return compare_kinds({"": points})[""]
+
+
+def compare_results(
+    points: Sequence[Point], given: Mapping[Hashable, str] | None = None
+) -> dict[str, list[Comparison]]:
+    """Group the points of results by kind, as `compare_kinds` does; kinds without any are left out."""
+    kinds = {kind: [point for point in points if point.result and point.result.kind == kind] for kind in KINDS}
+    return compare_kinds({kind: some for kind, some in kinds.items() if some}, given)
+
+
+def compare_kinds(
+    kinds: Mapping[str, Iterable[Point]], given: Mapping[Hashable, str] | None = None
+) -> dict[str, list[Comparison]]:
+    """Group points of several kinds, a line of all being called the same.
 
     Results that differ in how they were measured are never in one comparison, nor in one line or cell if any other
     factor differs; what is left are seeds.
 
     Args:
-        points: of one kind.
-        names: of the lines of a whole report; without, those that tell these points' lines apart.
+        kinds: points by their kind.
+        given: labels by the keys of lines, in place of those that would be made.
     """
-    found = views(points)
-    naming, names = Labeller([view.measure for view in found]), names or Names([found])
+    found = {kind: views(points) for kind, points in kinds.items()}
+    names = Names(found.values(), given)
+    return {kind: _compared(some, names) for kind, some in found.items()}
+
+
+def _compared(found: Sequence[View], names: Names) -> list[Comparison]:
+    naming = Labeller([view.measure for view in found])
     titles = [
         naming.name(view.measure) or naming.name(view.measure, naming.differing) or "default options" for view in found
     ]
@@ -250,6 +277,25 @@ def _common(points: Sequence[Point]) -> Factors:
     return dict(sorted(shared.items()))
 
 
+def called_alike(comparison: Comparison, known: Iterable[Comparison]) -> Comparison:
+    """Call lines as those of the same trainings are called in other comparisons, where that leaves them apart."""
+    labels: dict[str, set[str]] = defaultdict(set)
+    for line, cell in (pair for other in known for pair in other.cells()):
+        for training in cell.nested:
+            labels[training.mark].add(line.label)
+    new = {}
+    for line in comparison.lines:
+        found = set().union(*(labels[training.mark] for cell in line.cells for training in cell.nested))
+        new[line.label] = found.pop() if len(found) == 1 else line.label
+    if len(set(new.values())) < len(new):
+        return comparison
+    lines = [
+        replace(line, label=new[line.label], unpruned=tuple(new[label] for label in line.unpruned))
+        for line in comparison.lines
+    ]
+    return replace(comparison, lines=tuple(lines))
+
+
 def ratio_text(ratio: float | None) -> str:
     """Write a pruning ratio; a dash where it is not known."""
     return MISSING if ratio is None else f"{ratio:.3g}"
@@ -262,4 +308,4 @@ def cell_ratio(line: Line, cell: Cell) -> str:
 
 def cell_title(line: Line, cell: Cell) -> str:
     """Name a cell."""
-    return line.label if line.is_unpruned else f"{line.label}, {ratio_text(cell.ratio)}"
+    return line.label if line.is_unpruned else f"{line.label}, pruned {ratio_text(cell.ratio)}"

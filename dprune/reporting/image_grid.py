@@ -17,7 +17,7 @@ from dprune.formats.provenance import Record
 from dprune.formats.readable import presentable
 from dprune.formats.shards import Dataset, ShardReader, open_dataset
 from dprune.reporting.experiments import Choice, Point, point_of_images
-from dprune.reporting.grouping import Comparison, Line, cell_ratio, compare, ratio_text
+from dprune.reporting.grouping import Comparison, Line, called_alike, cell_ratio, compare, ratio_text
 from dprune.sampling.seeds import KEY_DIGITS, Seeds
 
 SMALLEST, LARGEST, GAP = 64, 128, 2
@@ -150,15 +150,20 @@ class ImageGrid:
         return max(width for width, _ in sizes), max(height for _, height in sizes)
 
 
-def make_grid(folders: Sequence[Folder], count: int) -> ImageGrid:
+def make_grid(folders: Sequence[Folder], count: int, known: Sequence[Comparison] = ()) -> ImageGrid:
     """Decode what a grid shows; of several models that differ in seeds alone, one is shown.
+
+    Args:
+        folders: of images.
+        count: images in a cell, as far as all have the same seeds.
+        known: results, whose lines are called alike.
 
     Raises:
         InputError: the folders share no seed, or an image is missing or cannot be decoded.
     """
     seeds = common_seeds(folders, count)
     by_mark = {folder.point.mark: folder for folder in folders}
-    (comparison,) = compare([folder.point for folder in by_mark.values()])
+    comparison = called_alike(*compare([folder.point for folder in by_mark.values()]), known)
     cells = comparison.cells()
     pictures = {
         (line.label, cell_ratio(line, cell)): _tiled(by_mark[cell.points[0].mark].images(seeds)) for line, cell in cells
