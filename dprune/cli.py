@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 from dprune import __version__, console
 from dprune.completion import complete_places
 from dprune.errors import DpruneError, InputError
+from dprune.flags import FlaggedGroup, before_subcommands
 
 STAGES: dict[str, dict[str, str]] = {
     "Curate": {
@@ -48,7 +49,7 @@ STAGES: dict[str, dict[str, str]] = {
 EPILOG = "Man pages: man dprune, man dprune-COMMAND, man dprune-files."
 
 
-class LazyGroup(click.Group):
+class LazyGroup(FlaggedGroup):
     """A group whose names and summaries stand in `STAGES`, so that --help imports no command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -174,6 +175,7 @@ def _explain(error: Exception) -> int:
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@before_subcommands
 @click.version_option(__version__, prog_name="dprune")
 def cli() -> None:
     """Prune the training data of diffusion models.

@@ -14,10 +14,12 @@ from typing import Any
 
 import click
 
-from dprune import console
 from dprune.delivery import Delivery
+from dprune.flags import verbosity
 from dprune.formats.checked_json import INT64
 from dprune.formats.publish import Output
+from dprune.help_pages import Group
+from dprune.help_pages import option as option
 
 MOST_PIXELS = 32768
 """Of the side of an image."""
@@ -80,18 +82,24 @@ class Tag(click.ParamType[tuple[str, str]]):
         return key, rest
 
 
-def _set_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> int:
-    ctx.meta[param.name or ""] = value
-    console.set_verbosity(-1 if ctx.meta.get("quiet") else ctx.meta.get("verbose", 0))
-    return value
+def count(
+    name: str, text: str, *, group: Group, common: bool = False, default: int | None = None, least: int = 1,
+    most: int = INT64,
+) -> Decorator:  # fmt: skip
+    """An option for a whole number from `least` to `most`; a default is told behind its help `text`."""
+    return option(name, group=group, common=common, type=Count(least, most), metavar="N", help=text, **_told(default))
 
 
-verbosity = (
-    click.option("-v", "--verbose", count=True, expose_value=False, callback=_set_verbosity, is_eager=True,
-                 help="Say more; -vv adds a traceback to errors."),
-    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_verbosity, is_eager=True,
-                 help="Say nothing but errors."),
-)  # fmt: skip
+def choice(
+    name: str, values: Sequence[str], text: str, *, group: Group, common: bool = False, default: str | None = None
+) -> Decorator:
+    """An option for one of a few words; a default is told behind its help `text`."""
+    return option(name, group=group, common=common, type=click.Choice(values), help=text, **_told(default))
+
+
+def _told(default: str | int | None) -> dict[str, Any]:
+    # A default of None that is stated would satisfy click, required or not.
+    return {} if default is None else {"default": default, "show_default": True}
 
 
 def delivers(
@@ -116,35 +124,23 @@ def delivers(
             function(delivery=delivery, **kwargs)
 
         shared = [
-            click.option("-o", "--output", metavar="PATH", help=kind, required=default is None, **_told(default)),
-            click.option("--overwrite", is_flag=True, help="Replace an output that was made otherwise."),
-            click.option("--dry-run", is_flag=True, help="Print the resolved plan as JSON and touch nothing."),
-            click.option("--json", "json_", is_flag=True, help="Print a summary as JSON on stdout."),
-            click.option("--tag", "tags", type=Tag(), multiple=True,
-                         help="Record KEY=VALUE in the provenance. Repeatable."),
+            option("-o", "--output", group="Output", common=True, metavar="PATH", required=default is None,
+                   **_told(default), help=kind),
+            option("--overwrite", group="Output", common=True, is_flag=True,
+                   help="Replace an output that was made otherwise."),
+            option("--dry-run", group="Output", common=True, is_flag=True,
+                   help="Print the resolved plan as JSON and touch nothing."),
+            option("--json", "json_", group="Output", common=True, is_flag=True,
+                   help="Print a summary as JSON on stdout."),
+            option("--tag", "tags", group="Output", type=Tag(), multiple=True,
+                   help="Record KEY=VALUE in the provenance. Repeatable."),
         ]  # fmt: skip
         if can_stop:
-            shared.append(
-                click.option("--stop-after", type=Duration(), help="Stop after e.g. 3h50m with exit code 75.")
-            )
+            shared.append(option("--stop-after", group="Running", type=Duration(),
+                                 help="Stop after e.g. 3h50m with exit code 75."))  # fmt: skip
         return apply(*shared, *verbosity)(command)
 
     return decorate
-
-
-def _told(default: str | int | None) -> dict[str, Any]:
-    # A default of None that is stated would satisfy click, required or not.
-    return {} if default is None else {"default": default, "show_default": True}
-
-
-def count(name: str, text: str, *, default: int | None = None, least: int = 1, most: int = INT64) -> Decorator:
-    """An option for a whole number from `least` to `most`; a default is told behind its help `text`."""
-    return click.option(name, type=Count(least, most), metavar="N", help=text, **_told(default))
-
-
-def choice(name: str, values: Sequence[str], text: str, *, default: str | None = None) -> Decorator:
-    """An option for one of a few words; a default is told behind its help `text`."""
-    return click.option(name, type=click.Choice(values), help=text, **_told(default))
 
 
 def gathers(argument: str, source: str, *decorators: Decorator, **fixed: Any) -> Decorator:
@@ -189,37 +185,41 @@ def trains(**defaults: str) -> Decorator:
 
     return gathers(
         "training", "dprune.training.plan:TrainingOptions",
-        count("--steps", said("Optimizer steps.", "steps")),
-        click.option("--epochs", type=Number(0, min_open=True), metavar="X",
-                     help="Passes over the training set, instead of --steps."),
-        count("--batch-size", said("Samples in a step, over all GPUs.", "batch_size")),
-        click.option("--micro-batch", default="auto", show_default=True, metavar="N",
-                     help="Samples in one pass of a device; auto is the most that fit into its free memory."),
-        click.option("--lr", type=Number(0, min_open=True), metavar="X",
-                     help=said("Learning rate.", "lr")),
-        count("--warmup", said("Steps over which the rate rises.", "warmup"), least=0),
-        choice("--schedule", ["constant", "cosine"], said("The rate after the warm-up.", "schedule")),
-        click.option("--ema", type=Number(0, 1, max_open=True), metavar="X",
-                     help=said("Decay of the averaged weights.", "ema")),
-        click.option("--clip", type=Number(0, min_open=True), metavar="X",
-                     help=said("Largest norm of the gradient.", "clip")),
+        count("--steps", said("Optimizer steps.", "steps"), group="Optimisation", common=True),
+        option("--epochs", group="Optimisation", common=True, type=Number(0, min_open=True), metavar="X",
+               help="Passes over the training set, instead of --steps."),
+        count("--batch-size", said("Samples in a step, over all GPUs.", "batch_size"), group="Optimisation",
+              common=True),
+        option("--micro-batch", group="Optimisation", default="auto", show_default=True, metavar="N",
+               help="Samples in one pass of a device; auto is the most that fit into its free memory."),
+        option("--lr", group="Optimisation", common=True, type=Number(0, min_open=True), metavar="X",
+               help=said("Learning rate.", "lr")),
+        count("--warmup", said("Steps over which the rate rises.", "warmup"), group="Optimisation", least=0),
+        choice("--schedule", ["constant", "cosine"], said("The rate after the warm-up.", "schedule"),
+               group="Optimisation"),
+        option("--ema", group="Optimisation", type=Number(0, 1, max_open=True), metavar="X",
+               help=said("Decay of the averaged weights.", "ema")),
+        option("--clip", group="Optimisation", type=Number(0, min_open=True), metavar="X",
+               help=said("Largest norm of the gradient.", "clip")),
         choice("--precision", ["auto", "bf16", "tf32", "fp32"],
-               "Arithmetic; auto is bf16 on a GPU. Weights are float32.", default="auto"),
-        count("--log-every", said("Steps between lines of the log.", "log_every")),
-        click.option("--save-every", metavar="N", help="Steps between checkpoints that are kept, or epoch."),
-        count("--evaluate-every", "Steps between pictures and measures in the run's folder."),
-        click.option("--autosave", type=Duration(), default="30m", show_default=True,
-                     help="Time between saved states; a signal saves one as well."),
+               "Arithmetic; auto is bf16 on a GPU. Weights are float32.", group="Running", default="auto"),
+        count("--log-every", said("Steps between lines of the log.", "log_every"), group="Checkpoints"),
+        option("--save-every", group="Checkpoints", common=True, metavar="N",
+               help="Steps between checkpoints that are kept, or epoch."),
+        count("--evaluate-every", "Steps between pictures and measures in the run's folder.", group="Checkpoints",
+              common=True),
+        option("--autosave", group="Checkpoints", type=Duration(), default="30m", show_default=True,
+               help="Time between saved states; a signal saves one as well."),
         seed,
         device,
     )  # fmt: skip
 
 
 member_choice = (
-    click.option("--image-member", metavar="SUFFIX",
-                 help="What of shards are images, such as input.png.  [default: jpg, jpeg, png or webp]"),
-    click.option("--label-member", metavar="SUFFIX",
-                 help="What of shards are labels, such as y.txt, or json:label for a field.  [default: cls]"),
+    option("--image-member", group="Data", metavar="SUFFIX",
+           help="What of shards are images, such as input.png.  [default: jpg, jpeg, png or webp]"),
+    option("--label-member", group="Data", metavar="SUFFIX",
+           help="What of shards are labels, such as y.txt, or json:label for a field.  [default: cls]"),
 )  # fmt: skip
 
 
@@ -231,9 +231,9 @@ def embeds(default: str) -> Decorator:
     """
     return gathers(
         "embedding", "dprune.measuring.making:Embedding",
-        click.option("--model", metavar="MODEL",
-                     help=f"Network for images, as embed takes it.  [default: the other side's, or {default}]"),
-        click.option("--weights", metavar="FILE", help="Its weights instead of the hub's."),
+        option("--model", group="Model", common=True, metavar="MODEL",
+               help=f"Network for images, as embed takes it.  [default: the other side's, or {default}]"),
+        option("--weights", group="Model", metavar="FILE", help="Its weights instead of the hub's."),
         image_size,
         resize,
         color,
@@ -259,18 +259,28 @@ def apply(*decorators: Decorator) -> Decorator:
 
 shards = click.argument("shards", nargs=-1, required=True, metavar="SHARDS...",
                         help="Folders, .tar files, globs, brace ranges, @lists or URLs.")  # fmt: skip
-strict = click.option("--strict", is_flag=True, help="Fail on an image that cannot be decoded.")
-seed = count("--seed", "Seed of all randomness.", default=0, least=0)
-device = click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-image_size = count("--image-size", "Side in pixels of what the network sees.", most=MOST_PIXELS)
+strict = option("--strict", group="Running", is_flag=True, help="Fail on an image that cannot be decoded.")
+seed = count("--seed", "Seed of all randomness.", group="Running", common=True, default=0, least=0)
+device = option(
+    "--device",
+    group="Running",
+    common=True,
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda or cuda:N.",
+)
+image_size = count("--image-size", "Side in pixels of what the network sees.", group="Model", most=MOST_PIXELS)
 resize = choice("--resize", ["clean", "pytorch", "tensorflow"],
-                "What brings images to Inception's size and scale.  [default: clean]")  # fmt: skip
-color = choice("--color", ["rgb", "grey"], "Colours of pixels.  [default: rgb]")
+                "What brings images to Inception's size and scale.  [default: clean]", group="Model")  # fmt: skip
+color = choice("--color", ["rgb", "grey"], "Colours of pixels.  [default: rgb]", group="Model")
 parametrization = choice("--parametrization", ["velocity", "reversed", "noise"],
-                         "What others' weights predict, as SiT, REPA, DiT.  [default: they are asked]")  # fmt: skip
+                         "What others' weights predict, as SiT, REPA, DiT.  [default: they are asked]",
+                         group="Model")  # fmt: skip
 network_precision = choice("--precision", ["auto", "fp32", "bf16", "fp16"],
-                           "Arithmetic of the network; auto is bf16 on a GPU.", default="auto")  # fmt: skip
-batch_size = count("--batch-size", "Samples in one pass through the device.", default=256)
+                           "Arithmetic of the network; auto is bf16 on a GPU.", group="Running",
+                           default="auto")  # fmt: skip
+batch_size = count("--batch-size", "Samples in one pass through the device.", group="Running", common=True, default=256)
 members = gathers("members", "dprune.formats.members:MemberChoice", *member_choice)
-workers = count("--workers", "Processes that decode; 0 decodes in the main one.  [default: one a core]", least=0,
-                most=4096)  # fmt: skip
+workers = count("--workers", "Processes that decode; 0 decodes in the main one.  [default: one a core]",
+                group="Running", least=0, most=4096)  # fmt: skip

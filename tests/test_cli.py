@@ -251,6 +251,30 @@ def test_verbosity_is_counted(args: tuple[str, ...], level: int, tmp_path: Path)
     assert console.verbosity() == level
 
 
+@pytest.mark.parametrize(
+    ("before", "behind", "level"),
+    [(("-v",), (), 1), (("-vv",), (), 2), (("-v",), ("-v",), 2), (("-v", "-v"), (), 2), (("-q",), ("-v",), -1)],
+)
+def test_flags_before_the_subcommand_are_counted_with_those_behind(
+    before: tuple[str, ...], behind: tuple[str, ...], level: int, tmp_path: Path
+) -> None:
+    dprune(*before, "info", *behind, tmp_path)
+    assert console.verbosity() == level
+    dprune(*before, "score", *behind, "cluster-distance", tmp_path)
+    assert console.verbosity() == level
+
+
+def test_json_may_stand_before_the_subcommand(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(8, dtype=np.float32))
+    behind = dprune("info", tmp_path / "x.npy", "--json").ok().out
+    assert dprune("--json", "info", tmp_path / "x.npy").ok().out == behind
+    assert dprune("--json", "info", tmp_path / "x.npy", "--json").ok().out == behind
+    for number, words in enumerate((("--json", "score", "random"), ("score", "--json", "random"))):
+        out = tmp_path / f"{number}.npy"
+        assert json.loads(dprune(*words, tmp_path / "x.npy", "-o", out).ok().out)["scored"] == 8
+    dprune("--json", "help", "select").fails(2, "dprune help has no --json")
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("45m", 2700), ("3h50m", 13800), ("1d", 86400)])
 def test_durations(text: str, seconds: float) -> None:
     assert Duration().convert(text, None, None) == seconds
@@ -301,7 +325,7 @@ def hostile_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("info", f"{NAMED}.npy"), ("info", f"{NAMED}.txt"), ("info", NAMED), ("info", "odd"), ("info", "twice"),
         ("info", "tensors.safetensors"), ("info", "result.json"), ("info", "@list"), ("info", f"none{NAMED}"),
-        ("select", f"{NAMED}.txt", "--keep", "1"), ("select", f"{NAMED}.npy", "--only", NAMED),
+        ("select", f"{NAMED}.txt", "--keep", "1", "--count"), ("select", f"{NAMED}.npy", "--only", NAMED),
         ("select", "--keep", NAMED), (NAMED,), ("info", f"--{NAMED}"), ("cluster", "x", "--metric", NAMED, "-o", "o"),
         ("cluster", "x", "--sweep", NAMED, "-o", "o"), ("select", "--tag", NAMED), ("sample", "x", NAMED),
         ("pack", NAMED, "-o", "p", "--tag", f"{NAMED}={NAMED}"), ("pack", NAMED, "-o", "p", "--subset", "keys"),

@@ -35,6 +35,7 @@ def completed(*words: str, shell: str = "bash") -> list[tuple[str, str]]:
     ("words", "offered"),
     [
         (("s",), ["score", "select", "sample", "status"]),
+        (("-v", "--json", "rep"), ["report"]),
         (("score", "m"), ["monotonicity", "moso"]),
         (("select", "--ke"), ["--keep"]),
         (("score", "moso", "--norm"), ["--normalize"]),
@@ -215,7 +216,7 @@ def test_help_alone_is_that_of_dprune() -> None:
         (("help", "slect"), "Did you mean 'select'?"),
         (("help", "score", "mosso"), "Did you mean 'moso'?"),
         (("help", "select", "moso"), "dprune select has no 'moso' in it"),
-        (("--verson",), "Did you mean '--version'?"),
+        (("--verson",), "'--version'?"),
     ],
 )
 def test_what_was_meant_is_suggested(args: tuple[str, ...], said: str) -> None:

@@ -108,6 +108,7 @@ class ClusterJob(FileJob):
             sizes=np.bincount(assignment[kept], minlength=self.settings.k),
             label=self.features.labels(),
             record=self.record if is_root() else None,
+            class_names=self.features.class_names,
         )
         if is_root():
             if empty := int((clusters.sizes == 0).sum()):

@@ -9,6 +9,7 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
+from dprune.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.clustering.job import ClusterSettings
@@ -37,26 +38,26 @@ class Sweep(click.ParamType[tuple[int, ...]]):
         return tuple(swept)
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("features", metavar="FEATURES")
 @options.gathers(
     "settings", "dprune.clustering.job:ClusterSettings",
-    options.count("-k", "Number of clusters.  [default: 24, or as many as --init holds]"),
-    click.option("--sweep", type=Sweep(), metavar="START:STOP:STEP",
-                 help="Cluster for each k and plot them, e.g. 8:64:8."),
+    options.count("-k", "Number of clusters.  [default: 24, or as many as --init holds]", group="Method", common=True),
+    options.option("--sweep", group="Method", common=True, type=Sweep(), metavar="START:STOP:STEP",
+                   help="Cluster for each k and plot them, e.g. 8:64:8."),
     options.choice("--metric", ["l2", "cosine"], "Euclidean distance, or 1 - cosine by spherical k-means.",
-                   default="l2"),
-    click.option("--init", default="kmeans++", show_default=True, metavar="kmeans++|random|FILE",
-                 help="Where to start; FILE is a .npy [k, d] or another clusters.safetensors."),
-    options.count("--n-init", "Start this many times and keep the lowest inertia.", default=1),
-    options.count("--iterations", "Most iterations.", default=100),
-    click.option("--tolerance", type=options.Number(min=0), metavar="X", default=1e-4, show_default=True,
-                 help="Stop when the centroids' shift is less than this share of the variance."),
+                   group="Method", common=True, default="l2"),
+    options.option("--init", group="Method", default="kmeans++", show_default=True, metavar="kmeans++|random|FILE",
+                   help="Where to start; FILE is a .npy [k, d] or another clusters.safetensors."),
+    options.count("--n-init", "Start this many times and keep the lowest inertia.", group="Method", default=1),
+    options.count("--iterations", "Most iterations.", group="Method", default=100),
+    options.option("--tolerance", group="Method", type=options.Number(min=0), metavar="X", default=1e-4,
+                   show_default=True, help="Stop when the centroids' shift is less than this share of the variance."),
     options.choice("--engine", ["auto", "faiss", "torch", "sklearn"], "What finds the nearest centroids.",
-                   default="auto"),
+                   group="Running", default="auto"),
     options.seed,
-    click.option("--device", metavar="NAME", default="auto", show_default=True,
-                 help="auto, cpu, cuda, cuda:N, or several GPUs: cuda:0,cuda:1."),
+    options.option("--device", group="Running", common=True, metavar="NAME", default="auto", show_default=True,
+                   help="auto, cpu, cuda, cuda:N, or several GPUs: cuda:0,cuda:1."),
 )  # fmt: skip
 @options.delivers(OUTPUT, can_stop=True, shares_work=True)
 def command(delivery: Delivery, features: str, settings: ClusterSettings) -> None:

@@ -6,9 +6,10 @@ import click
 
 from dprune import console
 from dprune.completion import SHELLS, script
+from dprune.help_pages import GroupedCommand
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("shell", type=click.Choice(SHELLS), metavar="SHELL")
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:

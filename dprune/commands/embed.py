@@ -8,35 +8,38 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
+from dprune.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.embedding.settings import EmbedOptions
     from dprune.formats.members import MemberChoice
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @options.shards
 @options.gathers(
     "embedding", "dprune.embedding.settings:EmbedOptions",
-    click.option("--model", default="dinov2-b", show_default=True, metavar="MODEL",
-                 help="Short name, timm:NAME, open_clip:ARCH/TAG, inception or pixels."),
-    click.option("--weights", metavar="FILE", help="Weights as safetensors or torch file instead of the hub's."),
+    options.option("--model", group="Model", common=True, default="dinov2-b", show_default=True, metavar="MODEL",
+                   help="Short name, timm:NAME, open_clip:ARCH/TAG, inception or pixels."),
+    options.option("--weights", group="Model", common=True, metavar="FILE",
+                   help="Weights as safetensors or torch file instead of the hub's."),
     options.image_size,
-    click.option("--crop-pct", type=options.Number(0, 1, min_open=True), metavar="X",
-                 help="Share of the resized image that the centre crop keeps (timm)."),
+    options.option("--crop-pct", group="Model", type=options.Number(0, 1, min_open=True), metavar="X",
+                   help="Share of the resized image that the centre crop keeps (timm)."),
     options.resize,
     options.color,
-    options.count("--pca", "Principal components kept of pixels."),
-    click.option("--normalize", is_flag=True, help="Give features unit length."),
-    options.choice("--dtype", ["float16", "float32"], "Type of the stored features.", default="float16"),
+    options.count("--pca", "Principal components kept of pixels.", group="Model"),
+    options.option("--normalize", group="Output", is_flag=True, help="Give features unit length."),
+    options.choice("--dtype", ["float16", "float32"], "Type of the stored features.", group="Output",
+                   default="float16"),
     options.strict,
     options.network_precision,
     options.choice("--decode", ["cpu", "gpu"], "Where JPEGs are decoded: cpu is Pillow, gpu differs from it slightly.",
-                   default="cpu"),
+                   group="Running", default="cpu"),
     options.device,
     options.batch_size,
     options.workers,
-    options.count("--seed", "Chooses the images that --pca is fitted to.", default=0, least=0),
+    options.count("--seed", "Chooses the images that --pca is fitted to.", group="Running", default=0, least=0),
 )  # fmt: skip
 @options.members
 @options.delivers("Feature store, a folder with one file a shard.", can_stop=True, shares_work=True, folder=True)

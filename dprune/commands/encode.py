@@ -8,30 +8,33 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
+from dprune.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.encoding.settings import EncodeSettings
     from dprune.formats.members import MemberChoice
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @options.shards
 @options.gathers(
     "encoding", "dprune.encoding.settings:EncodeSettings",
-    click.option("--vae", required=True, metavar="FILE",
-                 help="Autoencoder: the model.safetensors of train-vae, or one made elsewhere, see below."),
+    options.option("--vae", group="Model", common=True, required=True, metavar="FILE",
+                   help="Autoencoder: the model.safetensors of train-vae, or one made elsewhere, see below."),
     options.count("--image-size", "Side of the images in pixels.  [default: as trained; 256 of one made elsewhere]",
-                  most=1 << 14),
-    click.option("--flips", is_flag=True, help="Store the latents of the mirrored images too."),
-    options.count("--verify", "Samples to encode again and to decode once the store is made.", default=0, least=0),
+                  group="Images", common=True, most=1 << 14),
+    options.option("--flips", group="Images", common=True, is_flag=True,
+                   help="Store the latents of the mirrored images too."),
+    options.count("--verify", "Samples to encode again and to decode once the store is made.", group="Output",
+                  common=True, default=0, least=0),
     options.strict,
     options.choice("--precision", ["auto", "fp32", "tf32", "fp16", "bf16"],
                    "Arithmetic of the encoder, and fp32 has no tf32 in it; auto is fp16 on a GPU, else fp32.",
-                   default="auto"),
+                   group="Running", default="auto"),
     options.device,
     options.batch_size,
     options.workers,
-    options.count("--seed", "Chooses the samples of --verify.", default=0, least=0),
+    options.count("--seed", "Chooses the samples of --verify.", group="Running", default=0, least=0),
 )  # fmt: skip
 @options.members
 @options.delivers("Latent store, a folder with one file a shard.", can_stop=True, shares_work=True, folder=True)

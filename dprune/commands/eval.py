@@ -8,39 +8,42 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
+from dprune.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.measuring.making import Embedding
     from dprune.measuring.settings import EvalSettings
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @options.apply(
     click.argument("generated", metavar="GENERATED"),
     click.argument("reference", metavar="REFERENCE"),
     options.gathers(
         "settings", "dprune.measuring.settings:EvalSettings",
-        click.option("--metrics", metavar="LIST",
-                     help="Of fid,is,prdc,kid,cmmd,prd,vendi,shares.  [default: all that the inputs allow]"),
-        click.option("--subset", metavar="FILE", help="Hold them against these ids of the reference only."),
-        click.option("--clusters", metavar="FILE", help="Compare the shares of these clusters, too."),
-        click.option("--logits", metavar="FILE",
-                     help="A .npy [n, classes] of the generated samples, for the Inception score."),
-        click.option("--save-stats", metavar="FILE",
-                     help="Write the reference's statistics; a later eval takes them as REFERENCE."),
-        click.option("--against", metavar="FILE",
-                     help="Say how each metric differs from this result of eval, with the error of the difference."),
-        click.option("--fid-infinity", "infinity", is_flag=True,
-                     help="Extrapolate the Fréchet distance to infinitely many samples of both sides, too."),
-        click.option("--held-out", metavar="VAL",
-                     help="Real samples for a yardstick: as GENERATED, or a .npy of ids in REFERENCE."),
-        options.count("--splits", "Parts in which the Inception score is computed.", default=10),
-        options.count("--k", "Neighbours for precision and recall.", default=3),
-        options.count("--density-k", "Neighbours for density and coverage.", default=5),
-        click.option("--orders", metavar="LIST", default="0.5,1,2,inf", show_default=True,
-                     help="Orders of the Vendi score."),
-        options.count("--jackknife", "Blocks of generated samples for the standard errors; 0 gives none.", default=20,
-                      least=0),
+        options.option("--metrics", group="Metrics", common=True, metavar="LIST",
+                       help="Of fid,is,prdc,kid,cmmd,prd,vendi,shares.  [default: all that the inputs allow]"),
+        options.option("--subset", group="Data", common=True, metavar="FILE",
+                       help="Hold them against these ids of the reference only."),
+        options.option("--clusters", group="Data", common=True, metavar="FILE",
+                       help="Compare the shares of these clusters, too."),
+        options.option("--logits", group="Data", metavar="FILE",
+                       help="A .npy [n, classes] of the generated samples, for the Inception score."),
+        options.option("--save-stats", group="Output", common=True, metavar="FILE",
+                       help="Write the reference's statistics; a later eval takes them as REFERENCE."),
+        options.option("--against", group="Metrics", common=True, metavar="FILE",
+                       help="Say how each metric differs from this result of eval, with the error of the difference."),
+        options.option("--fid-infinity", "infinity", group="Metrics", is_flag=True,
+                       help="Extrapolate the Fréchet distance to infinitely many samples of both sides, too."),
+        options.option("--held-out", group="Data", common=True, metavar="VAL",
+                       help="Real samples for a yardstick: as GENERATED, or a .npy of ids in REFERENCE."),
+        options.count("--splits", "Parts in which the Inception score is computed.", group="Metrics", default=10),
+        options.count("--k", "Neighbours for precision and recall.", group="Metrics", default=3),
+        options.count("--density-k", "Neighbours for density and coverage.", group="Metrics", default=5),
+        options.option("--orders", group="Metrics", metavar="LIST", default="0.5,1,2,inf", show_default=True,
+                       help="Orders of the Vendi score."),
+        options.count("--jackknife", "Blocks of generated samples for the standard errors; 0 gives none.",
+                      group="Metrics", default=20, least=0),
         options.seed,
     ),
     options.embeds(default="inception"),

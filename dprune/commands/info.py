@@ -6,20 +6,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dprune import console, options
+from dprune import console, flags, options
+from dprune.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @options.apply(
-    click.option("--deep", is_flag=True, help="Read shards whole, for the digests that their manifests list."),
+    options.option("--deep", group="Data", common=True, is_flag=True,
+                   help="Read shards whole, for the digests that their manifests list."),
     options.members,
-    click.option("--json", "json_", is_flag=True, help="Print one JSON object with a list `files`."),
-    *options.verbosity,
-)
+    options.option("--json", "json_", group="Output", common=True, is_flag=True,
+                   help="Print one JSON object with a list `files`."),
+    *flags.verbosity,
+)  # fmt: skip
 def command(files: tuple[str, ...], deep: bool, members: MemberChoice, json_: bool) -> None:
     """Tell what files hold, where they come from and whether they are sound.
 

@@ -8,36 +8,43 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
+from dprune.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.measuring.making import Embedding
     from dprune.measuring.settings import MemorizationSettings
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @options.apply(
     click.argument("generated", metavar="GENERATED"),
     click.argument("train", metavar="TRAIN"),
     options.gathers(
         "settings", "dprune.measuring.settings:MemorizationSettings",
-        click.option("--held-out", metavar="VAL",
-                     help="Samples that the model did not see: as GENERATED, or a .npy of ids in TRAIN."),
-        click.option("--subset", metavar="FILE", help="The ids in TRAIN that the model was trained on (.npy), or -."),
-        click.option("--full", is_flag=True, help="Compare with all of TRAIN, whatever the model was trained on."),
-        click.option("--pairs", metavar="FILE", help="Write generated id, training id and distance, sorted (.npy)."),
-        click.option("--figure", metavar="FILE", help="Draw the closest pairs side by side (PNG)."),
-        options.count("--figure-count", "Pairs in the figure.", default=24),
-        click.option("--generated-shards", multiple=True, metavar="SHARDS",
-                     help="With --figure: the images, unless GENERATED is images. Repeatable."),
-        click.option("--train-shards", multiple=True, metavar="SHARDS",
-                     help="With --figure: the images, unless TRAIN is images. Repeatable."),
-        click.option("--neighbours", type=click.IntRange(2, 1024), metavar="N", default=50, show_default=True,
-                     help="Neighbourhood of the calibrated ratio."),
-        click.option("--alpha", type=options.Number(min=0, min_open=True), metavar="X", default=0.5, show_default=True,
-                     help="Nearer than this times the neighbourhood's mean distance is a copy."),
+        options.option("--held-out", group="Data", common=True, metavar="VAL",
+                       help="Samples that the model did not see: as GENERATED, or a .npy of ids in TRAIN."),
+        options.option("--subset", group="Data", common=True, metavar="FILE",
+                       help="The ids in TRAIN that the model was trained on (.npy), or -."),
+        options.option("--full", group="Data", common=True, is_flag=True,
+                       help="Compare with all of TRAIN, whatever the model was trained on."),
+        options.option("--pairs", group="Output", common=True, metavar="FILE",
+                       help="Write generated id, training id and distance, sorted (.npy)."),
+        options.option("--figure", group="Output", common=True, metavar="FILE",
+                       help="Draw the closest pairs side by side (PNG)."),
+        options.count("--figure-count", "Pairs in the figure.", group="Output", default=24),
+        options.option("--generated-shards", group="Output", multiple=True, metavar="SHARDS",
+                       help="With --figure: the images, unless GENERATED is images. Repeatable."),
+        options.option("--train-shards", group="Output", multiple=True, metavar="SHARDS",
+                       help="With --figure: the images, unless TRAIN is images. Repeatable."),
+        options.option("--neighbours", group="Metrics", type=click.IntRange(2, 1024), metavar="N", default=50,
+                       show_default=True, help="Neighbourhood of the calibrated ratio."),
+        options.option("--alpha", group="Metrics", type=options.Number(min=0, min_open=True), metavar="X", default=0.5,
+                       show_default=True, help="Nearer than this times the neighbourhood's mean distance is a copy."),
         options.count("--cells",
-                      "Cells of the copying test.  [default: one for each 50 of the smallest set, up to 1000]"),
-        options.count("--jackknife", "Blocks of the standard errors; 0 for none.", default=20, least=0),
+                      "Cells of the copying test.  [default: one for each 50 of the smallest set, up to 1000]",
+                      group="Metrics"),
+        options.count("--jackknife", "Blocks of the standard errors; 0 for none.", group="Metrics", default=20,
+                      least=0),
         options.seed,
     ),
     options.embeds(default="dinov2-b"),

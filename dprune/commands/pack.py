@@ -9,6 +9,7 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
+from dprune.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
@@ -30,31 +31,33 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
         return tuple(dict.fromkeys(parts))
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @options.gathers(
     "settings", "dprune.packing.settings:PackSettings",
-    options.count("--size", "Resize the shorter side to this many pixels; else bytes stay.", most=options.MOST_PIXELS),
+    options.count("--size", "Resize the shorter side to this many pixels; else bytes stay.", group="Images",
+                  common=True, most=options.MOST_PIXELS),
     options.choice("--crop", ["center", "none"], "With --size: cut out the middle square, or keep the shape.",
-                   default="center"),
+                   group="Images", common=True, default="center"),
     options.choice("--format", ["png", "jpg", "webp"],
-                   "With --size: how images are written; png and webp are lossless.", default="png"),
-    click.option("--subset", metavar="FILE",
-                 help="Write only these samples: ids (.npy), keys (text), uids of DataComp, or - for stdin."),
-    click.option("--labels", metavar="FILE",
-                 help="Labels by file or key: CSV, TSV, JSON or JSON lines; json:FIELD: of each image's KEY.json."),
-    options.choice("--keys", ["path", "unique"], "Refuse repeated keys, or tell them apart by a number.",
+                   "With --size: how images are written; png and webp are lossless.", group="Images", common=True,
+                   default="png"),
+    options.option("--subset", group="Data", common=True, metavar="FILE",
+                   help="Write only these samples: ids (.npy), keys (text), uids of DataComp, or - for stdin."),
+    options.option("--labels", group="Data", common=True, metavar="FILE",
+                   help="Labels by file or key: CSV, TSV, JSON or JSON lines; json:FIELD: of each image's KEY.json."),
+    options.choice("--keys", ["path", "unique"], "Refuse repeated keys, or tell them apart by a number.", group="Data",
                    default="path"),
-    click.option("--split", metavar="NAME",
-                 help="Take this one of folders called train, val and the like; none: as classes.  [default: train]"),
-    click.option("--beside", type=Suffixes(), default=(), metavar="SUFFIX,...",
-                 help="Keep what is named like an image, such as txt,json; cls is its label. Of tables: columns."),
-    click.option("--image-column", metavar="NAME",
-                 help="Column of a table, or array of an .npz archive, that holds the images."),
-    click.option("--label-column", metavar="NAME", help="The same of labels; none takes no labels."),
-    options.count("--shard-size", "Samples in a shard.", default=10_000),
-    click.option("--strict", is_flag=True,
-                 help="End at the first unreadable image instead of listing it in bad.jsonl."),
+    options.option("--split", group="Data", common=True, metavar="NAME",
+                   help="Take this one of folders called train, val and the like; none: as classes.  [default: train]"),
+    options.option("--beside", group="Data", type=Suffixes(), default=(), metavar="SUFFIX,...",
+                   help="Keep what is named like an image, such as txt,json; cls is its label. Of tables: columns."),
+    options.option("--image-column", group="Data", metavar="NAME",
+                   help="Column of a table, or array of an .npz archive, that holds the images."),
+    options.option("--label-column", group="Data", metavar="NAME", help="The same of labels; none takes no labels."),
+    options.count("--shard-size", "Samples in a shard.", group="Output", default=10_000),
+    options.option("--strict", group="Running", is_flag=True,
+                   help="End at the first unreadable image instead of listing it in bad.jsonl."),
     options.workers,
 )  # fmt: skip
 @options.members

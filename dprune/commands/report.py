@@ -8,29 +8,33 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
+from dprune.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.reporting.job import ReportSettings
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @options.apply(
     click.argument("results", nargs=-1, required=True, metavar="RESULTS..."),
     options.gathers(
         "settings", "dprune.reporting.job:ReportSettings",
-        click.option("--title", default="What pruning did", show_default=True, metavar="TEXT",
-                     help="Title of the page."),
-        click.option("--baseline", multiple=True, metavar="FILE|LABEL",
-                     help="Result, or line of the report, whose training set counts as unpruned. Repeatable."),
-        click.option("--images", multiple=True, metavar="DIR",
-                     help="Images of dprune sample for the grid of methods and ratios. Repeatable."),
-        click.option("--image-seeds", type=click.IntRange(min=1, max=64), metavar="N",
-                     help="Images in a cell of the grid.  [default: 4]"),
-        click.option("--train", metavar="FEATURES", help="Features of the training set, for a map."),
-        click.option("--generated", multiple=True, metavar="FEATURES",
-                     help="Features of generated samples, for a map each. Repeatable."),
-        click.option("--clusters", metavar="FILE", help="Clusters of the training set, which colour the map."),
-        options.choice("--projection", ["pca", "tsne"], "How the map is made.  [default: pca]"),
+        options.option("--title", group="Page", common=True, default="What pruning did", show_default=True,
+                       metavar="TEXT", help="Title of the page."),
+        options.option("--baseline", group="Page", common=True, multiple=True, metavar="FILE|LABEL",
+                       help="Result, or line of the report, whose training set counts as unpruned. Repeatable."),
+        options.option("--images", group="Page", common=True, multiple=True, metavar="DIR",
+                       help="Images of dprune sample for the grid of methods and ratios. Repeatable."),
+        options.option("--image-seeds", group="Page", type=click.IntRange(min=1, max=64), metavar="N",
+                       help="Images in a cell of the grid.  [default: 4]"),
+        options.option("--train", group="Map", common=True, metavar="FEATURES",
+                       help="Features of the training set, for a map."),
+        options.option("--generated", group="Map", common=True, multiple=True, metavar="FEATURES",
+                       help="Features of generated samples, for a map each. Repeatable."),
+        options.option("--clusters", group="Map", common=True, metavar="FILE",
+                       help="Clusters of the training set, which colour the map."),
+        options.choice("--projection", ["pca", "tsne"], "How the map is made.  [default: pca]", group="Map",
+                       common=True),
     ),
     options.delivers("Folder that the report goes to.", folder=True),
 )  # fmt: skip

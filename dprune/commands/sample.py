@@ -8,39 +8,48 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
+from dprune.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.sampling.settings import SampleOptions
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("model", metavar="MODEL")
 @options.gathers(
     "sampling", "dprune.sampling.settings:SampleOptions",
-    click.option("--vae", required=True, metavar="FILE", help="Autoencoder that decodes the latents; as of encode."),
-    click.option("--seeds", required=True, metavar="SEEDS", help="One for each image: 0-49999, or 3,5,9-12."),
-    click.option("--classes", metavar="CLASSES",
-                 help="balanced, random, proportional, or a list that takes turns by the seed.  [default: balanced]"),
+    options.option("--vae", group="Model", common=True, required=True, metavar="FILE",
+                   help="Autoencoder that decodes the latents; as of encode."),
+    options.option("--seeds", group="Images", common=True, required=True, metavar="SEEDS",
+                   help="One for each image: 0-49999, or 3,5,9-12."),
+    options.option("--classes", group="Images", common=True, metavar="CLASSES",
+                   help="balanced, random, proportional, or a list that takes turns by the seed.  [default: balanced]"),
     options.parametrization,
     options.choice("--solver", ["euler", "heun", "dopri5"],
-                   "How the flow is integrated; dopri5 couples the images of a batch.", default="euler"),
-    options.count("--steps", "Of euler or heun; the 60 points in time of SiT's code are 59 steps.  [default: 60]"),
-    click.option("--cfg", type=options.Number(min=0), metavar="X", default=1.0, show_default=True,
-                 help="Classifier-free guidance; 1 is none."),
-    click.option("--cfg-interval", metavar="LO,HI", help="Guide between these noise levels, 0 clean and 1 noise."),
-    options.count("--cfg-channels", "Guide the first N channels; 3 is what DiT's, SiT's and the paper's code do."),
-    click.option("--quantize/--no-quantize", default=True, show_default=True,
-                 help="Replace latents by the nearest code where the autoencoder has codes; the paper does not."),
-    options.count("--shard-size", "Images in a shard.", default=1000),
-    click.option("--grid", metavar="FILE", help="Draw the first images as one PNG, too."),
-    options.count("--grid-count", "Most images in the grid.  [default: 64]"),
-    click.option("--npz", metavar="FILE", help="Write all images as one array, too, as evaluators read them."),
+                   "How the flow is integrated; dopri5 couples the images of a batch.", group="Sampling",
+                   default="euler"),
+    options.count("--steps", "Of euler or heun; the 60 points in time of SiT's code are 59 steps.  [default: 60]",
+                  group="Sampling", common=True),
+    options.option("--cfg", group="Sampling", common=True, type=options.Number(min=0), metavar="X", default=1.0,
+                   show_default=True, help="Classifier-free guidance; 1 is none."),
+    options.option("--cfg-interval", group="Sampling", metavar="LO,HI",
+                   help="Guide between these noise levels, 0 clean and 1 noise."),
+    options.count("--cfg-channels", "Guide the first N channels; 3 is what DiT's, SiT's and the paper's code do.",
+                  group="Sampling"),
+    options.option("--quantize/--no-quantize", group="Sampling", default=True, show_default=True,
+                   help="Replace latents by the nearest code where the autoencoder has codes; the paper does not."),
+    options.count("--shard-size", "Images in a shard.", group="Output", default=1000),
+    options.option("--grid", group="Output", common=True, metavar="FILE",
+                   help="Draw the first images as one PNG, too."),
+    options.count("--grid-count", "Most images in the grid.  [default: 64]", group="Output"),
+    options.option("--npz", group="Output", common=True, metavar="FILE",
+                   help="Write all images as one array, too, as evaluators read them."),
     options.choice("--precision", ["auto", "fp32", "bf16"], "Arithmetic of the transformer; auto is bf16 on a GPU.",
-                   default="auto"),
-    click.option("--compile/--no-compile", "compiles", default=None,
-                 help="Run the blocks by compiled kernels: our own in bf16, else torch.compile's.  "
+                   group="Running", default="auto"),
+    options.option("--compile/--no-compile", "compiles", group="Running", default=None,
+                   help="Run the blocks by compiled kernels: our own in bf16, else torch.compile's.  "
                       "[default: on a GPU]"),
-    options.count("--batch-size", "Images in one pass through the device.", default=64),
+    options.count("--batch-size", "Images in one pass through the device.", group="Running", common=True, default=64),
     options.device,
 )  # fmt: skip
 @options.delivers("Folder that the shards go to.", default="generated", can_stop=True, shares_work=True, folder=True)

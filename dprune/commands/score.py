@@ -8,6 +8,7 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
+from dprune.flags import FlaggedGroup, before_subcommands
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
@@ -29,32 +30,39 @@ def at_noise(source: str, *own: options.Decorator, weights: str = "ema") -> opti
     """
     return options.gathers(
         "scoring", f"dprune.scoring.{source}", *own,
-        click.option("--sigma", default=".06", show_default=True, metavar="X,...",
-                     help="Noise levels, above 0 (clean) to 1 (noise); uniform: by chance for each draw."),
-        options.count("--draws", "Noises at each level: 1, or an even number, in pairs.", default=8),
+        options.option("--sigma", group="Noise", common=True, default=".06", show_default=True, metavar="X,...",
+                       help="Noise levels, above 0 (clean) to 1 (noise); uniform: by chance for each draw."),
+        options.count("--draws", "Noises at each level: 1, or an even number, in pairs.", group="Noise", common=True,
+                      default=8),
         options.choice("--noise", ["shared", "own"], "The same noises for all samples, or each sample its own.",
-                       default="shared"),
-        options.choice("--weights", ["ema", "raw"], "Which weights of a checkpoint.", default=weights),
+                       group="Noise", default="shared"),
+        options.choice("--weights", ["ema", "raw"], "Which weights of a checkpoint.", group="Model", default=weights),
         options.choice("--precision", ["auto", "bf16", "tf32", "fp32"], "Arithmetic; auto is bf16 on a GPU.",
-                       default="auto"),
-        click.option("--compile/--no-compile", "compiles", default=None,
-                     help="Run the blocks by compiled kernels: our own or torch.compile's.  [default: on a GPU]"),
-        options.count("--batch-size", "Samples in one pass through the device.", default=128),
+                       group="Running", default="auto"),
+        options.option("--compile/--no-compile", "compiles", group="Running", default=None,
+                       help="Run the blocks by compiled kernels: our own or torch.compile's.  [default: on a GPU]"),
+        options.count("--batch-size", "Samples in one pass through the device.", group="Running", common=True,
+                      default=128),
         options.seed,
         options.device,
     )  # fmt: skip
 
 
 latents = click.argument("latents", metavar="LATENTS")
-subset = click.option("--subset", metavar="FILE", help="Score these ids (.npy) alone; the others get NaN.")
-per_sigma = click.option("--per-sigma", is_flag=True, help="Write the scores at each noise level, too: X.s0.06.npy.")
-checkpoints = click.option("--checkpoints", metavar="WHICH", default="all", show_default=True,
-                           help="all, the last N, or those of epochs A:B.")  # fmt: skip
-model = click.option("--model", required=True, metavar="FILE",
-                     help="The model.safetensors or a checkpoint of train-dit, or a DiT or SiT.")  # fmt: skip
+subset = options.option(
+    "--subset", group="Data", common=True, metavar="FILE", help="Score these ids (.npy) alone; the others get NaN."
+)
+per_sigma = options.option(
+    "--per-sigma", group="Output", is_flag=True, help="Write the scores at each noise level, too: X.s0.06.npy."
+)
+checkpoints = options.option("--checkpoints", group="Method", common=True, metavar="WHICH", default="all",
+                             show_default=True, help="all, the last N, or those of epochs A:B.")  # fmt: skip
+model = options.option("--model", group="Model", common=True, required=True, metavar="FILE",
+                       help="The model.safetensors or a checkpoint of train-dit, or a DiT or SiT.")  # fmt: skip
 
 
-@click.group()
+@click.group(cls=FlaggedGroup)
+@before_subcommands
 def command() -> None:
     """Give every sample a score to prune by.
 
@@ -124,7 +132,8 @@ def score_el2n(delivery: Delivery, latents: str, model: str, scoring: El2nOption
 @latents
 @model
 @at_noise("el2n_grand:GrandOptions",
-          click.option("--el2n", metavar="FILE", help="Write EL2N, which the same passes give, too."),
+          options.option("--el2n", group="Output", common=True, metavar="FILE",
+                         help="Write EL2N, which the same passes give, too."),
           options.parametrization, subset, per_sigma)  # fmt: skip
 @options.delivers(FILE, can_stop=True, shares_work=True)
 def score_grand(delivery: Delivery, latents: str, model: str, scoring: GrandOptions) -> None:
@@ -141,8 +150,8 @@ def score_grand(delivery: Delivery, latents: str, model: str, scoring: GrandOpti
 @latents
 @click.argument("run", metavar="RUN")
 @at_noise("monotonicity:MonotonicityOptions",
-          click.option("--losses", metavar="FILE",
-                       help="Write the losses by each checkpoint, too: a .npy file [N, K]."),
+          options.option("--losses", group="Output", common=True, metavar="FILE",
+                         help="Write the losses by each checkpoint, too: a .npy file [N, K]."),
           checkpoints, subset, weights="raw")  # fmt: skip
 @options.delivers(FILE, can_stop=True, shares_work=True)
 def score_monotonicity(delivery: Delivery, latents: str, run: str, scoring: MonotonicityOptions) -> None:
@@ -163,16 +172,18 @@ def score_monotonicity(delivery: Delivery, latents: str, run: str, scoring: Mono
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @at_noise("moso:MosoOptions",
           options.choice("--form", ["exact", "first-order"], "All terms, or the dot with the mean gradient alone.",
-                         default="exact"),
+                         group="Method", default="exact"),
           options.choice("--normalize", ["zscore", "none"],
-                         "Scale the scores of each fold to mean 0 and deviation 1, or leave them.", default="zscore"),
-          click.option("--only-fold", type=click.IntRange(min=0), metavar="I",
-                       help="Measure this fold alone, for array jobs; its run is enough."),
+                         "Scale the scores of each fold to mean 0 and deviation 1, or leave them.", group="Method",
+                         default="zscore"),
+          options.option("--only-fold", group="Method", common=True, type=click.IntRange(min=0), metavar="I",
+                         help="Measure this fold alone, for array jobs; its run is enough."),
           checkpoints,
           options.choice("--checkpoint-weights", ["equal", "lr"],
-                         "What each checkpoint weighs: the same, or the learning rate of its step.", default="equal"),
-          click.option("--subset", metavar="FILE",
-                       help="Ids (.npy) that the runs were trained on by their --subset."))  # fmt: skip
+                         "What each checkpoint weighs: the same, or the learning rate of its step.", group="Method",
+                         default="equal"),
+          options.option("--subset", group="Data", common=True, metavar="FILE",
+                         help="Ids (.npy) that the runs were trained on by their --subset."))  # fmt: skip
 @options.delivers(FILE, can_stop=True, shares_work=True)
 def score_moso(delivery: Delivery, latents: str, runs: tuple[str, ...], scoring: MosoOptions) -> None:
     """Score by how much the loss over the other samples would rise without a sample (moving one sample out).

@@ -9,6 +9,7 @@ import click
 from dprune import options
 from dprune.delivery import Delivery
 from dprune.formats.checked_json import INT64
+from dprune.help_pages import GroupedCommand
 from dprune.selecting.amount import Amount
 
 if TYPE_CHECKING:
@@ -42,31 +43,40 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
         raise click.BadParameter(f"{value!r} is neither numbers (3,17,42) nor an @file of them.") from None
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("scores", required=False, metavar="[SCORES]")
 @options.gathers(
     "settings", "dprune.selecting.job:SelectSettings",
-    click.option("--keep", metavar="AMOUNT", callback=_amount, help="Keep a share (0.25, 1/4, 25%) or a count (500)."),
-    click.option("--prune", metavar="AMOUNT", callback=_amount, help="Prune a share or a count; the paper's PR."),
-    options.choice("--order", ["lowest", "middle", "highest", "random"], "Which scores to keep.", default="lowest"),
-    click.option("--clusters", metavar="FILE", help="Choose inside each cluster of this clusters.safetensors."),
-    click.option("--groups", metavar="FILE",
-                 help="Choose inside each group of this .npy, or by a feature store's labels."),
+    options.option("--keep", group="Choice", common=True, metavar="AMOUNT", callback=_amount,
+                   help="Keep a share (0.25, 1/4, 25%) or a count (500)."),
+    options.option("--prune", group="Choice", common=True, metavar="AMOUNT", callback=_amount,
+                   help="Prune a share or a count; the paper's PR."),
+    options.option("--count", group="Choice", is_flag=True,
+                   help="Take a bare 1 for one sample; in a loop over shares it might mean all of them."),
+    options.choice("--order", ["lowest", "middle", "highest", "random"], "Which scores to keep.", group="Choice",
+                   common=True, default="lowest"),
+    options.option("--clusters", group="Groups", common=True, metavar="FILE",
+                   help="Choose inside each cluster of this clusters.safetensors."),
+    options.option("--groups", group="Groups", common=True, metavar="FILE",
+                   help="Choose inside each group of this .npy, or by a feature store's labels."),
     options.choice("--quota", ["proportional", "equal"], "Keep the same share, or the same count, of each group.",
-                   default="proportional"),
-    options.count("--cap", "Keep at most this many of each group."),
-    click.option("--only", metavar="GROUPS", callback=_groups, help="Keep only from these groups: 3,17,42 or @FILE."),
-    click.option("--within", multiple=True, metavar="FILE",
-                 help="Choose among these only: ids, or with --shards keys as text or uids. Repeatable."),
-    click.option("--without", multiple=True, metavar="FILE", help="Choose none of these. Repeatable."),
-    click.option("--or", "unions", multiple=True, metavar="FILE", help="Add these to the result. Repeatable."),
+                   group="Groups", common=True, default="proportional"),
+    options.count("--cap", "Keep at most this many of each group.", group="Groups", common=True),
+    options.option("--only", group="Groups", common=True, metavar="GROUPS", callback=_groups,
+                   help="Keep only from these groups: 3,17,42 or @FILE."),
+    options.option("--within", group="Data", common=True, multiple=True, metavar="FILE",
+                   help="Choose among these only: ids, or with --shards keys as text or uids. Repeatable."),
+    options.option("--without", group="Data", common=True, multiple=True, metavar="FILE",
+                   help="Choose none of these. Repeatable."),
+    options.option("--or", "unions", group="Data", common=True, multiple=True, metavar="FILE",
+                   help="Add these to the result. Repeatable."),
     options.choice("--format", ["npy", "keys", "datacomp"],
                    "Write ids, keys as text, or uids of DataComp (u8,u8), for which --shards names the samples.",
-                   default="npy"),
-    click.option("--figure", type=click.Path(dir_okay=False),
-                 help="Draw the lowest, middle and highest of each group."),
-    click.option("--shards", multiple=True, metavar="SHARDS",
-                 help="What the ids are of: shards, or a folder of clip-retrieval. Repeatable."),
+                   group="Output", common=True, default="npy"),
+    options.option("--figure", group="Output", common=True, type=click.Path(dir_okay=False),
+                   help="Draw the lowest, middle and highest of each group."),
+    options.option("--shards", group="Data", common=True, multiple=True, metavar="SHARDS",
+                   help="What the ids are of: shards, or a folder of clip-retrieval. Repeatable."),
     options.seed,
 )  # fmt: skip
 @options.members
@@ -77,6 +87,9 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
     SCORES is one number a sample (.npy, or - for stdin); NaN is never kept. Counts are exact. The highest at
     keep k are what the lowest at 1 - k leave; ties are broken by a seeded hash of the id. Without SCORES, subsets
     are intersected, subtracted and united, or drawn with --order random.
+
+    An AMOUNT with a point, a slash, an exponent or % is a share (0.25, .5, 1/4, 25%, 1e-3, 1.0 for all); of digits
+    alone it is a count. A bare 1 is refused: write 100% for all, or add --count for one sample.
 
     Without --clusters and --groups the choice is among all samples, as the paper makes it by scores of models and by
     chance; by the distance to the centre it chooses inside each cluster.

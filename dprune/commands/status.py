@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import click
 
-from dprune import console, options
+from dprune import console, flags, options
 from dprune.errors import UsageError
+from dprune.help_pages import GroupedCommand
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("outputs", nargs=-1, required=True, metavar="OUTPUT...")
 @options.apply(
-    click.option("--array", is_flag=True, help="Print what is missing as a list for `sbatch --array=`, nothing else."),
-    options.count("--tasks", "With --array: at most so many tasks, each of which takes several pieces."),
-    click.option("--json", "json_", is_flag=True, help="Print one JSON object with a list `outputs`."),
-    *options.verbosity,
-)
+    options.option("--array", group="Output", common=True, is_flag=True,
+                   help="Print what is missing as a list for `sbatch --array=`, nothing else."),
+    options.count("--tasks", "With --array: at most so many tasks, each of which takes several pieces.", group="Output",
+                  common=True),
+    options.option("--json", "json_", group="Output", common=True, is_flag=True,
+                   help="Print one JSON object with a list `outputs`."),
+    *flags.verbosity,
+)  # fmt: skip
 @click.pass_context
 def command(ctx: click.Context, outputs: tuple[str, ...], array: bool, tasks: int | None, json_: bool) -> None:
     """Tell how far outputs are, what is missing, and what a rerun would do.

@@ -8,36 +8,40 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
+from dprune.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.training.dit.settings import DiTOptions
     from dprune.training.plan import TrainingOptions
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @options.apply(
     click.argument("store", metavar="STORE", help="Latent store, as dprune encode makes it."),
     options.gathers(
         "model", "dprune.training.dit.settings:DiTOptions",
-        click.option("--subset", metavar="FILE", help="Ids to train on (.npy), as dprune select makes them."),
-        click.option("--fold", metavar="I/N", help="Train on one of N disjoint folds, I from 0 to N-1."),
-        click.option("--arch", metavar="NAME/PATCH",
-                     help="nano, tiny, S, B, L or XL, with patch 1, 2, 4 or 8.  [default: XL/2, or that of --init]"),
-        click.option("--unconditional", is_flag=True, help="Train without labels."),
-        click.option("--label-dropout", type=options.Number(0, 1), metavar="X",
-                     help="Share of labels left out, without which samples cannot be guided.  [default: 0.1]"),
+        options.option("--subset", group="Data", common=True, metavar="FILE",
+                       help="Ids to train on (.npy), as dprune select makes them."),
+        options.option("--fold", group="Data", common=True, metavar="I/N",
+                       help="Train on one of N disjoint folds, I from 0 to N-1."),
+        options.option("--arch", group="Model", common=True, metavar="NAME/PATCH",
+                       help="nano, tiny, S, B, L or XL, with patch 1, 2, 4 or 8.  [default: XL/2, or that of --init]"),
+        options.option("--unconditional", group="Model", common=True, is_flag=True, help="Train without labels."),
+        options.option("--label-dropout", group="Model", type=options.Number(0, 1), metavar="X",
+                       help="Share of labels left out, without which samples cannot be guided.  [default: 0.1]"),
         options.choice("--time", ["uniform", "logit-normal"], "Distribution of the times at which the loss is taken.",
-                       default="uniform"),
-        click.option("--init", metavar="FILE", help="Weights to begin with: a model of dprune, or a SiT."),
+                       group="Optimisation", default="uniform"),
+        options.option("--init", group="Model", common=True, metavar="FILE",
+                       help="Weights to begin with: a model of dprune, or a SiT."),
         options.parametrization,
-        click.option("--vae", metavar="FILE",
-                     help="Autoencoder that decodes pictures at --evaluate-every and the end."),
-        click.option("--latents-on", "place", type=click.Choice(["auto", "device", "host", "disk"]), default="auto",
-                     show_default=True, help="Where latents are held."),
+        options.option("--vae", group="Checkpoints", common=True, metavar="FILE",
+                       help="Autoencoder that decodes pictures at --evaluate-every and the end."),
+        options.option("--latents-on", "place", group="Running", type=click.Choice(["auto", "device", "host", "disk"]),
+                       default="auto", show_default=True, help="Where latents are held."),
         options.choice("--optimizer", ["adamw", "muon"], "Muon trains the matrices of the blocks, AdamW the rest.",
-                       default="adamw"),
-        click.option("--compile/--no-compile", "compiles", default=None,
-                     help="Run the blocks by compiled kernels: our own in bf16, else torch.compile's.  "
+                       group="Optimisation", common=True, default="adamw"),
+        options.option("--compile/--no-compile", "compiles", group="Running", default=None,
+                       help="Run the blocks by compiled kernels: our own in bf16, else torch.compile's.  "
                           "[default: on a GPU]"),
     ),
     options.trains(steps="120000", batch_size="256", lr="1e-4 for XL"),

@@ -8,6 +8,7 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
+from dprune.help_pages import Group, GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
@@ -30,44 +31,51 @@ class Multipliers(click.ParamType[tuple[int, ...]]):
         return tuple(int(part) for part in parts)
 
 
-def _weight(name: str, text: str) -> options.Decorator:
-    return click.option(name, type=options.Number(min=0), metavar="X", help=text)
+def _weight(name: str, text: str, *, group: Group) -> options.Decorator:
+    return options.option(name, group=group, type=options.Number(min=0), metavar="X", help=text)
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @options.apply(
     options.shards,
     options.gathers(
         "autoencoder", "dprune.training.vae.settings:VAEOptions",
-        click.option("--subset", metavar="FILE", help="Ids to train on (.npy), or keys as text."),
-        click.option("--held-out", multiple=True, metavar="SHARDS",
-                     help="Shards to measure on, instead of some of the training images. Repeatable."),
-        options.choice("--preset", ["base", "tiny"], default="base",
+        options.option("--subset", group="Data", common=True, metavar="FILE",
+                       help="Ids to train on (.npy), or keys as text."),
+        options.option("--held-out", group="Data", common=True, multiple=True, metavar="SHARDS",
+                       help="Shards to measure on, instead of some of the training images. Repeatable."),
+        options.choice("--preset", ["base", "tiny"], group="Model", common=True, default="base",
                        text="base: 256 pixels, for a GPU; tiny: 32 pixels, for a CPU. It sets what is not given."),
-        options.choice("--kind", ["vq", "kl"], "Quantised latents, or Gaussian ones.", default="vq"),
-        options.count("--image-size", "Side of the images.  [default: base 256, tiny 32]", most=options.MOST_PIXELS),
-        options.count("--width", "Channels at full resolution.  [default: base 128, tiny 16]"),
-        click.option("--downsample", type=click.Choice([4, 8, 16]),
-                     help="Pixels a latent's side stands for.  [default: base 8, tiny 4]"),
-        click.option("--multipliers", type=Multipliers(), metavar="N,N,...",
-                     help="Multiples of the width, one a resolution.  "
+        options.choice("--kind", ["vq", "kl"], "Quantised latents, or Gaussian ones.", group="Model", common=True,
+                       default="vq"),
+        options.count("--image-size", "Side of the images.  [default: base 256, tiny 32]", group="Model", common=True,
+                      most=options.MOST_PIXELS),
+        options.count("--width", "Channels at full resolution.  [default: base 128, tiny 16]", group="Model"),
+        options.option("--downsample", group="Model", common=True, type=click.Choice([4, 8, 16]),
+                       help="Pixels a latent's side stands for.  [default: base 8, tiny 4]"),
+        options.option("--multipliers", group="Model", type=Multipliers(), metavar="N,N,...",
+                       help="Multiples of the width, one a resolution.  "
                           "[default: 1,2,4 for 4; 1,2,2,4 for 8; 1,1,2,2,4 for 16]"),
-        options.count("--blocks", "Residual blocks a resolution.  [default: base 2, tiny 1]"),
-        options.count("--latent-channels", "Channels of a latent.  [default: base 8 (vq) or 4 (kl), tiny 4]"),
-        options.count("--codes", "Size of the codebook.  [default: base 16384, tiny 512]"),
-        click.option("--l2-codes", is_flag=True, help="Give codes unit length."),
-        _weight("--commitment", "Weight of the term that pulls the encoder to its codes.  [default: 0.25]"),
-        _weight("--kl-weight", "Weight of the term that pulls Gaussian latents to a standard normal.  [default: 1e-6]"),
-        options.choice("--loss", ["mse", "l1"], "Loss of the pixels.", default="mse"),
-        click.option("--perceptual", metavar="none|lpips|timm:NAME",
-                     help="Network whose features are compared, too.  [default: lpips if it has weights, else none]"),
-        click.option("--lpips-weights", metavar="FILE", help="State dict of lpips.LPIPS(net='vgg')."),
-        click.option("--perceptual-weights", metavar="FILE", help="Weights of timm:NAME."),
-        _weight("--perceptual-weight", "Weight of that comparison.  [default: 1]"),
-        click.option("--gan-weight", type=options.Number(min=0), metavar="X", default=0.0, show_default=True,
-                     help="Weight of the adversarial loss, relative to the others; 0 for no critic."),
-        options.count("--gan-start", "First step with the adversarial loss.  [default: 0]", least=0),
-        click.option("--flip", is_flag=True, help="Mirror images at random."),
+        options.count("--blocks", "Residual blocks a resolution.  [default: base 2, tiny 1]", group="Model"),
+        options.count("--latent-channels", "Channels of a latent.  [default: base 8 (vq) or 4 (kl), tiny 4]",
+                      group="Model"),
+        options.count("--codes", "Size of the codebook.  [default: base 16384, tiny 512]", group="Model", common=True),
+        options.option("--l2-codes", group="Model", is_flag=True, help="Give codes unit length."),
+        _weight("--commitment", "Weight of the term that pulls the encoder to its codes.  [default: 0.25]",
+                group="Loss"),
+        _weight("--kl-weight", "Weight of the term that pulls Gaussian latents to a standard normal.  [default: 1e-6]",
+                group="Loss"),
+        options.choice("--loss", ["mse", "l1"], "Loss of the pixels.", group="Loss", default="mse"),
+        options.option("--perceptual", group="Loss", common=True, metavar="none|lpips|timm:NAME",
+                       help="Network whose features are compared, too.  [default: lpips if it has weights, else none]"),
+        options.option("--lpips-weights", group="Loss", metavar="FILE", help="State dict of lpips.LPIPS(net='vgg')."),
+        options.option("--perceptual-weights", group="Loss", metavar="FILE", help="Weights of timm:NAME."),
+        _weight("--perceptual-weight", "Weight of that comparison.  [default: 1]", group="Loss"),
+        options.option("--gan-weight", group="Loss", common=True, type=options.Number(min=0), metavar="X", default=0.0,
+                       show_default=True,
+                       help="Weight of the adversarial loss, relative to the others; 0 for no critic."),
+        options.count("--gan-start", "First step with the adversarial loss.  [default: 0]", group="Loss", least=0),
+        options.option("--flip", group="Data", is_flag=True, help="Mirror images at random."),
         options.strict,
         options.workers,
     ),

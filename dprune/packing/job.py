@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import BadImage, InputError
+from dprune.formats.class_names import ClassNames
 from dprune.formats.images import encode_image, first_frame, resize_image
 from dprune.formats.jobs import Job
 from dprune.formats.members import IMAGE_SUFFIXES, MemberChoice, split_name, with_image
@@ -113,7 +114,7 @@ class PackJob(Job):
         except InputError:
             journal.abandon()
             raise
-        journal.finish(self.record, shards, self.source.classes)
+        journal.finish(self.record, shards, ClassNames(tuple(self.source.classes)))
         if cut := self._cut.total():
             _log.warning("images of several frames or pages, of which the first was taken: %s.", f"{cut:,}")
         samples, bad = sum(shard.count for shard in shards), sum(len(shard.bad) for shard in shards)

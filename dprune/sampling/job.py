@@ -158,7 +158,7 @@ class SampleJob(Job):
                 if not export.is_made():
                     export.publish([self._folder / name for name in names])
             if whole:
-                journal.finish(with_findings(self.record, findings), shards, [])
+                journal.finish(with_findings(self.record, findings), shards, self.model.class_names)
             return True
 
 

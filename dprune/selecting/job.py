@@ -38,6 +38,7 @@ class SelectSettings:
 
     keep: Amount | None = None
     prune: Amount | None = None
+    count: bool = False
     order: str = "lowest"
     clusters: str | None = None
     groups: str | None = None
@@ -76,6 +77,10 @@ def open_select(
     """
     if settings.keep and settings.prune:
         raise UsageError("--keep and --prune exclude each other.")
+    if settings.amount is not None:
+        settings.amount.check(counted=settings.count)
+    elif settings.count:
+        raise UsageError("--count says that --keep or --prune is a number of samples: give one of them.")
     needing = "--figure" if settings.figure else f"--format {settings.format}" if settings.format != "npy" else ""
     if needing and not settings.shards:
         raise UsageError(f"{needing} and --shards go together: name the dataset that the ids are of.")

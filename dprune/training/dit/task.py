@@ -89,7 +89,9 @@ class DiTTask(Task):
         self._compiles = settings.compile
         self.networks, self.objectives = {"dit": network}, {"dit": FlowObjective(network, settings, seed)}
         mean, std = torch.from_numpy(latents.mean), torch.from_numpy(latents.std)
-        self.network_header = network_metadata(network.config, mean, std, latents.classes, trained.samples)
+        self.network_header = network_metadata(
+            network.config, mean, std, latents.classes, trained.samples, latents.class_names
+        )
         self.samples, self.fingerprint = len(data), fingerprint
         # A backward pass takes twice as many operations as a forward pass.
         self.flop = 3 * network.config.flop()
