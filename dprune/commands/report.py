@@ -23,6 +23,8 @@ if TYPE_CHECKING:
                        metavar="TEXT", help="Title of the page."),
         options.option("--baseline", group="Page", common=True, multiple=True, metavar="FILE|LABEL",
                        help="Result, or line of the report, whose training set counts as unpruned. Repeatable."),
+        options.option("--label", group="Page", common=True, multiple=True, metavar="RESULT=NAME",
+                       help="What a line is called. RESULT is one of its results or its present name. Repeatable."),
         options.option("--images", group="Page", common=True, multiple=True, metavar="DIR",
                        help="Images of dprune sample for the grid of methods and ratios. Repeatable."),
         options.option("--image-seeds", group="Page", type=click.IntRange(min=1, max=64), metavar="N",
@@ -55,6 +57,7 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
     Examples:
       dprune report runs/*/metrics.json runs/*/memorization.json -o report
       dprune report runs/*/metrics.json --baseline runs/all/metrics.json -o report
+      dprune report runs/*/metrics.json --label 'nearest=Near the centre' --label runs/7/metrics.json=Ours -o report
       dprune report metrics.json --images pruned/generated --images unpruned/generated -o report
       dprune report metrics.json --train features --generated run/features --clusters clusters.safetensors -o report
     """

@@ -163,13 +163,14 @@ def make_grid(folders: Sequence[Folder], count: int, known: Sequence[Comparison]
     """
     seeds = common_seeds(folders, count)
     by_mark = {folder.point.mark: folder for folder in folders}
-    comparison = called_alike(*compare([folder.point for folder in by_mark.values()]), known)
+    (found,) = compare([folder.point for folder in by_mark.values()])
+    comparison = called_alike(found, known)
     cells = comparison.cells()
     pictures = {
         (line.label, cell_ratio(line, cell)): _tiled(by_mark[cell.points[0].mark].images(seeds)) for line, cell in cells
     }
-    known = sorted({(cell.ratio is None, cell.ratio or 0.0) for line, cell in cells if not line.is_unpruned})
-    ratios = dict.fromkeys(ratio_text(None if unknown else ratio) for unknown, ratio in known)
+    every = sorted({(cell.ratio is None, cell.ratio or 0.0) for line, cell in cells if not line.is_unpruned})
+    ratios = dict.fromkeys(ratio_text(None if unknown else ratio) for unknown, ratio in every)
     return ImageGrid(comparison, tuple(ratios), tuple(seeds), pictures)
 
 

@@ -173,7 +173,9 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         map_inputs = MapInputs.open(settings.train, settings.generated, settings.clusters, projection)
         map_inputs = replace(map_inputs, baselines=baselines)
     shown = settings.image_seeds or IMAGE_SEEDS
-    names = given_names(settings.label, [*chain.from_iterable(compare_results(points).values())]) if settings.label else {}
+    names = (
+        given_names(settings.label, [*chain.from_iterable(compare_results(points).values())]) if settings.label else {}
+    )
     return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, names, output)
 
 
