@@ -8,13 +8,14 @@ import json
 import os
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Result, dprune, image_bytes, write_tar
+from conftest import Result, dprune, image_bytes, places_of, write_tar
 from PIL import Image
 from scipy import stats
 from studies import Run, histograms, made, rewrite, shares, write_memorization, write_metrics
@@ -28,8 +29,10 @@ from dprune.metrics.catalogue import QUALITY
 from dprune.reporting.curves import Colours, curve
 from dprune.reporting.experiments import point_of_result
 from dprune.reporting.grouping import MISSING, compare
+from dprune.reporting.image_grid import SMALLEST
 from dprune.reporting.svg import padded, ticks
 from dprune.reporting.tables import number_text
+from dprune.sheets.sheet import sized
 
 PRUNED = Run(scores="cluster-distance")
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -42,6 +45,7 @@ class Page(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.images: list[str] = []
+        self.alts: list[str] = []
         self.text: list[str] = []
         self.feed(text)
         assert not self.open
@@ -53,6 +57,7 @@ class Page(HTMLParser):
             assert name not in ("src", "href") or value.startswith(("data:image/png;base64,", "#")), (tag, value)
         if tag == "img":
             self.images += [value for name, value in attrs if name == "src"]
+            self.alts += [value for name, value in attrs if name == "alt"]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -252,7 +257,7 @@ def test_no_path_stands_in_a_report(tmp_path: Path) -> None:
     assert not [name for name, data in files_of(tmp_path / "report").items() if str(tmp_path).encode() in data]
 
 
-def generated(folder: Path, run: Run, seeds: str = "0-3", bad: bool = False) -> Path:
+def generated(folder: Path, run: Run, seeds: str = "0-3", bad: bool = False, labels: Sequence[int] = ()) -> Path:
     """A folder as `sample` leaves it: images that are of one colour a run."""
     record = parent(run.generated(), "shards")
     record |= {"options": {**record["options"], "seeds": seeds}}
@@ -260,10 +265,12 @@ def generated(folder: Path, run: Run, seeds: str = "0-3", bad: bool = False) -> 
     members = [(f"{seed:08d}.png", image_bytes(seed)) for seed in range(first, last + 1)]
     if bad:
         members[0] = (members[0][0], b"no image")
+    members += [(f"{first + number:08d}.cls", b"%d" % label) for number, label in enumerate(labels)]
+    members.sort()
     index = build_index(str(write_tar(folder / "000000.tar", members)))
     content = {
         "kind": "shards",
-        "shards": [{"name": "000000.tar", "count": len(members), "digest": index.digest}],
+        "shards": [{"name": "000000.tar", "count": len(index), "digest": index.digest}],
         "provenance": record,
     }
     (folder / "manifest.json").write_text(json.dumps(content))
@@ -285,12 +292,37 @@ def test_images_stand_by_method_and_ratio_and_empty_cells_say_so(tmp_path: Path)
     ]
     dprune("report", file, *with_images(*folders), "--image-seeds", 9, "-o", tmp_path / "report").ok()
     page = page_of(tmp_path / "report")
-    # One of the two seeds is shown, and (highest, 0.5) has no images.
-    assert len(page.images) == 4
+    # Two seeds are in all of them. Of the two trainings one is shown, the unpruned at both ratios, and (highest, 0.5)
+    # has no images.
+    assert len(page.images) == 2 * (2 + 3)
     assert page.text.count("no images") == 1
-    assert "seeds 2, 3" in " ".join(page.text)
+    assert "The seeds are 2, 3." in " ".join(page.text)
     with Image.open(tmp_path / "report" / "images" / "grid.png") as grid:
-        assert grid.width > grid.height > 100
+        sheet = np.asarray(grid)
+    for seed, count in ((2, 5), (3, 5), (4, 0)):
+        with Image.open(io.BytesIO(image_bytes(seed))) as image:
+            shown = np.asarray(sized(image, SMALLEST))
+        assert len(places_of(sheet, shown)) == count
+
+
+def test_images_carry_the_names_of_their_classes(tmp_path: Path) -> None:
+    """Above the columns where all models gave a seed the same class, else below each image."""
+    file = write_metrics(tmp_path / "a.json", PRUNED)
+    folders = [
+        generated(tmp_path / "u", Run(), labels=[0, 1, 0, 1]),
+        generated(tmp_path / "a", PRUNED, labels=[0, 1, 0, 1]),
+    ]
+    for folder in folders:
+        (folder / "classes.txt").write_text("cats & <b>dogs</b>\nWellensittich\n")
+    dprune("report", file, *with_images(*folders), "-o", tmp_path / "one").ok()
+    page = page_of(tmp_path / "one")
+    assert (page.text.count("cats & <b>dogs</b>"), page.text.count("Wellensittich")) == (2, 2)
+    assert "unpruned, seed 0, cats & <b>dogs</b>" in page.alts
+    other = generated(tmp_path / "b", replace(PRUNED, order="highest"), labels=[0, 1, 1, 1])
+    dprune("report", file, *with_images(*folders, other), "-o", tmp_path / "two").ok()
+    # The third model has no names.
+    page = page_of(tmp_path / "two")
+    assert [page.text.count(name) for name in ("cats & <b>dogs</b>", "Wellensittich")] == [4, 4]
 
 
 def test_points_at_one_ratio_hide_no_error_bars(tmp_path: Path) -> None:
@@ -354,7 +386,7 @@ def test_plain_features_are_the_baseline_by_their_file_alone(tmp_path: Path) -> 
 def test_unpruned_images_alone(tmp_path: Path) -> None:
     file = write_metrics(tmp_path / "a.json", Run())
     dprune("report", file, *with_images(generated(tmp_path / "u", Run())), "-o", tmp_path / "report").ok()
-    assert len(page_of(tmp_path / "report").images) == 1
+    assert len(page_of(tmp_path / "report").images) == 4
 
 
 def test_images_that_cannot_be_shown(tmp_path: Path, shards: Path) -> None:

@@ -23,7 +23,8 @@ from dprune.reporting.experiments import Choice, Point, point_of_result
 from dprune.reporting.feature_map import MapInputs, draw_maps
 from dprune.reporting.given_names import given_names
 from dprune.reporting.grouping import compare_results
-from dprune.reporting.image_grid import Folder, make_grid, open_folders
+from dprune.reporting.image_folders import Folder, open_folders
+from dprune.reporting.image_grid import make_grid
 from dprune.reporting.page import render
 from dprune.runtime import Monitor, check_stop
 
