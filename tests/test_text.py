@@ -178,8 +178,9 @@ def test_tables_of_ids_need_no_shards(tmp_path: Path) -> None:
 def test_groups_are_read_from_tables(made: Path, shards: Path) -> None:
     args = ("select", "--order", "random", "--cap", "1", "--shards", shards)
     (made / "g.csv").write_text("key,class\n" + "".join(f"s{i:03d},{'dog' if i % 2 else 'ant'}\n" for i in range(9)))
-    result = dprune(*args, "--groups", made / "g.csv", "--format", "csv").ok()
-    assert [row["group"] for row in sorted(rows_of(result.out), key=lambda row: int(row["id"]) % 2)] == ["0", "1"]
+    rows = rows_of(dprune(*args, "--groups", made / "g.csv", "--format", "csv").ok().out)
+    assert [row["class"] for row in sorted(rows, key=lambda row: int(row["id"]) % 2)] == ["ant", "dog"]
+    assert "kept by class: dog: 1" in dprune(*args, "--groups", made / "g.csv", "--only", "dog").ok().err
     dprune("select", made / "distance.npy", "--clusters", made / "clusters.safetensors", "--keep", "100%", "--shards",
            shards, "--format", "csv", "-o", made / "all.csv").ok()  # fmt: skip
     rows = rows_of(dprune(*args, "--groups", made / "all.csv", "--format", "csv").ok().out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,10 @@ import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import NPY_MAGIC, Array, check_role, read_groups, read_scores
+from dprune.formats.class_names import ClassNames
 from dprune.formats.named import NamedSamples
 from dprune.formats.publish import STDOUT
+from dprune.formats.sample_labels import SampleLabels
 from dprune.formats.table_samples import TableSamples, find_samples
 from dprune.formats.text_tables import ID, KEYS, TextRow, TextTable
 from dprune.formats.whole_files import read_file, read_stdin
@@ -27,20 +29,20 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 
 
 @dataclass(frozen=True)
-class ListedValues:
+class Listed:
     """Values that a table gives to some samples.
 
     Attributes:
-        name: what messages call the table.
         found: the samples of its rows.
         values: of those, float64 or int64 [rows].
         missing: value of all other samples.
+        class_names: what the values are called, None where they are numbers.
     """
 
-    name: str
     found: TableSamples
     values: npt.NDArray[Any]
     missing: float
+    class_names: ClassNames | None = None
 
     @property
     def least(self) -> int:
@@ -59,10 +61,33 @@ class ListedValues:
             raise InputError(f"{table.at(row)} has the id {ids.max()}, and there are {count:,} samples: give theirs.")
         values = np.full(count, self.missing, dtype=self.values.dtype)
         values[ids] = self.values
-        return Array(self.name, values, table.record, dataset=self.found.dataset)
+        if self.class_names is None:
+            return Array(table.name, values, table.record, dataset=self.found.dataset)
+        return SampleLabels(table.name, values, table.record, dataset=self.found.dataset, class_names=self.class_names)
 
 
-def read_values(path: str, role: str, named: NamedSamples | None) -> Array | ListedValues:
+def whole(
+    scores: Array | Listed | None, groups: Array | Listed | None, *counted: Sized | None
+) -> tuple[Array | None, Array | None]:
+    """Return scores and groups with a value for each sample.
+
+    Args:
+        scores: as `read_values` gives them, None for none.
+        groups: likewise.
+        counted: what else is as long as there are samples. Where nothing is, these are those that a table knows.
+
+    Raises:
+        InputError: a table has a row of a sample beyond these.
+    """
+    given = [value for value in (scores, groups) if value is not None]
+    counts = [len(value) for value in counted if value is not None]
+    counts += [len(value.values) for value in given if isinstance(value, Array)]
+    count = counts[0] if counts else max((value.least for value in given if isinstance(value, Listed)), default=0)
+    found = [value.of_all(count) if isinstance(value, Listed) else value for value in (scores, groups)]
+    return found[0], found[1]
+
+
+def read_values(path: str, role: str, named: NamedSamples | None) -> Array | Listed:
     """Read scores or groups.
 
     Args:
@@ -90,18 +115,18 @@ def read_values(path: str, role: str, named: NamedSamples | None) -> Array | Lis
     cells = [row.cells[place].strip() for row in found.rows]
     if role == "scores":
         _check_form(found, cells, _NUMBER, "number")
-        return ListedValues(name, found, np.array([float(cell or "nan") for cell in cells]), np.nan)
+        return Listed(found, np.array([float(cell or "nan") for cell in cells]), np.nan)
     if any(cells) and not any(map(_WHOLE.fullmatch, cells)):
-        return ListedValues(name, found, _numbered(cells), -1)
+        return _numbered(found, cells)
     _check_form(found, cells, _WHOLE, "whole number")
     numbers = [int((cell or "-1").partition(".")[0]) for cell in cells]
-    return ListedValues(name, found, np.array(numbers, dtype=np.int64), -1)
+    return Listed(found, np.array(numbers, dtype=np.int64), -1)
 
 
-def _numbered(names: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return numbers of classes by their names as sorted, as `dprune pack` numbers them; -1 for those without one."""
-    order = {name: number for number, name in enumerate(sorted(set(names) - {""}))}
-    return np.array([order.get(name, -1) for name in names], dtype=np.int64)
+def _numbered(found: TableSamples, cells: Sequence[str]) -> Listed:
+    """Number classes by their names as sorted, as `dprune pack` does; an empty cell is of none."""
+    names = ClassNames(tuple(sorted(set(cells) - {""})))
+    return Listed(found, np.array([names.numbers.get(cell, -1) for cell in cells], dtype=np.int64), -1, names)
 
 
 def _split(path: str) -> tuple[str, str]:
