@@ -73,7 +73,8 @@ def make_grid(folders: Sequence[Folder], count: int, known: Sequence[Comparison]
     """
     seeds = common_seeds(folders, count)
     by_mark = {folder.point.mark: folder for folder in folders}
-    comparison = called_alike(*compare([folder.point for folder in by_mark.values()]), known)
+    (found,) = compare([folder.point for folder in by_mark.values()])
+    comparison = called_alike(found, known)
     cells = comparison.cells()
     images = {
         (line.label, cell_ratio(line, cell)): _sized(by_mark[cell.points[0].mark].images(seeds)) for line, cell in cells
