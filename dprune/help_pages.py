@@ -101,17 +101,18 @@ class GroupedCommand(_HelpAll):
         _write_groups(formatter, {title: [row(option, ctx, whole=whole) for option in options]
                                   for title, options in shown.items()})  # fmt: skip
         formatter.write_paragraph()
-        formatter.write_text(self._further(ctx, sum(map(len, shown.values())), whole=whole))
+        for line in self._further(ctx, sum(map(len, shown.values())), whole=whole):
+            formatter.write_text(line)
 
-    def _further(self, ctx: click.Context, shown: int, *, whole: bool) -> str:
+    def _further(self, ctx: click.Context, shown: int, *, whole: bool) -> list[str]:
         """Say where more is to be found than the `shown` options."""
-        manual = f"Manual: man {'-'.join(ctx.command_path.split()[:2])}."
         path = ctx.command_path
+        manual = f"Manual: man {'-'.join(path.split()[:2])}"
         if whole:
             variables = f"{path} OPTION".replace(" ", "_").replace("-", "_").upper()
-            return f"Defaults can be set by environment variables, {variables}. {manual}"
+            return [f"Defaults from the environment: {variables}", manual]
         own = sum(isinstance(param, GroupedOption) for param in self.params)
-        return f"All {own} options: {path} --help-all. {manual}" if shown < own else manual
+        return [f"All {own} options: {path} --help-all", manual] if shown < own else [manual]
 
 
 class GroupedGroup(_HelpAll, click.Group):

@@ -141,7 +141,7 @@ def test_what_each_training_has_of_its_own_is_said(reported) -> None:
     found = reported(*results)
     assert {row["frechet_distance_over"] for row in found.rows} == {"trainings"}
     said = "3 trainings, each with clustering, scoring and selection of its own"
-    assert f"furthest; nearest: {said}." in found.read("quality.md")
+    assert f"nearest; furthest: {said}." in found.read("quality.md")
 
 
 def test_trainings_that_share_all_that_came_before_say_nothing(reported) -> None:

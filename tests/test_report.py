@@ -351,17 +351,20 @@ def test_the_baseline_is_what_it_is_said_to_be(tmp_path: Path) -> None:
     assert "--baseline" in report().ok().err
     assert "none of them unpruned" in " ".join(page_of(tmp_path / "report").text)
     seen = []
-    for name in (files[0], files[3], "random", "random, 0.1", images[0]):
+    for name in (files[0], files[3], "random", "random, 0.1", "random, pruned 0.1", images[0]):
         assert "--baseline" not in report(name).ok().err
         for table in ("quality.csv", "memorization.csv"):
             rows = rows_of(tmp_path / "report", table)
-            assert [(row["line"], row["trainings"]) for row in rows[:2]] == [("unpruned", "2"), (rows[1]["line"], "1")]
+            assert [(row["line"], row["trainings"]) for row in rows[:2]] == [
+                ("baseline: random, pruned 0.1", "2"),
+                (rows[1]["line"], "1"),
+            ]
         page = page_of(tmp_path / "report")
         assert not {"no images", "random"} & set(page.text)
         seen.append(files_of(tmp_path / "report"))
     assert all(found == seen[0] for found in seen)
-    report("nothing").fails(3, "--baseline nothing", "random, 0.1", "nearest, 0.75")
-    report("nearest").fails(3, "2 pruning ratios", "'nearest, 0.5'")
+    report("nothing").fails(3, "--baseline nothing", "random, pruned 0.1", "nearest, pruned 0.75")
+    report("nearest").fails(3, "2 pruning ratios", "'nearest, pruned 0.5'")
     assert files_of(tmp_path / "report") == seen[0]
 
 
@@ -370,7 +373,7 @@ def test_a_named_baseline_is_no_second_seed_of_another(tmp_path: Path) -> None:
     dprune("report", *files, "--baseline", files[1], "-o", tmp_path / "report").ok()
     rows = rows_of(tmp_path / "report", "quality.csv")
     assert [(row["line"], row["trainings"]) for row in rows] == [
-        ("unpruned", "1"), ("unpruned, baseline=nearest 0.25", "1"), ("nearest", "1")
+        ("baseline: nearest, pruned 0.75", "1"), ("unpruned", "1"), ("nearest", "1")
     ]  # fmt: skip
 
 

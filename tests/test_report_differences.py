@@ -127,11 +127,11 @@ def test_numbers_without_errors_differ_by_no_more_than_a_number(tmp_path: Path) 
         found = {KEY: value, "kid": None, "recall": 0.5, "coverage": 0.5, "recall_se": 0.0}
         write_metrics(tmp_path / f"{name}.json", run, found)
     write_metrics(tmp_path / "b.json", replace(PRUNED, order="highest"), {KEY: 4.0, "coverage": 0.5})
-    row = report(tmp_path)[1]
+    row = report(tmp_path)[2]
     assert [row[f"{KEY}_difference{name}"] for name in ("", "_error", "_kind")] == ["1.0", "", ""]
     assert last_rows(tmp_path, 2) == [
-        f"| furthest | 0.75 | +1 | {MISSING} |",
         "| nearest | 0.75 | +2 | 0 |",
+        f"| furthest | 0.75 | +1 | {MISSING} |",
     ]
 
 
@@ -147,7 +147,7 @@ def test_the_named_baseline_is_what_lines_are_held_to(tmp_path: Path) -> None:
     result(tmp_path / "b.json", replace(PRUNED, order="highest"), 10.0)
     result(tmp_path / "a.json", PRUNED, 10.5, own=1)
     *_, row = report(tmp_path, "--baseline", tmp_path / "b.json")
-    assert row["baseline"] == "unpruned, baseline=furthest 0.25"
+    assert row["baseline"] == "baseline: furthest, pruned 0.75"
     assert difference_of(row)[0] == 0.5
 
 

@@ -40,7 +40,7 @@ ATTEMPTS = [
 TAGS = {"html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "h3", "p", "nav", "ul", "li", "a",
         "main", "section", "table", "caption", "thead", "tbody", "tr", "th", "td", "div", "span", "strong", "figure",
         "svg", "path", "text", "circle", "rect", "g", "details", "summary", "dl", "dt", "dd", "img",
-        "footer", "strong"}  # fmt: skip
+        "footer"}  # fmt: skip
 ATTRIBUTES = {"lang", "charset", "name", "content", "href", "id", "class", "scope", "title", "tabindex", "xmlns",
               "viewbox", "role", "aria-label", "aria-hidden", "d", "x", "y", "text-anchor", "cx", "cy", "r", "width",
               "height", "stroke-dasharray", "stroke-width", "opacity", "fill", "transform", "src", "alt", "colspan",

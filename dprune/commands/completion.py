@@ -15,8 +15,8 @@ from dprune.help_pages import GroupedCommand
 def command(ctx: click.Context, shell: str) -> None:
     """Print what makes bash, zsh or fish complete commands, options, choices and paths.
 
-    SHELL is bash, zsh or fish. What is printed is run by the shell when it starts, and takes no time then: dprune
-    itself runs only when something is completed. It serves the dprune that is first on the PATH at that moment.
+    SHELL is bash, zsh or fish. The shell runs what is printed when it starts, which takes no time: dprune itself runs
+    only when something is completed. The dprune that is first on the PATH at that moment does it.
 
     \b
     Examples:

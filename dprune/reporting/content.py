@@ -14,9 +14,10 @@ from dprune.reporting.experiments import Point
 from dprune.reporting.feature_map import MapInputs
 from dprune.reporting.grouping import Comparison, compare_results
 from dprune.reporting.image_grid import ImageGrid, draw_grid
+from dprune.reporting.line_table import LineTable, line_table
 from dprune.reporting.markdown_tables import markdown_tables
 from dprune.reporting.svg import Chart
-from dprune.reporting.tables import Table, csv_table
+from dprune.reporting.tables import Table, csv_table, csv_text
 
 TABLES: dict[str, tuple[str, tuple[Measure, ...]]] = {
     "quality": ("metrics", QUALITY),
@@ -49,6 +50,11 @@ class Content:
     def comparisons(self) -> dict[str, list[Comparison]]:
         """Results that were measured alike, by kind."""
         return compare_results(self.points, self.names)
+
+    @functools.cached_property
+    def lines(self) -> LineTable:
+        """What the lines are."""
+        return line_table(comparison for found in self.comparisons.values() for comparison in found)
 
     @property
     def has_unpruned(self) -> bool:
@@ -92,6 +98,7 @@ class Content:
             if tables := self.tables(name):
                 found[f"{name}.md"] = markdown_tables(tables)
                 found[f"{name}.csv"] = csv_table(tables)
+        found["lines.csv"] = csv_text(self.lines.heads, self.lines.rows)
         if shares := shares_csv(self.comparisons.get("metrics", [])):
             found["shares-by-group.csv"] = shares
         for kind, comparisons in self.comparisons.items():

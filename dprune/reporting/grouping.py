@@ -230,7 +230,7 @@ def _comparison(title: str, view: View, names: Names, beside: tuple[str, ...]) -
     lines = [_line(points, names) for points in view.lines]
     unpruned = [line for line in lines if line.is_unpruned]
     pruned = [_with_unpruned(line, unpruned) for line in lines if not line.is_unpruned]
-    ordered = [*sorted(unpruned, key=lambda line: line.label), *sorted(pruned, key=_place)]
+    ordered = [*sorted(unpruned, key=lambda line: (not line.is_named, line.label)), *sorted(pruned, key=_place)]
     apart = Labeller([view.experiment(points[0]) for points in view.lines]).apart(is_of_measuring)
     return Comparison(title, tuple(ordered), _common(view.points), tuple(apart), beside)
 

@@ -79,8 +79,8 @@ def make_grid(folders: Sequence[Folder], count: int, known: Sequence[Comparison]
     images = {
         (line.label, cell_ratio(line, cell)): _sized(by_mark[cell.points[0].mark].images(seeds)) for line, cell in cells
     }
-    pruned = sorted({(cell.ratio is None, cell.ratio or 0.0) for line, cell in cells if not line.is_unpruned})
-    ratios = dict.fromkeys(ratio_text(None if unknown else ratio) for unknown, ratio in pruned)
+    every = sorted({(cell.ratio is None, cell.ratio or 0.0) for line, cell in cells if not line.is_unpruned})
+    ratios = dict.fromkeys(ratio_text(None if unknown else ratio) for unknown, ratio in every)
     return ImageGrid(comparison, tuple(ratios) or ("0",), tuple(seeds), images)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dprune.formats.provenance import GENERATOR
@@ -14,7 +14,7 @@ from dprune.reporting.training_sets import EXTERNAL, SUBSET
 from dprune.reporting.views import View, grouped, line_key
 from dprune.reporting.wording import choice_name, choice_text, phrase
 
-_Group = tuple[Sequence[Factors], Sequence[Factors]]
+_Group = tuple[Mapping[Hashable, Factors], Sequence[Factors]]
 
 _QUOTA = Factor(SUBSET, "select", "quota")
 _GROUPS = ("clusters", "groups")
@@ -51,7 +51,7 @@ class Names:
             given: labels by the keys of lines, in place of those that would be made.
         """
         every = [view for kind in kinds for view in kind]
-        experiments = _Saying([([view.experiment(points[0]) for points in view.lines], []) for view in every])
+        experiments = _Saying([(_tables(view.lines, view.experiment), []) for view in every])
         selections = _by_method(every)
         first = {line_key(points[0]): (view, points[0]) for view in reversed(every) for points in view.lines}
         self._names: dict[Hashable, Name] = {}
@@ -75,13 +75,15 @@ class _Saying:
         """Find what there is to say.
 
         Args:
-            groups: tables that are to be told apart inside each group, and from others beside, which get no name.
+            groups: tables by the keys of their lines, which are to be told apart inside each group, and from others
+                beside, which get no name.
             also: factors that are to be told, too.
         """
-        tables = [table for own, _ in groups for table in own]
+        # A line stands once in each view.
+        tables = [*{key: table for own, _ in groups for key, table in own.items()}.values()]
         beside = [table for _, others in groups for table in others]
         self._all = Labeller([*tables, *beside])
-        labellers = [Labeller([*own, *others]) for own, others in groups]
+        labellers = [Labeller([*own.values(), *others]) for own, others in groups]
         self._needed = sorted({factor for labeller in labellers for factor in labeller.needed}.union(also))
         self._differing = sorted({factor for labeller in labellers for factor in labeller.differing}.union(also))
         self._usual = {f: _usual(f, tables, beside) for f in self._needed if f not in also}
@@ -115,19 +117,28 @@ def _by_method(every: Sequence[View]) -> dict[str, _Saying]:
     for view in every:
         firsts = [points[0] for points in view.lines]
         unpruned = [point for point in firsts if not point.subset.pruned]
-        for some in grouped(firsts, lambda point: point.subset.method):
-            beside = [_of_groups(some[0], point) for point in unpruned]
-            groups[some[0].subset.method].append(([point.selection for point in some], beside))
+        for some in grouped(view.lines, lambda points: points[0].subset.method):
+            beside = [_of_groups(some[0][0], point) for point in unpruned]
+            groups[some[0][0].subset.method].append((_tables(some, _selection), beside))
         quotas |= {_quota(point) for point in firsts if point.subset.pruned}
     # Of two methods, too, equal quotas are another choice than quotas in proportion.
     also = (_QUOTA,) if len(quotas - {""}) > 1 else ()
     return {method: _Saying(tables, also) for method, tables in groups.items()}
 
 
+def _tables(lines: Iterable[Sequence[Point]], kind: Callable[[Point], Factors]) -> dict[Hashable, Factors]:
+    return {line_key(points[0]): kind(points[0]) for points in lines}
+
+
+def _selection(point: Point) -> Factors:
+    """Return what sets a choice apart, beside what a baseline is called."""
+    return {f: v for f, v in point.selection.items() if f != NAMED}
+
+
 def _of_groups(point: Point, unpruned: Point) -> Factors:
     """Return how a subset was chosen, but of the groups of an unpruned one: of fewer is not what it seems to be."""
     only = {f: v for f, v in unpruned.selection.items() if f.name == "only"}
-    return {f: v for f, v in point.selection.items() if f.name != "only"} | only
+    return {f: v for f, v in _selection(point).items() if f.name != "only"} | only
 
 
 def _quota(point: Point) -> str:
@@ -143,8 +154,9 @@ def _group_role(point: Point) -> str:
 
 def _name(point: Point, experiment: Factors, saying: tuple[_Saying, _Saying]) -> Name:
     subset, (choosing, making) = point.subset, saying
-    extras = [choosing.shortly(point.selection), making.shortly(experiment)]
-    label = ", ".join(filter(None, (choice_name(subset.method, subset.order), *extras)))
+    named, extras = point.selection.get(NAMED), [choosing.shortly(point.selection), making.shortly(experiment)]
+    head = f"baseline: {named}" if named else choice_name(subset.method, subset.order)
+    label = ", ".join(filter(None, (head, *extras)))
     family = ", ".join(filter(None, (subset.method, *extras)))
     differs = filter(None, (choosing.wholly(point.selection), making.wholly(experiment)))
     said = (_kept(point), _chosen(point), _model(experiment), ", ".join(differs))
@@ -154,7 +166,7 @@ def _name(point: Point, experiment: Factors, saying: tuple[_Saying, _Saying]) ->
 def _kept(point: Point) -> str:
     subset = point.subset
     if NAMED in point.selection:
-        return f"counts as unpruned since --baseline says so: {point.selection[NAMED]}"
+        return "the baseline, which counts as unpruned"
     if not subset.pruned:
         return "all samples"
     if subset.method == EXTERNAL:
