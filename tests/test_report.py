@@ -137,7 +137,7 @@ def test_numbers_of_the_tables_are_those_of_the_results(tmp_path: Path) -> None:
     markdown = (tmp_path / "report" / "quality.md").read_text().splitlines()
     assert markdown[2] == f"| unpruned | 0 | 1 | 1 | 500 | 8 (±0.49) | {MISSING} |"
     assert markdown[3] == f"| nearest | 0.75 | 2 | 1 | 500 | 12 ±25 | {MISSING} |"
-    assert 'title="not measured' in (tmp_path / "report" / "report.html").read_text()
+    assert "Not computable from these samples: KID." in (tmp_path / "report" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("keeps", [("0.25",), ("0.5", "0.1")])

@@ -20,6 +20,7 @@ from dprune.reporting.cell_texts import (
 )
 from dprune.reporting.estimates import CellMean
 from dprune.reporting.grouping import MISSING, Line
+from dprune.reporting.line_table import LineTable
 from dprune.reporting.markup import escape
 from dprune.reporting.tables import Table, TableRow, number_text
 
@@ -181,3 +182,19 @@ def _missing(reason: str) -> str:
 
 def _spread(spread: str, said: str) -> str:
     return f' <span class="spread" title="{escape(said)}">{spread}</span>' if spread else ""
+
+
+def html_lines(lines: LineTable) -> str:
+    """Write what the lines are, and what they all share."""
+    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in lines.heads)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(label)}</th>{"".join(f"<td>{escape(text)}</td>" for text in texts)}</tr>'
+        for label, *texts in lines.rows
+    )
+    shared = "".join(f"<dt>{escape(heading)}</dt><dd>{escape(text)}</dd>" for heading, text in lines.shared)
+    caption = "What the lines are"
+    frame = f'<div class="scroll texts" tabindex="0" role="region" aria-label="{caption}">'
+    return (
+        f"{frame}<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+        + (f'<p class="note">All of them share:</p><dl>{shared}</dl>' if shared else "")
+    )

@@ -16,13 +16,15 @@ from dprune.reporting.differences import BEST, NOTE
 from dprune.reporting.estimates import INTERVALS
 from dprune.reporting.facts import describe
 from dprune.reporting.headlines import headline_tables
-from dprune.reporting.html_tables import html_differences, html_table
+from dprune.reporting.html_tables import html_differences, html_lines, html_table
 from dprune.reporting.image_markup import html_images
 from dprune.reporting.markup import escape
 from dprune.reporting.svg import SHAPES, STYLE
 from dprune.reporting.tables import Table
 
 _HEADINGS = {"quality": "Quality", "shares": "Balance", "memorization": "Memorization"}
+_OPEN = ("results", "images", "map")
+"""Sections that are not folded."""
 _CAPTIONS = {
     "quality": "Quality of generated samples by method and pruning ratio",
     "shares": "Shares of clusters and classes by method and pruning ratio",
@@ -42,16 +44,15 @@ _NOTES = {
 
 def render(content: Content) -> str:
     """Write the page."""
-    sections = [("results", "Results", _results(content))]
-    sections += [
-        (name, heading, _measures(content, name)) for name, heading in _HEADINGS.items() if content.tables(name)
-    ]
+    sections = [("results", "Results", _results(content)), ("lines", "What the lines are", html_lines(content.lines))]
+    measured = [name for name in _HEADINGS if content.tables(name)]
+    sections += [(name, f"{_HEADINGS[name]}: all metrics", _measures(content, name)) for name in measured]
     if content.grid is not None:
         sections.append(("images", "Images", html_images(content.grid)))
     if content.maps:
         sections.append(("map", "Map of features", _maps(content)))
     sections.append(("measured", "How it was made", describe(content.comparisons)))
-    links = "".join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in sections)
+    links = "".join(f'<li><a href="#{name}">{_HEADINGS.get(name, head)}</a></li>' for name, head, _ in sections)
     body = "".join(_section(*section) for section in sections)
     style = files("dprune.reporting").joinpath("page.css").read_text(encoding="utf-8")
     return (
@@ -67,12 +68,12 @@ def render(content: Content) -> str:
 
 
 def _section(name: str, heading: str, html: str) -> str:
-    """Write a section; those of all metrics are folded, and a link to what is inside unfolds them."""
-    if name not in _HEADINGS:
+    """Write a section; a link to what is inside a folded one unfolds it."""
+    if name in _OPEN:
         return f'<section id="{name}"><h2>{heading}</h2>{html}</section>'
     return (
-        f'<section><details class="more"><summary><h2>{heading}: all metrics</h2></summary>'
-        f'<div id="{name}">{html}</div></details></section>'
+        f'<section><details class="more"><summary><h2>{heading}</h2></summary><div id="{name}">{html}</div>'
+        "</details></section>"
     )
 
 
