@@ -83,7 +83,7 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @options.members
 @options.delivers("File of the subset, or - for stdout.", default="-")
 def command(delivery: Delivery, scores: str | None, settings: SelectSettings, members: MemberChoice) -> None:
-    """Choose the samples to keep, by scores, clusters and set algebra.
+    """Choose the samples to keep, by scores, clusters or sets.
 
     SCORES holds one number per sample (.npy, or - for stdin). Without SCORES, subsets are intersected, subtracted and
     united, or drawn with --order random.
