@@ -103,7 +103,7 @@ def test_a_study_becomes_a_page_tables_and_curves(tmp_path: Path) -> None:
     assert (summary["results"], summary["lines"], summary["files"]) == (22, 4, len(found) - 1)
     page = page_of(tmp_path / "report")
     said = " ".join(page.text)
-    for words in ("Quality", "Balance", "Memorization", "What was measured", "cluster-distance highest", "unpruned"):
+    for words in ("Quality", "Balance", "Memorization", "What was measured", "furthest", "unpruned"):
         assert words in said
     assert {"quality.md", "memorization.csv", "shares.csv", "shares-by-group.csv", "curves/kid.svg"} <= found.keys()
     for name, data in found.items():
@@ -136,7 +136,7 @@ def test_numbers_of_the_tables_are_those_of_the_results(tmp_path: Path) -> None:
     assert pruned["kid"] == ""
     markdown = (tmp_path / "report" / "quality.md").read_text().splitlines()
     assert markdown[4] == f"| unpruned | 0 | 1 | 1 | 500 | 8 (±0.49) | {MISSING} |"
-    assert markdown[5] == f"| cluster-distance lowest | 0.75 | 2 | 1 | 500 | 12 ±25 | {MISSING} |"
+    assert markdown[5] == f"| nearest | 0.75 | 2 | 1 | 500 | 12 ±25 | {MISSING} |"
     assert 'title="not measured' in (tmp_path / "report" / "report.html").read_text()
 
 
@@ -351,17 +351,20 @@ def test_the_baseline_is_what_it_is_said_to_be(tmp_path: Path) -> None:
     assert "--baseline" in report().ok().err
     assert "none of them unpruned" in " ".join(page_of(tmp_path / "report").text)
     seen = []
-    for name in (files[0], files[3], "random", "random, 0.1", images[0]):
+    for name in (files[0], files[3], "random", "random, 0.1", "random, pruned 0.1", images[0]):
         assert "--baseline" not in report(name).ok().err
         for table in ("quality.csv", "memorization.csv"):
             rows = rows_of(tmp_path / "report", table)
-            assert [(row["line"], row["trainings"]) for row in rows[:2]] == [("unpruned", "2"), (rows[1]["line"], "1")]
+            assert [(row["line"], row["trainings"]) for row in rows[:2]] == [
+                ("baseline: random, pruned 0.1", "2"),
+                (rows[1]["line"], "1"),
+            ]
         page = page_of(tmp_path / "report")
         assert not {"no images", "random"} & set(page.text)
         seen.append(files_of(tmp_path / "report"))
     assert all(found == seen[0] for found in seen)
-    report("nothing").fails(3, "--baseline nothing", "random, 0.1", "cluster-distance lowest, 0.75")
-    report("cluster-distance lowest").fails(3, "2 pruning ratios", "'cluster-distance lowest, 0.5'")
+    report("nothing").fails(3, "--baseline nothing", "random, pruned 0.1", "nearest, pruned 0.75")
+    report("nearest").fails(3, "2 pruning ratios", "'nearest, pruned 0.5'")
     assert files_of(tmp_path / "report") == seen[0]
 
 
@@ -370,7 +373,7 @@ def test_a_named_baseline_is_no_second_seed_of_another(tmp_path: Path) -> None:
     dprune("report", *files, "--baseline", files[1], "-o", tmp_path / "report").ok()
     rows = rows_of(tmp_path / "report", "quality.csv")
     assert [(row["line"], row["trainings"]) for row in rows] == [
-        ("unpruned", "1"), ("unpruned, baseline=cluster-distance lowest 0.25", "1"), ("cluster-distance lowest", "1")
+        ("baseline: nearest, pruned 0.75", "1"), ("unpruned", "1"), ("nearest", "1")
     ]  # fmt: skip
 
 

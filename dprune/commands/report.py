@@ -23,6 +23,8 @@ if TYPE_CHECKING:
                        metavar="TEXT", help="Title of the page."),
         options.option("--baseline", group="Page", common=True, multiple=True, metavar="FILE|LABEL",
                        help="Result, or line of the report, that counts as unpruned. Repeatable."),
+        options.option("--label", group="Page", common=True, multiple=True, metavar="RESULT=NAME",
+                       help="What a line is called: one of its results, or its present name. Repeatable."),
         options.option("--images", group="Page", common=True, multiple=True, metavar="DIR",
                        help="Images of dprune sample for the grid of methods and ratios. Repeatable."),
         options.option("--image-seeds", group="Page", type=click.IntRange(min=1, max=64), metavar="N",
@@ -62,9 +64,9 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
     Examples:
       dprune report runs/*/metrics.json runs/*/memorization.json -o report
       dprune report runs/*/metrics.json --baseline runs/all/metrics.json -o report
+      dprune report runs/*/metrics.json --label 'nearest=Near the centre' -o report
       dprune report metrics.json --images pruned --images unpruned -o report
       dprune report metrics.json --train features --generated generated-features -o report
-      dprune report metrics.json --train features --clusters clusters.safetensors -o report
     """
     from dprune.reporting.job import open_report
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dprune.reporting.grouping import Comparison, Line, cell_ratio, compare, ratio_text
+from dprune.reporting.grouping import Comparison, Line, called_alike, cell_ratio, compare, ratio_text
 from dprune.reporting.image_folders import Folder, SeedImage, common_seeds
 from dprune.sheets.lettering import drawable
 from dprune.sheets.sheet import Caption, ColumnBlock, Sheet, SheetCell, SheetRow, sized
@@ -60,21 +60,27 @@ class ImageGrid:
         return [ratio_title(ratio) for ratio in self.ratios]
 
 
-def make_grid(folders: Sequence[Folder], count: int) -> ImageGrid:
+def make_grid(folders: Sequence[Folder], count: int, known: Sequence[Comparison] = ()) -> ImageGrid:
     """Decode what a grid shows; of several models that differ in seeds alone, one is shown.
+
+    Args:
+        folders: of images.
+        count: images in a cell, as far as all have the same seeds.
+        known: results, whose lines are called alike.
 
     Raises:
         InputError: the folders share no seed, or an image is missing or cannot be decoded.
     """
     seeds = common_seeds(folders, count)
     by_mark = {folder.point.mark: folder for folder in folders}
-    (comparison,) = compare([folder.point for folder in by_mark.values()])
+    (found,) = compare([folder.point for folder in by_mark.values()])
+    comparison = called_alike(found, known)
     cells = comparison.cells()
     images = {
         (line.label, cell_ratio(line, cell)): _sized(by_mark[cell.points[0].mark].images(seeds)) for line, cell in cells
     }
-    known = sorted({(cell.ratio is None, cell.ratio or 0.0) for line, cell in cells if not line.is_unpruned})
-    ratios = dict.fromkeys(ratio_text(None if unknown else ratio) for unknown, ratio in known)
+    every = sorted({(cell.ratio is None, cell.ratio or 0.0) for line, cell in cells if not line.is_unpruned})
+    ratios = dict.fromkeys(ratio_text(None if unknown else ratio) for unknown, ratio in every)
     return ImageGrid(comparison, tuple(ratios) or ("0",), tuple(seeds), images)
 
 
