@@ -27,7 +27,7 @@ from dprune.formats.uids import UidSet
 from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
 from dprune.selecting.quotas import IntArray
-from dprune.selecting.ranking import allot, rank
+from dprune.selecting.ranking import Ranking, allot, rank
 
 _log = logging.getLogger("dprune")
 
@@ -228,16 +228,11 @@ class SelectJob(FileJob):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Choose, publish the ids (int64, sorted, unique), keys or uids, and count them by cluster and class."""
-        settings, candidates = self.settings, self.candidates()
-        scores = None if self.scores is None else self.scores.values
-        ranking = rank(candidates, scores, self._group_of, settings.order, settings.seed)
-        counts = allot(ranking.sizes, settings.amount, settings.order, settings.quota, settings.cap)
-        kept = ranking.keep(counts, settings.order)
-        findings = {"candidates": len(candidates), "kept": len(kept)}
-        if settings.only is not None:
+        ranking, candidates, chosen = self._choose()
+        findings = {"candidates": len(candidates), "kept": len(chosen)}
+        if self.settings.only is not None:
             findings["every_group"] = len(self.candidates(every_group=True))
-        for union in self.unions:
-            kept = np.union1d(kept, union.values)
+        kept = self._united(chosen)
         if not len(kept):
             _log.warning("nothing is kept of %d candidates.", len(candidates))
         self._write(kept, with_findings(self.record, findings))
@@ -247,6 +242,24 @@ class SelectJob(FileJob):
             assert isinstance(self.named, NamedShards)
             draw_sheet(self.named.dataset, ranking, kept, picture.path, picture.mark)
         return self._summary(candidates, kept)
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`; to choose again is quicker than to find the ids of keys and uids."""
+        _, candidates, chosen = self._choose()
+        return self._summary(candidates, self._united(chosen))
+
+    def _choose(self) -> tuple[Ranking, IntArray, IntArray]:
+        """Return the candidates by rank and by id, and those that are kept."""
+        settings, candidates = self.settings, self.candidates()
+        scores = None if self.scores is None else self.scores.values
+        ranking = rank(candidates, scores, self._group_of, settings.order, settings.seed)
+        counts = allot(ranking.sizes, settings.amount, settings.order, settings.quota, settings.cap)
+        return ranking, candidates, ranking.keep(counts, settings.order)
+
+    def _united(self, ids: IntArray) -> IntArray:
+        for union in self.unions:
+            ids = np.union1d(ids, union.values)
+        return ids
 
     def _write(self, kept: IntArray, record: Record) -> None:
         """Publish the subset as ids, or as what others call its samples."""
