@@ -29,7 +29,7 @@ STAGES: dict[str, dict[str, str]] = {
         "train-vae": "Train an autoencoder on images.",
         "encode": "Turn the images of shards into a store of latents.",
         "train-dit": "Train a diffusion transformer on latents by flow matching.",
-        "sample": "Generate images, one a seed, as WebDataset shards.",
+        "sample": "Generate images, one per seed, as WebDataset shards.",
     },
     "Measure": {
         "eval": "Compare generated samples with a reference by Fréchet distance and other metrics.",

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from dprune import console
+from dprune.help_pages import GroupedGroup, option
 
 _JSON = "dprune.json"
 
@@ -25,23 +26,23 @@ def _hand_on(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
 
 
 verbosity = (
-    click.option("-v", "--verbose", count=True, expose_value=False, callback=_set_verbosity, is_eager=True,
-                 help="Say more; -vv adds a traceback to errors."),
-    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_verbosity, is_eager=True,
-                 help="Say nothing but errors."),
+    option("-v", "--verbose", group="Running", count=True, expose_value=False, callback=_set_verbosity, is_eager=True,
+           help="Say more; -vv adds a traceback to errors."),
+    option("-q", "--quiet", group="Running", is_flag=True, expose_value=False, callback=_set_verbosity, is_eager=True,
+           help="Say nothing but errors."),
 )  # fmt: skip
-_json = click.option("--json", "json_", is_flag=True, expose_value=False, callback=_hand_on,
-                     help="Print JSON, as the subcommand's own --json does.")  # fmt: skip
+_json = option("--json", "json_", group="Output", is_flag=True, expose_value=False, callback=_hand_on,
+               help="Print JSON, as the subcommand's own --json does.")  # fmt: skip
 
 
 def before_subcommands(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the flags to a command that has subcommands, whose class is a `FlaggedGroup`."""
-    for option in (_json, *reversed(verbosity)):
-        function = option(function)
+    for flag in (_json, *reversed(verbosity)):
+        function = flag(function)
     return function
 
 
-class FlaggedGroup(click.Group):
+class FlaggedGroup(GroupedGroup):
     """A group whose flags count for its subcommands."""
 
     def resolve_command(

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
 import tomllib
@@ -16,10 +15,10 @@ from roff import blocks, bold, definition, escape, italic, literal, prose
 
 from dprune import __version__
 from dprune.cli import STAGES, cli
+from dprune.help_pages import in_groups, split_help, told
 
 HERE = Path(__file__).resolve().parent
 METAVARS = {"INTEGER": "N", "INTEGER RANGE": "N", "FLOAT": "X", "FLOAT RANGE": "X"}
-EXAMPLES = "Examples:"
 
 
 def sections(path: Path) -> dict[str, str]:
@@ -38,12 +37,6 @@ def header(name: str, section: int, summary: str) -> list[str]:
     return [comment, title, ".ad l", ".nh", ".ss 12 0", ".SH NAME", f"{escape(name)} \\- {escape(summary.rstrip('.'))}"]
 
 
-def split_help(help_text: str) -> tuple[str, list[str]]:
-    """Take a docstring apart into its prose and the lines of its examples."""
-    text, _, rest = inspect.cleandoc(help_text).partition(f"\b\n{EXAMPLES}\n")
-    return text.replace("\b\n", "").strip(), rest.splitlines()
-
-
 def arguments(command: click.Command, ctx: click.Context) -> tuple[str, ...]:
     """Return the placeholders of a command's arguments, without brackets and dots."""
     params = (param for param in command.params if isinstance(param, click.Argument))
@@ -59,27 +52,23 @@ def synopsis(path: str, command: click.Command, ctx: click.Context) -> list[str]
 
 
 def option(param: click.Option, ctx: click.Context) -> list[str]:
-    """Write one option: its names, what it does, its default and range, and its environment variable."""
+    """Write one option: its names, what it does, its default and range."""
     metavar = param.make_metavar(ctx)
     names = ", ".join(bold(name) for name in (*param.opts, *param.secondary_opts))
     takes_value = not param.is_flag and not param.count
     term = f"{names} {italic(METAVARS.get(metavar, metavar))}" if takes_value else names
-    text, _, noted = (param.help or "").partition("  [")
-    extra = param.get_help_extra(ctx)
-    notes = ["Required"] if "required" in extra else []
-    notes += [f"Default: {extra['default']}"] if "default" in extra else []
-    notes += [noted.rstrip("]").capitalize()] if noted else []
-    notes += [f"Range: {extra['range']}"] if "range" in extra and takes_value else []
-    notes += [f"Environment: `{param.envvar}`"] if isinstance(param.envvar, str) else []
-    return definition(term, prose(" ".join([text, *(f"{note}." for note in notes)])))
+    text, notes = told(param, ctx)
+    notes |= {"range": f"range: {notes['range']}"} if "range" in notes else {}
+    return definition(term, prose(" ".join([text, *(f"{note[0].upper()}{note[1:]}." for note in notes.values())])))
 
 
-def options(command: click.Command, ctx: click.Context) -> list[str]:
-    """Write the arguments that say what they are, then all options of a command, --help last."""
+def options(command: click.Command, ctx: click.Context, heading: str = ".SS {}") -> list[str]:
+    """Write the arguments that say what they are, then all options in their groups, each under a `heading`."""
     described = [(param.make_metavar(ctx), param.help) for param in command.params if isinstance(param, click.Argument)]
-    shown = [line for name, text in described if text for line in definition(italic(name), prose(text))]
-    found = [param for param in command.get_params(ctx) if isinstance(param, click.Option)]
-    return shown + [line for param in found for line in option(param, ctx)]
+    out = [line for name, text in described if text for line in definition(italic(name), prose(text))]
+    for title, found in in_groups(command, ctx).items():
+        out += [*heading.format(title).splitlines(), *(line for param in found for line in option(param, ctx))]
+    return out
 
 
 def command_page(name: str, parent: click.Context) -> list[str]:
@@ -89,19 +78,18 @@ def command_page(name: str, parent: click.Context) -> list[str]:
     ctx = click.Context(command, info_name=name, parent=parent)
     members = dict(command.commands) if isinstance(command, click.Group) else {}
     contexts = {method: click.Context(member, info_name=method, parent=ctx) for method, member in members.items()}
-    text, examples = split_help(command.help or "")
+    paragraphs, examples = split_help(command.help or "")
     summary = next(stage[name] for stage in STAGES.values() if name in stage)
     page = [*header(f"dprune-{name}", 1, summary), ".SH SYNOPSIS"]
-    body = text.partition("\n\n")[2] or text
-    description = blocks(body, arguments(command, ctx))
+    description = blocks("\n\n".join(paragraphs[1:] or paragraphs), arguments(command, ctx))
     declared = [] if members else options(command, ctx)
     if not members:
         page += synopsis(f"dprune {name}", command, ctx)
     for method, member in members.items():
         page += synopsis(f"dprune {name} {method}", member, contexts[method])
-        method_text, more = split_help(member.help or "")
-        description += [f".SS {escape(method)}", *blocks(method_text, arguments(member, contexts[method]))]
-        declared += [f".SS {escape(method)}", *options(member, contexts[method])]
+        told_of, more = split_help(member.help or "")
+        description += [f".SS {escape(method)}", *blocks("\n\n".join(told_of), arguments(member, contexts[method]))]
+        declared += [f".SS {escape(method)}", *options(member, contexts[method], ".PP\n\\fI{}\\fR")]
         examples = examples + more
     page += [".SH DESCRIPTION", *description, ".SH OPTIONS", *declared, ".SH EXAMPLES", *literal(examples)]
     for heading in ("SOURCES", "LABELS", "DECODING", "PIECES", "STATISTICS", "STANDARD ERRORS"):
@@ -125,16 +113,15 @@ def commands() -> list[str]:
 
 def top_page(ctx: click.Context) -> list[str]:
     """Write dprune.1."""
-    text, _ = split_help(cli.help or "")
-    summary, _, body = text.partition("\n\n")
+    (summary, *body), _ = split_help(cli.help or "")
     page = [*header("dprune", 1, summary), ".SH SYNOPSIS", ".HP"]
     page += [rf"{bold('dprune')} {italic('COMMAND')} [\fIOPTIONS\fR] \fIARGUMENTS\fR", ".SH DESCRIPTION"]
-    page += [*blocks(body + "\n\n" + PROSE["DESCRIPTION"]), ".SH COMMANDS"]
+    page += [*blocks("\n\n".join([*body, PROSE["DESCRIPTION"]])), ".SH COMMANDS"]
     for stage, members in STAGES.items():
         page.append(f".SS {escape(stage)}")
         for name, summary in members.items():
             page += definition(f"{bold(f'dprune-{name}')}(1)", prose(summary))
-    page += [".SH OPTIONS", *options(cli, ctx)]
+    page += [".SH OPTIONS", *options(cli, ctx, "")]
     for heading in ("EXAMPLES", "EXIT STATUS", "ENVIRONMENT", "FILES"):
         page += [f".SH {heading}", *blocks(PROSE[heading])]
     return [*page, *see_also("dprune")]

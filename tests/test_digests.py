@@ -365,7 +365,7 @@ def test_what_is_taken_for_an_array_by_mistake(tmp_path: Path) -> None:
     expected = {"w.pt": "is a torch file", "f.csv": "is text", "f.npz": "is an .npz archive",
                 "p.npy": "holds pickled Python objects", "p.pkl": "is a Python pickle"}  # fmt: skip
     for name, words in expected.items():
-        for args in (("cluster", tmp_path / name, "-k", "2"), ("select", tmp_path / name, "--keep", "1")):
+        for args in (("cluster", tmp_path / name, "-k", "2"), ("select", tmp_path / name, "--keep", "1", "--count")):
             result = dprune(*args, "-o", tmp_path / "out").fails(3, name, words)
             assert "allow_pickle" not in result.err
     # Lengths of headers are binary, and may begin with a byte that is a letter.
@@ -373,7 +373,7 @@ def test_what_is_taken_for_an_array_by_mistake(tmp_path: Path) -> None:
         write_tensors(tmp_path / name, {"x": np.ones(3)}, {"pad": "x" * 40})
         if name == "b.bin":
             (tmp_path / name).write_bytes(b"Yes\x00\x01" + bytes(90))
-        dprune("select", tmp_path / name, "--keep", "1", "-o", tmp_path / "out").fails(3, name, words)
+        dprune("select", tmp_path / name, "--keep", "1", "--count", "-o", tmp_path / "out").fails(3, name, words)
 
 
 def test_archives_that_say_one_thing_and_hold_another(tmp_path: Path) -> None:

@@ -19,15 +19,17 @@ WORK = frozenset(["packing", "embedding", "clustering", "scoring", "selecting", 
 }
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"commands", "cli", "__main__"}),
-    frozenset({"options", "flags", "console", "delivery", "completion"}),
+    frozenset({"options", "flags", "help_pages", "console", "delivery", "completion"}),
     WORK,
-    frozenset({"metrics", "models", "flow", "decoding", "parts"}),
+    frozenset({"metrics", "models", "sheets", "flow", "decoding", "parts"}),
     frozenset({"formats"}),
-    frozenset({"runtime", "workers", "memory", "precision", "collectives", "noise", "seeds", "kernels"}),
+    frozenset({"runtime", "workers", "memory", "precision", "collectives", "noise", "seeds", "namespace", "kernels"}),
     frozenset({"errors", "signals", "__init__"}),
 )
 # The talk of a command, and what every floor may say.
-ABOVE = frozenset({"commands", "cli", "__main__", "options", "flags", "console", "delivery", "completion"})
+ABOVE = frozenset(
+    {"commands", "cli", "__main__", "options", "flags", "help_pages", "console", "delivery", "completion"}
+)
 NO_JOB = {"__init__", "score", "help", "completion"}
 """Files of commands that open none: `score` has methods that do, and the last two speak of commands alone."""
 PROTOCOLS = {"command"}

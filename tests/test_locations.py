@@ -132,12 +132,12 @@ def test_noise_levels_have_a_limit() -> None:
         parse_sigmas(",".join(str((number + 1) / 200) for number in range(101)))
 
 
-NEVER = [("select", "{}", "--keep", "1"), ("select", "--within", "{}"), ("info", "{}"), ("cluster", "{}"),
+NEVER = [("select", "{}", "--keep", "1", "--count"), ("select", "--within", "{}"), ("info", "{}"), ("cluster", "{}"),
          ("report", "{}"), ("pack", "SHARDS", "--subset", "{}"), ("score", "cluster-distance", "{}"),
          ("sample", "{}", "--vae", "{}", "--seeds", "0"), ("eval", "{}", "{}"), ("memorization", "{}", "{}"),
          ("pack", "{}"), ("embed", "{}", "--model", "pixels"), ("train-dit", "{}"),
          ("encode", "SHARDS", "--vae", "{}"), ("embed", "SHARDS", "--model", "timm:resnet10t", "--weights", "{}"),
-         ("select", "--order", "random", "--keep", "1", "--clusters", "{}")]  # fmt: skip
+         ("select", "--order", "random", "--keep", "1", "--count", "--clusters", "{}")]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "fifo"])

@@ -12,6 +12,7 @@ import click
 import pytest
 
 from dprune.cli import STAGES, cli
+from dprune.help_pages import GroupedOption
 
 MAN = Path(__file__).parent.parent / "man"
 NAMES = [name for stage in STAGES.values() for name in stage]
@@ -76,15 +77,24 @@ def test_the_overview_lists_all_commands() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_page_has_every_option_with_its_variable(name: str) -> None:
+def test_a_page_has_every_option_in_its_group(name: str) -> None:
     text = (MAN / f"dprune-{name}.1").read_text().replace(r"\-", "-")
     command = cli.get_command(click.Context(cli, info_name="dprune"), name)
     assert command is not None
     members = command.commands.values() if isinstance(command, click.Group) else [command]
+    shown = text.partition(".SH OPTIONS")[2].partition(".SH EXAMPLES")[0]
     for param in (param for member in members for param in member.params):
-        if isinstance(param, click.Option):
-            assert all(rf"\fB{option}\fR" in text for option in param.opts)
-            assert f"\\fB{param.envvar}\\fR" in text
+        if isinstance(param, GroupedOption):
+            heading = r".PP\n\\fI{}\\fR" if len(members) > 1 else r"\.SS {}"
+            names = ", ".join(rf"\fB{option}\fR" for option in (*param.opts, *param.secondary_opts))
+            assert re.search(rf"{heading.format(param.group)}\n(?!\.S|\.PP)(.*\n)*?{re.escape(names)}", shown)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_variables_are_told_of_once(name: str) -> None:
+    text = (MAN / f"dprune-{name}.1").read_text()
+    assert text.count("DPRUNE_<COMMAND>_<OPTION>") == 1
+    assert "Environment:" not in text
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -64,7 +64,7 @@ def test_the_difference_of_one_training_each_is_that_of_sampling_alone(tmp_path:
     assert (unpruned["baseline"], pruned["baseline"], unpruned[f"{KEY}_difference"]) == ("", "unpruned", "")
     markdown = text_of(tmp_path, "quality.md")
     half = 1.95996 * expected
-    assert markdown.splitlines()[-1] == rf"| cluster-distance lowest | 0.75 | +0.5000\* (±{half:.2g}) |"
+    assert markdown.splitlines()[-1] == rf"| nearest | 0.75 | +0.5000\* (±{half:.2g}) |"
     page = text_of(tmp_path, "report.html")
     assert "<h3>Differences to the unpruned</h3>" in page
     assert '<td class="apart">+0.5000* <span class="spread" title="told apart: sampling error alone' in page
@@ -123,12 +123,12 @@ def test_numbers_without_errors_differ_by_no_more_than_a_number(tmp_path: Path) 
         found = {KEY: value, "kid": None, "recall": 0.5, "coverage": 0.5, "recall_se": 0.0}
         write_metrics(tmp_path / f"{name}.json", run, found)
     write_metrics(tmp_path / "b.json", replace(PRUNED, order="highest"), {KEY: 4.0, "coverage": 0.5})
-    row = report(tmp_path)[1]
+    row = report(tmp_path)[2]
     assert [row[f"{KEY}_difference{name}"] for name in ("", "_error", "_kind")] == ["1.0", "", ""]
     lines = text_of(tmp_path, "quality.md").splitlines()
     assert lines[-2:] == [
-        f"| cluster-distance highest | 0.75 | +1 | {MISSING} |",
-        "| cluster-distance lowest | 0.75 | +2 | 0 |",
+        "| nearest | 0.75 | +2 | 0 |",
+        f"| furthest | 0.75 | +1 | {MISSING} |",
     ]
 
 
@@ -144,7 +144,7 @@ def test_the_named_baseline_is_what_lines_are_held_to(tmp_path: Path) -> None:
     result(tmp_path / "b.json", replace(PRUNED, order="highest"), 10.0)
     result(tmp_path / "a.json", PRUNED, 10.5, own=1)
     *_, row = report(tmp_path, "--baseline", tmp_path / "b.json")
-    assert row["baseline"] == "unpruned, baseline=cluster-distance highest 0.25"
+    assert row["baseline"] == "baseline: furthest, pruned 0.75"
     assert difference_of(row)[0] == 0.5
 
 

@@ -213,12 +213,11 @@ def test_dry_run_touches_nothing(files: tuple[Path, Path], tmp_path: Path) -> No
         (["--keep", "0.5", "--clusters", "{g}"], 3, ["safetensors"]),
         (["--keep", "0.5", "--groups", "{g}"], 2, ["--order lowest needs SCORES"]),
         (["--order", "random", "--keep", "0.5"], 2, ["nothing to choose from"]),
-        (["{s}", "--quota", "equal"], 2, ["speak of groups"]),
+        (["{s}", "--quota", "equal"], 2, ["need groups"]),
         (["{s}", "--groups", "{g}", "--only", "99"], 3, ["--only 99"]),
         (["{s}", "--groups", "{g}", "--only", "x"], 2, ["neither numbers"]),
         (["{s}", "--groups", "{g}", "--only", "3,-1"], 2, ["--only -1", "groups count from 0"]),
         (["{s}", "--groups", "{g}", "--only", ""], 2, ["--only", "names no group"]),
-        (["--order", "random", "--groups", "{g}", "--clusters", "{c}", "--keep", "1"], 2, ["exclude each other"]),
         (["{s}", "--keep", "1.0", "--figure", "f.png"], 2, ["go together"]),
         (["nowhere.npy", "--keep", "0.5"], 3, ["nowhere.npy", "no such file"]),
     ],
@@ -243,7 +242,7 @@ def test_clusters_of_no_samples(tmp_path: Path, scored: bool) -> None:
     save_file({"assignment": np.zeros(0, np.int32), "distance": np.zeros(0, np.float32)}, clusters)
     np.save(tmp_path / "s.npy", np.arange(3.0))
     scores = ["--order", "random"] if not scored else [tmp_path / "s.npy"]
-    args = ("select", *scores, "--clusters", clusters, "--keep", "1", "-o", tmp_path / "k.npy")
+    args = ("select", *scores, "--clusters", clusters, "--keep", "1", "--count", "-o", tmp_path / "k.npy")
     dprune(*args).fails(3, "c.safetensors", "holds no samples")
     dprune("select", "--clusters", clusters, "--quota", "equal", "-o", tmp_path / "k.npy").fails(3, "holds no samples")
     assert not (tmp_path / "k.npy").exists()
@@ -257,7 +256,9 @@ def test_inputs_of_different_sizes_or_datasets_are_refused(tmp_path: Path) -> No
     dprune("score", "random", tmp_path / "c", "-o", tmp_path / "c.npy").ok()
     dprune("select", tmp_path / "a.npy", "--keep", "2", "-o", tmp_path / "keep.npy").ok()
     np.save(tmp_path / "five.npy", np.zeros(5, np.int64))
-    dprune("select", tmp_path / "a.npy", "--keep", "1", "--groups", tmp_path / "five.npy").fails(3, "4", "5", "samples")
+    dprune("select", tmp_path / "a.npy", "--keep", "1", "--count", "--groups", tmp_path / "five.npy").fails(
+        3, "4", "5", "samples"
+    )
     for other in "bc":
         failed = dprune("select", tmp_path / f"{other}.npy", "--keep", "2", "--within", tmp_path / "keep.npy")
         failed.fails(3, "different datasets", f"{other}.npy", "keep.npy")
@@ -266,7 +267,7 @@ def test_inputs_of_different_sizes_or_datasets_are_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize("option", ["--within", "--without", "--or"])
 def test_subsets_with_ids_that_are_not_there_are_refused(option: str, tmp_path: Path) -> None:
     np.save(tmp_path / "scores.npy", np.arange(5, dtype=np.float32))
-    args = ("select", tmp_path / "scores.npy", "--keep", "1", option, tmp_path / "ids.npy")
+    args = ("select", tmp_path / "scores.npy", "--keep", "1", "--count", option, tmp_path / "ids.npy")
     np.save(tmp_path / "ids.npy", np.array([1, 4]))
     dprune(*args).ok()
     np.save(tmp_path / "ids.npy", np.array([1, 5]))
@@ -315,10 +316,40 @@ def test_equal_quotas_differ_only_where_a_group_is_exhausted(sizes: np.ndarray, 
 
 
 @pytest.mark.parametrize(
-    ("text", "share"), [("0.25", Fraction(1, 4)), ("1/3", Fraction(1, 3)), ("12.5%", Fraction(1, 8)), ("1.0", 1)]
-)
+    ("text", "share"),
+    [
+        ("0.25", Fraction(1, 4)), (".5", Fraction(1, 2)), ("1/3", Fraction(1, 3)), ("12.5%", Fraction(1, 8)),
+        ("5e-1", Fraction(1, 2)), ("1e-3", Fraction(1, 1000)), ("1.0", 1), ("100%", 1), ("1/1", 1), ("1e0", 1),
+    ],
+)  # fmt: skip
 def test_shares_are_exact(text: str, share: Fraction) -> None:
     assert Amount.parse(text).value == share
+    assert isinstance(Amount.parse(text).value, Fraction)
+
+
+@pytest.mark.parametrize("text", ["1,000", "1_000", "0,5", "half", "", ".", "%", "1/0", "nan", "1e-999999999", "-0.1",
+                                  "1.5", "1e3", "200%", "-3"])  # fmt: skip
+def test_amounts_that_are_none_are_refused(tied: tuple[Path, Path], text: str) -> None:
+    dprune("select", tied[0], f"--keep={text}").fails(2, "--keep", "a share", "count")
+
+
+@pytest.mark.parametrize("text", ["0.1", "0.5", "1.0", "100%", "1"])
+def test_a_loop_over_shares_never_means_one_sample(tied: tuple[Path, Path], text: str) -> None:
+    scores, out = tied[0], tied[0].with_name("k.npy")
+    if text == "1":
+        dprune("select", scores, "--keep", text, "-o", out).fails(2, "--keep 1", "100%", "--count")
+        dprune("select", scores, "--prune", text, "-o", out).fails(2, "--prune 1", "100%", "--count")
+        assert len(ids(dprune("select", scores, "--keep", text, "--count").ok().out)) == 1
+        assert len(ids(dprune("select", scores, "--prune", text, "--count").ok().out)) == 999
+    else:
+        assert len(ids(dprune("select", scores, "--keep", text).ok().out)) >= 100
+
+
+def test_a_count_is_no_share(tied: tuple[Path, Path]) -> None:
+    dprune("select", tied[0], "--keep", "0.5", "--count").fails(2, "--count", "--keep is a share")
+    dprune("select", tied[0], "--within", tied[0], "--count").fails(2, "--count", "--keep or --prune")
+    counted = dprune("select", tied[0], "--keep", "20", "--count").ok()
+    assert counted.out == dprune("select", tied[0], "--keep", "20").ok().out
 
 
 @pytest.mark.parametrize(("count", "lowest", "highest"), [(2, 1, 1), (3, 2, 1), (5, 3, 2)])
@@ -402,20 +433,24 @@ def test_a_figure_of_another_dataset_is_refused(shards: Path, tmp_path: Path) ->
 def test_all_and_one_are_two_things(tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", np.arange(10.0))
     dprune("select", tmp_path / "s.npy", "--keep", "1.0", "-o", tmp_path / "k.npy").ok()
-    dprune("select", tmp_path / "s.npy", "--keep", "1", "-o", tmp_path / "k.npy").fails(3, "keep: 1.0, not 1")
+    dprune("select", tmp_path / "s.npy", "--keep", "1", "--count", "-o", tmp_path / "k.npy").fails(
+        3, "keep: 1.0, not 1"
+    )
     dprune("select", tmp_path / "s.npy", "--prune", "11").fails(3, "--prune 11")
 
 
 def test_workers_cannot_share_a_selection(tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", np.arange(10.0))
     env = {"RANK": "0", "WORLD_SIZE": "2"}
-    dprune_process("select", tmp_path / "s.npy", "--keep", "1", env=env).fails(2, "does not share its work")
+    dprune_process("select", tmp_path / "s.npy", "--keep", "1", "--count", env=env).fails(2, "does not share its work")
 
 
 def test_an_output_of_the_wrong_kind_is_refused(tmp_path: Path, shards: Path) -> None:
     np.save(tmp_path / "s.npy", np.arange(10.0))
-    dprune("select", tmp_path / "s.npy", "--keep", "1", "-o", shards).fails(3, "is a folder, and the output is a file")
-    dprune("select", tmp_path / "s.npy", "--keep", "1", "-o", "").fails(2, "--output is empty")
+    dprune("select", tmp_path / "s.npy", "--keep", "1", "--count", "-o", shards).fails(
+        3, "is a folder, and the output is a file"
+    )
+    dprune("select", tmp_path / "s.npy", "--keep", "1", "--count", "-o", "").fails(2, "--output is empty")
     dprune("pack", shards, "-o", tmp_path / "s.npy").fails(3, "is a file, and the output is a folder")
 
 
@@ -452,9 +487,9 @@ def test_a_subset_is_no_scores_and_no_groups(tmp_path: Path) -> None:
 def test_whole_numbers_that_can_be_scores_are(tmp_path: Path) -> None:
     for values in ([0, 1, 2], [3, 1, 2], [-1, 2, 9], [5, 5, 9], [0.0, 5.0, 9.0]):
         np.save(tmp_path / "s.npy", np.array(values))
-        assert len(ids(dprune("select", tmp_path / "s.npy", "--keep", "1").ok().out)) == 1
+        assert len(ids(dprune("select", tmp_path / "s.npy", "--keep", "1", "--count").ok().out)) == 1
     np.save(tmp_path / "s.npy", np.array([2, 5, 9]))
-    dprune("select", tmp_path / "s.npy", "--keep", "1").fails(3, "save scores as floats")
+    dprune("select", tmp_path / "s.npy", "--keep", "1", "--count").fails(3, "save scores as floats")
 
 
 def test_scores_are_no_subset(tmp_path: Path, shards: Path) -> None:
@@ -527,7 +562,9 @@ def test_subsets_by_key_meet_subsets_by_id(shards: Path, tmp_path: Path) -> None
     assert run("--within", tmp_path / "a.txt", "--without", tmp_path / "b.npy") == [1, 17]
     assert run("--within", tmp_path / "b.npy", "--or", tmp_path / "a.txt") == [1, 3, 5, 17]
     np.save(tmp_path / "s.npy", np.arange(18.0))
-    assert run(tmp_path / "s.npy", "--keep", "1", "--order", "highest", "--within", tmp_path / "a.txt") == [17]
+    assert run(tmp_path / "s.npy", "--keep", "1", "--count", "--order", "highest", "--within", tmp_path / "a.txt") == [
+        17
+    ]
     (tmp_path / "a.txt").write_text("s003\ns018\n")
     dprune("select", "--within", tmp_path / "a.txt", "--shards", shards).fails(3, "a.txt", "no sample", "'s018'")
 
@@ -563,8 +600,8 @@ def test_keys_that_name_nobody_are_not_written(tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", np.array([0.0, 2, 1]))
     args = ("select", tmp_path / "s.npy", "--shards", tmp_path / "d", "--format", "keys")
     dprune(*args, "--keep", "2").fails(3, "the key 'a' names two samples", "--format npy")
-    dprune(*args, "--keep", "1", "--order", "highest").fails(3, "more than one line", "--format npy")
-    assert dprune(*args, "--keep", "1").ok().out.endswith(b"}\na\n")
+    dprune(*args, "--keep", "1", "--count", "--order", "highest").fails(3, "more than one line", "--format npy")
+    assert dprune(*args, "--keep", "1", "--count").ok().out.endswith(b"}\na\n")
 
 
 def test_shards_say_what_ids_are_of(shards: Path, tmp_path: Path) -> None:

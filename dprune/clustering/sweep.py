@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from dprune.clustering.points import Points, load_points
 from dprune.clustering.quality import (
@@ -32,6 +31,7 @@ from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, variant
 from dprune.formats.publish import Output, publish_bytes, publish_json
 from dprune.formats.whole_files import read_file
+from dprune.namespace import Array, Device, device_type, host, namespace
 from dprune.runtime import Monitor, process_group
 
 SILHOUETTE_SAMPLES = 5000
@@ -72,9 +72,9 @@ class SweepJob(Job):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make the clusterings that are missing, then the table and the plot; the ranks besides 0 return nothing."""
-        return on_devices(self.largest.devices, self._run, monitor)
+        return on_devices(self.largest.places, self._run, monitor)
 
-    def _run(self, device: torch.device, monitor: Monitor) -> dict[str, Any]:
+    def _run(self, device: Device, monitor: Monitor) -> dict[str, Any]:
         common, folder = self.largest, Path(self.output.path)
         with process_group(device) as here:
             if not here.rank:
@@ -103,7 +103,7 @@ class SweepJob(Job):
     def _finish(self, folder: Path, qualities: Sequence[Quality], samples: int) -> dict[str, Any]:
         publish_bytes(folder / TABLE, quality_table(qualities))
         draw_sweep(folder / PLOT, qualities, _knee(qualities), self.largest.settings.metric)
-        return self._summary(qualities, samples) | {"device": self.largest.devices[0].type}
+        return self._summary(qualities, samples) | {"device": device_type(self.largest.devices[0])}
 
     def summary(self) -> dict[str, Any]:
         """See `Job`."""
@@ -132,7 +132,7 @@ def _clusters(job: ClusterJob, points: Points, monitor: Monitor) -> Clusters | N
     """Return the clustering of one k, made or found, on rank 0; None on the others."""
     # Rank 0 decides, because another might look after it has written.
     made = is_root() and job.is_made()
-    made, stop = from_root(torch.tensor([made, monitor.stop_requested()])).tolist()
+    made, stop = from_root(namespace(points.x).asarray([made, monitor.stop_requested()])).tolist()
     if stop:
         raise Interrupted("stopped; run the same command again to go on with the sweep.")
     if made:
@@ -141,7 +141,7 @@ def _clusters(job: ClusterJob, points: Points, monitor: Monitor) -> Clusters | N
     return clusters if is_root() else None
 
 
-def _quality(clusters: Clusters, rows: torch.Tensor, positions: npt.NDArray[np.int64], metric: str) -> Quality:
+def _quality(clusters: Clusters, rows: Array, positions: npt.NDArray[np.int64], metric: str) -> Quality:
     labels = clusters.assignment[clusters.assignment >= 0][positions]
-    score = silhouette(rows.cpu().numpy(), labels, metric)
+    score = silhouette(host(rows), labels, metric)
     return Quality(len(clusters.sizes), inertia(clusters, metric), score, imbalance(clusters.sizes))

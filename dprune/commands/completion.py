@@ -6,16 +6,17 @@ import click
 
 from dprune import console
 from dprune.completion import SHELLS, script
+from dprune.help_pages import GroupedCommand
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("shell", type=click.Choice(SHELLS), metavar="SHELL")
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
     """Print what makes bash, zsh or fish complete commands, options, choices and paths.
 
-    SHELL is bash, zsh or fish. What is printed is run by the shell when it starts, and takes no time then: dprune
-    itself runs only when something is completed. It serves the dprune that is first on the PATH at that moment.
+    SHELL is bash, zsh or fish. The shell runs what is printed when it starts, which takes no time: dprune itself runs
+    only when something is completed. The dprune that is first on the PATH at that moment does it.
 
     \b
     Examples:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dprune import console
+from dprune import console, options
+from dprune.help_pages import GroupedCommand, help_page
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -38,17 +39,20 @@ def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[Co
     return at.command.shell_complete(at, incomplete) if isinstance(at.command, click.Group) else []
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("names", nargs=-1, metavar="[COMMAND]...", shell_complete=complete)
+@options.option(
+    "--all", "whole", group="Output", common=True, is_flag=True, help="Show all options, as --help-all does."
+)
 @click.pass_context
-def command(ctx: click.Context, names: tuple[str, ...]) -> None:
+def command(ctx: click.Context, names: tuple[str, ...], whole: bool) -> None:
     """Show the help of a command, as its --help does.
 
-    COMMAND is a subcommand, and behind it a method of it where it has some; without one, dprune's own help is shown.
+    COMMAND is a subcommand, followed by a method where it has methods. Without one, the help of dprune itself is shown.
 
     \b
     Examples:
       dprune help select
-      dprune help score moso
+      dprune help score moso --all
     """
-    console.emit(found(ctx.find_root(), names).get_help())
+    console.emit(help_page(found(ctx.find_root(), names), whole=whole))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import digest_array
+from dprune.formats.class_names import NAMELESS, ClassNames, parse_names
 from dprune.formats.provenance import Record, checked_record, digest, parent_record
 from dprune.formats.tensors import read_tensors, write_tensors
 
@@ -33,6 +34,7 @@ class Clusters:
         label: class labels that the features carried, int64 [N] with -1 for none; None where they carried none.
         record: provenance, None for a clustering made elsewhere.
         name: what messages call it.
+        class_names: what the labels are called; in the file uint8, the bytes of a classes.txt.
     """
 
     centroids: npt.NDArray[np.float32]
@@ -43,6 +45,7 @@ class Clusters:
     label: npt.NDArray[np.int64] | None = None
     record: Record | None = None
     name: str = "clusters"
+    class_names: ClassNames = NAMELESS
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -62,6 +65,8 @@ class Clusters:
         """Publish the clustering with its record."""
         tensors = {name: getattr(self, name) for name in TENSORS}
         known = {name: values for name, values in tensors.items() if values is not None}
+        if self.class_names:
+            known["class_names"] = np.frombuffer(self.class_names.content, dtype=np.uint8)
         write_tensors(path, known, self.record or {})
 
 
@@ -86,6 +91,7 @@ def read_clusters(path: str | Path) -> Clusters:
         label=None if label is None else label.astype(np.int64),
         record=checked_record(name, metadata),
         name=name,
+        class_names=_class_names(tensors.get("class_names")),
     )
     for tensor in ("distance", "second_distance", "label"):
         values = getattr(clusters, tensor)
@@ -94,6 +100,11 @@ def read_clusters(path: str | Path) -> Clusters:
     if len(clusters.centroids) and count and assignment.max() >= len(clusters.centroids):
         raise InputError(f"{name}: cluster {assignment.max()} has no centroid: there are {len(clusters.centroids)}.")
     return clusters
+
+
+def _class_names(values: npt.NDArray[Any] | None) -> ClassNames:
+    """Read names of classes; what is no text has none, since a file made elsewhere may hold anything."""
+    return NAMELESS if values is None or values.dtype != np.uint8 else parse_names(values.tobytes())
 
 
 def _assignment(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import digest_array, map_array
+from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.formats.clip_retrieval import ClipFolder, is_clip_folder
 from dprune.formats.kinds import TENSOR_FILES, kind_of
 from dprune.formats.manifests import read_manifest
@@ -35,6 +36,7 @@ class Features(ABC):
         dtype: float16 where all are stored so, else float32.
         record: what made them, None for features made elsewhere.
         fingerprint: of the dataset, None for features made elsewhere that do not tell what their rows are.
+        class_names: what their labels are called.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Features(ABC):
     dtype: np.dtype[np.floating]
     record: Record | None = None
     fingerprint: str | None = None
+    class_names: ClassNames = NAMELESS
 
     def rows(self, begin: int, end: int) -> npt.NDArray[np.float32]:
         """Return samples `begin` to `end` as float32 [end - begin, d]; NaN rows could not be decoded."""
@@ -87,7 +90,7 @@ class StoreFeatures(Features):
 
     def __init__(self, store: Store) -> None:
         self.store, self.name = store, str(store.folder)
-        self.record, self.fingerprint = store.record, store.fingerprint
+        self.record, self.fingerprint, self.class_names = store.record, store.fingerprint, store.class_names
         self._ends = list(accumulate(store.counts))
         self.shape = sum(store.counts), _dimension(store)
         self.dtype = _narrowest({file.places["features"].dtype for file in store.files})

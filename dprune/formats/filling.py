@@ -12,6 +12,7 @@ from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.claims import TASK, claim_of
+from dprune.formats.class_names import CLASSES
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import read_manifest
 from dprune.formats.outputs import existing_record
@@ -111,7 +112,8 @@ class Filling:
             InputError: the part of a shard would have the name of another file of the store.
         """
         names = tuple(shard.name for shard in self.dataset.shards)
-        store = Store(Path(self.output), self.kind, names, self.dataset.origins, self.record)
+        folder, origins = Path(self.output), self.dataset.origins
+        store = Store(folder, self.kind, names, origins, self.record, self.dataset.class_names)
         taken = {name for name, here in self.extras.items() if here} & {store.path(name).name for name in names}
         if taken:
             stem = Path(min(taken)).stem
@@ -194,6 +196,9 @@ class Filling:
         old = Store.open(store.folder, self.kind)
         for path in {*map(old.path, old.shards), *(store.folder / name for name in self.extras)} - wanted:
             path.unlink(missing_ok=True)
+        if difference(old.record, self.record) and not store.class_names:
+            # Those of another dataset; a list that somebody laid there since stays.
+            (store.folder / CLASSES).unlink(missing_ok=True)
 
     def forgive(self, shard: Shard, bad: Sequence[Record]) -> None:
         """Refuse images that cannot be decoded, with strict.

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
+from dprune.formats.class_names import ClassNames
 from dprune.formats.provenance import Record
 from dprune.formats.stores import Store
 from dprune.formats.tensor_files import TensorFile
@@ -130,6 +131,11 @@ class Latents:
     def fingerprint(self) -> str:
         """Fingerprint of the dataset."""
         return self.store.fingerprint
+
+    @property
+    def class_names(self) -> ClassNames:
+        """What the labels are called."""
+        return self.store.class_names
 
     @property
     def tensors(self) -> dict[str, Row]:

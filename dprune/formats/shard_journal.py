@@ -30,6 +30,7 @@ from dprune.formats.checked_json import (
     read_json,
     shaped,
 )
+from dprune.formats.class_names import CLASSES, ClassNames
 from dprune.formats.digests import CHECK_KEY, RunningDigest, without_check
 from dprune.formats.locations import JOURNAL
 from dprune.formats.manifests import MANIFEST, read_manifest
@@ -37,7 +38,7 @@ from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, canonical, difference
 from dprune.formats.publish import publish, publish_bytes, publish_json
 from dprune.formats.ranges import bytes_digest, version
-from dprune.formats.shards import BAD, CLASSES
+from dprune.formats.shards import BAD
 from dprune.formats.tar import END_MARKER, member_bytes
 from dprune.formats.temporary import is_temporary
 from dprune.runtime import Monitor, check_stop, ranks
@@ -261,7 +262,7 @@ class Journal:
         publish_json(self._entry(number), vars(shard) | {"version": _version(self.folder / name)})
         return shard
 
-    def finish(self, record: Record, shards: Sequence[FinishedShard], classes: Sequence[str]) -> None:
+    def finish(self, record: Record, shards: Sequence[FinishedShard], class_names: ClassNames) -> None:
         """Write classes, ledger and manifest, and remove the journal.
 
         Raises:
@@ -274,8 +275,7 @@ class Journal:
                 f"every image is unreadable, as {first['key']!r}, which {first['reason']}" if first else "there is none"
             )
             raise InputError(f"no sample could be packed: {reason}.")
-        if classes:
-            publish_bytes(self.folder / CLASSES, _lines(classes))
+        class_names.publish(self.folder)
         ledger = [canonical(entry) for shard in shards for entry in shard.bad]
         if ledger:
             publish_bytes(self.folder / BAD, _lines(ledger))

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import BadImage, InputError
+from dprune.formats.class_names import NAMELESS, ClassNames, names_in_folders
 from dprune.formats.img2dataset import warn_of_unfinished
 from dprune.formats.index_cache import cached_index
 from dprune.formats.locations import expand
@@ -27,7 +28,6 @@ from dprune.formats.shard_index import LeftOut, ShardIndex
 from dprune.formats.tar import Bytes, changed_meanwhile, read_member
 from dprune.runtime import cpu_count
 
-CLASSES = "classes.txt"
 BAD = "bad.jsonl"
 MOST_IMAGE_BYTES, MOST_SAMPLE_BYTES = 512 << 20, 1 << 30
 TELL_S = 30.0
@@ -263,6 +263,13 @@ class Dataset:
         """Hash of the shards' names, every member's name and size, and the manifests' provenance."""
         names = (shard.name for shard in self.shards)
         return fingerprint(zip(names, (size.members for size in self.sizes), strict=True), self.origins)
+
+    @functools.cached_property
+    def class_names(self) -> ClassNames:
+        """What its labels are called, where the folders of all shards say so; of other labels nobody does."""
+        if self.choice.label_member is not None:
+            return NAMELESS
+        return names_in_folders(_folder(shard.location) for shard in self.shards)
 
     def __len__(self) -> int:
         """Return the number of samples."""

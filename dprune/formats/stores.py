@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from dprune.errors import InputError, MismatchError
 from dprune.formats.checked_json import ListOf, Object, Text, Whole
+from dprune.formats.class_names import NAMELESS, ClassNames, names_in_folders
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.provenance import Record, digest, parent_record, record_digest
 from dprune.formats.publish import publish_json
@@ -44,6 +45,7 @@ class Store:
         shards: basenames of the dataset's shards, in order.
         datasets: keys of the records of the folders that the shards come from.
         record: what made the store.
+        class_names: what its labels are called.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class Store:
     shards: tuple[str, ...]
     datasets: tuple[str, ...]
     record: Record
+    class_names: ClassNames = NAMELESS
 
     @classmethod
     def open(cls, folder: str | Path, kind: str) -> Store:
@@ -62,12 +65,14 @@ class Store:
         manifest = read_manifest(folder)
         if manifest.get("kind") != kind:
             raise InputError(f"{folder}: is no store of {kind}: its {MANIFEST} is missing or of another kind.")
-        return cls(Path(folder), kind, tuple(manifest["shards"]), tuple(manifest["datasets"]), manifest["provenance"])
+        shards, datasets = tuple(manifest["shards"]), tuple(manifest["datasets"])
+        return cls(Path(folder), kind, shards, datasets, manifest["provenance"], names_in_folders([folder]))
 
     def publish_manifest(self) -> None:
-        """Write the manifest, the same bytes whichever worker does."""
+        """Write the manifest and then the names of classes, the same bytes whichever worker does."""
         content = {"kind": self.kind, "shards": self.shards, "datasets": self.datasets, "provenance": self.record}
         publish_json(self.folder / MANIFEST, content)
+        self.class_names.publish(self.folder)
 
     def path(self, shard: str) -> Path:
         """Where the part of a shard is."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from dprune.errors import InputError
 from dprune.formats.checked_json import MOST_BYTES, parse_json
+from dprune.formats.class_names import CLASSES
 from dprune.formats.img2dataset import STATS, lost_shards, read_downloads
 from dprune.formats.index_cache import check_bytes
 from dprune.formats.manifests import MANIFEST, checked_manifest, read_manifest
@@ -19,7 +20,7 @@ from dprune.formats.provenance import FINDINGS_KEY, Record, record_digest
 from dprune.formats.ranges import is_url
 from dprune.formats.remote import RemoteBlocks
 from dprune.formats.shard_index import MOST_SUFFIXES, LeftOut, ShardIndex, build_index
-from dprune.formats.shards import BAD, CLASSES, Shard, fingerprint, open_dataset
+from dprune.formats.shards import BAD, Shard, fingerprint, open_dataset
 from dprune.inspecting.findings import Findings
 from dprune.inspecting.inspect_files import MOST_EXAMPLES
 

@@ -5,7 +5,7 @@ A number beyond them would take hours and all memory before the weights turn out
 
 from __future__ import annotations
 
-from dprune.formats.checked_json import Flag, ListOf, Object, OneOf, Real, Shape, Whole
+from dprune.formats.checked_json import Flag, ListOf, Object, OneOf, Real, Shape, Text, Whole
 from dprune.formats.latents import SUMS
 
 _SIDE = Whole(1, 1 << 14)
@@ -17,7 +17,7 @@ DESCRIPTIONS: dict[str, Shape] = {
          "heads": Whole(1, 1024), "classes": Whole(0, 1 << 24), "learn_sigma": Flag(), "mean": ListOf(Real()),
          "std": ListOf(Real())},
         {**_REACHED, "parametrization": OneOf(("velocity", "reversed", "noise")), "label_count": Whole(0, 1 << 24),
-         "class_counts": ListOf(Whole(0, 1 << 40))},
+         "class_counts": ListOf(Whole(0, 1 << 40)), "class_names": ListOf(Text())},
     ),
     "vae": Object(
         {"latents": OneOf(tuple(SUMS)), "image_size": _SIDE, "width": _CHANNELS,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dprune.errors import InputError
+from dprune.formats.class_names import ClassNames
 from dprune.formats.provenance import Record
 from dprune.models.classes import TrainedClasses
 from dprune.models.dit import DiT, DiTConfig
@@ -111,7 +112,12 @@ def _value(network: dict[str, Any], field: Field[Any]) -> Any:
 
 
 def network_metadata(
-    config: DiTConfig, mean: Tensor, std: Tensor, label_count: int, class_counts: Sequence[int] | None = None
+    config: DiTConfig,
+    mean: Tensor,
+    std: Tensor,
+    label_count: int,
+    class_counts: Sequence[int] | None = None,
+    class_names: ClassNames | None = None,
 ) -> dict[str, Any]:
     """Describe a DiT for the metadata of its file, as `load_dit` reads it.
 
@@ -121,7 +127,9 @@ def network_metadata(
         std: of the latents, [C].
         label_count: largest label of the store that it was trained on, and one.
         class_counts: samples of each of these labels that it was trained on, None where there are none.
+        class_names: what the labels are called, None where nobody says.
     """
     latents = {"mean": mean.tolist(), "std": std.tolist(), "label_count": label_count}
     counts = {"class_counts": list(class_counts)} if config.classes and class_counts else {}
-    return {"kind": "dit", **config.as_json(), **latents, **counts}
+    names = {"class_names": list(class_names.names)} if config.classes and class_names else {}
+    return {"kind": "dit", **config.as_json(), **latents, **counts, **names}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dprune.errors import InputError
 from dprune.formats.checked_json import shaped
+from dprune.formats.class_names import ClassNames
 from dprune.formats.provenance import Record, checked_record, parent_record
 from dprune.formats.tensor_files import StoredTensor, TensorFile, is_tensor_file, publish_tensors
 from dprune.models.descriptions import DESCRIPTIONS
@@ -64,6 +65,11 @@ class ModelFile:
         network = content.pop(NETWORK_KEY, None)
         record = checked_record(str(path), content)
         return cls(path, network, record) if isinstance(network, dict) and record else cls(path, {}, None)
+
+    @property
+    def class_names(self) -> ClassNames:
+        """What the classes that it knows are called."""
+        return ClassNames(tuple(self.network.get("class_names", ())))
 
     def check_kind(self, kind: str, title: str, command: str) -> None:
         """Refuse a file of another kind of network; one made elsewhere does not say what it is.

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dprune.errors import InputError
 from dprune.formats.members import LABEL_SUFFIX, MemberChoice
-from dprune.formats.shards import CLASSES
-from dprune.formats.whole_files import read_file
 from dprune.packing.samples import Sample
 from dprune.packing.splits import FolderClasses
 
-MOST_BYTES = 64 << 20
-"""Of a list of classes."""
-
 
 @dataclass(frozen=True)
-class ClassNames:
+class SourceClasses:
     """What the labels of one source mean.
 
     Attributes:
@@ -72,7 +65,7 @@ class Numbers:
         return str(self.new.get(label, label)).encode()
 
 
-def merge_classes(sources: Sequence[ClassNames]) -> tuple[list[str], list[Numbers]]:
+def merge_classes(sources: Sequence[SourceClasses]) -> tuple[list[str], list[Numbers]]:
     """Number the classes of several sources as one.
 
     An order that is not the alphabet's was meant: of such orders the first that is given is kept, and names that are
@@ -120,45 +113,3 @@ def in_order(classes: FolderClasses, order: Sequence[str], folder: str, title: s
 def escaped(name: str) -> str:
     """Write a name on one line."""
     return name.replace("\n", "\\n")
-
-
-def classes_of_folder(folder: str) -> list[str]:
-    """Return the names in the classes.txt of a folder, in order; empty without one.
-
-    Raises:
-        InputError: it is damaged, see `read_classes`.
-    """
-    path = os.path.join(folder, CLASSES)
-    return read_classes(path, read_file(path, MOST_BYTES)) if os.path.isfile(path) else []
-
-
-def read_classes(title: str, content: bytes) -> list[str]:
-    """Read names of classes, a line each, of which the first is that of label 0.
-
-    Args:
-        title: what messages call the file.
-        content: of the file.
-
-    Raises:
-        InputError: a name stands twice.
-    """
-    # Names may hold what str.splitlines takes for the end of a line.
-    lines = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").rstrip("\r\n").split("\n")
-    names = [line.removesuffix("\r") for line in lines]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise InputError(
-            f"{title}: the class {twice[0]!r} stands twice, so its lines do not number the classes: mend it."
-        )
-    return names if names != [""] else []
-
-
-def check_order(title: str, names: Sequence[str]) -> None:
-    """Refuse a list that somebody may have written with a gap, by which all that follow would be another class.
-
-    Raises:
-        InputError: a line is empty.
-    """
-    if "" in names:
-        raise InputError(
-            f"{title}: line {names.index('') + 1} is empty, so its lines do not number the classes: mend it."
-        )

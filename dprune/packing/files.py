@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from dprune.errors import UsageError
+from dprune.formats.class_names import CLASSES
 from dprune.formats.images import FORMATS, readable_suffixes
 from dprune.formats.members import IMAGE_SUFFIXES
-from dprune.formats.shards import CLASSES
 
 # What systems put into folders by themselves.
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini"}

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from dprune.errors import BadImage, InputError, unreadable
+from dprune.formats.class_names import check_order, read_classes
 from dprune.formats.img2dataset import are_shards
 from dprune.formats.members import LABEL_SUFFIX
 from dprune.formats.provenance import Record, parent_record
-from dprune.packing.classes import check_order, escaped, in_order, read_classes
+from dprune.packing.classes import escaped, in_order
 from dprune.packing.files import FileChoice, ImageFile, beside_images, classes_file, is_hidden, shard_suffix, sorted_out
 from dprune.packing.samples import Sample
 from dprune.packing.sources import MOST_BYTES, Source, is_called_an_image

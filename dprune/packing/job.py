@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import BadImage, InputError
+from dprune.formats.class_names import CLASSES, ClassNames
 from dprune.formats.images import encode_image, first_frame, resize_image
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import read_manifest
@@ -24,7 +25,7 @@ from dprune.formats.members import IMAGE_SUFFIXES, MemberChoice, split_name, wit
 from dprune.formats.provenance import FINDINGS_KEY, Record, make_record, with_findings
 from dprune.formats.publish import Output
 from dprune.formats.shard_journal import Bad, Entry, FinishedShard, Journal, complete_shards, existing_shards
-from dprune.formats.shards import BAD, CLASSES
+from dprune.formats.shards import BAD
 from dprune.formats.whole_files import count_lines
 from dprune.packing.opening import find_source
 from dprune.packing.samples import Sample
@@ -115,7 +116,7 @@ class PackJob(Job):
         except InputError:
             journal.abandon()
             raise
-        journal.finish(self.record, shards, self.source.classes)
+        journal.finish(self.record, shards, ClassNames(tuple(self.source.classes)))
         if cut := self._cut.total():
             _log.warning("images of several frames or pages, of which the first was taken: %s.", f"{cut:,}")
         return self.summary()

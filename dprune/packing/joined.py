@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dprune.formats.provenance import Record
-from dprune.packing.classes import ClassNames, Numbers, merge_classes
+from dprune.packing.classes import Numbers, SourceClasses, merge_classes
 from dprune.packing.samples import Sample
 from dprune.packing.sources import Source
 from dprune.runtime import Monitor
@@ -70,10 +70,10 @@ class JoinedSources(Source):
             source.prepare(monitor)
         self.classes, self._numbers = merge_classes(list(map(self._named, self._titles, self._sources)))
 
-    def _named(self, title: str, source: Source) -> ClassNames:
+    def _named(self, title: str, source: Source) -> SourceClasses:
         if self._relabelled:
-            return ClassNames(title, (), has_labels=False)
-        return ClassNames(title, source.classes, source.has_labels())
+            return SourceClasses(title, (), has_labels=False)
+        return SourceClasses(title, source.classes, source.has_labels())
 
     def sidecar(self, number: int, suffix: str) -> bytes | None:
         """Read it in the sample's source."""

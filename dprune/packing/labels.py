@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from dprune.errors import BadImage, InputError, UsageError
 from dprune.formats.checked_json import parse_json
+from dprune.formats.class_names import CLASSES, check_order, classes_of_folder
 from dprune.formats.members import LABEL_SUFFIX
 from dprune.formats.provenance import Record, digest, parent_record
-from dprune.formats.shards import CLASSES
 from dprune.formats.whole_files import read_file
-from dprune.packing.classes import check_order, classes_of_folder, escaped
+from dprune.packing.classes import escaped
 from dprune.packing.folders import ImageFiles
 from dprune.packing.label_files import MOST_BYTES, Label, as_label, read_labels
 from dprune.packing.label_rows import match_rows

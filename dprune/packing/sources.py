@@ -13,12 +13,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from dprune.errors import UsageError
+from dprune.formats.class_names import classes_of_folder
 from dprune.formats.images import encode_image
 from dprune.formats.members import IMAGE_SUFFIXES, LABEL_SUFFIX
 from dprune.formats.provenance import Record, parent_record
 from dprune.formats.ranges import is_url
 from dprune.formats.shards import Dataset, Shard, ShardReader, left_out
-from dprune.packing.classes import ClassNames, classes_of_folder, merge_classes
+from dprune.packing.classes import SourceClasses, merge_classes
 from dprune.packing.samples import Sample
 from dprune.runtime import Monitor
 
@@ -234,15 +235,15 @@ def _folder(shard: Shard) -> str:
     return os.path.dirname(shard.location) or "."
 
 
-def _classes_beside(dataset: Dataset, *, relabelled: bool) -> dict[str, ClassNames]:
+def _classes_beside(dataset: Dataset, *, relabelled: bool) -> dict[str, SourceClasses]:
     """Return what the labels of the shards in each folder mean, by the names that lie beside them."""
     folders = dict.fromkeys(map(_folder, dataset.shards))
     names = {folder: [] if relabelled else classes_of_folder(folder) for folder in folders}
-    found = {folder: ClassNames(folder, known, bool(known)) for folder, known in names.items()}
+    found = {folder: SourceClasses(folder, known, bool(known)) for folder, known in names.items()}
     if any(names.values()):
         # Shards are looked at for labels only where it matters.
         labelled = {_folder(shard) for shard in dataset.shards if not names[_folder(shard)] and _has_labels(shard)}
-        found |= {folder: ClassNames(folder, [], has_labels=True) for folder in labelled}
+        found |= {folder: SourceClasses(folder, [], has_labels=True) for folder in labelled}
     return found
 
 

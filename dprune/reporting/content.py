@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from dprune.formats.images import drawn_png
-from dprune.formats.results import KINDS
 from dprune.metrics.catalogue import MEMORIZATION, QUALITY, SHARES, Measure
 from dprune.reporting.curves import Colours, curve, interval_legend, legend
 from dprune.reporting.distributions import GROUPS, histogram_charts, prd_charts, share_charts, shares_csv
 from dprune.reporting.experiments import Point
 from dprune.reporting.feature_map import MapInputs
-from dprune.reporting.grouping import Comparison, compare
+from dprune.reporting.grouping import Comparison, compare_results
 from dprune.reporting.image_grid import ImageGrid, draw_grid
+from dprune.reporting.line_table import LineTable, line_table
 from dprune.reporting.svg import Chart
 from dprune.reporting.table_markup import markdown_tables
-from dprune.reporting.tables import Table, csv_table
+from dprune.reporting.tables import Table, csv_table, csv_text
 
 TABLES: dict[str, tuple[str, tuple[Measure, ...]]] = {
     "quality": ("metrics", QUALITY),
@@ -36,6 +36,7 @@ class Content:
         grid: images, or None.
         maps: of features.
         map_inputs: what they show, or None.
+        names: that users gave to lines, by their keys.
     """
 
     title: str
@@ -43,15 +44,17 @@ class Content:
     grid: ImageGrid | None = None
     maps: Sequence[Chart] = ()
     map_inputs: MapInputs | None = None
+    names: Mapping[Hashable, str] = field(default_factory=dict)
 
     @functools.cached_property
     def comparisons(self) -> dict[str, list[Comparison]]:
         """Results that were measured alike, by kind."""
-        by_kind: dict[str, list[Point]] = {kind: [] for kind in KINDS}
-        for point in self.points:
-            assert point.result is not None
-            by_kind[point.result.kind].append(point)
-        return {kind: compare(points) for kind, points in by_kind.items() if points}
+        return compare_results(self.points, self.names)
+
+    @functools.cached_property
+    def lines(self) -> LineTable:
+        """What the lines are."""
+        return line_table(comparison for found in self.comparisons.values() for comparison in found)
 
     @property
     def has_unpruned(self) -> bool:
@@ -95,6 +98,7 @@ class Content:
             if tables := self.tables(name):
                 found[f"{name}.md"] = markdown_tables(tables)
                 found[f"{name}.csv"] = csv_table(tables)
+        found["lines.csv"] = csv_text(self.lines.heads, self.lines.rows)
         if shares := shares_csv(self.comparisons.get("metrics", [])):
             found["shares-by-group.csv"] = shares
         for kind, comparisons in self.comparisons.items():

@@ -14,7 +14,7 @@ from dprune.formats.features import Features, open_features
 from dprune.formats.provenance import check_same_dataset
 from dprune.measuring.sources import check_space
 from dprune.reporting.experiments import Choice, point_of_images
-from dprune.reporting.grouping import cell_title, compare
+from dprune.reporting.grouping import Comparison, called_alike, cell_title, compare
 from dprune.reporting.svg import PALETTE, Chart, padded
 from dprune.seeds import generator
 
@@ -88,8 +88,12 @@ def _check_clusters(clusters: Clusters, train: Features) -> None:
         )
 
 
-def draw_maps(inputs: MapInputs) -> list[Chart]:
+def draw_maps(inputs: MapInputs, known: Sequence[Comparison] = ()) -> list[Chart]:
     """Draw a map for each set of generated features, all with the same bounds.
+
+    Args:
+        inputs: what is drawn.
+        known: results, whose lines are called alike.
 
     Raises:
         InputError: too few samples have features that are numbers.
@@ -102,7 +106,7 @@ def draw_maps(inputs: MapInputs) -> list[Chart]:
     placed = _project([train, *others], inputs.projection)
     every = np.concatenate(placed)
     across, up = (padded(every[:, axis].tolist(), 0.03) for axis in (0, 1))
-    titles = _titles(inputs.generated, inputs.baselines)
+    titles = _titles(inputs, known)
     charts = []
     for title, other, points in zip(titles, others, placed[1:], strict=True):
         chart = Chart(title, across, up, width=360, height=340, margin=(30, 6, 8, 6),
@@ -153,17 +157,16 @@ def _project(parts: Sequence[FloatArray], projection: str) -> list[FloatArray]:
     return np.split(placed.astype(np.float64), stops)
 
 
-def _titles(generated: Sequence[Features], baselines: frozenset[Choice]) -> list[str]:
+def _titles(inputs: MapInputs, known: Sequence[Comparison]) -> list[str]:
     """Name each map by how its samples were made."""
     points = [
-        point_of_images(some.name, some.record, some.as_parent()["digest"], baselines) if some.record else None
-        for some in generated
+        point_of_images(some.name, some.record, some.as_parent()["digest"], inputs.baselines) if some.record else None
+        for some in inputs.generated
     ]
-    known = [point for point in points if point is not None]
     names = {
         point.mark: cell_title(line, cell)
-        for comparison in compare(known)
-        for line, cell in comparison.cells()
+        for comparison in compare([point for point in points if point is not None])
+        for line, cell in called_alike(comparison, known).cells()
         for point in cell.points
     }
     return [names[point.mark] if point else f"generated {n}" for n, point in enumerate(points, 1)]

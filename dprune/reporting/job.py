@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +21,10 @@ from dprune.reporting.baselines import named_choices
 from dprune.reporting.content import Content
 from dprune.reporting.experiments import Choice, Point, point_of_result
 from dprune.reporting.feature_map import MapInputs, draw_maps
-from dprune.reporting.image_grid import Folder, make_grid, open_folders
+from dprune.reporting.given_names import given_names
+from dprune.reporting.grouping import compare_results
+from dprune.reporting.image_folders import Folder, open_folders
+from dprune.reporting.image_grid import make_grid
 from dprune.reporting.page import render
 from dprune.runtime import Monitor, check_stop
 
@@ -42,6 +46,7 @@ class ReportSettings:
     clusters: str | None = None
     projection: str | None = None
     baseline: tuple[str, ...] = ()
+    label: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Hold the options together.
@@ -69,6 +74,7 @@ class ReportJob(Job):
         image_seeds: images in a cell of the grid.
         map_inputs: what is drawn as a map, or None.
         baselines: training sets that count as unpruned, whatever their provenance says.
+        names: that users gave to lines, by their keys.
     """
 
     points: tuple[Point, ...]
@@ -77,6 +83,7 @@ class ReportJob(Job):
     image_seeds: int
     map_inputs: MapInputs | None
     baselines: frozenset[Choice]
+    names: Mapping[Hashable, str]
     output: Output
 
     @functools.cached_property
@@ -89,6 +96,8 @@ class ReportJob(Job):
         if self.baselines:
             every = (*self.points, *(folder.point for folder in self.folders))
             options["baseline"] = sorted(point.mark for point in every if point.choice in self.baselines)
+        if self.names:
+            options["label"] = self._labelled()
         if self.map_inputs is not None:
             inputs = self.map_inputs
             options["projection"] = inputs.projection
@@ -96,6 +105,15 @@ class ReportJob(Job):
             parents |= _numbered("generated", [features.as_parent() for features in inputs.generated])
             parents |= {"clusters": inputs.clusters.as_parent()} if inputs.clusters else {}
         return make_record("report", options, parents=parents, tags=self.output.tags)
+
+    def _labelled(self) -> dict[str, list[str]]:
+        """Return the digests of the results of each line that the user named."""
+        found: dict[str, list[str]] = {}
+        for comparison in chain.from_iterable(compare_results(self.points, self.names).values()):
+            for line in comparison.lines:
+                if line.key in self.names:
+                    found.setdefault(line.label, []).extend(point.mark for cell in line.cells for point in cell.points)
+        return {name: sorted(marks) for name, marks in sorted(found.items())}
 
     def existing(self) -> Record | None:
         """See `Job`."""
@@ -141,10 +159,11 @@ class ReportJob(Job):
         return (Path(self.output.path) / PAGE, *super().touched())
 
     def _content(self, monitor: Monitor) -> Content:
-        grid = make_grid(self.folders, self.image_seeds) if self.folders else None
+        known = [*chain.from_iterable(compare_results(self.points, self.names).values())]
+        grid = make_grid(self.folders, self.image_seeds, known) if self.folders else None
         check_stop(monitor)
-        maps = draw_maps(self.map_inputs) if self.map_inputs else ()
-        return Content(self.title, self.points, grid, maps, self.map_inputs)
+        maps = draw_maps(self.map_inputs, known) if self.map_inputs else ()
+        return Content(self.title, self.points, grid, maps, self.map_inputs, self.names)
 
 
 def open_report(results: Sequence[str], settings: ReportSettings, output: Output) -> ReportJob:
@@ -165,7 +184,10 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         map_inputs = MapInputs.open(settings.train, settings.generated, settings.clusters, projection)
         map_inputs = replace(map_inputs, baselines=baselines)
     shown = settings.image_seeds or IMAGE_SEEDS
-    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, output)
+    names = (
+        given_names(settings.label, [*chain.from_iterable(compare_results(points).values())]) if settings.label else {}
+    )
+    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, names, output)
 
 
 def _read_points(paths: Sequence[str]) -> tuple[Point, ...]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
-from dprune.formats.images import drawn_png
 from dprune.metrics.catalogue import Measure
 from dprune.reporting import notes
 from dprune.reporting.content import Content
@@ -16,13 +13,10 @@ from dprune.reporting.differences import BEST, NOTE
 from dprune.reporting.estimates import INTERVALS
 from dprune.reporting.facts import describe
 from dprune.reporting.grouping import Comparison
-from dprune.reporting.image_grid import ImageGrid, seeds_text
+from dprune.reporting.image_markup import html_images
 from dprune.reporting.markup import escape
 from dprune.reporting.svg import SHAPES, STYLE, Chart, stroke
 from dprune.reporting.table_markup import DIFFERENCES, html_differences, html_table
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _HEADINGS = {
     "quality": "Quality",
@@ -59,7 +53,7 @@ def render(content: Content) -> str:
         (name, heading, _measures(content, name)) for name, heading in _HEADINGS.items() if content.tables(name)
     ]
     if content.grid is not None:
-        sections.append(("images", "Images", _images(content.grid)))
+        sections.append(("images", "Images", html_images(content.grid)))
     if content.maps:
         sections.append(("map", "Map of features", _maps(content)))
     sections.append(("measured", "What was measured", describe(content.comparisons)))
@@ -150,42 +144,6 @@ def _key(*entries: tuple[str, str]) -> str:
 
 def _swatch(drawn: str) -> str:
     return f'<svg viewBox="0 0 34 12" aria-hidden="true">{drawn}</svg>'
-
-
-def _picture(image: Image, said: str) -> str:
-    data = base64.b64encode(drawn_png(image)).decode()
-    return (
-        f'<img src="data:image/png;base64,{data}" width="{image.width}" height="{image.height}" alt="{escape(said)}">'
-    )
-
-
-def _images(grid: ImageGrid) -> str:
-    references = grid.unpruned()
-    heads = [
-        "<th></th>",
-        *(["<th>unpruned</th>"] if references else []),
-        *(f"<th>pruned {r}</th>" for r in grid.ratios),
-    ]
-    width, height = grid.side
-    absent = f'<div class="absent" style="width:{width}px;height:{height}px">no images</div>'
-    unpruned = "".join(_picture(image, line.label) + _caption(line.label, references) for line, image in references)
-    rows = []
-    for number, line in enumerate(grid.comparison.pruned):
-        shown = ((f"{line.label}, pruned {ratio}", grid.picture(line, ratio)) for ratio in grid.ratios)
-        cells = [f"<td>{_picture(image, said) if image else absent}</td>" for said, image in shown]
-        if references and number == 0:
-            cells.insert(0, f'<td rowspan="{len(grid.comparison.pruned)}">{unpruned}</td>')
-        rows.append(f'<tr><th scope="row">{escape(line.label)}</th>{"".join(cells)}</tr>')
-    rows = rows or [f"<tr><th></th><td>{unpruned}</td></tr>"]
-    return (
-        f'<p class="note">Every cell shows the images of the seeds {seeds_text(grid.seeds)}: what differs is the '
-        f'training set.</p><div class="scroll images" tabindex="0"><table><caption>Generated images by method and '
-        f"pruning ratio</caption><thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _caption(label: str, references: Sequence[object]) -> str:
-    return f'<p class="note">{escape(label)}</p>' if len(references) > 1 else ""
 
 
 def _maps(content: Content) -> str:

@@ -162,9 +162,9 @@ class SampleJob(Job):
             names = [shard.name for shard in shards] if whole else listed_shards(self._folder)
             for export in self.beside:
                 if not export.is_made():
-                    export.publish([self._folder / name for name in names])
+                    export.publish([self._folder / name for name in names], self.model.class_names)
             if whole:
-                journal.finish(with_findings(self.record, findings), shards, [])
+                journal.finish(with_findings(self.record, findings), shards, self.model.class_names)
             return True
 
 

@@ -1,4 +1,8 @@
-"""How much to keep: an exact share of the candidates, or a count."""
+"""How much to keep: an exact share of the candidates, or a count.
+
+A share is written with a point, a slash, an exponent or a percent sign, a count in digits alone. In a loop over shares
+a bare 1 would mean one sample where all were meant, so it is neither until somebody says which.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+
+from dprune.errors import UsageError
 
 # Fraction would write out the zeros of 1e-999999999.
 _NUMBER = re.compile(r"[-+]?[0-9]{0,50}(\.[0-9]{0,50})?(e[-+]?[0-9]{1,2})?(/[0-9]{1,50})?%?", re.IGNORECASE)
@@ -20,7 +26,7 @@ class Amount:
 
     @classmethod
     def parse(cls, text: str, *, pruned: bool = False) -> Amount:
-        """Read `0.25`, `1/4` and `25%` as shares and `500` as a count.
+        """Read `0.25`, `.25`, `1/4`, `25%` and `2.5e-1` as shares and `500` as a count.
 
         Raises:
             ValueError: the text is none of these, or the share is outside 0 to 1.
@@ -31,12 +37,27 @@ class Amount:
             if text.endswith("%"):
                 value: Fraction | int = Fraction(text[:-1]) / 100
             else:
-                value = Fraction(text) if any(sign in text for sign in "./") else int(text)
+                value = Fraction(text) if any(sign in text for sign in "./eE") else int(text)
         except (ValueError, ZeroDivisionError):
             raise ValueError(f"{text!r} is neither a share (0.25, 1/4, 25%) nor a count (500).") from None
         if value < 0 or (isinstance(value, Fraction) and value > 1):
-            raise ValueError(f"{text!r}: a share lies between 0 and 1; a number without '.', '/' or '%' is a count.")
+            raise ValueError(f"{text!r}: a share lies between 0 and 1, and a count is written in digits alone: 500.")
         return cls(value, pruned)
+
+    def check(self, *, counted: bool) -> None:
+        """Refuse a bare 1 that may stand for all samples, and a share that is said to be a count.
+
+        Args:
+            counted: whether the amount is said to be a count.
+
+        Raises:
+            UsageError: it is one of these.
+        """
+        option, is_count = "--prune" if self.pruned else "--keep", isinstance(self.value, int)
+        if self.value == 1 and is_count and not counted:
+            raise UsageError(f"{option} 1: is it one sample or all? Write 100% for all, or add --count for one sample.")
+        if counted and not is_count:
+            raise UsageError(f"--count: {option} is a share here: leave --count out, or give a number of samples.")
 
     def __str__(self) -> str:
         """Write what is kept, as a decimal where that is exact."""
