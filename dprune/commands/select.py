@@ -48,13 +48,13 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> st
     options.option("--clusters", group="Groups", common=True, metavar="FILE",
                    help="Choose inside each cluster of this file."),
     options.option("--groups", group="Groups", common=True, metavar="FILE",
-                   help="Choose inside each class of these shards or this store, or each group of a .npy."),
+                   help="Choose inside each class of these shards. A store or a .npy of groups will do, too."),
     options.choice("--quota", ["proportional", "equal"],
                    "Quota of each group. Keep the same share of each, or the same count.", group="Groups", common=True,
                    default="proportional"),
     options.count("--cap", "Keep at most this many of each group.", group="Groups", common=True),
     options.option("--only", group="Groups", common=True, metavar="GROUPS", callback=_groups,
-                   help="Keep only from these groups, such as dog,cat or 3,40-49 or @FILE."),
+                   help="Keep only these groups, such as dog,cat or 3,40-49. @FILE reads them from a file."),
     options.option("--within", group="Data", common=True, multiple=True, metavar="FILE",
                    help="Choose among these only. Ids, or with --shards keys as text or uids. Repeatable."),
     options.option("--without", group="Data", common=True, multiple=True, metavar="FILE",
@@ -73,7 +73,7 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> st
 @options.members
 @options.delivers("File of the subset, or - for stdout.", default="-")
 def command(delivery: Delivery, scores: str | None, settings: SelectSettings, members: MemberChoice) -> None:
-    """Choose the samples to keep, by scores, clusters and set algebra.
+    """Choose the samples to keep, by scores, clusters or sets.
 
     SCORES holds one number per sample (.npy, or - for stdin). Without SCORES, subsets are intersected, subtracted and
     united, or drawn with --order random.
@@ -97,8 +97,8 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
     Examples:
       dprune select distance.npy --clusters clusters.safetensors --keep 0.25 -o keep.npy
       dprune select el2n.npy --prune 0.9 --order highest -o keep.npy
-      dprune select --order random --keep 10% --clusters clusters.safetensors -o test.npy
-      dprune select --order random --groups shards --only dog,cat --cap 100 -o balanced.npy
+      dprune select --order random --keep 10% --groups shards -o test.npy
+      dprune select --order random --groups shards --cap 100 -o balanced.npy
       dprune select distance.npy --clusters clusters.safetensors --groups shards --keep 0.25 -o strata.npy
       dprune select --within a.npy --without b.npy -o difference.npy
       dprune select distance.npy --clusters clusters.safetensors --quota equal -o even.npy

@@ -242,7 +242,7 @@ class SelectJob(FileJob):
             from dprune.selecting.contact_sheet import draw_sheet
 
             assert isinstance(self.named, NamedShards)
-            draw_sheet(self.named.dataset, ranking, kept, picture.path, picture.mark)
+            draw_sheet(self.named.dataset, ranking, kept, self.partition, picture.path, picture.mark)
         return self._summary(candidates, kept)
 
     def summary(self) -> dict[str, Any]:
