@@ -29,7 +29,7 @@ from dprune.selecting.amount import Amount
 from dprune.selecting.named_groups import chosen_groups
 from dprune.selecting.partition import CLASS, Grouping, Partition
 from dprune.selecting.quotas import IntArray
-from dprune.selecting.ranking import allot, rank
+from dprune.selecting.ranking import Ranking, allot, rank
 
 _log = logging.getLogger("dprune")
 
@@ -230,17 +230,11 @@ class SelectJob(FileJob):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Choose, publish the ids (int64, sorted, unique), keys or uids, and count them by cluster and class."""
-        settings, candidates = self.settings, self.candidates()
-        scores = None if self.scores is None else self.scores.values
-        groups = None if self.partition is None else self.partition.values
-        ranking = rank(candidates, scores, groups, settings.order, settings.seed)
-        counts = allot(ranking.sizes, settings.amount, settings.order, settings.quota, settings.cap)
-        kept = ranking.keep(counts, settings.order)
-        findings = {"candidates": len(candidates), "kept": len(kept)}
-        if settings.only is not None:
+        ranking, candidates, chosen = self._choose()
+        findings = {"candidates": len(candidates), "kept": len(chosen)}
+        if self.settings.only is not None:
             findings["every_group"] = len(self.candidates(every_group=True))
-        for union in self.unions:
-            kept = np.union1d(kept, union.values)
+        kept = self._united(chosen)
         if not len(kept):
             _log.warning("nothing is kept of %d candidates.", len(candidates))
         self._write(kept, with_findings(self.record, findings))
@@ -248,8 +242,27 @@ class SelectJob(FileJob):
             from dprune.selecting.contact_sheet import draw_sheet
 
             assert isinstance(self.named, NamedShards)
-            draw_sheet(self.named.dataset, ranking, kept, picture.path, picture.mark)
+            draw_sheet(self.named.dataset, ranking, kept, self.partition, picture.path, picture.mark)
         return self._summary(candidates, kept)
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`; to choose again is quicker than to find the ids of keys and uids."""
+        _, candidates, chosen = self._choose()
+        return self._summary(candidates, self._united(chosen))
+
+    def _choose(self) -> tuple[Ranking, IntArray, IntArray]:
+        """Return the candidates by rank and by id, and those that are kept."""
+        settings, candidates = self.settings, self.candidates()
+        scores = None if self.scores is None else self.scores.values
+        groups = None if self.partition is None else self.partition.values
+        ranking = rank(candidates, scores, groups, settings.order, settings.seed)
+        counts = allot(ranking.sizes, settings.amount, settings.order, settings.quota, settings.cap)
+        return ranking, candidates, ranking.keep(counts, settings.order)
+
+    def _united(self, ids: IntArray) -> IntArray:
+        for union in self.unions:
+            ids = np.union1d(ids, union.values)
+        return ids
 
     def _write(self, kept: IntArray, record: Record) -> None:
         """Publish the subset as ids, or as what others call its samples."""

@@ -78,6 +78,11 @@ class Partition:
         return self.groupings[-1]
 
     @property
+    def kind(self) -> str:
+        """What its groups are: `cluster`, `class`, `group` or `stratum`."""
+        return STRATUM if len(self.groupings) > 1 else self.last.kind
+
+    @property
     def title(self) -> str:
         """What messages call the files that say which sample is in which group."""
         return " and ".join(grouping.title for grouping in self.groupings)
