@@ -146,7 +146,12 @@ class ReportJob(Job):
                 "no result is of the unpruned training set, to compare with: if one is, name it by --baseline."
             )
         lines = {line.label for comparison in comparisons for line in comparison.lines}
-        return {"results": len(self.points), "lines": len(lines), "files": len(found), "page": str(folder / PAGE)}
+        for statement in content.conclusions.statements:
+            _log.info("%s: %s", statement.heading, statement.sentences[0])
+        return {
+            "results": len(self.points), "lines": len(lines), "files": len(found), "page": str(folder / PAGE),
+            "conclusions": content.conclusions.summary(),
+        }  # fmt: skip
 
     def _content(self, monitor: Monitor) -> Content:
         known = [*chain.from_iterable(compare_results(self.points, self.names).values())]
