@@ -63,14 +63,17 @@ def test_a_planted_winner_is_found_and_held_to_the_unpruned(study) -> None:
     study.add(NEAREST, ours).add(FURTHEST, [15.0, 15.2, 14.9]).add(RANDOM, [13.0, 13.3, 12.9]).add(Run(), theirs)
     text = study.said()["Fréchet distance"]
     assert text.startswith(
-        "the best is 10.03 ± 0.38 for nearest, pruned 0.75, told apart from all 2 other pruned points."
+        "the best is 10.03 ± 0.38 for nearest, pruned 0.75, told apart from both other pruned points."
     )
     difference = stats.ttest_ind(ours, theirs, equal_var=False)
     half = (difference.confidence_interval().high - difference.confidence_interval().low) / 2
     assert f"It is 2 ± {half:.2g} below the unpruned (12.03 ± 0.63), " in text
     assert f"{abs(difference.statistic):.1f} standard errors: told apart." in text
-    assert "Of 3 comparisons with the unpruned, 3 are told apart (1 better, 2 worse) and 0 are not" in text
-    assert "chance alone would tell about 0.15 apart" in text
+    assert text.endswith("Of 3 points, 1 is better than the unpruned, 2 are worse and 0 are not told apart from it.")
+    (caution,) = study.conclude().cautions
+    assert caution.startswith(
+        "Each metric was compared with the baseline up to 3 times: chance alone makes about 0.15 "
+    )
 
 
 def test_what_is_not_told_apart_is_not_the_best(study) -> None:
@@ -136,7 +139,7 @@ def test_without_errors_nothing_is_told_apart(study) -> None:
     text = study.said()["Fréchet distance"]
     assert "the lowest is 10 for nearest, pruned 0.75, not told apart from furthest, pruned 0.75." in text
     assert "It is 5 above the unpruned (5), and no error is known." in text
-    assert "comparisons" not in text
+    assert "points" not in text
 
 
 def test_points_that_were_sampled_differently_are_judged_by_themselves(study) -> None:
@@ -274,10 +277,11 @@ def test_json_holds_the_conclusions_and_stderr_the_short_of_them(tmp_path: Path)
     assert best["difference"] == pytest.approx(2)
     assert found["statements"] == [f"{s.heading}: {s.text}" for s in study.conclude().statements]
     assert "told apart from furthest, pruned 0.75" in result.err
-    assert "comparisons" not in result.err
+    assert "better than" not in result.err
     page = (tmp_path / "report" / "report.html").read_text()
     summary = (tmp_path / "report" / "summary.md").read_text()
     for text in (page, summary):
         assert "for nearest, pruned 0.75, told apart from furthest, pruned 0.75." in text
+    assert "the best is 10.05&nbsp;±&nbsp;0.64 for nearest" in page
     assert summary.startswith("# What pruning did\n\n- **Fréchet distance**: ")
     assert "| nearest | the lowest by distance to the centre of its cluster (cluster-distance) |" in summary

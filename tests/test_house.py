@@ -23,7 +23,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     WORK,
     frozenset({"metrics", "models", "sheets", "flow", "decoding", "parts"}),
     frozenset({"formats"}),
-    frozenset({"runtime", "workers", "memory", "precision", "collectives", "noise", "seeds", "kernels"}),
+    frozenset({"runtime", "workers", "memory", "precision", "collectives", "noise", "seeds", "namespace", "kernels"}),
     frozenset({"errors", "signals", "__init__"}),
 )
 # The talk of a command, and what every floor may say.

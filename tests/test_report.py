@@ -103,7 +103,7 @@ def test_a_study_becomes_a_page_tables_and_curves(tmp_path: Path) -> None:
     assert (summary["results"], summary["lines"], summary["files"]) == (22, 4, len(found) - 1)
     page = page_of(tmp_path / "report")
     said = " ".join(page.text)
-    for words in ("Quality", "Balance", "Memorization", "What was measured", "furthest", "unpruned"):
+    for words in ("Quality", "Balance", "Memorization", "How it was made", "furthest", "unpruned"):
         assert words in said
     assert {"quality.md", "memorization.csv", "shares.csv", "shares-by-group.csv", "curves/kid.svg"} <= found.keys()
     for name, data in found.items():
@@ -135,9 +135,9 @@ def test_numbers_of_the_tables_are_those_of_the_results(tmp_path: Path) -> None:
     assert (pruned["frechet_distance_over"], pruned["frechet_distance_units"]) == ("trainings", "2")
     assert pruned["kid"] == ""
     markdown = (tmp_path / "report" / "quality.md").read_text().splitlines()
-    assert markdown[4] == f"| unpruned | 0 | 1 | 1 | 500 | 8 (±0.49) | {MISSING} |"
-    assert markdown[5] == f"| nearest | 0.75 | 2 | 1 | 500 | 12 ±25 | {MISSING} |"
-    assert 'title="not measured' in (tmp_path / "report" / "report.html").read_text()
+    assert markdown[2] == f"| unpruned | 0 | 1 | 1 | 500 | 8 (±0.49) | {MISSING} |"
+    assert markdown[3] == f"| nearest | 0.75 | 2 | 1 | 500 | 12 ±25 | {MISSING} |"
+    assert "Not computable from these samples: KID." in (tmp_path / "report" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("keeps", [("0.25",), ("0.5", "0.1")])

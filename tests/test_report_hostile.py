@@ -43,7 +43,7 @@ TAGS = {"html", "head", "meta", "title", "style", "body", "header", "h1", "h2", 
         "footer"}  # fmt: skip
 ATTRIBUTES = {"lang", "charset", "name", "content", "href", "id", "class", "scope", "title", "tabindex", "xmlns",
               "viewbox", "role", "aria-label", "aria-hidden", "d", "x", "y", "text-anchor", "cx", "cy", "r", "width",
-              "height", "stroke-dasharray", "stroke-width", "opacity", "fill", "transform", "src", "alt", "rowspan",
+              "height", "stroke-dasharray", "stroke-width", "opacity", "fill", "transform", "src", "alt", "colspan",
               "style"}  # fmt: skip
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 """Of a process whose names of files and streams are ASCII; with LANG=C alone, Python takes UTF-8."""

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 def command(
     *, delivery: Delivery, generated: str, reference: str, settings: EvalSettings, embedding: Embedding
 ) -> None:
-    """Compare generated samples with a reference by Fréchet distance and other metrics.
+    """Compare generated samples with a reference (FID and others).
 
     GENERATED and REFERENCE are images (a folder, zip, .npz, parquet or shards), feature stores, or arrays of features.
     REFERENCE may also be statistics, of --save-stats or a .npz with mu and sigma. Compare Fréchet distances at equal

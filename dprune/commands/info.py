@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     *flags.verbosity,
 )  # fmt: skip
 def command(files: tuple[str, ...], deep: bool, members: MemberChoice, json_: bool) -> None:
-    """Tell what files hold, where they come from and whether they are sound.
+    """Tell what files hold, what made them and if they are sound.
 
     FILE is shards, a store, a sweep, a run folder, an array (- for one on stdin), clusters, a result, or any other
     safetensors. Of each file it prints counts and shapes, the chain of commands that made it, and every problem found.

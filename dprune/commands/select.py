@@ -8,7 +8,6 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
-from dprune.formats.checked_json import INT64
 from dprune.help_pages import GroupedCommand
 from dprune.selecting.amount import Amount
 
@@ -26,21 +25,12 @@ def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Am
         raise click.BadParameter(str(error)) from None
 
 
-def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    text = value
-    if value.startswith("@"):
-        from dprune.formats.whole_files import read_file
+def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is None or not value.startswith("@"):
+        return value
+    from dprune.formats.whole_files import read_file
 
-        text = read_file(value[1:], MOST_BYTES_OF_GROUPS).decode("utf-8", "replace")
-    try:
-        groups = tuple(int(name) for name in text.replace(",", " ").split())
-        if any(abs(group) > INT64 for group in groups):
-            raise ValueError
-        return groups
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is neither numbers such as 3,17,42 nor an @file of them.") from None
+    return read_file(value[1:], MOST_BYTES_OF_GROUPS).decode("utf-8", "surrogateescape")
 
 
 @click.command(cls=GroupedCommand)
@@ -58,13 +48,13 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
     options.option("--clusters", group="Groups", common=True, metavar="FILE",
                    help="Choose inside each cluster of this file."),
     options.option("--groups", group="Groups", common=True, metavar="FILE",
-                   help="Choose inside each group of this file. It is a .npy, or a feature store with labels."),
+                   help="Choose inside each class of these shards. A store or a .npy of groups will do, too."),
     options.choice("--quota", ["proportional", "equal"],
                    "Quota of each group. Keep the same share of each, or the same count.", group="Groups", common=True,
                    default="proportional"),
     options.count("--cap", "Keep at most this many of each group.", group="Groups", common=True),
     options.option("--only", group="Groups", common=True, metavar="GROUPS", callback=_groups,
-                   help="Keep only from these groups."),
+                   help="Keep only these groups, such as dog,cat or 3,40-49. @FILE reads them from a file."),
     options.option("--within", group="Data", common=True, multiple=True, metavar="FILE",
                    help="Choose among these only. Ids, or with --shards keys as text or uids. Repeatable."),
     options.option("--without", group="Data", common=True, multiple=True, metavar="FILE",
@@ -83,7 +73,7 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @options.members
 @options.delivers("File of the subset, or - for stdout.", default="-")
 def command(delivery: Delivery, scores: str | None, settings: SelectSettings, members: MemberChoice) -> None:
-    """Choose the samples to keep, by scores, clusters and set algebra.
+    """Choose the samples to keep, by scores, clusters or sets.
 
     SCORES holds one number per sample (.npy, or - for stdin). Without SCORES, subsets are intersected, subtracted and
     united, or drawn with --order random.
@@ -95,7 +85,10 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
     alone is a count. A bare 1 is refused: write 100% for all, or add --count for one sample.
 
     Without --clusters and --groups the choice is among all samples, as in the paper for scores of models and for
-    random subsets. With the distance to the centre the paper chooses inside each cluster.
+    random subsets. With the distance to the centre the paper chooses inside each cluster. --groups takes labels from
+    shards or a store, or numbers from a .npy. With both options each class of each cluster is a group (a stratum), and
+    --only names classes. A class is called by its name in classes.txt or by its number; a name with a comma stands in
+    double quotes.
 
     With --shards, keys as text and uids of DataComp are read in place of ids, and --format writes them. In this way a
     choice among rows of clip-retrieval becomes one among shards, whose order differs.
@@ -104,7 +97,9 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
     Examples:
       dprune select distance.npy --clusters clusters.safetensors --keep 0.25 -o keep.npy
       dprune select el2n.npy --prune 0.9 --order highest -o keep.npy
-      dprune select --order random --keep 10% --clusters clusters.safetensors -o test.npy
+      dprune select --order random --keep 10% --groups shards -o test.npy
+      dprune select --order random --groups shards --cap 100 -o balanced.npy
+      dprune select distance.npy --clusters clusters.safetensors --groups shards --keep 0.25 -o strata.npy
       dprune select --within a.npy --without b.npy -o difference.npy
       dprune select distance.npy --clusters clusters.safetensors --quota equal -o even.npy
       dprune select el2n.npy --keep 500 --without test.npy -o keep.npy

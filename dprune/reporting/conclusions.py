@@ -60,7 +60,12 @@ class Conclusions:
     @functools.cached_property
     def cautions(self) -> tuple[str, ...]:
         """What a reader should know before believing it."""
-        return tuple(cautions(self.tables))
+        most = max((len(verdict.differences) for _, verdict in self.verdicts), default=0)
+        chance = (
+            f"Each metric was compared with the baseline up to {most} times: chance alone makes about {most / 20:.2g} of "
+            "these seem different."
+        )
+        return (*cautions(self.tables), *([chance] if most > 1 else []))
 
     def summary(self) -> dict[str, Any]:
         """Return all of it in what JSON can hold."""
@@ -146,17 +151,16 @@ def _errors(difference: Difference) -> str:
 
 
 def _against_baseline(verdict: Verdict) -> str:
-    """Say how many points are better or worse than their baseline, and how many comparisons that took."""
+    """Say how many points are better or worse than their baseline."""
     compared = len(verdict.differences)
     if compared < 2:
         return ""
     baselines = {row.baseline.label: row.baseline for row in (verdict.leader, *verdict.rivals) if row.baseline}
-    baseline = _the(*baselines.values()) if len(baselines) == 1 else "a baseline"
-    apart = verdict.better + verdict.worse
-    told = f"{_are(apart)} told apart" + (f" ({verdict.better} better, {verdict.worse} worse)" if apart else "")
+    baseline = _the(*baselines.values()) if len(baselines) == 1 else "its baseline"
+    even = compared - verdict.better - verdict.worse
     return (
-        f"Of {compared} comparisons with {baseline}, {told} and {_are(compared - apart)} not; chance alone would tell "
-        f"about {compared / 20:.2g} apart."
+        f"Of {compared} points, {_are(verdict.better)} better than {baseline}, {_are(verdict.worse)} worse and "
+        f"{_are(even)} not told apart from it."
     )
 
 

@@ -12,10 +12,16 @@ CAUTIONS = "Before you believe it"
 
 
 def html_conclusions(conclusions: Conclusions) -> str:
-    """Write what the numbers say as paragraphs, and what to know before as a list; empty where there is neither."""
-    said = "".join(f"<p><strong>{escape(s.heading)}:</strong> {escape(s.text)}</p>" for s in conclusions.statements)
+    """Write a section of what the numbers say, and what to know before; empty where there is neither."""
+    said = "".join(f"<p><strong>{escape(s.heading)}:</strong> {_unbroken(s.text)}</p>" for s in conclusions.statements)
     listed = "".join(f"<li>{escape(caution)}</li>" for caution in conclusions.cautions)
-    return said + (f'<h3>{CAUTIONS}</h3><ul class="cautions">{listed}</ul>' if listed else "")
+    cautions = f'<div class="cautions"><h3>{CAUTIONS}</h3><ul>{listed}</ul></div>' if listed else ""
+    return f'<section class="said" aria-label="In words">{said}{cautions}</section>' if said or cautions else ""
+
+
+def _unbroken(text: str) -> str:
+    """Escape a text, in which no line ends between a value and its error."""
+    return escape(text).replace(" ±", "&nbsp;±").replace("± ", "±&nbsp;")
 
 
 def markdown_summary(title: str, conclusions: Conclusions, lines: LineTable) -> str:

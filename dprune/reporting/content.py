@@ -17,8 +17,8 @@ from dprune.reporting.feature_map import MapInputs
 from dprune.reporting.grouping import Comparison, compare_results
 from dprune.reporting.image_grid import ImageGrid, draw_grid
 from dprune.reporting.line_table import LineTable, line_table
+from dprune.reporting.markdown_tables import markdown_tables
 from dprune.reporting.svg import Chart
-from dprune.reporting.table_markup import markdown_tables
 from dprune.reporting.tables import Table, csv_table, csv_text
 
 TABLES: dict[str, tuple[str, tuple[Measure, ...]]] = {
@@ -86,9 +86,9 @@ class Content:
         """What the tables say, in words."""
         return Conclusions(self._tables)
 
-    def curves(self, comparison: Comparison, name: str) -> dict[Measure, Chart]:
-        """Return curves over the pruning ratio by metric."""
-        drawn = {measure: curve(comparison, measure, self.colours) for measure in TABLES[name][1]}
+    def curves(self, comparison: Comparison, measures: Sequence[Measure]) -> dict[Measure, Chart]:
+        """Return curves over the pruning ratio, of those metrics that have any."""
+        drawn = {measure: curve(comparison, measure, self.colours) for measure in measures}
         return {measure: chart for measure, chart in drawn.items() if chart is not None}
 
     def distributions(self, comparison: Comparison) -> dict[str, list[Chart]]:
@@ -121,9 +121,9 @@ class Content:
         samples = legend(comparison, self.colours)
         found = {
             f"curves/{measure.key}{suffix}.svg": chart.standalone([*samples, *interval_legend(comparison, [measure])])
-            for name, (of_kind, _) in TABLES.items()
+            for of_kind, measures in TABLES.values()
             if of_kind == kind
-            for measure, chart in self.curves(comparison, name).items()
+            for measure, chart in self.curves(comparison, measures).items()
         }
         for name, charts in self.distributions(comparison).items():
             for number, chart in enumerate(charts, 1):

@@ -14,7 +14,7 @@ from dprune.errors import UsageError
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import Record, make_record, parent_record
+from dprune.formats.provenance import FINDINGS_KEY, Record, make_record, parent_record, with_findings
 from dprune.formats.publish import Output, publish_bytes, publish_json
 from dprune.formats.results import read_result
 from dprune.reporting.baselines import named_choices
@@ -133,25 +133,33 @@ class ReportJob(Job):
         content = self._content(monitor)
         found = {PAGE: render(content).encode(), **content.files()}
         check_stop(monitor)
+        lines = {line.label for of_kind in content.comparisons.values() for c in of_kind for line in c.lines}
         folder = Path(self.output.path)
         for name in _listed(self.output.path):
             (folder / name).unlink(missing_ok=True)
         # First, so that a run that is cut off leaves a report with files missing, which the same command completes.
-        publish_json(folder / MANIFEST, {"kind": "report", "contents": sorted(found), "provenance": self.record})
+        record = with_findings(self.record, {"lines": len(lines)})
+        publish_json(folder / MANIFEST, {"kind": "report", "contents": sorted(found), "provenance": record})
         for name, data in found.items():
             publish_bytes(folder / name, data)
-        comparisons = [c for of_kind in content.comparisons.values() for c in of_kind]
         if not content.has_unpruned:
             _log.warning(
                 "no result is of the unpruned training set, to compare with: if one is, name it by --baseline."
             )
-        lines = {line.label for comparison in comparisons for line in comparison.lines}
         for statement in content.conclusions.statements:
             _log.info("%s: %s", statement.heading, statement.sentences[0])
-        return {
-            "results": len(self.points), "lines": len(lines), "files": len(found), "page": str(folder / PAGE),
-            "conclusions": content.conclusions.summary(),
-        }  # fmt: skip
+        return self.summary()
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        found = (self.existing() or {}).get(FINDINGS_KEY, {})
+        counts = {"results": len(self.points), "lines": found.get("lines"), "files": len(_listed(self.output.path))}
+        conclusions = Content(self.title, self.points, names=self.names).conclusions.summary()
+        return counts | {"page": str(Path(self.output.path) / PAGE), "conclusions": conclusions}
+
+    def touched(self) -> Sequence[Path]:
+        """See `Job`."""
+        return (Path(self.output.path) / PAGE, *super().touched())
 
     def _content(self, monitor: Monitor) -> Content:
         known = [*chain.from_iterable(compare_results(self.points, self.names).values())]
