@@ -62,8 +62,8 @@ class Conclusions:
         """What a reader should know before believing it."""
         most = max((len(verdict.differences) for _, verdict in self.verdicts), default=0)
         chance = (
-            f"Each metric was compared with the baseline up to {most} times: chance alone makes about {most / 20:.2g} of "
-            "these seem different."
+            f"Each metric was compared with the baseline up to {most} times: chance alone makes about {most / 20:.2g} "
+            "of these seem different."
         )
         return (*cautions(self.tables), *([chance] if most > 1 else []))
 
