@@ -18,7 +18,7 @@ _NAMED = 4
 _FAR, _CHANCES = 0.1, 2.0
 
 
-def cautions(tables: Mapping[str, Sequence[Table]]) -> list[str]:
+def cautions_of(tables: Mapping[str, Sequence[Table]]) -> list[str]:
     """Return sentences, none twice.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dprune.metrics.differences import TRAININGS, Difference
-from dprune.reporting.cautions import cautions
+from dprune.reporting.cautions import cautions_of
 from dprune.reporting.estimates import CellMean
 from dprune.reporting.grouping import Line
 from dprune.reporting.tables import Table, TableRow, number_text
@@ -65,7 +65,7 @@ class Conclusions:
             f"Each metric was compared with the baseline up to {most} times: chance alone makes about {most / 20:.2g} "
             "of these seem different."
         )
-        return (*cautions(self.tables), *([chance] if most > 1 else []))
+        return (*cautions_of(self.tables), *([chance] if most > 1 else []))
 
     def summary(self) -> dict[str, Any]:
         """Return all of it in what JSON can hold."""
