@@ -21,7 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"commands", "cli", "__main__"}),
     frozenset({"options", "flags", "help_pages", "console", "delivery", "completion"}),
     WORK,
-    frozenset({"metrics", "models", "flow", "decoding", "parts"}),
+    frozenset({"metrics", "models", "charts", "flow", "decoding", "parts"}),
     frozenset({"formats"}),
     frozenset({"runtime", "workers", "memory", "precision", "collectives", "noise", "seeds", "kernels"}),
     frozenset({"errors", "signals", "__init__"}),

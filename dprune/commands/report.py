@@ -27,6 +27,8 @@ if TYPE_CHECKING:
                        help="Images of dprune sample for the grid of methods and ratios. Repeatable."),
         options.option("--image-seeds", group="Page", type=click.IntRange(min=1, max=64), metavar="N",
                        help="Images in a cell of the grid.  [default: 4]"),
+        options.option("--format", group="Page", common=True, metavar="LIST",
+                       help="Write each chart as a file, too, for papers: svg, png, pdf, or several with commas."),
         options.option("--train", group="Map", common=True, metavar="FEATURES",
                        help="Features of the training set, for a map."),
         options.option("--generated", group="Map", common=True, multiple=True, metavar="FEATURES",
@@ -49,12 +51,14 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
     tools, --tag method=mine --tag keep=0.25 --tag order=lowest --tag seed=3 at any step says where they belong, and
     --tag keep=1 that they are unpruned. Below each table stand the differences to the unpruned, with their errors, and
     whether they are told apart; the best is marked only where it is told apart from all others. The folder holds
-    report.html, which needs no other file, and the tables and curves as Markdown, CSV and SVG.
+    report.html, which needs no other file, the tables as Markdown and CSV, and the numbers of each chart as CSV;
+    --format adds the charts as files, 3.5 inches wide.
 
     \b
     Examples:
       dprune report runs/*/metrics.json runs/*/memorization.json -o report
       dprune report runs/*/metrics.json --baseline runs/all/metrics.json -o report
+      dprune report runs/*/metrics.json --format svg,pdf -o report
       dprune report metrics.json --images pruned/generated --images unpruned/generated -o report
       dprune report metrics.json --train features --generated run/features --clusters clusters.safetensors -o report
     """

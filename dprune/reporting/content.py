@@ -6,16 +6,24 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dprune.charts.figure import Figure
 from dprune.formats.images import drawn_png
 from dprune.formats.results import KINDS
 from dprune.metrics.catalogue import MEMORIZATION, QUALITY, SHARES, Measure
-from dprune.reporting.curves import Colours, curve, interval_legend, legend
-from dprune.reporting.distributions import GROUPS, histogram_charts, prd_charts, share_charts, shares_csv
+from dprune.reporting.curves import Colours, curve, curve_csv
+from dprune.reporting.distributions import (
+    GROUPS,
+    histogram_charts,
+    histograms_csv,
+    prd_charts,
+    prd_csv,
+    share_charts,
+    shares_csv,
+)
 from dprune.reporting.experiments import Point
-from dprune.reporting.feature_map import MapInputs
+from dprune.reporting.feature_map import FeatureMap, MapInputs
 from dprune.reporting.grouping import Comparison, compare
 from dprune.reporting.image_grid import ImageGrid, draw_grid
-from dprune.reporting.svg import Chart
 from dprune.reporting.table_markup import markdown_tables
 from dprune.reporting.tables import Table, csv_table
 
@@ -36,13 +44,15 @@ class Content:
         grid: images, or None.
         maps: of features.
         map_inputs: what they show, or None.
+        formats: of the files of charts.
     """
 
     title: str
     points: Sequence[Point]
     grid: ImageGrid | None = None
-    maps: Sequence[Chart] = ()
+    maps: Sequence[FeatureMap] = ()
     map_inputs: MapInputs | None = None
+    formats: Sequence[str] = ()
 
     @functools.cached_property
     def comparisons(self) -> dict[str, list[Comparison]]:
@@ -76,12 +86,12 @@ class Content:
         }
         return {name: [table for table in tables if table.measures] for name, tables in made.items()}
 
-    def curves(self, comparison: Comparison, name: str) -> dict[Measure, Chart]:
+    def curves(self, comparison: Comparison, name: str) -> dict[Measure, Figure]:
         """Return curves over the pruning ratio by metric."""
         drawn = {measure: curve(comparison, measure, self.colours) for measure in TABLES[name][1]}
         return {measure: chart for measure, chart in drawn.items() if chart is not None}
 
-    def distributions(self, comparison: Comparison) -> dict[str, list[Chart]]:
+    def distributions(self, comparison: Comparison) -> dict[str, list[Figure]]:
         """Return charts of single cells by what they show."""
         found = {kind: share_charts(comparison, kind, self.colours) for kind in GROUPS}
         found["prd"] = prd_charts(comparison, self.colours)
@@ -97,24 +107,43 @@ class Content:
                 found[f"{name}.csv"] = csv_table(tables)
         if shares := shares_csv(self.comparisons.get("metrics", [])):
             found["shares-by-group.csv"] = shares
+        figures: dict[str, Figure] = {}
         for kind, comparisons in self.comparisons.items():
             for number, comparison in enumerate(comparisons, 1):
-                found |= self._drawings(kind, comparison, f"-{number}" if len(comparisons) > 1 else "")
-        for number, chart in enumerate(self.maps, 1):
-            found[f"map-{number}.svg" if len(self.maps) > 1 else "map.svg"] = chart.standalone()
+                suffix = f"-{number}" if len(comparisons) > 1 else ""
+                figures |= self._figures(kind, comparison, suffix)
+                found |= self._numbers(kind, comparison, suffix)
+        for number, drawn in enumerate(self.maps, 1):
+            name = f"map-{number}" if len(self.maps) > 1 else "map"
+            figures[name], found[f"{name}.csv"] = drawn.figure(), drawn.csv()
+        files = {f"{path}.{kind}": figure.on_paper(kind) for path, figure in figures.items() for kind in self.formats}
         pictures = {"images/grid.png": drawn_png(draw_grid(self.grid))} if self.grid else {}
-        return {path: text.encode() for path, text in found.items()} | pictures
+        return {path: text.encode() for path, text in found.items()} | files | pictures
 
-    def _drawings(self, kind: str, comparison: Comparison, suffix: str) -> dict[str, str]:
-        samples = legend(comparison, self.colours)
+    def _figures(self, kind: str, comparison: Comparison, suffix: str) -> dict[str, Figure]:
+        """Return all charts of a comparison by the path of their files."""
         found = {
-            f"curves/{measure.key}{suffix}.svg": chart.standalone([*samples, *interval_legend(comparison, [measure])])
-            for name, (of_kind, _) in TABLES.items()
-            if of_kind == kind
-            for measure, chart in self.curves(comparison, name).items()
+            f"curves/{measure.key}{suffix}": figure
+            for name in _of_kind(kind)
+            for measure, figure in self.curves(comparison, name).items()
         }
-        for name, charts in self.distributions(comparison).items():
-            for number, chart in enumerate(charts, 1):
-                shown = samples if name == "prd" else ()
-                found[f"distributions/{name}{suffix}-{number:02d}.svg"] = chart.standalone(shown)
+        for name, figures in self.distributions(comparison).items():
+            found |= {f"distributions/{name}{suffix}-{number:02d}": figure for number, figure in enumerate(figures, 1)}
         return found
+
+    def _numbers(self, kind: str, comparison: Comparison, suffix: str) -> dict[str, str]:
+        """Return what the charts of a comparison show as CSV; the shares have a table of their own."""
+        found = {
+            f"curves/{measure.key}{suffix}.csv": curve_csv(comparison, measure)
+            for name in _of_kind(kind)
+            for measure in self.curves(comparison, name)
+        }
+        tables = {"prd": prd_csv, "distances": histograms_csv}
+        drawn = self.distributions(comparison)
+        return found | {
+            f"distributions/{n}{suffix}.csv": write(comparison) for n, write in tables.items() if n in drawn
+        }
+
+
+def _of_kind(kind: str) -> list[str]:
+    return [name for name, (of_kind, _) in TABLES.items() if of_kind == kind]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dprune.charts.figure import FORMATS
 from dprune.errors import UsageError
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import MANIFEST, read_manifest
@@ -19,7 +20,7 @@ from dprune.formats.results import read_result
 from dprune.reporting.baselines import named_choices
 from dprune.reporting.content import Content
 from dprune.reporting.experiments import Choice, Point, point_of_result
-from dprune.reporting.feature_map import MapInputs, draw_maps
+from dprune.reporting.feature_map import MapInputs, make_maps
 from dprune.reporting.image_grid import Folder, make_grid, open_folders
 from dprune.reporting.page import render
 from dprune.runtime import Monitor, check_stop
@@ -42,6 +43,7 @@ class ReportSettings:
     clusters: str | None = None
     projection: str | None = None
     baseline: tuple[str, ...] = ()
+    format: str | None = None
 
     def __post_init__(self) -> None:
         """Hold the options together.
@@ -56,6 +58,13 @@ class ReportSettings:
         for name, value in (("--clusters", self.clusters), ("--projection", self.projection)):
             if value is not None and not self.train:
                 raise UsageError(f"{name} is for the map: give --train and --generated, too.")
+        if unknown := next((kind for kind in self.formats if kind not in FORMATS), None):
+            raise UsageError(f"--format {self.format}: {unknown!r} is none of {', '.join(FORMATS)}.")
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Formats of the files of charts, each once."""
+        return tuple(dict.fromkeys(kind.strip().lower() for kind in (self.format or "").split(",") if kind))
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ class ReportJob(Job):
         image_seeds: images in a cell of the grid.
         map_inputs: what is drawn as a map, or None.
         baselines: training sets that count as unpruned, whatever their provenance says.
+        formats: of the files of charts.
     """
 
     points: tuple[Point, ...]
@@ -77,6 +87,7 @@ class ReportJob(Job):
     image_seeds: int
     map_inputs: MapInputs | None
     baselines: frozenset[Choice]
+    formats: tuple[str, ...]
     output: Output
 
     @functools.cached_property
@@ -86,6 +97,7 @@ class ReportJob(Job):
         parents = _numbered("result", results) | _numbered("images", [folder.parent for folder in self.folders])
         options: dict[str, Any] = {"title": self.title}
         options |= {"image_seeds": self.image_seeds} if self.folders else {}
+        options |= {"formats": sorted(self.formats)} if self.formats else {}
         if self.baselines:
             every = (*self.points, *(folder.point for folder in self.folders))
             options["baseline"] = sorted(point.mark for point in every if point.choice in self.baselines)
@@ -133,8 +145,8 @@ class ReportJob(Job):
     def _content(self, monitor: Monitor) -> Content:
         grid = make_grid(self.folders, self.image_seeds) if self.folders else None
         check_stop(monitor)
-        maps = draw_maps(self.map_inputs) if self.map_inputs else ()
-        return Content(self.title, self.points, grid, maps, self.map_inputs)
+        maps = make_maps(self.map_inputs) if self.map_inputs else ()
+        return Content(self.title, self.points, grid, maps, self.map_inputs, self.formats)
 
 
 def open_report(results: Sequence[str], settings: ReportSettings, output: Output) -> ReportJob:
@@ -155,7 +167,7 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         map_inputs = MapInputs.open(settings.train, settings.generated, settings.clusters, projection)
         map_inputs = replace(map_inputs, baselines=baselines)
     shown = settings.image_seeds or IMAGE_SEEDS
-    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, output)
+    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, settings.formats, output)
 
 
 def _read_points(paths: Sequence[str]) -> tuple[Point, ...]:

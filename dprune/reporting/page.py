@@ -1,4 +1,4 @@
-"""The report as one HTML page: no outside requests, no scripts, legible in light and dark and on a phone."""
+"""The report as one HTML page: no outside requests, whole without scripts, legible in light and dark and on a phone."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from dprune.charts.figure import Figure
+from dprune.charts.lines import SAMPLES, legend_markup
+from dprune.charts.page import PageCharts
+from dprune.charts.theme import style_sheet
 from dprune.formats.images import drawn_png
 from dprune.metrics.catalogue import Measure
 from dprune.reporting import notes
 from dprune.reporting.content import Content
-from dprune.reporting.curves import interval_legend, legend
+from dprune.reporting.curves import interval_kinds
 from dprune.reporting.differences import BEST, NOTE
 from dprune.reporting.estimates import INTERVALS
 from dprune.reporting.facts import describe
 from dprune.reporting.grouping import Comparison
 from dprune.reporting.image_grid import ImageGrid, seeds_text
 from dprune.reporting.markup import escape
-from dprune.reporting.svg import SHAPES, STYLE, Chart, stroke
 from dprune.reporting.table_markup import DIFFERENCES, html_differences, html_table
 
 if TYPE_CHECKING:
@@ -55,25 +58,28 @@ _OF_CELLS = {
 
 def render(content: Content) -> str:
     """Write the page."""
+    drawn = PageCharts()
     sections = [
-        (name, heading, _measures(content, name)) for name, heading in _HEADINGS.items() if content.tables(name)
+        (name, heading, _measures(content, name, drawn)) for name, heading in _HEADINGS.items() if content.tables(name)
     ]
     if content.grid is not None:
         sections.append(("images", "Images", _images(content.grid)))
     if content.maps:
-        sections.append(("map", "Map of features", _maps(content)))
+        sections.append(("map", "Map of features", _maps(content, drawn)))
     sections.append(("measured", "What was measured", describe(content.comparisons)))
     links = "".join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in sections)
     body = "".join(f'<section id="{name}"><h2>{heading}</h2>{html}</section>' for name, heading, html in sections)
     style = files("dprune.reporting").joinpath("page.css").read_text(encoding="utf-8")
+    policy = escape(drawn.policy())
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(content.title)}</title>'
-        f"<style>\n{style}{STYLE}\n{SHAPES}\n</style></head>\n"
+        f"<style>\n{style}{style_sheet()}\n</style></head>\n"
         f"<body><header><h1>{escape(content.title)}</h1>{_lead(content)}<nav><ul>{links}</ul></nav></header>\n"
         f"<main>{body}</main>\n<footer>Made by dprune report from the provenance that the results carry. The tables "
-        "and curves are beside this page as Markdown, CSV and SVG.</footer></body></html>\n"
+        f"and curves are beside this page as Markdown, CSV and SVG.</footer>\n{drawn.scripts()}</body></html>\n"
     )
 
 
@@ -92,7 +98,7 @@ def _count(number: int, name: str) -> str:
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
-def _measures(content: Content, name: str) -> str:
+def _measures(content: Content, name: str, drawn: PageCharts) -> str:
     tables = content.tables(name)
     parts = [_note(_NOTES[name]), *map(_note, notes.of_tables(tables[0].comparison))]
     for table in tables:
@@ -104,11 +110,11 @@ def _measures(content: Content, name: str) -> str:
             parts += [f'<h3>{DIFFERENCES}</h3><p class="note">{NOTE}</p>', differences]
         curves = content.curves(comparison, name)
         if curves:
-            parts += [_legend(comparison, content, table.measures), _charts(list(curves.values()))]
+            parts += [_legend(comparison, content, table.measures), _charts(list(curves.values()), drawn)]
         elif all(cell.ratio is None for _, cell in comparison.cells()):
             parts.append('<p class="note">No curves: the results do not say how much was pruned.</p>')
         parts += [
-            _cell_charts(_OF_CELLS[kind][1], kind, charts, comparison, content)
+            _cell_charts(_OF_CELLS[kind][1], kind, charts, comparison, content, drawn)
             for kind, charts in content.distributions(comparison).items()
             if _OF_CELLS[kind][0] == name
         ]
@@ -120,23 +126,23 @@ def _note(text: str) -> str:
 
 
 def _legend(comparison: Comparison, content: Content, measures: Sequence[Measure] = ()) -> str:
-    entries = legend(comparison, content.colours) + interval_legend(comparison, measures)
-    return _key(*((escape(label), _swatch(drawn)) for drawn, label in entries))
+    kinds = interval_kinds(comparison, measures)
+    intervals = _key(*((what, SAMPLES["dotted interval" if dotted else "interval"]) for dotted, what in kinds.items()))
+    return legend_markup(content.colours.styles(comparison)) + (intervals if kinds else "")
 
 
-def _charts(charts: Sequence[Chart], css: str = "") -> str:
-    figures = "".join(f"<figure>{chart.inline()}</figure>" for chart in charts)
-    return f'<div class="charts{f" {css}" if css else ""}">{figures}</div>'
+def _charts(charts: Sequence[Figure], drawn: PageCharts, css: str = "") -> str:
+    return f'<div class="charts{f" {css}" if css else ""}">{"".join(map(drawn.markup, charts))}</div>'
 
 
-def _cell_charts(heading: str, kind: str, charts: Sequence[Chart], comparison: Comparison, content: Content) -> str:
+def _cell_charts(heading: str, kind: str, charts: Sequence[Figure], comparison: Comparison, content: Content,
+                 drawn: PageCharts) -> str:  # fmt: skip
+    generated = ("generated", '<span class="swatch"></span>')
     keys = {
         "prd": _legend(comparison, content),
-        "distances": _key(("generated", '<span class="swatch"></span>'), ("held-out", _swatch(stroke("line sk"))),
-                          ("training, to the rest", _swatch(stroke("line sf", "2 2")))),
-    }  # fmt: skip
-    shares = _key(("generated", '<span class="swatch"></span>'), ("reference", _swatch(stroke("line sk"))))
-    inside = keys.get(kind, shares) + _charts(charts, "small")
+        "distances": _key(generated, ("held-out", SAMPLES["line"]), ("training, to the rest", SAMPLES["dotted line"])),
+    }
+    inside = keys.get(kind, _key(generated, ("reference", SAMPLES["line"]))) + _charts(charts, drawn, "small")
     if any(sum(cell.samplings) > 1 for _, cell in comparison.cells()):
         inside = _note("Where a method has several trainings or samplings, its chart is of one of them.") + inside
     if len(charts) <= _FOLDED:
@@ -146,10 +152,6 @@ def _cell_charts(heading: str, kind: str, charts: Sequence[Chart], comparison: C
 
 def _key(*entries: tuple[str, str]) -> str:
     return f'<ul class="legend">{"".join(f"<li>{swatch}{name}</li>" for name, swatch in entries)}</ul>'
-
-
-def _swatch(drawn: str) -> str:
-    return f'<svg viewBox="0 0 34 12" aria-hidden="true">{drawn}</svg>'
 
 
 def _picture(image: Image, said: str) -> str:
@@ -188,11 +190,11 @@ def _caption(label: str, references: Sequence[object]) -> str:
     return f'<p class="note">{escape(label)}</p>' if len(references) > 1 else ""
 
 
-def _maps(content: Content) -> str:
+def _maps(content: Content, drawn: PageCharts) -> str:
     assert content.map_inputs is not None
     pca, clusters = content.map_inputs.projection == "pca", content.map_inputs.clusters
     how = "the first two principal components of the training features" if pca else "t-SNE"
     colours = "Colours are clusters, of generated samples that of the nearest centroid." if clusters else ""
     return f'<p class="note">By {how}. Training samples are light, generated ones framed. {colours}</p>' + _charts(
-        content.maps
+        [some.figure() for some in content.maps], drawn
     )
