@@ -1,20 +1,24 @@
 """Collective operations that are also right in a process without a group, where they do nothing.
 
-The ranks of a group are processes that torchrun started, or threads of one process, see `on_devices`.
+There they take arrays of numpy as well as tensors, and torch is not imported. The ranks of a group are processes that
+torchrun started, or threads of one process, see `on_devices`.
 """
 
 from __future__ import annotations
 
 import functools
+import operator
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-import torch.distributed as dist
-
+from dprune.namespace import Array, Device, device_type, namespace
 from dprune.runtime import Monitor, Ranks, Silent, acting_as, ranks
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -26,11 +30,13 @@ class _Threads:
 
     def __init__(self, world: int) -> None:
         self._barrier = threading.Barrier(world)
-        self._given: list[torch.Tensor] = [torch.empty(0)] * world
+        self._given: list[Array] = [None] * world
 
-    def act(self, rank: int, device: torch.device, work: Callable[[torch.device, Monitor], T], monitor: Monitor) -> T:
+    def act(self, rank: int, device: Device, work: Callable[[Any, Monitor], T], monitor: Monitor) -> T:
         """Do the work as one of the ranks; if it fails, the others are not left waiting."""
-        if device.type == "cuda":
+        if device_type(device) == "cuda":
+            import torch
+
             torch.cuda.set_device(device)
         _mine.group = self
         try:
@@ -52,7 +58,7 @@ class _Threads:
         return found
 
 
-def on_devices(devices: Sequence[torch.device], work: Callable[[torch.device, Monitor], T], monitor: Monitor) -> T:
+def on_devices(devices: Sequence[Device], work: Callable[[Any, Monitor], T], monitor: Monitor) -> T:
     """Do a work whose ranks exchange tensors on several devices: each is a rank, and a thread of this process.
 
     Threads start at once and find all imported, where torchrun and its processes take seconds.
@@ -91,48 +97,56 @@ def _threads() -> _Threads | None:
     return getattr(_mine, "group", None)
 
 
+def _processes() -> Any:
+    """Return torch.distributed if this process is in a group of processes; whoever made that imported it."""
+    dist = sys.modules.get("torch.distributed")
+    return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
+
+
 def in_group() -> bool:
     """Tell whether this process or thread belongs to a group."""
-    return _threads() is not None or (dist.is_available() and dist.is_initialized())
+    return (_threads() or _processes()) is not None
 
 
 def is_root() -> bool:
     """Tell whether this rank is the one that writes."""
     if _threads() is not None:
         return not ranks().rank
-    return not in_group() or dist.get_rank() == 0
+    dist = _processes()
+    return dist is None or dist.get_rank() == 0
 
 
-def all_sum(tensor: torch.Tensor) -> torch.Tensor:
+def all_sum(tensor: Array) -> Array:
     """Add up `tensor` over the ranks, in place, and return it."""
     if group := _threads():
-        tensor.copy_(functools.reduce(torch.add, group.exchange(tensor)))
-    elif in_group():
+        tensor.copy_(functools.reduce(operator.add, group.exchange(tensor)))
+    elif dist := _processes():
         dist.all_reduce(tensor)
     return tensor
 
 
-def from_root(tensor: torch.Tensor) -> torch.Tensor:
+def from_root(tensor: Array) -> Array:
     """Replace `tensor` by rank 0's, in place, and return it."""
     if group := _threads():
         tensor.copy_(group.exchange(tensor)[0])
-    elif in_group():
+    elif dist := _processes():
         dist.broadcast(tensor, 0)
     return tensor
 
 
-def all_gather(tensor: torch.Tensor) -> torch.Tensor:
+def all_gather(tensor: Array) -> Array:
     """Return the tensors of all ranks, which have one shape, joined along the first dimension."""
+    xp = namespace(tensor)
     if group := _threads():
-        return torch.cat(group.exchange(tensor))
-    if not in_group():
+        return xp.concat(group.exchange(tensor))
+    if (dist := _processes()) is None:
         return tensor
-    pieces = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    pieces = [xp.empty_like(tensor) for _ in range(dist.get_world_size())]
     dist.all_gather(pieces, tensor)
-    return torch.cat(pieces)
+    return xp.concat(pieces)
 
 
-def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+def gather_rows(rows: Array) -> Array:
     """Join tensors [n, ...] of different lengths on rank 0, in the order of the ranks.
 
     Args:
@@ -141,17 +155,18 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     Returns:
         All rows on rank 0, on its device; this rank's own elsewhere.
     """
+    xp = namespace(rows)
     if group := _threads():
         found = group.exchange(rows)
-        return torch.cat(found) if is_root() else rows
-    if not in_group():
+        return xp.concat(found) if is_root() else rows
+    if (dist := _processes()) is None:
         return rows
-    sizes: list[int] = all_gather(torch.tensor([len(rows)])).tolist()
+    sizes: list[int] = all_gather(xp.asarray([len(rows)])).tolist()
     padded = rows.new_zeros((max(sizes), *rows.shape[1:]))
     padded[: len(rows)] = rows
     if not is_root():
         dist.gather(padded, None, 0)
         return rows
-    pieces = [torch.empty_like(padded) for _ in sizes]
+    pieces = [xp.empty_like(padded) for _ in sizes]
     dist.gather(padded, pieces, 0)
-    return torch.cat([piece[:size] for piece, size in zip(pieces, sizes, strict=True)])
+    return xp.concat([piece[:size] for piece, size in zip(pieces, sizes, strict=True)])

@@ -7,6 +7,8 @@ several commands share stands apart from its group, and what they import is most
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -53,8 +55,23 @@ def option(*names: str, group: Group, common: bool = False, **kwargs: Any) -> Ca
     return click.option(*names, cls=GroupedOption, group=group, common=common, **kwargs)
 
 
+class _Formatter(click.HelpFormatter):
+    """Sets headings in bold where a terminal shows the help."""
+
+    def write_heading(self, heading: str) -> None:
+        """Write a heading."""
+        plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        super().write_heading(heading if plain else click.style(heading, bold=True))
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
+
+
 class _HelpAll(click.Command):
     """A command with --help-all."""
+
+    context_class = _Context
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -101,17 +118,18 @@ class GroupedCommand(_HelpAll):
         _write_groups(formatter, {title: [row(option, ctx, whole=whole) for option in options]
                                   for title, options in shown.items()})  # fmt: skip
         formatter.write_paragraph()
-        formatter.write_text(self._further(ctx, sum(map(len, shown.values())), whole=whole))
+        for line in self._further(ctx, sum(map(len, shown.values())), whole=whole):
+            formatter.write_text(line)
 
-    def _further(self, ctx: click.Context, shown: int, *, whole: bool) -> str:
+    def _further(self, ctx: click.Context, shown: int, *, whole: bool) -> list[str]:
         """Say where more is to be found than the `shown` options."""
-        manual = f"Manual: man {'-'.join(ctx.command_path.split()[:2])}."
         path = ctx.command_path
+        manual = f"Manual: man {'-'.join(path.split()[:2])}"
         if whole:
             variables = f"{path} OPTION".replace(" ", "_").replace("-", "_").upper()
-            return f"Defaults can be set by environment variables, {variables}. {manual}"
+            return [f"Defaults from the environment: {variables}", manual]
         own = sum(isinstance(param, GroupedOption) for param in self.params)
-        return f"All {own} options: {path} --help-all. {manual}" if shown < own else manual
+        return [f"All {own} options: {path} --help-all", manual] if shown < own else [manual]
 
 
 class GroupedGroup(_HelpAll, click.Group):

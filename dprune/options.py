@@ -36,7 +36,7 @@ class Duration(click.ParamType[float]):
         """Parse `value`; a bare number is seconds."""
         match = re.fullmatch(r"(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s?)?", str(value))
         if not match or not match.group():
-            self.fail(f"{value!r} is no duration: write it as 90s, 45m or 3h50m.", param, ctx)
+            self.fail(f"{value!r} is not a duration: write 90s, 45m or 3h50m.", param, ctx)
         days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
         return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
@@ -48,7 +48,7 @@ class Number(click.FloatRange):
         """Parse `value`."""
         found: float = super().convert(value, param, ctx)
         if not math.isfinite(found):
-            self.fail(f"{found} is no number to compute with.", param, ctx)
+            self.fail(f"{found} is not a finite number: give one.", param, ctx)
         return found
 
 
@@ -63,7 +63,7 @@ class Count(click.IntRange):
         """Parse `value`."""
         found: int = super().convert(value, param, ctx)
         if found > self._most:
-            self.fail(f"{found} is more than {self._most:,}, the most that it can be.", param, ctx)
+            self.fail(f"{found} is too large: give at most {self._most:,}.", param, ctx)
         return found
 
 
@@ -78,7 +78,7 @@ class Tag(click.ParamType[tuple[str, str]]):
             return value
         key, equals, rest = str(value).partition("=")
         if not key or not equals:
-            self.fail(f"{value!r} is not KEY=VALUE.", param, ctx)
+            self.fail(f"{value!r} is not of the form KEY=VALUE.", param, ctx)
         return key, rest
 
 
@@ -127,17 +127,17 @@ def delivers(
             option("-o", "--output", group="Output", common=True, metavar="PATH", required=default is None,
                    **_told(default), help=kind),
             option("--overwrite", group="Output", common=True, is_flag=True,
-                   help="Replace an output that was made otherwise."),
+                   help="Replace an output that was made differently."),
             option("--dry-run", group="Output", common=True, is_flag=True,
                    help="Print the resolved plan as JSON and touch nothing."),
-            option("--json", "json_", group="Output", common=True, is_flag=True,
+            option("--json", "json_", group="Output", is_flag=True,
                    help="Print a summary as JSON on stdout."),
             option("--tag", "tags", group="Output", type=Tag(), multiple=True,
                    help="Record KEY=VALUE in the provenance. Repeatable."),
         ]  # fmt: skip
         if can_stop:
             shared.append(option("--stop-after", group="Running", type=Duration(),
-                                 help="Stop after e.g. 3h50m with exit code 75."))  # fmt: skip
+                                 help="Stop after this time, such as 3h50m, with exit code 75."))  # fmt: skip
         return apply(*shared, *verbosity)(command)
 
     return decorate
@@ -185,31 +185,32 @@ def trains(**defaults: str) -> Decorator:
 
     return gathers(
         "training", "dprune.training.plan:TrainingOptions",
-        count("--steps", said("Optimizer steps.", "steps"), group="Optimisation", common=True),
+        count("--steps", said("Optimiser steps.", "steps"), group="Optimisation", common=True),
         option("--epochs", group="Optimisation", common=True, type=Number(0, min_open=True), metavar="X",
-               help="Passes over the training set, instead of --steps."),
-        count("--batch-size", said("Samples in a step, over all GPUs.", "batch_size"), group="Optimisation",
+               help="Passes over the training set. They take the place of --steps."),
+        count("--batch-size", said("Samples per step. All GPUs share them.", "batch_size"), group="Optimisation",
               common=True),
         option("--micro-batch", group="Optimisation", default="auto", show_default=True, metavar="N",
-               help="Samples in one pass of a device; auto is the most that fit into its free memory."),
+               help="Samples per forward pass on one device. auto takes the most that fit into its free memory."),
         option("--lr", group="Optimisation", common=True, type=Number(0, min_open=True), metavar="X",
                help=said("Learning rate.", "lr")),
-        count("--warmup", said("Steps over which the rate rises.", "warmup"), group="Optimisation", least=0),
-        choice("--schedule", ["constant", "cosine"], said("The rate after the warm-up.", "schedule"),
+        count("--warmup", said("Steps over which the learning rate rises.", "warmup"), group="Optimisation", least=0),
+        choice("--schedule", ["constant", "cosine"], said("Course of the learning rate after the warm-up.", "schedule"),
                group="Optimisation"),
         option("--ema", group="Optimisation", type=Number(0, 1, max_open=True), metavar="X",
-               help=said("Decay of the averaged weights.", "ema")),
+               help=said("Decay of the averaged (EMA) weights.", "ema")),
         option("--clip", group="Optimisation", type=Number(0, min_open=True), metavar="X",
-               help=said("Largest norm of the gradient.", "clip")),
+               help=said("Clip the gradient to this norm.", "clip")),
         choice("--precision", ["auto", "bf16", "tf32", "fp32"],
-               "Arithmetic; auto is bf16 on a GPU. Weights are float32.", group="Running", default="auto"),
-        count("--log-every", said("Steps between lines of the log.", "log_every"), group="Checkpoints"),
-        option("--save-every", group="Checkpoints", common=True, metavar="N",
-               help="Steps between checkpoints that are kept, or epoch."),
-        count("--evaluate-every", "Steps between pictures and measures in the run's folder.", group="Checkpoints",
-              common=True),
+               "Precision of the arithmetic. auto is bf16 on a GPU; weights stay in float32.", group="Running",
+               default="auto"),
+        count("--log-every", said("Steps between two lines of the log.", "log_every"), group="Checkpoints"),
+        option("--save-every", group="Checkpoints", common=True, metavar="N|epoch",
+               help="Keep a checkpoint every N steps, or every epoch."),
+        count("--evaluate-every", "Steps between evaluations. Pictures and measures go to the run folder.",
+              group="Checkpoints"),
         option("--autosave", group="Checkpoints", type=Duration(), default="30m", show_default=True,
-               help="Time between saved states; a signal saves one as well."),
+               help="Time between saved states. A signal saves one, too."),
         seed,
         device,
     )  # fmt: skip
@@ -217,9 +218,9 @@ def trains(**defaults: str) -> Decorator:
 
 member_choice = (
     option("--image-member", group="Data", metavar="SUFFIX",
-           help="What of shards are images, such as input.png.  [default: jpg, jpeg, png or webp]"),
+           help="Suffix of the images inside shards, such as input.png.  [default: jpg, jpeg, png or webp]"),
     option("--label-member", group="Data", metavar="SUFFIX",
-           help="What of shards are labels, such as y.txt, or json:label for a field.  [default: cls]"),
+           help="Suffix of the labels inside shards, such as y.txt, or json:label for a field.  [default: cls]"),
 )  # fmt: skip
 
 
@@ -232,8 +233,10 @@ def embeds(default: str) -> Decorator:
     return gathers(
         "embedding", "dprune.measuring.making:Embedding",
         option("--model", group="Model", common=True, metavar="MODEL",
-               help=f"Network for images, as embed takes it.  [default: the other side's, or {default}]"),
-        option("--weights", group="Model", metavar="FILE", help="Its weights instead of the hub's."),
+               help=f"Network that embeds images, as in dprune embed.  [default: that of the other side, or "
+                    f"{default}]"),
+        option("--weights", group="Model", metavar="FILE",
+               help="File of the network's weights, in place of the hub's."),
         image_size,
         resize,
         color,
@@ -261,26 +264,22 @@ shards = click.argument("shards", nargs=-1, required=True, metavar="SHARDS...",
                         help="Folders, .tar files, globs, brace ranges, @lists or URLs.")  # fmt: skip
 strict = option("--strict", group="Running", is_flag=True, help="Fail on an image that cannot be decoded.")
 seed = count("--seed", "Seed of all randomness.", group="Running", common=True, default=0, least=0)
-device = option(
-    "--device",
-    group="Running",
-    common=True,
-    metavar="NAME",
-    default="auto",
-    show_default=True,
-    help="auto, cpu, cuda or cuda:N.",
-)
-image_size = count("--image-size", "Side in pixels of what the network sees.", group="Model", most=MOST_PIXELS)
+device = option("--device", group="Running", common=True, metavar="NAME", default="auto", show_default=True,
+                help="Device: cpu, cuda or cuda:N.")  # fmt: skip
+image_size = count("--image-size", "Side of the network's input in pixels.", group="Model", most=MOST_PIXELS)
 resize = choice("--resize", ["clean", "pytorch", "tensorflow"],
-                "What brings images to Inception's size and scale.  [default: clean]", group="Model")  # fmt: skip
-color = choice("--color", ["rgb", "grey"], "Colours of pixels.  [default: rgb]", group="Model")
+                "How images are resized and scaled for Inception.  [default: clean]", group="Model")  # fmt: skip
+color = choice("--color", ["rgb", "grey"],
+               "With --model pixels: keep the colours, or turn them to grey.  [default: rgb]",
+               group="Model")  # fmt: skip
 parametrization = choice("--parametrization", ["velocity", "reversed", "noise"],
-                         "What others' weights predict, as SiT, REPA, DiT.  [default: they are asked]",
+                         "What weights made elsewhere predict, as SiT, REPA or DiT.  [default: detected]",
                          group="Model")  # fmt: skip
 network_precision = choice("--precision", ["auto", "fp32", "bf16", "fp16"],
-                           "Arithmetic of the network; auto is bf16 on a GPU.", group="Running",
+                           "Precision of the network. auto is bf16 on a GPU.", group="Running",
                            default="auto")  # fmt: skip
-batch_size = count("--batch-size", "Samples in one pass through the device.", group="Running", common=True, default=256)
+batch_size = count("--batch-size", "Samples per forward pass.", group="Running", common=True, default=256)
 members = gathers("members", "dprune.formats.members:MemberChoice", *member_choice)
-workers = count("--workers", "Processes that decode; 0 decodes in the main one.  [default: one a core]",
+workers = count("--workers",
+                "Number of processes that decode images. 0 decodes in the main process.  [default: one per core]",
                 group="Running", least=0, most=4096)  # fmt: skip

@@ -229,7 +229,7 @@ def take_device(name: str = "auto") -> torch.device:
 
 
 @contextlib.contextmanager
-def process_group(device: torch.device) -> Iterator[Ranks]:
+def process_group(device: torch.device | str) -> Iterator[Ranks]:
     """Join the process group that torchrun started, for work whose ranks exchange tensors; alone, do nothing.
 
     Args:
@@ -249,7 +249,7 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
 
     try:
         with _stdout_on_stderr():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+            dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu(str(device)) else "gloo")
         try:
             yield here
         finally:

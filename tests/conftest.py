@@ -222,3 +222,14 @@ def shards(tmp_path: Path) -> Path:
         write_tar(folder / f"{number:06d}.tar", members)
         row += count
     return folder
+
+
+def places_of(sheet: np.ndarray, image: np.ndarray) -> list[tuple[int, int]]:
+    """Top left corners at which a sheet [h, w, 3] shows an image, pixel by pixel."""
+    height, width, _ = image.shape
+    corners = np.ones((sheet.shape[0] - height + 1, sheet.shape[1] - width + 1), dtype=bool)
+    for y in (0, height // 2, height - 1):
+        for x in (0, width // 2, width - 1):
+            corners &= (sheet[y : y + corners.shape[0], x : x + corners.shape[1]] == image[y, x]).all(2)
+    found = zip(*np.nonzero(corners), strict=True)
+    return [(int(y), int(x)) for y, x in found if np.array_equal(sheet[y : y + height, x : x + width], image)]

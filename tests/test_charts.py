@@ -61,12 +61,12 @@ FIGURES = {
 
 
 def marks(figure: Figure, name: str) -> list[dict[str, str]]:
-    return [dict(element.attrib) for element in ET.fromstring(figure.on_page()).iter(SVG + name)]
+    return [dict(element.attrib) for element in ET.fromstring(figure.picture).iter(SVG + name)]
 
 
 def places(figure: Figure) -> list[tuple[float, float]]:
     """Where the marks that say something are."""
-    found = [element for element in ET.fromstring(figure.on_page()).iter() if element.find(f"{SVG}title") is not None]
+    found = [element for element in ET.fromstring(figure.picture).iter() if element.find(f"{SVG}title") is not None]
     moved = [re.fullmatch(r"translate\(([-\d.]+),([-\d.]+)\)", element.get("transform", "")) for element in found]
     return [(float(match[1]), float(match[2])) for match in moved if match]
 
@@ -84,13 +84,13 @@ def test_pictures_and_files_are_whole_the_same_twice_and_send_for_nothing(name: 
     paper = figure.on_paper("svg").decode()
     assert "var(" not in paper
     assert figure.title.split()[0] in paper
-    for drawn in (paper, figure.on_page()):
-        assert drawn == figure.on_page() or drawn == paper
+    for drawn in (paper, figure.picture):
+        assert drawn == figure.picture or drawn == paper
         assert not re.search(r"url\(|href|<image|NaN|undefined|Infinity", drawn)
 
 
 def test_every_colour_of_a_page_has_two_values() -> None:
-    used = {name for figure in FIGURES.values() for name in re.findall(r"var\((--[\w-]+)\)", figure.on_page())}
+    used = {name for figure in FIGURES.values() for name in re.findall(r"var\((--[\w-]+)\)", figure.picture)}
     light, dark = style_sheet().split("@media")
     assert used
     for name in used:
@@ -163,7 +163,7 @@ def test_a_long_title_takes_lines_and_is_not_cut() -> None:
 def test_names_of_groups_stand_beside_bars() -> None:
     names = [f"class number {n}" for n in range(12)]
     figure = share_bars("a", "said", names, [1 / 12] * 12, [1 / 12] * 12, top=0.1, colour="red", of="classes")
-    assert set(names) <= {element.text for element in ET.fromstring(figure.on_page()).iter(SVG + "text")}
+    assert set(names) <= {element.text for element in ET.fromstring(figure.picture).iter(SVG + "text")}
 
 
 def unpacked(page: str, name: str) -> str:
@@ -204,7 +204,7 @@ def test_what_a_page_draws_anew_is_what_stands_in_it() -> None:
         "signals": [{**s, "value": figure["words"].get(s["name"], s.get("value"))} for s in template["signals"]],
         "data": [{**d, "values": data[d["name"]]} if d["name"] in data else d for d in template["data"]],
     }
-    assert vl_convert.vega_to_svg(anew).count("aria-label") == FIGURES["curves"].on_page().count("<title>")
+    assert vl_convert.vega_to_svg(anew).count("aria-label") == FIGURES["curves"].picture.count("<title>")
 
 
 def test_texts_do_nothing_in_a_page() -> None:

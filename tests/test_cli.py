@@ -223,7 +223,7 @@ def test_whole_numbers_have_an_end(tmp_path: Path) -> None:
     """What is recorded can be read again."""
     np.save(tmp_path / "scores.npy", np.arange(8, dtype=np.float32))
     args = ("select", tmp_path / "scores.npy", "--keep", "2", "-o", tmp_path / "keep.npy", "--seed")
-    dprune(*args, 1 << 63).fails(2, "--seed", "more than 9,223,372,036,854,775,807")
+    dprune(*args, 1 << 63).fails(2, "--seed", "at most 9,223,372,036,854,775,807")
     dprune(*args, (1 << 63) - 1).ok()
     assert "up to date" in dprune(*args, (1 << 63) - 1).ok().err
     dprune("pack", tmp_path, "--size", "99999999", "-o", "x").fails(2, "--size", "32,768")
@@ -289,7 +289,7 @@ def test_a_tag_ends_its_key_at_the_first_equals_sign() -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "5 m", "-3m", "3m5h"])
 def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="no duration"):
+    with pytest.raises(click.BadParameter, match="not a duration"):
         Duration().convert(text, None, None)
 
 

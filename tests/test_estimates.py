@@ -65,7 +65,7 @@ def test_two_samplings_of_two_trainings_are_two(reported) -> None:
     means = [10.2, 11.8]
     error = stats.sem(means)
     assert known(row) == pytest.approx((11.0, error, stats.t.ppf(0.975, 1) * error))
-    assert "| cluster-distance lowest | 0.75 | 2 | 2 | 500 | 11 ±10 |" in found.read("quality.md")
+    assert "| nearest | 0.75 | 2 | 2 | 500 | 11 ±10 |" in found.read("quality.md")
     page = found.read("report.html")
     assert 'title="95% t interval over 2 trainings"' in page
     assert "Every ± is half of a 95% interval" in page
@@ -94,7 +94,7 @@ def test_curves_say_which_intervals_they_show(reported) -> None:
     told = [title.split("\n") for title in re.findall("<title>(.*?)</title>", drawn, re.DOTALL)]
     assert ["unpruned", "9 ± 0.98", "95% interval of the sampling error alone, one training",
             "1 training, 1 sampling"] in told  # fmt: skip
-    assert ["cluster-distance lowest", "pruned 0.75", "11 ± 13", "95% t interval over 2 trainings",
+    assert ["nearest", "pruned 0.75", "11 ± 13", "95% t interval over 2 trainings",
             "2 trainings, 1 sampling each"] in told  # fmt: skip
     for said in ("95% interval over trainings", "95% interval of sampling alone"):
         assert said in drawn
@@ -118,7 +118,7 @@ def test_two_trainings_of_each_of_two_autoencoders_are_two_units(reported) -> No
     said = "4 trainings of 2 autoencoders; ± is over the autoencoders"
     assert row["drawn_anew"].startswith(said)
     for name in ("quality.md", "report.html"):
-        assert f"cluster-distance lowest: {said}" in found.read(name)
+        assert f"nearest: {said}" in found.read(name)
 
 
 def test_other_seeds_that_choose_the_same_are_one_choice(reported) -> None:
@@ -139,7 +139,7 @@ def test_what_each_training_has_of_its_own_is_said(reported) -> None:
     found = reported(*results)
     assert {row["frechet_distance_over"] for row in found.rows} == {"trainings"}
     said = "3 trainings, each with clustering, scoring and selection of its own"
-    assert f"cluster-distance highest; cluster-distance lowest: {said}." in found.read("quality.md")
+    assert f"nearest; furthest: {said}." in found.read("quality.md")
 
 
 def test_trainings_that_share_all_that_came_before_say_nothing(reported) -> None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 from conftest import dprune
-from test_cli import subcommands
+from test_cli import NAMES, subcommands
 
 from dprune import options
+from dprune.cli import cli
 from dprune.help_pages import GROUPS, GroupedCommand, GroupedGroup, GroupedOption, split_help
 
 COMMANDS = {" ".join(path): command for path, command in subcommands()}
+
+MOST_LINES = 48
+"""Of 80 columns, on a terminal's screen."""
 
 
 def listed(text: str) -> set[str]:
@@ -39,7 +49,38 @@ def test_the_short_help_lists_the_common_options_and_the_long_one_all(path: str)
     names = {max(param.opts, key=len): param.common for param in found}
     assert listed(short) == {name for name, common in names.items() if common}
     assert listed(whole) == {*names, "--help", "--help-all"}
-    assert (f"All {len(found)} options: dprune {path} --help-all." in short) == (not all(names.values()))
+    assert (f"All {len(found)} options: dprune {path} --help-all\n" in short) == (not all(names.values()))
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_the_short_help_fits_on_a_screen(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = dprune(*path.split(), "--help").ok().out.decode().splitlines()
+    assert sum(max(1, math.ceil(len(line) / 80)) for line in shown) <= MOST_LINES
+
+
+def examples() -> list[str]:
+    """All examples of docstrings, and of the README's and the man pages' blocks, a command each."""
+    root = Path(__file__).parent.parent
+    lines = [line for command in COMMANDS.values() for line in split_help(command.help or "")[1]]
+    lines += (root / "man/sections.txt").read_text().splitlines()
+    lines += [line.removeprefix("$ ") for line in (root / "README.md").read_text().splitlines()]
+    joined = "\n".join(line.strip().removeprefix("> ") for line in lines).replace("\\\n", "").replace("|\n", "| ")
+    found = re.findall(rf"(dprune (?:{'|'.join(NAMES)}) [^|>#\n`)]+)", joined)
+    return sorted({line.strip() for line in found if not re.search(r"…|OPTION|[a-z]: |^dprune [\w-]+ --[\w-]+$", line)})
+
+
+@pytest.mark.parametrize("example", examples())
+def test_an_example_can_be_given_as_it_stands(example: str) -> None:
+    """Options and values are right; files are not looked for."""
+    ctx, words = click.Context(cli, info_name="dprune"), shlex.split(example)[1:]
+    while isinstance(group := ctx.command, click.Group):
+        name, command, words = group.resolve_command(ctx, words)
+        assert command is not None
+        if isinstance(command, click.Group):
+            ctx = click.Context(command, ctx, name)
+        else:
+            ctx = command.make_context(name, words, ctx)
 
 
 @pytest.mark.parametrize("path", ["select", "score moso", "score", ""])
@@ -102,3 +143,15 @@ def test_what_options_do_stands_in_one_column(page: str) -> None:
 def test_a_docstring_comes_apart() -> None:
     assert split_help("A.\n\n    B\n    b.\n\n    \b\n    Examples:\n      c\n") == (["A.", "B\nb."], ["  c"])
     assert split_help("A.") == (["A."], [])
+
+
+@pytest.mark.parametrize(("variables", "is_bold"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_headings_are_bold_on_a_terminal(variables: dict[str, str], is_bold: bool) -> None:
+    master, slave = os.openpty()
+    env = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm"} | variables
+    subprocess.run([sys.executable, "-m", "dprune", "help", "help"], stdout=slave, env=env, check=True)
+    os.close(slave)
+    shown = os.read(master, 1 << 16)
+    os.close(master)
+    assert (b"\x1b[1mOutput\x1b[0m:" in shown) == is_bold
+    assert (b"\x1b" in shown) == is_bold

@@ -21,9 +21,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"commands", "cli", "__main__"}),
     frozenset({"options", "flags", "help_pages", "console", "delivery", "completion"}),
     WORK,
-    frozenset({"metrics", "models", "charts", "flow", "decoding", "parts"}),
+    frozenset({"metrics", "models", "charts", "sheets", "flow", "decoding", "parts"}),
     frozenset({"formats"}),
-    frozenset({"runtime", "workers", "memory", "precision", "collectives", "noise", "seeds", "kernels"}),
+    frozenset({"runtime", "workers", "memory", "precision", "collectives", "noise", "seeds", "namespace", "kernels"}),
     frozenset({"errors", "signals", "__init__"}),
 )
 # The talk of a command, and what every floor may say.

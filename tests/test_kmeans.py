@@ -11,14 +11,16 @@ import pytest
 import torch
 
 from dprune.clustering import engines
-from dprune.clustering.engines import FaissGpuEngine, choose_engine, import_faiss, make_engine
+from dprune.clustering.engines import choose_engine, import_faiss, make_engine
 from dprune.clustering.kernels import RunningSums, cluster_sums, nearest_two, own_squared_distances
 from dprune.clustering.kmeans import KMeansSettings, fit, lloyd
 from dprune.clustering.points import Points, load_points
 from dprune.clustering.quality import find_knee, imbalance
 from dprune.clustering.starts import greedy_kmeans_plus_plus, initial_centroids
+from dprune.clustering.torch_engines import FaissGpuEngine
 from dprune.errors import InputError, UsageError
 from dprune.formats.features import ArrayFeatures
+from dprune.namespace import HOST
 from dprune.precision import float32
 from dprune.runtime import Silent
 from dprune.seeds import generator
@@ -95,6 +97,45 @@ def test_second_distance_is_nan_without_a_second_centroid(k: int) -> None:
     assert torch.isnan(far).all()
 
 
+def test_arrays_of_numpy_and_torch_give_the_same() -> None:
+    x = random(3000, 5).numpy()
+    x[1], x[2] = 0, -0.0
+    centroids = np.concatenate([x[:40], x[:3]])
+    labels = np.random.default_rng(1).choice([1, 2, 2, 2, 3, 5], len(x)).astype(np.int32)
+    draws = generator(0, "draws").random((20, 5))
+    kinds = [tuple(convert(array) for array in (x, centroids, labels)) for convert in (np.asarray, torch.from_numpy)]
+    for function in (
+        lambda x, centroids, labels: cluster_sums(x, labels, 8),
+        lambda x, centroids, labels: nearest_two(x, centroids),
+        lambda x, centroids, labels: (own_squared_distances(x, labels, centroids),),
+        lambda x, centroids, labels: (greedy_kmeans_plus_plus(x, draws),),
+    ):
+        ours, theirs = (function(*arrays) for arrays in kinds)
+        for one, other in zip(ours, theirs, strict=True):
+            assert isinstance(one, np.ndarray)
+            assert one.dtype == other.numpy().dtype
+            np.testing.assert_allclose(one, other.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_clusterings_on_the_host_are_those_of_torch(metric: str) -> None:
+    values = random(2000, 6).numpy() + 1
+    values[7], values[9, 2] = 0, np.nan
+    # Two clusters start far from all points and must be repaired.
+    start = np.concatenate([values[20:28], values[:2] * 1e4 if metric == "l2" else values[20:22]])
+    settings = KMeansSettings(10, metric, "file", centroids=start, engine="sklearn")
+    solutions = []
+    for device in (HOST, CPU):
+        points = load_points(ArrayFeatures("test", values), metric, device, Silent())
+        solutions.append(fit(points, settings, 0, Silent()))
+    ours, theirs = solutions
+    assert isinstance(ours.centroids, np.ndarray)
+    assert (ours.iterations, ours.repaired) == (theirs.iterations, theirs.repaired)
+    assert ours.repaired >= 2
+    assert ours.inertia == pytest.approx(theirs.inertia, rel=1e-6)
+    np.testing.assert_allclose(ours.centroids, theirs.centroids.numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_own_squared_distances() -> None:
     x, centroids = random(100, 6), random(4, 6, seed=1)
     labels = torch.arange(100, dtype=torch.int32) % 4
@@ -121,19 +162,19 @@ def test_greedy_init_finds_every_separated_group() -> None:
     centres = random(20, 8) * 50
     x = (centres.repeat(30, 1) + random(600, 8, seed=2) * 0.1)[torch.randperm(600, generator=torch.Generator())]
     for seed in range(5):
-        chosen = greedy_kmeans_plus_plus(x, torch.from_numpy(generator(seed, "draws").random((20, 5))))
+        chosen = greedy_kmeans_plus_plus(x, generator(seed, "draws").random((20, 5)))
         assert len(torch.cdist(chosen, centres).argmin(1).unique()) == 20
 
 
 def test_greedy_init_draws_no_point_twice_while_others_are_left() -> None:
     x = random(30, 3)
-    chosen = greedy_kmeans_plus_plus(x, torch.from_numpy(generator(0, "draws").random((30, 4))))
+    chosen = greedy_kmeans_plus_plus(x, generator(0, "draws").random((30, 4)))
     assert len(torch.unique(chosen, dim=0)) == 30
 
 
 def test_greedy_init_survives_fewer_distinct_points_than_clusters() -> None:
     x = torch.eye(3).repeat(10, 1)
-    chosen = greedy_kmeans_plus_plus(x, torch.from_numpy(generator(0, "draws").random((6, 3))))
+    chosen = greedy_kmeans_plus_plus(x, generator(0, "draws").random((6, 3)))
     assert len(torch.unique(chosen[:3], dim=0)) == 3
 
 
@@ -143,7 +184,7 @@ def test_greedy_init_is_as_good_as_scikit_learns() -> None:
     x = random(1500, 10) * torch.linspace(0.2, 3, 10)
     ours, theirs = [], []
     for seed in range(5):
-        draws = torch.from_numpy(generator(seed, "draws").random((40, 5)))
+        draws = generator(seed, "draws").random((40, 5))
         ours.append(nearest_two(x, greedy_kmeans_plus_plus(x, draws))[1].square().sum().item())
         centroids, _ = kmeans_plusplus(x.numpy(), 40, random_state=seed)
         theirs.append(nearest_two(x, torch.from_numpy(centroids))[1].square().sum().item())
@@ -180,7 +221,7 @@ def test_init_takes_a_tenth_or_a_hundred_thousand(monkeypatch: pytest.MonkeyPatc
 def test_init_draws_what_its_seed_says(k: int, trials: int) -> None:
     """2 + log k candidates a step, as scikit-learn tries; another number would change published clusters."""
     points = points_of(random(300, 2).numpy())
-    draws = torch.from_numpy(generator(5, "k-means++ 1").random((k, trials)))
+    draws = generator(5, "k-means++ 1").random((k, trials))
     assert torch.equal(initial_centroids(points, k, "kmeans++", 5, 1), greedy_kmeans_plus_plus(points.x, draws))
 
 
@@ -275,7 +316,8 @@ def test_engine_choice(
     engine: str, device: str, faiss_gpus: int | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(monkeypatch, faiss_gpus, device)
-    assert choose_engine(engine, "auto") == (expected, torch.device(device))
+    on_host = expected in ("faiss", "sklearn") and device == "cpu"
+    assert choose_engine(engine, "auto") == (expected, HOST if on_host else torch.device(device))
 
 
 @pytest.mark.parametrize(("engine", "gpus"), [("faiss", 0), ("sklearn", None)])
@@ -283,7 +325,7 @@ def test_engines_without_a_gpu_stay_on_the_cpu_unless_told(
     engine: str, gpus: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(monkeypatch, gpus, "cuda")
-    assert choose_engine(engine, "auto") == (engine, CPU)
+    assert choose_engine(engine, "auto") == (engine, HOST)
     with pytest.raises(UsageError, match=f"--engine {engine} cannot use a GPU here"):
         choose_engine(engine, "cuda")
 
@@ -293,6 +335,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, faiss_gpus: int | None, device: st
     faiss = ModuleType("faiss")
     faiss.get_num_gpus = lambda: faiss_gpus  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "faiss", faiss if faiss_gpus is not None else None)
+    monkeypatch.setattr(engines, "is_gpu", lambda name: (device if name == "auto" else name) == "cuda")
     monkeypatch.setattr(engines, "take_device", lambda name: torch.device(device if name == "auto" else name))
 
 
@@ -321,7 +364,7 @@ def test_faiss_that_does_not_load_is_as_good_as_none(monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules, "faiss", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     assert import_faiss() is None
-    assert choose_engine("auto", "cpu") == ("sklearn", CPU)
+    assert choose_engine("auto", "cpu") == ("sklearn", HOST)
 
 
 def test_knee_is_the_point_furthest_from_the_chord() -> None:

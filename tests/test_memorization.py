@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, dprune, image_bytes, write_tar
+from conftest import DATA, dprune, image_bytes, places_of, write_tar
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from stores import generated_features
@@ -654,6 +654,16 @@ def test_shards_are_embedded_and_their_copies_found(images) -> None:
     assert "up to date" in dprune(*features).ok().err
 
 
+def pair_in(sheet: np.ndarray, generated: int, train: int) -> tuple[int, int]:
+    """Where a sheet shows two images side by side."""
+    found = []
+    for seed in (generated, train):
+        with Image.open(io.BytesIO(image_bytes(seed, (16, 16)))) as image:
+            found.append(places_of(sheet, np.asarray(image.resize((96, 96), Image.Resampling.NEAREST))))
+    ((top, left),) = [place for place in found[0] if (place[0], place[1] + 96 + p.BETWEEN) in found[1]]
+    return top, left
+
+
 def test_the_figure_shows_the_closest_pairs(images) -> None:
     args = ("memorization", *images, *PIXELS, "-o", "m.json", "--pairs", "p.npy", "--figure", "f.png",
             "--figure-count", "12")  # fmt: skip
@@ -661,20 +671,15 @@ def test_the_figure_shows_the_closest_pairs(images) -> None:
     with Image.open("f.png") as image:
         sheet = np.asarray(image.convert("RGB"))
     red = (sheet == (179, 38, 30)).all(2)
-    top, left, right = p.HEADER, p.MARGIN, p.MARGIN + 96 + p.BETWEEN
-    below = p.HEADER + 2 * p.STEP_Y
     generated, train, _ = np.load("p.npy")[10].tolist()
     # The first pair is of two images that are the same, the eleventh is not.
-    wanted = {(top, left): 30, (top, right): 30,
-              (below, left + 2 * p.STEP_X): generated, (below, right + 2 * p.STEP_X): 30 + train}  # fmt: skip
-    for (y, x), seed in wanted.items():
-        with Image.open(io.BytesIO(image_bytes(seed, (16, 16)))) as image:
-            shown = np.asarray(image.resize((96, 96), Image.Resampling.NEAREST))
-        assert np.array_equal(sheet[y : y + 96, x : x + 96], shown)
-    # Ten pairs are framed.
-    assert red[top - 1, left : right + 96].all()
-    assert red[below - 1, left + p.STEP_X : right + p.STEP_X + 96].all()
-    assert not red[below - 1, left + 2 * p.STEP_X :].any()
+    first, eleventh = pair_in(sheet, 30, 30), pair_in(sheet, generated, 30 + train)
+    # Ten pairs are framed, and said to be copies.
+    for (y, x), framed in ((first, True), (eleventh, False)):
+        assert bool(red[y - 2, x : x + 2 * 96].all()) == framed
+        assert bool(red[y + 100 : y + 120, x : x + 2 * 96].any()) == framed
+    # Below both images stand their keys.
+    assert (sheet[first[0] + 118 : first[0] + 150, first[1] : first[1] + 2 * 96] < 128).any()
     first = Path("f.png").read_bytes()
     assert "up to date" in dprune(*args).ok().err
     Path("f.png").unlink()

@@ -10,7 +10,7 @@ import torch
 from conftest import dprune
 from safetensors.numpy import load_file
 
-from dprune.clustering import engines, kernels
+from dprune.clustering import kernels, torch_engines
 from dprune.clustering.kernels import half_squared_norms
 
 pytest.importorskip("triton")
@@ -28,7 +28,7 @@ def exact(x: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
 
 
 def found(x: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
-    from dprune.clustering.engines import TritonEngine
+    from dprune.clustering.torch_engines import TritonEngine
 
     return TritonEngine(x).assign(centroids)
 
@@ -111,7 +111,7 @@ def test_the_command_by_kernels_gives_what_it_gives_by_torch(
     )
     said = dprune(*args, tmp_path / "torch").ok().err
     assert "a matrix product with an argmax assigns the points" in said
-    for module in (engines, kernels):
+    for module in (torch_engines, kernels):
         monkeypatch.setattr(module, "triton_works", lambda device: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     assert "a fused kernel assigns the points" in dprune(*args, tmp_path / "triton").ok().err
@@ -119,5 +119,5 @@ def test_the_command_by_kernels_gives_what_it_gives_by_torch(
     assert np.array_equal(ours["assignment"], theirs["assignment"])
     np.testing.assert_allclose(ours["centroids"], theirs["centroids"], rtol=1e-5, atol=1e-5)
     # Where memory is short, the readable engine works.
-    monkeypatch.setattr(engines, "free_memory", lambda device: x.nbytes // 4)
+    monkeypatch.setattr(torch_engines, "free_memory", lambda device: x.nbytes // 4)
     assert "a matrix product" in dprune(*args, tmp_path / "short").ok().err

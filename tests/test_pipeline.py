@@ -44,7 +44,7 @@ IMPORTS = {
     "select distance.npy --clusters clusters.safetensors --keep 3 --figure F --shards digits": set(),
     "report nearest/metrics.json --images nearest/generated": set(),
     "embed held-out --model pixels --image-size 8": TORCH,
-    "cluster features -k 2": TORCH | {"faiss"},
+    "cluster features -k 2": {"faiss"},
     "encode held-out --vae vae/model.safetensors": TORCH,
     "sample nearest/dit/model.safetensors --vae vae/model.safetensors --seeds 3 --steps 1": TORCH,
     "score el2n latents --model nearest/dit/model.safetensors --subset held-out.npy --draws 1": TORCH,

@@ -8,13 +8,14 @@ import json
 import os
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Result, dprune, image_bytes, write_tar
+from conftest import Result, dprune, image_bytes, places_of, write_tar
 from PIL import Image
 from scipy import stats
 from studies import Run, histograms, made, rewrite, shares, write_memorization, write_metrics
@@ -24,10 +25,11 @@ from dprune.formats.provenance import make_record, parent, parent_record
 from dprune.formats.publish import publish_bytes
 from dprune.formats.shard_index import build_index
 from dprune.reporting.grouping import MISSING
+from dprune.reporting.image_grid import SMALLEST
 from dprune.reporting.tables import number_text
+from dprune.sheets.sheet import sized
 
 SVG = "{http://www.w3.org/2000/svg}"
-
 PRUNED = Run(scores="cluster-distance")
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -39,6 +41,7 @@ class Page(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.images: list[str] = []
+        self.alts: list[str] = []
         self.text: list[str] = []
         self.feed(text)
         assert not self.open
@@ -51,6 +54,7 @@ class Page(HTMLParser):
             assert name not in ("src", "href") or value.startswith(("data:image/png;base64,", "#")), (tag, value)
         if tag == "img":
             self.images += [value for name, value in attrs if name == "src"]
+            self.alts += [value for name, value in attrs if name == "alt"]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -96,7 +100,7 @@ def test_a_study_becomes_a_page_tables_and_curves(tmp_path: Path) -> None:
     assert (summary["results"], summary["lines"], summary["files"]) == (22, 4, len(found) - 1)
     page = page_of(tmp_path / "report")
     said = " ".join(page.text)
-    for words in ("Quality", "Balance", "Memorization", "What was measured", "cluster-distance highest", "unpruned"):
+    for words in ("Quality", "Balance", "Memorization", "How it was made", "furthest", "unpruned"):
         assert words in said
     assert {"quality.md", "memorization.csv", "shares.csv", "shares-by-group.csv", "curves/kid.csv"} <= found.keys()
     manifest = json.loads(found["manifest.json"])
@@ -125,9 +129,9 @@ def test_numbers_of_the_tables_are_those_of_the_results(tmp_path: Path) -> None:
     assert (pruned["frechet_distance_over"], pruned["frechet_distance_units"]) == ("trainings", "2")
     assert pruned["kid"] == ""
     markdown = (tmp_path / "report" / "quality.md").read_text().splitlines()
-    assert markdown[4] == f"| unpruned | 0 | 1 | 1 | 500 | 8 (±0.49) | {MISSING} |"
-    assert markdown[5] == f"| cluster-distance lowest | 0.75 | 2 | 1 | 500 | 12 ±25 | {MISSING} |"
-    assert 'title="not measured' in (tmp_path / "report" / "report.html").read_text()
+    assert markdown[2] == f"| unpruned | 0 | 1 | 1 | 500 | 8 (±0.49) | {MISSING} |"
+    assert markdown[3] == f"| nearest | 0.75 | 2 | 1 | 500 | 12 ±25 | {MISSING} |"
+    assert "Not computable from these samples: KID." in (tmp_path / "report" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -226,7 +230,7 @@ def test_no_path_stands_in_a_report(tmp_path: Path) -> None:
     assert not [name for name, data in files_of(tmp_path / "report").items() if str(tmp_path).encode() in data]
 
 
-def generated(folder: Path, run: Run, seeds: str = "0-3", bad: bool = False) -> Path:
+def generated(folder: Path, run: Run, seeds: str = "0-3", bad: bool = False, labels: Sequence[int] = ()) -> Path:
     """A folder as `sample` leaves it: images that are of one colour a run."""
     record = parent(run.generated(), "shards")
     record |= {"options": {**record["options"], "seeds": seeds}}
@@ -234,10 +238,12 @@ def generated(folder: Path, run: Run, seeds: str = "0-3", bad: bool = False) -> 
     members = [(f"{seed:08d}.png", image_bytes(seed)) for seed in range(first, last + 1)]
     if bad:
         members[0] = (members[0][0], b"no image")
+    members += [(f"{first + number:08d}.cls", b"%d" % label) for number, label in enumerate(labels)]
+    members.sort()
     index = build_index(str(write_tar(folder / "000000.tar", members)))
     content = {
         "kind": "shards",
-        "shards": [{"name": "000000.tar", "count": len(members), "digest": index.digest}],
+        "shards": [{"name": "000000.tar", "count": len(index), "digest": index.digest}],
         "provenance": record,
     }
     (folder / "manifest.json").write_text(json.dumps(content))
@@ -259,12 +265,37 @@ def test_images_stand_by_method_and_ratio_and_empty_cells_say_so(tmp_path: Path)
     ]
     dprune("report", file, *with_images(*folders), "--image-seeds", 9, "-o", tmp_path / "report").ok()
     page = page_of(tmp_path / "report")
-    # One of the two seeds is shown, and (highest, 0.5) has no images.
-    assert len(page.images) == 4
+    # Two seeds are in all of them. Of the two trainings one is shown, the unpruned at both ratios, and (highest, 0.5)
+    # has no images.
+    assert len(page.images) == 2 * (2 + 3)
     assert page.text.count("no images") == 1
-    assert "seeds 2, 3" in " ".join(page.text)
+    assert "The seeds are 2, 3." in " ".join(page.text)
     with Image.open(tmp_path / "report" / "images" / "grid.png") as grid:
-        assert grid.width > grid.height > 100
+        sheet = np.asarray(grid)
+    for seed, count in ((2, 5), (3, 5), (4, 0)):
+        with Image.open(io.BytesIO(image_bytes(seed))) as image:
+            shown = np.asarray(sized(image, SMALLEST))
+        assert len(places_of(sheet, shown)) == count
+
+
+def test_images_carry_the_names_of_their_classes(tmp_path: Path) -> None:
+    """Above the columns where all models gave a seed the same class, else below each image."""
+    file = write_metrics(tmp_path / "a.json", PRUNED)
+    folders = [
+        generated(tmp_path / "u", Run(), labels=[0, 1, 0, 1]),
+        generated(tmp_path / "a", PRUNED, labels=[0, 1, 0, 1]),
+    ]
+    for folder in folders:
+        (folder / "classes.txt").write_text("cats & <b>dogs</b>\nWellensittich\n")
+    dprune("report", file, *with_images(*folders), "-o", tmp_path / "one").ok()
+    page = page_of(tmp_path / "one")
+    assert (page.text.count("cats & <b>dogs</b>"), page.text.count("Wellensittich")) == (2, 2)
+    assert "unpruned, seed 0, cats & <b>dogs</b>" in page.alts
+    other = generated(tmp_path / "b", replace(PRUNED, order="highest"), labels=[0, 1, 1, 1])
+    dprune("report", file, *with_images(*folders, other), "-o", tmp_path / "two").ok()
+    # The third model has no names.
+    page = page_of(tmp_path / "two")
+    assert [page.text.count(name) for name in ("cats & <b>dogs</b>", "Wellensittich")] == [4, 4]
 
 
 def test_the_baseline_is_what_it_is_said_to_be(tmp_path: Path) -> None:
@@ -282,17 +313,20 @@ def test_the_baseline_is_what_it_is_said_to_be(tmp_path: Path) -> None:
     assert "--baseline" in report().ok().err
     assert "none of them unpruned" in " ".join(page_of(tmp_path / "report").text)
     seen = []
-    for name in (files[0], files[3], "random", "random, 0.1", images[0]):
+    for name in (files[0], files[3], "random", "random, 0.1", "random, pruned 0.1", images[0]):
         assert "--baseline" not in report(name).ok().err
         for table in ("quality.csv", "memorization.csv"):
             rows = rows_of(tmp_path / "report", table)
-            assert [(row["line"], row["trainings"]) for row in rows[:2]] == [("unpruned", "2"), (rows[1]["line"], "1")]
+            assert [(row["line"], row["trainings"]) for row in rows[:2]] == [
+                ("baseline: random, pruned 0.1", "2"),
+                (rows[1]["line"], "1"),
+            ]
         page = page_of(tmp_path / "report")
         assert not {"no images", "random"} & set(page.text)
         seen.append(files_of(tmp_path / "report"))
     assert all(found == seen[0] for found in seen)
-    report("nothing").fails(3, "--baseline nothing", "random, 0.1", "cluster-distance lowest, 0.75")
-    report("cluster-distance lowest").fails(3, "2 pruning ratios", "'cluster-distance lowest, 0.5'")
+    report("nothing").fails(3, "--baseline nothing", "random, pruned 0.1", "nearest, pruned 0.75")
+    report("nearest").fails(3, "2 pruning ratios", "'nearest, pruned 0.5'")
     assert files_of(tmp_path / "report") == seen[0]
 
 
@@ -301,7 +335,7 @@ def test_a_named_baseline_is_no_second_seed_of_another(tmp_path: Path) -> None:
     dprune("report", *files, "--baseline", files[1], "-o", tmp_path / "report").ok()
     rows = rows_of(tmp_path / "report", "quality.csv")
     assert [(row["line"], row["trainings"]) for row in rows] == [
-        ("unpruned", "1"), ("unpruned, baseline=cluster-distance lowest 0.25", "1"), ("cluster-distance lowest", "1")
+        ("baseline: nearest, pruned 0.75", "1"), ("unpruned", "1"), ("nearest", "1")
     ]  # fmt: skip
 
 
@@ -314,7 +348,7 @@ def test_plain_features_are_the_baseline_by_their_file_alone(tmp_path: Path) -> 
 def test_unpruned_images_alone(tmp_path: Path) -> None:
     file = write_metrics(tmp_path / "a.json", Run())
     dprune("report", file, *with_images(generated(tmp_path / "u", Run())), "-o", tmp_path / "report").ok()
-    assert len(page_of(tmp_path / "report").images) == 1
+    assert len(page_of(tmp_path / "report").images) == 4
 
 
 def test_images_that_cannot_be_shown(tmp_path: Path, shards: Path) -> None:

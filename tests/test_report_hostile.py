@@ -44,7 +44,7 @@ TAGS = {"html", "head", "meta", "title", "style", "body", "header", "h1", "h2", 
         "summary", "dl", "dt", "dd", "img", "footer"}  # fmt: skip
 ATTRIBUTES = {"lang", "charset", "name", "content", "href", "id", "class", "scope", "title", "tabindex", "xmlns",
               "viewbox", "role", "aria-label", "aria-hidden", "d", "x", "y", "text-anchor", "cx", "cy", "r", "width",
-              "height", "stroke-dasharray", "stroke-width", "opacity", "fill", "transform", "src", "alt", "rowspan",
+              "height", "stroke-dasharray", "stroke-width", "opacity", "fill", "transform", "src", "alt", "colspan",
               "style", "http-equiv", "type", "data-chart", "data-line", "font-family", "font-size", "font-weight", "x2",
               "y2", "dy", "stroke", "stroke-miterlimit", "stroke-linecap", "stroke-linejoin", "fill-opacity",
               "stroke-opacity"}  # fmt: skip

@@ -14,7 +14,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import dprune, image_bytes, warm_python
+from conftest import dprune, image_bytes, places_of, warm_python
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -33,10 +33,10 @@ from dprune.models.vae_config import VAEConfig
 from dprune.models.weights import file_digest
 from dprune.sampling import generation
 from dprune.sampling.drawing import Sampler
-from dprune.sampling.exports import arranged
 from dprune.sampling.job import SampleJob
 from dprune.sampling.seeds import Classes, Seeds
 from dprune.sampling.settings import SampleOptions
+from dprune.sheets.classes import GAP
 
 SIDE, CHANNELS, CLASSES = 4, 3, 5
 CPU = torch.device("cpu")
@@ -556,15 +556,22 @@ def test_numbers_that_are_not_finite_are_refused(sample, models, tmp_path):
     )
 
 
+def enlarged(image):
+    return np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.NEAREST))
+
+
 def test_the_grid_has_a_row_for_each_class(sample, tmp_path):
+    """All images that are asked for are shown, also where classes have different numbers of them."""
     sample("out", "--seeds", "0-39", "--grid", tmp_path / "g.png", "--grid-count", 17).ok()
-    image = np.asarray(Image.open(tmp_path / "g.png"))
-    side = 4 * SIDE
-    assert image.shape == (CLASSES * (side + 2) + 2, 3 * (side + 2) + 2, 3)
-    found = pixels(tmp_path / "out")
-    for row, column in ((0, 0), (3, 1), (4, 2)):
-        top, left = 2 + row * (side + 2), 2 + column * (side + 2)
-        np.testing.assert_array_equal(image[top : top + side, left : left + side], found[f"{column * 5 + row:08d}"])
+    sheet, found = np.asarray(Image.open(tmp_path / "g.png")), pixels(tmp_path / "out")
+    (top, left), *_ = places_of(sheet, enlarged(found["00000000"]))
+    step = 64 + GAP
+    for seed in range(17):
+        row, column = seed % CLASSES, seed // CLASSES
+        assert (top + row * step, left + column * step) in places_of(sheet, enlarged(found[f"{seed:08d}"]))
+    # The numbers of the classes stand at the side of their rows.
+    for row in range(CLASSES):
+        assert (sheet[top + row * step : top + row * step + 64, : left - 1] < 128).any()
 
 
 def test_another_count_is_another_grid(sample, tmp_path):
@@ -582,20 +589,6 @@ def test_exports_of_one_name_are_refused(sample, tmp_path):
     sample("out", "--seeds", "0-3", "--grid", tmp_path / "x", "--npz", tmp_path / "x").fails(2, "--grid", "--npz", "x")
     assert not (tmp_path / "x").exists()
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ([0, 1, 0, 1, 0], ([0, 2, 1, 3], 2)),
-        ([5, 5, 5], ([0, 1, 2], 2)),
-        ([-1] * 5, ([0, 1, 2, 3, 4], 3)),
-        ([0, 1, 2, 3], ([0, 1, 2, 3], 2)),
-        ([0, 0, 1], ([0, 1, 2], 2)),
-    ],
-)
-def test_arranged(given, expected):
-    assert arranged(given) == expected
 
 
 def test_npz_is_what_the_evaluator_reads(sample, tmp_path):

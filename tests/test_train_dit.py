@@ -31,6 +31,8 @@ from dprune.models.files import ModelFile, publish_model
 from dprune.models.vae import VAE
 from dprune.models.vae_config import VAEConfig
 from dprune.models.weights import file_digest
+from dprune.sheets.classes import GAP
+from dprune.sheets.sheet import MARGIN
 from dprune.training.dit.first_weights import begun
 from dprune.training.dit.latents import TrainingLatents
 from dprune.training.dit.settings import DiTSettings, Fold
@@ -525,10 +527,11 @@ def test_pictures_show_what_sample_draws(tmp_path: Path):
            tmp_path / "drawn").ok()  # fmt: skip
     sheet = np.asarray(Image.open(run / "pictures" / "step-00000008.png")).astype(int)
     with tarfile.open(tmp_path / "drawn" / "000000.tar") as tar:
-        for seed in (0, 9, 63):
+        # Of five classes, each of which takes two rows of seven.
+        for seed, row, column in ((0, 0, 0), (9, 8, 1), (63, 7, 5)):
             drawn = np.asarray(Image.open(tar.extractfile(f"{seed:08d}.png"))).astype(int)
-            top, left = 2 + seed // 8 * 18, 2 + seed % 8 * 18
-            shown = sheet[top : top + 16, left : left + 16]
+            top, left = MARGIN + row * (64 + GAP), sheet.shape[1] - MARGIN + GAP - (7 - column) * (64 + GAP)
+            shown = sheet[top : top + 64 : 4, left : left + 64 : 4]
             assert drawn.std() > 1
             assert np.abs(shown - drawn).max() <= 1
             assert (shown == drawn).mean() > 0.99

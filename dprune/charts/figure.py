@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -73,8 +74,9 @@ class Figure:
     note: str = ""
     alive: bool = True
 
-    def on_page(self) -> str:
-        """Return it as SVG with the colours of the page around it."""
+    @functools.cached_property
+    def picture(self) -> str:
+        """It as SVG with the colours of the page around it."""
         return still_picture(self.template(paper=False).filled(self.words, self.data))
 
     def on_paper(self, kind: str) -> bytes:

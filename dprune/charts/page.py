@@ -22,32 +22,37 @@ class PageCharts:
     def __init__(self) -> None:
         """Begin without any."""
         self._templates: list[Template] = []
-        self._figures: list[dict[str, Any]] = []
+        self._figures: list[Figure] = []
 
     def markup(self, figure: Figure) -> str:
         """Return a chart as it stands in the page: a picture that needs no script, with its title."""
-        picture = (
-            f'<div role="img" aria-label="{html.escape(figure.said)}"{self._mark(figure)}>{figure.on_page()}</div>'
-        )
+        picture = f'<div role="img" aria-label="{html.escape(figure.said)}"{self._mark(figure)}>{figure.picture}</div>'
         return f'<figure class="chart"><figcaption>{html.escape(figure.title)}</figcaption>{picture}</figure>'
 
     def _mark(self, figure: Figure) -> str:
         if not figure.alive:
             return ""
+        # By identity: one that stands in two places is told once.
+        number = next((n for n, known in enumerate(self._figures) if known is figure), len(self._figures))
+        if number == len(self._figures):
+            self._figures.append(figure)
+        return f' data-chart="{number}"'
+
+    def _described(self, figure: Figure) -> dict[str, Any]:
         template = figure.template(paper=False)
         if template not in self._templates:
             self._templates.append(template)
-        self._figures.append({
+        return {
             "template": self._templates.index(template), "words": figure.words, "lines": figure.lines,
             "data": {name: _table(rows) for name, rows in figure.data.items()},
-        })  # fmt: skip
-        return f' data-chart="{len(self._figures) - 1}"'
+        }  # fmt: skip
 
     def scripts(self) -> str:
         """Return what goes to the end of the page's body; empty without charts."""
         if not self._figures:
             return ""
-        described = {"templates": [template.vega for template in self._templates], "figures": self._figures}
+        figures = [self._described(figure) for figure in self._figures]
+        described = {"templates": [template.vega for template in self._templates], "figures": figures}
         parts = {"charts": json.dumps(described, allow_nan=False, separators=(",", ":")), "vega": _library()}
         packed = (f'<script type="text/plain" id="{name}">{_packed(text)}</script>' for name, text in parts.items())
         return f"{''.join(packed)}<script>{_glue()}</script>"

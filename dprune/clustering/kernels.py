@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Iterator
 
-import torch
-from torch.nn.functional import embedding_bag
+import numpy as np
+import numpy.typing as npt
 
 from dprune.kernels.available import triton_works
+from dprune.namespace import Array, host, namespace, take_rows
 from dprune.precision import float32
 
 SEGMENT = 256
@@ -16,29 +19,37 @@ GPU_SCORES = 1 << 25
 MOST_MOVED = 0.25
 
 
-def rows_at_once(x: torch.Tensor, k: int) -> int:
+def on_gpu(x: Array) -> bool:
+    """Tell whether `x` is a tensor on a GPU."""
+    return not isinstance(x, np.ndarray) and bool(x.is_cuda)
+
+
+def rows_at_once(x: Array, k: int) -> int:
     """Return how many rows of `x` to multiply with k centroids at once: those whose scores stay in cache."""
-    return CPU_ROWS if x.device.type == "cpu" else max(1, GPU_SCORES // k)
+    return max(1, GPU_SCORES // k) if on_gpu(x) else CPU_ROWS
 
 
-def chunks(tensor: torch.Tensor, step: int) -> Iterator[torch.Tensor]:
+def chunks(x: Array, step: int) -> Iterator[Array]:
     """Yield views of `step` rows each, the last one shorter."""
-    for low in range(0, len(tensor), step):
-        yield tensor[low : low + step]
+    for low in range(0, len(x), step):
+        yield x[low : low + step]
 
 
-def scores(x: torch.Tensor, centroids: torch.Tensor, half_norms: torch.Tensor) -> torch.Tensor:
+def scores(x: Array, centroids: Array, half_norms: Array) -> Array:
     """Return x·c - |c|²/2, float32 [n, k], which is largest for the nearest centroid."""
-    return torch.addmm(half_norms, x, centroids.T, beta=-1)
+    if isinstance(x, np.ndarray):
+        return x @ centroids.T - half_norms
+    # torch does both in one kernel.
+    return namespace(x).addmm(half_norms, x, centroids.T, beta=-1)
 
 
-def half_squared_norms(centroids: torch.Tensor) -> torch.Tensor:
+def half_squared_norms(centroids: Array) -> Array:
     """Return |c|²/2 of each centroid, float32 [k]."""
-    norms: torch.Tensor = torch.linalg.vector_norm(centroids, dim=1)
-    return norms.square_().mul_(0.5)
+    xp = namespace(centroids)
+    return xp.square(xp.linalg.vector_norm(centroids, axis=1)) / 2
 
 
-def cluster_sums(x: torch.Tensor, labels: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def cluster_sums(x: Array, labels: Array, k: int) -> tuple[Array, Array]:
     """Add up the points of each cluster.
 
     The row numbers, sorted by label, are cut into segments of at most 256 rows, at the clusters' borders too; each
@@ -53,24 +64,30 @@ def cluster_sums(x: torch.Tensor, labels: torch.Tensor, k: int) -> tuple[torch.T
     Returns:
         float64 [k, d] and the number of points in each, int64 [k].
     """
-    ordered, order = labels.sort(stable=True)
-    clusters = torch.arange(k + 1, dtype=labels.dtype, device=x.device)
-    borders = torch.searchsorted(ordered, clusters)
-    cuts = torch.arange(0, len(x), SEGMENT, device=x.device)
-    starts = torch.cat([borders[:-1], cuts]).sort().values
+    xp, device = namespace(x), x.device
+    order = xp.argsort(labels, stable=True)
+    ordered = take_rows(labels, order)
+    clusters = xp.arange(k + 1, dtype=labels.dtype, device=device)
+    borders = xp.searchsorted(ordered, clusters)
+    counts = xp.diff(borders)
     if not len(x):
-        return x.new_zeros((k, x.shape[1]), dtype=torch.float64), borders.diff()
-    partial = _segment_sums(x, order, starts).double()
+        return xp.zeros((k, x.shape[1]), dtype=xp.float64, device=device), counts
+    starts = xp.concat([borders[:-1], xp.arange(0, len(x), SEGMENT, device=device)])
+    starts = starts[xp.argsort(starts)]
+    partial = xp.asarray(_segment_sums(x, order, starts), dtype=xp.float64)
     # An empty segment starts where the next begins, or behind the last row; its sum is zero, so its owner is free.
-    owner = ordered.index_select(0, starts.clamp(max=len(x) - 1))
-    firsts = torch.searchsorted(owner, clusters[:-1])
-    return embedding_bag(torch.arange(len(starts), device=x.device), partial, firsts, mode="sum"), borders.diff()
+    owner = take_rows(ordered, xp.clip(starts, 0, len(x) - 1))
+    firsts = xp.searchsorted(owner, clusters[:-1])
+    return _segment_sums(partial, xp.arange(len(starts), device=device), firsts), counts
 
 
-def _segment_sums(x: torch.Tensor, order: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """Return the sum of the rows that each segment of `order` names, float32 [segments, d]."""
-    if not triton_works(x.device):
-        return embedding_bag(order, x, starts, mode="sum")
+def _segment_sums(x: Array, order: Array, starts: Array) -> Array:
+    """Return the sum of the rows that each segment of `order` names, in the precision of `x` [segments, d]."""
+    if isinstance(x, np.ndarray):
+        bounds = [*starts.tolist(), len(order)]
+        return np.stack([x[order[low:high]].sum(0) for low, high in itertools.pairwise(bounds)])
+    if x.dtype != namespace(x).float32 or not triton_works(x.device):
+        return namespace(x).nn.functional.embedding_bag(order, x, starts, mode="sum")
     # Triton is not to be had everywhere.
     from dprune.kernels.segment_sum import segment_sums
 
@@ -88,44 +105,43 @@ class RunningSums:
         k: number of clusters.
     """
 
-    def __init__(self, x: torch.Tensor, k: int) -> None:
+    def __init__(self, x: Array, k: int) -> None:
         self._x = x
         self._k = k
-        self._labels: torch.Tensor | None = None
-        self._sums = x.new_zeros((k, x.shape[1]), dtype=torch.float64)
-        self._counts = torch.zeros(k, dtype=torch.int64, device=x.device)
+        self._labels: Array = None
+        self._sums: Array = None
+        self._counts: Array = None
 
-    def update(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, labels: Array) -> tuple[Array, Array]:
         """Return the sums, float64 [k, d], and the points of each cluster, int64 [k], for labels int32 [n]."""
         before, self._labels = self._labels, labels
-        moved = None if before is None or self._x.is_cuda else torch.nonzero(labels != before).squeeze(1)
-        if before is None or moved is None or len(moved) > len(labels) * MOST_MOVED:
+        moved = None if before is None or on_gpu(self._x) else namespace(labels).where(labels != before)[0]
+        if moved is None or len(moved) > len(labels) * MOST_MOVED:
             self._sums, self._counts = cluster_sums(self._x, labels, self._k)
             return self._sums, self._counts
-        rows = self._x.index_select(0, moved)
+        rows = take_rows(self._x, moved)
         for sign, owners in ((1, labels), (-1, before)):
-            sums, counts = cluster_sums(rows, owners.index_select(0, moved), self._k)
+            sums, counts = cluster_sums(rows, take_rows(owners, moved), self._k)
             self._sums = self._sums + sign * sums
             self._counts = self._counts + sign * counts
         return self._sums, self._counts
 
 
-def own_squared_distances(x: torch.Tensor, labels: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+def own_squared_distances(x: Array, labels: Array, centroids: Array) -> Array:
     """Return the squared distance of each point to its own centroid by differences, float32 [n]."""
-    step = rows_at_once(x, x.shape[1])
-    squares = x.new_empty(len(x))
+    step, xp = rows_at_once(x, x.shape[1]), namespace(x)
+    squares = xp.empty(len(x), dtype=x.dtype, device=x.device)
     for rows, own, out in zip(chunks(x, step), chunks(labels, step), chunks(squares, step), strict=True):
-        out.copy_(distance(rows, centroids, own).square_())
+        out[:] = xp.square(distance(rows, centroids, own))
     return squares
 
 
-def distance(rows: torch.Tensor, centroids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def distance(rows: Array, centroids: Array, labels: Array) -> Array:
     """Return the Euclidean distance of each row to the centroid that `labels` names, by differences, float32 [n]."""
-    norms: torch.Tensor = torch.linalg.vector_norm(rows - centroids.index_select(0, labels), dim=1)
-    return norms
+    return namespace(rows).linalg.vector_norm(rows - take_rows(centroids, labels), axis=1)
 
 
-def nearest_two(x: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def nearest_two(x: Array, centroids: Array) -> tuple[Array, Array, Array]:
     """Assign each point to its nearest centroid, in full float32.
 
     A matrix product names the two nearest; their distances are then recomputed by differences, which do not cancel.
@@ -139,28 +155,32 @@ def nearest_two(x: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor,
         Nearest centroid, int32 [n]; distance to it and to the second nearest, float32 [n], the latter NaN where
         all centroids are one.
     """
-    offsets = half_squared_norms(centroids).masked_fill_(_repeats(centroids), torch.inf)
-    single = int(torch.isfinite(offsets).sum()) < 2
-    found: list[tuple[torch.Tensor, ...]] = []
-    with float32(tf32=False):
+    xp, repeats = namespace(x), _repeats(host(centroids))
+    offsets = half_squared_norms(centroids)
+    offsets[xp.asarray(repeats, device=x.device)] = xp.inf
+    single = len(repeats) - repeats.sum() < 2
+    found: list[tuple[Array, ...]] = []
+    with contextlib.nullcontext() if xp is np else float32(tf32=False):
         for rows in chunks(x, rows_at_once(x, len(centroids))):
             table = scores(rows, centroids, offsets)
-            first = table.argmax(1)
-            second = table.scatter_(1, first.unsqueeze(1), -torch.inf).argmax(1)
+            first = table.argmax(axis=1)
+            table[xp.arange(len(rows), device=x.device), first] = -xp.inf
+            second = table.argmax(axis=1)
             near, far = distance(rows, centroids, first), distance(rows, centroids, second)
             # Among two that are as good as equal the product may have chosen the wrong one.
             swap = ((far < near) | ((far == near) & (second < first))) & (not single)
-            first, near, far = torch.where(swap, second, first), torch.where(swap, far, near), torch.maximum(near, far)
-            found.append((first.int(), near, torch.full_like(far, torch.nan) if single else far))
+            first, near, far = xp.where(swap, second, first), xp.where(swap, far, near), xp.maximum(near, far)
+            found.append((xp.asarray(first, dtype=xp.int32), near, xp.full_like(far, xp.nan) if single else far))
     if not found:
-        return x.new_empty(0, dtype=torch.int32), x.new_empty(0), x.new_empty(0)
-    labels, nearest, second = (torch.cat(parts) for parts in zip(*found, strict=True))
+        labels, nearest = (xp.empty(0, dtype=dtype, device=x.device) for dtype in (xp.int32, x.dtype))
+        return labels, nearest, nearest
+    labels, nearest, second = (xp.concat(parts) for parts in zip(*found, strict=True))
     return labels, nearest, second
 
 
-def _repeats(centroids: torch.Tensor) -> torch.Tensor:
-    _, group = torch.unique(centroids, dim=0, return_inverse=True)
-    first = torch.full_like(group, len(group)).scatter_reduce_(
-        0, group, torch.arange(len(group), device=group.device), "amin"
-    )
-    return first.index_select(0, group) != torch.arange(len(group), device=group.device)
+def _repeats(centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Tell which centroids [k, d] are equal to an earlier one, bool [k]."""
+    seen: dict[bytes, int] = {}
+    # Zero is zero whatever its sign.
+    rows = (row.tobytes() for row in centroids + np.float32(0))
+    return np.array([seen.setdefault(row, number) != number for number, row in enumerate(rows)], dtype=np.bool_)

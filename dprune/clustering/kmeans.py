@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from dprune.clustering.engines import Engine, make_engine
 from dprune.clustering.kernels import RunningSums, own_squared_distances
@@ -16,6 +15,7 @@ from dprune.clustering.points import Points, unit
 from dprune.clustering.starts import initial_centroids
 from dprune.collectives import all_gather, all_sum
 from dprune.errors import InputError, Interrupted
+from dprune.namespace import Array, namespace, take_rows
 from dprune.runtime import Monitor
 
 # Closer than this share of the points' mean squared norm, a matrix product cannot tell a point from its centroid.
@@ -66,7 +66,7 @@ class Solution:
         repaired: empty clusters that were given a new centroid on the way.
     """
 
-    centroids: torch.Tensor
+    centroids: Array
     inertia: float
     iterations: int
     repaired: int
@@ -100,15 +100,13 @@ def fit(points: Points, settings: KMeansSettings, seed: int, monitor: Monitor) -
     return best
 
 
-def _start(points: Points, settings: KMeansSettings, seed: int, run: int) -> torch.Tensor:
+def _start(points: Points, settings: KMeansSettings, seed: int, run: int) -> Array:
     if settings.centroids is not None:
-        return points.place(torch.from_numpy(settings.centroids))
+        return points.place(settings.centroids)
     return initial_centroids(points, settings.k, settings.init, seed, run)
 
 
-def lloyd(
-    points: Points, engine: Engine, centroids: torch.Tensor, settings: KMeansSettings, monitor: Monitor
-) -> Solution:
+def lloyd(points: Points, engine: Engine, centroids: Array, settings: KMeansSettings, monitor: Monitor) -> Solution:
     """Alternate between assignment and means until the centroids rest (Lloyd, 1982).
 
     For cosine the means are scaled to unit length (Dhillon and Modha, 2001). A cluster that loses all its points
@@ -142,43 +140,48 @@ def lloyd(
     return Solution(centroids, inertia, step, repaired)
 
 
-def _update(
-    points: Points, own: tuple[torch.Tensor, torch.Tensor], centroids: torch.Tensor, monitor: Monitor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _update(points: Points, own: tuple[Array, Array], centroids: Array, monitor: Monitor) -> tuple[Array, Array, Array]:
     """Return the new centroids, float32 [k, d], the points of each, float64 [k], and the state of the iteration.
 
     `own` holds the sums and counts of this rank's points. The state is [squared shift, inertia, empty clusters,
     ranks asked to stop]; reading it is the one wait for the device.
     """
-    k, dimension = centroids.shape
-    packed = centroids.new_zeros((k + 1, dimension + 1), dtype=torch.float64)
+    xp, (k, dimension) = namespace(centroids), centroids.shape
+    packed = xp.zeros((k + 1, dimension + 1), dtype=xp.float64, device=centroids.device)
     packed[:k, :dimension], packed[:k, dimension] = own
     if monitor.stop_requested():
         packed[k, 0] = 1
     all_sum(packed)
     sums, counts = packed[:k, :dimension], packed[:k, dimension]
-    means = unit(sums) if points.metric == "cosine" else sums / counts.unsqueeze(1)
+    means = unit(sums) if points.metric == "cosine" else sums / xp.clip(counts, 1, None)[:, None]
     # Opposite unit vectors add up to no direction, and a cluster that was left may keep a residue of rounding.
-    unchanged = (counts == 0) | (sums == 0).all(1) if points.metric == "cosine" else counts == 0
-    moved = torch.where(unchanged.unsqueeze(1), centroids, means.float())
+    empty = counts == 0
+    unchanged = empty | (sums == 0).all(axis=1) if points.metric == "cosine" else empty
+    moved = xp.where(unchanged[:, None], centroids, xp.asarray(means, dtype=centroids.dtype))
     # With the assignment's own means, the points' squares split into those within and those between clusters.
     inertia = points.mean_square * points.total - (sums * moved).sum()
-    shift = (moved - centroids).double().square().sum()
-    return moved, counts, torch.stack([shift, inertia, (counts == 0).sum().double(), packed[k, 0]])
+    shift = xp.square(xp.asarray(moved - centroids, dtype=xp.float64)).sum()
+    return moved, counts, xp.stack([shift, inertia, empty.sum(dtype=xp.float64), packed[k, 0]])
 
 
-def _repair(points: Points, labels: torch.Tensor, centroids: torch.Tensor, counts: torch.Tensor, step: int) -> int:
+def _repair(points: Points, labels: Array, centroids: Array, counts: Array, step: int) -> int:
     """Move the centroids of empty clusters, in place, to the points furthest from theirs; return how many moved."""
-    empty = torch.nonzero(counts == 0).squeeze(1)
+    xp = namespace(centroids)
+    empty = xp.where(counts == 0)[0]
     distances = own_squared_distances(points.x, labels, centroids)
     # Every rank offers as many points; one that has fewer offers worthless ones.
-    offered = torch.cat([distances, distances.new_zeros(len(empty))]).topk(len(empty))
-    last = len(points.x) - 1
-    rows = points.x.index_select(0, offered.indices.clamp(max=last)) if last >= 0 else centroids[empty]
-    worth, rows = all_gather(offered.values), all_gather(rows)
-    furthest = worth.topk(len(empty))
-    count = int((furthest.values > RESOLUTION * points.mean_square).sum())
-    centroids[empty[:count]] = rows.index_select(0, furthest.indices[:count])
+    worth = xp.concat([distances, xp.zeros(len(empty), dtype=distances.dtype, device=distances.device)])
+    offered, last = _largest(worth, len(empty)), len(points.x) - 1
+    rows = take_rows(points.x, xp.clip(offered, 0, last)) if last >= 0 else centroids[empty]
+    worth, rows = all_gather(worth[offered]), all_gather(rows)
+    furthest = _largest(worth, len(empty))
+    count = int((worth[furthest] > RESOLUTION * points.mean_square).sum())
+    centroids[empty[:count]] = rows[furthest[:count]]
     if count:
         _log.info("k-means: %d empty clusters took over the furthest points (iteration %d).", count, step)
     return count
+
+
+def _largest(values: Array, count: int) -> Array:
+    """Return the places of the `count` largest values [n], the largest first, the first of equal ones."""
+    return namespace(values).argsort(-values, stable=True)[:count]

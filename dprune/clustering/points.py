@@ -6,15 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from dprune.clustering.kernels import chunks
 from dprune.clustering.reading import read_rows, rows_at_once
 from dprune.collectives import all_gather, all_sum, gather_rows
 from dprune.errors import InputError
 from dprune.formats.features import Features
+from dprune.namespace import Array, Device, host, namespace, namespace_on, take_rows
 from dprune.runtime import Monitor, ranks
 from dprune.seeds import generator
+
+# What divides by less would no longer scale to unit length, but magnify rests of rounding.
+SMALLEST_NORM = 1e-12
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,11 @@ class Points:
         mean_square: mean squared norm over all ranks' points.
     """
 
-    x: torch.Tensor
+    x: Array
     valid: npt.NDArray[np.bool_]
     counts: tuple[int, ...]
     metric: str
-    centre: torch.Tensor
+    centre: Array
     mean_square: float
 
     @property
@@ -42,12 +45,12 @@ class Points:
         """Points of all ranks."""
         return sum(self.counts)
 
-    def place(self, centroids: torch.Tensor) -> torch.Tensor:
+    def place(self, centroids: Array) -> Array:
         """Bring centroids [k, d] from the features' space into that of `x`."""
-        placed = centroids.to(self.x) - self.centre
+        placed = namespace(self.x).asarray(centroids, dtype=self.x.dtype, device=self.x.device) - self.centre
         return unit(placed) if self.metric == "cosine" else placed
 
-    def sample(self, count: int, seed: int, purpose: str) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
+    def sample(self, count: int, seed: int, purpose: str) -> tuple[Array, npt.NDArray[np.int64]]:
         """Draw points of all ranks without replacement; which ones does not depend on the number of ranks.
 
         Args:
@@ -67,16 +70,17 @@ class Points:
             return self.x, chosen
         first = 0 if alone else sum(self.counts[: ranks().rank])
         here = chosen[(chosen >= first) & (chosen < first + len(self.x))] - first
-        rows = self.x.index_select(0, torch.from_numpy(here).to(self.x.device))
+        rows = take_rows(self.x, namespace(self.x).asarray(here, device=self.x.device))
         return gather_rows(rows), chosen
 
 
-def unit(rows: torch.Tensor) -> torch.Tensor:
+def unit(rows: Array) -> Array:
     """Scale rows [n, d] to unit length; zero rows stay zero."""
-    return torch.nn.functional.normalize(rows, dim=1)
+    xp = namespace(rows)
+    return rows / xp.clip(xp.linalg.vector_norm(rows, axis=1, keepdims=True), SMALLEST_NORM, None)
 
 
-def load_points(features: Features, metric: str, device: torch.device, monitor: Monitor) -> Points:
+def load_points(features: Features, metric: str, device: Device, monitor: Monitor) -> Points:
     """Read this rank's slice of the features.
 
     Rows that could not be decoded (NaN), that overflow float32 when squared, and for cosine those of zero length,
@@ -91,39 +95,44 @@ def load_points(features: Features, metric: str, device: torch.device, monitor: 
     Raises:
         InputError: no row is usable.
     """
-    worker, (samples, dimension) = ranks(), features.shape
+    xp, worker, (samples, dimension) = namespace_on(device), ranks(), features.shape
     begin, end = (samples * rank // worker.world for rank in (worker.rank, worker.rank + 1))
-    x = torch.empty((end - begin, dimension), dtype=torch.float32, device=device)
-    sums = torch.zeros(dimension, dtype=torch.float64, device=device)
+    x = xp.empty((end - begin, dimension), dtype=xp.float32, device=device)
+    sums = xp.zeros(dimension, dtype=xp.float64, device=device)
     valid, filled, read = np.zeros(end - begin, dtype=np.bool_), 0, 0
     monitor.start("reading features", end - begin, "samples")
     for rows in read_rows(features, begin, end, device):
         kept = _usable(rows, metric)
         here = slice(read, read := read + len(rows))
-        valid[here] = kept.cpu().numpy()
+        valid[here] = host(kept)
         usable = rows if valid[here].all() else rows[kept]
         x[filled : filled + len(usable)] = usable
-        sums += usable.sum(0)
+        sums += usable.sum(axis=0)
         filled += len(usable)
         monitor.advance(len(rows))
-    counts = tuple(all_gather(torch.tensor([filled])).tolist())
+    counts = tuple(all_gather(xp.asarray([filled])).tolist())
     if not sum(counts):
         raise InputError(f"{features.name}: no sample has usable features: all are NaN, infinite or zero.")
     # Products of centred vectors lose the fewest digits; any centre is right as long as all ranks share it.
-    centre = (all_sum(sums) / sum(counts)).float() if metric == "l2" else x.new_zeros(dimension)
-    return _placed(x[:filled], valid, counts, metric, centre)
+    mean = all_sum(sums) / sum(counts) if metric == "l2" else xp.zeros_like(sums)
+    return _placed(x[:filled], valid, counts, metric, xp.asarray(mean, dtype=xp.float32))
 
 
-def _usable(rows: torch.Tensor, metric: str) -> torch.Tensor:
-    norms = torch.linalg.vector_norm(rows, dim=1)
-    return torch.isfinite(norms) & (norms > 0) if metric == "cosine" else torch.isfinite(norms)
+def _usable(rows: Array, metric: str) -> Array:
+    xp = namespace(rows)
+    # In float32 a square may be infinite, which is how such rows are found.
+    with np.errstate(over="ignore"):
+        norms = xp.linalg.vector_norm(rows, axis=1)
+    return xp.isfinite(norms) & (norms > 0) if metric == "cosine" else xp.isfinite(norms)
 
 
-def _placed(
-    x: torch.Tensor, valid: npt.NDArray[np.bool_], counts: tuple[int, ...], metric: str, centre: torch.Tensor
-) -> Points:
-    squares = torch.zeros((), dtype=torch.float64, device=x.device)
+def _placed(x: Array, valid: npt.NDArray[np.bool_], counts: tuple[int, ...], metric: str, centre: Array) -> Points:
+    xp = namespace(x)
+    squares = xp.zeros(1, dtype=xp.float64, device=x.device)
     for chunk in chunks(x, rows_at_once(x.shape[1], x.device)):
-        chunk.copy_(unit(chunk)) if metric == "cosine" else chunk.sub_(centre)
-        squares += torch.linalg.vector_norm(chunk, dim=1).double().square().sum()
-    return Points(x, valid, counts, metric, centre, float(all_sum(squares)) / sum(counts))
+        if metric == "cosine":
+            chunk[:] = unit(chunk)
+        else:
+            chunk -= centre
+        squares += xp.square(xp.asarray(xp.linalg.vector_norm(chunk, axis=1), dtype=xp.float64)).sum()
+    return Points(x, valid, counts, metric, centre, float(all_sum(squares)[0]) / sum(counts))

@@ -6,23 +6,26 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-
-import torch
+from typing import TYPE_CHECKING
 
 from dprune.formats.features import Features
+from dprune.namespace import HOST, Array, Device, device_type
 from dprune.runtime import default_workers
+
+if TYPE_CHECKING:
+    import torch
 
 ROW_BYTES = {"cpu": 4 << 20, "cuda": 32 << 20}
 """Bytes of float32 that are worked on at once: on a CPU what stays in cache, on a GPU what hides its launches."""
 MOST_READERS = 8
 
 
-def rows_at_once(dimension: int, device: torch.device) -> int:
+def rows_at_once(dimension: int, device: Device) -> int:
     """Return how many rows of `dimension` float32 numbers are worked on at once."""
-    return max(1, ROW_BYTES[device.type] // (4 * dimension))
+    return max(1, ROW_BYTES[device_type(device)] // (4 * dimension))
 
 
-def read_rows(features: Features, begin: int, end: int, device: torch.device) -> Iterator[torch.Tensor]:
+def read_rows(features: Features, begin: int, end: int, device: Device) -> Iterator[Array]:
     """Yield samples `begin` to `end` in pieces, float32 [m, d] on the device.
 
     For a GPU several threads read ahead, into memory that it copies from by itself, and in the precision in which
@@ -30,7 +33,13 @@ def read_rows(features: Features, begin: int, end: int, device: torch.device) ->
     """
     step = rows_at_once(features.shape[1], device)
     pieces = ((low, min(low + step, end)) for low in range(begin, end, step))
-    if device.type == "cpu":
+    if device == HOST:
+        for low, high in pieces:
+            yield features.rows(low, high)
+        return
+    import torch
+
+    if device_type(device) == "cpu":
         for low, high in pieces:
             yield torch.from_numpy(features.rows(low, high))
         return
@@ -44,6 +53,8 @@ def read_rows(features: Features, begin: int, end: int, device: torch.device) ->
 
 
 def _pinned(features: Features, begin: int, end: int) -> torch.Tensor:
+    import torch
+
     dtype = torch.float16 if features.dtype == "float16" else torch.float32
     rows = torch.empty((end - begin, features.shape[1]), dtype=dtype, pin_memory=True)
     features.fill(rows.numpy(), begin, end)

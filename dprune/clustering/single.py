@@ -11,22 +11,25 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from dprune.clustering.engines import warm_up
 from dprune.clustering.kernels import nearest_two
 from dprune.clustering.kmeans import KMeansSettings, Solution, fit
 from dprune.clustering.points import Points, load_points
 from dprune.clustering.quality import imbalance, inertia
 from dprune.collectives import gather_rows, is_root, on_devices
-from dprune.formats.clusters import Clusters
+from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import Features
 from dprune.formats.jobs import FileJob
-from dprune.formats.provenance import Record, difference, make_record
+from dprune.formats.provenance import FINDINGS_KEY, Record, difference, make_record, with_findings
 from dprune.formats.publish import Output
-from dprune.runtime import Ahead, Monitor, process_group
+from dprune.namespace import HOST, Array, Device, device_type, host, namespace
+from dprune.runtime import Ahead, Monitor, process_group, take_device
 
 _log = logging.getLogger("dprune")
+
+# Numbers times clusters from which on torch's products on a CPU, which are faster than numpy's where one side has few
+# rows, save more time than its import takes.
+WORTH_TORCH = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,14 @@ class ClusterJob(FileJob):
 
     Attributes:
         parents: inputs besides the features.
-        devices: one, or several that share the work in this process.
+        devices: one, or several that share the work in this process; `HOST` where torch is not needed.
     """
 
     features: Features
     parents: Mapping[str, Record]
     settings: KMeansSettings
     seed: int
-    devices: tuple[torch.device, ...]
+    devices: tuple[Device, ...]
     output: Output
     together = True
 
@@ -52,6 +55,13 @@ class ClusterJob(FileJob):
         parents = {"features": self.features.as_parent(), **self.parents}
         return make_record("cluster", self.settings.options(), seed=self.seed, parents=parents,
                            fingerprint=self.features.fingerprint, tags=self.output.tags)  # fmt: skip
+
+    @property
+    def places(self) -> tuple[Device, ...]:
+        """The devices, with torch's CPU for large work on the host."""
+        samples, dimension = self.features.shape
+        large = samples * dimension * self.settings.k * self.settings.n_init > WORTH_TORCH
+        return (take_device("cpu"),) if large and self.devices == (HOST,) else self.devices
 
     def with_k(self, k: int, path: Path) -> ClusterJob:
         """Return the same job for another number of clusters, which goes elsewhere."""
@@ -64,50 +74,63 @@ class ClusterJob(FileJob):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Cluster, publish the file on rank 0 and summarise it; the other ranks return nothing."""
-        settings, dimension = self.settings, self.features.shape[1]
-        warm = Ahead(lambda: warm_up(settings.engine, self.devices, settings.k, dimension))
-        return on_devices(self.devices, functools.partial(self._run, warm=warm), monitor)
+        warm = Ahead(self._warm_up)
+        return on_devices(self.places, functools.partial(self._run, warm=warm), monitor)
 
-    def _run(self, device: torch.device, monitor: Monitor, warm: Ahead[None]) -> dict[str, Any]:
+    def _warm_up(self) -> None:
+        if self.settings.engine == "torch":
+            from dprune.clustering.torch_engines import warm_up
+
+            warm_up(self.devices, self.settings.k, self.features.shape[1])
+
+    def _run(self, device: Device, monitor: Monitor, warm: Ahead[None]) -> dict[str, Any]:
         with process_group(device) as here:
             points = load_points(self.features, self.settings.metric, device, monitor)
             warm.wait()
-            clusters, solution = self.cluster(points, monitor)
+            clusters = self.cluster(points, monitor)
             if here.rank:
                 return {}
+        return self._summary(clusters) | {"device": device_type(self.devices[0])}
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        return self._summary(read_clusters(self.output.path))
+
+    def _summary(self, clusters: Clusters) -> dict[str, Any]:
         sizes, samples = clusters.sizes, int(clusters.sizes.sum())
+        found = (clusters.record or {}).get(FINDINGS_KEY, {})
         return {
             "samples": samples,
             "without_features": len(clusters) - samples,
             "k": len(sizes),
             "engine": self.settings.engine,
-            "device": self.devices[0].type,
+            "device": None,
             "inertia": inertia(clusters, self.settings.metric),
             "size_min": int(sizes.min()),
             "size_median": float(np.median(sizes)),
             "size_max": int(sizes.max()),
             "imbalance": imbalance(sizes),
-            "iterations": solution.iterations,
-            "empties_repaired": solution.repaired,
+            "iterations": found.get("iterations"),
+            "empties_repaired": found.get("empties_repaired"),
         }
 
-    def cluster(self, points: Points, monitor: Monitor) -> tuple[Clusters, Solution]:
+    def cluster(self, points: Points, monitor: Monitor) -> Clusters:
         """Cluster points that are already loaded, and publish the file; the clusters are complete on rank 0 only."""
         solution = fit(points, self.settings, self.seed, monitor)
-        labels, near, far = (part.cpu() for part in nearest_two(points.x, solution.centroids))
+        labels, near, far = nearest_two(points.x, solution.centroids)
         if self.settings.metric == "cosine":
             # Between unit vectors, 1 - cosine is half the squared distance, and does not cancel when so computed.
-            near, far = near.square() / 2, far.square() / 2
-        kept = gather_rows(torch.from_numpy(points.valid)).numpy()
-        assignment = _spread(gather_rows(labels).numpy(), kept, -1)
+            near, far = near * near / 2, far * far / 2
+        kept = _gathered(namespace(points.x).asarray(points.valid))
+        assignment = _spread(_gathered(labels), kept, -1)
         clusters = Clusters(
-            centroids=(solution.centroids + points.centre).cpu().numpy(),
+            centroids=host(solution.centroids + points.centre),
             assignment=assignment,
-            distance=_spread(gather_rows(near).numpy(), kept, np.nan),
-            second_distance=_spread(gather_rows(far).numpy(), kept, np.nan),
+            distance=_spread(_gathered(near), kept, np.nan),
+            second_distance=_spread(_gathered(far), kept, np.nan),
             sizes=np.bincount(assignment[kept], minlength=self.settings.k),
             label=self.features.labels(),
-            record=self.record if is_root() else None,
+            record=with_findings(self.record, _found(solution)) if is_root() else None,
             class_names=self.features.class_names,
         )
         if is_root():
@@ -115,7 +138,17 @@ class ClusterJob(FileJob):
                 what = f"{empty} of {len(clusters.sizes)} clusters are empty"
                 _log.warning("%s: there are fewer distinct points than -k.", what)
             clusters.write(self.output.path)
-        return clusters, solution
+        return clusters
+
+
+def _found(solution: Solution) -> dict[str, int]:
+    return {"iterations": solution.iterations, "empties_repaired": solution.repaired}
+
+
+def _gathered(rows: Array) -> npt.NDArray[Any]:
+    """Bring rows to the host and, on rank 0, those of all ranks together."""
+    found: npt.NDArray[Any] = host(gather_rows(rows if isinstance(rows, np.ndarray) else rows.cpu()))
+    return found
 
 
 def _spread(values: npt.NDArray[Any], kept: npt.NDArray[np.bool_], missing: float) -> npt.NDArray[Any]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from dprune.clustering.points import Points
 from dprune.collectives import from_root, is_root
+from dprune.namespace import Array, namespace, take_rows
 from dprune.seeds import generator
 
 SMALLEST_SAMPLE = 100_000
 
 
-def initial_centroids(points: Points, k: int, method: str, seed: int, run: int = 0) -> torch.Tensor:
+def initial_centroids(points: Points, k: int, method: str, seed: int, run: int = 0) -> Array:
     """Choose the first centroids.
 
     Args:
@@ -28,17 +30,17 @@ def initial_centroids(points: Points, k: int, method: str, seed: int, run: int =
     """
     count = k if method == "random" else max(points.total // 10, SMALLEST_SAMPLE, k)
     rows, _ = points.sample(count, seed, f"k-means subsample {run}")
-    centroids = points.x.new_empty((k, points.x.shape[1]))
+    centroids = namespace(rows).empty((k, rows.shape[1]), dtype=rows.dtype, device=rows.device)
     if is_root():
         if method == "random":
-            centroids.copy_(rows)
+            centroids[:] = rows
         else:
             draws = generator(seed, f"k-means++ {run}").random((k, 2 + int(math.log(k))))
-            centroids.copy_(greedy_kmeans_plus_plus(rows, torch.from_numpy(draws)))
+            centroids[:] = greedy_kmeans_plus_plus(rows, draws)
     return from_root(centroids)
 
 
-def greedy_kmeans_plus_plus(x: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+def greedy_kmeans_plus_plus(x: Array, draws: npt.NDArray[np.float64]) -> Array:
     """Choose centroids among points, each the best of several drawn with probability proportional to D².
 
     k-means++ is by Arthur and Vassilvitskii (SODA 2007), who name the greedy variant; `2 + log k` trials a step are
@@ -51,25 +53,32 @@ def greedy_kmeans_plus_plus(x: torch.Tensor, draws: torch.Tensor) -> torch.Tenso
     Returns:
         float32 [k, d], rows of `x`.
     """
-    draws = draws.to(x.device)
-    norms = torch.linalg.vector_norm(x, dim=1).square_()
-    chosen = torch.empty(len(draws), dtype=torch.int64, device=x.device)
-    chosen[:1] = (draws[0, :1] * len(x)).long()
-    nearest = _squared_distances(x, norms, chosen[:1]).squeeze(0)
+    xp, last = namespace(x), len(x) - 1
+    numbers = xp.asarray(draws, device=x.device)
+    norms = xp.square(xp.linalg.vector_norm(x, axis=1))
+    chosen = xp.empty(len(draws), dtype=xp.int64, device=x.device)
+    chosen[:1] = xp.asarray(numbers[0, :1] * len(x), dtype=xp.int64)
+    nearest = _squared_distances(x, norms, chosen[:1])[0]
     for step in range(1, len(draws)):
-        mass = nearest.cumsum(0, dtype=torch.float64)
-        candidates = torch.searchsorted(mass, draws[step] * mass[-1:], right=True).clamp_(max=len(x) - 1)
-        distances = torch.minimum(_squared_distances(x, norms, candidates), nearest)
-        # Indexing with a tensor of one element rather than a number keeps the choice on the device.
-        best = distances.sum(1, dtype=torch.float64).argmin().unsqueeze(0)
-        chosen[step : step + 1] = candidates.index_select(0, best)
-        nearest = distances.index_select(0, best).squeeze(0)
-    return x.index_select(0, chosen)
+        mass = xp.cumsum(nearest, axis=0, dtype=xp.float64)
+        candidates = xp.clip(xp.searchsorted(mass, numbers[step] * mass[-1:], side="right"), 0, last)
+        distances = xp.minimum(_squared_distances(x, norms, candidates), nearest)
+        # Indexing with one element in an array, rather than with a number, keeps the choice on the device.
+        best = distances.sum(axis=1, dtype=xp.float64).argmin(axis=0, keepdims=True)
+        chosen[step : step + 1] = take_rows(candidates, best)
+        nearest = take_rows(distances, best)[0]
+    return take_rows(x, chosen)
 
 
-def _squared_distances(x: torch.Tensor, norms: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _squared_distances(x: Array, norms: Array, rows: Array) -> Array:
+    xp = namespace(x)
     # The product is fastest with the points first, the sums over points with the candidates first.
-    products = (x @ x.index_select(0, rows).T).T.contiguous()
-    distances = products.mul_(-2).add_(norms).add_(norms.index_select(0, rows).unsqueeze(1)).clamp_(min=0)
+    distances = xp.empty((len(rows), len(x)), dtype=x.dtype, device=x.device)
+    distances[:] = (x @ take_rows(x, rows).T).T
+    distances *= -2
+    distances += norms
+    distances += take_rows(norms, rows)[:, None]
+    xp.clip(distances, 0, None, out=distances)
     # A point is no candidate for itself, which rounding would leave a little chance of.
-    return distances.scatter_(1, rows.unsqueeze(1), 0)
+    distances[xp.arange(len(rows), device=x.device), rows] = 0
+    return distances

@@ -9,10 +9,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from dprune.clustering.points import Points, load_points
-from dprune.clustering.quality import Quality, find_knee, imbalance, inertia, quality_table, silhouette
+from dprune.clustering.quality import (
+    Quality,
+    find_knee,
+    imbalance,
+    inertia,
+    quality_table,
+    read_quality_table,
+    silhouette,
+)
 from dprune.clustering.single import ClusterJob
 from dprune.clustering.sweep_plot import PLOT, TABLE, draw_sweep
 from dprune.collectives import from_root, is_root, on_devices
@@ -23,6 +30,8 @@ from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, variant
 from dprune.formats.publish import Output, publish_bytes, publish_json
+from dprune.formats.whole_files import read_file
+from dprune.namespace import Array, Device, device_type, host, namespace
 from dprune.runtime import Monitor, process_group
 
 SILHOUETTE_SAMPLES = 5000
@@ -63,9 +72,9 @@ class SweepJob(Job):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make the clusterings that are missing, then the table and the plot; the ranks besides 0 return nothing."""
-        return on_devices(self.largest.devices, self._run, monitor)
+        return on_devices(self.largest.places, self._run, monitor)
 
-    def _run(self, device: torch.device, monitor: Monitor) -> dict[str, Any]:
+    def _run(self, device: Device, monitor: Monitor) -> dict[str, Any]:
         common, folder = self.largest, Path(self.output.path)
         with process_group(device) as here:
             if not here.rank:
@@ -92,36 +101,47 @@ class SweepJob(Job):
         publish_json(folder / MANIFEST, {"kind": "sweep", "files": sorted(kept), "provenance": self.record})
 
     def _finish(self, folder: Path, qualities: Sequence[Quality], samples: int) -> dict[str, Any]:
-        settings = self.largest.settings
-        knee = find_knee([quality.k for quality in qualities], [quality.inertia for quality in qualities])
         publish_bytes(folder / TABLE, quality_table(qualities))
-        draw_sweep(folder / PLOT, qualities, knee, settings.metric)
+        draw_sweep(folder / PLOT, qualities, _knee(qualities), self.largest.settings.metric)
+        return self._summary(qualities, samples) | {"device": device_type(self.largest.devices[0])}
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        table = Path(self.output.path) / TABLE
+        samples = int(read_clusters(self.jobs[0].output.path).sizes.sum())
+        return self._summary(read_quality_table(str(table), read_file(table)), samples)
+
+    def _summary(self, qualities: Sequence[Quality], samples: int) -> dict[str, Any]:
         scored = [quality for quality in qualities if not np.isnan(quality.silhouette)]
         best = max(scored, key=lambda quality: quality.silhouette).k if scored else None
         return {
             "samples": samples,
-            "engine": settings.engine,
-            "device": self.largest.devices[0].type,
-            "knee": knee,
+            "engine": self.largest.settings.engine,
+            "device": None,
+            "knee": _knee(qualities),
             "highest_silhouette": best,
             "inertia": {str(quality.k): quality.inertia for quality in qualities},
         }
+
+
+def _knee(qualities: Sequence[Quality]) -> int | None:
+    return find_knee([quality.k for quality in qualities], [quality.inertia for quality in qualities])
 
 
 def _clusters(job: ClusterJob, points: Points, monitor: Monitor) -> Clusters | None:
     """Return the clustering of one k, made or found, on rank 0; None on the others."""
     # Rank 0 decides, because another might look after it has written.
     made = is_root() and job.is_made()
-    made, stop = from_root(torch.tensor([made, monitor.stop_requested()])).tolist()
+    made, stop = from_root(namespace(points.x).asarray([made, monitor.stop_requested()])).tolist()
     if stop:
         raise Interrupted("stopped; run the same command again to go on with the sweep.")
     if made:
         return read_clusters(job.output.path) if is_root() else None
-    clusters, _ = job.cluster(points, monitor)
+    clusters = job.cluster(points, monitor)
     return clusters if is_root() else None
 
 
-def _quality(clusters: Clusters, rows: torch.Tensor, positions: npt.NDArray[np.int64], metric: str) -> Quality:
+def _quality(clusters: Clusters, rows: Array, positions: npt.NDArray[np.int64], metric: str) -> Quality:
     labels = clusters.assignment[clusters.assignment >= 0][positions]
-    score = silhouette(rows.cpu().numpy(), labels, metric)
+    score = silhouette(host(rows), labels, metric)
     return Quality(len(clusters.sizes), inertia(clusters, metric), score, imbalance(clusters.sizes))

@@ -14,7 +14,7 @@ from dprune.help_pages import GroupedCommand
 if TYPE_CHECKING:
     from dprune.clustering.job import ClusterSettings
 
-OUTPUT = "The clusters: a .safetensors file, or - for stdout; with --sweep a folder."
+OUTPUT = "File of the clusters, or - for stdout. With --sweep, a folder."
 MOST_SWEPT = 1000
 
 
@@ -30,7 +30,7 @@ class Sweep(click.ParamType[tuple[int, ...]]):
         match = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})(?::([0-9]{1,18}))?", str(value))
         start, stop, step = (int(part or 1) for part in match.groups()) if match else (0, 0, 0)
         if not 1 <= start <= stop or not step:
-            self.fail(f"{value!r} is not START:STOP:STEP with 1 <= START <= STOP, such as 8:64:8.", param, ctx)
+            self.fail(f"{value!r} is not START:STOP:STEP with 1 <= START <= STOP: write 8:64:8.", param, ctx)
         swept = range(start, stop + 1, step)
         if len(swept) > MOST_SWEPT:
             self.fail(f"{value!r} stands for {len(swept):,} numbers of clusters: give a larger STEP, for at most "
@@ -44,35 +44,40 @@ class Sweep(click.ParamType[tuple[int, ...]]):
     "settings", "dprune.clustering.job:ClusterSettings",
     options.count("-k", "Number of clusters.  [default: 24, or as many as --init holds]", group="Method", common=True),
     options.option("--sweep", group="Method", common=True, type=Sweep(), metavar="START:STOP:STEP",
-                   help="Cluster for each k and plot them, e.g. 8:64:8."),
-    options.choice("--metric", ["l2", "cosine"], "Euclidean distance, or 1 - cosine by spherical k-means.",
+                   help="Cluster for each of these k and plot the quality, such as 8:64:8."),
+    options.choice("--metric", ["l2", "cosine"], "Distance. Euclidean, or 1 - cosine by spherical k-means.",
                    group="Method", common=True, default="l2"),
     options.option("--init", group="Method", default="kmeans++", show_default=True, metavar="kmeans++|random|FILE",
-                   help="Where to start; FILE is a .npy [k, d] or another clusters.safetensors."),
-    options.count("--n-init", "Start this many times and keep the lowest inertia.", group="Method", default=1),
-    options.count("--iterations", "Most iterations.", group="Method", default=100),
+                   help="Initial centroids. FILE is a .npy [k, d] or another clusters.safetensors."),
+    options.count("--n-init", "Number of starts, of which the one with the lowest inertia is kept.", group="Method",
+                  default=1),
+    options.count("--iterations", "Number of iterations, at most.", group="Method", default=100),
     options.option("--tolerance", group="Method", type=options.Number(min=0), metavar="X", default=1e-4,
-                   show_default=True, help="Stop when the centroids' shift is less than this share of the variance."),
-    options.choice("--engine", ["auto", "faiss", "torch", "sklearn"], "What finds the nearest centroids.",
+                   show_default=True,
+                   help="Stop when the shift of the centroids is less than this share of the variance."),
+    options.choice("--engine", ["auto", "faiss", "torch", "sklearn"], "Library that finds the nearest centroids.",
                    group="Running", default="auto"),
     options.seed,
     options.option("--device", group="Running", common=True, metavar="NAME", default="auto", show_default=True,
-                   help="auto, cpu, cuda, cuda:N, or several GPUs: cuda:0,cuda:1."),
+                   help="Device: cpu, cuda, cuda:N or cuda:0,cuda:1."),
 )  # fmt: skip
 @options.delivers(OUTPUT, can_stop=True, shares_work=True)
 def command(delivery: Delivery, features: str, settings: ClusterSettings) -> None:
     """Cluster features by k-means.
 
-    FEATURES is a feature store, a .npy of shape [n, d] or a .safetensors with a tensor of that name. All samples
-    take part; those without features get cluster -1. Each sample's distances to the nearest and the second nearest
-    centroid are written too. Several GPUs share the work when --device names them, or under torchrun.
+    FEATURES is a feature store, a .npy of shape [n, d], or a .safetensors with a tensor called features. Each sample
+    gets its cluster and its distances to the nearest and the second nearest centroid.
+
+    All samples take part. Those without features get cluster -1. Several GPUs share the work when --device names them,
+    or under torchrun.
 
     \b
     Examples:
       dprune cluster features -k 24 -o clusters.safetensors
       dprune cluster features --sweep 8:64:8 -o sweep
+      dprune cluster features.npy --metric cosine -o clusters.safetensors
+      dprune cluster features -k 24 -o - | dprune score cluster-distance - -o distance.npy
       dprune cluster features -k 1000 --device cuda:0,cuda:1 -o clusters.safetensors
-      dprune cluster features.npy --metric cosine -o - | dprune score cluster-distance - -o distance.npy
       torchrun --nproc-per-node 8 -m dprune cluster features -k 1000 -o clusters.safetensors
     """
     from dprune.clustering.job import open_cluster

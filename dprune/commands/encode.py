@@ -20,47 +20,49 @@ if TYPE_CHECKING:
 @options.gathers(
     "encoding", "dprune.encoding.settings:EncodeSettings",
     options.option("--vae", group="Model", common=True, required=True, metavar="FILE",
-                   help="Autoencoder: the model.safetensors of train-vae, or one made elsewhere, see below."),
-    options.count("--image-size", "Side of the images in pixels.  [default: as trained; 256 of one made elsewhere]",
+                   help="Autoencoder: the model.safetensors of train-vae, or that of another program."),
+    options.count("--image-size", "Side of the images in pixels.  [default: as trained, or 256]",
                   group="Images", common=True, most=1 << 14),
     options.option("--flips", group="Images", common=True, is_flag=True,
-                   help="Store the latents of the mirrored images too."),
-    options.count("--verify", "Samples to encode again and to decode once the store is made.", group="Output",
-                  common=True, default=0, least=0),
+                   help="Store the latents of the mirrored images, too."),
+    options.count("--verify", "Number of samples to encode again and decode as a check of the finished store.",
+                  group="Output", common=True, default=0, least=0),
     options.strict,
     options.choice("--precision", ["auto", "fp32", "tf32", "fp16", "bf16"],
-                   "Arithmetic of the encoder, and fp32 has no tf32 in it; auto is fp16 on a GPU, else fp32.",
+                   "Precision of the encoder. auto is fp16 on a GPU, else fp32, which uses no tf32.",
                    group="Running", default="auto"),
     options.device,
     options.batch_size,
     options.workers,
-    options.count("--seed", "Chooses the samples of --verify.", group="Running", default=0, least=0),
+    options.count("--seed", "Seed that chooses the samples of --verify.", group="Running", default=0, least=0),
 )  # fmt: skip
 @options.members
-@options.delivers("Latent store, a folder with one file a shard.", can_stop=True, shares_work=True, folder=True)
+@options.delivers("Latent store: a folder with one file per shard.", can_stop=True, shares_work=True, folder=True)
 def command(*, delivery: Delivery, shards: tuple[str, ...], members: MemberChoice, encoding: EncodeSettings) -> None:
     """Turn the images of shards into a store of latents.
 
-    Images are brought to the size that the autoencoder was trained at, or to --image-size: shorter side, middle
-    square. Of a vq autoencoder the store holds codes and the codebook, of a kl one means and log-variances. A rerun
-    encodes only the shards that are missing; processes with RANK and WORLD_SIZE set share the shards of one store,
-    and so do the tasks of a SLURM array. An image that cannot be decoded gets a row of zeros and is marked as not
-    valid.
+    Images are resized and cropped to the square that the autoencoder was trained on, or to --image-size. A rerun
+    encodes only the shards that are missing.
 
-    On a GPU the encoder computes in float16 unless --precision says otherwise. Where two codes are almost equally
-    near it may find the other one than float32: at 1.5% of the places with 16,384 codes, which changed the
-    reconstruction of photos by less than 0.02 dB each. bf16 is as fast and changes 12.5%. A store is of one precision.
+    For a vq autoencoder the store holds codes and the codebook, for a kl one means and log-variances. Processes with
+    RANK and WORLD_SIZE set share the shards of one store, and so do the tasks of a SLURM array. An image that cannot be
+    decoded gets a row of zeros and is marked as not valid.
 
-    Autoencoders made elsewhere are read as they are: Stable Diffusion's, alone or inside of a checkpoint, and folders
-    of diffusers; VQGANs of taming-transformers and latent-diffusion; LlamaGen's. What a file holds is told by its names
-    and shapes, see dprune-files(7). They are for images of any size.
+    On a GPU the encoder computes in float16 unless --precision says otherwise. Where two codes are almost equally near,
+    it may choose another one than float32 does: at 1.5% of the places with 16,384 codes, which changed the
+    reconstruction of photos by less than 0.02 dB each. bf16 is as fast and changes 12.5%. A store has one precision.
+
+    Autoencoders of other programs are read as they are: Stable Diffusion's, alone or inside a checkpoint, and folders
+    of diffusers; VQGANs of taming-transformers and latent-diffusion; LlamaGen's. The names and shapes of the tensors
+    tell what a file holds; dprune-files(7) has the details. These autoencoders take images of any size.
 
     \b
     Examples:
       dprune encode shards --vae vae/model.safetensors -o latents
-      dprune encode 'shards/{000000..000099}.tar' --vae vae/model.safetensors --flips -o latents
-      dprune encode shards --vae vae/model.safetensors --verify 64 -o latents
       dprune encode shards --vae sd-vae-ft-mse.safetensors --image-size 256 -o latents
+      dprune encode shards --vae vae/model.safetensors --flips -o latents
+      dprune encode shards --vae vae/model.safetensors --verify 64 -o latents
+      dprune encode 'shards/{000000..000099}.tar' --vae vae/model.safetensors -o latents
       torchrun --nproc-per-node 8 -m dprune encode shards --vae vae/model.safetensors --stop-after 3h50m -o latents
     """
     from dprune.encoding.job import open_encode

@@ -22,27 +22,28 @@ if TYPE_CHECKING:
     options.gathers(
         "settings", "dprune.measuring.settings:EvalSettings",
         options.option("--metrics", group="Metrics", common=True, metavar="LIST",
-                       help="Of fid,is,prdc,kid,cmmd,prd,vendi,shares.  [default: all that the inputs allow]"),
+                       help="Metrics: fid,is,prdc,kid,cmmd,prd,vendi,shares.  [default: all that the inputs allow]"),
         options.option("--subset", group="Data", common=True, metavar="FILE",
-                       help="Hold them against these ids of the reference only."),
+                       help="Compare with these ids of the reference only."),
         options.option("--clusters", group="Data", common=True, metavar="FILE",
                        help="Compare the shares of these clusters, too."),
         options.option("--logits", group="Data", metavar="FILE",
-                       help="A .npy [n, classes] of the generated samples, for the Inception score."),
+                       help="Logits of the generated samples, a .npy [n, classes], for the Inception score."),
         options.option("--save-stats", group="Output", common=True, metavar="FILE",
-                       help="Write the reference's statistics; a later eval takes them as REFERENCE."),
+                       help="Write the statistics of the reference. A later eval takes them as REFERENCE."),
         options.option("--against", group="Metrics", common=True, metavar="FILE",
-                       help="Say how each metric differs from this result of eval, with the error of the difference."),
+                       help="Compare with this result of eval. Each metric gets its difference and the error of that."),
         options.option("--fid-infinity", "infinity", group="Metrics", is_flag=True,
-                       help="Extrapolate the Fréchet distance to infinitely many samples of both sides, too."),
+                       help="Extrapolate the Fréchet distance to infinitely many samples, too."),
         options.option("--held-out", group="Data", common=True, metavar="VAL",
-                       help="Real samples for a yardstick: as GENERATED, or a .npy of ids in REFERENCE."),
-        options.count("--splits", "Parts in which the Inception score is computed.", group="Metrics", default=10),
-        options.count("--k", "Neighbours for precision and recall.", group="Metrics", default=3),
-        options.count("--density-k", "Neighbours for density and coverage.", group="Metrics", default=5),
+                       help="Real samples as a baseline: like GENERATED, or ids in REFERENCE (.npy)."),
+        options.count("--splits", "Number of splits over which the Inception score is averaged.", group="Metrics",
+                      default=10),
+        options.count("--k", "Number of neighbours for precision and recall.", group="Metrics", default=3),
+        options.count("--density-k", "Number of neighbours for density and coverage.", group="Metrics", default=5),
         options.option("--orders", group="Metrics", metavar="LIST", default="0.5,1,2,inf", show_default=True,
                        help="Orders of the Vendi score."),
-        options.count("--jackknife", "Blocks of generated samples for the standard errors; 0 gives none.",
+        options.count("--jackknife", "Jackknife blocks for the standard errors. 0 gives none.",
                       group="Metrics", default=20, least=0),
         options.seed,
     ),
@@ -52,40 +53,43 @@ if TYPE_CHECKING:
 def command(
     *, delivery: Delivery, generated: str, reference: str, settings: EvalSettings, embedding: Embedding
 ) -> None:
-    """Compare generated samples with a reference by Fréchet distance and other metrics.
+    """Compare generated samples with a reference (FID and others).
 
-    GENERATED and REFERENCE are images (a folder, zip, .npz, parquet or shards), whose features are made by --model
-    and kept in the cache, or feature stores, .npy or .safetensors of features. Statistics of --save-stats, or a .npz
-    with mu and sigma as pytorch-fid, clean-fid, guided-diffusion and others write them, allow the Fréchet distance
-    (fid) alone. The latter do not say for which --model and --resize they are: man dprune-eval has a table.
+    GENERATED and REFERENCE are images (a folder, zip, .npz, parquet or shards), feature stores, or arrays of features.
+    REFERENCE may also be statistics, of --save-stats or a .npz with mu and sigma. Compare Fréchet distances at equal
+    counts of samples only.
 
-    Further metrics: the Inception score (is), precision, recall, density and coverage (prdc), KID, CMMD, the
+    Features of images are made by --model and cached. Statistics allow the Fréchet distance (fid) alone. Those of
+    pytorch-fid, clean-fid, guided-diffusion and others do not say which --model and --resize they are for; the manual
+    has a table. Where both sides have labels, their classes should have equal shares, too; otherwise there is a
+    warning.
+
+    Further metrics are the Inception score (is), precision, recall, density and coverage (prdc), KID, CMMD, the
     precision-recall curve (prd), the Vendi score, and the shares of clusters and classes. Where classes were asked for,
-    as dprune sample does, a generated sample counts as what most of its 5 nearest reference samples are, and how often
-    that is the class asked for is stated, too. Standard errors are those of other generated samples, with the
-    reference held fixed, so they tell how much of a difference between two models that face the same reference is
-    chance. Compare Fréchet distances at equal counts of samples only, and where both sides have labels at equal
-    shares of the classes: others are warned of.
+    as dprune sample does, a generated sample counts as the class of most of its 5 nearest reference samples; how often
+    that is the class asked for is reported, too.
 
-    Beside the Fréchet distance stands a yardstick: that of as many real samples (--held-out, or where REFERENCE has
-    twice as many as GENERATED a part of it) to the rest of the reference, and the ratio of generated to real, both at
-    one count and to the same rest.
+    Standard errors are those of other generated samples, with the reference held fixed. So they tell how much of a
+    difference between two models that are compared with the same reference is chance.
 
-    --against takes the result of a baseline that was measured alike, such as the unpruned model's, and says of each
-    metric how far it is from there. Models that were sampled with the same seeds share their noise, so the error of
-    their difference is far smaller than both errors say.
+    The Fréchet distance is reported beside that of as many real samples to the rest of the reference, with the ratio of
+    the two. The real samples are those of --held-out, or part of REFERENCE where it has twice as many samples as
+    GENERATED.
+
+    --against takes the result of a baseline that was measured alike, such as the unpruned model's. Models that were
+    sampled with the same seeds share their noise, so the error of their difference is far smaller than both errors
+    suggest.
 
     \b
     Examples:
-      dprune eval generated shards -o metrics.json
       dprune eval samples.zip photos -o metrics.json
-      dprune eval samples.npz VIRTUAL_imagenet256_labeled.npz --resize tensorflow -o metrics.json
-      dprune eval generated-features features --subset keep.npy --clusters clusters.safetensors -o metrics.json
-      dprune eval generated shards --model dinov2-b --metrics fid,prdc,vendi -o metrics.json
+      dprune eval generated shards --model dinov2-b --metrics fid,prdc -o metrics.json
       dprune eval generated-features features --held-out held-out.npy -o metrics.json
+      dprune eval pruned shards --against unpruned.json -o metrics.json
+      dprune eval generated-features features --subset keep.npy --clusters clusters.safetensors -o metrics.json
+      dprune eval samples.npz VIRTUAL_imagenet256_labeled.npz --resize tensorflow -o metrics.json
       dprune eval generated shards --metrics fid --save-stats shards.safetensors -o metrics.json
       dprune eval other shards.safetensors -o - | jq .metrics.frechet_distance
-      dprune eval pruned shards --against unpruned.json -o metrics.json
     """
     from dprune.measuring.eval_job import open_eval
 

@@ -17,21 +17,22 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @options.apply(
     options.option("--deep", group="Data", common=True, is_flag=True,
-                   help="Read shards whole, for the digests that their manifests list."),
+                   help="Read shards in full and check the digests that their manifests list."),
     options.members,
     options.option("--json", "json_", group="Output", common=True, is_flag=True,
                    help="Print one JSON object with a list `files`."),
     *flags.verbosity,
 )  # fmt: skip
 def command(files: tuple[str, ...], deep: bool, members: MemberChoice, json_: bool) -> None:
-    """Tell what files hold, where they come from and whether they are sound.
+    """Tell what files hold, what made them and if they are sound.
 
-    FILE is a folder of shards or anything that names shards, a store, a sweep, a run folder, a .npy array (- for
-    one on stdin), clusters or any other safetensors. For each it prints counts and shapes, the chain of commands
-    that made it, and every problem found: tars without an end marker, shards that their manifest does not fit,
-    missing parts, subsets that are unsorted or out of range, and files that speak of different datasets. Nothing
-    is decoded, and of shards no more than the headers is read, so it is quick. It exits with 3 when something is
-    wrong.
+    FILE is shards, a store, a sweep, a run folder, an array (- for one on stdin), clusters, a result, or any other
+    safetensors. Of each file it prints counts and shapes, the chain of commands that made it, and every problem found.
+    It exits with 3 when something is wrong.
+
+    Problems are tars without an end marker, shards that their manifest does not fit, missing files of a store, subsets
+    that are unsorted or out of range, and files that belong to different datasets. Nothing is decoded and only the
+    headers of shards are read, so it is quick.
 
     \b
     Examples:

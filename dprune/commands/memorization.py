@@ -22,29 +22,30 @@ if TYPE_CHECKING:
     options.gathers(
         "settings", "dprune.measuring.settings:MemorizationSettings",
         options.option("--held-out", group="Data", common=True, metavar="VAL",
-                       help="Samples that the model did not see: as GENERATED, or a .npy of ids in TRAIN."),
+                       help="Real samples that the model did not see: like GENERATED, or ids in TRAIN (.npy)."),
         options.option("--subset", group="Data", common=True, metavar="FILE",
-                       help="The ids in TRAIN that the model was trained on (.npy), or -."),
+                       help="Ids in TRAIN that the model was trained on (.npy), or - for stdin."),
         options.option("--full", group="Data", common=True, is_flag=True,
                        help="Compare with all of TRAIN, whatever the model was trained on."),
         options.option("--pairs", group="Output", common=True, metavar="FILE",
-                       help="Write generated id, training id and distance, sorted (.npy)."),
+                       help="Write each generated id with its nearest training id and distance (.npy)."),
         options.option("--figure", group="Output", common=True, metavar="FILE",
                        help="Draw the closest pairs side by side (PNG)."),
-        options.count("--figure-count", "Pairs in the figure.", group="Output", default=24),
+        options.count("--figure-count", "Number of pairs in the figure.", group="Output", default=24),
         options.option("--generated-shards", group="Output", multiple=True, metavar="SHARDS",
-                       help="With --figure: the images, unless GENERATED is images. Repeatable."),
+                       help="With --figure: the generated images, unless GENERATED is images. Repeatable."),
         options.option("--train-shards", group="Output", multiple=True, metavar="SHARDS",
-                       help="With --figure: the images, unless TRAIN is images. Repeatable."),
+                       help="With --figure: the training images, unless TRAIN is images. Repeatable."),
         options.option("--neighbours", group="Metrics", type=click.IntRange(2, 1024), metavar="N", default=50,
-                       show_default=True, help="Neighbourhood of the calibrated ratio."),
+                       show_default=True, help="Number of neighbours that the calibrated ratio compares with."),
         options.option("--alpha", group="Metrics", type=options.Number(min=0, min_open=True), metavar="X", default=0.5,
-                       show_default=True, help="Nearer than this times the neighbourhood's mean distance is a copy."),
+                       show_default=True,
+                       help="A sample nearer than this share of the neighbours' mean distance is a copy."),
         options.count("--cells",
-                      "Cells of the copying test.  [default: one for each 50 of the smallest set, up to 1000]",
+                      "Cells of the copying test.  [default: one per 50 samples of the smallest set, up to 1000]",
                       group="Metrics"),
-        options.count("--jackknife", "Blocks of the standard errors; 0 for none.", group="Metrics", default=20,
-                      least=0),
+        options.count("--jackknife", "Jackknife blocks for the standard errors. 0 gives none.", group="Metrics",
+                      default=20, least=0),
         options.seed,
     ),
     options.embeds(default="dinov2-b"),
@@ -55,20 +56,24 @@ def command(
 ) -> None:
     """Find generated samples that repeat training samples.
 
-    GENERATED and TRAIN are images (a folder, zip, .npz, parquet or shards), whose features are made and cached, or
-    feature stores or arrays of features (.npy, .safetensors). Each generated sample's nearest training sample is found
-    exactly, whatever the sizes; copies are at distance 0. Held-out samples show how near unseen ones come, how many of
-    them are authentic and how many are flagged as calibrated copies, without which these numbers say little, and make
-    Meehan's test possible: C_T far below 0 means copying. Where the provenance of GENERATED names a training subset,
-    --subset must be that one. The id of an image that was not packed is its place, from 0, in the order in which
-    dprune pack takes them, those that cannot be read included.
+    GENERATED and TRAIN are images (a folder, zip, .npz, parquet or shards), feature stores, or arrays of features. Each
+    generated sample's nearest training sample is found exactly; copies are at distance 0. Give --held-out samples, too:
+    without them these numbers say little.
+
+    Held-out samples show how near unseen samples come to the training set, how many of them count as authentic, and how
+    many are flagged as calibrated copies. They also make Meehan's test possible: C_T far below 0 means copying.
+
+    Features of images are made by --model and cached. Where the provenance of GENERATED names a training subset,
+    --subset must be that one. The id of an image that was not packed is its place, from 0, in the order in which dprune
+    pack takes them, unreadable images included.
 
     \b
     Examples:
-      dprune memorization generated-features features --held-out val-features -o memorization.json
-      dprune memorization generated-features features --subset keep.npy --held-out held-out.npy -o memorization.json
-      dprune memorization generated shards --model dinov2-b --pairs pairs.npy --figure pairs.png -o memorization.json
       dprune memorization samples.zip photos -o memorization.json
+      dprune memorization generated-features features --held-out val -o memorization.json
+      dprune memorization generated-features features --subset keep.npy -o memorization.json
+      dprune memorization generated shards --figure pairs.png -o memorization.json
+      dprune memorization generated shards --model inception --pairs pairs.npy -o memorization.json
       dprune memorization generated.npy train.npy -o - | python -m json.tool
     """
     from dprune.measuring.memorization_job import open_memorization

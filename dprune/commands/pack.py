@@ -27,7 +27,7 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
             return value
         parts = [part.strip().removeprefix(".").lower() for part in str(value).split(",")]
         if not all(re.fullmatch(r"[a-z0-9_+-]+", part) for part in parts):
-            self.fail(f"{value!r} is no list of suffixes: write it as txt,json.", param, ctx)
+            self.fail(f"{value!r} is not a list of suffixes: write txt,json.", param, ctx)
         return tuple(dict.fromkeys(parts))
 
 
@@ -35,56 +35,62 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @options.gathers(
     "settings", "dprune.packing.settings:PackSettings",
-    options.count("--size", "Resize the shorter side to this many pixels; else bytes stay.", group="Images",
-                  common=True, most=options.MOST_PIXELS),
-    options.choice("--crop", ["center", "none"], "With --size: cut out the middle square, or keep the shape.",
+    options.count("--size", "Resize the shorter side to N pixels. Without it, the images' bytes are kept.",
+                  group="Images", common=True, most=options.MOST_PIXELS),
+    options.choice("--crop", ["center", "none"], "With --size: crop the middle square, or keep the shape.",
                    group="Images", common=True, default="center"),
     options.choice("--format", ["png", "jpg", "webp"],
-                   "With --size: how images are written; png and webp are lossless.", group="Images", common=True,
+                   "With --size: format of the images. png and webp are lossless.", group="Images", common=True,
                    default="png"),
     options.option("--subset", group="Data", common=True, metavar="FILE",
-                   help="Write only these samples: ids (.npy), keys (text), uids of DataComp, or - for stdin."),
+                   help="Pack only these samples: ids (.npy), keys (text), or - for stdin. uids of DataComp are "
+                        "taken, too."),
     options.option("--labels", group="Data", common=True, metavar="FILE",
-                   help="Labels by file or key: CSV, TSV, JSON or JSON lines; json:FIELD: of each image's KEY.json."),
-    options.choice("--keys", ["path", "unique"], "Refuse repeated keys, or tell them apart by a number.", group="Data",
+                   help="Read labels by file name or key from CSV, TSV or JSON. json:FIELD reads each image's "
+                        "KEY.json."),
+    options.choice("--keys", ["path", "unique"], "Refuse repeated keys, or make them unique by a number.", group="Data",
                    default="path"),
     options.option("--split", group="Data", common=True, metavar="NAME",
-                   help="Take this one of folders called train, val and the like; none: as classes.  [default: train]"),
+                   help="Split to take where folders are called train or val. none: they are classes.  "
+                        "[default: train]"),
     options.option("--beside", group="Data", type=Suffixes(), default=(), metavar="SUFFIX,...",
-                   help="Keep what is named like an image, such as txt,json; cls is its label. Of tables: columns."),
+                   help="Keep files (of tables: columns) beside each image, such as txt,json. cls is its label."),
     options.option("--image-column", group="Data", metavar="NAME",
-                   help="Column of a table, or array of an .npz archive, that holds the images."),
-    options.option("--label-column", group="Data", metavar="NAME", help="The same of labels; none takes no labels."),
-    options.count("--shard-size", "Samples in a shard.", group="Output", default=10_000),
+                   help="Column of a table, or array of an .npz, that holds the images."),
+    options.option("--label-column", group="Data", metavar="NAME",
+                   help="Column or array that holds the labels. With none, there are no labels."),
+    options.count("--shard-size", "Samples per shard.", group="Output", default=10_000),
     options.option("--strict", group="Running", is_flag=True,
-                   help="End at the first unreadable image instead of listing it in bad.jsonl."),
+                   help="Stop at the first unreadable image instead of listing it in bad.jsonl."),
     options.workers,
 )  # fmt: skip
 @options.members
-@options.delivers("Folder that the shards go to.", can_stop=True, folder=True)
+@options.delivers("Folder for the shards.", can_stop=True, folder=True)
 def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings, members: MemberChoice) -> None:
-    """Pack images or shards, or a subset of them, into WebDataset shards.
+    """Pack images or a subset of shards into WebDataset shards.
 
-    SOURCE is a folder or zip of images, a table of them (parquet files or folders of them, a dataset that Hugging
-    Face's library cached or saved), an .npz of images, existing shards (a folder, paths, globs, brace ranges,
-    @list.txt), streamed shards (URLs, pipe:COMMAND, - for stdin, compressed tars), or sklearn:digits, the 1,797
-    handwritten digits that scikit-learn ships. Several are packed one after the other, of any kinds but streams, with
-    one numbering of their classes. Interrupted packs go on when the same command runs again.
+    SOURCE is a folder or zip of images, a parquet table or Hugging Face dataset of them, an .npz, shards, a stream (a
+    URL, pipe:COMMAND or - for stdin), or sklearn:digits. The folder that holds an image is its label, unless --labels
+    says otherwise. An interrupted pack goes on when the same command is run again.
 
-    The folder that an image lies in becomes its label, unless --labels gives it; classes.txt says the order of the
-    classes. Of folders called train, val, test and the like, the training data are taken unless --split says otherwise.
-    Images in formats that shards do not hold become PNG, and of animations and pages the first is taken. Files that
-    are left out are counted by their suffixes.
+    Tables are parquet files, folders of them, and datasets that Hugging Face's library cached or saved. Shards are a
+    folder, paths, globs, brace ranges or an @list.txt; compressed tars are read as streams. sklearn:digits are the
+    1,797 handwritten digits that come with scikit-learn. Several sources of any kind but streams are packed one after
+    the other, with one numbering of their classes.
+
+    A file classes.txt sets the order of the classes. Where folders are called train, val, test and the like, the
+    training data is taken unless --split names another. Images in formats that shards cannot hold become PNG. Of an
+    animation or a document with pages, the first image is taken. Files that are left out are counted by suffix.
 
     \b
     Examples:
       dprune pack photos -o shards --size 256
-      dprune pack cifar10.zip --split test -o held-out
       dprune pack photos --labels labels.csv -o shards
+      dprune pack cifar10.zip --split test -o held-out
+      dprune pack shards --subset keep.npy -o pruned
       dprune pack photos more.zip old-shards -o shards --keys unique
       dprune pack imagenet-1k/data --size 256 -o shards
       dprune pack samples_50000x256x256x3.npz -o generated
-      dprune pack shards --subset keep.npy -o pruned
       dprune select distance.npy --keep 10% | dprune pack shards --subset - -o pruned
       dprune pack pipe:'ssh host cat train.tar' -o shards
     """

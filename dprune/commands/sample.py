@@ -19,58 +19,61 @@ if TYPE_CHECKING:
 @options.gathers(
     "sampling", "dprune.sampling.settings:SampleOptions",
     options.option("--vae", group="Model", common=True, required=True, metavar="FILE",
-                   help="Autoencoder that decodes the latents; as of encode."),
+                   help="Autoencoder that decodes the latents, as encode takes it."),
     options.option("--seeds", group="Images", common=True, required=True, metavar="SEEDS",
-                   help="One for each image: 0-49999, or 3,5,9-12."),
+                   help="Seeds, one per image: 0-49999, or 3,5,9-12."),
     options.option("--classes", group="Images", common=True, metavar="CLASSES",
-                   help="balanced, random, proportional, or a list that takes turns by the seed.  [default: balanced]"),
+                   help="Classes to draw: balanced, random, proportional, or a list such as 207,360.  [default: "
+                        "balanced]"),
     options.parametrization,
     options.choice("--solver", ["euler", "heun", "dopri5"],
-                   "How the flow is integrated; dopri5 couples the images of a batch.", group="Sampling",
+                   "Solver of the flow. dopri5 couples the images of a batch.", group="Sampling",
                    default="euler"),
-    options.count("--steps", "Of euler or heun; the 60 points in time of SiT's code are 59 steps.  [default: 60]",
+    options.count("--steps", "Steps of euler or heun. The 60 points in time of SiT's code are 59 steps.  [default: 60]",
                   group="Sampling", common=True),
     options.option("--cfg", group="Sampling", common=True, type=options.Number(min=0), metavar="X", default=1.0,
-                   show_default=True, help="Classifier-free guidance; 1 is none."),
+                   show_default=True, help="Scale of classifier-free guidance; 1 is none."),
     options.option("--cfg-interval", group="Sampling", metavar="LO,HI",
-                   help="Guide between these noise levels, 0 clean and 1 noise."),
-    options.count("--cfg-channels", "Guide the first N channels; 3 is what DiT's, SiT's and the paper's code do.",
+                   help="Guide only between these noise levels, from 0 (clean) to 1 (noise)."),
+    options.count("--cfg-channels", "Guide only the first N channels. The code of DiT, SiT and the paper guides 3.",
                   group="Sampling"),
     options.option("--quantize/--no-quantize", group="Sampling", default=True, show_default=True,
-                   help="Replace latents by the nearest code where the autoencoder has codes; the paper does not."),
-    options.count("--shard-size", "Images in a shard.", group="Output", default=1000),
+                   help="Replace latents by the nearest code where the autoencoder has codes. The paper does not."),
+    options.count("--shard-size", "Images per shard.", group="Output", default=1000),
     options.option("--grid", group="Output", common=True, metavar="FILE",
                    help="Draw the first images as one PNG, too."),
-    options.count("--grid-count", "Most images in the grid.  [default: 64]", group="Output"),
+    options.count("--grid-count", "Number of images in the grid, at most.  [default: 64]", group="Output"),
     options.option("--npz", group="Output", common=True, metavar="FILE",
-                   help="Write all images as one array, too, as evaluators read them."),
-    options.choice("--precision", ["auto", "fp32", "bf16"], "Arithmetic of the transformer; auto is bf16 on a GPU.",
+                   help="Write all images as one .npz, too, as evaluators read them."),
+    options.choice("--precision", ["auto", "fp32", "bf16"], "Precision of the transformer. auto is bf16 on a GPU.",
                    group="Running", default="auto"),
     options.option("--compile/--no-compile", "compiles", group="Running", default=None,
-                   help="Run the blocks by compiled kernels: our own in bf16, else torch.compile's.  "
+                   help="Compile the blocks, with dprune's kernels in bf16, else by torch.compile.  "
                       "[default: on a GPU]"),
-    options.count("--batch-size", "Images in one pass through the device.", group="Running", common=True, default=64),
+    options.count("--batch-size", "Images per forward pass.", group="Running", common=True, default=64),
     options.device,
 )  # fmt: skip
-@options.delivers("Folder that the shards go to.", default="generated", can_stop=True, shares_work=True, folder=True)
+@options.delivers("Folder for the shards.", default="generated", can_stop=True, shares_work=True, folder=True)
 def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
-    """Generate images, one a seed, as WebDataset shards.
+    """Generate images, one per seed, as WebDataset shards.
 
-    MODEL is the model.safetensors of train-dit, or a state dict of DiT, SiT or REPA, which is asked what it predicts
-    where --parametrization does not say it. An image depends on its seed alone, so two models with the same seeds give
-    images that can be compared one by one. Its key is the seed. A rerun makes only the shards that are missing;
-    processes with RANK and WORLD_SIZE set share the shards of one folder, and so do the tasks of a SLURM array; the
-    last to end completes it with --grid and --npz.
+    MODEL is the model.safetensors of train-dit, or weights of DiT, SiT or REPA. An image depends on its seed alone, so
+    two models with the same seeds give images that can be compared one by one. The key of an image is its seed.
 
-    Balanced classes are the seed modulo their number, proportional ones have the shares of the training set. Those
-    that the model was trained on no sample of are left out, unless they are listed.
+    What foreign weights predict is detected where --parametrization does not say it. A rerun makes only the shards that
+    are missing. Processes with RANK and WORLD_SIZE set share the shards of one folder, and so do the tasks of a SLURM
+    array; the last to end writes --grid and --npz.
+
+    Balanced classes are the seed modulo their number. Proportional ones have the shares of the training set. The
+    classes of a list take turns by the seed. Classes that the training set had no sample of are left out, unless they
+    are listed.
 
     \b
     Examples:
-      dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-49999 -o generated
-      dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-63 --cfg 4 --grid grid.png -o first
-      dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-99 --classes 207,360 -o dogs-and-otters
+      dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-49999
       dprune sample SiT-XL-2-256.pt --vae sd-vae-ft-mse.safetensors --seeds 0-63 --cfg 4
+      dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-63 --grid grid.png -o first
+      dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-99 --classes 207,360
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-4999 --classes proportional -o skewed
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-49999 --npz all.npz -o generated
       torchrun --nproc-per-node 8 -m dprune sample run/model.safetensors --vae vae/model.safetensors \\

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from dprune.scoring.monotonicity import MonotonicityOptions
     from dprune.scoring.moso import MosoOptions
 
-OUTPUT = "The scores: a .npy file, or - for stdout."
-FILE = "The scores: a .npy file; standard errors go to X.se.npy beside X.npy."
+OUTPUT = "File of the scores (.npy), or - for stdout."
+FILE = "File of the scores (.npy). Standard errors go to X.se.npy beside X.npy."
 
 
 def at_noise(source: str, *own: options.Decorator, weights: str = "ema") -> options.Decorator:
@@ -31,17 +31,18 @@ def at_noise(source: str, *own: options.Decorator, weights: str = "ema") -> opti
     return options.gathers(
         "scoring", f"dprune.scoring.{source}", *own,
         options.option("--sigma", group="Noise", common=True, default=".06", show_default=True, metavar="X,...",
-                       help="Noise levels, above 0 (clean) to 1 (noise); uniform: by chance for each draw."),
-        options.count("--draws", "Noises at each level: 1, or an even number, in pairs.", group="Noise", common=True,
-                      default=8),
-        options.choice("--noise", ["shared", "own"], "The same noises for all samples, or each sample its own.",
+                       help="Noise levels from 0 (clean) to 1 (noise). uniform draws one at random each time."),
+        options.count("--draws", "Number of noises per level. It is 1 or even, since noises come in pairs.",
+                      group="Noise", common=True, default=8),
+        options.choice("--noise", ["shared", "own"], "Whether all samples share their noises or have their own.",
                        group="Noise", default="shared"),
-        options.choice("--weights", ["ema", "raw"], "Which weights of a checkpoint.", group="Model", default=weights),
-        options.choice("--precision", ["auto", "bf16", "tf32", "fp32"], "Arithmetic; auto is bf16 on a GPU.",
-                       group="Running", default="auto"),
+        options.choice("--weights", ["ema", "raw"], "Weights of a checkpoint to use: averaged or raw.", group="Model",
+                       default=weights),
+        options.choice("--precision", ["auto", "bf16", "tf32", "fp32"],
+                       "Precision of the arithmetic. auto is bf16 on a GPU.", group="Running", default="auto"),
         options.option("--compile/--no-compile", "compiles", group="Running", default=None,
-                       help="Run the blocks by compiled kernels: our own or torch.compile's.  [default: on a GPU]"),
-        options.count("--batch-size", "Samples in one pass through the device.", group="Running", common=True,
+                       help="Compile the blocks, with dprune's kernels or by torch.compile.  [default: on a GPU]"),
+        options.count("--batch-size", "Samples per forward pass.", group="Running", common=True,
                       default=128),
         options.seed,
         options.device,
@@ -50,15 +51,18 @@ def at_noise(source: str, *own: options.Decorator, weights: str = "ema") -> opti
 
 latents = click.argument("latents", metavar="LATENTS")
 subset = options.option(
-    "--subset", group="Data", common=True, metavar="FILE", help="Score these ids (.npy) alone; the others get NaN."
+    "--subset", group="Data", common=True, metavar="FILE", help="Score these ids (.npy) only. The others get NaN."
 )
 per_sigma = options.option(
-    "--per-sigma", group="Output", is_flag=True, help="Write the scores at each noise level, too: X.s0.06.npy."
+    "--per-sigma",
+    group="Output",
+    is_flag=True,
+    help="Write the scores at each noise level, too, to X.s0.06.npy and so on.",
 )
 checkpoints = options.option("--checkpoints", group="Method", common=True, metavar="WHICH", default="all",
-                             show_default=True, help="all, the last N, or those of epochs A:B.")  # fmt: skip
+                             show_default=True, help="Checkpoints to use: all, the last N, or epochs A:B.")  # fmt: skip
 model = options.option("--model", group="Model", common=True, required=True, metavar="FILE",
-                       help="The model.safetensors or a checkpoint of train-dit, or a DiT or SiT.")  # fmt: skip
+                       help="Model or checkpoint of train-dit, or weights of a DiT or SiT.")  # fmt: skip
 
 
 @click.group(cls=FlaggedGroup)
@@ -66,20 +70,15 @@ model = options.option("--model", group="Model", common=True, required=True, met
 def command() -> None:
     """Give every sample a score to prune by.
 
-    Scores are one float32 a sample in the order of the ids; NaN means not scored. What a high score means is the
-    method's affair: dprune select takes the lowest, middle or highest.
+    Scores are one float32 per sample, in the order of the ids. NaN marks samples without a score. dprune select keeps
+    the lowest, middle or highest; each method says what a high score means.
 
     \b
     Examples:
       dprune score cluster-distance clusters.safetensors -o distance.npy
       dprune score random features --seed 1 -o random.npy
       dprune score el2n latents --model run/model.safetensors -o el2n.npy
-      dprune score grand latents --model run/model.safetensors --el2n el2n.npy -o grand.npy
-      dprune score grand latents --model run/model.safetensors --sigma .06,.29 --draws 16 --per-sigma -o grand.npy
-      dprune score monotonicity latents run --losses losses.npy -o monotonicity.npy
       dprune score moso latents folds/* --checkpoints 3 -o moso.npy
-      dprune score moso latents folds/* --sigma uniform --noise own --checkpoint-weights lr -o moso.npy
-      torchrun --nproc-per-node 8 -m dprune score grand latents --model run/model.safetensors -o grand.npy
     """
 
 
@@ -89,9 +88,15 @@ def command() -> None:
 @options.members
 @options.delivers(OUTPUT, default="-")
 def score_random(delivery: Delivery, sources: tuple[str, ...], seed: int, members: MemberChoice) -> None:
-    """Score by chance: uniform in [0, 1), by seed and id alone.
+    """Score by chance.
 
-    SOURCE says which samples there are: shards, a store, clusters, or an array with one row a sample.
+    SOURCE says which samples there are: shards, a store, clusters, or an array with one row per sample. Scores are
+    uniform in [0, 1) and depend on the seed and the id alone.
+
+    \b
+    Examples:
+      dprune score random features -o random.npy
+      dprune score random shards --seed 1 | dprune select - --keep 10% -o keep.npy
     """
     from dprune.scoring.simple import open_random
 
@@ -104,7 +109,13 @@ def score_random(delivery: Delivery, sources: tuple[str, ...], seed: int, member
 def score_cluster_distance(delivery: Delivery, clusters: str) -> None:
     """Score by the distance to the own centroid.
 
-    CLUSTERS is the file that dprune cluster made, or - for stdin.
+    CLUSTERS is the file that dprune cluster made, or - for stdin. A high score means that a sample is unlike its
+    cluster.
+
+    \b
+    Examples:
+      dprune score cluster-distance clusters.safetensors -o distance.npy
+      dprune score cluster-distance clusters.safetensors | dprune select - --keep 0.25 -o keep.npy
     """
     from dprune.scoring.simple import open_cluster_distance
 
@@ -117,11 +128,19 @@ def score_cluster_distance(delivery: Delivery, clusters: str) -> None:
 @at_noise("el2n_grand:El2nOptions", options.parametrization, subset, per_sigma)
 @options.delivers(FILE, can_stop=True, shares_work=True)
 def score_el2n(delivery: Delivery, latents: str, model: str, scoring: El2nOptions) -> None:
-    """Score by the loss of a diffusion transformer: the mean over the draws.
+    """Score by the loss of a diffusion transformer.
 
-    LATENTS is the latent store of the samples. Where there are several noise levels, each one's losses are divided by
-    their standard deviation over the samples. A rerun goes on where the last one ended; processes with RANK and
-    WORLD_SIZE set share the samples, and so do the tasks of a SLURM array; the last to end writes the scores.
+    LATENTS is the latent store of the samples. The score is the mean loss over the draws, so a high score means that a
+    sample is hard to denoise. A rerun goes on where the last one ended.
+
+    Where there are several noise levels, the losses of each are divided by their standard deviation over the samples.
+    Processes with RANK and WORLD_SIZE set share the samples, and so do the tasks of a SLURM array; the last to end
+    writes the scores.
+
+    \b
+    Examples:
+      dprune score el2n latents --model run/model.safetensors -o el2n.npy
+      dprune score el2n latents --model run/model.safetensors --draws 16 -o el2n.npy
     """
     from dprune.scoring.el2n_grand import open_el2n
 
@@ -133,13 +152,24 @@ def score_el2n(delivery: Delivery, latents: str, model: str, scoring: El2nOption
 @model
 @at_noise("el2n_grand:GrandOptions",
           options.option("--el2n", group="Output", common=True, metavar="FILE",
-                         help="Write EL2N, which the same passes give, too."),
+                         help="Write the EL2N scores, too, which the same passes give."),
           options.parametrization, subset, per_sigma)  # fmt: skip
 @options.delivers(FILE, can_stop=True, shares_work=True)
 def score_grand(delivery: Delivery, latents: str, model: str, scoring: GrandOptions) -> None:
-    """Score by the norm of the gradient of the loss over all weights: the mean over the draws.
+    """Score by the norm of the gradient of the loss over all weights.
 
-    LATENTS is the latent store of the samples. Otherwise as el2n, which takes about half the time.
+    LATENTS is the latent store of the samples. The score is the mean norm over the draws, so a high score means that a
+    sample moves the weights far. It takes about twice the time of el2n.
+
+    Everything else is as in el2n.
+
+    \b
+    Examples:
+      dprune score grand latents --model run/model.safetensors -o grand.npy
+      dprune score grand latents --model SiT-XL-2-256.pt -o grand.npy
+      dprune score grand latents --model run/model.safetensors --el2n el2n.npy -o grand.npy
+      dprune score grand latents --model run/model.safetensors --sigma .06,.29 --draws 16 --per-sigma -o grand.npy
+      torchrun --nproc-per-node 8 -m dprune score grand latents --model run/model.safetensors -o grand.npy
     """
     from dprune.scoring.el2n_grand import open_grand
 
@@ -151,16 +181,23 @@ def score_grand(delivery: Delivery, latents: str, model: str, scoring: GrandOpti
 @click.argument("run", metavar="RUN")
 @at_noise("monotonicity:MonotonicityOptions",
           options.option("--losses", group="Output", common=True, metavar="FILE",
-                         help="Write the losses by each checkpoint, too: a .npy file [N, K]."),
+                         help="Write the loss at each checkpoint, too, as a .npy [N, K]."),
           checkpoints, subset, weights="raw")  # fmt: skip
 @options.delivers(FILE, can_stop=True, shares_work=True)
 def score_monotonicity(delivery: Delivery, latents: str, run: str, scoring: MonotonicityOptions) -> None:
-    """Score by how often the loss rose from one checkpoint to the next: a share, from 0 to 1.
+    """Score by how often the loss rose from one checkpoint to the next.
 
-    LATENTS is the latent store of the samples, RUN the folder of a training with --save-every. The loss is the mean
-    over the draws at one noise level (or those of --sigma uniform), which stay the same for a sample at every
-    checkpoint, by the raw weights, since averages hide the rises. Shares are often equal: dprune select breaks ties by
-    chance. The losses themselves serve other rules, such as their variance.
+    LATENTS is the latent store of the samples, and RUN the folder of a training with --save-every. The score is a share
+    from 0 to 1, so a high score means that a sample was often forgotten.
+
+    The loss is the mean over the draws at one noise level, or at those of --sigma uniform. The draws of a sample are
+    the same at every checkpoint. The raw weights are used, since averaging hides the rises. Shares are often equal, and
+    dprune select breaks ties at random. The losses themselves serve other rules, such as their variance.
+
+    \b
+    Examples:
+      dprune score monotonicity latents run -o monotonicity.npy
+      dprune score monotonicity latents run --losses losses.npy -o monotonicity.npy
     """
     from dprune.scoring.monotonicity import open_monotonicity
 
@@ -171,30 +208,42 @@ def score_monotonicity(delivery: Delivery, latents: str, run: str, scoring: Mono
 @latents
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @at_noise("moso:MosoOptions",
-          options.choice("--form", ["exact", "first-order"], "All terms, or the dot with the mean gradient alone.",
+          options.choice("--form", ["exact", "first-order"],
+                         "Form of the score. All terms, or only the dot product with the mean gradient.",
                          group="Method", default="exact"),
           options.choice("--normalize", ["zscore", "none"],
                          "Scale the scores of each fold to mean 0 and deviation 1, or leave them.", group="Method",
                          default="zscore"),
           options.option("--only-fold", group="Method", common=True, type=click.IntRange(min=0), metavar="I",
-                         help="Measure this fold alone, for array jobs; its run is enough."),
+                         help="Measure only this fold, as in array jobs. Its run is enough."),
           checkpoints,
           options.choice("--checkpoint-weights", ["equal", "lr"],
-                         "What each checkpoint weighs: the same, or the learning rate of its step.", group="Method",
+                         "Weight of each checkpoint: the same, or the learning rate of its step.", group="Method",
                          default="equal"),
           options.option("--subset", group="Data", common=True, metavar="FILE",
-                         help="Ids (.npy) that the runs were trained on by their --subset."))  # fmt: skip
+                         help="Ids (.npy) that the runs were trained on with --subset."))  # fmt: skip
 @options.delivers(FILE, can_stop=True, shares_work=True)
 def score_moso(delivery: Delivery, latents: str, runs: tuple[str, ...], scoring: MosoOptions) -> None:
-    """Score by how much the loss over the other samples would rise without a sample (moving one sample out).
+    """Score by how much the loss on the other samples would rise without a sample.
 
-    LATENTS is the latent store that the RUNs were trained on, each on a fold of it (train-dit --fold I/N with
-    --save-every), or one RUN on all of it. Samples are scored by their own fold's run, as the mean over its
-    checkpoints. Of each checkpoint the mean gradient comes first, then norms and dots with it, in about twice the
-    time of grand. The paper on pruning diffusion models (arXiv 2411.12523) draws a noise level and a noise for each
-    sample and weighs checkpoints by learning rates: --sigma uniform --noise own --checkpoint-weights lr. A rerun goes
-    on where the last one ended; processes with RANK and WORLD_SIZE set share folds and checkpoints, and so do the
-    tasks of a SLURM array.
+    MoSo is short for moving one sample out. LATENTS is the latent store that the RUNs were trained on, each on a fold
+    of it (train-dit --fold I/N with --save-every), or one RUN on all of it. A high score means that a sample helps the
+    others.
+
+    Samples are scored by the run of their own fold, as the mean over its checkpoints. At each checkpoint the mean
+    gradient is computed first, then norms and dot products with it, which takes about twice the time of grand.
+
+    The paper on pruning diffusion models (arXiv 2411.12523) draws a noise level and a noise for each sample and weights
+    checkpoints by learning rates: --sigma uniform --noise own --checkpoint-weights lr.
+
+    A rerun goes on where the last one ended. Processes with RANK and WORLD_SIZE set share folds and checkpoints, and so
+    do the tasks of a SLURM array.
+
+    \b
+    Examples:
+      dprune score moso latents folds/* --checkpoints 3 -o moso.npy
+      dprune score moso latents folds/* --only-fold 0 -o fold-0.npy
+      dprune score moso latents folds/* --sigma uniform --noise own --checkpoint-weights lr -o moso.npy
     """
     from dprune.scoring.moso import open_moso
 

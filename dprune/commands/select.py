@@ -8,7 +8,6 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
-from dprune.formats.checked_json import INT64
 from dprune.help_pages import GroupedCommand
 from dprune.selecting.amount import Amount
 
@@ -26,21 +25,12 @@ def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Am
         raise click.BadParameter(str(error)) from None
 
 
-def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    text = value
-    if value.startswith("@"):
-        from dprune.formats.whole_files import read_file
+def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is None or not value.startswith("@"):
+        return value
+    from dprune.formats.whole_files import read_file
 
-        text = read_file(value[1:], MOST_BYTES_OF_GROUPS).decode("utf-8", "replace")
-    try:
-        groups = tuple(int(name) for name in text.replace(",", " ").split())
-        if any(abs(group) > INT64 for group in groups):
-            raise ValueError
-        return groups
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is neither numbers (3,17,42) nor an @file of them.") from None
+    return read_file(value[1:], MOST_BYTES_OF_GROUPS).decode("utf-8", "surrogateescape")
 
 
 @click.command(cls=GroupedCommand)
@@ -48,62 +38,71 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
 @options.gathers(
     "settings", "dprune.selecting.job:SelectSettings",
     options.option("--keep", group="Choice", common=True, metavar="AMOUNT", callback=_amount,
-                   help="Keep a share (0.25, 1/4, 25%) or a count (500)."),
+                   help="Keep this share (0.25, 1/4, 25%) or count (500)."),
     options.option("--prune", group="Choice", common=True, metavar="AMOUNT", callback=_amount,
-                   help="Prune a share or a count; the paper's PR."),
+                   help="Prune this share or count, which the paper calls PR."),
     options.option("--count", group="Choice", is_flag=True,
-                   help="Take a bare 1 for one sample; in a loop over shares it might mean all of them."),
+                   help="Take a bare 1 for one sample. In a loop over shares it might mean all of them."),
     options.choice("--order", ["lowest", "middle", "highest", "random"], "Which scores to keep.", group="Choice",
                    common=True, default="lowest"),
     options.option("--clusters", group="Groups", common=True, metavar="FILE",
-                   help="Choose inside each cluster of this clusters.safetensors."),
+                   help="Choose inside each cluster of this file."),
     options.option("--groups", group="Groups", common=True, metavar="FILE",
-                   help="Choose inside each group of this .npy, or by a feature store's labels."),
-    options.choice("--quota", ["proportional", "equal"], "Keep the same share, or the same count, of each group.",
-                   group="Groups", common=True, default="proportional"),
+                   help="Choose inside each class of these shards. A store or a .npy of groups will do, too."),
+    options.choice("--quota", ["proportional", "equal"],
+                   "Quota of each group. Keep the same share of each, or the same count.", group="Groups", common=True,
+                   default="proportional"),
     options.count("--cap", "Keep at most this many of each group.", group="Groups", common=True),
     options.option("--only", group="Groups", common=True, metavar="GROUPS", callback=_groups,
-                   help="Keep only from these groups: 3,17,42 or @FILE."),
+                   help="Keep only these groups, such as dog,cat or 3,40-49. @FILE reads them from a file."),
     options.option("--within", group="Data", common=True, multiple=True, metavar="FILE",
-                   help="Choose among these only: ids, or with --shards keys as text or uids. Repeatable."),
+                   help="Choose among these only. Ids, or with --shards keys as text or uids. Repeatable."),
     options.option("--without", group="Data", common=True, multiple=True, metavar="FILE",
                    help="Choose none of these. Repeatable."),
-    options.option("--or", "unions", group="Data", common=True, multiple=True, metavar="FILE",
+    options.option("--or", "unions", group="Data", multiple=True, metavar="FILE",
                    help="Add these to the result. Repeatable."),
     options.choice("--format", ["npy", "keys", "datacomp"],
-                   "Write ids, keys as text, or uids of DataComp (u8,u8), for which --shards names the samples.",
+                   "Format of the subset. Ids, keys as text, or uids of DataComp (u8,u8).",
                    group="Output", common=True, default="npy"),
     options.option("--figure", group="Output", common=True, type=click.Path(dir_okay=False),
                    help="Draw the lowest, middle and highest of each group."),
     options.option("--shards", group="Data", common=True, multiple=True, metavar="SHARDS",
-                   help="What the ids are of: shards, or a folder of clip-retrieval. Repeatable."),
+                   help="Shards that the ids belong to. A folder of clip-retrieval will do, too. Repeatable."),
     options.seed,
 )  # fmt: skip
 @options.members
-@options.delivers("The subset: a .npy file of ids, or what --format says; - for stdout.", default="-")
+@options.delivers("File of the subset, or - for stdout.", default="-")
 def command(delivery: Delivery, scores: str | None, settings: SelectSettings, members: MemberChoice) -> None:
-    """Choose the samples to keep, by scores, clusters and set algebra.
+    """Choose the samples to keep, by scores, clusters or sets.
 
-    SCORES is one number a sample (.npy, or - for stdin); NaN is never kept. Counts are exact. The highest at
-    keep k are what the lowest at 1 - k leave; ties are broken by a seeded hash of the id. Without SCORES, subsets
-    are intersected, subtracted and united, or drawn with --order random.
+    SCORES holds one number per sample (.npy, or - for stdin). Without SCORES, subsets are intersected, subtracted and
+    united, or drawn with --order random.
 
-    An AMOUNT with a point, a slash, an exponent or % is a share (0.25, .5, 1/4, 25%, 1e-3, 1.0 for all); of digits
-    alone it is a count. A bare 1 is refused: write 100% for all, or add --count for one sample.
+    A score of NaN is never kept. Counts are exact. The highest at keep k are what the lowest at 1 - k leave. Ties are
+    broken by a seeded hash of the id.
 
-    Without --clusters and --groups the choice is among all samples, as the paper makes it by scores of models and by
-    chance; by the distance to the centre it chooses inside each cluster.
+    An AMOUNT with a point, a slash, an exponent or % is a share (0.25, .5, 1/4, 25%, 1e-3, 1.0 for all). One of digits
+    alone is a count. A bare 1 is refused: write 100% for all, or add --count for one sample.
 
-    Keys as text and uids of DataComp stand for ids where --shards names the samples, and --format writes them. So a
-    choice of rows of clip-retrieval becomes one of shards, whose order is another.
+    Without --clusters and --groups the choice is among all samples, as in the paper for scores of models and for
+    random subsets. With the distance to the centre the paper chooses inside each cluster. --groups takes labels from
+    shards or a store, or numbers from a .npy. With both options each class of each cluster is a group (a stratum), and
+    --only names classes. A class is called by its name in classes.txt or by its number; a name with a comma stands in
+    double quotes.
+
+    With --shards, keys as text and uids of DataComp are read in place of ids, and --format writes them. In this way a
+    choice among rows of clip-retrieval becomes one among shards, whose order differs.
 
     \b
     Examples:
       dprune select distance.npy --clusters clusters.safetensors --keep 0.25 -o keep.npy
-      dprune select distance.npy --clusters clusters.safetensors --quota equal -o even.npy
-      dprune select --order random --keep 10% --clusters clusters.safetensors -o held-out.npy
-      dprune select el2n.npy --prune 0.9 --order highest --without held-out.npy -o keep.npy
+      dprune select el2n.npy --prune 0.9 --order highest -o keep.npy
+      dprune select --order random --keep 10% --groups shards -o test.npy
+      dprune select --order random --groups shards --cap 100 -o balanced.npy
+      dprune select distance.npy --clusters clusters.safetensors --groups shards --keep 0.25 -o strata.npy
       dprune select --within a.npy --without b.npy -o difference.npy
+      dprune select distance.npy --clusters clusters.safetensors --quota equal -o even.npy
+      dprune select el2n.npy --keep 500 --without test.npy -o keep.npy
       dprune select distance.npy --keep 0.3 --shards clip-embeddings --format keys -o keep.txt
       dprune select --within uids.npy --shards shards -o keep.npy
     """

@@ -159,23 +159,6 @@ def encode_image(image: Image.Image, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def tile(images: npt.NDArray[np.uint8], columns: int, gap: int = 2) -> Image.Image:
-    """Lay images of one size out in rows.
-
-    Args:
-        images: [n, h, w, 3].
-        columns: images in a row.
-        gap: white pixels between them.
-    """
-    count, height, width, _ = images.shape
-    rows = -(-count // columns)
-    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, dtype=np.uint8)
-    for number, image in enumerate(images):
-        top, left = gap + number // columns * (height + gap), gap + number % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = image
-    return Image.fromarray(sheet)
-
-
 def thumbnail(data: bytes, side: int) -> Image.Image:
     """Decode an image and bring its middle square to `side` pixels; one that cannot be decoded becomes grey."""
     try:

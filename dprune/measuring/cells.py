@@ -79,6 +79,7 @@ class Cells:
     def of(self, x: Tensor) -> Tensor:
         """Return the cell of each row [n, d], int64 [n]."""
         placed = x.float() - self.centre
+        labels: Tensor
         labels, _, _ = nearest_two(placed if self.basis is None else placed @ self.basis, self.centroids)
         return labels.long()
 

@@ -18,8 +18,9 @@ from dprune.formats.arrays import Array, read_array, read_ids
 from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.jobs import FileJob
-from dprune.formats.provenance import Record, check_same_dataset, make_record, parent
+from dprune.formats.provenance import Record, check_same_dataset, finite, make_record, parent
 from dprune.formats.publish import Output
+from dprune.formats.results import read_result, summarized
 from dprune.formats.statistics import STATISTICS, Statistics, read_statistics
 from dprune.measuring.against import Against
 from dprune.measuring.making import Embedding
@@ -147,7 +148,15 @@ class EvalJob(FileJob):
             against=self.against, parents=self.parents,
         )  # fmt: skip
         summary = found.publish(self.output.path, "metrics", self.record)
-        return summary | ({"against": found.details["against"]} if self.against is not None else {})
+        return summary | self._differences(found.details)
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        found = read_result(self.output.path)
+        return summarized(found.metrics, found.inputs) | self._differences(found.details)
+
+    def _differences(self, details: Mapping[str, Any]) -> Record:
+        return {"against": finite(details["against"])} if self.against is not None else {}
 
 
 def open_eval(generated: str, reference: str, settings: EvalSettings, embedding: Embedding, output: Output) -> EvalJob:

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dprune.clustering.engines import TorchEngine
 from dprune.clustering.kernels import nearest_two
 from dprune.clustering.kmeans import KMeansSettings, fit
 from dprune.clustering.points import Points, unit
+from dprune.clustering.torch_engines import TorchEngine
 from dprune.formats.clusters import Clusters
 from dprune.formats.features import Features
 from dprune.measuring.sides import Side

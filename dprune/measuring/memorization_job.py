@@ -17,6 +17,7 @@ from dprune.formats.jobs import FileJob
 from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, check_same_dataset, make_record, packed_subset, training_subset
 from dprune.formats.publish import Output
+from dprune.formats.results import read_result, summarized
 from dprune.measuring.making import Embedding
 from dprune.measuring.pairs import COMMAND
 from dprune.measuring.settings import MemorizationSettings
@@ -100,6 +101,11 @@ class MemorizationJob(FileJob):
         if self.sheet is not None:
             self.sheet.draw(pairs, self.sources["generated"].model, self.record)
         return found.publish(self.output.path, COMMAND, self.record)
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        found = read_result(self.output.path)
+        return summarized(found.metrics, found.inputs)
 
 
 def open_memorization(

@@ -8,22 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from dprune.errors import MismatchError
 from dprune.formats.beside import Beside
-from dprune.formats.images import publish_png, thumbnails
+from dprune.formats.images import publish_png
 from dprune.formats.provenance import Record, check_same_dataset, variant
-from dprune.formats.readable import presentable
 from dprune.formats.shards import Dataset
 from dprune.measuring.sources import FeatureSource
 from dprune.runtime import Silent
+from dprune.sheets.samples import SampleShown, samples_shown
+from dprune.sheets.sheet import INK, PAPER, Caption, Sheet, SheetCell, SheetRow
 
 ROLES = ("generated", "train")
 COLUMNS = 4
-THUMB, BETWEEN, FRAME, CAPTION, MARGIN, HEADER = 96, 4, 3, 46, 28, 86
-STEP_X, STEP_Y = 2 * THUMB + BETWEEN + 36, THUMB + CAPTION + 20
-PAPER, INK, FAINT, HAIR, COPY = "#ffffff", "#1c2733", "#5d6875", "#cfd6dd", "#b3261e"
+THUMB, BETWEEN, GAP = 96, 4, 28
+COPY = "#b3261e"
+"""Colour of what is told of exact copies."""
 
 
 @dataclass(frozen=True)
@@ -65,46 +66,33 @@ class PairSheet:
             record: provenance of the measurement.
         """
         shown = pairs[: self.count]
-        thumbs = [thumbnails(self.images[role], np.unique(shown[role]), THUMB) for role in ROLES]
-        sheet = _Sheet(len(shown))
-        sheet.header(len(shown), pairs, model)
-        for place, (*ids, distance) in enumerate(shown.tolist()):
-            sheet.pair(place, ids, [known[sample] for known, sample in zip(thumbs, ids, strict=True)], distance)
-        publish_png(sheet.image, self.path, self.beside(record).mark)
+        found = [samples_shown(self.images[role], np.unique(shown[role]), THUMB) for role in ROLES]
+        cells = [
+            _cell([known[sample] for known, sample in zip(found, ids, strict=True)], distance)
+            for *ids, distance in shown.tolist()
+        ]
+        sheet = Sheet(
+            [SheetRow(cells[begin : begin + COLUMNS]) for begin in range(0, len(cells), COLUMNS)],
+            title=f"Closest {len(shown):,} of {len(pairs):,} generated samples (left), each with its nearest training "
+            "sample (right)",
+            note=_note(pairs, model),
+            gap=GAP,
+        )
+        publish_png(sheet.draw(), self.path, self.beside(record).mark)
 
 
-class _Sheet:
-    """The canvas and where things go on it."""
+def _note(pairs: npt.NDArray[np.void], model: str | None) -> str:
+    copies = int((pairs["distance"] == 0).sum())
+    space = f"Distances are in the features of {model}." if model else "Distances are between features."
+    return f"{space} Exact copies among all of the generated samples: {copies:,}."
 
-    def __init__(self, pairs: int) -> None:
-        rows = -(-pairs // COLUMNS)
-        width = 2 * MARGIN + COLUMNS * STEP_X - (STEP_X - 2 * THUMB - BETWEEN)
-        self.image = Image.new("RGB", (width, HEADER + rows * STEP_Y + MARGIN // 2), PAPER)
-        self._draw = ImageDraw.Draw(self.image)
 
-    def _text(self, place: tuple[int, int], text: str, size: int, colour: str) -> None:
-        self._draw.text(place, presentable(text), fill=colour, font=ImageFont.load_default(size))
-
-    def header(self, shown: int, pairs: npt.NDArray[np.void], model: str | None) -> None:
-        """Say what is to be seen."""
-        title = f"Closest {shown:,} of {len(pairs):,} generated samples (left) and their nearest training samples"
-        copies = int((pairs["distance"] == 0).sum())
-        space = f"distances in the features of {model}" if model else "distances between features"
-        self._text((MARGIN, 16), title, 18, INK)
-        self._text((MARGIN, 46), f"{space}; {copies:,} exact copies in all", 14, FAINT)
-
-    def pair(self, place: int, ids: Sequence[int], images: Sequence[Image.Image], distance: float) -> None:
-        """Put two images side by side over their ids and the distance, in a frame where one is a copy of the other."""
-        left, y = MARGIN + place % COLUMNS * STEP_X, HEADER + place // COLUMNS * STEP_Y
-        is_copy = distance == 0
-        if is_copy:
-            far = (left + 2 * THUMB + BETWEEN + FRAME - 1, y + THUMB + FRAME - 1)
-            self._draw.rectangle((left - FRAME, y - FRAME, *far), fill=COPY)
-        for x, sample, image in zip((left, left + THUMB + BETWEEN), ids, images, strict=True):
-            if not is_copy:
-                # Or images on white would run into the paper.
-                self._draw.rectangle((x - 1, y - 1, x + THUMB, y + THUMB), outline=HAIR)
-            self.image.paste(image, (x, y))
-            self._text((x, y + THUMB + 5), f"{sample}", 13, FAINT)
-        told, colour = ("exact copy", COPY) if is_copy else (f"{distance:.4g}", INK)
-        self._text((left, y + THUMB + 22), told, 15, colour)
+def _cell(pair: Sequence[SampleShown], distance: float) -> SheetCell:
+    """Put two images side by side, in a frame where one is a copy of the other."""
+    is_copy = distance == 0
+    both = Image.new("RGB", (2 * THUMB + BETWEEN, THUMB), PAPER)
+    for sample, left in zip(pair, (0, THUMB + BETWEEN), strict=True):
+        both.paste(sample.image, (left, 0))
+    told = Caption("exact copy", COPY) if is_copy else Caption(f"distance {distance:.4g}", INK)
+    names = (Caption(f"{role} {sample.title}") for role, sample in zip(("generated", "training"), pair, strict=True))
+    return SheetCell(both, (told, *names), COPY if is_copy else None)

@@ -126,8 +126,8 @@ MEMORIZATION = (
             "The same for samples that the model did not see: the yardstick."),
     Measure("train_nearest_distance_mean", "Training to rest", "",
             "The same for training samples, each to the rest of the training set."),
-    Measure("nearest_distance_ratio", "Generated / held-out", "", "Below 1, generated samples are nearer than unseen.",
-            1.0),
+    Measure("nearest_distance_ratio", "Distance to training, generated / held-out", "",
+            "Below 1, generated samples are nearer to the training set than samples that the model did not see.", 1.0),
     Measure("nearest_distance_median", "Median distance", "", "Median of the distances of generated samples."),
     Measure("zero_count", "Exact copies", "lower", "Generated samples at distance zero from a training sample."),
     Measure("authpct", "AuthPct", "higher", "Percentage of generated samples that are not nearer to a training sample "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 
 from dprune.errors import InputError
-from dprune.formats.results import KINDS
 from dprune.reporting.experiments import Choice, Point
-from dprune.reporting.grouping import Cell, Line, cell_title, compare
+from dprune.reporting.given_names import is_same
+from dprune.reporting.grouping import Cell, Line, called_alike, cell_title, compare, compare_results, ratio_text
 
 
 def named_choices(names: Sequence[str], points: Sequence[Point], folders: dict[str, Point]) -> frozenset[Choice]:
@@ -27,27 +26,27 @@ def named_choices(names: Sequence[str], points: Sequence[Point], folders: dict[s
 
 def _choices(name: str, points: Sequence[Point], folders: dict[str, Point]) -> set[Choice]:
     files = {point.result.name: point for point in points if point.result} | folders
-    if given := [point for path, point in files.items() if _is_same(path, name)]:
+    if given := [point for path, point in files.items() if is_same(path, name)]:
         return {point.choice for point in given}
-    found = [
-        (line, cell) for line, cell in _cells(points, folders.values()) if name in (line.label, cell_title(line, cell))
-    ]
+    found = [(line, cell) for line, cell in _cells(points, folders.values()) if _is_called(line, cell, name)]
     titles = {cell_title(line, cell) for line, cell in found}
     if len(titles) > 1:
         raise InputError(
-            f"--baseline {name}: is a line of {len(titles)} pruning ratios: name one, as in {min(titles)!r}."
+            f"--baseline {name}: the line has {len(titles)} pruning ratios: name one, as in {min(titles)!r}."
         )
     if not found:
         every = {cell_title(line, cell) for line, cell in _cells(points, folders.values())}
         known = "; ".join(sorted(every))
-        raise InputError(f"--baseline {name}: is none of the results, nor one of the lines of the report: {known}.")
+        raise InputError(f"--baseline {name}: is no result, nor a line of the report: {known}.")
     return {point.choice for _, cell in found for point in cell.points}
 
 
-def _is_same(path: str, name: str) -> bool:
-    return path == name or (os.path.exists(path) and os.path.exists(name) and os.path.samefile(path, name))
-
-
 def _cells(points: Sequence[Point], images: Iterable[Point]) -> list[tuple[Line, Cell]]:
-    kinds = [[point for point in points if point.result and point.result.kind == kind] for kind in KINDS]
-    return [pair for some in (*kinds, [*images]) for comparison in compare(some) for pair in comparison.cells()]
+    found = [comparison for some in compare_results(points).values() for comparison in some]
+    found += [called_alike(comparison, found) for comparison in compare(images)]
+    return [pair for comparison in found for pair in comparison.cells()]
+
+
+def _is_called(line: Line, cell: Cell, name: str) -> bool:
+    # Without the word, as reports said once.
+    return name in (line.label, cell_title(line, cell), f"{line.label}, {ratio_text(cell.ratio)}")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from dprune.charts.figure import Figure
 from dprune.formats.images import drawn_png
-from dprune.formats.results import KINDS
 from dprune.metrics.catalogue import MEMORIZATION, QUALITY, SHARES, Measure
 from dprune.reporting.curves import Colours, curve, curve_csv
 from dprune.reporting.distributions import (
@@ -22,10 +21,11 @@ from dprune.reporting.distributions import (
 )
 from dprune.reporting.experiments import Point
 from dprune.reporting.feature_map import FeatureMap, MapInputs
-from dprune.reporting.grouping import Comparison, compare
+from dprune.reporting.grouping import Comparison, compare_results
 from dprune.reporting.image_grid import ImageGrid, draw_grid
-from dprune.reporting.table_markup import markdown_tables
-from dprune.reporting.tables import Table, csv_table
+from dprune.reporting.line_table import LineTable, line_table
+from dprune.reporting.markdown_tables import markdown_tables
+from dprune.reporting.tables import Table, csv_table, csv_text
 
 TABLES: dict[str, tuple[str, tuple[Measure, ...]]] = {
     "quality": ("metrics", QUALITY),
@@ -44,6 +44,7 @@ class Content:
         grid: images, or None.
         maps: of features.
         map_inputs: what they show, or None.
+        names: that users gave to lines, by their keys.
         formats: of the files of charts.
     """
 
@@ -52,16 +53,19 @@ class Content:
     grid: ImageGrid | None = None
     maps: Sequence[FeatureMap] = ()
     map_inputs: MapInputs | None = None
+    names: Mapping[Hashable, str] = field(default_factory=dict)
     formats: Sequence[str] = ()
+    _curves: dict[tuple[int, str], Figure | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @functools.cached_property
     def comparisons(self) -> dict[str, list[Comparison]]:
         """Results that were measured alike, by kind."""
-        by_kind: dict[str, list[Point]] = {kind: [] for kind in KINDS}
-        for point in self.points:
-            assert point.result is not None
-            by_kind[point.result.kind].append(point)
-        return {kind: compare(points) for kind, points in by_kind.items() if points}
+        return compare_results(self.points, self.names)
+
+    @functools.cached_property
+    def lines(self) -> LineTable:
+        """What the lines are."""
+        return line_table(comparison for found in self.comparisons.values() for comparison in found)
 
     @property
     def has_unpruned(self) -> bool:
@@ -86,10 +90,13 @@ class Content:
         }
         return {name: [table for table in tables if table.measures] for name, tables in made.items()}
 
-    def curves(self, comparison: Comparison, name: str) -> dict[Measure, Figure]:
-        """Return curves over the pruning ratio by metric."""
-        drawn = {measure: curve(comparison, measure, self.colours) for measure in TABLES[name][1]}
-        return {measure: chart for measure, chart in drawn.items() if chart is not None}
+    def curves(self, comparison: Comparison, measures: Sequence[Measure]) -> dict[Measure, Figure]:
+        """Return curves over the pruning ratio, of those metrics that have any; each is drawn once."""
+        for measure in measures:
+            if (id(comparison), measure.key) not in self._curves:
+                self._curves[id(comparison), measure.key] = curve(comparison, measure, self.colours)
+        drawn = {measure: self._curves[id(comparison), measure.key] for measure in measures}
+        return {measure: figure for measure, figure in drawn.items() if figure is not None}
 
     def distributions(self, comparison: Comparison) -> dict[str, list[Figure]]:
         """Return charts of single cells by what they show."""
@@ -105,6 +112,7 @@ class Content:
             if tables := self.tables(name):
                 found[f"{name}.md"] = markdown_tables(tables)
                 found[f"{name}.csv"] = csv_table(tables)
+        found["lines.csv"] = csv_text(self.lines.heads, self.lines.rows)
         if shares := shares_csv(self.comparisons.get("metrics", [])):
             found["shares-by-group.csv"] = shares
         figures: dict[str, Figure] = {}
@@ -124,8 +132,7 @@ class Content:
         """Return all charts of a comparison by the path of their files."""
         found = {
             f"curves/{measure.key}{suffix}": figure
-            for name in _of_kind(kind)
-            for measure, figure in self.curves(comparison, name).items()
+            for measure, figure in self.curves(comparison, _measures_of(kind)).items()
         }
         for name, figures in self.distributions(comparison).items():
             found |= {f"distributions/{name}{suffix}-{number:02d}": figure for number, figure in enumerate(figures, 1)}
@@ -135,8 +142,7 @@ class Content:
         """Return what the charts of a comparison show as CSV; the shares have a table of their own."""
         found = {
             f"curves/{measure.key}{suffix}.csv": curve_csv(comparison, measure)
-            for name in _of_kind(kind)
-            for measure in self.curves(comparison, name)
+            for measure in self.curves(comparison, _measures_of(kind))
         }
         tables = {"prd": prd_csv, "distances": histograms_csv}
         drawn = self.distributions(comparison)
@@ -145,5 +151,5 @@ class Content:
         }
 
 
-def _of_kind(kind: str) -> list[str]:
-    return [name for name, (of_kind, _) in TABLES.items() if of_kind == kind]
+def _measures_of(kind: str) -> list[Measure]:
+    return [measure for of_kind, measures in TABLES.values() if of_kind == kind for measure in measures]

@@ -34,12 +34,14 @@ class Colours:
         """Return how a line is drawn; a baseline by its place among these."""
         name = presentable(line.label)
         if line.is_unpruned:
-            return baseline_style(name, baselines.index(line) if line in baselines else 0)
+            return baseline_style(
+                name, baselines.index(line) if line in baselines else 0, presentable(line.description)
+            )
         turn, number = divmod(self._numbers[line.family], PALETTE)
         # Families whose colour was used before have other markers.
         usual = _MARKERS.get(line.order, "circle" if line.order else "diamond")
         shape = SHAPES[(SHAPES.index(usual) + turn) % len(SHAPES)]
-        return pruned_style(name, number, shape, _DASHES.get(line.order, SOLID))
+        return pruned_style(name, number, shape, _DASHES.get(line.order, SOLID), presentable(line.description))
 
     def styles(self, comparison: Comparison) -> tuple[LineStyle, ...]:
         """Return how all lines of a comparison are drawn, baselines first."""

@@ -32,6 +32,7 @@ from dprune.reporting.training_sets import (
     unpruned,
 )
 from dprune.reporting.trainings import Training, training_of
+from dprune.reporting.wording import choice_name
 
 Choice = Hashable
 """How a training set was chosen: equal for all results whose models differ in seeds or options of training alone."""
@@ -176,7 +177,8 @@ def _chosen(
         return subset, selection, choice
     named = unpruned(given=subset.given)
     # What provenance says to be unpruned is another training set.
-    said = {NAMED: " ".join(map(str, filter(None, name)))}
+    ratio = None if subset.ratio is None else f"pruned {float(subset.ratio):.3g}"
+    said = {NAMED: ", ".join(filter(None, (choice_name(subset.method, subset.order), ratio)))}
     return named, selection_factors(main, named) | said, choice
 
 

@@ -9,8 +9,8 @@ from dprune.reporting.estimates import count_range
 from dprune.reporting.experiments import Point
 from dprune.reporting.factors import COMMAND, OWN, SOURCE
 from dprune.reporting.grouping import Comparison
-from dprune.reporting.labels import ROLES
 from dprune.reporting.markup import escape
+from dprune.reporting.wording import role_name
 
 _KINDS = {"metrics": "Quality", "memorization": "Memorization"}
 
@@ -40,7 +40,7 @@ def _facts(points: Sequence[Point]) -> list[tuple[str, str]]:
     facts = [("results", f"{len(results):,}")]
     for role, known in counts.items():
         left_out = f" ({dropped[role]:,} left out in all)" if dropped[role] else ""
-        facts.append((f"{ROLES.get(role, role)} samples", count_range(known) + left_out))
+        facts.append((f"{role_name(role)} samples", count_range(known) + left_out))
     facts.append(("features", ", ".join(sorted(models)) or "made elsewhere"))
     versions = {str(result.record.get("dprune", "unknown")) for result in results}
     return [*facts, ("dprune", ", ".join(sorted(versions)))]

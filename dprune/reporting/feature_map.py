@@ -17,7 +17,7 @@ from dprune.formats.provenance import check_same_dataset
 from dprune.formats.readable import presentable
 from dprune.measuring.sources import check_space
 from dprune.reporting.experiments import Choice, point_of_images
-from dprune.reporting.grouping import cell_title, compare
+from dprune.reporting.grouping import Comparison, called_alike, cell_title, compare
 from dprune.reporting.tables import csv_text
 from dprune.seeds import generator
 
@@ -126,8 +126,12 @@ class FeatureMap:
         return csv_text(("set", "x", "y", "cluster"), rows)
 
 
-def make_maps(inputs: MapInputs) -> list[FeatureMap]:
+def make_maps(inputs: MapInputs, known: Sequence[Comparison] = ()) -> list[FeatureMap]:
     """Place the samples of each set of generated features among those of training, all with the same bounds.
+
+    Args:
+        inputs: what is placed.
+        known: results, whose lines are called alike.
 
     Raises:
         InputError: too few samples have features that are numbers.
@@ -140,7 +144,7 @@ def make_maps(inputs: MapInputs) -> list[FeatureMap]:
     placed = _project([train, *others], inputs.projection)
     every = np.concatenate(placed)
     bounds = np.stack([every.min(0), every.max(0)])
-    titles = _titles(inputs.generated, inputs.baselines)
+    titles = _titles(inputs, known)
     return [
         FeatureMap(title, placed[0], group, points, _nearest_clusters(other, inputs.clusters), bounds)
         for title, other, points in zip(titles, others, placed[1:], strict=True)
@@ -187,17 +191,16 @@ def _project(parts: Sequence[FloatArray], projection: str) -> list[FloatArray]:
     return np.split(placed.astype(np.float64), stops)
 
 
-def _titles(generated: Sequence[Features], baselines: frozenset[Choice]) -> list[str]:
+def _titles(inputs: MapInputs, known: Sequence[Comparison]) -> list[str]:
     """Name each map by how its samples were made."""
     points = [
-        point_of_images(some.name, some.record, some.as_parent()["digest"], baselines) if some.record else None
-        for some in generated
+        point_of_images(some.name, some.record, some.as_parent()["digest"], inputs.baselines) if some.record else None
+        for some in inputs.generated
     ]
-    known = [point for point in points if point is not None]
     names = {
         point.mark: cell_title(line, cell)
-        for comparison in compare(known)
-        for line, cell in comparison.cells()
+        for comparison in compare([point for point in points if point is not None])
+        for line, cell in called_alike(comparison, known).cells()
         for point in cell.points
     }
     return [names[point.mark] if point else f"generated {n}" for n, point in enumerate(points, 1)]

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
+from dprune.formats.results import KINDS
 from dprune.metrics.differences import Sampling, measured
 from dprune.reporting.estimates import CellMean, nested_mean
-from dprune.reporting.experiments import GENERATED, NAMED, Point
-from dprune.reporting.factors import ANY, COUNT, OWN, Factor, Factors, agree
+from dprune.reporting.experiments import NAMED, Point
+from dprune.reporting.factors import ANY, Factor, Factors, agree
 from dprune.reporting.labels import Labeller
+from dprune.reporting.naming import Names
 from dprune.reporting.trainings import Training
+from dprune.reporting.views import View, grouped, is_of_measuring, line_key, views
 
 MISSING = "\N{EN DASH}"
-_STEPS = ("train-dit", "steps")
+_ORDERS = {"lowest": 0, "middle": 1, "highest": 2}
 
 
 @dataclass(frozen=True)
@@ -95,11 +99,12 @@ class Line:
     """One method with one set of options over all pruning ratios.
 
     Attributes:
-        label: method, order and what sets it apart from the other lines.
-        family: the label without the order, which shares a colour.
+        label: its short name, which no other line of a report has.
+        family: method and what sets it apart from others, without the order: one colour.
         order: which scores were kept.
         cells: by rising ratio.
         unpruned: labels of the unpruned lines that were made alike.
+        about: all that its name leaves out, by heading.
     """
 
     label: str
@@ -107,11 +112,27 @@ class Line:
     order: str
     cells: tuple[Cell, ...]
     unpruned: tuple[str, ...] = ()
+    about: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> Hashable:
+        """What all its results share and no others have."""
+        return line_key(self.cells[0].points[0])
+
+    @property
+    def description(self) -> str:
+        """What the line is, in one sentence without an end."""
+        return "; ".join(text for _, text in self.about if text)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether others are held to it."""
+        return self.is_unpruned
 
     @functools.cached_property
     def conditions(self) -> frozenset[tuple[Factor, str]]:
         """How its samples were made and measured: only lines that agree in it can be better than one another."""
-        return frozenset((f, v) for f, v in self.cells[0].points[0].experiment.items() if _is_of_measuring(f))
+        return frozenset((f, v) for f, v in self.cells[0].points[0].experiment.items() if is_of_measuring(f))
 
     @property
     def is_unpruned(self) -> bool:
@@ -163,129 +184,69 @@ class Comparison:
 
 
 def compare(points: Iterable[Point]) -> list[Comparison]:
-    """Group points of one kind.
+    """Group points of one kind, see `compare_kinds`."""
+    return compare_kinds({"": points})[""]
+
+
+def compare_results(
+    points: Sequence[Point], given: Mapping[Hashable, str] | None = None
+) -> dict[str, list[Comparison]]:
+    """Group the points of results by kind, as `compare_kinds` does; kinds without any are left out."""
+    kinds = {kind: [point for point in points if point.result and point.result.kind == kind] for kind in KINDS}
+    return compare_kinds({kind: some for kind, some in kinds.items() if some}, given)
+
+
+def compare_kinds(
+    kinds: Mapping[str, Iterable[Point]], given: Mapping[Hashable, str] | None = None
+) -> dict[str, list[Comparison]]:
+    """Group points of several kinds, a line of all being called the same.
 
     Results that differ in how they were measured are never in one comparison, nor in one line or cell if any other
     factor differs; what is left are seeds.
+
+    Args:
+        kinds: points by their kind.
+        given: labels by the keys of lines, in place of those that would be made.
     """
-    views = _views(sorted(points, key=lambda point: point.mark))
-    naming = Labeller([factors for factors, _ in views])
-    titles = [naming.name(factors) or "default" for factors, _ in views]
-    made = [_comparison(title if len(views) > 1 else "", view) for title, (_, view) in zip(titles, views, strict=True)]
+    found = {kind: views(points) for kind, points in kinds.items()}
+    names = Names(found.values(), given)
+    return {kind: _compared(some, names) for kind, some in found.items()}
+
+
+def _compared(found: Sequence[View], names: Names) -> list[Comparison]:
+    naming = Labeller([view.measure for view in found])
+    titles = [
+        naming.name(view.measure) or naming.name(view.measure, naming.differing) or "default options" for view in found
+    ]
     beside = tuple(naming.apart())
-    return sorted((replace(c, beside=beside) for c in made), key=lambda comparison: comparison.title)
+    made = [
+        _comparison(title if len(found) > 1 else "", view, names, beside)
+        for title, view in zip(titles, found, strict=True)
+    ]
+    return sorted(made, key=lambda comparison: comparison.title)
 
 
-def _views(points: Sequence[Point]) -> list[tuple[Factors, list[Point]]]:
-    """Group points by how they were measured."""
-    contradicted = _contradicted(points)
-
-    def measured(point: Point, measure: Factors) -> Factors:
-        return measure | {f: v for f, v in point.optional.items() if f in contradicted}
-
-    def fits(point: Point, key: Factors) -> bool:
-        if point.subset.given:
-            return key in (measured(point, point.measure), measured(point, point.open_measure))
-        # Without a subset, measuring against the training subset and against everything are the same.
-        return agree(_regardless(key), _regardless(measured(point, point.measure)))
-
-    pruned = [point for point in points if point.subset.given and point.subset.pruned]
-    by_measure = _grouped(pruned, lambda point: frozenset(measured(point, point.measure).items()))
-    found = [(measured(view[0], view[0].measure), view) for view in by_measure]
-    # What pruned nothing joins all that was measured as it was; first where it names a subset.
-    others = [point for point in points if not (point.subset.given and point.subset.pruned)]
-    for point in sorted(others, key=lambda point: not point.subset.given):
-        fitting = [view for key, view in found if fits(point, key)]
-        if not fitting:
-            fitting = [[]]
-            found.append((measured(point, point.measure), fitting[0]))
-        for view in fitting:
-            view.append(point)
-    return found
+def _comparison(title: str, view: View, names: Names, beside: tuple[str, ...]) -> Comparison:
+    lines = [_line(points, names) for points in view.lines]
+    unpruned = [line for line in lines if line.is_unpruned]
+    pruned = [_with_unpruned(line, unpruned) for line in lines if not line.is_unpruned]
+    ordered = [*sorted(unpruned, key=lambda line: (not line.is_named, line.label)), *sorted(pruned, key=_place)]
+    apart = Labeller([view.experiment(points[0]) for points in view.lines]).apart(is_of_measuring)
+    return Comparison(title, tuple(ordered), _common(view.points), tuple(apart), beside)
 
 
-def _contradicted(points: Sequence[Point]) -> set[Factor]:
-    """Return the options of single metrics of which results have different values, not only one or none."""
-    values = defaultdict(set)
-    for point in points:
-        for factor, value in point.optional.items():
-            values[factor].add(value)
-    return {factor for factor, known in values.items() if len(known - {ANY}) > 1}
+def _place(line: Line) -> tuple[bool, tuple[tuple[str, int], ...], int, str]:
+    """Sort chance before all methods, and the orders of a method as they rise."""
+    parts = re.findall(r"(\D*)(\d*)", line.family)
+    family = tuple((text, int(number or 0)) for text, number in parts)
+    return line.family.split(",")[0] != "random", family, _ORDERS.get(line.order, len(_ORDERS)), line.label
 
 
-def _regardless(measured: Factors) -> Factors:
-    return {f: v for f, v in measured.items() if f.name not in (OWN, "full")}
-
-
-def _grouped(points: Iterable[Point], key: Callable[[Point], Hashable]) -> list[list[Point]]:
-    found = defaultdict(list)
-    for point in points:
-        found[key(point)].append(point)
-    return list(found.values())
-
-
-def _comparison(title: str, points: Sequence[Point]) -> Comparison:
-    points = _by_epochs(points)
-    groups = _grouped(points, _line_key)
-    own = {factor for point in points for factor in point.experiment if factor.name == OWN}
-    naming = Labeller([_experiment(group[0], own) for group in groups])
-    methods = _grouped((group[0] for group in groups), lambda point: point.subset.method)
-    whole = [point for point in (group[0] for group in groups) if not point.subset.pruned]
-    choosing = {
-        some[0].subset.method: Labeller([point.selection for point in some] + [_of_groups(some[0], w) for w in whole])
-        for some in methods
-    }
-    lines = []
-    for group in groups:
-        first = group[0]
-        extras = [choosing[first.subset.method].name(first.selection), naming.name(first.experiment)]
-        lines.append(_line(group, ", ".join(extra for extra in extras if extra)))
-    lines = _distinct(lines)
-    pruned = [_with_unpruned(line, lines) for line in lines if not line.is_unpruned]
-    order = sorted([line for line in lines if line.is_unpruned], key=lambda line: line.label)
-    order += sorted(pruned, key=lambda line: (line.family.startswith("random"), line.family, line.label))
-    return Comparison(title, tuple(order), _common(points), tuple(naming.apart(_is_of_measuring)))
-
-
-def _is_of_measuring(factor: Factor) -> bool:
-    """Tell whether a factor is of how samples of a model were made and measured, not of the model."""
-    return factor.path[:1] == (GENERATED,) and (factor.name == COUNT or factor.command in ("sample", "embed"))
-
-
-def _experiment(point: Point, own: set[Factor]) -> Factors:
-    """Return how samples were made; where there is no subset, nothing can be of it."""
-    return point.experiment if point.subset.pruned else point.experiment | dict.fromkeys(own, ANY)
-
-
-def _of_groups(point: Point, unpruned: Point) -> Factors:
-    """Return how a subset was chosen, but of the groups of an unpruned one: of fewer is not what it seems to be."""
-    only = {f: v for f, v in unpruned.selection.items() if f.name == "only"}
-    return {f: v for f, v in point.selection.items() if f.name != "only"} | only
-
-
-def _distinct(lines: Sequence[Line]) -> list[Line]:
-    """Number the lines whose labels would be the same: what sets them apart has no name."""
-    seen: dict[str, int] = defaultdict(int)
-    found = []
-    for line in lines:
-        seen[line.label] += 1
-        mark = f" ({seen[line.label]})" if seen[line.label] > 1 else ""
-        found.append(replace(line, label=line.label + mark, family=line.family + mark))
-    return found
-
-
-def _line_key(point: Point) -> Hashable:
-    subset = point.subset
-    return subset.method, subset.order, *(frozenset(f.items()) for f in (point.experiment, point.selection))
-
-
-def _line(points: Sequence[Point], extra: str) -> Line:
-    first = points[0].subset
-    cells = [_cell(group) for group in _grouped(points, lambda point: point.subset.axis or point.subset.ratio)]
+def _line(points: Sequence[Point], names: Names) -> Line:
+    cells = [_cell(group) for group in grouped(points, lambda point: point.subset.axis or point.subset.ratio)]
     cells.sort(key=lambda cell: (cell.ratio is None, cell.ratio or 0, cell.points[0].subset.axis))
-    name = f"{first.method} {first.order}".strip()
-    return Line(", ".join(filter(None, (name, extra))), ", ".join(filter(None, (first.method, extra))), first.order,
-                tuple(cells))  # fmt: skip
+    name = names.of(points[0])
+    return Line(name.label, name.family, points[0].subset.order, tuple(cells), about=name.about)
 
 
 def _cell(points: Sequence[Point]) -> Cell:
@@ -295,11 +256,11 @@ def _cell(points: Sequence[Point]) -> Cell:
     return Cell(mean, tuple(sorted(points, key=lambda point: point.mark)))
 
 
-def _with_unpruned(line: Line, lines: Sequence[Line]) -> Line:
+def _with_unpruned(line: Line, unpruned: Sequence[Line]) -> Line:
     """Name the unpruned lines that were trained and sampled alike, those with the same candidates before others."""
     first = line.cells[0].points[0]
-    unpruned = [(other.label, other.cells[0].points[0]) for other in lines if other.is_unpruned]
-    alike = [(label, point) for label, point in unpruned if agree(first.experiment, point.experiment, first.own)]
+    known = [(other.label, other.cells[0].points[0]) for other in unpruned]
+    alike = [(label, point) for label, point in known if agree(first.experiment, point.experiment, first.own)]
     closest = [(label, point) for label, point in alike if agree(_candidates(first), _candidates(point))]
     return replace(line, unpruned=tuple(label for label, _ in closest or alike))
 
@@ -310,25 +271,29 @@ def _candidates(point: Point) -> Factors:
     return {f: v for f, v in point.selection.items() if len(f.path) > 1 and f.path[1].startswith(roles)}
 
 
-def _by_epochs(points: Sequence[Point]) -> list[Point]:
-    """Leave out the number of steps where all trainings made as many passes over their own training sets."""
-    known = [point.passes for point in points]
-    steps = {passes[0] for passes in known if passes}
-    if len(steps) < 2 or not all(known):
-        return list(points)
-    bounds = [((n - 1) * batch / size, n * batch / size) for n, batch, size in filter(None, known)]
-    if max(low for low, _ in bounds) >= min(high for _, high in bounds):
-        return list(points)
-    return [
-        replace(point, experiment={f: v for f, v in point.experiment.items() if (f.command, f.name) != _STEPS})
-        for point in points
-    ]
-
-
 def _common(points: Sequence[Point]) -> Factors:
     tables = [point.measure | point.optional | point.experiment for point in points]
     shared = {f: v for f, v in tables[0].items() if v != ANY and all(table.get(f) == v for table in tables)}
     return dict(sorted(shared.items()))
+
+
+def called_alike(comparison: Comparison, known: Iterable[Comparison]) -> Comparison:
+    """Call lines as those of the same trainings are called in other comparisons, where that leaves them apart."""
+    labels: dict[str, set[str]] = defaultdict(set)
+    for line, cell in (pair for other in known for pair in other.cells()):
+        for training in cell.nested:
+            labels[training.mark].add(line.label)
+    new = {}
+    for line in comparison.lines:
+        found = set().union(*(labels[training.mark] for cell in line.cells for training in cell.nested))
+        new[line.label] = found.pop() if len(found) == 1 else line.label
+    if len(set(new.values())) < len(new):
+        return comparison
+    lines = [
+        replace(line, label=new[line.label], unpruned=tuple(new[label] for label in line.unpruned))
+        for line in comparison.lines
+    ]
+    return replace(comparison, lines=tuple(lines))
 
 
 def ratio_text(ratio: float | None) -> str:
@@ -343,4 +308,4 @@ def cell_ratio(line: Line, cell: Cell) -> str:
 
 def cell_title(line: Line, cell: Cell) -> str:
     """Name a cell."""
-    return line.label if line.is_unpruned else f"{line.label}, {ratio_text(cell.ratio)}"
+    return line.label if line.is_unpruned else f"{line.label}, pruned {ratio_text(cell.ratio)}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,14 +15,17 @@ from dprune.errors import UsageError
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import Record, make_record, parent_record
+from dprune.formats.provenance import FINDINGS_KEY, Record, make_record, parent_record, with_findings
 from dprune.formats.publish import Output, publish_bytes, publish_json
 from dprune.formats.results import read_result
 from dprune.reporting.baselines import named_choices
 from dprune.reporting.content import Content
 from dprune.reporting.experiments import Choice, Point, point_of_result
 from dprune.reporting.feature_map import MapInputs, make_maps
-from dprune.reporting.image_grid import Folder, make_grid, open_folders
+from dprune.reporting.given_names import given_names
+from dprune.reporting.grouping import compare_results
+from dprune.reporting.image_folders import Folder, open_folders
+from dprune.reporting.image_grid import make_grid
 from dprune.reporting.page import render
 from dprune.runtime import Monitor, check_stop
 
@@ -43,6 +47,7 @@ class ReportSettings:
     clusters: str | None = None
     projection: str | None = None
     baseline: tuple[str, ...] = ()
+    label: tuple[str, ...] = ()
     format: str | None = None
 
     def __post_init__(self) -> None:
@@ -78,6 +83,7 @@ class ReportJob(Job):
         image_seeds: images in a cell of the grid.
         map_inputs: what is drawn as a map, or None.
         baselines: training sets that count as unpruned, whatever their provenance says.
+        names: that users gave to lines, by their keys.
         formats: of the files of charts.
     """
 
@@ -87,6 +93,7 @@ class ReportJob(Job):
     image_seeds: int
     map_inputs: MapInputs | None
     baselines: frozenset[Choice]
+    names: Mapping[Hashable, str]
     formats: tuple[str, ...]
     output: Output
 
@@ -101,6 +108,8 @@ class ReportJob(Job):
         if self.baselines:
             every = (*self.points, *(folder.point for folder in self.folders))
             options["baseline"] = sorted(point.mark for point in every if point.choice in self.baselines)
+        if self.names:
+            options["label"] = self._labelled()
         if self.map_inputs is not None:
             inputs = self.map_inputs
             options["projection"] = inputs.projection
@@ -108,6 +117,15 @@ class ReportJob(Job):
             parents |= _numbered("generated", [features.as_parent() for features in inputs.generated])
             parents |= {"clusters": inputs.clusters.as_parent()} if inputs.clusters else {}
         return make_record("report", options, parents=parents, tags=self.output.tags)
+
+    def _labelled(self) -> dict[str, list[str]]:
+        """Return the digests of the results of each line that the user named."""
+        found: dict[str, list[str]] = {}
+        for comparison in chain.from_iterable(compare_results(self.points, self.names).values()):
+            for line in comparison.lines:
+                if line.key in self.names:
+                    found.setdefault(line.label, []).extend(point.mark for cell in line.cells for point in cell.points)
+        return {name: sorted(marks) for name, marks in sorted(found.items())}
 
     def existing(self) -> Record | None:
         """See `Job`."""
@@ -127,26 +145,37 @@ class ReportJob(Job):
         content = self._content(monitor)
         found = {PAGE: render(content).encode(), **content.files()}
         check_stop(monitor)
+        lines = {line.label for of_kind in content.comparisons.values() for c in of_kind for line in c.lines}
         folder = Path(self.output.path)
         for name in _listed(self.output.path):
             (folder / name).unlink(missing_ok=True)
         # First, so that a run that is cut off leaves a report with files missing, which the same command completes.
-        publish_json(folder / MANIFEST, {"kind": "report", "contents": sorted(found), "provenance": self.record})
+        record = with_findings(self.record, {"lines": len(lines)})
+        publish_json(folder / MANIFEST, {"kind": "report", "contents": sorted(found), "provenance": record})
         for name, data in found.items():
             publish_bytes(folder / name, data)
-        comparisons = [c for of_kind in content.comparisons.values() for c in of_kind]
         if not content.has_unpruned:
             _log.warning(
                 "no result is of the unpruned training set, to compare with: if one is, name it by --baseline."
             )
-        lines = {line.label for comparison in comparisons for line in comparison.lines}
-        return {"results": len(self.points), "lines": len(lines), "files": len(found), "page": str(folder / PAGE)}
+        return self.summary()
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        found = (self.existing() or {}).get(FINDINGS_KEY, {})
+        counts = {"results": len(self.points), "lines": found.get("lines"), "files": len(_listed(self.output.path))}
+        return counts | {"page": str(Path(self.output.path) / PAGE)}
+
+    def touched(self) -> Sequence[Path]:
+        """See `Job`."""
+        return (Path(self.output.path) / PAGE, *super().touched())
 
     def _content(self, monitor: Monitor) -> Content:
-        grid = make_grid(self.folders, self.image_seeds) if self.folders else None
+        known = [*chain.from_iterable(compare_results(self.points, self.names).values())]
+        grid = make_grid(self.folders, self.image_seeds, known) if self.folders else None
         check_stop(monitor)
-        maps = make_maps(self.map_inputs) if self.map_inputs else ()
-        return Content(self.title, self.points, grid, maps, self.map_inputs, self.formats)
+        maps = make_maps(self.map_inputs, known) if self.map_inputs else ()
+        return Content(self.title, self.points, grid, maps, self.map_inputs, self.names, self.formats)
 
 
 def open_report(results: Sequence[str], settings: ReportSettings, output: Output) -> ReportJob:
@@ -167,7 +196,10 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         map_inputs = MapInputs.open(settings.train, settings.generated, settings.clusters, projection)
         map_inputs = replace(map_inputs, baselines=baselines)
     shown = settings.image_seeds or IMAGE_SEEDS
-    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, settings.formats, output)
+    names = (
+        given_names(settings.label, [*chain.from_iterable(compare_results(points).values())]) if settings.label else {}
+    )
+    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, names, settings.formats, output)
 
 
 def _read_points(paths: Sequence[str]) -> tuple[Point, ...]:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from itertools import combinations
+from operator import or_
 
-from dprune.reporting.factors import ANY, ASIDE, COMMAND, COUNT, OWN, SOURCE, Factor, Factors
+from dprune.reporting.factors import ANY, COMMAND, COUNT, OWN, SOURCE, Factor, Factors
+from dprune.reporting.wording import noun, phrase, shortened
 
-ROLES = {"train": "training", "held_out": "held-out"}
-"""What people read for a role, where that is not its name."""
-# Roles that every chain has.
-_PLAIN = ("generated", "shards", "subset")
-_LONGEST, _DIGITS, _MOST = 32, 12, 4
+_MOST = 4
+# What is said rather than another factor that tells the same apart, the best first.
+_PREFERRED = {SOURCE: 4, OWN: 3, COMMAND: 2, COUNT: 1}
 
 
 class Labeller:
-    """Names tables by the factors in which they differ from the others."""
+    """Names tables by the factors in which they differ from the others.
+
+    Attributes:
+        differing: every factor in which any two tables contradict each other.
+        needed: as few of these as tell apart all that the differing ones do.
+    """
 
     def __init__(self, tables: Sequence[Factors]) -> None:
         """Find the factors that differ.
@@ -25,65 +32,41 @@ class Labeller:
             tables: everything that is to be told apart.
         """
         every = {factor for table in tables for factor in table}
-        differing = sorted(factor for factor in every if _differs(factor, tables))
+        apart = {factor: _pairs_apart(factor, tables) for factor in sorted(every)}
+        differing = [factor for factor, pairs in apart.items() if pairs]
+        self.differing = [factor for factor in differing if not _is_said(factor, differing, tables)]
+        self.needed = _fewest({factor: apart[factor] for factor in self.differing})
         self._tables = tables
-        self._differing = [factor for factor in differing if not _is_said(factor, differing, tables)]
         self._commands: dict[str, set[str]] = defaultdict(set)
         for factor in every:
             self._commands[factor.name].add(factor.command)
         self._paths: dict[tuple[str, str], set[tuple[str | None, ...]]] = defaultdict(set)
-        for factor in self._differing:
+        for factor in self.differing:
             # One step that is reached on two ways is named once.
             self._paths[factor.command, factor.name].add(tuple(table.get(factor) for table in tables))
 
-    def name(self, table: Factors) -> str:
-        """Return the differing factors of a table, with commas between them; empty where nothing differs."""
-        shown = [self._say(factor, table[factor]) for factor in self._differing if table.get(factor, ANY) != ANY]
+    def name(self, table: Factors, factors: Iterable[Factor] | None = None) -> str:
+        """Return what a table says of the needed factors, or of others, with commas between; empty for nothing."""
+        chosen = self.needed if factors is None else factors
+        shown = [phrase(factor, table[factor], **self._doubts(factor)) for factor in chosen if table.get(factor, ANY)]
         return ", ".join(dict.fromkeys(filter(None, shown)))
 
     def apart(self, kind: Callable[[Factor], bool] = lambda factor: True) -> list[str]:
         """Return the differing factors of a kind, each with the values that it has."""
         found = []
-        for factor in filter(kind, self._differing):
+        for factor in filter(kind, self.differing):
             values = sorted({table.get(factor) for table in self._tables} - {ANY}, key=_by_size)
-            shown = ["none" if value is None else _shortened(factor, value) for value in values[:_MOST]]
+            shown = ["none" if value is None else shortened(factor, value) for value in values[:_MOST]]
             more = [f"{len(values) - _MOST:,} more"] if len(values) > _MOST else []
-            found.append(f"{self._name(factor)} ({', '.join(shown + more)})")
+            found.append(f"{noun(factor, **self._doubts(factor))} ({', '.join(shown + more)})")
         return list(dict.fromkeys(found))
 
-    def _say(self, factor: Factor, value: str) -> str:
-        if factor.name == OWN:
-            return self._name(factor)
-        between = " " if factor.name in (COUNT, SOURCE, COMMAND) else "="
-        said = f"{self._name(factor)}{between}{_shortened(factor, value)}"
-        # What a choice inside clusters has and one among all samples has not.
-        return "by cluster" if factor.name == COMMAND and said == "clusters cluster" else said
-
-    def _name(self, factor: Factor) -> str:
-        roles = [role for role in factor.path if role not in _PLAIN]
-        place = " ".join(roles or factor.path[-1:])
-        if factor.name == OWN:
-            aside = next((role for role in factor.path if role in ASIDE), place)
-            return f"{aside} of the training subset"
-        if factor.name == COUNT:
-            return " ".join([*(ROLES.get(role, role) for role in roles), COUNT])
-        if factor.name in (SOURCE, COMMAND):
-            return place
-        if factor.name.startswith("tag "):
-            return factor.name.removeprefix("tag ")
-        words = [factor.name]
-        if len(self._commands[factor.name]) > 1 or len(factor.name) == 1:
-            words.insert(0, factor.command)
-        if len(self._paths[factor.command, factor.name]) > 1:
-            words.insert(0, place)
-        return " ".join(words)
-
-
-def _shortened(factor: Factor, value: str) -> str:
-    if factor.name == COUNT:
-        return f"{int(value):,}" if value.isdecimal() else value
-    whole = factor.name in (SOURCE, COMMAND) or factor.name.startswith("tag ")
-    return value if whole or len(value) <= _LONGEST else value[:_DIGITS] + "\N{HORIZONTAL ELLIPSIS}"
+    def _doubts(self, factor: Factor) -> dict[str, bool]:
+        """Tell what else must be said of a factor, or another could be meant."""
+        return {
+            "of_command": len(self._commands[factor.name]) > 1,
+            "of_place": len(self._paths[factor.command, factor.name]) > 1,
+        }
 
 
 def _by_size(value: str | None) -> tuple[float, str]:
@@ -94,9 +77,28 @@ def _by_size(value: str | None) -> tuple[float, str]:
         return math.inf, value or ""
 
 
-def _differs(factor: Factor, tables: Sequence[Factors]) -> bool:
-    """Tell whether tables contradict each other; what is not known contradicts nothing."""
-    return len({table.get(factor) for table in tables} - {ANY}) > 1
+def _pairs_apart(factor: Factor, tables: Sequence[Factors]) -> int:
+    """Return which pairs of tables contradict each other, a bit for each; what is not known contradicts nothing."""
+    values = [table.get(factor) for table in tables]
+    if len(set(values) - {ANY}) < 2:
+        return 0
+    apart = (one != other and ANY not in (one, other) for one, other in combinations(values, 2))
+    return sum(1 << number for number, is_apart in enumerate(apart) if is_apart)
+
+
+def _fewest(apart: dict[Factor, int]) -> list[Factor]:
+    """Return as few factors as tell the same pairs apart: those that are worst to read are left out first."""
+    kept = dict(apart)
+    for factor in sorted(apart, key=_worst_first, reverse=True):
+        others = reduce(or_, (pairs for other, pairs in kept.items() if other != factor), 0)
+        if not apart[factor] & ~others:
+            del kept[factor]
+    return list(kept)
+
+
+def _worst_first(factor: Factor) -> tuple[bool, int, int, Factor]:
+    # Whoever gave a tag meant it to be read.
+    return not factor.name.startswith("tag "), _PREFERRED.get(factor.name, 0), len(factor.path), factor
 
 
 def _is_said(factor: Factor, differing: Sequence[Factor], tables: Sequence[Factors]) -> bool:

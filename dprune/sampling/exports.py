@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import math
 import zipfile
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from dprune.formats.beside import ZIP_MARK, Beside
-from dprune.formats.images import decode_image, publish_png, tile
+from dprune.formats.class_names import ClassNames
+from dprune.formats.images import decode_image, publish_png
 from dprune.formats.provenance import Record, variant
 from dprune.formats.publish import publish
 from dprune.formats.shard_index import build_index
 from dprune.formats.shards import Shard, ShardReader
 from dprune.runtime import default_workers
+from dprune.sheets.classes import class_grid
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -48,41 +49,26 @@ class Export(Beside, ABC):
     """A file of images beside their shards."""
 
     @abstractmethod
-    def publish(self, shards: Sequence[Path]) -> None:
-        """Make the file of the images in `shards`, in their order."""
+    def publish(self, shards: Sequence[Path], names: ClassNames) -> None:
+        """Make the file of the images in `shards`, in their order, whose classes have these names."""
 
 
 class GridExport(Export):
-    """A PNG of the first images; of labelled ones, a row for each class where that fills rows."""
+    """A PNG of the first images: rows of a class each, or where most classes have one image or two, each with its own.
+
+    Images that are tiny are shown larger.
+    """
 
     @classmethod
     def of(cls, path: str, record: Record, count: int) -> GridExport:
         """Describe the picture of at most `count` images of a provenance."""
         return cls("--grid", Path(path), variant(record, export="grid", count=count))
 
-    def publish(self, shards: Sequence[Path]) -> None:
+    def publish(self, shards: Sequence[Path], names: ClassNames) -> None:
         """See `Export`."""
         samples = list(itertools.islice(_rows(shards), self.record["options"]["count"]))
-        order, columns = arranged([_label(sample) for sample in samples])
-        publish_png(tile(np.stack([_pixels(samples[place]) for place in order]), columns), self.path, self.mark)
-
-
-def arranged(labels: Sequence[int]) -> tuple[list[int], int]:
-    """Order images for a grid.
-
-    Args:
-        labels: of the images, -1 for none.
-
-    Returns:
-        Positions of the images that are shown, in order, and how many are in a row: of two and more labels that have
-        two and more images each, a row for each label, all as long as the shortest; else all images in a square.
-    """
-    counts = Counter(labels)
-    columns = min(counts.values())
-    if len(counts) < 2 or columns < 2:
-        return list(range(len(labels))), math.ceil(math.sqrt(len(labels)))
-    rows = {label: [place for place, found in enumerate(labels) if found == label] for label in sorted(counts)}
-    return [place for places in rows.values() for place in places[:columns]], columns
+        images = [Image.fromarray(_pixels(sample)) for sample in samples]
+        publish_png(class_grid(images, list(map(_label, samples)), names).draw(), self.path, self.mark)
 
 
 class NpzExport(Export):
@@ -93,7 +79,7 @@ class NpzExport(Export):
         """Describe the file of all images of a provenance."""
         return cls("--npz", Path(path), variant(record, export="npz"))
 
-    def publish(self, shards: Sequence[Path]) -> None:
+    def publish(self, shards: Sequence[Path], names: ClassNames) -> None:
         """Write the images one chunk at a time: 50,000 of 256 pixels are 9.8 GB."""
         labels = [_label(sample) for sample in _rows(shards)]
         with publish(self.path) as file, zipfile.ZipFile(file, "w") as archive:

@@ -18,6 +18,8 @@ from dprune.sampling.seeds import BALANCED, PROPORTIONAL, Classes, Seeds
 DEFAULT_STEPS = 60
 DEFAULT_GRID_COUNT = 64
 MOST_SHARDS = 1_000_000
+RATES = ("sampling_img_per_s", "decoding_and_png_img_per_s")
+"""What a run tells of its own speed: images a second of each kind of work."""
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,21 @@ from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.arrays import Array, read_groups, read_scores, write_array
 from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters, read_clusters
-from dprune.formats.features import open_features
 from dprune.formats.jobs import FileJob
 from dprune.formats.key_lists import write_keys
 from dprune.formats.members import MemberChoice
 from dprune.formats.named import NamedSamples, NamedShards, open_named
 from dprune.formats.provenance import Record, check_same_dataset, make_record, variant, with_findings
 from dprune.formats.publish import Output
+from dprune.formats.sample_labels import find_sample_labels
 from dprune.formats.subsets import narrowed, read_chosen
 from dprune.formats.uids import UidSet
 from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
+from dprune.selecting.named_groups import chosen_groups
+from dprune.selecting.partition import CLASS, Grouping, Partition
 from dprune.selecting.quotas import IntArray
-from dprune.selecting.ranking import allot, rank
+from dprune.selecting.ranking import Ranking, allot, rank
 
 _log = logging.getLogger("dprune")
 
@@ -44,7 +46,7 @@ class SelectSettings:
     groups: str | None = None
     quota: str = "proportional"
     cap: int | None = None
-    only: tuple[int, ...] | None = None
+    only: str | None = None
     within: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     unions: tuple[str, ...] = ()
@@ -89,7 +91,7 @@ def open_select(
         raise InputError(f"{settings.shards[0]}: holds no images to draw with --figure: name their shards by --shards.")
     ranked = read_scores(scores) if scores else None
     clusters = read_clusters(settings.clusters) if settings.clusters else None
-    groups = _read_groups(settings.groups) if settings.groups else None
+    groups = _read_groups(settings.groups, members) if settings.groups else None
     within, without, unions = (
         tuple(read_chosen(path, named) for path in paths)
         for paths in (settings.within, settings.without, settings.unions)
@@ -97,15 +99,9 @@ def open_select(
     return SelectJob(settings, ranked, clusters, groups, within, without, unions, named, output)
 
 
-def _read_groups(path: str) -> Array:
-    """Read groups from a .npy, or the labels from a feature store."""
-    if not Path(path).is_dir():
-        return read_groups(path)
-    features = open_features(path)
-    labels = features.labels()
-    if labels is None:
-        raise InputError(f"{path}: no sample of it has a label to group by: name a .npy of groups.")
-    return Array(path, labels, features.record and {**features.record, "fingerprint": features.fingerprint})
+def _read_groups(path: str, members: MemberChoice | None) -> Array:
+    """Read groups from a .npy, or the labels from a store or from shards."""
+    return find_sample_labels(path, members) or read_groups(path)
 
 
 @dataclass(frozen=True)
@@ -141,18 +137,12 @@ class SelectJob(FileJob):
         _ = self.fingerprint
 
     def _check_usage(self) -> None:
-        settings, grouped = self.settings, self._group_of is not None
+        settings, grouped = self.settings, self.partition is not None
         bounded = settings.amount is not None or settings.quota == "equal" or settings.cap is not None
-        if self.clusters is not None and self.groups is not None:
-            raise UsageError("--clusters and --groups exclude each other.")
         if self.clusters is not None and not len(self.clusters):
             raise InputError(f"{self.clusters.name}: holds no samples to choose from: cluster features of some.")
         if (settings.quota == "equal" or settings.cap is not None or settings.only is not None) and not grouped:
-            raise UsageError("--quota equal, --cap and --only speak of groups: give --clusters or --groups.")
-        if settings.only == ():
-            raise UsageError("--only: names no group, and nothing would be kept: give numbers such as 3,17,42.")
-        if settings.only and min(settings.only) < 0:
-            raise UsageError(f"--only {min(settings.only)}: groups count from 0, and a negative number is no group.")
+            raise UsageError("--quota equal, --cap and --only need groups: give --clusters or --groups.")
         if self.scores is None and not (grouped or self.within):
             raise UsageError("there is nothing to choose from: give SCORES, --clusters, --groups or --within.")
         if self.scores is None and settings.order != "random" and bounded:
@@ -179,8 +169,8 @@ class SelectJob(FileJob):
         """Provenance of the subset."""
         settings, amount = self.settings, self.settings.amount
         options: dict[str, Any] = {"keep": str(amount) if amount else None, "order": settings.order}
-        if self._group_of is not None:
-            options |= {"quota": settings.quota, "cap": settings.cap, "only": settings.only and list(settings.only)}
+        if self.partition is not None:
+            options |= {"quota": settings.quota, "cap": settings.cap, "only": self.only and list(self.only)}
         parents = {role: value.as_parent() for role, value in self._inputs.items()}
         if settings.format != SelectSettings.format:
             options["format"] = settings.format
@@ -190,10 +180,21 @@ class SelectJob(FileJob):
         )
 
     @functools.cached_property
-    def _group_of(self) -> IntArray | None:
-        if self.clusters is not None:
-            return self.clusters.assignment.astype(np.int64)
-        return None if self.groups is None else self.groups.values
+    def partition(self) -> Partition | None:
+        """The groups that are chosen inside of, None to choose among all samples."""
+        return Partition.of(self.clusters, self.groups)
+
+    @functools.cached_property
+    def only(self) -> tuple[int, ...] | None:
+        """The groups that samples are kept from, None for all.
+
+        Raises:
+            InputError: one does not exist.
+            UsageError: none is named, or something is no group.
+        """
+        if self.partition is None or self.settings.only is None:
+            return None
+        return chosen_groups(self.settings.only, self.partition.last)
 
     def candidates(self, *, every_group: bool = False) -> IntArray:
         """Return the sorted ids that may be kept: scored, in a group that is asked for, within and not without.
@@ -204,7 +205,7 @@ class SelectJob(FileJob):
         Raises:
             InputError: a group that is asked for does not exist, no sample is in a group, or none of those has a score.
         """
-        ids = self._grouped(None if every_group else self.settings.only)
+        ids = self._grouped(None if every_group else self.only)
         for subset in self.within:
             ids = np.intersect1d(ids, subset.values, assume_unique=True)
         for subset in self.without:
@@ -213,16 +214,12 @@ class SelectJob(FileJob):
 
     def _grouped(self, only: tuple[int, ...] | None) -> IntArray:
         """Return the ids of all samples, where there are groups of those in one of `only`."""
-        grouped, groups = self.groups if self.clusters is None else self.clusters, self._group_of
-        if grouped is None or groups is None:
+        if self.partition is None:
             return self.within[0].values if self.scores is None else np.arange(len(self.scores.values))
+        groups = self.partition.values
         if len(groups) and groups.max() < 0:
-            raise InputError(f"{grouped.name}: puts no sample in a group, and nothing would be kept.")
-        if only is None:
-            return np.flatnonzero(groups >= 0)
-        if missing := sorted(set(only) - set(np.unique(groups).tolist())):
-            raise InputError(f"--only {missing[0]}: there is no such group.")
-        return np.flatnonzero(np.isin(groups, only))
+            raise InputError(f"{self.partition.title}: puts no sample in a group, and nothing would be kept.")
+        return self.partition.among(only)
 
     @property
     def beside(self) -> list[Beside]:
@@ -233,16 +230,11 @@ class SelectJob(FileJob):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Choose, publish the ids (int64, sorted, unique), keys or uids, and count them by cluster and class."""
-        settings, candidates = self.settings, self.candidates()
-        scores = None if self.scores is None else self.scores.values
-        ranking = rank(candidates, scores, self._group_of, settings.order, settings.seed)
-        counts = allot(ranking.sizes, settings.amount, settings.order, settings.quota, settings.cap)
-        kept = ranking.keep(counts, settings.order)
-        findings = {"candidates": len(candidates), "kept": len(kept)}
-        if settings.only is not None:
+        ranking, candidates, chosen = self._choose()
+        findings = {"candidates": len(candidates), "kept": len(chosen)}
+        if self.settings.only is not None:
             findings["every_group"] = len(self.candidates(every_group=True))
-        for union in self.unions:
-            kept = np.union1d(kept, union.values)
+        kept = self._united(chosen)
         if not len(kept):
             _log.warning("nothing is kept of %d candidates.", len(candidates))
         self._write(kept, with_findings(self.record, findings))
@@ -250,8 +242,27 @@ class SelectJob(FileJob):
             from dprune.selecting.contact_sheet import draw_sheet
 
             assert isinstance(self.named, NamedShards)
-            draw_sheet(self.named.dataset, ranking, kept, picture.path, picture.mark)
+            draw_sheet(self.named.dataset, ranking, kept, self.partition, picture.path, picture.mark)
         return self._summary(candidates, kept)
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`; to choose again is quicker than to find the ids of keys and uids."""
+        _, candidates, chosen = self._choose()
+        return self._summary(candidates, self._united(chosen))
+
+    def _choose(self) -> tuple[Ranking, IntArray, IntArray]:
+        """Return the candidates by rank and by id, and those that are kept."""
+        settings, candidates = self.settings, self.candidates()
+        scores = None if self.scores is None else self.scores.values
+        groups = None if self.partition is None else self.partition.values
+        ranking = rank(candidates, scores, groups, settings.order, settings.seed)
+        counts = allot(ranking.sizes, settings.amount, settings.order, settings.quota, settings.cap)
+        return ranking, candidates, ranking.keep(counts, settings.order)
+
+    def _united(self, ids: IntArray) -> IntArray:
+        for union in self.unions:
+            ids = np.union1d(ids, union.values)
+        return ids
 
     def _write(self, kept: IntArray, record: Record) -> None:
         """Publish the subset as ids, or as what others call its samples."""
@@ -267,12 +278,11 @@ class SelectJob(FileJob):
 
     def _summary(self, candidates: IntArray, kept: IntArray) -> dict[str, Any]:
         summary: dict[str, Any] = {"kept": len(kept), "candidates": len(candidates)}
-        groups = self._group_of
-        if groups is not None:
-            kind = "group" if self.clusters is None else "cluster"
-            summary[f"kept_by_{kind}"] = _count(groups, kept, candidates)
-        if self.clusters is not None and self.clusters.label is not None:
-            summary["kept_by_class"] = _count(self.clusters.label, kept, candidates)
+        found = {} if self.partition is None else self.partition.counts(kept, candidates)
+        if self.clusters is not None and self.clusters.label is not None and CLASS not in found:
+            grouping = Grouping(self.clusters.name, CLASS, self.clusters.label, self.clusters.class_names)
+            found[CLASS] = grouping.counts(kept, candidates)
+        summary |= {f"kept_by_{kind}": counts for kind, counts in found.items()}
         return {**summary, "fingerprint": self.fingerprint}
 
 
@@ -284,10 +294,3 @@ def _scored(ids: IntArray, scores: Array) -> IntArray:
             "kept: score them first."
         )
     return scored
-
-
-def _count(groups: IntArray, kept: IntArray, candidates: IntArray) -> dict[str, int]:
-    names = np.unique(groups[candidates])
-    found, counts = np.unique(groups[kept], return_counts=True)
-    by_name = dict(zip(found.tolist(), counts.tolist(), strict=True))
-    return {str(name): by_name.get(name, 0) for name in sorted({*names.tolist(), *by_name})}

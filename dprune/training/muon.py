@@ -76,7 +76,8 @@ def _shared_out(matrices: Tensor) -> Tensor:
     found = torch.zeros_like(matrices)
     if begin < end:
         found[begin:end] = orthogonalised(matrices[begin:end])
-    return all_sum(found)
+    whole: Tensor = all_sum(found)
+    return whole
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

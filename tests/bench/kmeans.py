@@ -29,11 +29,12 @@ import numpy as np
 import torch
 from machine import forget_peak, name_of, peak_gib, timed
 
-from dprune.clustering.engines import TorchEngine, import_faiss, make_engine
+from dprune.clustering.engines import import_faiss, make_engine
 from dprune.clustering.kernels import cluster_sums, nearest_two
 from dprune.clustering.kmeans import KMeansSettings, lloyd
 from dprune.clustering.points import Points, load_points
 from dprune.clustering.starts import initial_centroids
+from dprune.clustering.torch_engines import TorchEngine
 from dprune.formats.features import ArrayFeatures
 from dprune.precision import float32
 from dprune.runtime import Silent

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from dprune import noise
 from dprune.collectives import is_root
 from dprune.flow import Guidance, flow_loss, guided, solve, start
-from dprune.formats.images import encode_image, tile
+from dprune.formats.images import drawn_png
 from dprune.formats.latents import Latents
 from dprune.formats.publish import publish_bytes
 from dprune.models.classes import TrainedClasses
@@ -20,13 +21,14 @@ from dprune.models.dit import DiT
 from dprune.models.dit_files import network_metadata
 from dprune.models.pixels import to_pixels
 from dprune.models.vae import VAE
+from dprune.sheets.classes import class_grid
 from dprune.training.dit.latents import LatentBatch, TrainingLatents
 from dprune.training.dit.settings import DiTSettings
 from dprune.training.order import Visits
 from dprune.training.task import Task
 
 PREVIEW_STEPS = 30
-PREVIEW_COLUMNS = 8
+PREVIEWED = 64
 
 
 class FlowObjective(nn.Module):
@@ -92,7 +94,7 @@ class DiTTask(Task):
         self.network_header = network_metadata(
             network.config, mean, std, latents.classes, trained.samples, latents.class_names
         )
-        self.samples, self.fingerprint = len(data), fingerprint
+        self.samples, self.fingerprint, self._names = len(data), fingerprint, latents.class_names
         # A backward pass takes twice as many operations as a forward pass.
         self.flop = 3 * network.config.flop()
 
@@ -116,15 +118,20 @@ class DiTTask(Task):
     def evaluate(self, step: int, folder: Path) -> dict[str, float]:
         """Draw a grid of samples from the noise that `dprune sample` gives the first seeds, unguided."""
         if self._preview is not None and is_root():
-            images = to_pixels(self._samples(self._preview)).permute(0, 2, 3, 1).cpu().numpy()
-            publish_bytes(folder / f"step-{step:08d}.png", encode_image(tile(images, PREVIEW_COLUMNS), "png"))
+            pixels = to_pixels(self._samples(self._preview)).permute(0, 2, 3, 1).cpu().numpy()
+            images = [Image.fromarray(one) for one in pixels]
+            labels = self._preview_labels if self._network.config.classes else [-1] * len(images)
+            publish_bytes(folder / f"step-{step:08d}.png", drawn_png(class_grid(images, labels, self._names).draw()))
         return {}
 
+    @property
+    def _preview_labels(self) -> list[int]:
+        return list(map(int, self._trained.balanced(np.arange(PREVIEWED))))
+
     def _samples(self, vae: VAE) -> Tensor:
-        numbers = np.arange(PREVIEW_COLUMNS**2)
-        seeds = torch.from_numpy(numbers).to(self._device)
+        seeds = torch.arange(PREVIEWED, device=self._device)
         null, side = self._network.config.classes, self._network.config.input_size
-        labels = torch.from_numpy(self._trained.balanced(numbers)).to(seeds) if null else torch.zeros_like(seeds)
+        labels = torch.tensor(self._preview_labels).to(seeds) if null else torch.zeros_like(seeds)
         velocity = guided(self._network, labels, null, Guidance())
         found = solve(velocity, start(seeds, (self._network.config.channels, side, side)), "euler", PREVIEW_STEPS)
         return vae.decode(vae.snap(self._data.normalised.undone(found)))

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad
+from torch.nn.functional import conv2d
 
 from dprune.collectives import all_sum, is_root
-from dprune.formats.images import encode_image, tile
+from dprune.formats.images import drawn_png
 from dprune.formats.publish import publish_bytes
 from dprune.models.pixels import psnr, to_pixels
 from dprune.models.vae import VAE
 from dprune.runtime import ranks
+from dprune.sheets.classes import GAP, LEAST_SIDE
+from dprune.sheets.sheet import Sheet, SheetCell, SheetRow, sized
 from dprune.training.vae.images import TrainingImages
 from dprune.training.vae.loss import to_unit
 
@@ -86,8 +89,11 @@ class Reconstruction:
         every = max(1, len(self._positions) // SHOWN)
         pixels = self._images.load(self._positions[::every][:SHOWN])
         made = to_pixels(vae.reconstruct(to_unit(pixels)))
-        rows = [half for pair in zip(pixels.split(COLUMNS), made.split(COLUMNS), strict=True) for half in pair]
-        short = COLUMNS - len(rows[-1])
-        rows = [pad(row, (0, 0, 0, 0, 0, 0, 0, short if len(row) < COLUMNS else 0), value=255) for row in rows]
-        sheet = torch.cat(rows).permute(0, 2, 3, 1).cpu().numpy()
-        publish_bytes(path, encode_image(tile(sheet, COLUMNS), "png"))
+        halves = zip(pixels.split(COLUMNS), made.split(COLUMNS), strict=True)
+        rows = [row for pair in halves for row in map(_row, pair, ("image", "reconstruction"))]
+        publish_bytes(path, drawn_png(Sheet(rows, gap=GAP).draw()))
+
+
+def _row(pixels: Tensor, name: str) -> SheetRow:
+    images = [Image.fromarray(one) for one in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+    return SheetRow([SheetCell(sized(image, LEAST_SIDE)) for image in images], name)

@@ -1,0 +1,79 @@
+"""What users call lines in place of the names that these would have."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+
+from dprune.errors import InputError
+from dprune.reporting.experiments import Point
+from dprune.reporting.grouping import Comparison, Line
+
+
+def given_names(texts: Sequence[str], comparisons: Sequence[Comparison]) -> dict[Hashable, str]:
+    """Read what --label says.
+
+    Args:
+        texts: RESULT=NAME each, RESULT being a file of a result or the name of a line. Either side may hold further
+            `=`: the longest RESULT that is known counts.
+        comparisons: all lines, by the names that they have without.
+
+    Returns:
+        Names by the keys of lines.
+
+    Raises:
+        InputError: nothing is called so, or two names are given to one line, or one name to two lines.
+    """
+    found: dict[Hashable, str] = {}
+    for text in texts:
+        lines, name = _read(text, comparisons)
+        for line in lines:
+            if found.setdefault(line.key, name) != name:
+                raise InputError(
+                    f"--label {text}: the line {line.label!r} is called {found[line.key]!r} by another --label: "
+                    "give it one name."
+                )
+    _check_unique(found, comparisons)
+    return found
+
+
+def _read(text: str, comparisons: Sequence[Comparison]) -> tuple[list[Line], str]:
+    if "=" not in text:
+        raise InputError(f"--label {text}: says no name: give RESULT=NAME, as in 'nearest=Near the centre'.")
+    for place in reversed([number for number, letter in enumerate(text) if letter == "="]):
+        result, name = text[:place], text[place + 1 :].strip()
+        if lines := list(_lines(result, comparisons)):
+            if not name:
+                raise InputError(f"--label {text}: the name is empty: write one after the equals sign.")
+            return lines, name
+    known = "; ".join(sorted({line.label for comparison in comparisons for line in comparison.lines}))
+    result = text.partition("=")[0]
+    raise InputError(f"--label {text}: {result!r} is no result, nor a line of the report: {known}.")
+
+
+def _lines(result: str, comparisons: Sequence[Comparison]) -> Iterator[Line]:
+    """Yield the lines that are called so, or hold the result of that file."""
+    for comparison in comparisons:
+        for line in comparison.lines:
+            points = (point for cell in line.cells for point in cell.points)
+            if line.label == result or any(is_file_of(point, result) for point in points):
+                yield line
+
+
+def is_file_of(point: Point, path: str) -> bool:
+    """Tell whether a result was read from a file."""
+    return point.result is not None and is_same(point.result.name, path)
+
+
+def is_same(path: str, name: str) -> bool:
+    """Tell whether two paths are of one file."""
+    return path == name or (os.path.exists(path) and os.path.exists(name) and os.path.samefile(path, name))
+
+
+def _check_unique(given: Mapping[Hashable, str], comparisons: Sequence[Comparison]) -> None:
+    for comparison in comparisons:
+        names = Counter(given.get(line.key, line.label) for line in comparison.lines)
+        name, count = names.most_common(1)[0]
+        if count > 1:
+            raise InputError(f"--label: {count} lines would be called {name!r}: give each a name of its own.")

@@ -1,0 +1,62 @@
+"""The grid of generated images as HTML: a table for each pruning ratio, beside each other where there is room."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+from dprune.formats.images import drawn_png
+from dprune.reporting.grouping import Line
+from dprune.reporting.image_folders import SeedImage
+from dprune.reporting.image_grid import ABSENT, ImageGrid, ratio_title, seeds_text
+from dprune.reporting.markup import escape
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def html_images(grid: ImageGrid) -> str:
+    """Write the section."""
+    classes = "its class above it" if grid.heads else "its class below it, where it has one"
+    tables = "".join(_block(grid, ratio) for ratio in grid.ratios)
+    return (
+        f'<p class="note">A column holds the images of one seed, {classes}. The seeds are {seeds_text(grid.seeds)}. '
+        f'The noise is the same in all rows: what differs is the training set.</p><div class="blocks">{tables}</div>'
+    )
+
+
+def _block(grid: ImageGrid, ratio: str) -> str:
+    """Write the images of one pruning ratio."""
+    seeds = [f"seed {seed}" for seed in grid.seeds]
+    heads = [
+        f'<th scope="col" title="{seed}">{escape(name or seed)}</th>'
+        for name, seed in zip(grid.heads or [""] * len(seeds), seeds, strict=True)
+    ]
+    title = ratio_title(ratio)
+    rows = "".join(_row(grid, line, ratio) for line in grid.lines)
+    return (
+        f'<div class="scroll images" tabindex="0" role="region" aria-label="Images, {title}"><table>'
+        f"<caption>{title[:1].upper()}{title[1:]}</caption>"
+        f"<thead><tr><td></td>{''.join(heads)}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _row(grid: ImageGrid, line: Line, ratio: str) -> str:
+    shown, where = grid.shown(line, ratio), "" if line.is_unpruned else f", {ratio_title(ratio)}"
+    cells = "".join(
+        f"<td>{_picture(one, f'{line.label}{where}, seed {seed}', captioned=not grid.heads)}</td>"
+        for one, seed in zip(shown, grid.seeds, strict=False)
+    )
+    absent = f'<td colspan="{len(grid.seeds)}"><div class="absent">{ABSENT}s</div></td>'
+    return f'<tr><th scope="row">{escape(line.label)}</th>{cells or absent}</tr>'
+
+
+def _picture(shown: SeedImage, said: str, *, captioned: bool) -> str:
+    image, name = shown
+    alt = f"{said}, {name}" if name else said
+    below = f'<span class="class">{escape(name)}</span>' if name and captioned else ""
+    return f'<img src="{_data(image)}" width="{image.width}" height="{image.height}" alt="{escape(alt)}">{below}'
+
+
+def _data(image: Image) -> str:
+    return f"data:image/png;base64,{base64.b64encode(drawn_png(image)).decode()}"

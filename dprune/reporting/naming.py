@@ -1,0 +1,213 @@
+"""Names of lines: as short as tells the lines of a report apart, the same wherever a line is shown."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dprune.formats.provenance import GENERATOR
+from dprune.reporting.experiments import NAMED, Point
+from dprune.reporting.factors import ANY, COMMAND, SOURCE, Factor, Factors
+from dprune.reporting.labels import Labeller
+from dprune.reporting.training_sets import EXTERNAL, SUBSET
+from dprune.reporting.views import View, grouped, line_key
+from dprune.reporting.wording import choice_name, choice_text, phrase
+
+_Group = tuple[Mapping[Hashable, Factors], Sequence[Factors]]
+
+_QUOTA = Factor(SUBSET, "select", "quota")
+_GROUPS = ("clusters", "groups")
+HEADINGS = ("What is kept", "Chosen", "Model", "Differs in")
+"""What `Name.about` says, in its order."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """What a line is called.
+
+    Attributes:
+        label: its short name.
+        family: the same without the order.
+        about: all that the name leaves out, by the headings of `HEADINGS`.
+    """
+
+    label: str
+    family: str
+    about: tuple[tuple[str, str], ...]
+
+
+class Names:
+    """Names of all lines of a report.
+
+    A factor is told where lines of one view differ in it, and then in every view, so that a line has one name.
+    """
+
+    def __init__(self, kinds: Iterable[Sequence[View]], given: Mapping[Hashable, str] | None = None) -> None:
+        """Name every line.
+
+        Args:
+            kinds: views of each kind of results.
+            given: labels by the keys of lines, in place of those that would be made.
+        """
+        every = [view for kind in kinds for view in kind]
+        experiments = _Saying([(_tables(view.lines, view.experiment), []) for view in every])
+        selections = _by_method(every)
+        first = {line_key(points[0]): (view, points[0]) for view in reversed(every) for points in view.lines}
+        self._names: dict[Hashable, Name] = {}
+        for key, (view, point) in first.items():
+            saying = selections[point.subset.method], experiments
+            self._names[key] = _name(point, view.experiment(point), saying)
+        self._names |= _numbered(self._names, every)
+        for key, label in (given or {}).items():
+            known = self._names[key]
+            self._names[key] = Name(label, known.family, known.about)
+
+    def of(self, point: Point) -> Name:
+        """Return the name of the line that a point is of."""
+        return self._names[line_key(point)]
+
+
+class _Saying:
+    """Says what sets tables apart that stand in several groups, by what differs inside any of them."""
+
+    def __init__(self, groups: Sequence[_Group], also: Collection[Factor] = ()) -> None:
+        """Find what there is to say.
+
+        Args:
+            groups: tables by the keys of their lines, which are to be told apart inside each group, and from others
+                beside, which get no name.
+            also: factors that are to be told, too.
+        """
+        # A line stands once in each view.
+        tables = [*{key: table for own, _ in groups for key, table in own.items()}.values()]
+        beside = [table for _, others in groups for table in others]
+        self._all = Labeller([*tables, *beside])
+        labellers = [Labeller([*own.values(), *others]) for own, others in groups]
+        self._needed = sorted({factor for labeller in labellers for factor in labeller.needed}.union(also))
+        self._differing = sorted({factor for labeller in labellers for factor in labeller.differing}.union(also))
+        self._usual = {f: _usual(f, tables, beside) for f in self._needed if f not in also}
+
+    def shortly(self, table: Factors) -> str:
+        """Say as little as tells a table apart: what most have goes without saying."""
+        told = [factor for factor in self._needed if table.get(factor) != self._usual.get(factor, ANY)]
+        # Only groups have quotas.
+        implied = (
+            {Factor((*SUBSET, role), "", COMMAND) for role in _GROUPS} if _QUOTA in told and _QUOTA in table else ()
+        )
+        return self._all.name(table, [factor for factor in told if factor not in implied])
+
+    def wholly(self, table: Factors) -> str:
+        """Say everything in which it differs from any."""
+        return self._all.name(table, self._differing)
+
+
+def _usual(factor: Factor, tables: Sequence[Factors], beside: Sequence[Factors]) -> str:
+    """Return the value that more than half of the tables have, where all have one; unknown if there is none."""
+    values = [value for table in tables if (value := table.get(factor)) != ANY]
+    if None in values or len({*values} | {table.get(factor) for table in beside} - {ANY}) > len({*values}):
+        return ANY
+    return next((str(value) for value, count in Counter(values).most_common(1) if 2 * count > len(values)), ANY)
+
+
+def _by_method(every: Sequence[View]) -> dict[str, _Saying]:
+    """Tell the choices of each method apart, and from those of the unpruned."""
+    groups: dict[str, list[_Group]] = defaultdict(list)
+    quotas = set()
+    for view in every:
+        firsts = [points[0] for points in view.lines]
+        unpruned = [point for point in firsts if not point.subset.pruned]
+        for some in grouped(view.lines, lambda points: points[0].subset.method):
+            beside = [_of_groups(some[0][0], point) for point in unpruned]
+            groups[some[0][0].subset.method].append((_tables(some, _selection), beside))
+        quotas |= {_quota(point) for point in firsts if point.subset.pruned}
+    # Of two methods, too, equal quotas are another choice than quotas in proportion.
+    also = (_QUOTA,) if len(quotas - {""}) > 1 else ()
+    return {method: _Saying(tables, also) for method, tables in groups.items()}
+
+
+def _tables(lines: Iterable[Sequence[Point]], kind: Callable[[Point], Factors]) -> dict[Hashable, Factors]:
+    return {line_key(points[0]): kind(points[0]) for points in lines}
+
+
+def _selection(point: Point) -> Factors:
+    """Return what sets a choice apart, beside what a baseline is called."""
+    return {f: v for f, v in point.selection.items() if f != NAMED}
+
+
+def _of_groups(point: Point, unpruned: Point) -> Factors:
+    """Return how a subset was chosen, but of the groups of an unpruned one: of fewer is not what it seems to be."""
+    only = {f: v for f, v in unpruned.selection.items() if f.name == "only"}
+    return {f: v for f, v in _selection(point).items() if f.name != "only"} | only
+
+
+def _quota(point: Point) -> str:
+    """Return how much each group gives, empty where a subset was chosen among all samples."""
+    return point.selection.get(_QUOTA, "proportional") if _group_role(point) else ""
+
+
+def _group_role(point: Point) -> str:
+    """Return `clusters` or `groups` where a subset was chosen inside of these."""
+    roles = {f.path[1] for f in point.selection if len(f.path) == 2 and f.name in (COMMAND, SOURCE)}
+    return next((role for role in _GROUPS if role in roles), "")
+
+
+def _name(point: Point, experiment: Factors, saying: tuple[_Saying, _Saying]) -> Name:
+    subset, (choosing, making) = point.subset, saying
+    named, extras = point.selection.get(NAMED), [choosing.shortly(point.selection), making.shortly(experiment)]
+    head = f"baseline: {named}" if named else choice_name(subset.method, subset.order)
+    label = ", ".join(filter(None, (head, *extras)))
+    family = ", ".join(filter(None, (subset.method, *extras)))
+    differs = filter(None, (choosing.wholly(point.selection), making.wholly(experiment)))
+    said = (_kept(point), _chosen(point), _model(experiment), ", ".join(differs))
+    return Name(label, family, tuple(zip(HEADINGS, said, strict=True)))
+
+
+def _kept(point: Point) -> str:
+    subset = point.subset
+    if NAMED in point.selection:
+        return "the baseline, which counts as unpruned"
+    if not subset.pruned:
+        return "all samples"
+    if subset.method == EXTERNAL:
+        return "a subset made elsewhere" if not subset.order else f"the {subset.order} of scores made elsewhere"
+    return choice_text(subset.method, subset.order)
+
+
+def _chosen(point: Point) -> str:
+    """Say among which samples a subset was chosen."""
+    if not point.subset.pruned or not point.selection:
+        return ""
+    role = _group_role(point)
+    counts = {f.path[1]: v for f, v in point.selection.items() if (f.command, f.name) == ("cluster", "k")}
+    inside = f"inside each of {counts[role]} {role}" if role in counts else f"inside each {role.removesuffix('s')}"
+    parts = [f"{inside}, {_quota(point)} quotas" if role else "among all samples"]
+    own = {f: v for f, v in point.selection.items() if f.path == SUBSET and f.name in ("cap", "only")}
+    return ", ".join([*parts, *(phrase(factor, value) for factor, value in own.items())])
+
+
+def _model(experiment: Factors) -> str:
+    """Say which model was trained, and how long."""
+    path = next((f.path for f in experiment if f.command == GENERATOR), ())
+    said = {f.name: phrase(f, v) for f, v in experiment.items() if f.path == path and f.command == GENERATOR}
+    return ", ".join(said[name] for name in ("arch", "steps", "batch_size") if name in said)
+
+
+def _numbered(names: Mapping[Hashable, Name], every: Sequence[View]) -> dict[Hashable, Name]:
+    """Number the lines of a view whose labels would be the same: what sets them apart has no name."""
+    clashes: set[str] = set()
+    for view in every:
+        labels = [names[line_key(points[0])].label for points in view.lines]
+        clashes |= {label for label in labels if labels.count(label) > 1}
+    found = {}
+    for label in clashes:
+        alike = sorted((key for key, name in names.items() if name.label == label), key=_sortable)
+        for number, key in enumerate(alike, 1):
+            name = names[key]
+            found[key] = Name(f"{label} ({number})", f"{name.family} ({number})", name.about)
+    return found
+
+
+def _sortable(key: Hashable) -> str:
+    assert isinstance(key, tuple)
+    return repr([sorted(part) if isinstance(part, frozenset) else part for part in key])

@@ -1,0 +1,227 @@
+"""How people say what records hold: methods, orders, options, and where in a chain they were given."""
+
+from __future__ import annotations
+
+from dprune.reporting.factors import ASIDE, COMMAND, COUNT, OWN, SOURCE, Factor
+
+_METHODS = {
+    "cluster-distance": "cluster distance",
+    "el2n": "EL2N",
+    "grand": "GraNd",
+    "moso": "MoSo",
+    "monotonicity": "loss monotonicity",
+}
+# What a method's ends are called where they have names of their own.
+_ENDS = {
+    ("cluster-distance", "lowest"): "nearest",
+    ("cluster-distance", "middle"): "midway",
+    ("cluster-distance", "highest"): "furthest",
+    ("k-center", "lowest"): "k-center",
+    ("herding", "lowest"): "herding",
+    ("duplicates", "lowest"): "duplicates removed",
+}
+_SCORES = {
+    "cluster-distance": "distance to the centre of its cluster",
+    "el2n": "EL2N, the error of the model",
+    "grand": "GraNd, the norm of the gradient",
+    "moso": "MoSo, the change of the risk without the sample",
+    "monotonicity": "loss monotonicity, how often the loss rose",
+    "k-center": "place in the farthest-first order of k-center",
+    "herding": "place in the order of herding",
+    "duplicates": "the largest similarity to an earlier sample",
+    "influence": "influence on the target samples",
+}
+_KEPT = {"lowest": "the lowest", "middle": "the middle", "highest": "the highest"}
+
+# What an option is, and how a value of it is said; a table where values have words of their own.
+_OPTIONS: dict[tuple[str, str], tuple[str, str | dict[str, str]]] = {
+    ("select", "quota"): ("quotas", "{} quotas"),
+    ("select", "cap"): ("the cap of a group", "cap {}"),
+    ("select", "only"): ("the groups", "only {}"),
+    ("cluster", "k"): ("the number of clusters", "{} clusters"),
+    ("cluster", "metric"): ("the metric of clusters", {"l2": "Euclidean clusters", "cosine": "cosine clusters"}),
+    ("score", "sigma"): ("the noise level (sigma)", "\N{GREEK SMALL LETTER SIGMA}={}"),
+    ("score", "draws"): ("draws", "{} draws"),
+    ("score", "checkpoints"): ("checkpoints", "{} checkpoints"),
+    ("sample", "cfg"): ("guidance (cfg)", "guidance {}"),
+    ("sample", "solver"): ("the solver", "{} solver"),
+    ("sample", "steps"): ("sampling steps", "{} sampling steps"),
+    ("sample", "quantize"): ("whether images are quantized (quantize)", {"yes": "quantized", "no": "not quantized"}),
+    ("train-dit", "arch"): ("the architecture (arch)", "{}"),
+    ("train-dit", "steps"): ("training steps", "{} training steps"),
+    ("train-dit", "lr"): ("the learning rate", "learning rate {}"),
+    ("train-dit", "batch_size"): ("the batch size", "batch size {}"),
+    ("train-dit", "ema"): ("the EMA decay", "EMA {}"),
+    ("embed", "model"): ("the model of the features", "{} features"),
+    ("eval", "k"): ("neighbours (k)", "k={}"),
+    ("memorization", "full"): ("what distances are to (full)", {"yes": "to the full training set"}),
+}
+_COMMANDS = {
+    "pack": "packing",
+    "embed": "features",
+    "cluster": "clustering",
+    "select": "selection",
+    "train-vae": "autoencoder",
+    "encode": "encoding",
+    "train-dit": "training",
+    "sample": "sampling",
+    "eval": "evaluation",
+}
+_ROLES = {
+    "train": "training",
+    "held_out": "held-out",
+    "scores": "scoring",
+    "clusters": "clustering",
+    "vae": "autoencoder",
+    "init": "initial",
+    "without": "left-out",
+    "within": "candidate",
+    "or": "added",
+    "against": "baseline",
+}
+# Roles that every chain has, or that go without saying between others.
+_PLAIN = ("generated", "shards", "subset", "model", "latents", "images")
+# What it means that a selection had an input, where others had none.
+_STEPS = {
+    "clusters": "within clusters",
+    "groups": "within groups",
+    "without": "some left out",
+    "within": "among some",
+    "or": "some added",
+}
+_LONGEST, _DIGITS = 32, 12
+_DIGEST = 8
+
+
+def method_name(method: str) -> str:
+    """Write the name of a method as its paper does."""
+    name, *rest = method.split(" ", 1)
+    return " ".join([_METHODS.get(name, name), *rest])
+
+
+def choice_name(method: str, order: str) -> str:
+    """Name a method and which of its scores were kept, `nearest` or `EL2N, highest`."""
+    return _ENDS.get((method, order)) or ", ".join(filter(None, (method_name(method), order)))
+
+
+def choice_text(method: str, order: str) -> str:
+    """Say in full what was kept, `the lowest by distance to the centre of the own cluster (cluster-distance)`."""
+    if method == "random":
+        return "a random choice"
+    if not order:
+        return method_name(method)
+    by = _SCORES.get(method, method_name(method))
+    option = f" ({method})" if method in _SCORES else ""
+    return f"{_KEPT.get(order, order)} by {by}{option}"
+
+
+def role_name(role: str) -> str:
+    """Name the side of a result, or what an input was for."""
+    word, _, number = role.partition(" ")
+    return " ".join(filter(None, (_ROLES.get(word, word), number)))
+
+
+def place_of(factor: Factor) -> str:
+    """Say where in a chain a factor was given, empty where that goes without saying."""
+    words = [role_name(role) for role in factor.path if role.partition(" ")[0] not in _PLAIN]
+    return " ".join(dict.fromkeys(words[-2:]))
+
+
+def noun(factor: Factor, *, of_command: bool = False, of_place: bool = False) -> str:
+    """Name what a factor says.
+
+    Args:
+        factor: a recorded choice.
+        of_command: whether other commands have an option of that name.
+        of_place: whether another step of that command differs in it, too.
+    """
+    place = place_of(factor)
+    if factor.name == OWN:
+        return f"{_aside(factor) or place or 'against'} {'of ' if place else ''}the training subset"
+    if factor.name == COUNT:
+        return f"the number of {_samples(factor)}"
+    if factor.name in (SOURCE, COMMAND):
+        return _step(factor)
+    if factor.name.startswith("tag "):
+        return factor.name.removeprefix("tag ")
+    known = _OPTIONS.get((factor.command.partition(" ")[0], factor.name))
+    words = [place] if of_place else []
+    if known is None and (of_command or len(factor.name) == 1):
+        words.append(_command(factor.command))
+    return " ".join(filter(None, [*words, known[0] if known else spoken(factor.name)]))
+
+
+def phrase(factor: Factor, value: str, *, of_command: bool = False, of_place: bool = False) -> str:
+    """Say the value of a factor, as in `equal quotas`; see `noun`."""
+    if factor.name == COUNT:
+        return _singular(f"{shortened(factor, value)} {_samples(factor)}")
+    if factor.name == OWN:
+        return noun(factor)
+    if factor.name in (SOURCE, COMMAND):
+        return _made(factor, value)
+    shown, known = shortened(factor, value), _OPTIONS.get((factor.command.partition(" ")[0], factor.name))
+    if factor.name.startswith("tag "):
+        return f"{noun(factor)}={shown}"
+    if known is None:
+        return _option(noun(factor, of_command=of_command, of_place=of_place), shown)
+    said = known[1] if isinstance(known[1], str) else known[1].get(value, f"{known[0]} {{}}")
+    said = _singular(said.format(shown.removesuffix(".0") if "." in shown else shown))
+    return f"{place_of(factor)} {said}".strip() if of_place else said
+
+
+def shortened(factor: Factor, value: str) -> str:
+    """Write a value as short as it can be told."""
+    if factor.name == COUNT:
+        return f"{int(value):,}" if value.isdecimal() else value
+    if factor.name == SOURCE:
+        return value[:_DIGEST]
+    whole = factor.name == COMMAND or factor.name.startswith("tag ")
+    return value if whole or len(value) <= _LONGEST else value[:_DIGITS] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def spoken(name: str) -> str:
+    """Write the name of an option as people say it."""
+    return {"lr": "learning rate"}.get(name, name.replace("_", " "))
+
+
+def _singular(said: str) -> str:
+    return said.removesuffix("s") if said.startswith("1 ") else said
+
+
+def _option(name: str, shown: str) -> str:
+    if shown in ("yes", "no", "none"):
+        return name if shown == "yes" else f"no {name}"
+    between = "=" if len(name) == 1 else " "
+    return f"{name}{between}{shown}"
+
+
+def _command(command: str) -> str:
+    return (
+        method_name(command.removeprefix("score ")) if command.startswith("score ") else _COMMANDS.get(command, command)
+    )
+
+
+def _samples(factor: Factor) -> str:
+    return f"{place_of(factor)} samples".strip()
+
+
+def _aside(factor: Factor) -> str:
+    return next((role_name(role) for role in factor.path if role in ASIDE), "")
+
+
+def _step(factor: Factor) -> str:
+    """Name the step or file at the end of a path."""
+    last = factor.path[-1] if factor.path else "measurement"
+    if aside := _aside(factor):
+        return f"the training set of the {aside}" if "subset" in factor.path else f"the {aside}"
+    return role_name(last) if place_of(factor) in ("", role_name(last)) else f"{place_of(factor)} {role_name(last)}"
+
+
+def _made(factor: Factor, value: str) -> str:
+    """Say that a step was made at all, or which file stands in its place."""
+    role = factor.path[-1].partition(" ")[0] if factor.path else ""
+    if "subset" in factor.path and (aside := _aside(factor)):
+        return f"{aside} of a subset"
+    if len(factor.path) == 2 and factor.path[0] == "subset" and factor.name == COMMAND and role in _STEPS:
+        return _STEPS[role]
+    return f"{_step(factor)} {shortened(factor, value)}"

@@ -1,0 +1,124 @@
+"""The groups that a selection chooses inside of: clusters, classes or others, or strata of both, and their names."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dprune.formats.arrays import Array
+from dprune.formats.class_names import NAMELESS, ClassNames
+from dprune.formats.clusters import Clusters
+from dprune.formats.sample_labels import SampleLabels
+from dprune.selecting.quotas import IntArray
+
+CLUSTER, CLASS, GROUP, STRATUM = "cluster", "class", "group", "stratum"
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """One way in which samples are grouped.
+
+    Attributes:
+        title: what messages call the file that says so.
+        kind: `cluster`, `class` or `group`.
+        values: number of each sample's group, int64 [N]; below 0 for none.
+        names: what the numbers are called.
+    """
+
+    title: str
+    kind: str
+    values: IntArray
+    names: ClassNames = NAMELESS
+
+    @functools.cached_property
+    def present(self) -> frozenset[int]:
+        """The groups that have samples."""
+        return frozenset(np.unique(self.values[self.values >= 0]).tolist())
+
+    @functools.cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of each group by what it is called, also of classes that have names and no samples."""
+        return self.names.numbers | {self.names.name(number): number for number in sorted(self.present)}
+
+    def counts(self, kept: IntArray, candidates: IntArray) -> dict[str, int]:
+        """Count the ids that are kept by group, those groups included that have candidates alone."""
+        groups = np.unique(self.values[np.union1d(kept, candidates)])
+        found = np.searchsorted(groups, self.values[kept])
+        counts = np.bincount(found, minlength=len(groups))
+        return {self.names.name(group): count for group, count in zip(groups.tolist(), counts.tolist(), strict=True)}
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What a selection chooses inside of: each of the groups of one grouping, or each pair of those of two.
+
+    Attributes:
+        groupings: one or two; `last` is the one whose groups people name.
+    """
+
+    groupings: tuple[Grouping, ...]
+
+    @classmethod
+    def of(cls, clusters: Clusters | None, labels: Array | None) -> Partition | None:
+        """Return the groups that clusters and labels make, None without either."""
+        groupings = []
+        if clusters is not None:
+            groupings.append(Grouping(clusters.name, CLUSTER, clusters.assignment.astype(np.int64)))
+        if labels is not None:
+            known = (CLASS, labels.class_names) if isinstance(labels, SampleLabels) else (GROUP, NAMELESS)
+            groupings.append(Grouping(labels.name, known[0], labels.values, known[1]))
+        return cls(tuple(groupings)) if groupings else None
+
+    @property
+    def last(self) -> Grouping:
+        """Of clusters and classes the classes."""
+        return self.groupings[-1]
+
+    @property
+    def kind(self) -> str:
+        """What its groups are: `cluster`, `class`, `group` or `stratum`."""
+        return STRATUM if len(self.groupings) > 1 else self.last.kind
+
+    @property
+    def title(self) -> str:
+        """What messages call the files that say which sample is in which group."""
+        return " and ".join(grouping.title for grouping in self.groupings)
+
+    @functools.cached_property
+    def values(self) -> IntArray:
+        """Number of each sample's group, int64 [N]; below 0 for none."""
+        return self._strata[0] if len(self.groupings) > 1 else self.groupings[0].values
+
+    @functools.cached_property
+    def _strata(self) -> tuple[IntArray, IntArray]:
+        """The stratum of each sample, in the order of both groupings, and the groups [strata, 2] that each is of."""
+        pairs = np.stack([grouping.values for grouping in self.groupings], axis=1)
+        grouped = (pairs >= 0).all(1)
+        found, places = np.unique(pairs[grouped], axis=0, return_inverse=True)
+        strata = np.full(len(pairs), -1, dtype=np.int64)
+        strata[grouped] = places.reshape(-1)
+        return strata, found
+
+    def name(self, number: int) -> str:
+        """Return what a group is called; a stratum `CLUSTER/CLASS`."""
+        numbers = [number] if len(self.groupings) == 1 else self._strata[1][number].tolist()
+        return "/".join(grouping.names.name(number) for grouping, number in zip(self.groupings, numbers, strict=True))
+
+    def counts(self, kept: IntArray, candidates: IntArray) -> dict[str, dict[str, int]]:
+        """Count the ids that are kept by the groups of each grouping, and by stratum where there are two."""
+        found = {grouping.kind: grouping.counts(kept, candidates) for grouping in self.groupings}
+        if len(self.groupings) > 1:
+            kept, candidates = (ids[self.values[ids] >= 0] for ids in (kept, candidates))
+            names = ClassNames(tuple(map(self.name, range(len(self._strata[1])))))
+            found[STRATUM] = Grouping(self.title, STRATUM, self.values, names).counts(kept, candidates)
+        return found
+
+    def among(self, numbers: Iterable[int] | None) -> IntArray:
+        """Return the sorted ids of the samples in some groups of `last`, None for all that are in a group."""
+        grouped = self.values >= 0
+        if numbers is not None:
+            grouped &= np.isin(self.last.values, list(numbers))
+        return np.flatnonzero(grouped)

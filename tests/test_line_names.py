@@ -1,0 +1,202 @@
+"""dprune report: what its lines are called, in which order they stand, and what else is said of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import dprune
+from studies import Run, mark, write_memorization, write_metrics
+
+from dprune.formats.provenance import parent_record
+from dprune.formats.results import read_result
+from dprune.reporting.experiments import point_of_result
+from dprune.reporting.grouping import Comparison, compare
+from dprune.reporting.line_table import line_table
+
+NEAREST = Run(scores="cluster-distance")
+EL2N = replace(NEAREST, scores="el2n", grouped=False)
+RANDOM = Run(scores="random", order="random", grouped=False)
+EQUAL = {"select": {"quota": "equal"}}
+
+
+@pytest.fixture
+def named(tmp_path):
+    """Compare runs, each a Run or a Run with arguments of `write_metrics`."""
+
+    def go(*runs) -> Comparison:
+        points = []
+        for number, run in enumerate(runs):
+            run, more = run if isinstance(run, tuple) else (run, {})
+            points.append(point_of_result(read_result(write_metrics(tmp_path / f"{number}.json", run, **more))))
+        (found,) = compare(points)
+        return found
+
+    return go
+
+
+def labels(comparison: Comparison) -> list[str]:
+    return [line.label for line in comparison.lines]
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        ([NEAREST], ["nearest"]),
+        ([NEAREST, replace(NEAREST, order="highest"), replace(NEAREST, order="middle"), RANDOM, Run()],
+         ["unpruned", "random", "nearest", "midway", "furthest"]),
+        ([EL2N, replace(EL2N, order="highest"), replace(EL2N, scores="grand", order="highest")],
+         ["EL2N, lowest", "EL2N, highest", "GraNd, highest"]),
+        ([NEAREST, replace(NEAREST, **EQUAL)], ["nearest", "nearest, equal quotas"]),
+        # One of two ways to be unlike the others is enough, and what most are goes without saying.
+        ([NEAREST, replace(NEAREST, **EQUAL, k=10)], ["nearest", "nearest, equal quotas"]),
+        ([NEAREST, replace(NEAREST, sample={"cfg": 4.0, "steps": 60}), Run()],
+         ["unpruned", "nearest", "nearest, guidance 4"]),
+        ([replace(NEAREST, k=k) for k in (100, 24, 9)],
+         ["nearest, 9 clusters", "nearest, 24 clusters", "nearest, 100 clusters"]),
+        # Of two methods, too, equal quotas are no quotas in proportion; of one alone they go without saying.
+        ([NEAREST, replace(NEAREST, scores="el2n", **EQUAL)], ["nearest", "EL2N, lowest, equal quotas"]),
+        ([EL2N, replace(NEAREST, **EQUAL)], ["nearest", "EL2N, lowest"]),
+        ([replace(NEAREST, scores="moso", score={"draws": n}) for n in (1, 8)],
+         ["MoSo, lowest, 1 draw", "MoSo, lowest, 8 draws"]),
+        ([replace(NEAREST, scores="k-center"), replace(NEAREST, scores="k-center", order="highest")],
+         ["k-center", "k-center, highest"]),
+    ],
+)  # fmt: skip
+def test_names_are_the_shortest_that_tell_lines_apart(named, runs, expected) -> None:
+    assert labels(named(*runs)) == expected
+
+
+def test_a_chain_never_stands_in_a_name(named) -> None:
+    """`cluster-distance lowest, quota=proportional, clusters cluster, model latents vae select, vae select` was one."""
+    own = replace(NEAREST, select={"quota": "proportional"}, own_vae=True, packed=True)
+    everything = replace(RANDOM, keep="1.0", without=True)
+    found = named(own, replace(NEAREST, order="highest", **EQUAL), EL2N, replace(EL2N, own_vae=True, vae_of=everything))
+    assert labels(found) == [
+        "nearest, autoencoder of the training subset",
+        "furthest, equal quotas",
+        "EL2N, lowest",
+        "EL2N, lowest, autoencoder of a subset",
+    ]
+
+
+def test_names_are_unique_and_do_not_depend_on_the_order_of_files(named) -> None:
+    orders, quotas, sampled = ("lowest", "middle", "highest"), ({}, EQUAL), ({}, {"cfg": 4.0})
+    runs = [
+        replace(NEAREST, scores=scores, order=order, sample=sample, **quota)
+        for scores, order, quota, sample in itertools.product(("el2n", "grand", "moso"), orders, quotas, sampled)
+    ] + [Run(sample=sample) for sample in sampled]
+    found = labels(named(*runs))
+    assert len(set(found)) == len(found) == len(runs)
+    assert labels(named(*reversed(runs))) == found
+    assert found[:2] == ["unpruned, guidance 2", "unpruned, guidance 4"]
+
+
+def test_what_has_no_words_is_numbered(named) -> None:
+    """Two records of one method that differ in a step of which nothing but its digest is known."""
+    runs = [(NEAREST, {"generated": parent_record(None, "a" * 8 + end * 56)}) for end in "bc"]
+    assert labels(named(*runs)) == ["external, generated aaaaaaaa (1)", "external, generated aaaaaaaa (2)"]
+
+
+def test_a_named_baseline_says_what_it_is(tmp_path: Path) -> None:
+    files = [write_metrics(tmp_path / f"{n}.json", run) for n, run in enumerate((RANDOM, NEAREST))]
+    dprune("report", *files, "--baseline", "random", "-o", tmp_path / "report").ok()
+    assert lines_of(tmp_path / "report") == ["baseline: random, pruned 0.75", "nearest"]
+
+
+def test_tags_name_methods_and_set_lines_apart(named) -> None:
+    tagged = [{"method": "mine", "keep": "0.5"}, {"method": "mine", "keep": "0.5", "note": "warm"},
+              {"method": "cluster-distance", "order": "lowest", "keep": "0.5"}]  # fmt: skip
+    runs = [(NEAREST, {"generated": parent_record(None, mark(n)), "tags": tags}) for n, tags in enumerate(tagged)]
+    assert labels(named(*runs)) == ["nearest", "mine", "mine, note=warm"]
+
+
+def test_a_line_says_what_it_is(named) -> None:
+    found = named(NEAREST, replace(EL2N, order="highest", score={"sigma": [0.06]}), Run())
+    table = line_table([found])
+    assert table.heads == ("Line", "What is kept", "Chosen", "Pruned", "Results")
+    assert table.rows == (
+        ("unpruned", "all samples", "", "0", "1"),
+        ("nearest", "the lowest by distance to the centre of its cluster (cluster-distance)",
+         "inside each of 24 clusters, proportional quotas", "0.75", "1"),
+        ("EL2N, highest", "the highest by EL2N, the error of the model (el2n)", "among all samples", "0.75", "1"),
+    )  # fmt: skip
+    # What all share is said once.
+    assert table.shared == (("Model", "nano/2, 500 training steps, batch size 64"),)
+    assert [line.is_baseline for line in found.lines] == [True, False, False]
+    assert found.lines[1].description.startswith("the lowest by distance to the centre of its cluster")
+
+
+def test_all_that_sets_a_line_apart_is_in_the_table(named) -> None:
+    """Its name says one of two ways in which it differs."""
+    found = line_table([named(NEAREST, replace(NEAREST, sample={"cfg": 4.0, "steps": 60}), Run())])
+    column = found.heads.index("Differs in")
+    assert [row[column] for row in found.rows] == [
+        "guidance 2, 20 sampling steps", "guidance 2, 20 sampling steps", "guidance 4, 60 sampling steps"
+    ]  # fmt: skip
+
+
+# By the real command.
+
+
+def lines_of(folder: Path) -> list[str]:
+    return [row["Line"] for row in csv.DictReader(io.StringIO((folder / "lines.csv").read_text()))]
+
+
+def study(folder: Path) -> list[Path]:
+    """Quality of two guidances, and memorization of one."""
+    runs = [replace(NEAREST, keep="0.5"), NEAREST, Run(), replace(NEAREST, sample={"cfg": 4.0})]
+    files = [write_metrics(folder / f"q{n}.json", run) for n, run in enumerate(runs)]
+    return files + [write_memorization(folder / f"m{n}.json", run) for n, run in enumerate(runs[:3])]
+
+
+def test_a_line_has_one_name_in_all_tables(tmp_path: Path) -> None:
+    files = study(tmp_path)
+    files += [write_memorization(tmp_path / "m4.json", replace(NEAREST, sample={"cfg": 4.0}))]
+    dprune("report", *files[:4], files[-1], "-o", tmp_path / "report").ok()
+    for name in ("quality", "memorization"):
+        rows = csv.DictReader(io.StringIO((tmp_path / "report" / f"{name}.csv").read_text()))
+        assert {row["line"] for row in rows} <= {"unpruned", "nearest", "nearest, guidance 4"}
+    assert lines_of(tmp_path / "report") == ["unpruned", "nearest", "nearest, guidance 4"]
+
+
+@pytest.mark.parametrize("by", ["line", "file"])
+def test_a_label_renames_a_line_everywhere(tmp_path: Path, by: str) -> None:
+    files, out = study(tmp_path), tmp_path / "report"
+    result = "nearest" if by == "line" else files[1]
+    dprune("report", *files, "--label", f"{result}=Near = dear", "--label", "unpruned=All", "-o", out).ok()
+    assert lines_of(out) == ["All", "Near = dear", "nearest, guidance 4"]
+    for name in ("quality.csv", "quality.md", "memorization.csv", "report.html"):
+        text = (out / name).read_text()
+        assert "Near = dear" in text
+        assert not [old for old in ("| nearest |", "| unpruned |", ">nearest<", "\n,nearest,") if old in text]
+    assert "up to date" in dprune("report", *files, "--label", "nearest=Near = dear", "--label",
+                                  f"{files[2]}=All", "-o", out).ok().err  # fmt: skip
+    dprune("report", *files, "-o", out).fails(3, "label")
+
+
+def test_a_file_whose_name_holds_an_equals_sign_is_named(tmp_path: Path) -> None:
+    file = write_metrics(tmp_path / "cfg=2.json", NEAREST)
+    dprune("report", file, "--label", f"{file}=Mine", "-o", tmp_path / "report").ok()
+    assert lines_of(tmp_path / "report") == ["Mine"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["nearest"], ("no name", "RESULT=NAME")),
+        (["nearest="], ("empty",)),
+        (["furthest=X"], ("'furthest'", "nearest; nearest, guidance 4; unpruned")),
+        (["nearest=unpruned"], ("2 lines", "'unpruned'")),
+        (["nearest=X", "unpruned=X"], ("2 lines", "'X'")),
+        (["nearest=X", "nearest=Y"], ("'nearest'", "'X'", "one name")),
+    ],
+)
+def test_labels_that_name_nothing_are_one_sentence(tmp_path: Path, given, words) -> None:
+    more = [part for text in given for part in ("--label", text)]
+    dprune("report", *study(tmp_path), *more, "-o", tmp_path / "report").fails(3, "--label", *words)
+    assert not (tmp_path / "report").exists()
