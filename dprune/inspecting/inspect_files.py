@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.arrays import VECTORS, digest_array, map_array, misshapen, read_array, stated_kind
+from dprune.formats.arrays import VECTORS, digest_array, is_mask, map_array, misshapen, read_array, stated_kind
 from dprune.formats.clusters import read_clusters
-from dprune.formats.key_lists import parse_keys
 from dprune.formats.kinds import kind_of
 from dprune.formats.latents import FLIPPED, NAMES
 from dprune.formats.provenance import Record
@@ -21,6 +20,7 @@ from dprune.formats.publish import STDOUT
 from dprune.formats.results import read_result
 from dprune.formats.stores import PART_KEYS
 from dprune.formats.tensor_files import TensorFile, is_tensor_file
+from dprune.formats.text_tables import ID, KEYS, TextTable
 from dprune.formats.uids import is_uids
 from dprune.formats.whole_files import read_file
 from dprune.inspecting.findings import Findings
@@ -55,6 +55,9 @@ def inspect_array(path: str) -> Findings:
     if is_uids(values):
         findings.kind = "uids"
         findings.content["uids"] = len(values)
+    if is_mask(values):
+        findings.kind, findings.samples = "mask", len(values)
+        findings.content |= {"samples": len(values), "kept": int(values.sum())}
     if findings.kind in VECTORS and (problem := misshapen(values, findings.kind)):
         findings.problems.append(f"{findings.name}: {problem}: make it again.")
     elif describe := {"scores": _scores, "subset": _subset, "labels": _labels, "pairs": _pairs}.get(findings.kind):
@@ -124,13 +127,21 @@ def _pairs(findings: Findings, values: npt.NDArray[Any]) -> None:
         findings.content["closest"] = float(distance.min())
 
 
-def inspect_keys(path: str) -> Findings:
-    """Inspect a subset as text that `select` wrote."""
-    keys, record = parse_keys(path, read_file(path))
-    findings = Findings(path, "keys", records=[record] if record else [])
-    findings.count_digests(True)
-    findings.fingerprint = record.get("fingerprint") if record else None
-    findings.content = {"kept": len(keys), "keys": keys[:MOST_EXAMPLES]}
+def inspect_text(path: str) -> Findings:
+    """Inspect a list of keys or a table of samples."""
+    table = TextTable(path, read_file(path))
+    findings = Findings(path, "table" if table.head else "keys", records=[table.record] if table.record else [])
+    findings.count_digests(table.record is not None)
+    findings.fingerprint = table.record.get("fingerprint") if table.record else None
+    rows, column = (table.rows, table.place([*KEYS, ID]) or 0) if table.head else (table.lines, 0)
+    kept = "kept" if stated_kind(table.record) == "subset" else "rows"
+    findings.content = {
+        kept: len(rows),
+        "columns": list(table.head),
+        "ids" if table.head and table.head[column] == ID else "keys": [
+            row.cells[column] for row in rows[:MOST_EXAMPLES]
+        ],
+    }
     return findings
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import Array, read_array, read_ids
+from dprune.formats.arrays import Array, read_array
 from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.jobs import FileJob
@@ -22,6 +22,7 @@ from dprune.formats.provenance import Record, check_same_dataset, finite, make_r
 from dprune.formats.publish import Output
 from dprune.formats.results import read_result, summarized
 from dprune.formats.statistics import STATISTICS, Statistics, read_statistics
+from dprune.formats.subsets import read_chosen
 from dprune.measuring.against import Against
 from dprune.measuring.making import Embedding
 from dprune.measuring.settings import EvalSettings
@@ -180,7 +181,8 @@ def open_eval(generated: str, reference: str, settings: EvalSettings, embedding:
     opened, held_ids = open_with_held_out(features, settings.held_out, "reference", embedding, given)
     _warn_of_foreign(given, opened)
     sources = {role: (statistics | opened)[role] for role in (*paths, "held_out") if role in statistics | opened}
-    subset = read_ids(settings.subset) if settings.subset else None
+    named = opened["reference"].named if "reference" in opened else None
+    subset = read_chosen(settings.subset, named) if settings.subset else None
     clusters = read_clusters(settings.clusters) if settings.clusters else None
     logits = _read_logits(settings.logits) if settings.logits else None
     saved = _statistics_file(settings.save_stats, sources["reference"], subset) if settings.save_stats else None
