@@ -116,7 +116,7 @@ def test_labels_from_other_members_are_not_called_by_names_of_folders(tmp_path: 
 def test_no_two_labels_are_called_alike(tmp_path: Path) -> None:
     names = ClassNames(("3", "cat", ""))
     assert [names.name(label) for label in (0, 1, 2, 3, -1)] == ["3", "cat", "2", "label 3", "-1"]
-    assert names.counts(np.array([3, 0, 0, -1])) == {"3": 2, "label 3": 1}
+    assert names.counts(np.array([3, 0, 0, -1])) == {"3": 2, "cat": 0, "2": 0, "label 3": 1}
     # ImageNet has two cranes.
     (tmp_path / CLASSES).write_bytes(b"crane\nbus\ncrane\n\r\n")
     assert names_in_folders([tmp_path]).names == ("crane (0)", "bus", "crane (2)")

@@ -50,9 +50,10 @@ class ClassNames:
         return f"label {label}" if str(label) in self.numbers else str(label)
 
     def counts(self, labels: npt.NDArray[np.integer]) -> dict[str, int]:
-        """Count labels by the names of their classes, in the order of the labels; those below 0 are left out."""
+        """Count labels by their names, in the order of the labels: 0 where there are none, not those below 0."""
         found, counts = np.unique(labels[labels >= 0], return_counts=True)
-        return {self.name(label): count for label, count in zip(found.tolist(), counts.tolist(), strict=True)}
+        known = dict.fromkeys((self.name(label) for label in range(len(self.names))), 0)
+        return known | {self.name(label): count for label, count in zip(found.tolist(), counts.tolist(), strict=True)}
 
     def listed(self, labels: Iterable[int]) -> str:
         """Name labels in a sentence, the first few of many."""
