@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     options.option("--deep", group="Data", common=True, is_flag=True,
                    help="Read shards in full and check the digests that their manifests list."),
     options.option("--shards", group="Data", common=True, multiple=True, metavar="SHARDS",
-                   help="List the samples of FILE with their keys, shards and labels. SHARDS or a store names them."),
-    options.count("--head", "Number of samples to list.  [default: all, or 20 on a terminal]", group="Output"),
+                   help="List the samples of FILE with their keys, shards and labels. SHARDS may be a store, too."),
+    options.count("--head", "Number of samples to list.  [default: all, or 20 on a terminal]", group="Output",
+                  common=True),
     options.members,
     options.option("--json", "json_", group="Output", common=True, is_flag=True,
                    help="Print one JSON object with a list `files`."),
@@ -46,9 +47,9 @@ def command(
     Examples:
       dprune info shards features clusters.safetensors keep.npy
       dprune select distance.npy --keep 10% | dprune info -
-      dprune info shards --deep
-      dprune info keep.npy --json | jq .files[0].provenance
       dprune info keep.npy --shards shards | head
+      dprune info keep.npy --json | jq .files[0].provenance
+      dprune info shards --deep
     """
     from dprune.inspecting.inspect_shards import Look
     from dprune.inspecting.job import open_info
