@@ -318,11 +318,27 @@ def test_images_carry_the_names_of_their_classes(tmp_path: Path) -> None:
     page = page_of(tmp_path / "one")
     assert (page.text.count("cats & <b>dogs</b>"), page.text.count("Wellensittich")) == (2, 2)
     assert "unpruned, seed 0, cats & <b>dogs</b>" in page.alts
-    other = generated(tmp_path / "b", replace(PRUNED, order="highest"), labels=[0, 1, 1, 1])
+    other = generated(tmp_path / "b", replace(PRUNED, order="highest"), labels=[0, 0, 1, 1])
+    (other / "classes.txt").write_text("cats & <b>dogs</b>\nWellensittich\n")
     dprune("report", file, *with_images(*folders, other), "-o", tmp_path / "two").ok()
-    # The third model has no names.
     page = page_of(tmp_path / "two")
-    assert [page.text.count(name) for name in ("cats & <b>dogs</b>", "Wellensittich")] == [4, 4]
+    assert [page.text.count(name) for name in ("cats & <b>dogs</b>", "Wellensittich")] == [6, 6]
+
+
+def test_seeds_of_the_same_class_everywhere_are_shown_first(tmp_path: Path) -> None:
+    """A model that was trained on nothing of a class draws another in its place."""
+    file = write_metrics(tmp_path / "a.json", PRUNED)
+    folders = [
+        generated(tmp_path / "u", Run(), labels=[0, 1, 2, 0, 1, 2], seeds="0-5"),
+        generated(tmp_path / "a", PRUNED, labels=[0, 1, 1, 0, 1, 0], seeds="0-5"),
+    ]
+    report = ("report", file, *with_images(*folders), "--image-seeds")
+    dprune(*report, 3, "-o", tmp_path / "one").ok()
+    assert "The seeds are 0, 1, 3." in " ".join(page_of(tmp_path / "one").text)
+    dprune(*report, 5, "-o", tmp_path / "all").ok()
+    said = " ".join(page_of(tmp_path / "all").text)
+    assert "The seeds are 0 to 4." in said
+    assert "its class below it" in said
 
 
 def test_points_at_one_ratio_hide_no_error_bars(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from dprune.formats.images import drawn_png
 from dprune.metrics.catalogue import MEMORIZATION, QUALITY, SHARES, Measure
+from dprune.reporting.conclusions import Conclusions
+from dprune.reporting.conclusions_markup import markdown_summary
 from dprune.reporting.curves import Colours, curve, interval_legend, legend
 from dprune.reporting.distributions import GROUPS, histogram_charts, prd_charts, share_charts, shares_csv
 from dprune.reporting.experiments import Point
@@ -79,6 +81,11 @@ class Content:
         }
         return {name: [table for table in tables if table.measures] for name, tables in made.items()}
 
+    @functools.cached_property
+    def conclusions(self) -> Conclusions:
+        """What the tables say, in words."""
+        return Conclusions(self._tables)
+
     def curves(self, comparison: Comparison, measures: Sequence[Measure]) -> dict[Measure, Chart]:
         """Return curves over the pruning ratio, of those metrics that have any."""
         drawn = {measure: curve(comparison, measure, self.colours) for measure in measures}
@@ -98,6 +105,7 @@ class Content:
             if tables := self.tables(name):
                 found[f"{name}.md"] = markdown_tables(tables)
                 found[f"{name}.csv"] = csv_table(tables)
+        found["summary.md"] = markdown_summary(self.title, self.conclusions, self.lines)
         found["lines.csv"] = csv_text(self.lines.heads, self.lines.rows)
         if shares := shares_csv(self.comparisons.get("metrics", [])):
             found["shares-by-group.csv"] = shares

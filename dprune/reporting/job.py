@@ -146,13 +146,16 @@ class ReportJob(Job):
             _log.warning(
                 "no result is of the unpruned training set, to compare with: if one is, name it by --baseline."
             )
+        for statement in content.conclusions.statements:
+            _log.info("%s: %s", statement.heading, statement.sentences[0])
         return self.summary()
 
     def summary(self) -> dict[str, Any]:
         """See `Job`."""
         found = (self.existing() or {}).get(FINDINGS_KEY, {})
         counts = {"results": len(self.points), "lines": found.get("lines"), "files": len(_listed(self.output.path))}
-        return counts | {"page": str(Path(self.output.path) / PAGE)}
+        conclusions = Content(self.title, self.points, names=self.names).conclusions.summary()
+        return counts | {"page": str(Path(self.output.path) / PAGE), "conclusions": conclusions}
 
     def touched(self) -> Sequence[Path]:
         """See `Job`."""

@@ -11,6 +11,7 @@ from importlib.resources import files
 from dprune.reporting import notes
 from dprune.reporting.cell_texts import DIFFERENCES
 from dprune.reporting.chart_markup import html_cell_charts, html_charts, html_curves
+from dprune.reporting.conclusions_markup import html_conclusions
 from dprune.reporting.content import Content
 from dprune.reporting.differences import BEST, NOTE
 from dprune.reporting.estimates import INTERVALS
@@ -53,7 +54,7 @@ def render(content: Content) -> str:
         sections.append(("map", "Map of features", _maps(content)))
     sections.append(("measured", "How it was made", describe(content.comparisons)))
     links = "".join(f'<li><a href="#{name}">{_HEADINGS.get(name, head)}</a></li>' for name, head, _ in sections)
-    body = "".join(_section(*section) for section in sections)
+    body = html_conclusions(content.conclusions) + "".join(_section(*section) for section in sections)
     style = files("dprune.reporting").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

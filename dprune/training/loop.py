@@ -117,7 +117,7 @@ class Loop:
                 self.step += 1
                 monitor.advance()
                 if reports:
-                    self._report(norm, watch)
+                    monitor.note(self._report(norm, watch))
                 if self._keep():
                     watch.restart()
                 stops, saves = self._agree(monitor.stop_requested(), time.monotonic() - saved > self.plan.autosave)
@@ -143,8 +143,10 @@ class Loop:
     def _visits(self, step: int) -> list[Visits]:
         return micro_batches(share(self.order.visits(step), self.here.rank, self.here.world), self.micro_batch)
 
-    def _report(self, norms: dict[str, Tensor], watch: Stopwatch) -> None:
-        """Write a line of the log: means since the line before. The device is waited for here and nowhere else.
+    def _report(self, norms: dict[str, Tensor], watch: Stopwatch) -> str:
+        """Write a line of the log: means since the line before; return what people want to see of it.
+
+        The device is waited for here and nowhere else.
 
         Raises:
             DpruneError: the loss is no longer finite.
@@ -164,6 +166,7 @@ class Loop:
             line["grad_norm" if len(self.optimizers) == 1 else f"{name}_grad_norm"] = norm.item()
         line |= self.task.statistics(tallies) | {"lr": self.plan.rate(self.step - 1)} | watch.read(self.here.world)
         self._log(line)
+        return f"loss {line['loss']:.4g}" if "loss" in line else ""
 
     def _log(self, found: dict[str, float]) -> None:
         if is_root():
