@@ -134,6 +134,14 @@ def test_the_unpruned_alone_leads_nothing(study) -> None:
     assert study.add(Run(), 10.0).conclude().statements == ()
 
 
+def test_without_the_usual_metrics_others_are_judged(study) -> None:
+    for n, run in enumerate((NEAREST, FURTHEST)):
+        found = {"kid": 0.1 + n, "kid_se": 0.01, "cluster_entropy": 2.0}
+        study.files.append(write_metrics(study.folder / f"{n}.json", run, found))
+    (text,) = study.said().values()
+    assert text.startswith("the best is 0.1000 (± 0.02) for nearest, pruned 0.75, told apart from furthest")
+
+
 def test_without_errors_nothing_is_told_apart(study) -> None:
     study.add(NEAREST, 10.0, error=None).add(FURTHEST, 30.0, error=None).add(Run(), 5.0, error=None)
     text = study.said()["Fréchet distance"]

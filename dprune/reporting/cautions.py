@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dprune.formats.provenance import FINDINGS_KEY, nearest_first, training_subset
 from dprune.reporting.factors import COUNT
 from dprune.reporting.grouping import Comparison, Line
+from dprune.reporting.headlines import HEADLINES
 from dprune.reporting.tables import Table, TableRow, number_text
-from dprune.reporting.verdicts import HEADLINES, ratio_of, title_of
+from dprune.reporting.verdicts import ratio_of, title_of
 from dprune.reporting.wording import method_name
 
 _NAMED = 4

@@ -11,9 +11,10 @@ from dprune.metrics.differences import TRAININGS, Difference
 from dprune.reporting.cautions import cautions_of
 from dprune.reporting.estimates import CellMean
 from dprune.reporting.grouping import Line
+from dprune.reporting.headlines import HEADLINES
 from dprune.reporting.tables import Table, TableRow, number_text
 from dprune.reporting.training_sets import UNPRUNED
-from dprune.reporting.verdicts import HEADLINES, Verdict, ratio_of, title_of, verdicts
+from dprune.reporting.verdicts import Verdict, ratio_of, title_of, verdicts
 
 _NAMED = 3
 # Measurements that the paragraph speaks of: more are only in the tables.
