@@ -53,7 +53,7 @@ def inspect_array(path: str) -> Findings:
     findings.fingerprint = array.fingerprint
     findings.count_digests(array.guarded)
     findings.content = {"shape": list(values.shape), "dtype": str(values.dtype), "digest": digest_array(values)}
-    findings.kind = _kind_of_array(values, array.record)
+    findings.kind = kind_of_array(values, array.record)
     if is_uids(values):
         findings.kind = "uids"
         findings.content["uids"] = len(values)
@@ -67,7 +67,8 @@ def inspect_array(path: str) -> Findings:
     return findings
 
 
-def _kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
+def kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
+    """Tell what an array holds, by its provenance or by its values: `subset`, `scores`, `labels`, `pairs`, `array`."""
     stated = stated_kind(record)
     if stated == "subset":
         return stated
