@@ -166,8 +166,8 @@ def test_points_that_were_sampled_differently_are_judged_by_themselves(study) ->
     said = study.said()
     assert list(said) == ["Fréchet distance (guidance 2)", "Fréchet distance (guidance 4)"]
     assert said["Fréchet distance (guidance 4)"].startswith(
-        "the best is 5 (± 0.2) for nearest, guidance 4, pruned 0.75, which can be told apart from furthest, guidance 4, "
-        "pruned 0.75. It is 2 (± 0.28) below unpruned, guidance 4 (7 (± 0.2))"
+        "the best is 5 (± 0.2) for nearest, guidance 4, pruned 0.75, which can be told apart from furthest, guidance 4,"
+        " pruned 0.75. It is 2 (± 0.28) below unpruned, guidance 4 (7 (± 0.2))"
     )
 
 
