@@ -152,9 +152,9 @@ class NamedSamples(ABC):
             seen[places[places >= 0]] = True
             first += count
         if len(known) and not seen.any():
-            raise InputError(f"{name}: none of its {len(known):,} uids is that of a sample of {self.title}.")
+            raise InputError(f"{name}: none of its {len(known):,} uids matches a sample of {self.title}.")
         if lost := int((~seen).sum()):
-            _log.info("%s: %s of its %s uids are of no sample of %s.", name, f"{lost:,}", f"{len(known):,}", self.title)
+            _log.info("%s: %s of its %s uids match no sample of %s.", name, f"{lost:,}", f"{len(known):,}", self.title)
         return np.concatenate(rows)
 
 
@@ -204,7 +204,7 @@ def _uid(reader: ShardReader, row: int) -> str:
     if not isinstance(uid, str):
         raise InputError(
             f"{reader.shard.location}: {index.key(row)} has no uid, neither in its JSON nor in a .parquet beside the "
-            "shard: uids of DataComp speak of what its download wrote."
+            "shard: uids of DataComp name samples that its own download wrote."
         )
     return uid
 

@@ -58,7 +58,9 @@ class ModelFile:
         """
         path = Path(path)
         if path.is_dir():
-            raise InputError(f"{path}: is a folder: name the model.safetensors in it, which is there when it is done.")
+            raise InputError(
+                f"{path}: is a folder: name the model.safetensors in it, which is there once training is done."
+            )
         if not is_tensor_file(path):
             return cls(path, {}, None)
         content = dict(TensorFile.open(path).metadata or {})
