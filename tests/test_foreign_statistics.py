@@ -113,10 +113,10 @@ def said(*args: object, output: Path) -> str:
 def test_they_come_with_a_warning_that_network_and_resize_must_be_the_same(generated: Path, tmp_path: Path) -> None:
     stats = save_stats(tmp_path / "s.npz")
     told = said(generated, stats, *PIXELS, output=tmp_path / "m.json")
-    assert "s.npz does not say which network and which resize made it: unless it was pixels, the distance" in told
+    assert "s.npz does not say which network and which resize made it: unless those were pixels, the distance" in told
     assert "guided-diffusion" not in told
     np.save(tmp_path / "x.npy", features(60, 4))
-    assert "unless by those of the other side" in said(tmp_path / "x.npy", stats, output=tmp_path / "n.json")
+    assert "unless those were the ones of the other side" in said(tmp_path / "x.npy", stats, output=tmp_path / "n.json")
     ours = tmp_path / "ours.safetensors"
     told = said(generated, generated, *PIXELS, "--metrics", "fid", "--save-stats", ours, output=tmp_path / "o.json")
     assert "does not say" not in said(generated, ours, output=tmp_path / "p.json") + told

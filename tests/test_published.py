@@ -197,7 +197,10 @@ EMBEDDER = "transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.weight"
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"caption_projection.linear_1.weight": torch.ones(2)}, "no DiT (it has caption_projection.linear_1.weight)"),
+        (
+            {"caption_projection.linear_1.weight": torch.ones(2)},
+            "not a DiT (it has caption_projection.linear_1.weight)",
+        ),
         ({EMBEDDER: torch.ones(384, 256)}, f"{EMBEDDER} is not that of its first block"),
         ({EMBEDDER.replace("blocks.1", "blocks.0"): None}, f"{EMBEDDER} is not that of its first block"),
         ({"transformer_blocks.0.attn1.to_q.weight": torch.ones(2, 2)}, "queries, keys and values are of several sizes"),

@@ -202,9 +202,9 @@ def _warn_of_foreign(statistics: Sequence[Statistics], sources: Mapping[str, Fea
     for some in statistics:
         if some.record is None:
             _log.warning(
-                "%s does not say which network and which resize made it: unless it was %s, the distance means "
+                "%s does not say which network and which resize made it: unless those were %s, the distance means "
                 "nothing%s: man dprune-eval lists which statistics go with what.", some.name,
-                space or "those of the other side",
+                space or "the ones of the other side",
                 " (it looks like guided-diffusion's, which go with --resize tensorflow)" if some.spatial else "",
             )  # fmt: skip
 
