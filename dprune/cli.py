@@ -19,11 +19,11 @@ from dprune.flags import FlaggedGroup, before_subcommands
 
 STAGES: dict[str, dict[str, str]] = {
     "Curate": {
-        "pack": "Pack images or shards, or a subset of them, into WebDataset shards.",
+        "pack": "Pack images or a subset of shards into WebDataset shards.",
         "embed": "Turn the images of shards into a store of features.",
         "cluster": "Cluster features by k-means.",
         "score": "Give every sample a score to prune by.",
-        "select": "Choose the samples to keep, by scores, clusters and set algebra.",
+        "select": "Choose the samples to keep, by scores, clusters or sets.",
     },
     "Generate": {
         "train-vae": "Train an autoencoder on images.",
@@ -32,21 +32,21 @@ STAGES: dict[str, dict[str, str]] = {
         "sample": "Generate images, one per seed, as WebDataset shards.",
     },
     "Measure": {
-        "eval": "Compare generated samples with a reference by Fréchet distance and other metrics.",
+        "eval": "Compare generated samples with a reference (FID and others).",
         "memorization": "Find generated samples that repeat training samples.",
         "report": "Put results together as tables, curves and one HTML page.",
     },
     "Inspect": {
-        "info": "Tell what files hold, where they come from and whether they are sound.",
-        "status": "Tell how far outputs are, what is missing, and what a rerun would do.",
+        "info": "Tell what files hold, what made them and if they are sound.",
+        "status": "Tell how far outputs are and what a rerun would do.",
     },
     "Shell": {
-        "help": "Show the help of a command, as its --help does.",
-        "completion": "Print what makes bash, zsh or fish complete commands, options, choices and paths.",
+        "help": "Show the help of a command.",
+        "completion": "Print the script that completes dprune in bash, zsh or fish.",
     },
 }
 
-EPILOG = "Man pages: man dprune, man dprune-COMMAND, man dprune-files."
+EPILOG = "\b\nHelp: dprune help COMMAND\nManual: man dprune, man dprune-COMMAND, man dprune-files"
 
 
 class LazyGroup(FlaggedGroup):
@@ -89,9 +89,10 @@ class LazyGroup(FlaggedGroup):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the subcommands under their stages."""
+        widest = max(map(len, self.list_commands(ctx)))
         for stage, commands in STAGES.items():
             with formatter.section(stage):
-                formatter.write_dl(list(commands.items()))
+                formatter.write_dl([(name.ljust(widest), summary) for name, summary in commands.items()])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command and turn what it raises into one sentence and an exit code."""
@@ -182,4 +183,12 @@ def cli() -> None:
 
     Each stage reads and writes plain files (WebDataset shards, .npy and safetensors), so that stages chain
     in shell pipelines, cron and SLURM jobs.
+
+    \b
+    Examples:
+      dprune pack photos --size 256 -o shards
+      dprune embed shards -o features
+      dprune cluster features -k 24 -o clusters.safetensors
+      dprune score cluster-distance clusters.safetensors -o distance.npy
+      dprune select distance.npy --keep 0.25 -o keep.npy
     """

@@ -11,21 +11,26 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dprune import signals
 from dprune.errors import InputError, Interrupted, writing_stdout
-from dprune.formats.readable import clock, figures, presentable
+from dprune.formats.readable import clock, presentable, speed
 from dprune.runtime import Silent, ranks, work_for
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.progress import Progress, TaskID
 
 PLAIN_INTERVAL_S = 30.0
 SPEED_PERIOD_S = 300.0
+MARK_S = 1.0
+"""Time between measurements of speed that are kept."""
+SHORTEST_S = 0.1
+"""Time in which units came, below which it says nothing of their speed."""
 SHOW_CURSOR = b"\x1b[?25h"
 LONGEST = 4000
 """Characters of a message; a name or a value may have a million."""
@@ -156,7 +161,33 @@ def emit(text: str, *, styled: bool = False) -> None:
     if here.group and here.rank > 0:
         return
     with writing_stdout():
-        print(text if styled else presentable(text, keep="\n"), flush=True)
+        print(text if styled else presentable(text, keep="\n\t"), flush=True)
+
+
+class Speedometer:
+    """How fast units came in the last minutes.
+
+    It measures from the first on, whose time is also that of all that had to come before, such as compiling.
+    """
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def mark(self, now: float, done: int) -> None:
+        """Note that `done` units are done at `now`, in seconds."""
+        marks = self._marks
+        if len(marks) > 1 and now - marks[-2][0] < MARK_S:
+            marks.pop()
+        marks.append((now, done))
+        while len(marks) > 2 and marks[1][0] < now - SPEED_PERIOD_S:
+            marks.popleft()
+
+    def rate(self) -> float | None:
+        """Return units a second, None before a second measurement."""
+        if len(self._marks) < 2:
+            return None
+        (begun, before), (now, done) = self._marks[0], self._marks[-1]
+        return (done - before) / (now - begun) if now - begun >= SHORTEST_S else None
 
 
 class TerminalMonitor:
@@ -179,7 +210,9 @@ class TerminalMonitor:
         self._task: TaskID | None = None
         self._label, self._unit = "", ""
         self._total: int | None = None
-        self._done, self._began, self._spoke = 0, 0.0, 0.0
+        self._note = ""
+        self._done, self._spoke = 0, 0.0
+        self._measured = Speedometer()
 
     def __enter__(self) -> TerminalMonitor:
         if threading.current_thread() is threading.main_thread():
@@ -220,29 +253,41 @@ class TerminalMonitor:
         signals.work_begins()
         self._end_stage()
         self._label, self._total, self._unit = presentable(label), total, unit
-        self._done, self._began = 0, time.monotonic()
-        self._spoke = self._began
+        self._note = ""
+        self._done, self._spoke = 0, time.monotonic()
+        self._measured = Speedometer()
         if sys.stderr.isatty() and _log.isEnabledFor(logging.INFO):
-            self._bar = _make_bar(unit)
+            self._bar = _make_bar(self._how_fast)
             self._task = self._bar.add_task(self._label, total=total)
             self._bar.start()
 
     def advance(self, count: int = 1) -> None:
         """Report `count` more units done."""
         self._done += count
+        now = time.monotonic()
+        self._measured.mark(now, self._done)
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task, count)
-        elif time.monotonic() - self._spoke >= PLAIN_INTERVAL_S:
-            self._spoke = time.monotonic()
+        elif now - self._spoke >= PLAIN_INTERVAL_S:
+            self._spoke = now
             say(self._line())
 
+    def note(self, text: str) -> None:
+        """Show what the work says of itself, from the next line on."""
+        self._note = presentable(text)
+
     def _line(self) -> str:
-        rate = self._done / max(time.monotonic() - self._began, 1e-9)
-        speed = f"{figures(rate)} {self._unit}/s"
-        if self._total is None:
-            return f"{self._label}: {self._done:,} {self._unit}, {speed}"
-        left = clock((self._total - self._done) / max(rate, 1e-9))
-        return f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, {speed}, {left} left"
+        of = "" if self._total is None else f" of {self._total:,}"
+        return ", ".join(filter(None, (f"{self._label}: {self._done:,}{of} {self._unit}", self._how_fast())))
+
+    def _how_fast(self) -> str:
+        """Say how fast it goes and how long the rest takes, once that was measured, and what was noted."""
+        rate, said = self._measured.rate(), []
+        if rate is not None:
+            said.append(speed(rate, self._unit))
+            if self._total is not None:
+                said.append(f"{clock(max(0, self._total - self._done) / rate)} left")
+        return ", ".join([*said, *filter(None, [self._note])])
 
     def _end_stage(self) -> None:
         if self._bar is not None:
@@ -250,20 +295,14 @@ class TerminalMonitor:
             self._bar = self._task = None
 
 
-def _make_bar(unit: str) -> Progress:
+def _make_bar(how_fast: Callable[[], str]) -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
     from rich.text import Text
 
-    class Rate(ProgressColumn):
+    class Words(ProgressColumn):
         def render(self, task: Any) -> Text:
-            return Text("" if not task.speed else f"{figures(task.speed)} {unit}/s", style="progress.data.speed")
+            return Text(how_fast(), style="progress.data.speed")
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=SPEED_PERIOD_S)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Words())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

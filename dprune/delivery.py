@@ -12,7 +12,7 @@ from dprune.errors import DpruneError, InputError, UsageError
 from dprune.formats.provenance import difference
 from dprune.formats.publish import STDOUT, Output
 from dprune.formats.readable import readable
-from dprune.runtime import Monitor, ranks
+from dprune.runtime import Monitor, array_task, ranks
 
 if TYPE_CHECKING:
     from dprune.formats.jobs import Job
@@ -63,13 +63,20 @@ class Delivery:
             raise UsageError("stdout is a terminal: give -o FILE, or pipe the array on.")
         summary = None if self._is_made(job) else self._run(job)
         job.tidy()
-        if summary is None:
-            console.say(f"{self.output.path} is up to date.")
+        if made := summary is None:
+            self._keep(job)
         else:
             self._tell(summary)
         if self.json:
-            found = {"output": self.output.path, "up_to_date": summary is None}
-            console.emit_json(found | (summary or {}))
+            found = {"output": self.output.path, "up_to_date": made}
+            console.emit_json(found | (job.summary() if summary is None else summary))
+
+    def _keep(self, job: Job) -> None:
+        """Leave what is there as it is, but for its time."""
+        # By the time of a store others tell when the last of several workers began.
+        if ranks().world == 1 and array_task() is None:
+            job.touch()
+        console.say(f"{self.output.path} is up to date.")
 
     def _run(self, job: Job) -> dict[str, Any] | None:
         """Run `job` and return its summary, None where another process had made the output before this one's turn."""

@@ -27,12 +27,12 @@ def _hand_on(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
 
 verbosity = (
     option("-v", "--verbose", group="Running", count=True, expose_value=False, callback=_set_verbosity, is_eager=True,
-           help="Say more; -vv adds a traceback to errors."),
+           help="Say more. -vv adds a traceback to errors."),
     option("-q", "--quiet", group="Running", is_flag=True, expose_value=False, callback=_set_verbosity, is_eager=True,
            help="Say nothing but errors."),
 )  # fmt: skip
 _json = option("--json", "json_", group="Output", is_flag=True, expose_value=False, callback=_hand_on,
-               help="Print JSON, as the subcommand's own --json does.")  # fmt: skip
+               help="Print the result of the subcommand as JSON.")  # fmt: skip
 
 
 def before_subcommands(function: Callable[..., Any]) -> Callable[..., Any]:

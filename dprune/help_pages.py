@@ -7,6 +7,8 @@ several commands share stands apart from its group, and what they import is most
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -53,8 +55,23 @@ def option(*names: str, group: Group, common: bool = False, **kwargs: Any) -> Ca
     return click.option(*names, cls=GroupedOption, group=group, common=common, **kwargs)
 
 
+class _Formatter(click.HelpFormatter):
+    """Sets headings in bold where a terminal shows the help."""
+
+    def write_heading(self, heading: str) -> None:
+        """Write a heading."""
+        plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        super().write_heading(heading if plain else click.style(heading, bold=True))
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
+
+
 class _HelpAll(click.Command):
     """A command with --help-all."""
+
+    context_class = _Context
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -138,6 +138,9 @@ class Monitor(Protocol):
     def advance(self, count: int = 1) -> None:
         """Report `count` more units done."""
 
+    def note(self, text: str) -> None:
+        """Say what the work shows of itself by now, such as a loss; it stands until the next note or stage."""
+
     def stop_requested(self) -> bool:
         """Tell whether a signal or a deadline asks the work to end at the next safe point."""
 
@@ -149,6 +152,9 @@ class Silent:
         """Do nothing."""
 
     def advance(self, count: int = 1) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
         """Do nothing."""
 
     def stop_requested(self) -> bool:

@@ -376,11 +376,12 @@ def test_messages_progress_and_data_are_presentable(
 
 def test_a_bar_shows_labels_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    bar = console._make_bar("units")
+    bar = console._make_bar(lambda: "[bold]loss[/bold]")
     bar.console.file = screen
     bar.add_task("[red]a[/red] [link=http://x]", total=2)
     bar.console.print(bar.get_renderable())
     assert "[red]a[/red] [link=http://x]" in screen.getvalue()
+    assert "[bold]loss[/bold]" in screen.getvalue()
 
 
 def test_a_message_has_an_end(capsys: pytest.CaptureFixture[str]) -> None:

@@ -256,11 +256,11 @@ def test_several_processes_need_torchrun(features: Path, tmp_path: Path, monkeyp
 def test_rerun_is_up_to_date_and_other_options_need_overwrite(features: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.safetensors"
     cluster(features, out, "-k", 5)
-    before = out.stat().st_mtime_ns
+    before = out.stat().st_ino
     result = dprune("cluster", features, "-o", out, "-k", 5, "--json").ok()
-    assert json.loads(result.out) == {"output": str(out), "up_to_date": True}
+    assert json.loads(result.out)["up_to_date"]
     assert "up to date" in result.err
-    assert out.stat().st_mtime_ns == before
+    assert out.stat().st_ino == before
     dprune("cluster", features, "-o", out, "-k", 6).fails(3, str(out), "k: 5, not 6", "--overwrite")
     assert len(cluster(features, out, "-k", 6, "--overwrite")["sizes"]) == 6
     np.save(features, blobs(seed=9))

@@ -215,7 +215,7 @@ def test_help_alone_is_that_of_dprune() -> None:
         (("score", "moso", "x", "y", "--normalise", "none"), "'--noise', '--normalize'?"),
         (("help", "slect"), "Did you mean 'select'?"),
         (("help", "score", "mosso"), "Did you mean 'moso'?"),
-        (("help", "select", "moso"), "dprune select has no 'moso' in it"),
+        (("help", "select", "moso"), "dprune select has no command 'moso'"),
         (("--verson",), "'--version'?"),
     ],
 )

@@ -15,6 +15,7 @@ from dprune.cli import cli
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STUDY, PAPER = EXAMPLES / "study" / "digits.sh", EXAMPLES / "like-the-paper.sh"
+EMOJI = EXAMPLES / "emoji.sh"
 
 # Notes its arguments, and fails where they hold what is in FAIL.
 STAND_IN = r"""#!/bin/sh
@@ -66,6 +67,16 @@ def after(command: list[str], option: str) -> str:
 def test_the_real_command_takes_every_line(script: Path, environment: dict[str, str], tmp_path: Path) -> None:
     commands = runs(script, {**environment, "KEEPS": "0.1", "SEEDS": "0"}, tmp_path / "out")
     assert len(commands) > 20
+    for command in commands:
+        parse(command)
+
+
+def test_the_real_command_takes_every_line_of_the_emoji(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "labels.csv").touch()
+    commands = runs(EMOJI, environment, tmp_path)
+    (report,) = [parse(command).params for command in of(commands, "report")]
+    assert (len(report["results"]), len(report["images"])) == (8, 4)
     for command in commands:
         parse(command)
 

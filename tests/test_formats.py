@@ -398,7 +398,7 @@ def test_clusters_that_no_list_of_sizes_could_hold(
     path = tmp_path / "c.safetensors"
     write_tensors(path, {"assignment": assignment, "distance": np.ones(3)}, {})
     dprune("score", "cluster-distance", path).fails(3, "c.safetensors", *words)
-    dprune("select", "--order", "random", "--clusters", path, "--keep", 1).fails(3, "c.safetensors", *words)
+    dprune("select", "--order", "random", "--clusters", path, "--keep", 2).fails(3, "c.safetensors", *words)
     write_tensors(path, {"assignment": np.array([-(2**40), 5, 0])}, {})
     assert read_clusters(path).assignment.tolist() == [-1, 5, 0]
 
@@ -523,12 +523,13 @@ def test_ids_are_sorted_and_checked(tmp_path: Path) -> None:
     assert read(np.array([3, 1, 2], dtype=np.uint16)).tolist() == [1, 2, 3]
     assert read(np.array([3], dtype=np.uint8)).dtype == np.int64
     assert read(np.array([], dtype=np.int64)).tolist() == []
+    assert read(np.array([False, True, True])).tolist() == [1, 2]
     for values, words in [
         (np.array([1, 2, 1]), "holds the id 1 more than once"),
         (np.array([0, -1]), "holds the id -1; ids count from 0"),
         (np.array([0.0]), "a subset is a vector of sample ids"),
         (np.array([[1]]), r"int64 of shape \[1, 1\]"),
-        (np.array([True]), "bool"),
+        (np.array([[True]]), "bool"),
     ]:
         with pytest.raises(InputError, match=words):
             read(values)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Result, dprune, sample, write_tar
+from PIL import Image
 from safetensors.numpy import save_file
 from stores import latent_store
 
@@ -93,7 +94,7 @@ def test_ranges_are_of_numbers_where_no_name_is_one(place: Path) -> None:
         ("emu, good", 3, ["--only emu:", "did you mean 'emu, great'?"]),
         ("99", 3, ["--only 99", "no such class", "shards has cat, dog"]),
         ("20-30", 3, ["--only 20-30", "no such class"]),
-        ("dog,-1", 2, ["groups count from 0"]),
+        ("dog,-1", 2, ["--only -1", "count from 0"]),
         (" ,", 2, ["names no group", "--only cat,dog"]),
     ],
 )
@@ -110,7 +111,7 @@ def test_a_class_without_samples_is_named(place: Path) -> None:
 def test_names_need_a_list_of_them(place: Path) -> None:
     (place / "shards" / "classes.txt").unlink()
     args = ("--groups", place / "shards", "--only")
-    select(place, *args, "dog").fails(2, "--only dog", "neither numbers", "names no classes")
+    select(place, *args, "dog").fails(2, "--only dog", "numbers such as 3,17", "not known from")
     assert summary(place, place / "scores.npy", *args, "3")["kept_by_class"] == {"3": 7}
 
 
@@ -190,3 +191,62 @@ def test_strata_have_quotas_and_classes(place: Path) -> None:
     assert found.tolist() == [number for number, one in enumerate(strata(place)) if one[1] in (1, 5) and number != 7]
     record = json.loads(select(place, *both, "--keep", "0.5").ok().out.splitlines()[-1])
     assert {"clusters", "groups"} <= record["parents"].keys()
+
+
+def flat_shards(folder: Path, labels: list[int]) -> Path:
+    """Images of one colour each, whose red is 4 times the number of the sample, and 200 more green than its label."""
+    members = []
+    for row, label in enumerate(labels):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (4 * row, 200 + label, 60)).save(buffer, "PNG")
+        members += [(f"{row:02d}.png", buffer.getvalue()), (f"{row:02d}.cls", str(label).encode())]
+    write_tar(folder / "000000.tar", members)
+    return folder
+
+
+def drawn(path: Path) -> list[list[int]]:
+    """The samples that each row of a contact sheet shows, from left to right."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"), int)
+    flat = (pixels[..., 2] == 60) & (pixels[..., 1] >= 200) & (pixels[..., 1] < 210)
+    found = []
+    for line in np.flatnonzero(flat.any(1) & ~np.roll(flat.any(1), 1)):
+        starts = np.flatnonzero(flat[line + 1] & ~np.roll(flat[line + 1], 1))
+        found.append((pixels[line + 1, starts, 0] // 4).tolist())
+    return found
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 3, 4), (5, 6, 7, 8), (20, 21, 22)])
+def test_a_figure_shows_no_image_twice(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    labels = np.repeat(np.arange(len(sizes)), sizes).tolist()
+    shards, figure = flat_shards(tmp_path / "shards", labels), tmp_path / "f.png"
+    np.save(tmp_path / "s.npy", np.arange(len(labels), dtype=np.float32))
+    args = ("--groups", shards, "--keep", "0.5", "--shards", shards, "--figure", figure, "-o", tmp_path / "k.npy")
+    dprune("select", tmp_path / "s.npy", *args).ok()
+    rows = drawn(figure)
+    assert [len(row) for row in rows] == [min(size, 21) for size in sizes]
+    for row, label in zip(rows, range(len(sizes)), strict=True):
+        assert row == sorted(set(row))
+        assert {labels[sample] for sample in row} == {label}
+        assert {row[0], row[-1]} == {labels.index(label), labels.index(label) + sizes[label] - 1}
+
+
+def test_a_figure_has_names_at_its_rows(tmp_path: Path) -> None:
+    """Names stand where numbers did, and what the font has no characters for is called by its number."""
+    shards = flat_shards(tmp_path / "shards", [0] * 4 + [1] * 4)
+    np.save(tmp_path / "s.npy", np.arange(8, dtype=np.float32))
+
+    def sheet(names: str) -> np.ndarray:
+        (shards / "classes.txt").write_text(names)
+        figure = tmp_path / f"{len(list(tmp_path.iterdir()))}.png"
+        args = ("--groups", shards, "--keep", "0.5", "--shards", shards, "--figure", figure, "-o", tmp_path / "k.npy")
+        dprune("select", tmp_path / "s.npy", *args, "--overwrite").ok()
+        with Image.open(figure) as image:
+            return np.asarray(image.convert("RGB"), int)
+
+    plain, named, numbered = sheet("0\n1\n"), sheet("cat\ndog\n"), sheet("猫\n犬\n")
+    first = slice(78, 78 + 32)
+    assert (plain[first, :100] != named[first, :100]).any()
+    assert (plain == numbered).all()
+    wide = sheet("Smileys & Emotion, and all other faces\ndog\n")
+    assert plain.shape[1] < wide.shape[1] < plain.shape[1] + 280

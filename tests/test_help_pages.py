@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -140,3 +143,15 @@ def test_what_options_do_stands_in_one_column(page: str) -> None:
 def test_a_docstring_comes_apart() -> None:
     assert split_help("A.\n\n    B\n    b.\n\n    \b\n    Examples:\n      c\n") == (["A.", "B\nb."], ["  c"])
     assert split_help("A.") == (["A."], [])
+
+
+@pytest.mark.parametrize(("variables", "is_bold"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_headings_are_bold_on_a_terminal(variables: dict[str, str], is_bold: bool) -> None:
+    master, slave = os.openpty()
+    env = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm"} | variables
+    subprocess.run([sys.executable, "-m", "dprune", "help", "help"], stdout=slave, env=env, check=True)
+    os.close(slave)
+    shown = os.read(master, 1 << 16)
+    os.close(master)
+    assert (b"\x1b[1mOutput\x1b[0m:" in shown) == is_bold
+    assert (b"\x1b" in shown) == is_bold

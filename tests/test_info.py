@@ -114,7 +114,7 @@ def test_packed_shards_have_classes_ledger_and_provenance(packed: Path) -> None:
     (packed / "classes.txt").write_text("cat\ndog\n")
     (packed / "bad.jsonl").write_text('{"key":"a","reason":"b"}\n')
     (file,) = info(packed)
-    assert file["content"]["classes"] == ["cat", "dog"]
+    assert file["content"]["classes"] == {"cat": 6, "dog": 6, "2": 6}
     assert file["content"]["unreadable"] == 1
     assert file["provenance"]["command"] == "pack"
 
@@ -372,7 +372,7 @@ def _nonsense(folder: Path) -> dict[str, Path]:
     (folder / "broken").mkdir()
     (folder / "broken/manifest.json").write_text("{")
     (folder / "empty").mkdir()
-    files = {"empty.npy": b"", "text.npy": b"hello\n", "text.txt": b"hello\n", "cut.safetensors": b"\x40" + bytes(7),
+    files = {"empty.npy": b"", "text.npy": b"hello\n", "text.txt": b"hel\0lo\n", "cut.safetensors": b"\x40" + bytes(7),
              "list.safetensors": struct.pack("<Q", 2) + b"[]", "empty.tar": b"", "zeros.tar": bytes(10240)}  # fmt: skip
     for name, data in files.items():
         (folder / name).write_bytes(data)

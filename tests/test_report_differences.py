@@ -29,6 +29,7 @@ BLOCKS = Blocks(torch.arange(500) % 10, (50,) * 10)
 # What chance does to both where they share their noise, and to each by itself.
 COMMON, OWN = (np.random.default_rng(seed).normal(0, deviation, 10) for seed, deviation in ((0, 0.3), (1, 0.02)))
 KEY = "frechet_distance"
+KEEPS = ("0.1", "0.5")
 
 
 def result(path: Path, run: Run, value: float, pairing: str | None = "noise", own: float = 0.0) -> Path:
@@ -52,6 +53,11 @@ def text_of(folder: Path, name: str) -> str:
     return (folder / "report" / name).read_text()
 
 
+def last_rows(folder: Path, count: int = 1) -> list[str]:
+    """Rows at the end of the last table."""
+    return [line for line in text_of(folder, "quality.md").splitlines() if line.startswith("|")][-count:]
+
+
 def test_the_difference_of_one_training_each_is_that_of_sampling_alone(tmp_path: Path) -> None:
     result(tmp_path / "u.json", Run(), 10.0)
     result(tmp_path / "a.json", PRUNED, 10.5, own=1)
@@ -62,11 +68,10 @@ def test_the_difference_of_one_training_each_is_that_of_sampling_alone(tmp_path:
     assert (error, half) == (pytest.approx(expected, rel=1e-9), pytest.approx(1.95996 * expected, rel=1e-5))
     assert expected < 0.1 * float(pruned[f"{KEY}_se"])
     assert (unpruned["baseline"], pruned["baseline"], unpruned[f"{KEY}_difference"]) == ("", "unpruned", "")
-    markdown = text_of(tmp_path, "quality.md")
     half = 1.95996 * expected
-    assert markdown.splitlines()[-1] == rf"| nearest | 0.75 | +0.5000\* (±{half:.2g}) |"
+    assert last_rows(tmp_path)[0] == rf"| nearest | 0.75 | +0.5000\* (±{half:.2g}) |"
     page = text_of(tmp_path, "report.html")
-    assert "<h3>Differences to the unpruned</h3>" in page
+    assert "<summary>Differences to the unpruned</summary>" in page
     assert '<td class="apart">+0.5000* <span class="spread" title="told apart: sampling error alone' in page
 
 
@@ -76,7 +81,7 @@ def test_without_shared_noise_both_errors_count(tmp_path: Path) -> None:
     row = report(tmp_path)[1]
     both = math.hypot(float(row[f"{KEY}_se"]), BLOCKS.estimate(0, COMMON).error)
     assert difference_of(row) == (0.5, pytest.approx(both), pytest.approx(1.95996 * both, rel=1e-5), "no", "unpaired")
-    assert text_of(tmp_path, "quality.md").splitlines()[-1].endswith("†) |")
+    assert last_rows(tmp_path)[0].endswith("†) |")
     assert 'class="apart"' not in text_of(tmp_path, "report.html")
 
 
@@ -95,7 +100,7 @@ def test_the_difference_of_several_trainings_each_is_welchs(tmp_path: Path) -> N
     assert (value, kind, apart) == (pytest.approx(np.mean(ours) - np.mean(theirs)), "trainings", "yes")
     assert error == pytest.approx(math.sqrt(np.var(ours, ddof=1) / 3 + np.var(theirs, ddof=1) / 2))
     assert half == pytest.approx((interval.high - interval.low) / 2, rel=1e-9)
-    assert "(±" not in text_of(tmp_path, "quality.md").splitlines()[-1]
+    assert "(±" not in last_rows(tmp_path)[0]
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -125,8 +130,7 @@ def test_numbers_without_errors_differ_by_no_more_than_a_number(tmp_path: Path) 
     write_metrics(tmp_path / "b.json", replace(PRUNED, order="highest"), {KEY: 4.0, "coverage": 0.5})
     row = report(tmp_path)[2]
     assert [row[f"{KEY}_difference{name}"] for name in ("", "_error", "_kind")] == ["1.0", "", ""]
-    lines = text_of(tmp_path, "quality.md").splitlines()
-    assert lines[-2:] == [
+    assert last_rows(tmp_path, 2) == [
         "| nearest | 0.75 | +2 | 0 |",
         f"| furthest | 0.75 | +1 | {MISSING} |",
     ]
@@ -162,7 +166,7 @@ def test_lines_that_are_held_to_different_ones_say_to_which(tmp_path: Path) -> N
         result(tmp_path / f"u{cfg}.json", Run(sample={"cfg": cfg}), 10.0 - cfg)
         result(tmp_path / f"a{cfg}.json", replace(PRUNED, sample={"cfg": cfg}), 10.0)
     report(tmp_path)
-    assert "| Method | Pruned | Held to |" in text_of(tmp_path, "quality.md")
+    assert "| Line | Pruned | Held to |" in text_of(tmp_path, "quality.md")
     assert ">Held to</th>" in text_of(tmp_path, "report.html")
 
 
@@ -190,6 +194,13 @@ def test_the_best_is_told_apart_from_all_others(tmp_path: Path) -> None:
     assert best(tmp_path, lowest=one) == set()
 
 
+def test_one_method_at_several_ratios_has_no_best(tmp_path: Path) -> None:
+    """Less pruning is no better method: there is nothing to compare at either ratio."""
+    files = [result(tmp_path / f"{keep}.json", replace(PRUNED, keep=keep), 100 * (1 - float(keep))) for keep in KEEPS]
+    (comparison,) = compare([point_of_result(read_result(file)) for file in files])
+    assert not Table.of(comparison, QUALITY).best
+
+
 def test_what_has_no_error_is_not_the_best(tmp_path: Path) -> None:
     files = [
         write_metrics(tmp_path / f"{order}.json", replace(PRUNED, order=order), {KEY: value})
@@ -203,6 +214,6 @@ def test_the_page_says_what_is_best(tmp_path: Path) -> None:
     for order, value in (("lowest", 10.0), ("highest", 10.4)):
         result(tmp_path / f"{order}.json", replace(PRUNED, order=order), value)
     report(tmp_path)
-    assert "<strong>10</strong>" in text_of(tmp_path, "report.html")
+    assert ">10</strong>" in text_of(tmp_path, "report.html")
     assert "**10** (±" in text_of(tmp_path, "quality.md")
     assert "told apart" in text_of(tmp_path, "report.html")

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import Result, hearing, wait_until
-from rich import progress
 
 from dprune import console
 from dprune.console import TerminalMonitor
 from dprune.errors import Interrupted, UsageError
+from dprune.formats.readable import clock, speed
 from dprune.runtime import (
     ArrayTask,
     Ranks,
@@ -301,36 +301,94 @@ def test_deadlines_ask_to_stop() -> None:
     check_stop(Silent())
 
 
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in seconds, as the first and only entry; lines of progress come every five of them."""
+    seconds = [0.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 5)
+    console.set_verbosity(0)
+    return seconds
+
+
 @pytest.mark.parametrize(
     ("total", "done", "seconds", "line"),
     [
-        (30_000, 25, 100, "25 of 30,000 images, 0.25 images/s, 33:18:20 left"),
-        (1_000, 15, 10, "15 of 1,000 images, 1.5 images/s, 00:10:56 left"),
-        (1_000_000, 250_000, 100, "250,000 of 1,000,000 images, 2,500 images/s, 00:05:00 left"),
-        (None, 126, 10, "126 images, 13 images/s"),
-        (None, 1, 300, "1 images, 0.0033 images/s"),
+        (30_000, 25, 100, "26 of 30,000 images, 4 s/image, 33 h left"),
+        (1_000, 15, 10, "16 of 1,000 images, 1.5 images/s, 00:10:56 left"),
+        (1_000_000, 250_000, 100, "250,001 of 1,000,000 images, 2,500 images/s, 00:04:59 left"),
+        (None, 126, 10, "127 images, 13 images/s"),
+        (None, 1, 300, "2 images, 300 s/image"),
     ],
 )
 def test_lines_of_progress(
-    total: int | None, done: int, seconds: int, line: str, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    now = [0.0]
-    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 5)
-    console.set_verbosity(0)
+    total: int | None, done: int, seconds: int, line: str, now: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
     monitor = TerminalMonitor()
     monitor.start("sample", total, "images")
-    now[0] = seconds
+    now[0] = 4
+    monitor.advance()
+    now[0] += seconds
     monitor.advance(done)
     assert capsys.readouterr().err == f"dprune: sample: {line}\n"
 
 
-def test_bars_of_progress_show_slow_rates_and_long_waits() -> None:
-    bar = console._make_bar("images")
-    bar.add_task("sample", total=30_000)
-    (task,) = bar.tasks
-    task._progress.extend([progress.ProgressSample(0, 0), progress.ProgressSample(100, 25)])
-    shown = " ".join(str(column.render(task)) for column in bar.columns if not isinstance(column, str))
-    assert "0.25 images/s" in shown
-    assert "33:20:00" in shown
+def test_bars_of_progress_say_the_same(now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with TerminalMonitor() as monitor:
+        monitor.start("sample", 30_000, "images")
+        for done in (1, 25):
+            monitor.advance(done)
+            now[0] += 100
+        monitor.note("loss 0.5")
+        bar = monitor._bar
+        assert bar is not None
+        shown = [str(column.render(bar.tasks[0])) for column in bar.columns if not isinstance(column, str)]
+    assert "4 s/image, 33 h left, loss 0.5" in shown
+
+
+def test_slow_work_is_told_by_the_unit_and_expected_once_it_is_measured(
+    now: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor = TerminalMonitor()
+    monitor.start("training", 1000, "steps")
+    for seconds in (90, 32, 32):
+        now[0] += seconds
+        monitor.advance()
+        monitor.note("loss 0.412")
+    monitor.start("sampling", None, "images")
+    for seconds in (40, 40):
+        now[0] += seconds
+        monitor.advance(60)
+    assert capsys.readouterr().err.splitlines() == [
+        "dprune: training: 1 of 1,000 steps",
+        "dprune: training: 2 of 1,000 steps, 32 s/step, 08:52:16 left, loss 0.412",
+        "dprune: training: 3 of 1,000 steps, 32 s/step, 08:51:44 left, loss 0.412",
+        "dprune: sampling: 60 images",
+        "dprune: sampling: 120 images, 1.5 images/s",
+    ]
+
+
+def test_speed_is_that_of_the_last_minutes() -> None:
+    measured = console.Speedometer()
+    measured.mark(0, 5000)
+    assert measured.rate() is None
+    for second in range(1, 1001):
+        measured.mark(second, 5000 + 10 * second if second < 500 else 10000 + 2 * (second - 500))
+    assert measured.rate() == pytest.approx(2)
+    measured.mark(1000.2, 11001)
+    assert measured.rate() == pytest.approx(2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"), [(0.3125, "3.2 s/step"), (0.011, "91 s/step"), (1, "1 steps/s"), (12.4, "12 steps/s")]
+)
+def test_rates(rate: float, said: str) -> None:
+    assert speed(rate, "steps") == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(59, "00:00:59"), (86399, "23:59:59"), (119000, "33 h"), (4e6, "1,111 h")]
+)
+def test_lengths_of_time(seconds: float, said: str) -> None:
+    assert clock(seconds) == said

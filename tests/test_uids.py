@@ -224,5 +224,8 @@ def test_metadata_without_uids(tmp_path: Path, wanted: tuple[list[int], Path]) -
 
 def test_where_nobody_knows_uids_the_way_to_ids_is_named(tmp_path: Path, wanted: tuple[list[int], Path]) -> None:
     dprune("select", "--within", wanted[1]).fails(3, "holds uids of DataComp", "--shards")
-    args = ("memorization", DATA / "datacomp" / "embeddings", DATA / "datacomp" / "embeddings", "-o", tmp_path / "m")
-    dprune(*args, "--subset", wanted[1]).fails(3, "uids of DataComp", "dprune select --within")
+    rows = DATA / "datacomp" / "embeddings"
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(19, 4)))
+    args = ("memorization", tmp_path / "x.npy", tmp_path / "x.npy", "--subset", wanted[1], "-o", tmp_path / "m")
+    dprune(*args).fails(3, "uids of DataComp", "dprune select --within")
+    assert "train: 4" in dprune("memorization", rows, rows, *args[3:]).ok().err

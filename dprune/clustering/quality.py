@@ -10,7 +10,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dprune.errors import InputError
 from dprune.formats.clusters import Clusters
+
+_MEASURES = ("inertia", "silhouette", "imbalance")
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,16 @@ def quality_table(qualities: Sequence[Quality]) -> bytes:
     writer.writeheader()
     writer.writerows(asdict(quality) for quality in qualities)
     return text.getvalue().encode()
+
+
+def read_quality_table(name: str, data: bytes) -> list[Quality]:
+    """Read what `quality_table` wrote.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(data.decode())))
+        return [Quality(int(row["k"]), *(float(row[name]) for name in _MEASURES)) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{name}: is damaged: remove it, and the same command makes it again.") from error

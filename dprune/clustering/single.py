@@ -17,10 +17,10 @@ from dprune.clustering.kmeans import KMeansSettings, Solution, fit
 from dprune.clustering.points import Points, load_points
 from dprune.clustering.quality import imbalance, inertia
 from dprune.collectives import gather_rows, is_root, on_devices
-from dprune.formats.clusters import Clusters
+from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import Features
 from dprune.formats.jobs import FileJob
-from dprune.formats.provenance import Record, difference, make_record
+from dprune.formats.provenance import FINDINGS_KEY, Record, difference, make_record, with_findings
 from dprune.formats.publish import Output
 from dprune.namespace import HOST, Array, Device, device_type, host, namespace
 from dprune.runtime import Ahead, Monitor, process_group, take_device
@@ -87,26 +87,34 @@ class ClusterJob(FileJob):
         with process_group(device) as here:
             points = load_points(self.features, self.settings.metric, device, monitor)
             warm.wait()
-            clusters, solution = self.cluster(points, monitor)
+            clusters = self.cluster(points, monitor)
             if here.rank:
                 return {}
+        return self._summary(clusters) | {"device": device_type(self.devices[0])}
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        return self._summary(read_clusters(self.output.path))
+
+    def _summary(self, clusters: Clusters) -> dict[str, Any]:
         sizes, samples = clusters.sizes, int(clusters.sizes.sum())
+        found = (clusters.record or {}).get(FINDINGS_KEY, {})
         return {
             "samples": samples,
             "without_features": len(clusters) - samples,
             "k": len(sizes),
             "engine": self.settings.engine,
-            "device": device_type(self.devices[0]),
+            "device": None,
             "inertia": inertia(clusters, self.settings.metric),
             "size_min": int(sizes.min()),
             "size_median": float(np.median(sizes)),
             "size_max": int(sizes.max()),
             "imbalance": imbalance(sizes),
-            "iterations": solution.iterations,
-            "empties_repaired": solution.repaired,
+            "iterations": found.get("iterations"),
+            "empties_repaired": found.get("empties_repaired"),
         }
 
-    def cluster(self, points: Points, monitor: Monitor) -> tuple[Clusters, Solution]:
+    def cluster(self, points: Points, monitor: Monitor) -> Clusters:
         """Cluster points that are already loaded, and publish the file; the clusters are complete on rank 0 only."""
         solution = fit(points, self.settings, self.seed, monitor)
         labels, near, far = nearest_two(points.x, solution.centroids)
@@ -122,7 +130,7 @@ class ClusterJob(FileJob):
             second_distance=_spread(_gathered(far), kept, np.nan),
             sizes=np.bincount(assignment[kept], minlength=self.settings.k),
             label=self.features.labels(),
-            record=self.record if is_root() else None,
+            record=with_findings(self.record, _found(solution)) if is_root() else None,
             class_names=self.features.class_names,
         )
         if is_root():
@@ -130,7 +138,11 @@ class ClusterJob(FileJob):
                 what = f"{empty} of {len(clusters.sizes)} clusters are empty"
                 _log.warning("%s: there are fewer distinct points than -k.", what)
             clusters.write(self.output.path)
-        return clusters, solution
+        return clusters
+
+
+def _found(solution: Solution) -> dict[str, int]:
+    return {"iterations": solution.iterations, "empties_repaired": solution.repaired}
 
 
 def _gathered(rows: Array) -> npt.NDArray[Any]:

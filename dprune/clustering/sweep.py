@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.clustering.points import Points, load_points
-from dprune.clustering.quality import Quality, find_knee, imbalance, inertia, quality_table, silhouette
+from dprune.clustering.quality import (
+    Quality,
+    find_knee,
+    imbalance,
+    inertia,
+    quality_table,
+    read_quality_table,
+    silhouette,
+)
 from dprune.clustering.single import ClusterJob
 from dprune.clustering.sweep_plot import PLOT, TABLE, draw_sweep
 from dprune.collectives import from_root, is_root, on_devices
@@ -22,6 +30,7 @@ from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, variant
 from dprune.formats.publish import Output, publish_bytes, publish_json
+from dprune.formats.whole_files import read_file
 from dprune.namespace import Array, Device, device_type, host, namespace
 from dprune.runtime import Monitor, process_group
 
@@ -92,20 +101,31 @@ class SweepJob(Job):
         publish_json(folder / MANIFEST, {"kind": "sweep", "files": sorted(kept), "provenance": self.record})
 
     def _finish(self, folder: Path, qualities: Sequence[Quality], samples: int) -> dict[str, Any]:
-        settings = self.largest.settings
-        knee = find_knee([quality.k for quality in qualities], [quality.inertia for quality in qualities])
         publish_bytes(folder / TABLE, quality_table(qualities))
-        draw_sweep(folder / PLOT, qualities, knee, settings.metric)
+        draw_sweep(folder / PLOT, qualities, _knee(qualities), self.largest.settings.metric)
+        return self._summary(qualities, samples) | {"device": device_type(self.largest.devices[0])}
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        table = Path(self.output.path) / TABLE
+        samples = int(read_clusters(self.jobs[0].output.path).sizes.sum())
+        return self._summary(read_quality_table(str(table), read_file(table)), samples)
+
+    def _summary(self, qualities: Sequence[Quality], samples: int) -> dict[str, Any]:
         scored = [quality for quality in qualities if not np.isnan(quality.silhouette)]
         best = max(scored, key=lambda quality: quality.silhouette).k if scored else None
         return {
             "samples": samples,
-            "engine": settings.engine,
-            "device": device_type(self.largest.devices[0]),
-            "knee": knee,
+            "engine": self.largest.settings.engine,
+            "device": None,
+            "knee": _knee(qualities),
             "highest_silhouette": best,
             "inertia": {str(quality.k): quality.inertia for quality in qualities},
         }
+
+
+def _knee(qualities: Sequence[Quality]) -> int | None:
+    return find_knee([quality.k for quality in qualities], [quality.inertia for quality in qualities])
 
 
 def _clusters(job: ClusterJob, points: Points, monitor: Monitor) -> Clusters | None:
@@ -117,7 +137,7 @@ def _clusters(job: ClusterJob, points: Points, monitor: Monitor) -> Clusters | N
         raise Interrupted("stopped; run the same command again to go on with the sweep.")
     if made:
         return read_clusters(job.output.path) if is_root() else None
-    clusters, _ = job.cluster(points, monitor)
+    clusters = job.cluster(points, monitor)
     return clusters if is_root() else None
 
 

@@ -13,10 +13,11 @@ from dprune.help_pages import GroupedCommand
 @click.argument("shell", type=click.Choice(SHELLS), metavar="SHELL")
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
-    """Print what makes bash, zsh or fish complete commands, options, choices and paths.
+    """Print the script that completes dprune in bash, zsh or fish.
 
-    SHELL is bash, zsh or fish. The shell runs what is printed when it starts, which takes no time: dprune itself runs
-    only when something is completed. The dprune that is first on the PATH at that moment does it.
+    SHELL is bash, zsh or fish. Commands, options, choices and paths are completed. The shell runs the script when it
+    starts, which takes no time: dprune itself runs only when something is completed. The dprune that is first on the
+    PATH at that moment does it.
 
     \b
     Examples:

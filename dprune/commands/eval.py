@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         options.option("--metrics", group="Metrics", common=True, metavar="LIST",
                        help="Metrics: fid,is,prdc,kid,cmmd,prd,vendi,shares.  [default: all that the inputs allow]"),
         options.option("--subset", group="Data", common=True, metavar="FILE",
-                       help="Compare with these ids of the reference only."),
+                       help="Compare with these samples of the reference only: ids, keys or a mask."),
         options.option("--clusters", group="Data", common=True, metavar="FILE",
                        help="Compare the shares of these clusters, too."),
         options.option("--logits", group="Data", metavar="FILE",
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         options.option("--fid-infinity", "infinity", group="Metrics", is_flag=True,
                        help="Extrapolate the Fréchet distance to infinitely many samples, too."),
         options.option("--held-out", group="Data", common=True, metavar="VAL",
-                       help="Real samples as a baseline: like GENERATED, or ids in REFERENCE (.npy)."),
+                       help="Real samples as a baseline: like GENERATED, or ids or keys in REFERENCE."),
         options.count("--splits", "Number of splits over which the Inception score is averaged.", group="Metrics",
                       default=10),
         options.count("--k", "Number of neighbours for precision and recall.", group="Metrics", default=3),
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 def command(
     *, delivery: Delivery, generated: str, reference: str, settings: EvalSettings, embedding: Embedding
 ) -> None:
-    """Compare generated samples with a reference by Fréchet distance and other metrics.
+    """Compare generated samples with a reference (FID and others).
 
     GENERATED and REFERENCE are images (a folder, zip, .npz, parquet or shards), feature stores, or arrays of features.
     REFERENCE may also be statistics, of --save-stats or a .npz with mu and sigma. Compare Fréchet distances at equal

@@ -22,11 +22,11 @@ def found(root: click.Context, names: tuple[str, ...]) -> click.Context:
     for name in names:
         group = root.command
         if not isinstance(group, click.Group):
-            raise click.UsageError(f"{root.command_path} has no {name!r} in it: leave it out.", root)
+            raise click.UsageError(f"{root.command_path} has no command {name!r}: leave it out.", root)
         _, child, _ = group.resolve_command(root, [name])
         if child is None:
             raise click.exceptions.NoSuchCommand(name, ctx=root)
-        root = click.Context(child, root, name, **child.context_settings)
+        root = child.context_class(child, root, name, **child.context_settings)
     return root
 
 
@@ -46,7 +46,7 @@ def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[Co
 )
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...], whole: bool) -> None:
-    """Show the help of a command, as its --help does.
+    """Show the help of a command.
 
     COMMAND is a subcommand, followed by a method where it has methods. Without one, the help of dprune itself is shown.
 
@@ -55,4 +55,4 @@ def command(ctx: click.Context, names: tuple[str, ...], whole: bool) -> None:
       dprune help select
       dprune help score moso --all
     """
-    console.emit(help_page(found(ctx.find_root(), names), whole=whole))
+    console.emit(help_page(found(ctx.find_root(), names), whole=whole), styled=True)

@@ -43,8 +43,8 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
                    "With --size: format of the images. png and webp are lossless.", group="Images", common=True,
                    default="png"),
     options.option("--subset", group="Data", common=True, metavar="FILE",
-                   help="Pack only these samples: ids (.npy), keys (text), or - for stdin. uids of DataComp are "
-                        "taken, too."),
+                   help="Pack only these samples: ids, a mask, keys, a table, or uids of DataComp; - for "
+                        "stdin."),
     options.option("--labels", group="Data", common=True, metavar="FILE",
                    help="Read labels by file name or key from CSV, TSV or JSON. json:FIELD reads each image's "
                         "KEY.json."),
@@ -67,7 +67,7 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
 @options.members
 @options.delivers("Folder for the shards.", can_stop=True, folder=True)
 def command(delivery: Delivery, sources: tuple[str, ...], settings: PackSettings, members: MemberChoice) -> None:
-    """Pack images or shards, or a subset of them, into WebDataset shards.
+    """Pack images or a subset of shards into WebDataset shards.
 
     SOURCE is a folder or zip of images, a parquet table or Hugging Face dataset of them, an .npz, shards, a stream (a
     URL, pipe:COMMAND or - for stdin), or sklearn:digits. The folder that holds an image is its label, unless --labels

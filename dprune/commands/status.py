@@ -22,7 +22,7 @@ from dprune.help_pages import GroupedCommand
 )  # fmt: skip
 @click.pass_context
 def command(ctx: click.Context, outputs: tuple[str, ...], array: bool, tasks: int | None, json_: bool) -> None:
-    """Tell how far outputs are, what is missing, and what a rerun would do.
+    """Tell how far outputs are and what a rerun would do.
 
     OUTPUT is what a command was given as --output: a store, shards, a run, or scores by networks, which need not exist
     yet. Nothing is written, and running work is not disturbed. It exits with 0 when all outputs are complete, with 75

@@ -54,7 +54,8 @@ def extract(settings: EmbedSettings, filling: Filling, numbers: Iterable[int], m
         with closing(made):
             for part in made:
                 size, tensors = filling.sizes[part.shard.name], _tensors(settings, part, widths)
-                store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad, origin)
+                keys = part.shard.stored_keys()
+                store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad, origin, keys)
 
 
 def _decoder(settings: EmbedSettings, device: torch.device, aside: ThreadPoolExecutor) -> Future[Decode] | None:

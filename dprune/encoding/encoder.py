@@ -98,7 +98,8 @@ def encode(
         def publish(part: Part) -> None:
             size = filling.sizes[part.shard.name]
             tensors = _tensors(network, settings, part, size.count, vae)
-            store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad)
+            keys = part.shard.stored_keys()
+            store.publish_part(part.shard.name, tensors, size.members, size.count, part.bad, keys=keys)
 
         images = Images(filling.dataset.shards, CentreCrop(network["image_size"]))
         made = parts(numbers, images, encoder, filling, batch_size, settings.workers, "encoding", monitor)

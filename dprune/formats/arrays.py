@@ -58,6 +58,7 @@ class Array:
         record: its provenance, None for one made elsewhere.
         guarded: whether the file carries a digest.
         dataset: fingerprint of the dataset that ids were translated to, None where they are as they were written.
+        mask_of: length of the mask that ids were told by, None where they were not.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Array:
     record: Record | None
     guarded: bool = False
     dataset: str | None = None
+    mask_of: int | None = None
 
     @property
     def fingerprint(self) -> str | None:
@@ -225,34 +227,41 @@ def misshapen(values: npt.NDArray[Any], kind: str) -> str:
         return ""
     if kind == "subset" and is_uids(values):
         return f"{words}, not uids of DataComp: dprune select --within them with --shards makes ids of them"
-    hint = ": numpy.flatnonzero makes ids of a mask" if kind == "subset" and values.dtype == bool else ""
-    return f"{words}, not {values.dtype} of shape {list(values.shape)}{hint}"
+    return f"{words}, not {values.dtype} of shape {list(values.shape)}"
 
 
-def _read_vector(path: str | Path, kind: str, data: bytes | None = None) -> Array:
-    array = read_array(path, data)
+def is_mask(values: npt.NDArray[Any]) -> bool:
+    """Tell whether values say of each sample whether it is chosen."""
+    return values.ndim == 1 and values.dtype == bool
+
+
+def _check_vector(array: Array, kind: str) -> None:
     check_role(array, kind)
     if problem := misshapen(array.values, kind):
         raise InputError(f"{array.name}: {problem}.")
-    return array
 
 
-def read_scores(path: str | Path) -> Array:
+def read_scores(path: str | Path, data: bytes | None = None) -> Array:
     """Read one score a sample; NaN means not scored.
 
     Raises:
         InputError: as `read_array`, or not a vector of numbers.
     """
-    return _read_vector(path, "scores")
+    array = read_array(path, data)
+    _check_vector(array, "scores")
+    return array
 
 
 def read_ids(path: str | Path, data: bytes | None = None) -> Array:
-    """Read a subset: sample ids, returned sorted as int64.
+    """Read a subset: sample ids, or a mask of bool [N] that is true for them, returned sorted as int64.
 
     Raises:
         InputError: as `read_array`, or not a vector of unique ids from 0.
     """
-    array = _read_vector(path, "subset", data)
+    array = read_array(path, data)
+    if is_mask(array.values):
+        return Array(array.name, np.flatnonzero(array.values), array.record, mask_of=len(array.values))
+    _check_vector(array, "subset")
     ids = np.sort(array.values.astype(np.int64))
     if len(ids) and ids[0] < 0:
         raise InputError(f"{array.name}: holds the id {ids[0]}; ids count from 0.")
@@ -261,11 +270,12 @@ def read_ids(path: str | Path, data: bytes | None = None) -> Array:
     return Array(array.name, ids, array.record)
 
 
-def read_groups(path: str | Path) -> Array:
+def read_groups(path: str | Path, data: bytes | None = None) -> Array:
     """Read one group a sample, as int64; a negative one belongs to none.
 
     Raises:
         InputError: as `read_array`, or not a vector of whole numbers.
     """
-    array = _read_vector(path, "groups")
+    array = read_array(path, data)
+    _check_vector(array, "groups")
     return Array(array.name, array.values.astype(np.int64), array.record)

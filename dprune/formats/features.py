@@ -19,6 +19,8 @@ from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.formats.clip_retrieval import ClipFolder, is_clip_folder
 from dprune.formats.kinds import TENSOR_FILES, kind_of
 from dprune.formats.manifests import read_manifest
+from dprune.formats.named import NamedSamples
+from dprune.formats.named_sources import NamedRows, NamedStore
 from dprune.formats.provenance import Record, digest, parent_record
 from dprune.formats.regular import check_regular
 from dprune.formats.shards import split_ids
@@ -45,6 +47,11 @@ class Features(ABC):
     record: Record | None = None
     fingerprint: str | None = None
     class_names: ClassNames = NAMELESS
+
+    @property
+    def named(self) -> NamedSamples | None:
+        """What tells the keys of the samples, None where nothing does."""
+        return None
 
     def rows(self, begin: int, end: int) -> npt.NDArray[np.float32]:
         """Return samples `begin` to `end` as float32 [end - begin, d]; NaN rows could not be decoded."""
@@ -94,6 +101,11 @@ class StoreFeatures(Features):
         self._ends = list(accumulate(store.counts))
         self.shape = sum(store.counts), _dimension(store)
         self.dtype = _narrowest({file.places["features"].dtype for file in store.files})
+
+    @property
+    def named(self) -> NamedStore:
+        """The store, whose parts hold keys."""
+        return NamedStore(self.store)
 
     def fill(self, out: npt.NDArray[np.floating], begin: int, end: int) -> None:
         """Write samples `begin` to `end` into `out`."""
@@ -160,6 +172,11 @@ class ClipFeatures(Features):
         self._ends = list(accumulate(folder.counts))
         self.shape = self._ends[-1], folder.parts[0].values.shape[1]
         self.dtype = _narrowest({part.values.dtype for part in folder.parts})
+
+    @property
+    def named(self) -> NamedRows:
+        """The rows, whose keys are in the metadata."""
+        return NamedRows(self.folder)
 
     def fill(self, out: npt.NDArray[np.floating], begin: int, end: int) -> None:
         """Write samples `begin` to `end` into `out`; what is beyond float32 becomes infinite, which none may be."""

@@ -275,7 +275,7 @@ class StoreJob(Job):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make what is missing and return counts over all of this worker's parts."""
-        filling = self.filling
+        filling, others = self.filling, False
         with Turns(filling.store.folder / TASK) as turns:
             numbers = filling.deal(turns)
             filling.tidy()
@@ -286,8 +286,16 @@ class StoreJob(Job):
             # What was claimed when the last piece was taken may be nobody's by now.
             while numbers := filling.deal(turns):
                 self.fill(numbers, monitor)
-        summary = filling.summary(len(turns.dealt))
-        return summary | ({"complete": not filling.is_others(turns.dealt)} if array_task() else {})
+        if array_task():
+            others = filling.is_others(turns.dealt)
+        return self._summary(len(turns.dealt), complete=not others)
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        return self._summary(0, complete=True)
+
+    def _summary(self, made: int, *, complete: bool) -> dict[str, Any]:
+        return self.filling.summary(made) | ({"complete": complete} if array_task() else {})
 
 
 def parents_by_name(dataset: Dataset) -> dict[str, Record]:

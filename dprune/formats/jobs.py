@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any, ClassVar
 
 from dprune.formats.beside import Beside
 from dprune.formats.claims import claim_in
+from dprune.formats.manifests import MANIFEST
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record
 from dprune.formats.publish import Output
@@ -78,9 +81,32 @@ class Job(ABC):
             DpruneError: anything else that keeps it from being made.
         """
 
+    @abstractmethod
+    def summary(self) -> dict[str, Any]:
+        """Return what `run` returned, told by what stands there; asked only when that is whole.
+
+        It has the same keys. What only a run can tell, such as how fast it was, is None.
+        """
+
+    def touch(self) -> None:
+        """Set the time of what stands there, the output last, so that it counts as newer than its inputs."""
+        for path in (*(file.path for file in self.beside), *self.touched()):
+            # It may be another's, who lets us read it.
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    def touched(self) -> Sequence[Path]:
+        """Return what stands for the output to those who ask for its time: of a folder its manifest, too."""
+        folder = Path(self.output.path)
+        return (folder / MANIFEST, folder)
+
 
 class FileJob(Job):
     """A job whose output is one file, which is published whole."""
+
+    def touched(self) -> Sequence[Path]:
+        """See `Job`."""
+        return (Path(self.output.path),)
 
     @property
     def claim(self) -> Path | None:

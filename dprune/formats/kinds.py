@@ -10,8 +10,8 @@ import numpy as np
 from dprune.errors import InputError
 from dprune.formats.arrays import HEAD, NPY_ERRORS, NPY_MAGIC
 from dprune.formats.clip_retrieval import is_clip_folder
-from dprune.formats.key_lists import MARK
 from dprune.formats.manifests import read_manifest
+from dprune.formats.marked_text import MARK
 from dprune.formats.publish import STDOUT
 from dprune.formats.tensor_files import TensorFile
 
@@ -28,7 +28,7 @@ def kind_of(path: str | Path) -> str:
         Of a folder the kind that its manifest states (`shards`, `features`, `latents`, `sweep`, `run`, `report`), or
         `clip-retrieval` for embeddings that lie beside no shards, else `folder`. Of a .npy file `vector`, `matrix` for
         more dimensions, or `array` where its header is damaged. Of a safetensors file what its tensors make it:
-        `clusters`, `statistics`, `features`, else `tensors`. `tar`, `zip`, `json`, `png` and `keys` (a list that
+        `clusters`, `statistics`, `features`, else `tensors`. `tar`, `zip`, `json`, `png` and `keys` (text that
         `select` wrote) by their first bytes. `stdin`, `pipe` and `missing`; `file` for all else.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What samples are called outside dprune: by keys, and by uids of DataComp; in shards, and in clip-retrieval's folders.
+"""What samples are called outside dprune: keys, and uids of DataComp; in shards, stores and clip-retrieval's folders.
 
 Ids count the rows of one dataset. What has its rows in another order, as clip-retrieval's have another than the shards
 that they were made from, speaks of the same samples by their keys.
@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.checked_json import parse_json
-from dprune.formats.clip_retrieval import ClipFolder
-from dprune.formats.columns import has_arrow
-from dprune.formats.img2dataset import table_beside, table_uids
-from dprune.formats.kinds import kind_of
-from dprune.formats.members import MemberChoice
-from dprune.formats.shards import Dataset, ShardReader, open_dataset, split_ids
-from dprune.formats.uids import UID, UidArray, UidSet, parse_uids
+from dprune.formats.class_names import NAMELESS, ClassNames
+from dprune.formats.shards import split_ids
+from dprune.formats.uids import UID, UidArray, UidSet
 
 IntArray = npt.NDArray[np.int64]
 
@@ -34,9 +28,11 @@ class NamedSamples(ABC):
 
     Attributes:
         title: what messages call the dataset.
+        class_names: what its labels are called.
     """
 
     title: str
+    class_names: ClassNames = NAMELESS
 
     @property
     @abstractmethod
@@ -48,12 +44,30 @@ class NamedSamples(ABC):
     def counts(self) -> Sequence[int]:
         """Samples in each part."""
 
+    @property
+    @abstractmethod
+    def parts(self) -> Sequence[str]:
+        """Names of the parts, such as those of shards."""
+
+    @property
+    def knows_keys(self) -> bool:
+        """Whether `keys` returns any."""
+        return True
+
     @abstractmethod
     def keys(self, part: int) -> Sequence[str]:
         """Return the keys of the samples of a part.
 
         Raises:
             InputError: they are not known.
+        """
+
+    @abstractmethod
+    def labels(self, part: int, rows: IntArray) -> IntArray:
+        """Return the labels of some samples of a part, by their rows, -1 for none.
+
+        Raises:
+            InputError: one is not a whole number.
         """
 
     @abstractmethod
@@ -72,46 +86,56 @@ class NamedSamples(ABC):
         """Return the keys of samples by their sorted ids.
 
         Raises:
-            InputError: two of them share one, so that it names neither.
+            InputError: two of them share one, so that it names neither, or one is more than a line.
         """
-        keys = [part[row] for part, rows in self._parts(ids, self.keys) for row in rows.tolist()]
+        keys = self.any_keys_of(ids)
         seen: set[str] = set()
         for key in keys:
             if key in seen:
                 raise InputError(f"{self.title}: the key {key!r} names two samples: write ids, by --format npy.")
             seen.add(key)
+        if broken := next((key for key in keys if "\n" in key or "\r" in key), None):
+            raise InputError(f"the key {broken!r} is more than one line: write ids, by --format npy.")
         return keys
+
+    def any_keys_of(self, ids: IntArray) -> list[str]:
+        """Return the keys of samples by their sorted ids, though two of them share one."""
+        return [keys[row] for part, rows in self._rows(ids) for keys in [self.keys(part)] for row in rows.tolist()]
 
     def uids_of(self, ids: IntArray) -> UidArray:
         """Return the uids of samples by their sorted ids, in that order."""
-        return np.concatenate([np.empty(0, UID), *(part[rows] for part, rows in self._parts(ids, self.uids))])
+        return np.concatenate([np.empty(0, UID), *(self.uids(part)[rows] for part, rows in self._rows(ids))])
 
-    def _parts(self, ids: IntArray, read: Callable[[int], Any]) -> Iterator[tuple[Any, IntArray]]:
-        for part, rows in enumerate(split_ids(ids, self.counts)):
-            if len(rows):
-                yield read(part), rows
+    def parts_of(self, ids: IntArray) -> list[str]:
+        """Return the names of the parts that samples are in, by their sorted ids."""
+        return [self.parts[part] for part, rows in self._rows(ids) for _ in range(len(rows))]
 
-    def find_keys(self, name: str, wanted: Collection[str]) -> IntArray:
-        """Return the sorted ids of the samples with some keys.
+    def labels_of(self, ids: IntArray) -> IntArray:
+        """Return the labels of samples by their sorted ids, -1 for none."""
+        return np.concatenate([np.empty(0, np.int64), *(self.labels(part, rows) for part, rows in self._rows(ids))])
+
+    def _rows(self, ids: IntArray) -> Iterator[tuple[int, IntArray]]:
+        """Yield the parts that have some of the samples, each with their rows in it."""
+        return ((part, rows) for part, rows in enumerate(split_ids(ids, self.counts)) if len(rows))
+
+    def find_each(self, name: str, wanted: Collection[str]) -> dict[str, int]:
+        """Return the ids of the samples that have some of the keys, by key.
 
         Args:
             name: what messages call the list of keys.
-            wanted: the keys.
+            wanted: the keys, or paths of images that `dprune pack` made keys of.
 
         Raises:
-            InputError: a key does not exist or names two samples.
+            InputError: a key names two samples, or keys are not known.
         """
-        wanted = set(wanted)
-        found = self._places(name, wanted)
-        if wanted and not found:
-            wanted = self._packed(name, wanted)
-            found = self._places(name, wanted)
-        if missing := sorted(wanted - found.keys()):
-            raise InputError(f"{name}: there is no sample with the key {missing[0]!r} in {self.title}.")
-        return np.array(sorted(found.values()), dtype=np.int64)
+        found = self._places(name, set(wanted))
+        if found or not wanted:
+            return found
+        keys = self._packed(name, set(wanted))
+        places = self._places(name, set(keys.values()))
+        return {path: places[key] for path, key in keys.items() if key in places}
 
     def _places(self, name: str, wanted: Collection[str]) -> dict[str, int]:
-        """Return the ids of those of some keys that there are."""
         found, first = dict[str, int](), 0
         for part, count in enumerate(self.counts):
             for row, key in enumerate(self.keys(part)):
@@ -122,21 +146,21 @@ class NamedSamples(ABC):
             first += count
         return found
 
-    def _packed(self, name: str, paths: set[str]) -> set[str]:
-        """Return the keys that `dprune pack` made of paths of images, or these where it made none of them.
+    def _packed(self, name: str, paths: set[str]) -> dict[str, str]:
+        """Return the keys that `dprune pack` made of paths of images, by path; none where it made none of them.
 
         Rows of clip-retrieval that come from a folder are called by their paths, and keys are those below the folder.
         """
-        stems = {path.rpartition(".")[0].replace(".", "_") for path in paths}
-        folders = min(stems).split("/")
+        stems = {path: path.rpartition(".")[0].replace(".", "_") for path in paths}
+        folders = min(stems.values()).split("/")
         tails = ["/".join(folders[at:]) for at in range(len(folders))]
         known = self._places(name, set(tails))
         for tail in (tail for tail in tails if tail and tail in known):
-            above = min(stems).removesuffix(tail)
-            keys = {stem.removeprefix(above) for stem in stems if stem.startswith(above)}
-            if len(keys) == len(paths):
+            above = min(stems.values()).removesuffix(tail)
+            keys = {path: stem.removeprefix(above) for path, stem in stems.items() if stem.startswith(above)}
+            if len(set(keys.values())) == len(paths):
                 return keys
-        return paths
+        return {}
 
     def find_uids(self, name: str, wanted: UidArray) -> IntArray:
         """Return the sorted ids of the samples with some uids; a uid may name several, and none where one was lost.
@@ -156,94 +180,3 @@ class NamedSamples(ABC):
         if lost := int((~seen).sum()):
             _log.info("%s: %s of its %s uids match no sample of %s.", name, f"{lost:,}", f"{len(known):,}", self.title)
         return np.concatenate(rows)
-
-
-class NamedShards(NamedSamples):
-    """Samples of shards: their keys are those of their members, their uids those in a table beside or in KEY.json."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset, self.title = dataset, dataset.title
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the dataset."""
-        return self.dataset.fingerprint
-
-    @property
-    def counts(self) -> Sequence[int]:
-        """Samples in each shard."""
-        return self.dataset.counts
-
-    def keys(self, part: int) -> Sequence[str]:
-        """Return the keys of a shard's samples."""
-        return self.dataset.shards[part].index().keys()
-
-    def uids(self, part: int) -> UidArray:
-        """Return the uids of a shard's samples."""
-        shard = self.dataset.shards[part]
-        table = table_beside(shard.location)
-        if table is not None and has_arrow():
-            uids = table_uids(table, [key.rpartition("/")[2] for key in self.keys(part)])
-            if uids is not None:
-                return uids
-        reader = ShardReader(shard, shard.index())
-        try:
-            return parse_uids([_uid(reader, row) for row in range(len(reader.index))])
-        except ValueError as error:
-            raise InputError(f"{shard.location}: {error}.") from error
-
-
-def _uid(reader: ShardReader, row: int) -> str:
-    index = reader.index
-    members = range(int(index.start[row]), int(index.stop[row]))
-    member = next((member for member in members if index.suffix(member) == "json"), None)
-    table: Any = {}
-    if member is not None:
-        table = parse_json(f"{reader.shard.location}: {index.name(member)}", reader.member(member), "mend the shard")
-    uid = table.get("uid") if isinstance(table, dict) else None
-    if not isinstance(uid, str):
-        raise InputError(
-            f"{reader.shard.location}: {index.key(row)} has no uid, neither in its JSON nor in a .parquet beside the "
-            "shard: uids of DataComp name samples that its own download wrote."
-        )
-    return uid
-
-
-class NamedRows(NamedSamples):
-    """Rows of a folder of clip-retrieval, whose metadata holds their keys and perhaps uids."""
-
-    def __init__(self, folder: ClipFolder) -> None:
-        self._folder, self.title = folder, folder.name
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the rows."""
-        return self._folder.fingerprint
-
-    @property
-    def counts(self) -> Sequence[int]:
-        """Rows in each part."""
-        return self._folder.counts
-
-    def keys(self, part: int) -> Sequence[str]:
-        """Return the keys of a part's rows."""
-        return self._folder.keys(part)
-
-    def uids(self, part: int) -> UidArray:
-        """Return the uids of a part's rows."""
-        return self._folder.uids(part)
-
-
-def open_named(sources: Sequence[str], choice: MemberChoice | None = None) -> NamedSamples:
-    """Open the dataset that ids are of.
-
-    Args:
-        sources: one folder of clip-retrieval, or what `open_dataset` takes.
-        choice: which members of shards are images, None for the default.
-
-    Raises:
-        InputError: it is neither, or damaged.
-    """
-    if len(sources) == 1 and kind_of(sources[0]) == "clip-retrieval":
-        return NamedRows(ClipFolder(sources[0]))
-    return NamedShards(open_dataset(sources, choice))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from dprune.errors import InputError
 from dprune.formats.arrays import read_array
-from dprune.formats.key_lists import parse_keys
 from dprune.formats.kinds import TENSOR_FILES, kind_of
 from dprune.formats.manifests import read_manifest
+from dprune.formats.marked_text import parse_text
 from dprune.formats.provenance import Record, checked_record
 from dprune.formats.results import read_result
 from dprune.formats.tensors import read_metadata
@@ -49,7 +49,7 @@ def existing_record(path: str | Path, folder_of: str | None = None) -> Record | 
         if kind == "json":
             return read_result(path).record
         if kind == "keys":
-            return parse_keys(str(path), read_file(path))[1] or {}
+            return parse_text(str(path), read_file(path))[1] or {}
         return read_array(path).record or {}
     except InputError:
         # A file that cannot be read is something that the user may want to keep: only --overwrite replaces it.

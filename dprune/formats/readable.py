@@ -9,6 +9,7 @@ from typing import Any
 MOST_SHOWN = 24
 SLOW = 10
 """Rates below this, a second, are written with decimals."""
+DAY_S = 86400
 
 # Up to where a quotation or a sentence goes on behind it.
 _URL = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]{0,20}://)(?:[^/\s'"<>]*@)?([^\s'"<>?]*)(\?[^\s'"<>]*[^\s'"<>:,.;)])?""")
@@ -27,7 +28,7 @@ def presentable(text: str, keep: str = "") -> str:
     """
     if "://" in text:
         text = _URL.sub(lambda url: f"{url[1]}{url[2]}{'?…' if url[3] else ''}", text)
-    if text.isprintable():
+    if text.translate(dict.fromkeys(map(ord, keep))).isprintable():
         return text
     # Where the locale is C, names that are UTF-8 arrive byte by byte.
     with contextlib.suppress(UnicodeEncodeError):
@@ -54,7 +55,19 @@ def figures(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= SLOW else f"{rate:.2g}"
 
 
+def speed(rate: float, unit: str) -> str:
+    """Write a rate as units a second, or below one as the seconds that each takes.
+
+    Args:
+        rate: units a second, above 0.
+        unit: their name in the plural, such as `steps`.
+    """
+    return f"{figures(rate)} {unit}/s" if rate >= 1 else f"{figures(1 / rate)} s/{unit.removesuffix('s')}"
+
+
 def clock(seconds: float) -> str:
-    """Write a length of time as hours, which may be more than a day, minutes and seconds."""
+    """Write a length of time as hours, minutes and seconds, and from a day on as hours alone."""
+    if seconds >= DAY_S:
+        return f"{seconds / 3600:,.0f} h"
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60:02}:{minutes % 60:02}:{rest:02}"

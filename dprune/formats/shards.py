@@ -86,6 +86,18 @@ class Shard:
         """
         return ShardReader(self, self.index())
 
+    def sample_keys(self) -> Sequence[str]:
+        """Return the keys of its samples.
+
+        Raises:
+            InputError: as `index` does.
+        """
+        return self.index().keys()
+
+    def stored_keys(self) -> Sequence[str] | None:
+        """Return what the parts of stores keep of `sample_keys`."""
+        return self.sample_keys()
+
     def index(self) -> ShardIndex:
         """Return the shard's samples and offsets, those that `size` counted.
 

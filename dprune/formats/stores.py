@@ -30,6 +30,8 @@ MISSING, DAMAGED, OTHERWISE = "missing", "damaged", "made with other options"
 """Why the part of a shard is to be made."""
 PART_KEYS = ("count", "members", "options", "bad")
 """What the metadata of every part says."""
+KEYS = "keys"
+"""Tensor of a part: the keys of its samples in UTF-8, a zero byte between two, uint8 [bytes]."""
 _BAD = Object({"row": Whole(), "key": Text(), "reason": Text()})
 PART = Object({"count": Whole(), "members": Text(), "options": Text(), "bad": ListOf(_BAD)}, {"weights": Text()})
 """Shape of the metadata of a part."""
@@ -90,6 +92,7 @@ class Store:
         count: int,
         bad: Sequence[Record],
         more: Mapping[str, Any] | None = None,
+        keys: Sequence[str] | None = None,
     ) -> None:
         """Write the part of a shard.
 
@@ -100,9 +103,12 @@ class Store:
             count: samples.
             bad: ledger of undecodable samples, each with `row`, `key` and `reason`.
             more: further metadata, such as `weights` for `check_weights`.
+            keys: of the samples, None where they are not at hand.
         """
+        # As a tensor: metadata are read of every part whenever a store is opened.
+        named = {} if keys is None else {KEYS: _joined(keys)}
         stated = zip(PART_KEYS, (count, members, self._options, list(bad)), strict=True)
-        write_tensors(self.path(shard), tensors, {**(more or {}), **dict(stated)})
+        write_tensors(self.path(shard), {**tensors, **named}, {**(more or {}), **dict(stated)})
 
     def publish_beside(self, name: str, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write tensors that all parts share to a file beside the manifest, the same bytes whichever worker does."""
@@ -231,3 +237,21 @@ class Store:
         """
         file = TensorFile.open(self.path(shard))
         return np.array(file.mapped(tensor)[begin:end]) if tensor in file.places else None
+
+    def keys(self, shard: str) -> list[str] | None:
+        """Read the keys of the samples of one part, None where none were kept.
+
+        Raises:
+            InputError: the part is not whole, or has not as many keys as samples.
+        """
+        joined, count = self.read(shard, KEYS), (self.part(shard) or {}).get("count", 0)
+        if joined is None or not count:
+            return None if joined is None else []
+        keys = joined.tobytes().decode("utf-8", "surrogateescape").split("\0")
+        if len(keys) != count:
+            raise InputError(f"{self.path(shard)}: has {len(keys):,} keys for {count:,} samples: {self.remedy}.")
+        return keys
+
+
+def _joined(keys: Sequence[str]) -> npt.NDArray[np.uint8]:
+    return np.frombuffer("\0".join(keys).encode("utf-8", "surrogateescape"), dtype=np.uint8)

@@ -1,25 +1,23 @@
-"""Subsets of a dataset, by ids as arrays hold them, by keys as text, or by uids of DataComp."""
+"""Subsets of a dataset: ids or a mask as arrays, keys or a table as text, or uids of DataComp. All are read here."""
 
 from __future__ import annotations
 
 import logging
-import re
 
 import numpy as np
 import numpy.typing as npt
 
-from dprune.errors import InputError
-from dprune.formats.arrays import HEAD, NPY_MAGIC, Array, not_an_array, read_array, read_ids
-from dprune.formats.key_lists import parse_keys
-from dprune.formats.named import NamedSamples, NamedShards
+from dprune.errors import InputError, MismatchError
+from dprune.formats.arrays import NPY_MAGIC, Array, read_array, read_ids
+from dprune.formats.named import NamedSamples
+from dprune.formats.named_sources import NamedShards
 from dprune.formats.provenance import Record, check_same_dataset
 from dprune.formats.publish import STDOUT
 from dprune.formats.shards import Dataset
+from dprune.formats.table_samples import find_samples
+from dprune.formats.text_tables import TextTable
 from dprune.formats.uids import is_uids
 from dprune.formats.whole_files import read_file, read_stdin
-
-# What no list of keys holds, but files of nearly all other formats at their beginning.
-_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 _log = logging.getLogger("dprune")
 
@@ -38,36 +36,38 @@ def read_subset(path: str, dataset: Dataset) -> tuple[npt.NDArray[np.int64], Rec
     return narrowed(subset, dataset.title, dataset.fingerprint, len(dataset)), subset.as_parent()
 
 
-def read_chosen(path: str, named: NamedSamples | None) -> Array:
+def read_chosen(path: str, named: NamedSamples | None, data: bytes | None = None) -> Array:
     """Read a subset as ids of a dataset.
 
     Args:
-        path: .npy of ids or of uids, or keys as text; a dash for stdin.
-        named: the dataset that it is of; None where it is not known, and only ids will do.
+        path: .npy of ids, of a mask or of uids, or text as `find_samples` takes it; a dash for stdin.
+        named: the dataset that it is of; None where no keys of it are known, and only ids will do.
+        data: content of the file, None to read it.
 
     Returns:
         Sorted ids, int64. Those of keys and uids are the dataset's, whatever these were chosen from; others are as they
         are, and it is for `narrowed` to hold them to the dataset.
 
     Raises:
-        InputError: it is no subset, a key does not exist or names two samples, no uid is of a sample, or there is
-            nothing to look in.
+        InputError: it is no subset, a name is no sample's or two samples', no uid is of a sample, or there is nothing
+            to look in.
     """
-    data = read_stdin() if path == STDOUT else read_file(path)
+    if data is None:
+        data = read_stdin() if path == STDOUT else read_file(path)
     name = "stdin" if path == STDOUT else path
-    by_uid = data.startswith(NPY_MAGIC) and is_uids((array := read_array(path, data)).values)
-    if data.startswith(NPY_MAGIC) and not by_uid:
-        return read_ids(path, data)
-    if not by_uid and _CONTROL.search(data[:HEAD]):
-        raise not_an_array(name, data[:HEAD])
-    if named is None:
-        kind = "uids of DataComp" if by_uid else "keys"
-        raise InputError(f"{name}: holds {kind}, not ids: say by --shards which samples they are of.")
     # Described by the ids, so that one subset has one digest however it is written.
-    if by_uid:
-        return Array(name, named.find_uids(name, array.values), array.record, dataset=named.fingerprint)
-    keys, record = parse_keys(name, data)
-    return Array(name, named.find_keys(name, keys), record, dataset=named.fingerprint)
+    if not data.startswith(NPY_MAGIC):
+        table = TextTable(name, data)
+        found = find_samples(table, named, whole_lines=True)
+        return Array(name, np.unique(found.ids), table.record, dataset=found.dataset)
+    if not is_uids((array := read_array(path, data)).values):
+        return read_ids(path, data)
+    if named is None:
+        raise InputError(
+            f"{name}: holds uids of DataComp, not ids: dprune select --within {name} --shards SHARDS -o keep.npy makes "
+            "ids of them."
+        )
+    return Array(name, named.find_uids(name, array.values), array.record, dataset=named.fingerprint)
 
 
 def narrowed(subset: Array | None, name: str, fingerprint: str | None, count: int) -> npt.NDArray[np.int64]:
@@ -80,12 +80,17 @@ def narrowed(subset: Array | None, name: str, fingerprint: str | None, count: in
         count: its samples.
 
     Raises:
-        MismatchError: the subset was chosen from another dataset.
+        MismatchError: the subset was chosen from another dataset, or is a mask of another length.
         InputError: it names samples that are not there.
     """
     if subset is None:
         return np.arange(count, dtype=np.int64)
     check_same_dataset({name: fingerprint, subset.name: subset.fingerprint})
+    if subset.mask_of not in (None, count):
+        raise MismatchError(
+            f"{subset.name}: is a mask of {subset.mask_of:,} samples, and {name} has {count:,}: make it from the same "
+            "dataset."
+        )
     if fingerprint and subset.record and not subset.fingerprint:
         _log.warning(
             "%s: was chosen by files that name no dataset, and its ids are taken as row numbers of %s: "

@@ -97,3 +97,12 @@ def _array_bytes(head: bytes) -> int:
     except Exception:  # noqa: BLE001 - numpy evaluates the header; whoever reads the array says what is wrong with it
         return 0
     return file.tell() + math.prod(shape) * int(dtype.itemsize)
+
+
+def count_lines(path: str | Path) -> int:
+    """Count the lines of a file, 0 where there is none.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return read_file(path).count(b"\n") if os.path.exists(path) else 0

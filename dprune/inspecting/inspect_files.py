@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
-from dprune.formats.arrays import VECTORS, digest_array, map_array, misshapen, read_array, stated_kind
+from dprune.formats.arrays import VECTORS, digest_array, is_mask, map_array, misshapen, read_array, stated_kind
 from dprune.formats.clusters import read_clusters
-from dprune.formats.key_lists import parse_keys
 from dprune.formats.kinds import kind_of
 from dprune.formats.latents import FLIPPED, NAMES
 from dprune.formats.provenance import Record
@@ -21,10 +20,13 @@ from dprune.formats.publish import STDOUT
 from dprune.formats.results import read_result
 from dprune.formats.stores import PART_KEYS
 from dprune.formats.tensor_files import TensorFile, is_tensor_file
+from dprune.formats.text_tables import ID, KEYS, TextTable
 from dprune.formats.uids import is_uids
 from dprune.formats.whole_files import read_file
 from dprune.inspecting.findings import Findings
 from dprune.measuring.pairs import PAIR
+from dprune.models.descriptions import DESCRIPTIONS
+from dprune.models.files import ModelFile
 from dprune.models.vae_files import open_vae
 from dprune.models.weights import bare_name
 
@@ -51,10 +53,13 @@ def inspect_array(path: str) -> Findings:
     findings.fingerprint = array.fingerprint
     findings.count_digests(array.guarded)
     findings.content = {"shape": list(values.shape), "dtype": str(values.dtype), "digest": digest_array(values)}
-    findings.kind = _kind_of_array(values, array.record)
+    findings.kind = kind_of_array(values, array.record)
     if is_uids(values):
         findings.kind = "uids"
         findings.content["uids"] = len(values)
+    if is_mask(values):
+        findings.kind, findings.samples = "mask", len(values)
+        findings.content |= {"samples": len(values), "kept": int(values.sum())}
     if findings.kind in VECTORS and (problem := misshapen(values, findings.kind)):
         findings.problems.append(f"{findings.name}: {problem}: make it again.")
     elif describe := {"scores": _scores, "subset": _subset, "labels": _labels, "pairs": _pairs}.get(findings.kind):
@@ -62,7 +67,8 @@ def inspect_array(path: str) -> Findings:
     return findings
 
 
-def _kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
+def kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
+    """Tell what an array holds, by its provenance or by its values: `subset`, `scores`, `labels`, `pairs`, `array`."""
     stated = stated_kind(record)
     if stated == "subset":
         return stated
@@ -124,13 +130,21 @@ def _pairs(findings: Findings, values: npt.NDArray[Any]) -> None:
         findings.content["closest"] = float(distance.min())
 
 
-def inspect_keys(path: str) -> Findings:
-    """Inspect a subset as text that `select` wrote."""
-    keys, record = parse_keys(path, read_file(path))
-    findings = Findings(path, "keys", records=[record] if record else [])
-    findings.count_digests(True)
-    findings.fingerprint = record.get("fingerprint") if record else None
-    findings.content = {"kept": len(keys), "keys": keys[:MOST_EXAMPLES]}
+def inspect_text(path: str) -> Findings:
+    """Inspect a list of keys or a table of samples."""
+    table = TextTable(path, read_file(path))
+    findings = Findings(path, "table" if table.head else "keys", records=[table.record] if table.record else [])
+    findings.count_digests(table.record is not None)
+    findings.fingerprint = table.record.get("fingerprint") if table.record else None
+    rows, column = (table.rows, table.place([*KEYS, ID]) or 0) if table.head else (table.lines, 0)
+    kept = "kept" if stated_kind(table.record) == "subset" else "rows"
+    findings.content = {
+        kept: len(rows),
+        "columns": list(table.head),
+        "ids" if table.head and table.head[column] == ID else "keys": [
+            row.cells[column] for row in rows[:MOST_EXAMPLES]
+        ],
+    }
     return findings
 
 
@@ -163,6 +177,7 @@ def inspect_tensors(path: str) -> Findings:
         _clusters(findings)
     else:
         _tensors(findings, shapes)
+        findings.content |= _trained_classes(path)
         if findings.kind == "tensors" and not metadata:
             _network(findings, path)
     findings.problems += row_problems(path, shapes, metadata.get("count") if findings.kind == "part" else None)
@@ -182,6 +197,15 @@ def inspect_torch(path: str) -> Findings:
             f"{path}: is a file of torch's, and holds no autoencoder or DiT that dprune knows: name another file."
         )
     return findings
+
+
+def _trained_classes(path: str) -> dict[str, Any]:
+    """Return how many samples of each class a model was trained on, as far as its file says so."""
+    file = ModelFile.open(path)
+    if DESCRIPTIONS["dit"].misfit(file.network) or "class_counts" not in file.network:
+        return {}
+    names = file.class_names
+    return {"classes": {names.name(label): count for label, count in enumerate(file.network["class_counts"])}}
 
 
 def _network(findings: Findings, path: str) -> None:
@@ -269,6 +293,7 @@ def _clusters(findings: Findings) -> None:
         "samples_a_cluster": _spread(sizes) if len(sizes) else None,
         "sizes": sizes.tolist(),
         "labels": None if clusters.label is None else len(np.unique(clusters.label[clusters.label >= 0])),
+        "classes": None if clusters.label is None else clusters.class_names.counts(clusters.label),
         "digest": clusters.as_parent()["digest"],
     }
     counted = np.bincount(assignment[assignment >= 0], minlength=len(sizes))

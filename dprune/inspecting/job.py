@@ -14,18 +14,22 @@ from safetensors import SafetensorError
 
 from dprune.errors import InputError, unreadable
 from dprune.formats.kinds import ARRAY_FILES, TENSOR_FILES, kind_of
+from dprune.formats.text_tables import is_text
 from dprune.inspecting.findings import DIGITS, NONSENSE, Findings
 from dprune.inspecting.inspect_files import (
     inspect_array,
-    inspect_keys,
     inspect_result,
     inspect_tensors,
+    inspect_text,
     inspect_torch,
 )
 from dprune.inspecting.inspect_folders import inspect_folder
 from dprune.inspecting.inspect_shards import Look, inspect_shards
 from dprune.inspecting.rendering import plain_text, terminal_text
 from dprune.models.weights import is_torch_file
+
+TEXTS = (".txt", ".csv", ".tsv")
+"""Suffixes of lists of keys and of tables."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,8 @@ def _dispatch(name: str, sources: Sequence[str], look: Look) -> Findings:
         return inspect_array(source)
     if kind in ("tar", ".tar"):
         return inspect_shards(source, [source], look)
-    if kind == "keys":
-        return inspect_keys(source)
+    if kind in ("keys", *TEXTS) and is_text(source):
+        return inspect_text(source)
     if kind == "json":
         return inspect_result(source)
     if kind in (*TENSOR_FILES, ".safetensors"):
@@ -172,6 +176,6 @@ def _hold_counts_together(found: Sequence[Findings]) -> None:
 
 def _same_dataset(other: Findings, findings: Findings) -> bool:
     """Tell whether both speak of one dataset; a subset without provenance may be of any."""
-    if findings.kind == "subset" and not findings.records:
+    if findings.kind in ("subset", "mask") and not findings.records:
         return True
     return other.fingerprint is not None and other.fingerprint == findings.fingerprint

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import Array, read_array, read_ids
+from dprune.formats.arrays import Array, read_array
 from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.jobs import FileJob
-from dprune.formats.provenance import Record, check_same_dataset, make_record, parent
+from dprune.formats.provenance import Record, check_same_dataset, finite, make_record, parent
 from dprune.formats.publish import Output
+from dprune.formats.results import read_result, summarized
 from dprune.formats.statistics import STATISTICS, Statistics, read_statistics
+from dprune.formats.subsets import read_chosen
 from dprune.measuring.against import Against
 from dprune.measuring.making import Embedding
 from dprune.measuring.settings import EvalSettings
@@ -151,7 +153,15 @@ class EvalJob(FileJob):
             against=self.against, parents=self.parents,
         )  # fmt: skip
         summary = found.publish(self.output.path, "metrics", self.record)
-        return summary | ({"against": found.details["against"]} if self.against is not None else {})
+        return summary | self._differences(found.details)
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        found = read_result(self.output.path)
+        return summarized(found.metrics, found.inputs) | self._differences(found.details)
+
+    def _differences(self, details: Mapping[str, Any]) -> Record:
+        return {"against": finite(details["against"])} if self.against is not None else {}
 
 
 def open_eval(generated: str, reference: str, settings: EvalSettings, embedding: Embedding, output: Output) -> EvalJob:
@@ -175,7 +185,8 @@ def open_eval(generated: str, reference: str, settings: EvalSettings, embedding:
     opened, held_ids = open_with_held_out(features, settings.held_out, "reference", embedding, given)
     _warn_of_foreign(given, opened)
     sources = {role: (statistics | opened)[role] for role in (*paths, "held_out") if role in statistics | opened}
-    subset = read_ids(settings.subset) if settings.subset else None
+    named = opened["reference"].named if "reference" in opened else None
+    subset = read_chosen(settings.subset, named) if settings.subset else None
     clusters = read_clusters(settings.clusters) if settings.clusters else None
     logits = _read_logits(settings.logits) if settings.logits else None
     saved = _statistics_file(settings.save_stats, sources["reference"], subset) if settings.save_stats else None

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import Array, read_ids, write_array
+from dprune.formats.arrays import Array, write_array
 from dprune.formats.beside import Beside
 from dprune.formats.jobs import FileJob
 from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, check_same_dataset, make_record, packed_subset, training_subset
 from dprune.formats.publish import Output
+from dprune.formats.results import read_result, summarized
+from dprune.formats.subsets import read_chosen
 from dprune.measuring.making import Embedding
 from dprune.measuring.pairs import COMMAND
 from dprune.measuring.settings import MemorizationSettings
@@ -101,6 +103,11 @@ class MemorizationJob(FileJob):
             self.sheet.draw(pairs, self.sources["generated"].model, self.record)
         return found.publish(self.output.path, COMMAND, self.record)
 
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        found = read_result(self.output.path)
+        return summarized(found.metrics, found.inputs)
+
 
 def open_memorization(
     generated: str, train: str, settings: MemorizationSettings, embedding: Embedding, output: Output
@@ -121,7 +128,7 @@ def open_memorization(
     paths = {"generated": SidePath.of(generated).as_images(), "train": SidePath.of(train).as_images()}
     sheet = _open_sheet(settings, paths, embedding.members)
     sources, held_ids = open_with_held_out(paths, settings.held_out, "train", embedding)
-    subset = read_ids(settings.subset) if settings.subset is not None else None
+    subset = read_chosen(settings.subset, sources["train"].named) if settings.subset is not None else None
     return MemorizationJob(sources, subset, held_ids, settings, embedding.device, sheet, output)
 
 

@@ -12,12 +12,13 @@ from dprune.formats.members import MemberChoice
 from dprune.formats.npz_images import IMAGES
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.formats.statistics import NPZ_NAMES, npz_names
+from dprune.formats.text_tables import is_text
 from dprune.packing.sources import is_called_an_image
 from dprune.packing.unpacked import as_dataset, is_unpacked, open_images
 
 PROTO, PROTOCOLS = 0x80, range(2, 6)
 """How pickles begin: an opcode, and which version of the protocol."""
-_HOLDS = {"statistics": "statistics", "vector": "ids", "stdin": "ids"}
+_HOLDS = {"statistics": "statistics", "vector": "ids", "stdin": "ids", "keys": "ids"}
 
 
 class SidePath(NamedTuple):
@@ -25,7 +26,7 @@ class SidePath(NamedTuple):
 
     Attributes:
         path: as it was given.
-        holds: `shards`, `images` that were not packed, `statistics`, `ids` (a vector, or stdin), or else `features`.
+        holds: `shards`, `images` that were not packed, `statistics`, `ids` (a vector, stdin or text), or `features`.
     """
 
     path: str
@@ -50,6 +51,8 @@ class SidePath(NamedTuple):
             return cls(path, "statistics")
         if kind in ("folder", "zip", "file", "missing") and is_unpacked(path):
             return cls(path, "images")
+        if kind == "file" and is_text(path):
+            return cls(path, "ids")
         unreadable = kind in ("missing", "file", "pipe") and not path.endswith((".npy", ".safetensors"))
         if kind in ("shards", "folder", "tar") or unreadable:
             return cls(path, "shards")

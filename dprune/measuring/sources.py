@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 from dprune.embedding.settings import INCEPTION_DIMENSION
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import Array, read_ids
+from dprune.formats.arrays import Array
 from dprune.formats.features import Features, Unlabelled, open_features
+from dprune.formats.named import NamedSamples
+from dprune.formats.named_sources import NamedShards
 from dprune.formats.provenance import Record, check_same_dataset, nearest_first
 from dprune.formats.statistics import Statistics
+from dprune.formats.subsets import read_chosen
 from dprune.measuring.making import Embedding, Making, SideImages
 from dprune.measuring.side_paths import SidePath
 from dprune.runtime import Monitor, Silent
@@ -33,6 +36,7 @@ class FeatureSource:
         parent: how a record describes them as an input.
         open: makes what is missing, and opens them.
         fingerprint: of the dataset, None if that is not known.
+        named: what tells the keys of the samples, None where nothing does.
     """
 
     name: str
@@ -40,6 +44,7 @@ class FeatureSource:
     parent: Record
     open: Callable[[Monitor], Features]
     fingerprint: str | None
+    named: NamedSamples | None = None
 
     @property
     def model(self) -> str | None:
@@ -156,9 +161,10 @@ def open_with_held_out(
     side = SidePath.of(held_out).as_images()
     if side.holds != "ids":
         return open_sources({**paths, "held_out": side}, embedding, statistics), None
-    ids = read_ids(side.path)
     sources = open_sources(paths, embedding, statistics)
-    if (whole := sources.get(origin)) is not None:
+    whole = sources.get(origin)
+    ids = read_chosen(side.path, None if whole is None else whole.named)
+    if whole is not None:
         check_same_dataset({ids.name: ids.fingerprint, whole.name: whole.fingerprint})
         sources["held_out"] = FeatureSource(ids.name, whole.record, ids.as_parent(), whole.open, whole.fingerprint)
     return sources, ids
@@ -175,7 +181,7 @@ def check_held_out(sources: Mapping[str, FeatureSource | Statistics], held_ids: 
         return
     if held_out.fingerprint and held_out.fingerprint == whole.fingerprint:
         raise MismatchError(
-            f"{held_out.name} and {whole.name} are the same dataset: give --held-out the .npy of the ids in it that "
+            f"{held_out.name} and {whole.name} are the same dataset: give --held-out the ids in it that "
             "the model was not trained on."
         )
 
@@ -227,7 +233,8 @@ def _ready(path: str) -> FeatureSource:
     if record is not None:
         # A store's manifest is written before all its parts are known, and cannot hold the fingerprint.
         record = {**record, "fingerprint": features.fingerprint}
-    return FeatureSource(features.name, record, features.as_parent(), lambda monitor: features, features.fingerprint)
+    return FeatureSource(features.name, record, features.as_parent(), lambda monitor: features, features.fingerprint,
+                         features.named)  # fmt: skip
 
 
 def _to_make(making: Making, labelled: Callable[[], bool]) -> FeatureSource:
@@ -237,4 +244,4 @@ def _to_make(making: Making, labelled: Callable[[], bool]) -> FeatureSource:
 
     dataset = making.job.dataset
     record = {**making.job.record, "fingerprint": dataset.fingerprint}
-    return FeatureSource(dataset.title, record, making.parent, opened, dataset.fingerprint)
+    return FeatureSource(dataset.title, record, making.parent, opened, dataset.fingerprint, NamedShards(dataset))

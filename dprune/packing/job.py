@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import BadImage, InputError
-from dprune.formats.class_names import ClassNames
+from dprune.formats.class_names import CLASSES, ClassNames
 from dprune.formats.images import encode_image, first_frame, resize_image
 from dprune.formats.jobs import Job
+from dprune.formats.manifests import read_manifest
 from dprune.formats.members import IMAGE_SUFFIXES, MemberChoice, split_name, with_image
-from dprune.formats.provenance import Record, make_record, with_findings
+from dprune.formats.provenance import FINDINGS_KEY, Record, make_record, with_findings
 from dprune.formats.publish import Output
 from dprune.formats.shard_journal import Bad, Entry, FinishedShard, Journal, complete_shards, existing_shards
 from dprune.formats.shards import BAD
+from dprune.formats.whole_files import count_lines
 from dprune.packing.opening import find_source
 from dprune.packing.samples import Sample
 from dprune.packing.settings import PackSettings
@@ -117,9 +119,22 @@ class PackJob(Job):
         journal.finish(self.record, shards, ClassNames(tuple(self.source.classes)))
         if cut := self._cut.total():
             _log.warning("images of several frames or pages, of which the first was taken: %s.", f"{cut:,}")
-        samples, bad = sum(shard.count for shard in shards), sum(len(shard.bad) for shard in shards)
-        said = {"split": self.source.options.get("split"), "left_out": self.source.left_out}
-        counts = {"samples": samples, "unreadable": bad, "shards": len(shards), "classes": len(self.source.classes)}
+        return self.summary()
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        folder, manifest = Path(self.output.path), read_manifest(self.output.path)
+        shards, record = manifest["shards"], manifest["provenance"]
+        counts = {
+            "samples": sum(shard["count"] for shard in shards),
+            "unreadable": count_lines(folder / BAD),
+            "shards": len(shards),
+            "classes": count_lines(folder / CLASSES),
+        }
+        said = {
+            "split": record["options"].get("split"),
+            "left_out": record.get(FINDINGS_KEY, {}).get("left_out"),
+        }
         return counts | {name: value for name, value in said.items() if value}
 
     def _worker_count(self) -> int:

@@ -125,6 +125,13 @@ class UnpackedShard(Shard):
         """What it holds, for which nothing is read."""
         return ShardSize(self.count, digest([self.content, self.begin, self.count]), LeftOut())
 
+    def sample_keys(self) -> Sequence[str]:
+        """See `Shard`."""
+        return self.keys.all[self.begin : self.begin + self.count]
+
+    def stored_keys(self) -> None:
+        """Return None: of a table a column would be read for them, and whoever has the images can ask those."""
+
     def reader(self) -> UnpackedReader:
         """See `Shard`."""
         return UnpackedReader(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +16,9 @@ from dprune.sampling.seeds import KEY_DIGITS, Seeds
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_AHEAD = 16
+"""Seeds that are looked at for each that is shown."""
 
 
 class SeedImage(NamedTuple):
@@ -73,23 +76,38 @@ class Folder:
         Raises:
             InputError: one is missing or cannot be decoded.
         """
-        keys = {f"{seed:0{KEY_DIGITS}d}": seed for seed in seeds}
         names, found = self.dataset.class_names, dict[int, SeedImage]()
+        for seed, reader, row in self._rows(seeds):
+            label = reader.label(row)
+            try:
+                image = decode_image(reader.image(row))
+            except BadImage as error:
+                where = f"{reader.shard.location}: the image {reader.key(row)}"
+                raise InputError(f"{where} {error}: sample again.") from error
+            found[seed] = SeedImage(image, names.name(label) if label >= 0 else "")
+        return [found[seed] for seed in seeds]
+
+    def labels(self, seeds: Sequence[int]) -> list[int]:
+        """Return the labels of the images of seeds, -1 for none.
+
+        Raises:
+            InputError: one is missing.
+        """
+        found = {seed: reader.label(row) for seed, reader, row in self._rows(seeds)}
+        return [found[seed] for seed in seeds]
+
+    def _rows(self, seeds: Sequence[int]) -> Iterator[tuple[int, ShardReader, int]]:
+        """Find the images of seeds."""
+        keys = {f"{seed:0{KEY_DIGITS}d}": seed for seed in seeds}
         for shard in self.dataset.shards:
             index = shard.index()
             rows = {key: row for row in range(len(index)) if (key := index.key(row)) in keys}
-            reader = ShardReader(shard, index) if rows else None
-            for key, row in rows.items():
-                assert reader is not None
-                label = reader.label(row)
-                try:
-                    image = decode_image(reader.image(row))
-                except BadImage as error:
-                    raise InputError(f"{shard.location}: the image {key} {error}: sample again.") from error
-                found[keys[key]] = SeedImage(image, names.name(label) if label >= 0 else "")
-            if len(found) == len(keys):
-                return [found[seed] for seed in seeds]
-        missing = next(seed for seed in seeds if seed not in found)
+            if rows:
+                reader = ShardReader(shard, index)
+                yield from ((keys.pop(key), reader, row) for key, row in rows.items())
+            if not keys:
+                return
+        missing = min(keys.values())
         raise InputError(f"{self.name}: holds no image of the seed {missing}, which its manifest lists: sample again.")
 
 
@@ -103,12 +121,22 @@ def open_folders(paths: Sequence[str]) -> tuple[Folder, ...]:
     return tuple(found[mark] for mark in sorted(found))
 
 
-def common_seeds(folders: Sequence[Folder], count: int) -> list[int]:
-    """Return the first seeds that all folders have.
+def shown_seeds(folders: Sequence[Folder], count: int) -> list[int]:
+    """Return the first seeds of which all folders have an image of the same class, or where these are few, of any.
+
+    A model that was trained on no sample of a class draws another one in its place.
 
     Raises:
-        InputError: there is none.
+        InputError: the folders have no seed in common, or an image is missing.
     """
+    seeds = _common_seeds(folders, _AHEAD * count)
+    labels = zip(*(folder.labels(seeds) for folder in folders), strict=True)
+    alike = [len(set(found)) == 1 for found in labels]
+    first = sorted(range(len(seeds)), key=lambda place: not alike[place])[:count]
+    return [seeds[place] for place in sorted(first)]
+
+
+def _common_seeds(folders: Sequence[Folder], count: int) -> list[int]:
     shared = list(folders[0].seeds.parts)
     for folder in folders[1:]:
         pairs = ((one, other) for one in shared for other in folder.seeds.parts)

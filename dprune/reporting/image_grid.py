@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dprune.reporting.grouping import Comparison, Line, called_alike, cell_ratio, compare, ratio_text
-from dprune.reporting.image_folders import Folder, SeedImage, common_seeds
+from dprune.reporting.image_folders import Folder, SeedImage, shown_seeds
 from dprune.sheets.lettering import drawable
 from dprune.sheets.sheet import Caption, ColumnBlock, Sheet, SheetCell, SheetRow, sized
 
@@ -71,7 +71,7 @@ def make_grid(folders: Sequence[Folder], count: int, known: Sequence[Comparison]
     Raises:
         InputError: the folders share no seed, or an image is missing or cannot be decoded.
     """
-    seeds = common_seeds(folders, count)
+    seeds = shown_seeds(folders, count)
     by_mark = {folder.point.mark: folder for folder in folders}
     (found,) = compare([folder.point for folder in by_mark.values()])
     comparison = called_alike(found, known)

@@ -10,17 +10,18 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dprune.charts.figure import FORMATS
 from dprune.errors import UsageError
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
-from dprune.formats.provenance import Record, make_record, parent_record
+from dprune.formats.provenance import FINDINGS_KEY, Record, make_record, parent_record, with_findings
 from dprune.formats.publish import Output, publish_bytes, publish_json
 from dprune.formats.results import read_result
 from dprune.reporting.baselines import named_choices
 from dprune.reporting.content import Content
 from dprune.reporting.experiments import Choice, Point, point_of_result
-from dprune.reporting.feature_map import MapInputs, draw_maps
+from dprune.reporting.feature_map import MapInputs, make_maps
 from dprune.reporting.given_names import given_names
 from dprune.reporting.grouping import compare_results
 from dprune.reporting.image_folders import Folder, open_folders
@@ -47,6 +48,7 @@ class ReportSettings:
     projection: str | None = None
     baseline: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
+    format: str | None = None
 
     def __post_init__(self) -> None:
         """Hold the options together.
@@ -61,6 +63,13 @@ class ReportSettings:
         for name, value in (("--clusters", self.clusters), ("--projection", self.projection)):
             if value is not None and not self.train:
                 raise UsageError(f"{name} is for the map: give --train and --generated, too.")
+        if unknown := next((kind for kind in self.formats if kind not in FORMATS), None):
+            raise UsageError(f"--format {self.format}: {unknown!r} is none of {', '.join(FORMATS)}.")
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Formats of the files of charts, each once."""
+        return tuple(dict.fromkeys(kind.strip().lower() for kind in (self.format or "").split(",") if kind))
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class ReportJob(Job):
         map_inputs: what is drawn as a map, or None.
         baselines: training sets that count as unpruned, whatever their provenance says.
         names: that users gave to lines, by their keys.
+        formats: of the files of charts.
     """
 
     points: tuple[Point, ...]
@@ -84,6 +94,7 @@ class ReportJob(Job):
     map_inputs: MapInputs | None
     baselines: frozenset[Choice]
     names: Mapping[Hashable, str]
+    formats: tuple[str, ...]
     output: Output
 
     @functools.cached_property
@@ -93,6 +104,7 @@ class ReportJob(Job):
         parents = _numbered("result", results) | _numbered("images", [folder.parent for folder in self.folders])
         options: dict[str, Any] = {"title": self.title}
         options |= {"image_seeds": self.image_seeds} if self.folders else {}
+        options |= {"formats": sorted(self.formats)} if self.formats else {}
         if self.baselines:
             every = (*self.points, *(folder.point for folder in self.folders))
             options["baseline"] = sorted(point.mark for point in every if point.choice in self.baselines)
@@ -133,27 +145,41 @@ class ReportJob(Job):
         content = self._content(monitor)
         found = {PAGE: render(content).encode(), **content.files()}
         check_stop(monitor)
+        lines = {line.label for of_kind in content.comparisons.values() for c in of_kind for line in c.lines}
         folder = Path(self.output.path)
         for name in _listed(self.output.path):
             (folder / name).unlink(missing_ok=True)
         # First, so that a run that is cut off leaves a report with files missing, which the same command completes.
-        publish_json(folder / MANIFEST, {"kind": "report", "contents": sorted(found), "provenance": self.record})
+        record = with_findings(self.record, {"lines": len(lines)})
+        manifest = {"kind": "report", "contents": sorted(found), "provenance": record}
+        publish_json(folder / MANIFEST, manifest | {"conclusions": content.conclusions.summary()})
         for name, data in found.items():
             publish_bytes(folder / name, data)
-        comparisons = [c for of_kind in content.comparisons.values() for c in of_kind]
         if not content.has_unpruned:
             _log.warning(
                 "no result is of the unpruned training set, to compare with: if one is, name it by --baseline."
             )
-        lines = {line.label for comparison in comparisons for line in comparison.lines}
-        return {"results": len(self.points), "lines": len(lines), "files": len(found), "page": str(folder / PAGE)}
+        for statement in content.conclusions.statements:
+            _log.info("%s: %s", statement.heading, statement.sentences[0])
+        return self.summary()
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        found = (self.existing() or {}).get(FINDINGS_KEY, {})
+        counts = {"results": len(self.points), "lines": found.get("lines"), "files": len(_listed(self.output.path))}
+        conclusions = read_manifest(self.output.path).get("conclusions")
+        return counts | {"page": str(Path(self.output.path) / PAGE), "conclusions": conclusions}
+
+    def touched(self) -> Sequence[Path]:
+        """See `Job`."""
+        return (Path(self.output.path) / PAGE, *super().touched())
 
     def _content(self, monitor: Monitor) -> Content:
         known = [*chain.from_iterable(compare_results(self.points, self.names).values())]
         grid = make_grid(self.folders, self.image_seeds, known) if self.folders else None
         check_stop(monitor)
-        maps = draw_maps(self.map_inputs, known) if self.map_inputs else ()
-        return Content(self.title, self.points, grid, maps, self.map_inputs, self.names)
+        maps = make_maps(self.map_inputs, known) if self.map_inputs else ()
+        return Content(self.title, self.points, grid, maps, self.map_inputs, self.names, self.formats)
 
 
 def open_report(results: Sequence[str], settings: ReportSettings, output: Output) -> ReportJob:
@@ -177,7 +203,7 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
     names = (
         given_names(settings.label, [*chain.from_iterable(compare_results(points).values())]) if settings.label else {}
     )
-    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, names, output)
+    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, names, settings.formats, output)
 
 
 def _read_points(paths: Sequence[str]) -> tuple[Point, ...]:

@@ -1,73 +1,87 @@
-"""The report as one HTML page: no outside requests, no scripts, legible in light and dark and on a phone."""
+"""The report as one HTML page: no outside requests, legible without scripts, light and dark, on a phone and on paper.
+
+What most readers want stands on top: what the numbers say in words, a few metrics as curves and as one table. All else
+is folded below it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.resources import files
 
-from dprune.metrics.catalogue import Measure
+from dprune.charts.page import PageCharts
+from dprune.charts.theme import style_sheet
 from dprune.reporting import notes
+from dprune.reporting.cell_texts import DIFFERENCES
+from dprune.reporting.chart_markup import html_cell_charts, html_charts, html_curves
+from dprune.reporting.conclusions_markup import html_conclusions
 from dprune.reporting.content import Content
-from dprune.reporting.curves import interval_legend, legend
 from dprune.reporting.differences import BEST, NOTE
 from dprune.reporting.estimates import INTERVALS
 from dprune.reporting.facts import describe
-from dprune.reporting.grouping import Comparison
+from dprune.reporting.headlines import headline_tables
+from dprune.reporting.html_tables import html_differences, html_lines, html_table
 from dprune.reporting.image_markup import html_images
 from dprune.reporting.markup import escape
-from dprune.reporting.svg import SHAPES, STYLE, Chart, stroke
-from dprune.reporting.table_markup import DIFFERENCES, html_differences, html_table
+from dprune.reporting.tables import Table
 
-_HEADINGS = {
-    "quality": "Quality",
-    "shares": "Balance",
-    "memorization": "Memorization",
-}
+_HEADINGS = {"quality": "Quality", "shares": "Balance", "memorization": "Memorization"}
+_OPEN = ("results", "images", "map")
+"""Sections that are not folded."""
 _CAPTIONS = {
     "quality": "Quality of generated samples by method and pruning ratio",
     "shares": "Shares of clusters and classes by method and pruning ratio",
     "memorization": "Distance of generated samples to the training set by method and pruning ratio",
 }
+_RESULTS = "The main metrics by method and pruning ratio"
 _NOTES = {
     "quality": "Arrows point to the better end. Where real samples were measured in the same way, at the same count, "
-    "their Fréchet distance is the yardstick, and the ratio says how far off one is.",
+    "their Fréchet distance is the baseline, and the ratio says how far off one is.",
     "shares": "How generated samples spread over the clusters and classes, beside the reference. Where classes were "
     "asked for, a sample is of the class that most of its nearest reference samples have.",
     "memorization": "A generated sample that repeats a training sample is nearer to it than unseen samples are. "
-    "Compare with the held-out yardstick of the same row: pruning alone moves all distances, and how many samples are "
-    "authentic or flagged as copies where nothing is copied hangs on the features.",
-}
-_FOLDED = 12
-# Charts in <details> are not needed to read the page.
-_OF_CELLS = {
-    "cluster": ("shares", "Share of each cluster"),
-    "class": ("shares", "Share of each class"),
-    "prd": ("quality", "Precision over recall"),
-    "distances": ("memorization", "Distances to the nearest training sample"),
+    "Compare with the held-out samples of the same row: pruning alone moves all distances, and how many samples are "
+    "authentic or flagged as copies where nothing is copied depends on the features.",
 }
 
 
 def render(content: Content) -> str:
     """Write the page."""
+    drawn = PageCharts()
     sections = [
-        (name, heading, _measures(content, name)) for name, heading in _HEADINGS.items() if content.tables(name)
+        ("results", "Results", _results(content, drawn)),
+        ("lines", "What the lines are", html_lines(content.lines)),
     ]
+    measured = [name for name in _HEADINGS if content.tables(name)]
+    sections += [(name, f"{_HEADINGS[name]}: all metrics", _measures(content, name, drawn)) for name in measured]
     if content.grid is not None:
         sections.append(("images", "Images", html_images(content.grid)))
     if content.maps:
-        sections.append(("map", "Map of features", _maps(content)))
-    sections.append(("measured", "What was measured", describe(content.comparisons)))
-    links = "".join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in sections)
-    body = "".join(f'<section id="{name}"><h2>{heading}</h2>{html}</section>' for name, heading, html in sections)
+        sections.append(("map", "Map of features", _maps(content, drawn)))
+    sections.append(("measured", "How it was made", describe(content.comparisons)))
+    links = "".join(f'<li><a href="#{name}">{_HEADINGS.get(name, head)}</a></li>' for name, head, _ in sections)
+    body = html_conclusions(content.conclusions) + "".join(_section(*section) for section in sections)
     style = files("dprune.reporting").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(drawn.policy())}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(content.title)}</title>'
-        f"<style>\n{style}{STYLE}\n{SHAPES}\n</style></head>\n"
-        f"<body><header><h1>{escape(content.title)}</h1>{_lead(content)}<nav><ul>{links}</ul></nav></header>\n"
-        f"<main>{body}</main>\n<footer>Made by dprune report from the provenance that the results carry. The tables "
-        "and curves are beside this page as Markdown, CSV and SVG.</footer></body></html>\n"
+        f"<style>\n{style}{style_sheet()}\n</style></head>\n"
+        f"<body><header><h1>{escape(content.title)}</h1>{_lead(content)}"
+        f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n<main>{body}</main>\n'
+        "<footer>Made by dprune report from the provenance that the results carry. The tables are beside this page "
+        "as Markdown and CSV, and the numbers of the charts as CSV; with --format, the charts are, too.</footer>\n"
+        f"{drawn.scripts()}</body></html>\n"
+    )
+
+
+def _section(name: str, heading: str, html: str) -> str:
+    """Write a section; a link to what is inside a folded one unfolds it."""
+    if name in _OPEN:
+        return f'<section id="{name}"><h2>{heading}</h2>{html}</section>'
+    return (
+        f'<section><details class="more"><summary><h2>{heading}</h2></summary><div id="{name}">{html}</div>'
+        "</details></section>"
     )
 
 
@@ -79,78 +93,55 @@ def _lead(content: Content) -> str:
     parts = [_count(len(content.points), "result"), _count(methods, "pruned line"), _count(ratios, "pruning ratio")]
     parts.append(f"up to {trainings} trainings each" if trainings > 1 else "one training each")
     parts += [] if content.has_unpruned else ["none of them unpruned"]
-    return f'<p class="lead">{", ".join(parts)}.</p><p class="note">{INTERVALS} {BEST}</p>'
+    return f'<p class="lead">{", ".join(parts)}.</p>'
 
 
 def _count(number: int, name: str) -> str:
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
-def _measures(content: Content, name: str) -> str:
+def _results(content: Content, drawn: PageCharts) -> str:
+    """Write what stands on top: curves and tables of a few metrics."""
+    parts = []
+    for tables in headline_tables(content.comparisons):
+        parts.append(_measured_with(tables[0]))
+        parts += [html_curves(content, tables, drawn), html_table(tables, _RESULTS)]
+        parts.append(_differences(html_differences(tables, f"{DIFFERENCES}: {_RESULTS}")))
+    how = f'<details><summary>What ± and bold mean</summary><p class="note">{INTERVALS} {BEST}</p></details>'
+    return "".join(parts) + how
+
+
+def _measures(content: Content, name: str, drawn: PageCharts) -> str:
+    """Write all there is of one kind of metrics."""
     tables = content.tables(name)
     parts = [_note(_NOTES[name]), *map(_note, notes.of_tables(tables[0].comparison))]
     for table in tables:
         comparison = table.comparison
-        if comparison.title:
-            parts.append(f"<h3>Measured with {escape(comparison.title)}</h3>")
-        parts += [html_table(table, _CAPTIONS[name]), *map(_note, notes.of_lines(comparison))]
-        if differences := html_differences(table, f"{DIFFERENCES}: {_CAPTIONS[name]}"):
-            parts += [f'<h3>{DIFFERENCES}</h3><p class="note">{NOTE}</p>', differences]
-        curves = content.curves(comparison, name)
-        if curves:
-            parts += [_legend(comparison, content, table.measures), _charts(list(curves.values()))]
-        elif all(cell.ratio is None for _, cell in comparison.cells()):
-            parts.append('<p class="note">No curves: the results do not say how much was pruned.</p>')
-        parts += [
-            _cell_charts(_OF_CELLS[kind][1], kind, charts, comparison, content)
-            for kind, charts in content.distributions(comparison).items()
-            if _OF_CELLS[kind][0] == name
-        ]
+        parts += [_measured_with(table), html_table([table], _CAPTIONS[name]), *map(_note, notes.of_lines(comparison))]
+        parts.append(_differences(html_differences([table], f"{DIFFERENCES}: {_CAPTIONS[name]}")))
+        curves = html_curves(content, [table], drawn)
+        if not curves and all(cell.ratio is None for _, cell in comparison.cells()):
+            curves = _note("No curves: the results do not say how much was pruned.")
+        parts += [curves, html_cell_charts(content, comparison, name, drawn)]
     return "".join(parts)
+
+
+def _measured_with(table: Table) -> str:
+    return f"<h3>Measured with {escape(table.comparison.title)}</h3>" if table.comparison.title else ""
+
+
+def _differences(table: str) -> str:
+    return f'<details><summary>{DIFFERENCES}</summary><p class="note">{NOTE}</p>{table}</details>' if table else ""
 
 
 def _note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def _legend(comparison: Comparison, content: Content, measures: Sequence[Measure] = ()) -> str:
-    entries = legend(comparison, content.colours) + interval_legend(comparison, measures)
-    return _key(*((escape(label), _swatch(drawn)) for drawn, label in entries))
-
-
-def _charts(charts: Sequence[Chart], css: str = "") -> str:
-    figures = "".join(f"<figure>{chart.inline()}</figure>" for chart in charts)
-    return f'<div class="charts{f" {css}" if css else ""}">{figures}</div>'
-
-
-def _cell_charts(heading: str, kind: str, charts: Sequence[Chart], comparison: Comparison, content: Content) -> str:
-    keys = {
-        "prd": _legend(comparison, content),
-        "distances": _key(("generated", '<span class="swatch"></span>'), ("held-out", _swatch(stroke("line sk"))),
-                          ("training, to the rest", _swatch(stroke("line sf", "2 2")))),
-    }  # fmt: skip
-    shares = _key(("generated", '<span class="swatch"></span>'), ("reference", _swatch(stroke("line sk"))))
-    inside = keys.get(kind, shares) + _charts(charts, "small")
-    if any(sum(cell.samplings) > 1 for _, cell in comparison.cells()):
-        inside = _note("Where a method has several trainings or samplings, its chart is of one of them.") + inside
-    if len(charts) <= _FOLDED:
-        return f"<h3>{heading}</h3>{inside}"
-    return f"<details><summary>{heading} ({len(charts)} charts)</summary>{inside}</details>"
-
-
-def _key(*entries: tuple[str, str]) -> str:
-    return f'<ul class="legend">{"".join(f"<li>{swatch}{name}</li>" for name, swatch in entries)}</ul>'
-
-
-def _swatch(drawn: str) -> str:
-    return f'<svg viewBox="0 0 34 12" aria-hidden="true">{drawn}</svg>'
-
-
-def _maps(content: Content) -> str:
+def _maps(content: Content, drawn: PageCharts) -> str:
     assert content.map_inputs is not None
     pca, clusters = content.map_inputs.projection == "pca", content.map_inputs.clusters
     how = "the first two principal components of the training features" if pca else "t-SNE"
-    colours = "Colours are clusters, of generated samples that of the nearest centroid." if clusters else ""
-    return f'<p class="note">By {how}. Training samples are light, generated ones framed. {colours}</p>' + _charts(
-        content.maps
-    )
+    colours = "Colours are clusters; a generated sample has that of the nearest centroid." if clusters else ""
+    said = f"The map shows {how}. Training samples are light, generated ones framed. {colours}"
+    return f'<p class="note">{said}</p>{html_charts([some.figure() for some in content.maps], drawn)}'

@@ -123,7 +123,6 @@ def _best(rows: Sequence[TableRow], measures: Sequence[Measure]) -> frozenset[tu
     """
     pruned = [number for number, row in enumerate(rows) if not row.line.is_unpruned]
     ratios = [ratio_text(rows[number].cell.ratio) for number in pruned]
-    repeated = len(set(ratios)) < len(ratios)
     found = set()
     for column, measure in enumerate(measures):
         groups: dict[Hashable, list[tuple[float, int]]] = {}
@@ -131,7 +130,7 @@ def _best(rows: Sequence[TableRow], measures: Sequence[Measure]) -> frozenset[tu
             estimate = rows[number].estimates[column]
             if estimate is not None and measure.better:
                 sign = 1 if measure.better == "lower" else -1
-                rivals = rows[number].line.conditions, ratio if repeated else ""
+                rivals = rows[number].line.conditions, ratio
                 groups.setdefault(rivals, []).append((sign * estimate.mean, number))
         for values in groups.values():
             _, winner = min(values)

@@ -20,7 +20,7 @@ from dprune.models.paths import quicken_dit, quicken_vae
 from dprune.models.pixels import to_pixels
 from dprune.models.vae import VAE
 from dprune.runtime import single_threads
-from dprune.sampling.settings import SampleSettings
+from dprune.sampling.settings import RATES, SampleSettings
 
 # Images that one thread of a CPU takes through the networks together.
 PIECE = 16
@@ -105,8 +105,8 @@ class Times:
 
     def rates(self) -> dict[str, float]:
         """Return images a second of each."""
-        names = {"sampling_img_per_s": self.sampling, "decoding_and_png_img_per_s": self.decoding}
-        return {name: self.images / seconds for name, seconds in names.items() if seconds}
+        spent = zip(RATES, (self.sampling, self.decoding), strict=True)
+        return {name: self.images / seconds for name, seconds in spent if seconds}
 
 
 class Sampler:

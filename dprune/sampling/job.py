@@ -34,7 +34,7 @@ from dprune.models.vae_files import (
 from dprune.runtime import Monitor, array_task
 from dprune.sampling.cautions import cautions
 from dprune.sampling.exports import Export, GridExport, NpzExport
-from dprune.sampling.settings import DEFAULT_GRID_COUNT, SampleOptions, SampleSettings, check_fit
+from dprune.sampling.settings import DEFAULT_GRID_COUNT, RATES, SampleOptions, SampleSettings, check_fit
 
 _log = logging.getLogger("dprune")
 
@@ -85,7 +85,7 @@ class SampleJob(Job):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Make this worker's missing shards; the worker that finds none missing adds the exports and the manifest."""
-        made = dict[str, Any]()
+        rates = dict[str, float]()
         with Turns(self._folder / TASK) as turns:
             if batches := peeked(self._deal(turns)):
                 from dprune.sampling.generation import generate
@@ -96,14 +96,20 @@ class SampleJob(Job):
                 def begin(findings: Record) -> Journal | None:
                     return self._begin(findings, turns, monitor)
 
-                made = generate(self.model, self.vae, self.settings, begin, batches, monitor)
+                rates = generate(self.model, self.vae, self.settings, begin, batches, monitor)
             whole = self._finish(turns)
         if not whole:
             _log.info("other workers are still making shards of %s; the last of them completes it.", self._folder)
         due = due_pieces(self.settings.shards)
         there = due if whole else set(due).difference(self._missing(due))
         images = sum(map(self.settings.count_in, there))
-        return {"images": images, "shards": len(there), "shards_made": len(turns.dealt), "complete": whole, **made}
+        counts = {"images": images, "shards": len(there), "shards_made": len(turns.dealt), "complete": whole}
+        return counts | {name: rates.get(name) for name in RATES}
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        counts = {"images": len(self.settings.seeds), "shards": self.settings.shards}
+        return counts | {"shards_made": 0, "complete": True} | dict.fromkeys(RATES)
 
     def _plan(self) -> dict[str, Any]:
         """Say what there is to be in the end, see `Journal.begin`."""
@@ -184,7 +190,7 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
     # While torch is imported and the weights are loaded.
     for one in (vae, file):
         one.digest_ahead()
-    settings = options.resolve()
+    settings = options.resolve(file.class_names, model)
     settings = replace(settings, parametrization=parametrization_of(file, options.parametrization))
     job = SampleJob(file, vae, settings, output)
     latents = parent(file.record, "latents")

@@ -9,7 +9,6 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -109,13 +108,16 @@ class El2nGrandJob(SharedScoring["npt.NDArray[np.float32]"]):
         """Return the measures [n, S, M, K], None while some are missing."""
         return self.progress().values()
 
-    def write(self, values: npt.NDArray[np.float32]) -> dict[str, Any]:
+    @property
+    def scores(self) -> Sequence[ScoreFile]:
+        """See `SharedScoring`."""
+        return tuple(reversed(self.outputs().values()))
+
+    def write(self, values: npt.NDArray[np.float32]) -> None:
         """Publish all files, the output last, so that a rerun makes what a kill kept from being written."""
         ids, count, files = self.samples.ids, len(self.samples.latents), self.outputs()
-        found = {
-            METHODS[method]: files[method].write(singles(values, method), ids, count) for method in reversed(files)
-        }
-        return {name: table for name, table in found.items() if table}
+        for method in reversed(files):
+            files[method].write(singles(values, method), ids, count)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,20 +136,19 @@ class MonotonicityJob(SharedScoring["npt.NDArray[np.float32]"]):
             found[..., place] = pairs
         return found
 
-    def write(self, values: npt.NDArray[np.float32]) -> dict[str, Any]:
+    def write(self, values: npt.NDArray[np.float32]) -> None:
         """Publish the losses, the standard errors and the scores."""
         ids, count, pairs = self.samples.ids, len(self.samples.latents), values.astype(np.float64)
         if self.losses is not None:
             write_array(self.losses, of_all(pairs.mean(1), ids, count), self._losses_record)
-        found = self.file.publish(pairs, rises_of_mean, self._errors, ids, count)
-        return {self.file.title: found} if found else {}
+        self.file.publish(pairs, rises_of_mean, self._errors, ids, count)
 
     def _errors(self, pairs: Floats) -> Floats:
         return half_sample_errors(pairs, self.settings.seed, rises_of_mean)
 
-    def summary(self) -> dict[str, Any]:
-        """Return what a summary says in any case."""
-        return super().summary() | {"checkpoints": len(self.checkpoints)}
+    def counts(self) -> dict[str, Any]:
+        """See `SharedScoring`."""
+        return super().counts() | {"checkpoints": len(self.checkpoints)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -163,14 +163,13 @@ class MosoJob(SharedScoring["list[Floats]"]):
         found: Floats = total / weights
         return standardized(found) if self.normalize == "zscore" else found
 
-    def write(self, values: list[Floats]) -> dict[str, Any]:
+    def write(self, values: list[Floats]) -> None:
         """Publish the scores and their standard errors."""
         ids = np.concatenate([surrogate.ids for surrogate in self.surrogates])
-        found = self.file.write(np.concatenate(values), ids, len(self.samples.latents))
-        return {self.file.title: found} if found else {}
+        self.file.write(np.concatenate(values), ids, len(self.samples.latents))
 
-    def summary(self) -> dict[str, Any]:
-        """Return what a summary says in any case."""
+    def counts(self) -> dict[str, Any]:
+        """See `SharedScoring`."""
         found = self.counted(sum(len(surrogate.ids) for surrogate in self.surrogates))
         return found | {"runs": len(self.surrogates), "checkpoints": len(self.surrogates[0].checkpoints)}
 

@@ -12,8 +12,10 @@ import numpy.typing as npt
 from dprune.errors import UsageError
 from dprune.formats.arrays import write_array
 from dprune.formats.beside import Beside
-from dprune.formats.provenance import Record, variant, with_findings
+from dprune.formats.outputs import existing_record
+from dprune.formats.provenance import FINDINGS_KEY, Record, variant, with_findings
 from dprune.scoring.reliability import (
+    RELIABILITY,
     Floats,
     Scoring,
     mean_of_pairs,
@@ -58,6 +60,11 @@ class ScoreFile:
     @property
     def _error_record(self) -> Record:
         return variant(self.record, values=ERROR)
+
+    def found(self) -> dict[str, Any]:
+        """Return what `publish` returned, by what the file says of itself."""
+        findings = (existing_record(self.path) or {}).get(FINDINGS_KEY, {})
+        return {name: findings[name] for name in RELIABILITY if name in findings}
 
     def write(self, singles: npt.NDArray[np.floating], ids: npt.NDArray[np.int64], count: int) -> dict[str, Any]:
         """Publish the score by single-draw scores [n, S, M], and that at each level; see `publish`."""

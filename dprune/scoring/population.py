@@ -10,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import check_role, read_array, read_ids
+from dprune.formats.arrays import check_role, read_array
 from dprune.formats.clusters import read_clusters
 from dprune.formats.features import open_features
 from dprune.formats.kinds import kind_of
 from dprune.formats.latents import open_latents
 from dprune.formats.members import MemberChoice
+from dprune.formats.named_sources import NamedStore
 from dprune.formats.provenance import Record, digest, parent, parent_record, record_digest
 from dprune.formats.shards import open_dataset
 from dprune.formats.stores import Store
+from dprune.formats.subsets import read_chosen
 from dprune.models.files import ModelFile
 from dprune.models.vae_files import made_by
 from dprune.training.dit.settings import LatentSubset
@@ -152,4 +154,5 @@ def open_samples(store: str, subset: str | None) -> Samples:
     Raises:
         InputError: one of them is missing, damaged or of another kind.
     """
-    return Samples(open_latents(store), read_ids(subset) if subset else None)
+    latents = open_latents(store)
+    return Samples(latents, read_chosen(subset, NamedStore(latents.store)) if subset else None)

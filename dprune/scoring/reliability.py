@@ -24,6 +24,8 @@ Scoring = Callable[[Floats], Floats]
 MOST_SPLITS = 20
 NOISY = 0.5
 WANTED = 0.8
+RELIABILITY = ("split_half", "reliability", f"draws_for_{WANTED}")
+"""What `reliability` returns."""
 
 _log = logging.getLogger("dprune")
 

@@ -99,8 +99,8 @@ class SharedScoring(FileJob, Generic[Values]):
         """Return all that was measured, None while some is missing."""
 
     @abstractmethod
-    def write(self, values: Values) -> dict[str, Any]:
-        """Publish all files, the output last, and return what a summary says of them."""
+    def write(self, values: Values) -> None:
+        """Publish all files, the output last."""
 
     def record_of(self, method: str, settings: ScoreSettings, inputs: dict[str, Record], **chosen: Any) -> Record:
         """Return the provenance of scores.
@@ -121,6 +121,16 @@ class SharedScoring(FileJob, Generic[Values]):
         )
 
     def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        tables = {file.title: file.found() for file in self.scores}
+        return self.counts() | {"complete": True} | {title: table for title, table in tables.items() if table}
+
+    @property
+    def scores(self) -> Sequence[ScoreFile]:
+        """The scores whose reliability a summary tells."""
+        return (self.file,)
+
+    def counts(self) -> dict[str, Any]:
         """Return what a summary says in any case."""
         return self.counted(len(self.samples.ids))
 
@@ -144,10 +154,10 @@ class SharedScoring(FileJob, Generic[Values]):
         with Turns(Path(self.output.path)) as turns:
             if not self.is_finished():
                 self.measure(turns, monitor)
-            return self.summary() | self._completed()
+            return self.counts() | self._completed()
 
     def _completed(self) -> dict[str, Any]:
-        """Write the scores if all is measured, and return what a summary says of that."""
+        """Write the scores if all is measured, and return the summary."""
         try:
             values = self.values()
         except InputError:
@@ -156,11 +166,13 @@ class SharedScoring(FileJob, Generic[Values]):
                 raise
             values = None
         if values is None:
-            if not (finished := self.is_finished()):
-                _log.info("%s is not complete yet: %s.", self.output.path, self.waits_for())
-            return {"complete": finished}
+            if self.is_finished():
+                return self.summary()
+            _log.info("%s is not complete yet: %s.", self.output.path, self.waits_for())
+            return {"complete": False}
         # Another worker may be doing so as well.
-        return {"complete": True} | self.write(values)
+        self.write(values)
+        return self.summary()
 
     def waits_for(self) -> str:
         """Say what is missing when this worker has measured its share."""

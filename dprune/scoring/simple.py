@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dprune.errors import InputError
 from dprune.formats.arrays import write_array
@@ -40,7 +39,11 @@ class RandomJob(FileJob):
         """Draw and publish the scores, float32 [N]."""
         values = uniform_ids(self.seed, "score random", np.arange(self.population.count))
         write_array(self.output.path, values, self.record)
-        return {"scored": len(values)}
+        return self.summary()
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        return {"scored": self.population.count}
 
 
 def open_random(sources: Sequence[str], seed: int, output: Output, members: MemberChoice | None = None) -> RandomJob:
@@ -65,8 +68,12 @@ class ClusterDistanceJob(FileJob):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Publish the distances, float32 [N]."""
-        values: npt.NDArray[np.float32] = self.clusters.distance
-        write_array(self.output.path, values, self.record)
+        write_array(self.output.path, self.clusters.distance, self.record)
+        return self.summary()
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`."""
+        values = self.clusters.distance
         return {"scored": int(np.isfinite(values).sum()), "not_scored": int(np.isnan(values).sum())}
 
 

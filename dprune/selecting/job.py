@@ -12,24 +12,24 @@ from typing import Any
 import numpy as np
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import Array, read_groups, read_scores, write_array
+from dprune.formats.arrays import Array
 from dprune.formats.beside import Beside
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.jobs import FileJob
-from dprune.formats.key_lists import write_keys
 from dprune.formats.members import MemberChoice
-from dprune.formats.named import NamedSamples, NamedShards, open_named
+from dprune.formats.named import NamedSamples
+from dprune.formats.named_sources import NamedShards, open_named
 from dprune.formats.provenance import Record, check_same_dataset, make_record, variant, with_findings
 from dprune.formats.publish import Output
 from dprune.formats.sample_labels import find_sample_labels
 from dprune.formats.subsets import narrowed, read_chosen
-from dprune.formats.uids import UidSet
+from dprune.formats.values import Listed, read_values, whole
 from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
-from dprune.selecting.named_groups import chosen_groups
 from dprune.selecting.partition import CLASS, Grouping, Partition
 from dprune.selecting.quotas import IntArray
-from dprune.selecting.ranking import allot, rank
+from dprune.selecting.ranking import Ranking, allot, rank
+from dprune.selecting.writing import NAMING, Known, write_subset
 
 _log = logging.getLogger("dprune")
 
@@ -67,7 +67,7 @@ def open_select(
     """Read the files of a selection and hold them together.
 
     Args:
-        scores: .npy of one score a sample, or None.
+        scores: one score a sample, as `read_values` takes them, or None.
         settings: what to keep, and the other files.
         output: where the subset goes.
         members: which members of the shards are images, None for the default.
@@ -83,15 +83,16 @@ def open_select(
         settings.amount.check(counted=settings.count)
     elif settings.count:
         raise UsageError("--count says that --keep or --prune is a number of samples: give one of them.")
-    needing = "--figure" if settings.figure else f"--format {settings.format}" if settings.format != "npy" else ""
+    needing = "--figure" if settings.figure else f"--format {settings.format}" if settings.format in NAMING else ""
     if needing and not settings.shards:
         raise UsageError(f"{needing} and --shards go together: name the dataset that the ids are of.")
     named = open_named(settings.shards, members) if settings.shards else None
     if settings.figure and not isinstance(named, NamedShards):
         raise InputError(f"{settings.shards[0]}: holds no images to draw with --figure: name their shards by --shards.")
-    ranked = read_scores(scores) if scores else None
     clusters = read_clusters(settings.clusters) if settings.clusters else None
-    groups = _read_groups(settings.groups, members) if settings.groups else None
+    ranked = read_values(scores, "scores", named) if scores else None
+    groups = _read_groups(settings.groups, named, members) if settings.groups else None
+    ranked, groups = whole(ranked, groups, named, clusters)
     within, without, unions = (
         tuple(read_chosen(path, named) for path in paths)
         for paths in (settings.within, settings.without, settings.unions)
@@ -99,9 +100,9 @@ def open_select(
     return SelectJob(settings, ranked, clusters, groups, within, without, unions, named, output)
 
 
-def _read_groups(path: str, members: MemberChoice | None) -> Array:
-    """Read groups from a .npy, or the labels from a store or from shards."""
-    return find_sample_labels(path, members) or read_groups(path)
+def _read_groups(path: str, named: NamedSamples | None, members: MemberChoice | None) -> Array | Listed:
+    """Read groups from a .npy or a table, or the labels from a store or from shards."""
+    return find_sample_labels(path, members) or read_values(path, "groups", named)
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class SelectJob(FileJob):
         """
         if self.partition is None or self.settings.only is None:
             return None
-        return chosen_groups(self.settings.only, self.partition.last)
+        return self.partition.chosen(self.settings.only)
 
     def candidates(self, *, every_group: bool = False) -> IntArray:
         """Return the sorted ids that may be kept: scored, in a group that is asked for, within and not without.
@@ -230,38 +231,40 @@ class SelectJob(FileJob):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Choose, publish the ids (int64, sorted, unique), keys or uids, and count them by cluster and class."""
+        ranking, candidates, chosen = self._choose()
+        findings = {"candidates": len(candidates), "kept": len(chosen)}
+        if self.settings.only is not None:
+            findings["every_group"] = len(self.candidates(every_group=True))
+        kept = self._united(chosen)
+        if not len(kept):
+            _log.warning("nothing is kept of %d candidates.", len(candidates))
+        known = Known(self.named, self.clusters, self.groups, self.scores)
+        write_subset(self.output.path, kept, self.settings.format, known, with_findings(self.record, findings))
+        for picture in self.beside:
+            from dprune.selecting.contact_sheet import draw_sheet
+
+            assert isinstance(self.named, NamedShards)
+            draw_sheet(self.named.dataset, ranking, kept, self.partition, picture.path, picture.mark)
+        return self._summary(candidates, kept)
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`; to choose again is quicker than to find the ids of keys and uids."""
+        _, candidates, chosen = self._choose()
+        return self._summary(candidates, self._united(chosen))
+
+    def _choose(self) -> tuple[Ranking, IntArray, IntArray]:
+        """Return the candidates by rank and by id, and those that are kept."""
         settings, candidates = self.settings, self.candidates()
         scores = None if self.scores is None else self.scores.values
         groups = None if self.partition is None else self.partition.values
         ranking = rank(candidates, scores, groups, settings.order, settings.seed)
         counts = allot(ranking.sizes, settings.amount, settings.order, settings.quota, settings.cap)
-        kept = ranking.keep(counts, settings.order)
-        findings = {"candidates": len(candidates), "kept": len(kept)}
-        if settings.only is not None:
-            findings["every_group"] = len(self.candidates(every_group=True))
+        return ranking, candidates, ranking.keep(counts, settings.order)
+
+    def _united(self, ids: IntArray) -> IntArray:
         for union in self.unions:
-            kept = np.union1d(kept, union.values)
-        if not len(kept):
-            _log.warning("nothing is kept of %d candidates.", len(candidates))
-        self._write(kept, with_findings(self.record, findings))
-        for picture in self.beside:
-            from dprune.selecting.contact_sheet import draw_sheet
-
-            assert isinstance(self.named, NamedShards)
-            draw_sheet(self.named.dataset, ranking, kept, picture.path, picture.mark)
-        return self._summary(candidates, kept)
-
-    def _write(self, kept: IntArray, record: Record) -> None:
-        """Publish the subset as ids, or as what others call its samples."""
-        if self.settings.format == "npy":
-            write_array(self.output.path, kept, record)
-            return
-        assert self.named is not None
-        if self.settings.format == "keys":
-            write_keys(self.output.path, self.named.keys_of(kept), record)
-        else:
-            # Whoever reads them takes a sample as often as its uid comes.
-            write_array(self.output.path, UidSet(self.named.uids_of(kept)).values, record)
+            ids = np.union1d(ids, union.values)
+        return ids
 
     def _summary(self, candidates: IntArray, kept: IntArray) -> dict[str, Any]:
         summary: dict[str, Any] = {"kept": len(kept), "candidates": len(candidates)}

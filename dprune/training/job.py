@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,19 @@ class TrainingJob(Job):
         device = take_device(self.device)
         plan = self._fitting_plan(device)
         with explained(device, "a smaller --micro-batch"), process_group(device):
-            return Loop(self.task(device, monitor), plan, self.folder, self.record, device).train(monitor)
+            Loop(self.task(device, monitor), plan, self.folder, self.record, device).train(monitor)
+        return {} if ranks().rank else self.summary()
+
+    def summary(self) -> dict[str, Any]:
+        """See `Job`; rates are in the log, and stay those of the training."""
+        lines = self.folder.log_lines()
+        line = next((line for line in reversed(lines) if "lr" in line), dict[str, Any]())
+        measured = {name: value for name, value in line.items() if name not in ("step", "epoch")}
+        return {"steps": self.plan.steps, "epochs": line.get("epoch"), **measured}
+
+    def touched(self) -> Sequence[Path]:
+        """See `Job`."""
+        return (self.folder.model, *super().touched())
 
     def _fitting_plan(self, device: torch.device) -> Plan:
         """Bound the micro-batch by the memory that is free; on a GPU trials will find it.

@@ -59,8 +59,8 @@ class Loop:
         self.micro_batch = 0
         _check_ranks_agree(task, plan)
 
-    def train(self, monitor: Monitor) -> dict[str, Any]:
-        """Train from where the folder's state is to the last step, publish the model and return a summary.
+    def train(self, monitor: Monitor) -> None:
+        """Train from where the folder's state is to the last step, and publish the model.
 
         Raises:
             Interrupted: the monitor asked to stop; the state is saved.
@@ -73,13 +73,12 @@ class Loop:
         with float32(tf32=self.plan.precision != "fp32"):
             self.micro_batch = self.plan.micro_batch or self._largest_micro_batch()
             self._begin()
-            last = self._steps(monitor)
+            self._steps(monitor)
             self._evaluate()
         if is_root():
             self.saved.save(self._reached(), self.stepper.sums)
             self.saved.publish()
         _wait()
-        return {"steps": self.step, "epochs": self.order.epochs(self.step), **last}
 
     def _begin(self) -> None:
         """Have the first weights there, or the state that was saved."""
@@ -102,9 +101,8 @@ class Loop:
         passes = {"micro_batch": self.micro_batch}
         return {"step": self.step, "epoch": self.order.epochs(self.step), "reported": self.reported, **passes}
 
-    def _steps(self, monitor: Monitor) -> dict[str, float]:
-        """Take the steps that are left; return the last line of the log."""
-        last: dict[str, float] = {}
+    def _steps(self, monitor: Monitor) -> None:
+        """Take the steps that are left."""
         saved = time.monotonic()
         dtype = torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
         ceiling = product_rate(self.device, dtype) if self.task.flop else 0.0
@@ -119,7 +117,7 @@ class Loop:
                 self.step += 1
                 monitor.advance()
                 if reports:
-                    last = self._report(norm, watch)
+                    monitor.note(self._report(norm, watch))
                 if self._keep():
                     watch.restart()
                 stops, saves = self._agree(monitor.stop_requested(), time.monotonic() - saved > self.plan.autosave)
@@ -129,7 +127,6 @@ class Loop:
                     watch.restart()
                 if self.step < self.plan.steps and stops:
                     raise Interrupted(f"stopped after step {self.step:,}; run the same command again to go on.")
-        return last
 
     def _next(self, batches: Iterator[list[Any]]) -> list[Any] | None:
         """Wait for a step's micro-batches; None after the last step.
@@ -146,8 +143,10 @@ class Loop:
     def _visits(self, step: int) -> list[Visits]:
         return micro_batches(share(self.order.visits(step), self.here.rank, self.here.world), self.micro_batch)
 
-    def _report(self, norms: dict[str, Tensor], watch: Stopwatch) -> dict[str, float]:
-        """Write a line of the log: means since the line before. The device is waited for here and nowhere else.
+    def _report(self, norms: dict[str, Tensor], watch: Stopwatch) -> str:
+        """Write a line of the log: means since the line before; return what people want to see of it.
+
+        The device is waited for here and nowhere else.
 
         Raises:
             DpruneError: the loss is no longer finite.
@@ -167,7 +166,7 @@ class Loop:
             line["grad_norm" if len(self.optimizers) == 1 else f"{name}_grad_norm"] = norm.item()
         line |= self.task.statistics(tallies) | {"lr": self.plan.rate(self.step - 1)} | watch.read(self.here.world)
         self._log(line)
-        return line
+        return f"loss {line['loss']:.4g}" if "loss" in line else ""
 
     def _log(self, found: dict[str, float]) -> None:
         if is_root():

@@ -10,8 +10,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,9 @@ STATE = "state.safetensors"
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
 PICTURES = "pictures"
-_LINE = Object({"step": Real()})
+_LINE = Object({"step": Real(0)}, {"img_per_s": Real(0)})
+_TAIL = 1 << 16
+"""Bytes of the end of a log: hundreds of lines."""
 _log = logging.getLogger("dprune")
 
 
@@ -91,6 +95,20 @@ class Run:
         """Append a line to the log."""
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(dict(line))) + "\n")
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Return the last lines of the log that are whole; the one that is just being written is not."""
+        try:
+            with (self.folder / LOG).open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+                cut, data = file.tell() > 0, file.read()
+        except OSError:
+            return []
+        found = []
+        for line in data.splitlines()[1 if cut else 0 :]:
+            with contextlib.suppress(InputError):
+                found.append(dict(shaped(LOG, parse_json(LOG, line), _LINE)))
+        return found
 
     def rewind_log(self, step: int) -> None:
         """Drop the lines of steps that will be done again."""

@@ -7,13 +7,13 @@ from pathlib import Path
 from dprune.clustering.sweep_plot import PLOT, TABLE
 from dprune.errors import InputError
 from dprune.formats.arrays import map_array, read_array, stated_kind
-from dprune.formats.key_lists import parse_keys
 from dprune.formats.kinds import ARRAY_FILES, TENSOR_FILES
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record, checked_record
 from dprune.formats.results import read_result
 from dprune.formats.shard_journal import ends
 from dprune.formats.tensors import read_metadata
+from dprune.formats.text_tables import TextTable
 from dprune.formats.whole_files import read_file
 from dprune.watching.folders import names_in
 from dprune.watching.standing import UNFINISHED, Missing, Standing, Tally
@@ -32,8 +32,8 @@ def file_standing(path: str, kind: str) -> Standing:
         named = stated_kind(array.record) or "array"
         return Standing(path, named, record=array.record, facts={"shape": list(array.values.shape)})
     if kind == "keys":
-        keys, record = parse_keys(path, read_file(path))
-        return Standing(path, kind, record=record, facts={"kept": len(keys)})
+        table = TextTable(path, read_file(path))
+        return Standing(path, kind, record=table.record, facts={"kept": len(table.rows if table.head else table.lines)})
     if kind in TENSOR_FILES:
         return Standing(path, kind, record=_record(path))
     if kind == "json":

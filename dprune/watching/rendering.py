@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from dprune.formats.readable import clock, figures, presentable, readable
+from dprune.formats.readable import clock, presentable, readable, speed
 from dprune.inspecting.rendering import aligned, tabled
 from dprune.watching.folders import processes
 from dprune.watching.standing import COMPLETE, DAMAGED, FOLDS, NONE, UNFINISHED, Missing, Standing
@@ -138,7 +138,7 @@ def _pace(standing: Standing) -> str:
     assert pace is not None
     # Folds are measured portion by portion.
     unit = "portions" if standing.tally is None or standing.tally.unit == FOLDS else standing.tally.unit
-    said = f"{figures(pace.rate)} {pace.unit}/s"
+    said = speed(pace.rate, pace.unit)
     if pace.last is None:
         said += " by the last line of the log"
     else:

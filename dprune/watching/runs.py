@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError
-from dprune.formats.checked_json import Object, Real, Whole, parse_json, shaped
+from dprune.formats.checked_json import Object, Whole, shaped
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record, difference
 from dprune.models.files import ModelFile
-from dprune.training.run import CHECKPOINTS, LOG, Run, extends
+from dprune.training.run import CHECKPOINTS, Run, extends
 from dprune.watching.folders import makers_in, names_in, time_of
 from dprune.watching.pace import Pace
 from dprune.watching.standing import DAMAGED, UNFINISHED, UP_TO_DATE, Standing, Tally
-
-_TAIL = 1 << 16
-"""Bytes of the end of a log: hundreds of lines."""
-_LINE = Object({"step": Real(0)}, {"img_per_s": Real(0)})
 
 
 def run_standing(folder: str) -> Standing:
@@ -29,7 +24,7 @@ def run_standing(folder: str) -> Standing:
         InputError: the manifest is damaged.
     """
     run, record = Run(Path(folder)), read_manifest(folder)["provenance"]
-    names, options, lines = names_in(run.folder), record.get("options", {}), _log_lines(run.folder / LOG)
+    names, options, lines = names_in(run.folder), record.get("options", {}), run.log_lines()
     steps, batch = (_whole(options.get(name)) for name in ("steps", "batch_size"))
     found = Standing(folder, "run", record=record, at_work=makers_in(run.folder, names))
     found.facts = {
@@ -84,23 +79,6 @@ def _tell_rerun(found: Standing, run: Run, steps: int | None) -> None:
 
 def _is_of(record: Record | None, wanted: Record) -> bool:
     return record is not None and (not difference(record, wanted) or extends(record, wanted))
-
-
-def _log_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the last lines of a log that are whole; the one that is just being written is not."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
-            cut, data = file.tell() > 0, file.read()
-    except OSError:
-        return []
-    found = []
-    for line in data.splitlines()[1 if cut else 0 :]:
-        try:
-            found.append(dict(shaped(LOG, parse_json(LOG, line), _LINE)))
-        except InputError:
-            continue
-    return found
 
 
 def _pace(lines: list[dict[str, Any]]) -> Pace | None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dprune.errors import InputError, UsageError
-from dprune.formats.arrays import digest_array, read_ids
+from dprune.formats.arrays import digest_array
 from dprune.formats.latents import open_latents
+from dprune.formats.named_sources import NamedStore
 from dprune.formats.provenance import Record, digest, make_record
 from dprune.formats.publish import Output
+from dprune.formats.subsets import read_chosen
 from dprune.models.architectures import ARCHITECTURES, parse_architecture
 from dprune.models.files import ModelFile
 from dprune.runtime import Monitor, ranks
@@ -176,7 +178,9 @@ def open_train_dit(store: str, options: DiTOptions, training: TrainingOptions, o
         raise UsageError("--evaluate-every does nothing without an autoencoder that decodes pictures: give --vae FILE.")
     settings = options.resolve(training.device)
     fold = Fold.parse(options.fold) if options.fold else None
-    data = TrainingSet(open_latents(store), read_ids(options.subset) if options.subset else None, fold)
+    latents = open_latents(store)
+    subset = read_chosen(options.subset, NamedStore(latents.store)) if options.subset else None
+    data = TrainingSet(latents, subset, fold)
     settings.check(data.latents)
     if not settings.unconditional:
         data.check_labels()

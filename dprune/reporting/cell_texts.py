@@ -1,0 +1,63 @@
+"""The words of tables, the same on the page and in Markdown: heads of columns, numbers and their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dprune.metrics.catalogue import Measure
+from dprune.metrics.differences import PAIRED, TRAININGS, UNPAIRED, Difference
+from dprune.reporting.estimates import CellMean
+from dprune.reporting.tables import number_text
+
+DIFFERENCES = "Differences to the unpruned"
+KINDS = {
+    TRAININGS: "t interval over trainings",
+    PAIRED: "sampling error alone, noise and reference shared",
+    UNPAIRED: "sampling error alone, both errors put together",
+}
+"""What the error of a difference is."""
+
+
+def _several(name: str) -> Callable[[str], str]:
+    return lambda count: f"{count} {name}{'' if count == '1' else 's'}"
+
+
+COUNTS = (
+    ("Trainings", "", _several("training")),
+    (
+        "Samplings",
+        "sets of generated samples of each training",
+        lambda count: f"{_several('sampling')(count)} of each training",
+    ),
+    ("N", "generated samples", _several("generated sample")),
+)
+"""What stands behind the numbers of a row: the head of its column, what that means, and how a sentence says it."""
+
+
+def measure_head(measure: Measure) -> str:
+    """Name a metric, with an arrow to its better end."""
+    return f"{measure.name} {measure.arrow}".strip()
+
+
+def estimate_spread(estimate: CellMean) -> str:
+    """Write half of the 95% interval of a mean, in brackets where it is of sampling alone."""
+    shown = _half_text(estimate.half_width)
+    return shown if estimate.over_trainings or not shown else f"({shown})"
+
+
+def difference_text(difference: Difference) -> str:
+    """Write a difference with its sign, and with a star where it is told apart from none."""
+    sign, star = "+" if difference.value > 0 else "", "*" if difference.told_apart else ""
+    return f"{sign}{number_text(difference.value)}{star}"
+
+
+def difference_spread(difference: Difference) -> str:
+    """Write half of the 95% interval of a difference as `differences.NOTE` says."""
+    shown = _half_text(difference.half_width)
+    if difference.kind == TRAININGS or not shown:
+        return shown
+    return f"({shown}†)" if difference.kind == UNPAIRED else f"({shown})"
+
+
+def _half_text(half: float | None) -> str:
+    return "" if not half else f"±{half:.2g}" if half < 1e4 else f"±{half:,.0f}"

@@ -1,0 +1,261 @@
+"""The first paragraph of a report: what its numbers say, in sentences that follow from the tables."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from dprune.metrics.differences import TRAININGS, Difference
+from dprune.reporting.cautions import cautions_of
+from dprune.reporting.estimates import CellMean
+from dprune.reporting.grouping import Line
+from dprune.reporting.headlines import HEADLINES
+from dprune.reporting.tables import Table, TableRow, number_text
+from dprune.reporting.training_sets import UNPRUNED
+from dprune.reporting.verdicts import Verdict, ratio_of, title_of, verdicts
+
+_NAMED = 3
+# Measurements that the paragraph speaks of: more are only in the tables.
+_MOST = 3
+
+
+class Statement(NamedTuple):
+    """What is said of one metric.
+
+    Attributes:
+        heading: the metric's name, with what sets the measurement apart where there are several.
+        sentences: the first goes on from the heading, and is enough where there is little room.
+    """
+
+    heading: str
+    sentences: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """All sentences."""
+        return " ".join(self.sentences)
+
+
+@dataclass(frozen=True)
+class Conclusions:
+    """What the tables of a report say.
+
+    Attributes:
+        tables: by their names in the report, `quality`, `shares` and `memorization`.
+    """
+
+    tables: Mapping[str, Sequence[Table]]
+
+    @functools.cached_property
+    def verdicts(self) -> list[tuple[Table, Verdict]]:
+        """Every verdict with the table that it follows from."""
+        return [(table, verdict) for table in self.tables.get("quality", ()) for verdict in verdicts(table)]
+
+    @functools.cached_property
+    def statements(self) -> tuple[Statement, ...]:
+        """What leads in each headline metric, how far it is from the baseline, and what cannot be told apart."""
+        return (*self._of_quality(), *self._of_memorization())
+
+    @functools.cached_property
+    def cautions(self) -> tuple[str, ...]:
+        """What a reader should know before believing it."""
+        most = max((len(verdict.differences) for _, verdict in self.verdicts), default=0)
+        chance = (
+            f"Each metric was compared with the baseline up to {most} times: chance alone makes about {most / 20:.2g} "
+            "of these seem different."
+        )
+        return (*cautions_of(self.tables), *([chance] if most > 1 else []))
+
+    def summary(self) -> dict[str, Any]:
+        """Return all of it in what JSON can hold."""
+        best: dict[str, list[dict[str, Any]]] = {}
+        for table, verdict in self.verdicts:
+            best.setdefault(verdict.measure.key, []).append(_as_table(table, verdict))
+        said = [f"{statement.heading}: {statement.text}" for statement in self.statements]
+        return {"statements": said, "cautions": [*self.cautions], "best": best}
+
+    def _of_quality(self) -> Iterator[Statement]:
+        for table in self.tables.get("quality", ())[:_MOST]:
+            found = [verdict for of, verdict in self.verdicts if of is table]
+            for verdict in found[: len(HEADLINES) * _MOST]:
+                texts = _leading(verdict), _held(verdict), _against_baseline(verdict), _by_ratio(verdict)
+                heading = _heading(verdict.measure.name, table.comparison.title, verdict.group)
+                yield Statement(heading, tuple(filter(None, texts)))
+
+    def _of_memorization(self) -> Iterator[Statement]:
+        for table in self.tables.get("memorization", ())[:_MOST]:
+            if sentences := tuple(_memorized(table)):
+                yield Statement(_heading("Memorization", table.comparison.title), sentences)
+
+
+def _heading(name: str, *where: str) -> str:
+    """Name a metric, and where there are several, which measurement and which points are meant."""
+    said = ", ".join(filter(None, where))
+    return f"{name} ({said})" if said else name
+
+
+def _leading(verdict: Verdict) -> str:
+    """Say which point is ahead, and from which it is not told apart."""
+    value, title, rivals, tied = value_text(verdict.estimate), title_of(verdict.leader), verdict.rivals, verdict.tied
+    if not rivals:
+        return f"{value} for {title}, the only pruned point."
+    if not tied:
+        every = "both" if len(rivals) == 2 else f"all {len(rivals)}"
+        others = title_of(rivals[0]) if len(rivals) == 1 else f"{every} other pruned points"
+        return f"the best is {value} for {title}, which can be told apart from {others}."
+    end = "lowest" if verdict.measure.better == "lower" else "highest"
+    if len(rivals) == 1:
+        return f"the {end} is {value} for {title}, which cannot be told apart from {title_of(tied[0])}."
+    if len(tied) == len(rivals):
+        return f"the {end} is {value} for {title}, which cannot be told apart from any other pruned point."
+    return (
+        f"the {end} is {value} for {title}, which cannot be told apart from {len(tied)} of the {len(rivals)} other "
+        f"pruned points{_listed(tied)}."
+    )
+
+
+def _listed(rows: Sequence[TableRow]) -> str:
+    """Name rows, the first few of many."""
+    shown, more = [title_of(row) for row in rows[:_NAMED]], len(rows) - _NAMED
+    return f" ({'; '.join([*shown, *([f'{more} more'] if more > 0 else [])])})"
+
+
+def _held(verdict: Verdict) -> str:
+    """Say how far the leader is from its baseline."""
+    difference, held_to, baseline = verdict.difference, verdict.held_to, verdict.leader.baseline
+    if difference is None or held_to is None or baseline is None:
+        return ""
+    return f"It is {_distance(difference)} {_the(baseline)} ({value_text(held_to)}){_errors(difference)}."
+
+
+def _the(baseline: Line) -> str:
+    return "the unpruned" if baseline.label == UNPRUNED else baseline.label
+
+
+def _distance(difference: Difference) -> str:
+    """Write how far below or above something is."""
+    if not difference.value:
+        return "no different from"
+    spread = _spread(difference.half_width, over_trainings=difference.kind == TRAININGS)
+    return f"{number_text(abs(difference.value))}{spread} {'below' if difference.value < 0 else 'above'}"
+
+
+def _errors(difference: Difference) -> str:
+    if difference.half_width is None:
+        return ", and no error is known"
+    if not difference.error:
+        return ""
+    can = "can" if difference.told_apart else "cannot"
+    return f", {abs(difference.value) / difference.error:.1f} standard errors: the two {can} be told apart"
+
+
+def _against_baseline(verdict: Verdict) -> str:
+    """Say how many points are better or worse than their baseline."""
+    compared = len(verdict.differences)
+    if compared < 2:
+        return ""
+    baselines = {row.baseline.label: row.baseline for row in (verdict.leader, *verdict.rivals) if row.baseline}
+    baseline = _the(*baselines.values()) if len(baselines) == 1 else "its baseline"
+    even = compared - verdict.better - verdict.worse
+    return (
+        f"Of {compared} points, {_are(verdict.better)} better than {baseline}, {_are(verdict.worse)} worse and "
+        f"{even:,} cannot be told apart from it."
+    )
+
+
+def _are(count: int) -> str:
+    return f"{count:,} {'is' if count == 1 else 'are'}"
+
+
+def _by_ratio(verdict: Verdict) -> str:
+    """Say what is best at each pruning ratio, where it is not what leads anyway."""
+    if len({ratio_of(row) for row in (verdict.leader, *verdict.rivals)}) < 2:
+        return ""
+    winners = [row for row in verdict.winners if verdict.tied or row is not verdict.leader]
+    return " ".join(
+        f"Of those pruned {ratio_of(row)}, the best is {row.line.label} ({value_text(verdict.value(row))}), which can "
+        "be told apart from the others."
+        for row in winners
+    )
+
+
+def _memorized(table: Table) -> Iterator[str]:
+    """Say how many samples repeat training samples, and how near they are beside held-out ones."""
+    columns = {measure.key: number for number, measure in enumerate(table.measures)}
+    if (column := columns.get("zero_count")) is not None:
+        yield from _copies(_known(table, column))
+    if (column := columns.get("nearest_distance_ratio")) is not None:
+        yield from _nearness(_known(table, column), table.measures[column].key)
+
+
+def _known(table: Table, column: int) -> list[tuple[CellMean, TableRow]]:
+    return [(estimate, row) for row in table.rows if (estimate := row.estimates[column]) is not None]
+
+
+def _copies(known: Sequence[tuple[CellMean, TableRow]]) -> Iterator[str]:
+    copied = [(estimate.mean, row) for estimate, row in known if estimate.mean]
+    if copied:
+        most, row = max(copied, key=lambda pair: pair[0])
+        yield (
+            f"exact copies of training samples are in {len(copied)} of {_points(len(known))}, most for {title_of(row)} "
+            f"({number_text(most)})."
+        )
+    elif known:
+        yield "no generated sample is an exact copy of a training sample."
+
+
+def _nearness(known: Sequence[tuple[CellMean, TableRow]], key: str) -> Iterator[str]:
+    if not known:
+        return
+    nearest, row = min(known, key=lambda pair: pair[0].mean)
+    near = sum(estimate.mean + (estimate.half_width or 0) < 1 for estimate, _ in known)
+    other = row.baseline.cells[0].estimate(key) if row.baseline is not None else None
+    held = f" ({_the(row.baseline)}: {value_text(other)})" if row.baseline is not None and other is not None else ""
+    shown = _are(near) if near else "none is"
+    yield (
+        "The distance to the nearest training sample, over that of held-out samples, is lowest for "
+        f"{title_of(row)}: {value_text(nearest)}{held}. Of {_points(len(known))}, {shown} below 1 by more than the "
+        "error, where generated samples are nearer than unseen ones."
+    )
+
+
+def _points(count: int) -> str:
+    return f"{count:,} point{'' if count == 1 else 's'}"
+
+
+def value_text(estimate: CellMean) -> str:
+    """Write a value with half of its 95% interval, in brackets where that is of sampling alone."""
+    return number_text(estimate.mean) + _spread(estimate.half_width, over_trainings=estimate.over_trainings)
+
+
+def _spread(half: float | None, *, over_trainings: bool) -> str:
+    if not half:
+        return ""
+    shown = f"± {half:.2g}" if half < 1e4 else f"± {half:,.0f}"
+    return f" {shown}" if over_trainings else f" ({shown})"
+
+
+def _as_table(table: Table, verdict: Verdict) -> dict[str, Any]:
+    estimate, difference, baseline = verdict.estimate, verdict.difference, verdict.leader.baseline
+    apart = {
+        "baseline": baseline.label,
+        "difference": difference.value,
+        "difference_error": difference.error,
+        "difference_half_width": difference.half_width,
+        "told_apart_from_baseline": difference.told_apart,
+    } if difference is not None and baseline is not None else {}  # fmt: skip
+    return {
+        "measurement": ", ".join(filter(None, (table.comparison.title, verdict.group))),
+        "line": verdict.leader.line.label,
+        "pruned": verdict.leader.cell.ratio,
+        "value": estimate.mean,
+        "half_width": estimate.half_width,
+        "rivals": len(verdict.rivals),
+        "not_told_apart_from": [title_of(row) for row in verdict.tied],
+        "comparisons_with_baseline": len(verdict.differences),
+        "better": verdict.better,
+        "worse": verdict.worse,
+        **apart,
+    }
