@@ -133,8 +133,8 @@ MEMORIZATION = (
     Measure("train_nearest_distance_mean", "Training to rest", "",
             "Mean distance of a training sample to the nearest of the others."),
     Measure("nearest_distance_ratio", "Distance to training, generated / held-out", "",
-            "Ratio of the mean nearest distances; below 1, generated samples are nearer to the training set than held-out "
-            "ones are.", 1.0),
+            "Ratio of the mean nearest distances; below 1, generated samples are nearer to the training set than "
+            "held-out ones are.", 1.0),
     Measure("nearest_distance_median", "Median distance", "",
             "Median distance of a generated sample to its nearest training sample."),
     Measure("zero_count", "Exact copies", "lower", "Generated samples at distance zero from a training sample."),
