@@ -283,7 +283,7 @@ def test_other_autoencoders(shards: Path, vaes: dict[str, Path], tmp_path: Path)
 def test_files_that_are_no_autoencoder(shards: Path, vaes: dict[str, Path], tmp_path: Path) -> None:
     store = tmp_path / "l"
     encode(shards, tmp_path / "nothing", store).fails(3, "nothing", "no such file")
-    encode(shards, tmp_path, store).fails(3, "is a folder: name the model.safetensors")
+    encode(shards, tmp_path, store).fails(3, "is a folder without model.safetensors", "run its command again")
     state = VAE(CONFIGS["kl"]).state_dict()
     record = make_record("train-dit", {})
     publish_model(tmp_path / "dit", state, {"kind": "dit"}, record)
