@@ -161,7 +161,7 @@ def emit(text: str, *, styled: bool = False) -> None:
     if here.group and here.rank > 0:
         return
     with writing_stdout():
-        print(text if styled else presentable(text, keep="\n"), flush=True)
+        print(text if styled else presentable(text, keep="\n\t"), flush=True)
 
 
 class Speedometer:

@@ -25,7 +25,7 @@ def stated() -> dict[str, tuple[float, float]]:
     """Lowest and highest ratio by key, as the text of the man page has them."""
     text = (ROOT / "man/sections.txt").read_text(encoding="utf-8")
     table = text.partition("## What the errors are worth\n")[2].partition("\n# ")[0]
-    rows = re.findall(r"^([a-z0-9_, ]+)\n: ([\d.]+) to ([\d.]+);", table, flags=re.MULTILINE)
+    rows = re.findall(r"^([a-z0-9_, ]+)\n: ([\d.]+) to ([\d.]+)[,.]", table, flags=re.MULTILINE)
     return {key: (float(low), float(high)) for keys, low, high in rows for key in keys.split(", ")}
 
 

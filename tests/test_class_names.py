@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,7 @@ def test_labels_from_other_members_are_not_called_by_names_of_folders(tmp_path: 
 def test_no_two_labels_are_called_alike(tmp_path: Path) -> None:
     names = ClassNames(("3", "cat", ""))
     assert [names.name(label) for label in (0, 1, 2, 3, -1)] == ["3", "cat", "2", "label 3", "-1"]
-    assert names.counts(np.array([3, 0, 0, -1])) == {"3": 2, "label 3": 1}
+    assert names.counts(np.array([3, 0, 0, -1])) == {"3": 2, "cat": 0, "2": 0, "label 3": 1}
     # ImageNet has two cranes.
     (tmp_path / CLASSES).write_bytes(b"crane\nbus\ncrane\n\r\n")
     assert names_in_folders([tmp_path]).names == ("crane (0)", "bus", "crane (2)")
@@ -131,3 +132,20 @@ def test_odd_names_are_read_as_they_were_written(tmp_path: Path) -> None:
     store = embed(tmp_path, tmp_path / "store")
     dprune("cluster", store, "-k", 1, "-o", tmp_path / "c.safetensors").ok()
     assert read_clusters(tmp_path / "c.safetensors").class_names == odd
+
+
+def test_shares_of_classes_have_names(tmp_path: Path) -> None:
+    one, other = packed(tmp_path), embed(folder_of_other(tmp_path), tmp_path / "g")
+    args = ("--metrics", "shares", "-o", tmp_path / "m.json")
+    said = dprune("eval", other, embed(one, tmp_path / "f"), *args).ok().err
+    assert "of classes cat, great none was generated" in " ".join(said.split())
+    shares = json.loads((tmp_path / "m.json").read_text())["details"]["shares"]["class"]
+    assert shares["names"] == list(NAMES)
+    assert shares["smallest"] == "cat, great"
+
+
+def folder_of_other(place: Path) -> Path:
+    """Shards with labels of the same numbers, of which nobody says what they are called."""
+    folder = place / "other"
+    write_tar(folder / "000000.tar", [part for row in range(8) for part in sample(f"{row}", row, row % 2)])
+    return folder

@@ -188,7 +188,7 @@ def test_by_default_all_that_the_inputs_allow_is_computed(pair: tuple[Path, Path
 
 def test_every_metric_of_the_catalogue_is_computed_and_named(pair: tuple[Path, Path]) -> None:
     assert list(FUNCTIONS) == list(METRICS)
-    assert f"Of {','.join(METRICS)}." in " ".join(dprune("eval", "--help").ok().out.decode().split())
+    assert f"Metrics: {','.join(METRICS)}." in " ".join(dprune("eval", "--help-all").ok().out.decode().split())
     dprune("eval", *pair, "--metrics", "all", "-o", "-").fails(2, f"choose from {','.join(METRICS)}.")
 
 

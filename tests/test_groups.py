@@ -94,7 +94,7 @@ def test_ranges_are_of_numbers_where_no_name_is_one(place: Path) -> None:
         ("emu, good", 3, ["--only emu:", "did you mean 'emu, great'?"]),
         ("99", 3, ["--only 99", "no such class", "shards has cat, dog"]),
         ("20-30", 3, ["--only 20-30", "no such class"]),
-        ("dog,-1", 2, ["groups count from 0"]),
+        ("dog,-1", 2, ["--only -1", "count from 0"]),
         (" ,", 2, ["names no group", "--only cat,dog"]),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_class_without_samples_is_named(place: Path) -> None:
 def test_names_need_a_list_of_them(place: Path) -> None:
     (place / "shards" / "classes.txt").unlink()
     args = ("--groups", place / "shards", "--only")
-    select(place, *args, "dog").fails(2, "--only dog", "neither numbers", "names no classes")
+    select(place, *args, "dog").fails(2, "--only dog", "numbers such as 3,17", "not known from")
     assert summary(place, place / "scores.npy", *args, "3")["kept_by_class"] == {"3": 7}
 
 

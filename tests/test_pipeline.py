@@ -33,7 +33,8 @@ def shell(script: str, folder: Path, python: str | None = None) -> subprocess.Co
 
 
 SLOW_TO_IMPORT = {"torch", "torch._dynamo", "sympy", "triton", "torchvision", "timm", "open_clip", "huggingface_hub",
-                  "webdataset", "torchdiffeq", "cleanfid", "sklearn", "scipy", "faiss", "matplotlib"}  # fmt: skip
+                  "webdataset", "torchdiffeq", "cleanfid", "sklearn", "scipy", "faiss", "altair",
+                  "vl_convert"}  # fmt: skip
 TORCH = {"torch"}
 # Which of them a command imports that has something to do; torch's optimizers import its compiler.
 IMPORTS = {

@@ -22,6 +22,7 @@ from dprune import noise
 from dprune.errors import UsageError
 from dprune.flow import Guidance, guided, solve
 from dprune.formats.claims import claim_of, free
+from dprune.formats.class_names import ClassNames
 from dprune.formats.provenance import make_record, parent, parent_record
 from dprune.models.classes import TrainedClasses
 from dprune.models.diffusion import velocity
@@ -63,7 +64,7 @@ def make_vae(path, kind="vq", channels=CHANNELS, image_size=4 * SIDE):
     return path
 
 
-def make_dit(path, vae, classes=CLASSES, labels=CLASSES, counts=None, init=None, **options):
+def make_dit(path, vae, classes=CLASSES, labels=CLASSES, counts=None, init=None, names=None, **options):
     config = DiTConfig(SIDE, CHANNELS, 1, 32, 2, 2, classes)
     encode = make_record("encode", {}, parents={"vae": {"digest": file_digest(vae)}})
     subset = parent_record(make_record("select", {"keep": "0.25"}), "beef")
@@ -71,7 +72,7 @@ def make_dit(path, vae, classes=CLASSES, labels=CLASSES, counts=None, init=None,
     if init is not None:
         parents["init"] = parent_record(init, "babe")
     record = make_record("train-dit", {"arch": "other", **options}, parents=parents)
-    network = network_metadata(config, MEAN, STD, labels, counts)
+    network = network_metadata(config, MEAN, STD, labels, counts, names and ClassNames(names))
     publish_model(path, filled(DiT(config)).state_dict(), network, record)
     return path
 
@@ -392,6 +393,27 @@ def test_classes(sample, models, tmp_path):
     few = make_dit(tmp_path / "few.safetensors", models[1], labels=2)
     sample("few", "--seeds", "0-3", model=few).ok()
     assert labels(tmp_path / "few") == {0: 0, 1: 1, 2: 0, 3: 1}
+
+
+def test_classes_by_name(sample, models, tmp_path):
+    names = ("cat", "dog", "emu, great", "fox", "7")
+    model = make_dit(tmp_path / "named.safetensors", models[1], names=names, counts=[1, 0, 1, 1, 1])
+    sample("numbers", "--seeds", "0-5", "--classes", "2,0,4", model=model).ok()
+    sample("names", "--seeds", "0-5", "--classes", '"emu, great",cat,7', model=model).ok()
+    assert list(labels(tmp_path / "names").values()) == [2, 0, 4, 2, 0, 4]
+    for path in (tmp_path / "numbers").iterdir():
+        assert path.read_bytes() == (tmp_path / "names" / path.name).read_bytes()
+    assert (tmp_path / "names" / "classes.txt").read_text().splitlines() == list(names)
+    # A class that stands twice is drawn twice as often.
+    sample("twice", "--seeds", "0-5", "--classes", "fox,fox,cat", model=model).ok()
+    assert list(labels(tmp_path / "twice").values()) == [3, 3, 0, 3, 3, 0]
+    said = sample("b", "--seeds", "0-3", "--classes", "dog", model=model).ok().err
+    assert "trained on no sample of dog" in " ".join(said.split())
+    sample("c", "--seeds", "0", "--classes", "dgo", model=model).fails(3, "--classes dgo", "did you mean 'dog'?")
+    sample("c", "--seeds", "0", "--classes", "dog").fails(2, "--classes dog", "balanced", "3,17")
+    sample("c", "--seeds", "0", "--classes", "3-1").fails(2, "--classes 3-1", "smaller one first")
+    sample("range", "--seeds", "0-2", "--classes", "2-4").ok()
+    assert list(labels(tmp_path / "range").values()) == [2, 3, 4]
 
 
 def test_classes_that_were_not_trained_on_are_left_out(sample, models, tmp_path):

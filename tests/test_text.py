@@ -18,6 +18,7 @@ from test_sample import make_vae
 from dprune.errors import InputError
 from dprune.formats.sample_tables import as_csv
 from dprune.formats.text_tables import TextTable
+from dprune.inspecting.listing import open_listing
 
 
 @pytest.fixture
@@ -275,3 +276,58 @@ def test_any_bytes_are_a_table_or_one_sentence(data: bytes) -> None:
         assert len(table.lines) <= data.count(b"\n") + 1
         assert len({len(row.cells) for row in rows}) <= 1
     assert said.startswith("t: ")
+
+
+def test_samples_are_listed_with_what_belongs_to_them(made: Path, shards: Path) -> None:
+    kept = np.load(made / "keep.npy").tolist()
+    names = ("cat", "dog", "bird, small")
+    expected = [f"{i}\ts{i:03d}\t{(i >= 7) + (i >= 12):06d}.tar\t{i % 3}\t{names[i % 3]}" for i in kept]
+    for source in (shards, made / "features"):
+        lines = dprune("info", made / "keep.npy", "--shards", source).ok().out.decode().splitlines()
+        assert lines == ["id\tkey\tshard\tlabel\tclass", *expected]
+    first = dprune("info", made / "keep.npy", "--shards", shards, "--head", "2").ok().out.decode().splitlines()
+    assert first == lines[:3]
+    np.save(made / "s.npy", np.array([np.nan, 0.1, np.inf, *range(15)], np.float32))
+    found = json.loads(dprune("info", made / "s.npy", "--shards", shards, "--head", "3", "--json").ok().out)
+    assert found["count"] == 18
+    assert [row["score"] for row in found["samples"]] == [None, 0.1, None]
+    assert found["samples"][1] == {"id": 1, "key": "s001", "shard": "000000.tar", "label": 1, "class": "dog",
+                                   "score": 0.1}  # fmt: skip
+    text = dprune("select", "--within", made / "keep.npy", "--shards", shards, "--format", "keys").ok().out
+    assert dprune("info", "-", "--shards", shards, stdin=text).ok().out.decode().splitlines() == lines
+    lines = dprune("info", made / "clusters.safetensors", "--shards", shards).ok().out.decode().splitlines()
+    assert (lines[0].split("\t")[-2:], len(lines)) == (["cluster", "distance"], 19)
+
+
+def test_a_listing_on_a_terminal_is_short(shards: Path, tmp_path: Path) -> None:
+    parts = [part for i in range(30) for part in sample(f"k\x1b{i}", i % 3)]
+    write_tar(tmp_path / "d" / "0.tar", parts)
+    np.save(tmp_path / "all.npy", np.arange(30))
+    text = open_listing([str(tmp_path / "all.npy")], [str(tmp_path / "d")]).text(60)
+    assert "30 samples of" in text
+    assert r"k\x1b19" in text
+    assert r"k\x1b20" not in text
+    assert "and 10 more" in text
+    assert "label" not in text, "none has one"
+    asked = open_listing([str(tmp_path / "all.npy")], [str(tmp_path / "d")], head=25).text(60)
+    assert r"k\x1b24" in asked
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["{k}", "{k}", "--shards", "{d}"], 2, ["one file"]),
+        (["{k}", "--head", "3"], 2, ["--head", "--shards"]),
+        (["{m}", "--shards", "{d}"], 3, ["mask of 17 samples"]),
+        (["{s}", "--shards", "{d}"], 3, ["17 samples", "18"]),
+        (["{t}", "--shards", "{d}"], 3, ["line 2", "'nobody'"]),
+        (["{d}", "--shards", "{d}"], 3, ["shards"]),
+    ],
+)
+def test_what_cannot_be_listed(shards: Path, tmp_path: Path, args: list[str], code: int, words: list[str]) -> None:
+    places = {name: tmp_path / name for name in "kmst"} | {"d": shards}
+    for name, values in {"k": np.arange(3), "m": np.zeros(17, bool), "s": np.zeros(17)}.items():
+        with places[name].open("wb") as file:
+            np.save(file, values)
+    places["t"].write_text("s001\nnobody\n")
+    dprune("info", *(arg.format(**places) for arg in args)).fails(code, *words)

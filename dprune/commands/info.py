@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 @options.apply(
     options.option("--deep", group="Data", common=True, is_flag=True,
                    help="Read shards in full and check the digests that their manifests list."),
+    options.option("--shards", group="Data", common=True, multiple=True, metavar="SHARDS",
+                   help="List the samples of FILE with their keys, shards and labels. SHARDS may be a store, too."),
+    options.count("--head", "Number of samples to list.  [default: all, or 20 on a terminal]", group="Output",
+                  common=True),
     options.members,
     options.option("--json", "json_", group="Output", common=True, is_flag=True,
                    help="Print one JSON object with a list `files`."),
     *flags.verbosity,
 )  # fmt: skip
-def command(files: tuple[str, ...], deep: bool, members: MemberChoice, json_: bool) -> None:
+def command(
+    files: tuple[str, ...], deep: bool, shards: tuple[str, ...], head: int | None, members: MemberChoice, json_: bool
+) -> None:
     """Tell what files hold, what made them and if they are sound.
 
     FILE is shards, a store, a sweep, a run folder, an array (- for one on stdin), clusters, a result, or any other
@@ -34,16 +40,23 @@ def command(files: tuple[str, ...], deep: bool, members: MemberChoice, json_: bo
     that are unsorted or out of range, and files that belong to different datasets. Nothing is decoded and only the
     headers of shards are read, so it is quick.
 
+    With --shards it lists the samples of one subset, array of scores or labels, or clusters instead: a row each, with
+    tabs between the columns when the output is no terminal.
+
     \b
     Examples:
       dprune info shards features clusters.safetensors keep.npy
       dprune select distance.npy --keep 10% | dprune info -
-      dprune info shards --deep
+      dprune info keep.npy --shards shards | head
       dprune info keep.npy --json | jq .files[0].provenance
+      dprune info shards --deep
     """
     from dprune.inspecting.inspect_shards import Look
     from dprune.inspecting.job import open_info
+    from dprune.inspecting.listing import open_listing
 
-    found = open_info(files, Look(members, deep))
+    if head is not None and not shards:
+        raise click.UsageError("--head counts samples that are listed: name their dataset by --shards.")
+    found = open_listing(files, shards, members, head) if shards else open_info(files, Look(members, deep))
     console.emit_found(found, as_json=json_)
     console.check_found(found)

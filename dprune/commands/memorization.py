@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     options.gathers(
         "settings", "dprune.measuring.settings:MemorizationSettings",
         options.option("--held-out", group="Data", common=True, metavar="VAL",
-                       help="Real samples that the model did not see: like GENERATED, or ids in TRAIN (.npy)."),
+                       help="Real samples that the model did not see: like GENERATED, or ids or keys in TRAIN."),
         options.option("--subset", group="Data", common=True, metavar="FILE",
-                       help="Ids in TRAIN that the model was trained on (.npy), or - for stdin."),
+                       help="Samples in TRAIN that the model was trained on: ids, keys or a mask; - for stdin."),
         options.option("--full", group="Data", common=True, is_flag=True,
                        help="Compare with all of TRAIN, whatever the model was trained on."),
         options.option("--pairs", group="Output", common=True, metavar="FILE",

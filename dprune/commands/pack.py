@@ -43,8 +43,8 @@ class Suffixes(click.ParamType[tuple[str, ...]]):
                    "With --size: format of the images. png and webp are lossless.", group="Images", common=True,
                    default="png"),
     options.option("--subset", group="Data", common=True, metavar="FILE",
-                   help="Pack only these samples: ids (.npy), keys (text), or - for stdin. uids of DataComp are "
-                        "taken, too."),
+                   help="Pack only these samples: ids, a mask, keys, a table, or uids of DataComp; - for "
+                        "stdin."),
     options.option("--labels", group="Data", common=True, metavar="FILE",
                    help="Read labels by file name or key from CSV, TSV or JSON. json:FIELD reads each image's "
                         "KEY.json."),

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
                        help="Images of dprune sample for the grid of methods and ratios. Repeatable."),
         options.option("--image-seeds", group="Page", type=click.IntRange(min=1, max=64), metavar="N",
                        help="Number of images in a cell of the grid.  [default: 4]"),
+        options.option("--format", group="Page", common=True, metavar="LIST",
+                       help="Write each chart as a file, too: svg, png, pdf, or several with commas."),
         options.option("--train", group="Map", common=True, metavar="FEATURES",
                        help="Draw a map of these features of the training set."),
         options.option("--generated", group="Map", common=True, multiple=True, metavar="FEATURES",
@@ -44,8 +46,8 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
     """Put results together as tables, curves and one HTML page.
 
     RESULTS are files of dprune eval and dprune memorization, in any mix. They are grouped by the provenance that they
-    carry, never by their names. report.html needs no other file; beside it are the tables and curves as Markdown, CSV
-    and SVG.
+    carry, never by their names. report.html needs no other file; beside it are the tables as Markdown and CSV, and the
+    numbers of each chart as CSV. --format adds the charts as files for papers, 3.5 inches wide.
 
     Each recorded option that differs, and each number of samples, makes a line of its own over the pruning ratio, or a
     table. Only seeds are averaged: first samplings inside a training, then trainings. Where a method was trained more
@@ -65,6 +67,7 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
       dprune report runs/*/metrics.json runs/*/memorization.json -o report
       dprune report runs/*/metrics.json --baseline runs/all/metrics.json -o report
       dprune report runs/*/metrics.json --label 'nearest=Near the centre' -o report
+      dprune report runs/*/metrics.json --format svg,pdf -o report
       dprune report metrics.json --images pruned --images unpruned -o report
       dprune report metrics.json --train features --generated generated-features -o report
     """

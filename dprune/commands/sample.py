@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     options.option("--seeds", group="Images", common=True, required=True, metavar="SEEDS",
                    help="Seeds, one per image: 0-49999, or 3,5,9-12."),
     options.option("--classes", group="Images", common=True, metavar="CLASSES",
-                   help="Classes to draw: balanced, random, proportional, or a list such as 207,360.  [default: "
+                   help="Classes to draw: balanced, random, proportional, or 207,360 or cat,dog.  [default: "
                         "balanced]"),
     options.parametrization,
     options.choice("--solver", ["euler", "heun", "dopri5"],

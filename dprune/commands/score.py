@@ -51,7 +51,11 @@ def at_noise(source: str, *own: options.Decorator, weights: str = "ema") -> opti
 
 latents = click.argument("latents", metavar="LATENTS")
 subset = options.option(
-    "--subset", group="Data", common=True, metavar="FILE", help="Score these ids (.npy) only. The others get NaN."
+    "--subset",
+    group="Data",
+    common=True,
+    metavar="FILE",
+    help="Score these samples only: ids, keys or a mask. The others get NaN.",
 )
 per_sigma = options.option(
     "--per-sigma",
@@ -221,7 +225,7 @@ def score_monotonicity(delivery: Delivery, latents: str, run: str, scoring: Mono
                          "Weight of each checkpoint: the same, or the learning rate of its step.", group="Method",
                          default="equal"),
           options.option("--subset", group="Data", common=True, metavar="FILE",
-                         help="Ids (.npy) that the runs were trained on with --subset."))  # fmt: skip
+                         help="Samples that the runs were trained on with --subset: ids, keys or a mask."))  # fmt: skip
 @options.delivers(FILE, can_stop=True, shares_work=True)
 def score_moso(delivery: Delivery, latents: str, runs: tuple[str, ...], scoring: MosoOptions) -> None:
     """Score by how much the loss on the other samples would rise without a sample.

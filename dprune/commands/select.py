@@ -48,7 +48,7 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> st
     options.option("--clusters", group="Groups", common=True, metavar="FILE",
                    help="Choose inside each cluster of this file."),
     options.option("--groups", group="Groups", common=True, metavar="FILE",
-                   help="Choose inside each class of these shards. A store or a .npy of groups will do, too."),
+                   help="Choose inside each class of these shards. A store, or groups as .npy or CSV, will do, too."),
     options.choice("--quota", ["proportional", "equal"],
                    "Quota of each group. Keep the same share of each, or the same count.", group="Groups", common=True,
                    default="proportional"),
@@ -56,18 +56,18 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> st
     options.option("--only", group="Groups", common=True, metavar="GROUPS", callback=_groups,
                    help="Keep only these groups, such as dog,cat or 3,40-49. @FILE reads them from a file."),
     options.option("--within", group="Data", common=True, multiple=True, metavar="FILE",
-                   help="Choose among these only. Ids, or with --shards keys as text or uids. Repeatable."),
+                   help="Choose among these only. Ids or a mask, or with --shards keys or uids. Repeatable."),
     options.option("--without", group="Data", common=True, multiple=True, metavar="FILE",
                    help="Choose none of these. Repeatable."),
     options.option("--or", "unions", group="Data", multiple=True, metavar="FILE",
                    help="Add these to the result. Repeatable."),
     options.choice("--format", ["npy", "csv", "keys", "datacomp"],
-                   "Format of the subset: ids, a table, keys as text, or uids of DataComp (u8,u8).",
+                   "Format of the subset: ids, a table, keys, or uids of DataComp (u8,u8).",
                    group="Output", common=True, default="npy"),
     options.option("--figure", group="Output", common=True, type=click.Path(dir_okay=False),
                    help="Draw the lowest, middle and highest of each group."),
     options.option("--shards", group="Data", common=True, multiple=True, metavar="SHARDS",
-                   help="Shards that the ids belong to. A folder of clip-retrieval will do, too. Repeatable."),
+                   help="Shards that the ids belong to. A store or rows of clip-retrieval will do, too. Repeatable."),
     options.seed,
 )  # fmt: skip
 @options.members
@@ -75,8 +75,8 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> st
 def command(delivery: Delivery, scores: str | None, settings: SelectSettings, members: MemberChoice) -> None:
     """Choose the samples to keep, by scores, clusters or sets.
 
-    SCORES holds one number per sample (.npy, or - for stdin). Without SCORES, subsets are intersected, subtracted and
-    united, or drawn with --order random.
+    SCORES holds one number per sample (.npy or CSV, or - for stdin). Without SCORES, subsets are intersected,
+    subtracted and united, or drawn with --order random.
 
     A score of NaN is never kept. Counts are exact. The highest at keep k are what the lowest at 1 - k leave. Ties are
     broken by a seeded hash of the id.
@@ -90,8 +90,12 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
     --only names classes. A class is called by its name in classes.txt or by its number; a name with a comma stands in
     double quotes.
 
-    With --shards, keys as text and uids of DataComp are read in place of ids, and --format writes them. In this way a
-    choice among rows of clip-retrieval becomes one among shards, whose order differs.
+    With --shards, keys and uids of DataComp are read in place of ids, and --format writes them. In this way a choice
+    among rows of clip-retrieval becomes one among shards, whose order differs.
+
+    A CSV of SCORES or groups has a column of keys or ids and one of values. A first line names them: key,score. Of
+    several columns of values FILE:COLUMN names one. --format csv writes such a table, with all that is known of each
+    sample. Keys and tables in a file begin with a line of provenance; on stdout they have none.
 
     \b
     Examples:
@@ -104,6 +108,7 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
       dprune select distance.npy --clusters clusters.safetensors --quota equal -o even.npy
       dprune select el2n.npy --keep 500 --without test.npy -o keep.npy
       dprune select distance.npy --keep 0.3 --shards clip-embeddings --format keys -o keep.txt
+      dprune select scores.csv --keep 0.3 --shards shards --format csv > keep.csv
       dprune select --within uids.npy --shards shards -o keep.npy
     """
     from dprune.selecting.job import open_select

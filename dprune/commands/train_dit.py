@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     options.gathers(
         "model", "dprune.training.dit.settings:DiTOptions",
         options.option("--subset", group="Data", common=True, metavar="FILE",
-                       help="Train on these ids (.npy) only."),
+                       help="Train on these samples only: ids, keys or a mask."),
         options.option("--fold", group="Data", metavar="I/N",
                        help="Train on fold I, from 0 to N-1, of N disjoint ones."),
         options.option("--arch", group="Model", common=True, metavar="NAME/PATCH",

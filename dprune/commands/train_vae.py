@@ -41,7 +41,7 @@ def _weight(name: str, text: str, *, group: Group) -> options.Decorator:
     options.gathers(
         "autoencoder", "dprune.training.vae.settings:VAEOptions",
         options.option("--subset", group="Data", common=True, metavar="FILE",
-                       help="Train on these ids (.npy) or keys (text) only."),
+                       help="Train on these samples only: ids, keys or a mask."),
         options.option("--held-out", group="Data", common=True, multiple=True, metavar="SHARDS",
                        help="Evaluate on these shards. Without them, training images serve. Repeatable."),
         options.choice("--preset", ["base", "tiny"], group="Model", common=True, default="base",

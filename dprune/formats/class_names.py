@@ -24,6 +24,8 @@ from dprune.formats.whole_files import read_file
 CLASSES = "classes.txt"
 MOST_BYTES = 64 << 20
 """Of a list of classes."""
+MOST_LISTED = 8
+"""Names in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,16 @@ class ClassNames:
         return f"label {label}" if str(label) in self.numbers else str(label)
 
     def counts(self, labels: npt.NDArray[np.integer]) -> dict[str, int]:
-        """Count labels by the names of their classes, in the order of the labels; those below 0 are left out."""
+        """Count labels by their names, in the order of the labels: 0 where there are none, not those below 0."""
         found, counts = np.unique(labels[labels >= 0], return_counts=True)
-        return {self.name(label): count for label, count in zip(found.tolist(), counts.tolist(), strict=True)}
+        known = dict.fromkeys((self.name(label) for label in range(len(self.names))), 0)
+        return known | {self.name(label): count for label, count in zip(found.tolist(), counts.tolist(), strict=True)}
+
+    def listed(self, labels: Iterable[int]) -> str:
+        """Name labels in a sentence, the first few of many."""
+        names = [self.name(int(label)) for label in labels]
+        few = ", ".join(names[:MOST_LISTED])
+        return few if len(names) <= MOST_LISTED else f"{few} and {len(names) - MOST_LISTED:,} more"
 
     @property
     def content(self) -> bytes:

@@ -49,6 +49,11 @@ class NamedSamples(ABC):
     def parts(self) -> Sequence[str]:
         """Names of the parts, such as those of shards."""
 
+    @property
+    def knows_keys(self) -> bool:
+        """Whether `keys` returns any."""
+        return True
+
     @abstractmethod
     def keys(self, part: int) -> Sequence[str]:
         """Return the keys of the samples of a part.

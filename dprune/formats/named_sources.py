@@ -17,7 +17,7 @@ from dprune.formats.kinds import kind_of
 from dprune.formats.members import MemberChoice
 from dprune.formats.named import IntArray, NamedSamples
 from dprune.formats.shards import Dataset, ShardReader, open_dataset
-from dprune.formats.stores import Store
+from dprune.formats.stores import KEYS, Store
 from dprune.formats.uids import UidArray, parse_uids
 
 
@@ -99,6 +99,11 @@ class NamedRows(NamedSamples):
         return self._folder.counts
 
     @property
+    def knows_keys(self) -> bool:
+        """Whether there are metadata that can be read."""
+        return has_arrow() and all(part.metadata is not None for part in self._folder.parts)
+
+    @property
     def parts(self) -> Sequence[str]:
         """Names of the files of embeddings."""
         return [part.name for part in self._folder.parts]
@@ -131,6 +136,11 @@ class NamedStore(NamedSamples):
     def counts(self) -> Sequence[int]:
         """Samples in each part."""
         return self._store.counts
+
+    @property
+    def knows_keys(self) -> bool:
+        """Whether each part keeps its keys, as those that an older dprune wrote do not."""
+        return all(KEYS in file.places for file in self._store.files)
 
     @property
     def parts(self) -> Sequence[str]:

@@ -28,7 +28,7 @@ def presentable(text: str, keep: str = "") -> str:
     """
     if "://" in text:
         text = _URL.sub(lambda url: f"{url[1]}{url[2]}{'?…' if url[3] else ''}", text)
-    if text.isprintable():
+    if text.translate(dict.fromkeys(map(ord, keep))).isprintable():
         return text
     # Where the locale is C, names that are UTF-8 arrive byte by byte.
     with contextlib.suppress(UnicodeEncodeError):

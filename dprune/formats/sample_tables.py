@@ -24,11 +24,12 @@ def sample_columns(ids: npt.NDArray[np.int64], named: NamedSamples | None) -> di
         named: the dataset, None where nothing is known of it.
 
     Raises:
-        InputError: its keys are not known, or an id is outside of it.
+        InputError: the dataset is damaged.
     """
     columns: dict[str, Sequence[Any]] = {"id": ids.tolist()}
     if named is not None:
-        columns |= {"key": named.any_keys_of(ids), "shard": named.parts_of(ids)}
+        columns |= {"key": named.any_keys_of(ids)} if named.knows_keys else {}
+        columns |= {"shard": named.parts_of(ids)}
         columns |= label_columns(named.labels_of(ids), named.class_names)
     return columns
 
@@ -44,7 +45,8 @@ def label_columns(labels: npt.NDArray[np.int64], names: ClassNames) -> dict[str,
 def number_column(name: str, values: npt.NDArray[Any]) -> dict[str, Sequence[Any]]:
     """Return numbers as a column: floats in the fewest digits that tell them apart, empty where NaN; groups below 0."""
     if values.dtype.kind == "f":
-        return {name: ["" if np.isnan(value) else str(value) for value in values]}
+        # By way of text: as a float of Python, 0.1 of float32 would have all the digits of its rounding.
+        return {name: ["" if np.isnan(value) else float(str(value)) for value in values]}
     return {name: _shown(values)}
 
 

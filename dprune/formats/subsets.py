@@ -36,12 +36,13 @@ def read_subset(path: str, dataset: Dataset) -> tuple[npt.NDArray[np.int64], Rec
     return narrowed(subset, dataset.title, dataset.fingerprint, len(dataset)), subset.as_parent()
 
 
-def read_chosen(path: str, named: NamedSamples | None) -> Array:
+def read_chosen(path: str, named: NamedSamples | None, data: bytes | None = None) -> Array:
     """Read a subset as ids of a dataset.
 
     Args:
         path: .npy of ids, of a mask or of uids, or text as `find_samples` takes it; a dash for stdin.
         named: the dataset that it is of; None where no keys of it are known, and only ids will do.
+        data: content of the file, None to read it.
 
     Returns:
         Sorted ids, int64. Those of keys and uids are the dataset's, whatever these were chosen from; others are as they
@@ -51,7 +52,8 @@ def read_chosen(path: str, named: NamedSamples | None) -> Array:
         InputError: it is no subset, a name is no sample's or two samples', no uid is of a sample, or there is nothing
             to look in.
     """
-    data = read_stdin() if path == STDOUT else read_file(path)
+    if data is None:
+        data = read_stdin() if path == STDOUT else read_file(path)
     name = "stdin" if path == STDOUT else path
     # Described by the ids, so that one subset has one digest however it is written.
     if not data.startswith(NPY_MAGIC):

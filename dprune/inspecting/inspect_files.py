@@ -25,6 +25,8 @@ from dprune.formats.uids import is_uids
 from dprune.formats.whole_files import read_file
 from dprune.inspecting.findings import Findings
 from dprune.measuring.pairs import PAIR
+from dprune.models.descriptions import DESCRIPTIONS
+from dprune.models.files import ModelFile
 from dprune.models.vae_files import open_vae
 from dprune.models.weights import bare_name
 
@@ -51,7 +53,7 @@ def inspect_array(path: str) -> Findings:
     findings.fingerprint = array.fingerprint
     findings.count_digests(array.guarded)
     findings.content = {"shape": list(values.shape), "dtype": str(values.dtype), "digest": digest_array(values)}
-    findings.kind = _kind_of_array(values, array.record)
+    findings.kind = kind_of_array(values, array.record)
     if is_uids(values):
         findings.kind = "uids"
         findings.content["uids"] = len(values)
@@ -65,7 +67,8 @@ def inspect_array(path: str) -> Findings:
     return findings
 
 
-def _kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
+def kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
+    """Tell what an array holds, by its provenance or by its values: `subset`, `scores`, `labels`, `pairs`, `array`."""
     stated = stated_kind(record)
     if stated == "subset":
         return stated
@@ -174,6 +177,7 @@ def inspect_tensors(path: str) -> Findings:
         _clusters(findings)
     else:
         _tensors(findings, shapes)
+        findings.content |= _trained_classes(path)
         if findings.kind == "tensors" and not metadata:
             _network(findings, path)
     findings.problems += row_problems(path, shapes, metadata.get("count") if findings.kind == "part" else None)
@@ -193,6 +197,15 @@ def inspect_torch(path: str) -> Findings:
             f"{path}: is a file of torch's, and holds no autoencoder or DiT that dprune knows: name another file."
         )
     return findings
+
+
+def _trained_classes(path: str) -> dict[str, Any]:
+    """Return how many samples of each class a model was trained on, as far as its file says so."""
+    file = ModelFile.open(path)
+    if DESCRIPTIONS["dit"].misfit(file.network) or "class_counts" not in file.network:
+        return {}
+    names = file.class_names
+    return {"classes": {names.name(label): count for label, count in enumerate(file.network["class_counts"])}}
 
 
 def _network(findings: Findings, path: str) -> None:
@@ -280,6 +293,7 @@ def _clusters(findings: Findings) -> None:
         "samples_a_cluster": _spread(sizes) if len(sizes) else None,
         "sizes": sizes.tolist(),
         "labels": None if clusters.label is None else len(np.unique(clusters.label[clusters.label >= 0])),
+        "classes": None if clusters.label is None else clusters.class_names.counts(clusters.label),
         "digest": clusters.as_parent()["digest"],
     }
     counted = np.bincount(assignment[assignment >= 0], minlength=len(sizes))

@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def _store(folder: str, kind: str) -> Findings:
         "parts": len(whole),
         "samples": sum(part["count"] for part in whole.values()),
         "tensors": _tensors(findings, store, list(whole)),
-        "labelled": _labelled(store, list(whole)),
+        **_labels(store, list(whole)),
         "bad": len(bad),
         "bad_keys": [str(entry.get("key")) for entry in bad[:MOST_EXAMPLES]],
     }
@@ -164,9 +165,11 @@ def _tensors(findings: Findings, store: Store, shards: Sequence[str]) -> dict[st
     return described
 
 
-def _labelled(store: Store, shards: Sequence[str]) -> int:
-    labels = [store.read(shard, "label") for shard in shards]
-    return sum(int(np.count_nonzero(part >= 0)) for part in labels if part is not None)
+def _labels(store: Store, shards: Sequence[str]) -> dict[str, Any]:
+    """Return how many samples have a label, and how many each class has."""
+    parts = (store.read(shard, "label") for shard in shards)
+    labels = np.concatenate([np.empty(0, np.int64), *(part for part in parts if part is not None)])
+    return {"labelled": int((labels >= 0).sum()), "classes": store.class_names.counts(labels)}
 
 
 def _report(folder: str, manifest: Record) -> Findings:

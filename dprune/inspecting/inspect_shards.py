@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from dprune.errors import InputError
 from dprune.formats.checked_json import MOST_BYTES, parse_json
-from dprune.formats.class_names import CLASSES
+from dprune.formats.class_names import NAMELESS, names_in_folders
 from dprune.formats.img2dataset import STATS, lost_shards, read_downloads
 from dprune.formats.index_cache import check_bytes
 from dprune.formats.manifests import MANIFEST, checked_manifest, read_manifest
@@ -20,7 +23,7 @@ from dprune.formats.provenance import FINDINGS_KEY, Record, record_digest
 from dprune.formats.ranges import is_url
 from dprune.formats.remote import RemoteBlocks
 from dprune.formats.shard_index import MOST_SUFFIXES, LeftOut, ShardIndex, build_index
-from dprune.formats.shards import BAD, Shard, fingerprint, open_dataset
+from dprune.formats.shards import BAD, Shard, ShardReader, fingerprint, open_dataset
 from dprune.inspecting.findings import Findings
 from dprune.inspecting.inspect_files import MOST_EXAMPLES
 
@@ -59,6 +62,7 @@ def inspect_tars(name: str, locations: Sequence[str], folders: Sequence[str], lo
             index = build_index(location, look.members)
             summary.add(shard, index)
             summary.checked += _hold_to_manifest(name, shard, index, listed, deep=look.deep)
+            summary.add_labels(shard, index)
         except InputError as error:
             findings.problems.append(str(error))
     places = set(map(_place, locations))
@@ -70,7 +74,11 @@ def inspect_tars(name: str, locations: Sequence[str], folders: Sequence[str], lo
     if locations and not findings.problems and not sum(summary.counts):
         why = summary.left.words() or "the shards are empty"
         findings.problems.append(f"{name}: holds no image that can be used: {why}.")
-    beside = _beside(folders) | _downloads(findings, locations, summary, look.members)
+    beside = (
+        _beside(folders)
+        | summary.classes(folders, look.members)
+        | _downloads(findings, locations, summary, look.members)
+    )
     findings.content = summary.content(len(locations)) | beside | _left_out(findings.records)
     findings.content |= {"digests_checked": summary.checked} if look.deep else {}
     if not findings.problems:
@@ -149,6 +157,7 @@ class _Summary:
         self._suffixes: Counter[str] = Counter()
         self._keys: list[str] = []
         self._bytes = self._labelled = 0
+        self._labels: list[npt.NDArray[np.int64]] = []
 
     def add(self, shard: Shard, index: ShardIndex) -> None:
         """Take in the next shard."""
@@ -160,6 +169,22 @@ class _Summary:
         self._labelled += int((index.label >= 0).sum())
         self._suffixes.update(index.suffix(int(member)) for member in index.image)
         self._keys += [index.key(row) for row in range(min(len(index), MOST_EXAMPLES - len(self._keys)))]
+
+    def add_labels(self, shard: Shard, index: ShardIndex) -> None:
+        """Read the labels of the shard; behind a URL each would cost a request.
+
+        Raises:
+            InputError: a label is not a whole number.
+        """
+        if not is_url(shard.location):
+            reader = ShardReader(shard, index)
+            self._labels.append(np.array([reader.label(row) for row in range(len(index))], dtype=np.int64))
+
+    def classes(self, folders: Sequence[str], members: MemberChoice) -> dict[str, Any]:
+        """Return how many samples each class has."""
+        names = NAMELESS if members.label_member else names_in_folders(folders)
+        counts = names.counts(np.concatenate([np.empty(0, np.int64), *self._labels]))
+        return {"classes": counts} if counts else {}
 
     def content(self, shards: int) -> dict[str, Any]:
         """Return what all shards hold together."""
@@ -190,11 +215,9 @@ def _left_out(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _beside(folders: Sequence[str]) -> dict[str, Any]:
-    """Read what lies beside the shards: names of classes, and the ledger of unreadable images."""
+    """Read what lies beside the shards: the log of unreadable images."""
     found: dict[str, Any] = {"unreadable": 0}
     for folder in map(Path, folders):
-        if (folder / CLASSES).is_file():
-            found["classes"] = _lines(folder / CLASSES)
         if (folder / BAD).is_file():
             found["unreadable"] += len(_lines(folder / BAD))
     return found

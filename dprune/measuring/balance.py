@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from dprune.formats.features import Features
 from dprune.metrics.jackknife import FEWEST
-from dprune.models.classes import named
 
 ALIKE = 0.1
 """Total variation up to which shares pass as the same: that of 500 samples of ten classes drawn by chance is .05."""
@@ -36,7 +35,8 @@ def warn_of_shares(generated: Features, reference: Features, ids: npt.NDArray[np
     share = counts / counts.sum(1, keepdims=True)
     variation = float(np.abs(share[0] - share[1]).sum() / 2)
     missing = names[counts[0] == 0]
-    lack = f"; of classes {named(missing)} none was generated" if len(missing) else ""
+    called = reference.class_names or generated.class_names
+    lack = f"; of classes {called.listed(missing)} none was generated" if len(missing) else ""
     if variation > ALIKE or lack:
         _log.warning(
             "the classes of %s and %s have other shares (total variation %.2f%s), which distances see as well: "

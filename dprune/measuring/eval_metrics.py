@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.formats.clusters import Clusters
 from dprune.measuring.groups import Groups, PredictedClasses, by_class, by_cluster, by_kmeans, by_neighbours
 from dprune.measuring.moments import Measured, stoppable
@@ -71,6 +72,12 @@ class ReadyPair:
         """Their features."""
         generated, reference = self.sides
         return generated.x, reference.x
+
+    @property
+    def class_names(self) -> ClassNames:
+        """What the labels are called; those of the reference, where it says so."""
+        sides = (self.reference.features, self.generated.features)
+        return next((side.class_names for side in sides if side is not None and side.class_names), NAMELESS)
 
     @functools.cached_property
     def groups(self) -> dict[str, Groups]:
@@ -222,13 +229,15 @@ def _shares(pair: ReadyPair) -> Found:
             f"{kind}_entropy": found.entropy,
             f"{kind}_smallest_share": found.smallest,
         }
+        names = pair.class_names if kind == "class" else NAMELESS
+        titles = [names.name(number) for number in groups.names] if names else groups.names
         details[kind] = {
-            "names": groups.names,
+            "names": titles,
             "by": groups.by,
             "generated": found.generated.tolist(),
             "reference": found.reference.tolist(),
             "reference_entropy": found.reference_entropy,
-            "smallest": groups.names[found.smallest_group],
+            "smallest": titles[found.smallest_group],
             "unlabelled": found.unlabelled,
         }
         if isinstance(groups, PredictedClasses):

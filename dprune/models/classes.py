@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from dprune.seeds import hash_ids
 
 IntArray = npt.NDArray[np.int64]
 
-MOST_NAMED = 8
 LONGEST_CYCLE = 1 << 22
 
 
@@ -91,9 +90,3 @@ class TrainedClasses:
 
 def _hashed(purpose: str, seeds: IntArray, count: int) -> IntArray:
     return (hash_ids(0, purpose, seeds) % np.uint64(count)).astype(np.int64)
-
-
-def named(classes: Sequence[int] | IntArray) -> str:
-    """Name classes in a sentence, the first few of many."""
-    few = ", ".join(map(str, classes[:MOST_NAMED]))
-    return few if len(classes) <= MOST_NAMED else f"{few} and {len(classes) - MOST_NAMED} more"

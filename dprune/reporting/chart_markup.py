@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dprune.charts.figure import Figure
+from dprune.charts.lines import SAMPLES, legend_markup
+from dprune.charts.page import PageCharts
 from dprune.metrics.catalogue import Measure
 from dprune.reporting.content import Content
-from dprune.reporting.curves import interval_legend, legend
+from dprune.reporting.curves import interval_kinds
 from dprune.reporting.grouping import Comparison
-from dprune.reporting.markup import escape
-from dprune.reporting.svg import Chart, stroke
 from dprune.reporting.tables import Table
 
 CELL_CHARTS = {
@@ -20,7 +21,7 @@ CELL_CHARTS = {
 """Headings of charts of single cells, by the section that they are in and what they show."""
 
 
-def html_curves(content: Content, tables: Sequence[Table]) -> str:
+def html_curves(content: Content, tables: Sequence[Table], drawn: PageCharts) -> str:
     """Write the curves of the metrics of tables of the same lines below one legend; empty where there are none."""
     charts = {
         measure: chart
@@ -30,24 +31,24 @@ def html_curves(content: Content, tables: Sequence[Table]) -> str:
     if not charts:
         return ""
     comparison = max((table.comparison for table in tables), key=lambda comparison: len(comparison.lines))
-    return _legend(comparison, content, list(charts)) + html_charts(list(charts.values()))
+    return _legend(comparison, content, list(charts)) + html_charts(list(charts.values()), drawn)
 
 
-def html_cell_charts(content: Content, comparison: Comparison, section: str) -> str:
+def html_cell_charts(content: Content, comparison: Comparison, section: str, drawn: PageCharts) -> str:
     """Write the charts of single cells that belong to a section, folded: there is one for each line and ratio."""
     found = content.distributions(comparison)
     return "".join(
         _folded(f"{heading} ({len(found[kind])} {'chart' if len(found[kind]) == 1 else 'charts'})",
-                _several_note(comparison) + _key_of(kind, comparison, content) + html_charts(found[kind], "small"))
+                _several_note(comparison) + _key_of(kind, comparison, content)
+                + html_charts(found[kind], drawn, "small"))
         for kind, heading in CELL_CHARTS[section].items()
         if kind in found
     )  # fmt: skip
 
 
-def html_charts(charts: Sequence[Chart], css: str = "") -> str:
+def html_charts(charts: Sequence[Figure], drawn: PageCharts, css: str = "") -> str:
     """Write charts beside each other."""
-    figures = "".join(f"<figure>{chart.inline()}</figure>" for chart in charts)
-    return f'<div class="charts{f" {css}" if css else ""}">{figures}</div>'
+    return f'<div class="charts{f" {css}" if css else ""}">{"".join(map(drawn.markup, charts))}</div>'
 
 
 def _several_note(comparison: Comparison) -> str:
@@ -61,8 +62,9 @@ def _folded(heading: str, html: str) -> str:
 
 
 def _legend(comparison: Comparison, content: Content, measures: Sequence[Measure] = ()) -> str:
-    entries = legend(comparison, content.colours) + interval_legend(comparison, measures)
-    return _key(*((escape(label), _swatch(drawn)) for drawn, label in entries))
+    kinds = interval_kinds(comparison, measures)
+    intervals = _key(*((what, SAMPLES["dotted interval" if dotted else "interval"]) for dotted, what in kinds.items()))
+    return legend_markup(content.colours.styles(comparison)) + (intervals if kinds else "")
 
 
 def _key_of(kind: str, comparison: Comparison, content: Content) -> str:
@@ -70,14 +72,9 @@ def _key_of(kind: str, comparison: Comparison, content: Content) -> str:
         return _legend(comparison, content)
     filled = ("generated", '<span class="swatch"></span>')
     if kind == "distances":
-        beside = (("held-out", stroke("line sk")), ("training, to the rest", stroke("line sf", "2 2")))
-        return _key(filled, *((name, _swatch(drawn)) for name, drawn in beside))
-    return _key(filled, ("reference", _swatch(stroke("line sk"))))
+        return _key(filled, ("held-out", SAMPLES["line"]), ("training, to the rest", SAMPLES["dotted line"]))
+    return _key(filled, ("reference", SAMPLES["line"]))
 
 
 def _key(*entries: tuple[str, str]) -> str:
     return f'<ul class="legend">{"".join(f"<li>{swatch}{name}</li>" for name, swatch in entries)}</ul>'
-
-
-def _swatch(drawn: str) -> str:
-    return f'<svg viewBox="0 0 34 12" aria-hidden="true">{drawn}</svg>'

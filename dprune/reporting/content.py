@@ -6,19 +6,27 @@ import functools
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dprune.charts.figure import Figure
 from dprune.formats.images import drawn_png
 from dprune.metrics.catalogue import MEMORIZATION, QUALITY, SHARES, Measure
 from dprune.reporting.conclusions import Conclusions
 from dprune.reporting.conclusions_markup import markdown_summary
-from dprune.reporting.curves import Colours, curve, interval_legend, legend
-from dprune.reporting.distributions import GROUPS, histogram_charts, prd_charts, share_charts, shares_csv
+from dprune.reporting.curves import Colours, curve, curve_csv
+from dprune.reporting.distributions import (
+    GROUPS,
+    histogram_charts,
+    histograms_csv,
+    prd_charts,
+    prd_csv,
+    share_charts,
+    shares_csv,
+)
 from dprune.reporting.experiments import Point
-from dprune.reporting.feature_map import MapInputs
+from dprune.reporting.feature_map import FeatureMap, MapInputs
 from dprune.reporting.grouping import Comparison, compare_results
 from dprune.reporting.image_grid import ImageGrid, draw_grid
 from dprune.reporting.line_table import LineTable, line_table
 from dprune.reporting.markdown_tables import markdown_tables
-from dprune.reporting.svg import Chart
 from dprune.reporting.tables import Table, csv_table, csv_text
 
 TABLES: dict[str, tuple[str, tuple[Measure, ...]]] = {
@@ -39,14 +47,17 @@ class Content:
         maps: of features.
         map_inputs: what they show, or None.
         names: that users gave to lines, by their keys.
+        formats: of the files of charts.
     """
 
     title: str
     points: Sequence[Point]
     grid: ImageGrid | None = None
-    maps: Sequence[Chart] = ()
+    maps: Sequence[FeatureMap] = ()
     map_inputs: MapInputs | None = None
     names: Mapping[Hashable, str] = field(default_factory=dict)
+    formats: Sequence[str] = ()
+    _curves: dict[tuple[int, str], Figure | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @functools.cached_property
     def comparisons(self) -> dict[str, list[Comparison]]:
@@ -86,12 +97,15 @@ class Content:
         """What the tables say, in words."""
         return Conclusions(self._tables)
 
-    def curves(self, comparison: Comparison, measures: Sequence[Measure]) -> dict[Measure, Chart]:
-        """Return curves over the pruning ratio, of those metrics that have any."""
-        drawn = {measure: curve(comparison, measure, self.colours) for measure in measures}
-        return {measure: chart for measure, chart in drawn.items() if chart is not None}
+    def curves(self, comparison: Comparison, measures: Sequence[Measure]) -> dict[Measure, Figure]:
+        """Return curves over the pruning ratio, of those metrics that have any; each is drawn once."""
+        for measure in measures:
+            if (id(comparison), measure.key) not in self._curves:
+                self._curves[id(comparison), measure.key] = curve(comparison, measure, self.colours)
+        drawn = {measure: self._curves[id(comparison), measure.key] for measure in measures}
+        return {measure: figure for measure, figure in drawn.items() if figure is not None}
 
-    def distributions(self, comparison: Comparison) -> dict[str, list[Chart]]:
+    def distributions(self, comparison: Comparison) -> dict[str, list[Figure]]:
         """Return charts of single cells by what they show."""
         found = {kind: share_charts(comparison, kind, self.colours) for kind in GROUPS}
         found["prd"] = prd_charts(comparison, self.colours)
@@ -109,24 +123,41 @@ class Content:
         found["lines.csv"] = csv_text(self.lines.heads, self.lines.rows)
         if shares := shares_csv(self.comparisons.get("metrics", [])):
             found["shares-by-group.csv"] = shares
+        figures: dict[str, Figure] = {}
         for kind, comparisons in self.comparisons.items():
             for number, comparison in enumerate(comparisons, 1):
-                found |= self._drawings(kind, comparison, f"-{number}" if len(comparisons) > 1 else "")
-        for number, chart in enumerate(self.maps, 1):
-            found[f"map-{number}.svg" if len(self.maps) > 1 else "map.svg"] = chart.standalone()
+                suffix = f"-{number}" if len(comparisons) > 1 else ""
+                figures |= self._figures(kind, comparison, suffix)
+                found |= self._numbers(kind, comparison, suffix)
+        for number, drawn in enumerate(self.maps, 1):
+            name = f"map-{number}" if len(self.maps) > 1 else "map"
+            figures[name], found[f"{name}.csv"] = drawn.figure(), drawn.csv()
+        files = {f"{path}.{kind}": figure.on_paper(kind) for path, figure in figures.items() for kind in self.formats}
         pictures = {"images/grid.png": drawn_png(draw_grid(self.grid))} if self.grid else {}
-        return {path: text.encode() for path, text in found.items()} | pictures
+        return {path: text.encode() for path, text in found.items()} | files | pictures
 
-    def _drawings(self, kind: str, comparison: Comparison, suffix: str) -> dict[str, str]:
-        samples = legend(comparison, self.colours)
+    def _figures(self, kind: str, comparison: Comparison, suffix: str) -> dict[str, Figure]:
+        """Return all charts of a comparison by the path of their files."""
         found = {
-            f"curves/{measure.key}{suffix}.svg": chart.standalone([*samples, *interval_legend(comparison, [measure])])
-            for of_kind, measures in TABLES.values()
-            if of_kind == kind
-            for measure, chart in self.curves(comparison, measures).items()
+            f"curves/{measure.key}{suffix}": figure
+            for measure, figure in self.curves(comparison, _measures_of(kind)).items()
         }
-        for name, charts in self.distributions(comparison).items():
-            for number, chart in enumerate(charts, 1):
-                shown = samples if name == "prd" else ()
-                found[f"distributions/{name}{suffix}-{number:02d}.svg"] = chart.standalone(shown)
+        for name, figures in self.distributions(comparison).items():
+            found |= {f"distributions/{name}{suffix}-{number:02d}": figure for number, figure in enumerate(figures, 1)}
         return found
+
+    def _numbers(self, kind: str, comparison: Comparison, suffix: str) -> dict[str, str]:
+        """Return what the charts of a comparison show as CSV; the shares have a table of their own."""
+        found = {
+            f"curves/{measure.key}{suffix}.csv": curve_csv(comparison, measure)
+            for measure in self.curves(comparison, _measures_of(kind))
+        }
+        tables = {"prd": prd_csv, "distances": histograms_csv}
+        drawn = self.distributions(comparison)
+        return found | {
+            f"distributions/{n}{suffix}.csv": write(comparison) for n, write in tables.items() if n in drawn
+        }
+
+
+def _measures_of(kind: str) -> list[Measure]:
+    return [measure for of_kind, measures in TABLES.values() if of_kind == kind for measure in measures]

@@ -7,19 +7,20 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dprune.charts.densities import density_steps
+from dprune.charts.figure import Figure
+from dprune.charts.shares import share_bars
+from dprune.charts.tradeoff import precision_recall
 from dprune.errors import InputError
+from dprune.formats.readable import presentable
 from dprune.reporting.curves import Colours
 from dprune.reporting.grouping import Cell, Comparison, Line, cell_title, ratio_text
-from dprune.reporting.svg import Chart, tick_text, ticks
 from dprune.reporting.tables import csv_text
 
 GROUPS = {"cluster": "clusters", "class": "classes"}
+_SETS = {"held_out": "held-out", "train": "training"}
 _MOST_BARS = 80
-_PRD_POINTS = 120
-# In pixels; a chart of precision over recall is about as high as it is wide.
-_WIDTH, _HEIGHT, _SQUARE_HEIGHT = 300, 168, 290
-# Room above the highest bar.
-_ABOVE = 1.08
+_PRD_POINTS = 60
 
 
 def _numbers(values: Any, name: str) -> list[float]:
@@ -33,24 +34,25 @@ def _named(cell: Cell) -> str:
     return next((point.result.name for point in cell.points if point.result), "a result")
 
 
-def share_charts(comparison: Comparison, kind: str, colours: Colours) -> list[Chart]:
+def share_charts(comparison: Comparison, kind: str, colours: Colours) -> list[Figure]:
     """Draw for each cell what share each cluster or class has, bars for generated and ticks for the reference."""
     found = list(_shares(comparison, kind))
-    top = max((max(*ours, *theirs) for _, _, _, ours, theirs in found), default=1.0) * _ABOVE
+    top = max((max(*ours, *theirs) for _, _, _, ours, theirs in found), default=1.0)
     charts = []
     for line, cell, names, ours, theirs in found:
         order = list(range(len(ours)))
         if kind == "cluster" or len(order) > _MOST_BARS:
             order.sort(key=lambda group: -theirs[group])
-        chart = Chart(cell_title(line, cell), (0.0, float(len(order))), (0.0, top), width=_WIDTH, height=_HEIGHT,
-                      label=f"Share of each {kind}, {cell_title(line, cell)}")  # fmt: skip
-        named = [(place + 0.5, names[group]) for place, group in enumerate(order)] if len(order) <= 12 else []
-        chart.grid(named, "" if named else f"{len(order)} {GROUPS[kind]}, largest first")
-        gap = 0.12 if len(order) <= _MOST_BARS else 0.0
-        chart.bars([(place + gap, place + 1 - gap, ours[g]) for place, g in enumerate(order)], colours.of(line), "soft")
-        chart.ticks_at([(place + gap / 2, place + 1 - gap / 2, theirs[g]) for place, g in enumerate(order)], "sk tick")
-        charts.append(chart)
+        said = presentable(f"Share of each {kind}, {cell_title(line, cell)}")
+        named = [presentable(names[group]) for group in order]
+        ours, theirs = ([some[group] for group in order] for some in (ours, theirs))
+        charts.append(share_bars(_title(line, cell), said, named, ours, theirs,
+                                 top=top, colour=colours.style(line).colour, of=GROUPS[kind]))  # fmt: skip
     return charts
+
+
+def _title(line: Line, cell: Cell) -> str:
+    return presentable(cell_title(line, cell))
 
 
 def _shares(comparison: Comparison, kind: str) -> Iterator[tuple[Line, Cell, list[str], list[float], list[float]]]:
@@ -78,25 +80,34 @@ def shares_csv(comparisons: Sequence[Comparison]) -> str:
     return csv_text(heads, lines) if lines else ""
 
 
-def histogram_charts(comparison: Comparison, colours: Colours) -> list[Chart]:
+def histogram_charts(comparison: Comparison, colours: Colours) -> list[Figure]:
     """Draw for each cell the nearest distances of generated samples, and those of held-out samples as a step line."""
     found = list(_histograms(comparison))
-    top = max((max(max(values) for values in parts.values()) for _, _, _, parts in found), default=1.0) * 1.06
+    top = max((max(max(values) for values in parts.values()) for _, _, _, parts in found), default=1.0)
     charts = []
     for line, cell, edges, parts in found:
-        title = cell_title(line, cell)
-        chart = Chart(title, (edges[0], edges[-1]), (0.0, top), width=_WIDTH, height=_HEIGHT,
-                      label=f"Distances to the nearest training sample, {title}", margin=(30, 12, 34, 14))  # fmt: skip
-        shown = [(value, tick_text(value)) for value in ticks(edges[0], edges[-1], 4)]
-        chart.grid(shown, "distance to nearest training sample", y=False)
-        pairs = list(itertools.pairwise(edges))
-        chart.bars([(a, b, h) for (a, b), h in zip(pairs, parts["generated"], strict=True)], colours.of(line), "soft")
-        for role, css in (("train", "steps thin"), ("held_out", "steps")):
-            if role in parts:
-                steps = [(x, h) for (a, b), h in zip(pairs, parts[role], strict=True) for x in (a, b)]
-                chart.line(steps, "f" if role == "train" else "k", "2 2" if role == "train" else "", css)
-        charts.append(chart)
+        said = presentable(f"Distances to the nearest training sample, {cell_title(line, cell)}")
+        others = {name: parts[role] for role, name in _SETS.items() if role in parts}
+        colour, about = colours.style(line).colour, "distance to nearest training sample"
+        title, ours = _title(line, cell), parts["generated"]
+        charts.append(density_steps(title, said, edges, ours, others, top=top, colour=colour, about=about))
     return charts
+
+
+def histograms_csv(comparison: Comparison) -> str:
+    """Write the densities of all cells, a row for each bin."""
+    rows = [
+        (
+            line.label,
+            cell.ratio,
+            begin,
+            end,
+            *(parts[role][n] if role in parts else None for role in ("generated", *_SETS)),
+        )
+        for line, cell, edges, parts in _histograms(comparison)
+        for n, (begin, end) in enumerate(itertools.pairwise(edges))
+    ]
+    return csv_text(("line", "pruned", "begin", "end", "generated", *_SETS), rows)
 
 
 def _histograms(comparison: Comparison) -> Iterator[tuple[Line, Cell, list[float], dict[str, list[float]]]]:
@@ -119,26 +130,33 @@ def _density(counts: Sequence[float], edges: Sequence[float]) -> list[float]:
     return [count / total / (b - a) for count, (a, b) in zip(counts, itertools.pairwise(edges), strict=True)]
 
 
-def prd_charts(comparison: Comparison, colours: Colours) -> list[Chart]:
+def prd_charts(comparison: Comparison, colours: Colours) -> list[Figure]:
     """Draw precision over recall, a chart for each ratio with the curves of all methods."""
-    curves = [(line, cell, *_curve(cell)) for line, cell in comparison.cells() if cell.details("prd")]
-    unpruned = [entry for entry in curves if entry[0].is_unpruned]
-    ratios = sorted({ratio_text(cell.ratio) for line, cell, *_ in curves if not line.is_unpruned})
+    styles, lines = colours.styles(comparison), [*comparison.unpruned, *comparison.pruned]
+    curves = [(line, cell, _curve(cell)) for line, cell in comparison.cells() if cell.details("prd")]
+    unpruned = {lines.index(line): curve for line, _, curve in curves if line.is_unpruned}
+    ratios = sorted({ratio_text(cell.ratio) for line, cell, _ in curves if not line.is_unpruned})
     charts = []
     for ratio in ratios or ([""] if unpruned else []):
         title = f"pruned {ratio}" if ratio else "unpruned"
-        chart = Chart(
-            title, (0.0, 1.0), (0.0, 1.0), width=_WIDTH, height=_SQUARE_HEIGHT, label=f"Precision over recall, {title}"
-        )
-        shown = [(value, tick_text(value)) for value in ticks(0, 1, 4)]
-        chart.grid(shown, "recall")
-        for _, _, precision, recall in unpruned:
-            chart.line(list(zip(recall, precision, strict=True)), "k", "7 4")
-        for line, cell, precision, recall in curves:
-            if not line.is_unpruned and ratio_text(cell.ratio) == ratio:
-                chart.line(list(zip(recall, precision, strict=True)), colours.of(line), colours.dash(line))
-        charts.append(chart)
+        pruned = {
+            lines.index(line): curve
+            for line, cell, curve in curves
+            if not line.is_unpruned and ratio_text(cell.ratio) == ratio
+        }
+        charts.append(precision_recall(title, f"Precision over recall, {title}", styles, unpruned | pruned))
     return charts
+
+
+def prd_csv(comparison: Comparison) -> str:
+    """Write the curves of precision over recall, a row for each point."""
+    rows = [
+        (line.label, 0.0 if line.is_unpruned else cell.ratio, recall, precision)
+        for line, cell in comparison.cells()
+        if cell.details("prd")
+        for precision, recall in zip(*_curve(cell), strict=True)
+    ]
+    return csv_text(("line", "pruned", "recall", "precision"), rows)
 
 
 def _curve(cell: Cell) -> tuple[list[float], list[float]]:

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dprune.charts.figure import Figure
+from dprune.charts.scatter import scatter
 from dprune.errors import InputError, MismatchError
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import Features, open_features
 from dprune.formats.provenance import check_same_dataset
+from dprune.formats.readable import presentable
 from dprune.measuring.sources import check_space
 from dprune.reporting.experiments import Choice, point_of_images
 from dprune.reporting.grouping import Comparison, called_alike, cell_title, compare
-from dprune.reporting.svg import PALETTE, Chart, padded
+from dprune.reporting.tables import csv_text
 from dprune.seeds import generator
 
 FloatArray = npt.NDArray[np.float64]
@@ -24,9 +27,6 @@ IntArray = npt.NDArray[np.int64]
 MOST_TRAIN, MOST_GENERATED = 2000, 500
 # t-SNE looks at distances alone, which hardly change when directions of no variance go.
 _FIRST = 50
-# Widths of dots in pixels: of training samples, of generated ones, and of the frames of these.
-_DOT, _MARKED_DOT, _FRAME = 3.0, 4.4, 6.4
-_PALE = 0.34
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,49 @@ def _check_clusters(clusters: Clusters, train: Features) -> None:
         )
 
 
-def draw_maps(inputs: MapInputs, known: Sequence[Comparison] = ()) -> list[Chart]:
-    """Draw a map for each set of generated features, all with the same bounds.
+@dataclass(frozen=True)
+class FeatureMap:
+    """Training samples and one set of generated ones in two dimensions.
+
+    Attributes:
+        title: what the generated samples are.
+        train: places `[n, 2]` of training samples.
+        train_groups: their clusters, -1 for none.
+        generated: places `[m, 2]` of generated samples.
+        generated_groups: the clusters of their nearest centroids, 0 without clusters.
+        bounds: least and greatest of both axes, over all maps.
+    """
+
+    title: str
+    train: FloatArray
+    train_groups: IntArray
+    generated: FloatArray
+    generated_groups: IntArray
+    bounds: FloatArray
+
+    def figure(self) -> Figure:
+        """Draw it."""
+        low, high = self.bounds.tolist()
+        title = presentable(self.title)
+        return scatter(title, f"Map of training samples and {title}", self.train.tolist(), self.train_groups.tolist(),
+                       self.generated.tolist(), self.generated_groups.tolist(), (low, high))  # fmt: skip
+
+    def csv(self) -> str:
+        """Write it, a row for each sample."""
+        sets = (("training", self.train, self.train_groups), ("generated", self.generated, self.generated_groups))
+        rows = [
+            (name, *place, group)
+            for name, places, groups in sets
+            for place, group in zip(places.tolist(), groups.tolist(), strict=True)
+        ]
+        return csv_text(("set", "x", "y", "cluster"), rows)
+
+
+def make_maps(inputs: MapInputs, known: Sequence[Comparison] = ()) -> list[FeatureMap]:
+    """Place the samples of each set of generated features among those of training, all with the same bounds.
 
     Args:
-        inputs: what is drawn.
+        inputs: what is placed.
         known: results, whose lines are called alike.
 
     Raises:
@@ -105,16 +143,12 @@ def draw_maps(inputs: MapInputs, known: Sequence[Comparison] = ()) -> list[Chart
     others = [_shown(features, MOST_GENERATED)[0] for features in inputs.generated]
     placed = _project([train, *others], inputs.projection)
     every = np.concatenate(placed)
-    across, up = (padded(every[:, axis].tolist(), 0.03) for axis in (0, 1))
+    bounds = np.stack([every.min(0), every.max(0)])
     titles = _titles(inputs, known)
-    charts = []
-    for title, other, points in zip(titles, others, placed[1:], strict=True):
-        chart = Chart(title, across, up, width=360, height=340, margin=(30, 6, 8, 6),
-                      label=f"Map of training samples and {title}")  # fmt: skip
-        _dots(chart, placed[0], group, generated=False)
-        _dots(chart, points, _nearest_clusters(other, inputs.clusters), generated=True)
-        charts.append(chart)
-    return charts
+    return [
+        FeatureMap(title, placed[0], group, points, _nearest_clusters(other, inputs.clusters), bounds)
+        for title, other, points in zip(titles, others, placed[1:], strict=True)
+    ]
 
 
 def _shown(features: Features, most: int) -> tuple[FloatArray, IntArray]:
@@ -170,12 +204,3 @@ def _titles(inputs: MapInputs, known: Sequence[Comparison]) -> list[str]:
         for point in cell.points
     }
     return [names[point.mark] if point else f"generated {n}" for n, point in enumerate(points, 1)]
-
-
-def _dots(chart: Chart, points: FloatArray, group: IntArray, *, generated: bool) -> None:
-    if generated:
-        chart.dots(points.tolist(), "k", _FRAME)
-    for number in np.unique(group).tolist():
-        colour = "f" if number < 0 else str(number % PALETTE)
-        some = points[group == number].tolist()
-        chart.dots(some, colour, _MARKED_DOT if generated else _DOT, 1.0 if generated else _PALE)

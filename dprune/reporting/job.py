@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dprune.charts.figure import FORMATS
 from dprune.errors import UsageError
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import MANIFEST, read_manifest
@@ -20,7 +21,7 @@ from dprune.formats.results import read_result
 from dprune.reporting.baselines import named_choices
 from dprune.reporting.content import Content
 from dprune.reporting.experiments import Choice, Point, point_of_result
-from dprune.reporting.feature_map import MapInputs, draw_maps
+from dprune.reporting.feature_map import MapInputs, make_maps
 from dprune.reporting.given_names import given_names
 from dprune.reporting.grouping import compare_results
 from dprune.reporting.image_folders import Folder, open_folders
@@ -47,6 +48,7 @@ class ReportSettings:
     projection: str | None = None
     baseline: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
+    format: str | None = None
 
     def __post_init__(self) -> None:
         """Hold the options together.
@@ -61,6 +63,13 @@ class ReportSettings:
         for name, value in (("--clusters", self.clusters), ("--projection", self.projection)):
             if value is not None and not self.train:
                 raise UsageError(f"{name} is for the map: give --train and --generated, too.")
+        if unknown := next((kind for kind in self.formats if kind not in FORMATS), None):
+            raise UsageError(f"--format {self.format}: {unknown!r} is none of {', '.join(FORMATS)}.")
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Formats of the files of charts, each once."""
+        return tuple(dict.fromkeys(kind.strip().lower() for kind in (self.format or "").split(",") if kind))
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class ReportJob(Job):
         map_inputs: what is drawn as a map, or None.
         baselines: training sets that count as unpruned, whatever their provenance says.
         names: that users gave to lines, by their keys.
+        formats: of the files of charts.
     """
 
     points: tuple[Point, ...]
@@ -84,6 +94,7 @@ class ReportJob(Job):
     map_inputs: MapInputs | None
     baselines: frozenset[Choice]
     names: Mapping[Hashable, str]
+    formats: tuple[str, ...]
     output: Output
 
     @functools.cached_property
@@ -93,6 +104,7 @@ class ReportJob(Job):
         parents = _numbered("result", results) | _numbered("images", [folder.parent for folder in self.folders])
         options: dict[str, Any] = {"title": self.title}
         options |= {"image_seeds": self.image_seeds} if self.folders else {}
+        options |= {"formats": sorted(self.formats)} if self.formats else {}
         if self.baselines:
             every = (*self.points, *(folder.point for folder in self.folders))
             options["baseline"] = sorted(point.mark for point in every if point.choice in self.baselines)
@@ -165,8 +177,8 @@ class ReportJob(Job):
         known = [*chain.from_iterable(compare_results(self.points, self.names).values())]
         grid = make_grid(self.folders, self.image_seeds, known) if self.folders else None
         check_stop(monitor)
-        maps = draw_maps(self.map_inputs, known) if self.map_inputs else ()
-        return Content(self.title, self.points, grid, maps, self.map_inputs, self.names)
+        maps = make_maps(self.map_inputs, known) if self.map_inputs else ()
+        return Content(self.title, self.points, grid, maps, self.map_inputs, self.names, self.formats)
 
 
 def open_report(results: Sequence[str], settings: ReportSettings, output: Output) -> ReportJob:
@@ -190,7 +202,7 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
     names = (
         given_names(settings.label, [*chain.from_iterable(compare_results(points).values())]) if settings.label else {}
     )
-    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, names, output)
+    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, names, settings.formats, output)
 
 
 def _read_points(paths: Sequence[str]) -> tuple[Point, ...]:

@@ -1,4 +1,4 @@
-"""The report as one HTML page: no outside requests, legible in light and dark, on a phone, on paper and by ear.
+"""The report as one HTML page: no outside requests, legible without scripts, light and dark, on a phone and on paper.
 
 What most readers want stands on top: what the numbers say in words, a few metrics as curves and as one table. All else
 is folded below it.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+from dprune.charts.page import PageCharts
+from dprune.charts.theme import style_sheet
 from dprune.reporting import notes
 from dprune.reporting.cell_texts import DIFFERENCES
 from dprune.reporting.chart_markup import html_cell_charts, html_charts, html_curves
@@ -20,7 +22,6 @@ from dprune.reporting.headlines import headline_tables
 from dprune.reporting.html_tables import html_differences, html_lines, html_table
 from dprune.reporting.image_markup import html_images
 from dprune.reporting.markup import escape
-from dprune.reporting.svg import SHAPES, STYLE
 from dprune.reporting.tables import Table
 
 _HEADINGS = {"quality": "Quality", "shares": "Balance", "memorization": "Memorization"}
@@ -45,26 +46,32 @@ _NOTES = {
 
 def render(content: Content) -> str:
     """Write the page."""
-    sections = [("results", "Results", _results(content)), ("lines", "What the lines are", html_lines(content.lines))]
+    drawn = PageCharts()
+    sections = [
+        ("results", "Results", _results(content, drawn)),
+        ("lines", "What the lines are", html_lines(content.lines)),
+    ]
     measured = [name for name in _HEADINGS if content.tables(name)]
-    sections += [(name, f"{_HEADINGS[name]}: all metrics", _measures(content, name)) for name in measured]
+    sections += [(name, f"{_HEADINGS[name]}: all metrics", _measures(content, name, drawn)) for name in measured]
     if content.grid is not None:
         sections.append(("images", "Images", html_images(content.grid)))
     if content.maps:
-        sections.append(("map", "Map of features", _maps(content)))
+        sections.append(("map", "Map of features", _maps(content, drawn)))
     sections.append(("measured", "How it was made", describe(content.comparisons)))
     links = "".join(f'<li><a href="#{name}">{_HEADINGS.get(name, head)}</a></li>' for name, head, _ in sections)
     body = html_conclusions(content.conclusions) + "".join(_section(*section) for section in sections)
     style = files("dprune.reporting").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(drawn.policy())}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(content.title)}</title>'
-        f"<style>\n{style}{STYLE}\n{SHAPES}\n</style></head>\n"
+        f"<style>\n{style}{style_sheet()}\n</style></head>\n"
         f"<body><header><h1>{escape(content.title)}</h1>{_lead(content)}"
         f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n<main>{body}</main>\n'
-        "<footer>Made by dprune report from the provenance that the results carry. The tables and curves are beside "
-        "this page as Markdown, CSV and SVG.</footer></body></html>\n"
+        "<footer>Made by dprune report from the provenance that the results carry. The tables are beside this page "
+        "as Markdown and CSV, and the numbers of the charts as CSV; with --format, the charts are, too.</footer>\n"
+        f"{drawn.scripts()}</body></html>\n"
     )
 
 
@@ -93,18 +100,18 @@ def _count(number: int, name: str) -> str:
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
-def _results(content: Content) -> str:
+def _results(content: Content, drawn: PageCharts) -> str:
     """Write what stands on top: curves and tables of a few metrics."""
     parts = []
     for tables in headline_tables(content.comparisons):
         parts.append(_measured_with(tables[0]))
-        parts += [html_curves(content, tables), html_table(tables, _RESULTS)]
+        parts += [html_curves(content, tables, drawn), html_table(tables, _RESULTS)]
         parts.append(_differences(html_differences(tables, f"{DIFFERENCES}: {_RESULTS}")))
     how = f'<details><summary>What ± and bold mean</summary><p class="note">{INTERVALS} {BEST}</p></details>'
     return "".join(parts) + how
 
 
-def _measures(content: Content, name: str) -> str:
+def _measures(content: Content, name: str, drawn: PageCharts) -> str:
     """Write all there is of one kind of metrics."""
     tables = content.tables(name)
     parts = [_note(_NOTES[name]), *map(_note, notes.of_tables(tables[0].comparison))]
@@ -112,10 +119,10 @@ def _measures(content: Content, name: str) -> str:
         comparison = table.comparison
         parts += [_measured_with(table), html_table([table], _CAPTIONS[name]), *map(_note, notes.of_lines(comparison))]
         parts.append(_differences(html_differences([table], f"{DIFFERENCES}: {_CAPTIONS[name]}")))
-        curves = html_curves(content, [table])
+        curves = html_curves(content, [table], drawn)
         if not curves and all(cell.ratio is None for _, cell in comparison.cells()):
             curves = _note("No curves: the results do not say how much was pruned.")
-        parts += [curves, html_cell_charts(content, comparison, name)]
+        parts += [curves, html_cell_charts(content, comparison, name, drawn)]
     return "".join(parts)
 
 
@@ -131,10 +138,10 @@ def _note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def _maps(content: Content) -> str:
+def _maps(content: Content, drawn: PageCharts) -> str:
     assert content.map_inputs is not None
     pca, clusters = content.map_inputs.projection == "pca", content.map_inputs.clusters
     how = "the first two principal components of the training features" if pca else "t-SNE"
     colours = "Colours are clusters; a generated sample has that of the nearest centroid." if clusters else ""
     said = f"The map shows {how}. Training samples are light, generated ones framed. {colours}"
-    return f'<p class="note">{said}</p>{html_charts(content.maps)}'
+    return f'<p class="note">{said}</p>{html_charts([some.figure() for some in content.maps], drawn)}'

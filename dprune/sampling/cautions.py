@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dprune.formats.provenance import Record, parents_of
-from dprune.models.classes import TrainedClasses, named
+from dprune.models.classes import TrainedClasses
 from dprune.models.files import ModelFile
 from dprune.sampling.settings import SampleSettings
 
@@ -28,13 +28,14 @@ def cautions(model: ModelFile, settings: SampleSettings) -> Iterator[str]:
 
 def _of_classes(model: ModelFile, trained: TrainedClasses, settings: SampleSettings) -> Iterator[str]:
     asked = settings.classes.listed if settings.classes else ()
-    known = set(trained.present.tolist())
+    known, names = set(trained.present.tolist()), model.class_names
     if strange := sorted(set(asked) - known):
-        yield f"--classes: {model.path} was trained on no sample of {named(strange)}, and does not know what to draw."
+        called = names.listed(strange)
+        yield f"--classes: {model.path} was trained on no sample of {called}, and does not know what to draw."
     elif len(trained.empty) and not asked:
         yield (
             f"{model.path} was trained on no sample of {len(trained.empty)} of its {trained.count} classes "
-            f"({named(trained.empty)}): they are left out; --classes draws what it names all the same."
+            f"({names.listed(trained.empty)}): they are left out; --classes draws what it names all the same."
         )
 
 

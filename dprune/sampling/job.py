@@ -188,7 +188,7 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
     # While torch is imported and the weights are loaded.
     for one in (vae, file):
         one.digest_ahead()
-    settings = options.resolve()
+    settings = options.resolve(file.class_names, model)
     settings = replace(settings, parametrization=parametrization_of(file, options.parametrization))
     job = SampleJob(file, vae, settings, output)
     latents = parent(file.record, "latents")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dprune.errors import UsageError
+from dprune.formats.class_lists import ClassList
+from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.models.classes import IntArray, TrainedClasses
 
 MOST_IMAGES = 1_000_000_000
@@ -89,18 +91,25 @@ class Classes:
     listed: tuple[int, ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> Classes:
-        """Read `balanced`, `random`, `proportional` or numbers such as `3,17`.
+    def parse(cls, text: str, names: ClassNames = NAMELESS, model: str = "the model") -> Classes:
+        """Read `balanced`, `random`, `proportional`, or a list such as `3,17` or `dog,cat`.
+
+        Args:
+            text: of the option.
+            names: what the model calls its classes.
+            model: what messages call it.
 
         Raises:
+            InputError: there is no class of such a name.
             UsageError: it is something else.
         """
         if text in (BALANCED, RANDOM, PROPORTIONAL):
             return cls(text)
-        tokens = [token.strip() for token in text.split(",")]
-        if not all(re.fullmatch("[0-9]{1,9}", token) for token in tokens):
-            raise UsageError(f"--classes {text}: give balanced, random, proportional, or numbers such as 3,17.")
-        return cls("", tuple(map(int, tokens)))
+        wanted = "balanced, random, proportional, or a list such as 3,17"
+        listed = ClassList("--classes", model, names=names, otherwise=wanted).parse(text)
+        if not listed or not all(map(str.strip, text.split(","))):
+            raise UsageError(f"--classes {text}: give {wanted}.")
+        return cls("", listed)
 
     def __str__(self) -> str:
         """Return what `parse` reads as this."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import MismatchError, UsageError
+from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.formats.provenance import Record
 from dprune.models.classes import IntArray, TrainedClasses
 from dprune.models.parametrization import VELOCITY, recorded
@@ -45,10 +46,15 @@ class SampleOptions:
     batch_size: int = 64
     device: str = "auto"
 
-    def resolve(self) -> SampleSettings:
+    def resolve(self, names: ClassNames = NAMELESS, model: str = "the model") -> SampleSettings:
         """Hold the options to each other and fill in what was left out.
 
+        Args:
+            names: what the model calls its classes.
+            model: what messages call it.
+
         Raises:
+            InputError: the model has no class of such a name.
             UsageError: an option cannot be read, or goes with no other.
         """
         adaptive = self.solver == "dopri5"
@@ -65,7 +71,7 @@ class SampleOptions:
         settings = SampleSettings(
             self,
             Seeds.parse(self.seeds),
-            None if self.classes is None else Classes.parse(self.classes),
+            None if self.classes is None else Classes.parse(self.classes, names, model),
             None if adaptive else self.steps or DEFAULT_STEPS,
             None if self.cfg_interval is None else parse_interval(self.cfg_interval),
             resolved(self.precision, self.device),

@@ -26,7 +26,6 @@ from dprune.formats.subsets import narrowed, read_chosen
 from dprune.formats.values import Listed, read_values, whole
 from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
-from dprune.selecting.named_groups import chosen_groups
 from dprune.selecting.partition import CLASS, Grouping, Partition
 from dprune.selecting.quotas import IntArray
 from dprune.selecting.ranking import Ranking, allot, rank
@@ -196,7 +195,7 @@ class SelectJob(FileJob):
         """
         if self.partition is None or self.settings.only is None:
             return None
-        return chosen_groups(self.settings.only, self.partition.last)
+        return self.partition.chosen(self.settings.only)
 
     def candidates(self, *, every_group: bool = False) -> IntArray:
         """Return the sorted ids that may be kept: scored, in a group that is asked for, within and not without.

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dprune.errors import UsageError
 from dprune.formats.arrays import Array
+from dprune.formats.class_lists import ClassList
 from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.formats.clusters import Clusters
 from dprune.formats.sample_labels import SampleLabels
@@ -37,11 +39,6 @@ class Grouping:
     def present(self) -> frozenset[int]:
         """The groups that have samples."""
         return frozenset(np.unique(self.values[self.values >= 0]).tolist())
-
-    @functools.cached_property
-    def numbers(self) -> dict[str, int]:
-        """The number of each group by what it is called, also of classes that have names and no samples."""
-        return self.names.numbers | {self.names.name(number): number for number in sorted(self.present)}
 
     def counts(self, kept: IntArray, candidates: IntArray) -> dict[str, int]:
         """Count the ids that are kept by group, those groups included that have candidates alone."""
@@ -122,3 +119,17 @@ class Partition:
         if numbers is not None:
             grouped &= np.isin(self.last.values, list(numbers))
         return np.flatnonzero(grouped)
+
+    def chosen(self, text: str) -> tuple[int, ...]:
+        """Read the groups of `last` that somebody names, each once; see `ClassList`.
+
+        Raises:
+            InputError: there is no such group.
+            UsageError: none is named, or something is neither a name nor a number.
+        """
+        last = self.last
+        found = ClassList("--only", last.title, last.kind, last.names, last.present).parse(text)
+        if not found:
+            few = ",".join(last.names.names[:2]) or "3,17,40-49"
+            raise UsageError(f"--only: names no group, and nothing would be kept: give some, as in --only {few}.")
+        return tuple(dict.fromkeys(found))

@@ -17,7 +17,7 @@ from dprune.formats.arrays import Array
 from dprune.formats.latents import Latents
 from dprune.formats.subsets import narrowed
 from dprune.models.architectures import ARCHITECTURES, HEADS, parse_architecture
-from dprune.models.classes import TrainedClasses, named
+from dprune.models.classes import TrainedClasses
 from dprune.models.files import ModelFile
 from dprune.models.parametrization import INFERRED, PREDICTIONS, VELOCITY, parametrization_of
 from dprune.models.vae_files import check_made, open_vae
@@ -273,8 +273,10 @@ class TrainingSet(LatentSubset):
             _log.warning("%s of the %s samples have no label, and are trained on without.",
                          f"{samples - labelled:,}", f"{samples:,}")  # fmt: skip
         if len(self.classes.empty):
-            _log.warning("%d of the %d classes have no sample to train on (%s): dprune sample leaves them out.",
-                         len(self.classes.empty), self.classes.count, named(self.classes.empty))  # fmt: skip
+            _log.warning(
+                "%d of the %d classes have no sample to train on (%s): dprune sample leaves them out.",
+                len(self.classes.empty), self.classes.count, self.latents.class_names.listed(self.classes.empty),
+            )  # fmt: skip
 
     @functools.cached_property
     def ids(self) -> npt.NDArray[np.int64]:

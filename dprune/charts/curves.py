@@ -1,0 +1,204 @@
+"""A number over the pruning ratio: a curve a line, intervals at its points, the baselines as levels across."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from dprune.charts.figure import Figure, Rows, Template
+from dprune.charts.lines import Estimated, LineStyle, dashes, encodings, line_parameters, parameter, shapes, telling
+from dprune.charts.theme import FAINT, GROUND, WIDTH
+
+if TYPE_CHECKING:
+    import altair as alt
+
+_HEIGHT = 190
+# Share of the axis that the name of a ratio takes.
+_ROOM = 0.09
+# How far, in ratios, the axis goes on beyond the outermost ones, or beyond a single one.
+_BESIDE, _BESIDE_SINGLE = 0.06, 0.3
+# Shares of the axis that points at one ratio are apart at most, and of the way to the next ratio that they may take.
+_APART, _TAKEN = 0.022, 0.7
+# How far the axis follows intervals beyond all means, in spans of these: with two trainings, t is 12.7.
+_BEYOND = 1.0
+_MARGIN = 0.07
+
+
+def ratio_curves(
+    title: str,
+    said: str,
+    lines: Sequence[LineStyle],
+    points: Sequence[Estimated],
+    levels: Sequence[Estimated],
+    reference: float | None = None,
+    note: str = "",
+) -> Figure:
+    """Draw curves over the pruning ratio.
+
+    Args:
+        title: above the chart.
+        said: for readers of screens.
+        lines: all that the comparison has, in the order of the legend, whether they have points or not.
+        points: of pruned lines, in any order.
+        levels: of baselines, whose ratio plays no part.
+        reference: value that means that nothing happened.
+        note: in small print in files.
+    """
+    ratios = sorted({point.ratio for point in points})
+    beside = _BESIDE if len(ratios) > 1 else _BESIDE_SINGLE
+    across = ratios[0] - beside, ratios[-1] + beside
+    up = extent([*points, *levels])
+    shifts = offsets(points, across[1] - across[0])
+    rows = [_row(point, up, point.ratio + shifts[point.line, point.ratio]) for point in points]
+    data = {
+        "points": rows,
+        "paths": _paths(rows, points, ratios),
+        "levels": [_row(level, up, across[0]) | {"end": across[1]} for level in levels],
+        "references": [{"y": reference}] if reference is not None and up[0] < reference < up[1] else [],
+    }
+    named = _named(ratios, across)
+    words = {"across": list(across), "up": list(up), "ratios": list(named), "ratio_names": list(named.values())}
+    names = tuple(line.name for line in lines)
+    return Figure(title, said, partial(_template, tuple(lines)), data, words, names, note)
+
+
+def extent(estimates: Sequence[Estimated]) -> tuple[float, float]:
+    """Return what an axis covers: all means, and of intervals as much as leaves the means apart."""
+    means = [estimate.mean for estimate in estimates]
+    low, high = min(means), max(means)
+    beyond = _BEYOND * ((high - low) or math.inf)
+    ends = [e.mean + sign * (e.half or 0) for e in estimates for sign in (-1, 1)]
+    return padded([max(min(ends), low - beyond), min(max(ends), high + beyond)], _MARGIN)
+
+
+def padded(values: Sequence[float], share: float) -> tuple[float, float]:
+    """Return bounds a little beyond all values."""
+    low, high = min(values), max(values)
+    if high - low > 1e-9 * max(abs(low), abs(high)):
+        margin = (high - low) * share
+    elif abs(high) > 1e-9:
+        # What differs by rounding alone is a constant.
+        margin = abs(high) * 0.1
+    else:
+        return -0.05, 1.0
+    return low - margin, high + margin
+
+
+def clipped(estimate: Estimated, bounds: tuple[float, float]) -> dict[str, Any]:
+    """Return the interval of a number as far as an axis goes, and on which sides it goes on beyond that."""
+    half = estimate.half or 0.0
+    low, high = estimate.mean - half, estimate.mean + half
+    return {
+        "low": max(low, bounds[0]), "high": min(high, bounds[1]), "below": low < bounds[0], "above": high > bounds[1],
+        "dotted": estimate.dotted,
+    }  # fmt: skip
+
+
+def offsets(points: Sequence[Estimated], width: float) -> dict[tuple[int, float], float]:
+    """Move points of one ratio apart, in the order of their lines, or they would hide each other.
+
+    Args:
+        points: of all lines.
+        width: of the axis, in ratios.
+
+    Returns:
+        By line and ratio, by how much to move it: the more points there are and the nearer the next ratio is, the less.
+    """
+    crowds = defaultdict(set)
+    for point in points:
+        crowds[point.ratio].add(point.line)
+    ratios = sorted(crowds)
+    between = min((b - a for a, b in itertools.pairwise(ratios)), default=width)
+    found = {}
+    for ratio, crowd in crowds.items():
+        step = min(_APART * width, _TAKEN * between / len(crowd))
+        for place, line in enumerate(sorted(crowd)):
+            found[line, ratio] = step * (place - (len(crowd) - 1) / 2)
+    return found
+
+
+def _row(estimate: Estimated, up: tuple[float, float], x: float) -> dict[str, Any]:
+    return {"line": estimate.line, "x": x, "y": estimate.mean, "said": estimate.said, **clipped(estimate, up)}
+
+
+def _paths(rows: Rows, points: Sequence[Estimated], ratios: Sequence[float]) -> list[dict[str, Any]]:
+    """Return the points of each line in order, and none where it lacks a ratio that others have: a gap."""
+    at = {(point.line, point.ratio): row for point, row in zip(points, rows, strict=True)}
+    found = []
+    for line in sorted({point.line for point in points}):
+        for ratio in ratios:
+            row = at.get((line, ratio), {"x": ratio, "y": None})
+            found.append({"line": line, "x": row["x"], "y": row["y"]})
+    return found
+
+
+def _named(ratios: Sequence[float], across: tuple[float, float]) -> dict[float, str]:
+    """Name every ratio that there is room for."""
+    shown: list[float] = []
+    for ratio in ratios:
+        if not shown or (ratio - shown[-1]) / (across[1] - across[0]) > _ROOM:
+            shown.append(ratio)
+    return {ratio: f"{ratio:.4g}" for ratio in shown}
+
+
+@cache
+def _template(lines: tuple[LineStyle, ...], *, paper: bool) -> Template:
+    import altair as alt
+
+    axis = alt.Axis(values=alt.ExprRef("ratios"), labelExpr="ratio_names[indexof(ratios, datum.value)]")
+    scale = alt.Scale(domain=alt.ExprRef("across"), nice=False, zero=False)
+    x = alt.X("x:Q", scale=scale, axis=axis, title="pruning ratio")
+    y = alt.Y("y:Q", scale=alt.Scale(domain=alt.ExprRef("up"), nice=False, zero=False), title=None)
+    common = encodings(lines, legend=paper)
+    says = {"tooltip": alt.Tooltip("told:N"), "description": alt.Description("told:N")}
+    level = telling(alt.Chart(alt.NamedData("levels"))).encode(x=x, **common)
+    path = alt.Chart(alt.NamedData("paths")).encode(x=x, y=y, detail="line:N", strokeDash=dashes(lines), **common)
+    point = telling(alt.Chart(alt.NamedData("points"))).encode(x=x, y=y, **common)
+    layers = [
+        alt.Chart(alt.NamedData("references")).mark_rule(color=FAINT, strokeWidth=1).encode(y=y),
+        level.transform_filter("!datum.dotted").mark_rect(fillOpacity=0.16).encode(x2="end:Q", y="low:Q", y2="high:Q"),
+        level.transform_filter("datum.dotted").mark_rule(strokeDash=[2, 2]).encode(x2="end:Q", y="low:Q"),
+        level.transform_filter("datum.dotted").mark_rule(strokeDash=[2, 2]).encode(x2="end:Q", y="high:Q"),
+        level.mark_rule(strokeWidth=1.6, aria=True).encode(x2="end:Q", y=y, strokeDash=dashes(lines), **says),
+        *intervals(point.encode(y="low:Q", y2="high:Q"), along="y"),
+        path.mark_line(strokeWidth=1.8, strokeJoin="round", invalid="break-paths-filter-domains"),
+        point.mark_point(filled=True, size=320, fillOpacity=0).encode(tooltip=says["tooltip"]),
+        point.mark_point(filled=True, size=52, stroke=GROUND, strokeWidth=1, aria=True).encode(
+            shape=shapes(lines, legend=paper), **says
+        ),
+    ]
+    parameters = [parameter("across", [0, 1]), parameter("up", [0, 1]), parameter("ratios", []),
+                  parameter("ratio_names", []), *line_parameters(lines)]  # fmt: skip
+    return Template(framed(alt.layer(*layers).add_params(*parameters), _HEIGHT, paper=paper))
+
+
+def intervals(chart: alt.Chart, *, along: str) -> list[alt.Chart]:
+    """Return the layers of intervals, with points like arrows where they go on beyond the axis."""
+    import altair as alt
+
+    dash = alt.condition("datum.dotted", alt.value([2, 2]), alt.value([1, 0]))
+    vertical = along == "y"
+    ends = (("above", "high", "triangle-up" if vertical else "triangle-right"),
+            ("below", "low", "triangle-down" if vertical else "triangle-left"))  # fmt: skip
+    arrows = [
+        chart.transform_filter(f"datum.{beyond}")
+        .mark_point(filled=True, size=22, shape=shape)
+        .encode(**{along: f"{end}:Q", f"{along}2": alt.Undefined})
+        for beyond, end, shape in ends
+    ]
+    return [chart.mark_rule(strokeWidth=1.3).encode(strokeDash=dash), *arrows]
+
+
+def framed(chart: alt.LayerChart, height: float, *, paper: bool) -> alt.LayerChart:
+    """Return a chart that is as wide as all are; on paper with its title."""
+    import altair as alt
+
+    sized = chart.properties(width=WIDTH, height=height, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
+    if not paper:
+        return sized
+    words = alt.Title(alt.ExprRef("heading"), subtitle="")
+    return sized.add_params(parameter("heading", ""), parameter("note", "")).properties(title=words)

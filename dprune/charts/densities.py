@@ -1,0 +1,74 @@
+"""How numbers are spread: the density of one set filled, others as steps over it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+
+from dprune.charts.curves import framed
+from dprune.charts.figure import Figure, Template
+from dprune.charts.lines import parameter
+from dprune.charts.theme import FAINT, INK
+
+_HEIGHT = 120
+_ABOVE = 1.06
+
+
+def density_steps(
+    title: str,
+    said: str,
+    edges: Sequence[float],
+    filled: Sequence[float],
+    steps: Mapping[str, Sequence[float]],
+    *,
+    top: float,
+    colour: str,
+    about: str,
+) -> Figure:
+    """Draw densities over each other.
+
+    Args:
+        title: above the chart.
+        said: for readers of screens.
+        edges: of the bins.
+        filled: density in each bin, as an area.
+        steps: others by what they are, as lines; the first is solid, others dotted.
+        top: the highest density of all charts that are to be held against each other.
+        colour: of the area, in CSS.
+        about: what the numbers are.
+    """
+    bins = list(itertools.pairwise(edges))
+    data = {
+        "bins": [{"begin": a, "end": b, "density": height} for (a, b), height in zip(bins, filled, strict=True)],
+        "steps": [
+            {"set": number, "x": x, "density": height}
+            for number, heights in enumerate(steps.values())
+            for (a, b), height in zip(bins, heights, strict=True)
+            for x in (a, b)
+        ],
+    }
+    words = {"top": top * _ABOVE, "colour": colour, "across": [edges[0], edges[-1]]}
+    note = ", ".join(["filled: generated", *(f"{how}: {name}" for how, name in zip(("line", "dotted"), steps))])
+    return Figure(title, said, partial(_template, about), data, words, note=note, alive=False)
+
+
+@cache
+def _template(about: str, *, paper: bool) -> Template:
+    import altair as alt
+
+    scale = alt.Scale(domain=alt.ExprRef("across"), nice=False, zero=False)
+    x = alt.Axis(title=about, tickCount=5)
+    y = alt.Y("density:Q", scale=alt.Scale(domain=alt.ExprRef("[0, top]"), nice=False), axis=None)
+    bins = alt.Chart(alt.NamedData("bins")).mark_rect(opacity=0.72, color=alt.ExprRef("colour"))
+    bins = bins.transform_calculate(zero="0").encode(
+        x=alt.X("begin:Q", scale=scale, axis=x), x2="end:Q", y=y, y2="zero:Q"
+    )
+    steps = alt.Chart(alt.NamedData("steps")).mark_line(strokeJoin="round").encode(
+        x=alt.X("x:Q", scale=scale, axis=x), y=y, detail="set:N",
+        color=alt.Color("set:N", scale=alt.Scale(domain=[0, 1], range=[INK, FAINT]), legend=None),
+        strokeDash=alt.StrokeDash("set:N", scale=alt.Scale(domain=[0, 1], range=[[1, 0], [2, 2]]), legend=None),
+        strokeWidth=alt.condition("datum.set == 0", alt.value(1.5), alt.value(1.2)),
+    )  # fmt: skip
+    parameters = [parameter("top", 1), parameter("colour", INK), parameter("across", [0, 1])]
+    return Template(framed(alt.layer(bins, steps).add_params(*parameters), _HEIGHT, paper=paper))

@@ -1,0 +1,231 @@
+"""Charts: what is drawn of numbers, as pictures, as files for papers, and as data in a page."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dprune.charts.curves import extent, offsets, padded, ratio_curves
+from dprune.charts.densities import density_steps
+from dprune.charts.figure import FORMATS, Figure
+from dprune.charts.lines import SOLID, Estimated, LineStyle, baseline_style, legend_markup, pruned_style
+from dprune.charts.page import PageCharts
+from dprune.charts.ranking import ranked_dots
+from dprune.charts.scatter import scatter
+from dprune.charts.shares import share_bars
+from dprune.charts.sweep import sweep_curves
+from dprune.charts.theme import style_sheet
+from dprune.charts.tradeoff import precision_recall
+
+SVG = "{http://www.w3.org/2000/svg}"
+LINES = (
+    baseline_style("unpruned", 0),
+    pruned_style("nearest", 0, "circle", SOLID, "cluster distance, lowest"),
+    pruned_style("furthest", 0, "square", (6, 3)),
+    pruned_style("random", 1, "diamond", SOLID),
+)
+
+
+def estimated(line: int, ratio: float, mean: float, half: float | None = 0.5, *, dotted: bool = False) -> Estimated:
+    return Estimated(line, ratio, mean, half, dotted, f"{mean} ± {half}")
+
+
+def curves(points: Sequence[Estimated], lines: tuple[LineStyle, ...] = LINES) -> Figure:
+    return ratio_curves("Fréchet distance ↓", "said", lines, points, [estimated(0, 0, 9)], note="bars: intervals")
+
+
+POINTS = [estimated(line, ratio, 10 + line + 5 * ratio) for line in (1, 2, 3) for ratio in (0.5, 0.75, 0.9)]
+FIGURES = {
+    "curves": curves(POINTS),
+    "dots": ranked_dots("KID ↓", "said", LINES, [estimated(line, 0.5, 5 - line) for line in range(4)], 1, "lower"),
+    "bars": share_bars("a", "said", ["dogs", "cats"], [0.5, 0.5], [0.3, 0.7], top=0.7, colour="red", of="classes"),
+    "steps": density_steps("a", "said", [0, 1, 2], [0.5, 0.5], {"unseen": [0.2, 0.8]}, top=1, colour="red", about="x"),
+    "tradeoff": precision_recall("a", "said", LINES, {0: ([1, 0.5], [0, 1]), 1: ([0.9, 0.4], [0, 0.8])}),
+    "map": scatter("a", "said", [(0, 0), (1, 1)], [0, -1], [(0.5, 0.5)], [3], ((0, 0), (1, 1))),
+    "sweep": sweep_curves([2, 4, 8], [9.0, 4.0, 3.0], [None, 0.2, 0.1], 4, "inertia"),
+}  # fmt: skip
+
+
+def marks(figure: Figure, name: str) -> list[dict[str, str]]:
+    return [dict(element.attrib) for element in ET.fromstring(figure.picture).iter(SVG + name)]
+
+
+def places(figure: Figure) -> list[tuple[float, float]]:
+    """Where the marks that say something are."""
+    found = [element for element in ET.fromstring(figure.picture).iter() if element.find(f"{SVG}title") is not None]
+    moved = [re.fullmatch(r"translate\(([-\d.]+),([-\d.]+)\)", element.get("transform", "")) for element in found]
+    return [(float(match[1]), float(match[2])) for match in moved if match]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_pictures_and_files_are_whole_the_same_twice_and_send_for_nothing(name: str) -> None:
+    figure = FIGURES[name]
+    for kind in FORMATS:
+        data = figure.on_paper(kind)
+        assert data == figure.on_paper(kind)
+        assert data.startswith({"svg": b"<svg", "png": b"\x89PNG", "pdf": b"%PDF"}[kind])
+    with Image.open(io.BytesIO(figure.on_paper("png"))) as picture:
+        assert np.asarray(picture.convert("L")).std() > 2
+        assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+    paper = figure.on_paper("svg").decode()
+    assert "var(" not in paper
+    assert figure.title.split()[0] in paper
+    for drawn in (paper, figure.picture):
+        assert drawn == figure.picture or drawn == paper
+        assert not re.search(r"url\(|href|<image|NaN|undefined|Infinity", drawn)
+
+
+def test_every_colour_of_a_page_has_two_values() -> None:
+    used = {name for figure in FIGURES.values() for name in re.findall(r"var\((--[\w-]+)\)", figure.picture)}
+    light, dark = style_sheet().split("@media")
+    assert used
+    for name in used:
+        assert f"{name}:#" in light
+        assert f"{name}:#" in dark
+
+
+def test_points_at_one_ratio_stand_apart_however_many() -> None:
+    """At ratios that lie close together they take no more room than there is, in the same order everywhere."""
+    n = 20
+    crowd = [estimated(line, ratio, 10.0) for line in range(1, n + 1) for ratio in (0.5, 0.9, 0.95)]
+    lines = (LINES[0], *(pruned_style(f"line {k}", k % 8, "circle", SOLID) for k in range(n)))
+    moved = offsets(crowd, 0.57)
+    for ratio in (0.5, 0.9, 0.95):
+        at = [ratio + moved[line, ratio] for line in range(1, n + 1)]
+        assert (np.diff(at) > 0).all()
+        assert sum(at) / n == pytest.approx(ratio)
+    assert 0.9 + moved[n, 0.9] < 0.95 + moved[1, 0.95]
+    drawn = places(curves(crowd, lines))
+    assert len({x for x, y in drawn if y == drawn[-1][1]}) == 3 * n
+    two = offsets([estimated(1, 0.5, 1), estimated(2, 0.5, 1)], 0.6)
+    assert (two[2, 0.5] - two[1, 0.5]) / 0.6 * 300 > 6
+
+
+def test_a_missing_cell_is_a_gap() -> None:
+    """A line through the neighbours of what was not measured would claim it."""
+    gappy = [estimated(1, ratio, 10 + ratio) for ratio in (0.2, 0.4, 0.6, 0.8)]
+    whole = [estimated(2, ratio, 12 + ratio) for ratio in (0.2, 0.4, 0.5, 0.6, 0.8)]
+    figure = curves(gappy + whole)
+    assert [row["x"] for row in figure.data["paths"] if row["y"] is None] == [0.5]
+    lines = [path["d"] for path in marks(figure, "path") if "L" in path["d"] and "Z" not in path["d"]]
+    assert sorted(line.count("M") for line in lines) == [1, 2]
+
+
+def test_intervals_beyond_the_axis_end_in_arrows() -> None:
+    """With two trainings t is 12.7: the axis follows the means, and the chart says that the interval goes on."""
+    points = [estimated(1, 0.5, 10.0, 100.0), estimated(2, 0.5, 12.0)]
+    low, high = extent(points)
+    assert low > 0
+    assert high < 20
+    (wide, narrow) = curves(points).data["points"]
+    assert (wide["below"], wide["above"], wide["low"], wide["high"]) == (True, True, *curves(points).words["up"])
+    assert (narrow["below"], narrow["above"]) == (False, False)
+    assert len(marks(curves(points), "path")) - len(marks(curves([points[1], estimated(1, 0.5, 10.0)]), "path")) == 2
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (11.8, 78.2), (-3e-6, 4e-6), (5.0, 5.0), (1e7, 3e7), (0.0, 0.0)])
+def test_bounds_lie_beyond_all_values(low: float, high: float) -> None:
+    found = padded([low, high], 0.07)
+    assert found[0] < low <= high < found[1]
+
+
+@pytest.mark.parametrize(("better", "order"), [("lower", [3, 2, 1, 0]), ("higher", [0, 1, 2, 3]), ("", [0, 1, 2, 3])])
+def test_rows_are_ranked_by_what_is_better(better: str, order: list[int]) -> None:
+    estimates = [estimated(line, 0.5, 5 - line) for line in range(4)]
+    figure = ranked_dots("a", "said", LINES, estimates, 1, better)
+    assert [row["line"] for row in figure.data["points"]] == order
+    heights = dict(zip([row["line"] for row in figure.data["points"]], places(figure), strict=True))
+    assert [line for line, _ in sorted(heights.items(), key=lambda item: item[1][1])] == order
+    assert [row["line"] for row in figure.data["levels"]] == [0]
+
+
+def test_a_long_title_takes_lines_and_is_not_cut() -> None:
+    words = "nearest to the centre of its cluster, equal quotas, inside the half with the lowest loss, pruned 0.75"
+    figure = share_bars(words, "said", ["0", "1"], [0.5, 0.5], [0.3, 0.7], top=0.7, colour="red", of="classes")
+    texts = ["".join(element.itertext()) for element in ET.fromstring(figure.on_paper("svg")).iter(SVG + "tspan")]
+    assert " ".join(texts) == words
+
+
+def test_names_of_groups_stand_beside_bars() -> None:
+    names = [f"class number {n}" for n in range(12)]
+    figure = share_bars("a", "said", names, [1 / 12] * 12, [1 / 12] * 12, top=0.1, colour="red", of="classes")
+    assert set(names) <= {element.text for element in ET.fromstring(figure.picture).iter(SVG + "text")}
+
+
+def unpacked(page: str, name: str) -> str:
+    packed = re.search(rf'<script type="text/plain" id="{name}">([A-Za-z0-9+/=]+)</script>', page)
+    assert packed
+    return gzip.decompress(base64.b64decode(packed[1])).decode()
+
+
+def test_a_page_holds_the_library_once_and_its_policy_lets_nothing_else_run() -> None:
+    charts = PageCharts()
+    drawn = [charts.markup(figure) for figure in FIGURES.values()]
+    scripts, policy = charts.scripts(), charts.policy()
+    assert scripts.count('id="vega"') == 1
+    assert "window.vegaEmbed" in unpacked(scripts, "vega")
+    own = re.findall("<script>(.*?)</script>", scripts, re.DOTALL)
+    for script in (*own, unpacked(scripts, "vega")):
+        assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe-eval" not in policy
+    assert "unsafe-inline" not in policy.partition("script-src")[2]
+    assert all("<svg" in figure for figure in drawn)
+
+
+def test_what_a_page_draws_anew_is_what_stands_in_it() -> None:
+    import vl_convert
+
+    charts = PageCharts()
+    charts.markup(FIGURES["curves"])
+    charts.markup(curves(POINTS[:6]))
+    content: dict[str, Any] = json.loads(unpacked(charts.scripts(), "charts"))
+    assert len(content["templates"]) == 1
+    assert [figure["lines"] for figure in content["figures"]] == [[line.name for line in LINES]] * 2
+    figure, template = content["figures"][0], content["templates"][0]
+    data = {name: [dict(zip(table["names"], row, strict=True)) for row in table["rows"]]
+            for name, table in figure["data"].items()}  # fmt: skip
+    anew = {
+        **template,
+        "signals": [{**s, "value": figure["words"].get(s["name"], s.get("value"))} for s in template["signals"]],
+        "data": [{**d, "values": data[d["name"]]} if d["name"] in data else d for d in template["data"]],
+    }
+    assert vl_convert.vega_to_svg(anew).count("aria-label") == FIGURES["curves"].picture.count("<title>")
+
+
+def test_texts_do_nothing_in_a_page() -> None:
+    evil = "</script><script>alert(1)</script>\" onclick='alert(1)"
+    lines = (LINES[0], pruned_style(evil, 0, "circle", SOLID, evil), *LINES[2:])
+    charts = PageCharts()
+    page = legend_markup(lines) + charts.markup(curves(POINTS, lines)) + charts.scripts()
+    assert page.count("<script") == 3
+    assert "<script>alert" not in page
+    found: list[str] = []
+    reader = HTMLParser()
+    reader.handle_starttag = lambda tag, attrs: found.extend(name for name, _ in attrs)  # type: ignore[method-assign]
+    reader.feed(page)
+    assert "data-line" in found
+    assert not [name for name in found if name.startswith("on")]
+
+
+def test_nothing_is_imported_before_a_chart_is_made() -> None:
+    code = (
+        "import dprune.reporting.job, dprune.clustering.sweep_plot, sys; "
+        "print([m for m in ('altair', 'vl_convert', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "[]"
