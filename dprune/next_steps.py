@@ -17,7 +17,7 @@ LOOKED_AT = 1000
 """Entries of a folder, among which there is an image if it is one of images."""
 
 
-class Step(NamedTuple):
+class Making(NamedTuple):
     """A command on the way.
 
     Attributes:
@@ -34,19 +34,19 @@ class Step(NamedTuple):
 
 
 STEPS = (
-    Step("images", "pack {}", "shards", "shards"),
-    Step("archive", "pack {}", "shards", "shards"),
-    Step("shards", "embed {}", "features", "features"),
-    Step("features", "cluster {}", "clusters", "clusters.safetensors"),
-    Step("clusters", "score cluster-distance {}", "scores", "scores.npy"),
-    Step("scores", "select {} --keep 25%", "subset", "keep.npy"),
-    Step("shards", "train-vae {}", "vae", "vae"),
-    Step("shards", "encode {} --vae vae", "latents", "latents"),
-    Step("latents", "train-dit {}", "dit", "dit"),
-    Step("latents", "train-dit {} --save-every epoch", "run", "dit"),
-    Step("run", "sample {} --vae vae --seeds 0-9999", "generated", "generated"),
-    Step("generated", "embed {}", "features", "features"),
-    Step("features", "eval {} REFERENCE", "result", "metrics.json"),
+    Making("images", "pack {}", "shards", "shards"),
+    Making("archive", "pack {}", "shards", "shards"),
+    Making("shards", "embed {}", "features", "features"),
+    Making("features", "cluster {}", "clusters", "clusters.safetensors"),
+    Making("clusters", "score cluster-distance {}", "scores", "scores.npy"),
+    Making("scores", "select {} --keep 25%", "subset", "keep.npy"),
+    Making("shards", "train-vae {}", "vae", "vae"),
+    Making("shards", "encode {} --vae vae", "latents", "latents"),
+    Making("latents", "train-dit {}", "dit", "dit"),
+    Making("latents", "train-dit {} --save-every epoch", "run", "dit"),
+    Making("run", "sample {} --vae vae --seeds 0-9999", "generated", "generated"),
+    Making("generated", "embed {}", "features", "features"),
+    Making("features", "eval {} REFERENCE", "result", "metrics.json"),
 )
 NAMES = {
     "images": "a folder of images",
@@ -211,9 +211,9 @@ def _remedy(path: str, found: str, wanted: str) -> str:
     return f"run {', then '.join(commands)}, and give {source}"
 
 
-def _way(found: str, wanted: str) -> list[Step]:
+def _way(found: str, wanted: str) -> list[Making]:
     """Return the shortest way through `STEPS` to what will do, empty where there is none."""
-    ways: list[tuple[str, list[Step]]] = [(found, [])]
+    ways: list[tuple[str, list[Making]]] = [(found, [])]
     for at, way in ways:
         if at in (wanted, *_ACCEPTED[wanted]):
             return way
