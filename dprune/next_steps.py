@@ -17,7 +17,7 @@ LOOKED_AT = 1000
 """Entries of a folder, among which there is an image if it is one of images."""
 
 
-class Making(NamedTuple):
+class Leg(NamedTuple):
     """A command on the way.
 
     Attributes:
@@ -33,20 +33,20 @@ class Making(NamedTuple):
     output: str
 
 
-STEPS = (
-    Making("images", "pack {}", "shards", "shards"),
-    Making("archive", "pack {}", "shards", "shards"),
-    Making("shards", "embed {}", "features", "features"),
-    Making("features", "cluster {}", "clusters", "clusters.safetensors"),
-    Making("clusters", "score cluster-distance {}", "scores", "scores.npy"),
-    Making("scores", "select {} --keep 25%", "subset", "keep.npy"),
-    Making("shards", "train-vae {}", "vae", "vae"),
-    Making("shards", "encode {} --vae vae", "latents", "latents"),
-    Making("latents", "train-dit {}", "dit", "dit"),
-    Making("latents", "train-dit {} --save-every epoch", "run", "dit"),
-    Making("run", "sample {} --vae vae --seeds 0-9999", "generated", "generated"),
-    Making("generated", "embed {}", "features", "features"),
-    Making("features", "eval {} REFERENCE", "result", "metrics.json"),
+LEGS = (
+    Leg("images", "pack {}", "shards", "shards"),
+    Leg("archive", "pack {}", "shards", "shards"),
+    Leg("shards", "embed {}", "features", "features"),
+    Leg("features", "cluster {}", "clusters", "clusters.safetensors"),
+    Leg("clusters", "score cluster-distance {}", "scores", "scores.npy"),
+    Leg("scores", "select {} --keep 25%", "subset", "keep.npy"),
+    Leg("shards", "train-vae {}", "vae", "vae"),
+    Leg("shards", "encode {} --vae vae", "latents", "latents"),
+    Leg("latents", "train-dit {}", "dit", "dit"),
+    Leg("latents", "train-dit {} --save-every epoch", "run", "dit"),
+    Leg("run", "sample {} --vae vae --seeds 0-9999", "generated", "generated"),
+    Leg("generated", "embed {}", "features", "features"),
+    Leg("features", "eval {} REFERENCE", "result", "metrics.json"),
 )
 NAMES = {
     "images": "a folder of images",
@@ -200,7 +200,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 def _remedy(path: str, found: str, wanted: str) -> str:
     if not (way := _way(found, wanted)):
-        last = next((step for step in STEPS if step.makes == wanted), None)
+        last = next((step for step in LEGS if step.makes == wanted), None)
         if last is None:
             return "give such"
         return f"dprune {last.command.format(last.takes.upper())} -o {last.output} makes one"
@@ -211,12 +211,12 @@ def _remedy(path: str, found: str, wanted: str) -> str:
     return f"run {', then '.join(commands)}, and give {source}"
 
 
-def _way(found: str, wanted: str) -> list[Making]:
-    """Return the shortest way through `STEPS` to what will do, empty where there is none."""
-    ways: list[tuple[str, list[Making]]] = [(found, [])]
+def _way(found: str, wanted: str) -> list[Leg]:
+    """Return the shortest way through `LEGS` to what will do, empty where there is none."""
+    ways: list[tuple[str, list[Leg]]] = [(found, [])]
     for at, way in ways:
         if at in (wanted, *_ACCEPTED[wanted]):
             return way
         # Nobody trains a model to get images that another command takes.
-        ways += [(step.makes, [*way, step]) for step in STEPS if step.takes == at and not (way and at == "run")]
+        ways += [(step.makes, [*way, step]) for step in LEGS if step.takes == at and not (way and at == "run")]
     return []

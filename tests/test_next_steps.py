@@ -15,7 +15,7 @@ from dprune.formats.arrays import write_array
 from dprune.formats.clusters import Clusters
 from dprune.formats.provenance import make_record
 from dprune.formats.publish import publish_json
-from dprune.next_steps import NAMES, STEPS, TAKES, TAKES_OF
+from dprune.next_steps import NAMES, LEGS, TAKES, TAKES_OF
 
 
 @pytest.fixture
@@ -100,10 +100,10 @@ def test_what_is_wrong_with_the_right_kind_is_told_as_ever(place: Path) -> None:
 
 def test_the_table_speaks_of_kinds_and_commands_that_there_are() -> None:
     kinds = {*TAKES.values(), *(kind for takes in TAKES_OF.values() for kind in takes.values())}
-    assert {*kinds, *(step.takes for step in STEPS), *(step.makes for step in STEPS)} <= NAMES.keys()
+    assert {*kinds, *(step.takes for step in LEGS), *(step.makes for step in LEGS)} <= NAMES.keys()
     named = {" ".join(path): {param.name for param in command.params} for path, command in subcommands()}
     assert all(takes.keys() <= named[command] for command, takes in TAKES_OF.items())
     assert TAKES.keys() <= set().union(*named.values())
-    for step in STEPS:
+    for step in LEGS:
         words = step.command.split()
         assert words[0] in named or " ".join(words[:2]) in named
