@@ -63,13 +63,13 @@ def test_a_planted_winner_is_found_and_held_to_the_unpruned(study) -> None:
     study.add(NEAREST, ours).add(FURTHEST, [15.0, 15.2, 14.9]).add(RANDOM, [13.0, 13.3, 12.9]).add(Run(), theirs)
     text = study.said()["Fréchet distance"]
     assert text.startswith(
-        "the best is 10.03 ± 0.38 for nearest, pruned 0.75, told apart from both other pruned points."
+        "the best is 10.03 ± 0.38 for nearest, pruned 0.75, which can be told apart from both other pruned points."
     )
     difference = stats.ttest_ind(ours, theirs, equal_var=False)
     half = (difference.confidence_interval().high - difference.confidence_interval().low) / 2
     assert f"It is 2 ± {half:.2g} below the unpruned (12.03 ± 0.63), " in text
-    assert f"{abs(difference.statistic):.1f} standard errors: told apart." in text
-    assert text.endswith("Of 3 points, 1 is better than the unpruned, 2 are worse and 0 are not told apart from it.")
+    assert f"{abs(difference.statistic):.1f} standard errors: the two can be told apart." in text
+    assert text.endswith("Of 3 points, 1 is better than the unpruned, 2 are worse and 0 cannot be told apart from it.")
     (caution,) = study.conclude().cautions
     assert caution.startswith(
         "Each metric was compared with the baseline up to 3 times: chance alone makes about 0.15 "
@@ -81,17 +81,20 @@ def test_what_is_not_told_apart_is_not_the_best(study) -> None:
     study.add(Run(), [10.9, 11.2, 11.0])
     text = study.said()["Fréchet distance"]
     assert text.startswith(
-        "the lowest is 11 ± 2.5 for nearest, pruned 0.75, not told apart from 1 of the 2 other pruned points "
-        "(furthest, pruned 0.75)."
+        "the lowest is 11 ± 2.5 for nearest, pruned 0.75, which cannot be told apart from 1 of the 2 other pruned "
+        "points (furthest, pruned 0.75)."
     )
     assert "best" not in text
-    assert "standard errors: not told apart" in text
+    assert "standard errors: the two cannot be told apart" in text
 
 
 def test_of_two_points_the_other_is_named(study) -> None:
     study.add(NEAREST, 10.0).add(FURTHEST, 10.1)
     (text,) = study.said().values()
-    assert text == "the lowest is 10 (± 0.2) for nearest, pruned 0.75, not told apart from furthest, pruned 0.75."
+    assert (
+        text
+        == "the lowest is 10 (± 0.2) for nearest, pruned 0.75, which cannot be told apart from furthest, pruned 0.75."
+    )
 
 
 def test_of_many_equals_only_a_few_are_named(study) -> None:
@@ -100,7 +103,7 @@ def test_of_many_equals_only_a_few_are_named(study) -> None:
             study.add(replace(run, keep=keep), 10.0, error=1.0)
     study.add(replace(NEAREST, keep="0.1"), 30.0, error=1.0)
     text = study.said()["Fréchet distance"]
-    assert "not told apart from 7 of the 8 other pruned points (" in text
+    assert "cannot be told apart from 7 of the 8 other pruned points (" in text
     assert text.endswith("; 4 more).")
 
 
@@ -110,7 +113,9 @@ def test_the_better_end_of_a_metric_leads(study, winner) -> None:
         vendi = 20.0 if run is winner else 10.0
         study.add(run, 5.0, metrics={"vendi": vendi, "vendi_se": 0.1})
     name = "nearest" if winner is NEAREST else "furthest"
-    assert study.said()["Vendi score"].startswith(f"the best is 20 (± 0.2) for {name}, pruned 0.75, told apart from ")
+    assert study.said()["Vendi score"].startswith(
+        f"the best is 20 (± 0.2) for {name}, pruned 0.75, which can be told apart from "
+    )
 
 
 def test_each_ratio_has_a_best_of_its_own(study) -> None:
@@ -118,7 +123,9 @@ def test_each_ratio_has_a_best_of_its_own(study) -> None:
         study.add(replace(run, keep="0.5"), low).add(replace(run, keep="0.1"), high)
     text = study.said()["Fréchet distance"]
     assert text.startswith("the best is 10 (± 0.2) for nearest, pruned 0.5")
-    assert text.endswith("Of those pruned 0.9, the best is furthest (20 (± 0.2)), told apart from the others.")
+    assert text.endswith(
+        "Of those pruned 0.9, the best is furthest (20 (± 0.2)), which can be told apart from the others."
+    )
 
 
 def test_one_result_alone_has_nothing_to_be_compared_with(study) -> None:
@@ -134,10 +141,20 @@ def test_the_unpruned_alone_leads_nothing(study) -> None:
     assert study.add(Run(), 10.0).conclude().statements == ()
 
 
+def test_without_the_usual_metrics_others_are_judged(study) -> None:
+    for n, run in enumerate((NEAREST, FURTHEST)):
+        found = {"kid": 0.1 + n, "kid_se": 0.01, "cluster_entropy": 2.0}
+        study.files.append(write_metrics(study.folder / f"{n}.json", run, found))
+    (text,) = study.said().values()
+    assert text.startswith(
+        "the best is 0.1000 (± 0.02) for nearest, pruned 0.75, which can be told apart from furthest"
+    )
+
+
 def test_without_errors_nothing_is_told_apart(study) -> None:
     study.add(NEAREST, 10.0, error=None).add(FURTHEST, 30.0, error=None).add(Run(), 5.0, error=None)
     text = study.said()["Fréchet distance"]
-    assert "the lowest is 10 for nearest, pruned 0.75, not told apart from furthest, pruned 0.75." in text
+    assert "the lowest is 10 for nearest, pruned 0.75, which cannot be told apart from furthest, pruned 0.75." in text
     assert "It is 5 above the unpruned (5), and no error is known." in text
     assert "points" not in text
 
@@ -149,8 +166,8 @@ def test_points_that_were_sampled_differently_are_judged_by_themselves(study) ->
     said = study.said()
     assert list(said) == ["Fréchet distance (guidance 2)", "Fréchet distance (guidance 4)"]
     assert said["Fréchet distance (guidance 4)"].startswith(
-        "the best is 5 (± 0.2) for nearest, guidance 4, pruned 0.75, told apart from furthest, guidance 4, pruned "
-        "0.75. It is 2 (± 0.28) below unpruned, guidance 4 (7 (± 0.2))"
+        "the best is 5 (± 0.2) for nearest, guidance 4, pruned 0.75, which can be told apart from furthest, guidance 4,"
+        " pruned 0.75. It is 2 (± 0.28) below unpruned, guidance 4 (7 (± 0.2))"
     )
 
 
@@ -200,6 +217,13 @@ def test_single_trainings_are_told(study) -> None:
     assert "1 of 3 points was trained once" in cautions(study)
     assert "Most points have 3 trainings. Fewer: furthest, pruned 0.75 (1)." in cautions(study)
     assert "Missing" not in cautions(study)
+
+
+@pytest.mark.parametrize(("trainings", "told"), [(2, True), (3, False)])
+def test_two_trainings_are_few(study, trainings: int, told: bool) -> None:
+    study.add(NEAREST, [10.0, 11.0, 12.0][:trainings])
+    found = "With two trainings, half of a 95% interval is 12.7 standard errors; with three it is 4.3, with five 2.8"
+    assert (found in cautions(study)) == told
 
 
 def test_unequal_counts_are_told(study) -> None:
@@ -281,7 +305,7 @@ def test_json_holds_the_conclusions_and_stderr_the_short_of_them(tmp_path: Path)
     page = (tmp_path / "report" / "report.html").read_text()
     summary = (tmp_path / "report" / "summary.md").read_text()
     for text in (page, summary):
-        assert "for nearest, pruned 0.75, told apart from furthest, pruned 0.75." in text
+        assert "for nearest, pruned 0.75, which can be told apart from furthest, pruned 0.75." in text
     assert "the best is 10.05&nbsp;±&nbsp;0.64 for nearest" in page
     assert summary.startswith("# What pruning did\n\n- **Fréchet distance**: ")
     assert "| nearest | the lowest by distance to the centre of its cluster (cluster-distance) |" in summary

@@ -29,6 +29,7 @@ BLOCKS = Blocks(torch.arange(500) % 10, (50,) * 10)
 # What chance does to both where they share their noise, and to each by itself.
 COMMON, OWN = (np.random.default_rng(seed).normal(0, deviation, 10) for seed, deviation in ((0, 0.3), (1, 0.02)))
 KEY = "frechet_distance"
+KEEPS = ("0.1", "0.5")
 
 
 def result(path: Path, run: Run, value: float, pairing: str | None = "noise", own: float = 0.0) -> Path:
@@ -191,6 +192,13 @@ def test_the_best_is_told_apart_from_all_others(tmp_path: Path) -> None:
     assert best(tmp_path, lowest=one, middle=two | {"value": 10.001}, highest=three) == set()
     assert best(tmp_path, lowest=one, middle=one | {"own": 1.0}) == set()
     assert best(tmp_path, lowest=one) == set()
+
+
+def test_one_method_at_several_ratios_has_no_best(tmp_path: Path) -> None:
+    """Less pruning is no better method: there is nothing to compare at either ratio."""
+    files = [result(tmp_path / f"{keep}.json", replace(PRUNED, keep=keep), 100 * (1 - float(keep))) for keep in KEEPS]
+    (comparison,) = compare([point_of_result(read_result(file)) for file in files])
+    assert not Table.of(comparison, QUALITY).best
 
 
 def test_what_has_no_error_is_not_the_best(tmp_path: Path) -> None:

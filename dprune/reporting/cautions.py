@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from dprune.formats.provenance import FINDINGS_KEY, nearest_first, training_subset
+from dprune.reporting.estimates import t_quantile
 from dprune.reporting.factors import COUNT
 from dprune.reporting.grouping import Comparison, Line
+from dprune.reporting.headlines import HEADLINES
 from dprune.reporting.tables import Table, TableRow, number_text
-from dprune.reporting.verdicts import HEADLINES, ratio_of, title_of
+from dprune.reporting.verdicts import ratio_of, title_of
 from dprune.reporting.wording import method_name
 
 _NAMED = 4
@@ -28,6 +30,7 @@ def cautions_of(tables: Mapping[str, Sequence[Table]]) -> list[str]:
     found = [_without_baseline(every), _trained_once(every)]
     for table in every:
         found += [_counts(table.comparison), *_missing(table), *_fewer_trainings(table)]
+    found.append(_few_trainings(every))
     found += [_class_shares(table) for table in tables.get("shares", ())]
     found += _noisy_rankings([line for table in every for line in table.comparison.pruned])
     return [*dict.fromkeys(filter(None, found))]
@@ -50,6 +53,17 @@ def _trained_once(tables: Sequence[Table]) -> str:
         return f"{once} of {len(trainings)} points {were} trained once: an error in brackets is of sampling alone."
     models = "The model was" if once == 1 else "Every model was"
     return f"{models} trained once: errors are of sampling alone, and another training could turn out differently."
+
+
+def _few_trainings(tables: Sequence[Table]) -> str:
+    """Tell that two trainings hardly tell anything apart."""
+    units = [e.units for table in tables for row in table.rows for e in row.estimates if e and e.over_trainings]
+    if not units or 2 * units.count(2) < len(units):
+        return ""
+    return (
+        f"With two trainings, half of a 95% interval is {t_quantile(1):.1f} standard errors; with three it is "
+        f"{t_quantile(2):.1f}, with five {t_quantile(4):.1f}: more trainings tell more apart."
+    )
 
 
 def _counts(comparison: Comparison) -> str:

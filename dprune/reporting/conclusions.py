@@ -11,9 +11,10 @@ from dprune.metrics.differences import TRAININGS, Difference
 from dprune.reporting.cautions import cautions_of
 from dprune.reporting.estimates import CellMean
 from dprune.reporting.grouping import Line
+from dprune.reporting.headlines import HEADLINES
 from dprune.reporting.tables import Table, TableRow, number_text
 from dprune.reporting.training_sets import UNPRUNED
-from dprune.reporting.verdicts import HEADLINES, Verdict, ratio_of, title_of, verdicts
+from dprune.reporting.verdicts import Verdict, ratio_of, title_of, verdicts
 
 _NAMED = 3
 # Measurements that the paragraph speaks of: more are only in the tables.
@@ -103,15 +104,15 @@ def _leading(verdict: Verdict) -> str:
     if not tied:
         every = "both" if len(rivals) == 2 else f"all {len(rivals)}"
         others = title_of(rivals[0]) if len(rivals) == 1 else f"{every} other pruned points"
-        return f"the best is {value} for {title}, told apart from {others}."
+        return f"the best is {value} for {title}, which can be told apart from {others}."
     end = "lowest" if verdict.measure.better == "lower" else "highest"
     if len(rivals) == 1:
-        return f"the {end} is {value} for {title}, not told apart from {title_of(tied[0])}."
+        return f"the {end} is {value} for {title}, which cannot be told apart from {title_of(tied[0])}."
     if len(tied) == len(rivals):
-        return f"the {end} is {value} for {title}, not told apart from any of the {len(rivals)} other pruned points."
+        return f"the {end} is {value} for {title}, which cannot be told apart from any other pruned point."
     return (
-        f"the {end} is {value} for {title}, not told apart from {len(tied)} of the {len(rivals)} other pruned points"
-        f"{_listed(tied)}."
+        f"the {end} is {value} for {title}, which cannot be told apart from {len(tied)} of the {len(rivals)} other "
+        f"pruned points{_listed(tied)}."
     )
 
 
@@ -146,8 +147,8 @@ def _errors(difference: Difference) -> str:
         return ", and no error is known"
     if not difference.error:
         return ""
-    apart = "told apart" if difference.told_apart else "not told apart"
-    return f", {abs(difference.value) / difference.error:.1f} standard errors: {apart}"
+    can = "can" if difference.told_apart else "cannot"
+    return f", {abs(difference.value) / difference.error:.1f} standard errors: the two {can} be told apart"
 
 
 def _against_baseline(verdict: Verdict) -> str:
@@ -160,7 +161,7 @@ def _against_baseline(verdict: Verdict) -> str:
     even = compared - verdict.better - verdict.worse
     return (
         f"Of {compared} points, {_are(verdict.better)} better than {baseline}, {_are(verdict.worse)} worse and "
-        f"{_are(even)} not told apart from it."
+        f"{even:,} cannot be told apart from it."
     )
 
 
@@ -174,8 +175,8 @@ def _by_ratio(verdict: Verdict) -> str:
         return ""
     winners = [row for row in verdict.winners if verdict.tied or row is not verdict.leader]
     return " ".join(
-        f"Of those pruned {ratio_of(row)}, the best is {row.line.label} ({value_text(verdict.value(row))}), told apart "
-        "from the others."
+        f"Of those pruned {ratio_of(row)}, the best is {row.line.label} ({value_text(verdict.value(row))}), which can "
+        "be told apart from the others."
         for row in winners
     )
 

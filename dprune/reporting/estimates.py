@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import numpy as np
+import numpy.typing as npt
 
 from dprune.metrics.differences import CONFIDENCE, NORMAL, Sampling
 from dprune.reporting.trainings import LEVELS, Training, drawn_anew
@@ -136,10 +137,16 @@ def t_quantile(degrees: float) -> float:
     whole report.
     """
     whole = math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2)) * math.sqrt(math.pi) / 2
-    nodes, weights = np.polynomial.legendre.leggauss(40)
+    nodes, weights = _nodes()
     angle, step = math.atan(NORMAL / math.sqrt(degrees)), 1.0
     while step > 1e-13 * angle:
         below = angle / 2 * float(weights @ np.cos(angle / 2 * (1 + nodes)) ** (degrees - 1))
         step = (CONFIDENCE * whole - below) / math.cos(angle) ** (degrees - 1)
         angle += step
     return math.tan(angle) * math.sqrt(degrees)
+
+
+@functools.cache
+def _nodes() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the nodes and weights of Gauss and Legendre on [-1, 1], exact for polynomials up to degree 79."""
+    return np.polynomial.legendre.leggauss(40)

@@ -8,8 +8,10 @@ from dprune.metrics.catalogue import MEMORIZATION, QUALITY, Measure
 from dprune.reporting.grouping import Comparison
 from dprune.reporting.tables import Table
 
-# Of memorization, the first of them that any result has.
-_QUALITY, _MEMORIZATION = ("frechet_distance", "f_score", "vendi"), ("nearest_distance_ratio", "nearest_distance_mean")
+HEADLINES = ("frechet_distance", "f_score", "vendi")
+"""Metrics of quality, by their keys."""
+# The first of them that any result has.
+_MEMORIZATION = ("nearest_distance_ratio", "nearest_distance_mean")
 _MOST = 3
 
 
@@ -30,7 +32,7 @@ def _chosen(comparison: Comparison, kind: str) -> tuple[Measure, ...]:
     every = QUALITY if kind == "metrics" else MEMORIZATION
     cells = [cell for _, cell in comparison.cells()]
     known = [measure for measure in every if any(cell.estimate(measure.key) is not None for cell in cells)]
-    usual = [m for m in known if m.key in (_QUALITY if kind == "metrics" else _MEMORIZATION)]
+    usual = [m for m in known if m.key in (HEADLINES if kind == "metrics" else _MEMORIZATION)]
     if kind == "metrics":
         return tuple(usual or known[:_MOST])
     return tuple(sorted(usual, key=lambda m: _MEMORIZATION.index(m.key))[:1] or known[:1])

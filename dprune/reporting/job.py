@@ -151,7 +151,8 @@ class ReportJob(Job):
             (folder / name).unlink(missing_ok=True)
         # First, so that a run that is cut off leaves a report with files missing, which the same command completes.
         record = with_findings(self.record, {"lines": len(lines)})
-        publish_json(folder / MANIFEST, {"kind": "report", "contents": sorted(found), "provenance": record})
+        manifest = {"kind": "report", "contents": sorted(found), "provenance": record}
+        publish_json(folder / MANIFEST, manifest | {"conclusions": content.conclusions.summary()})
         for name, data in found.items():
             publish_bytes(folder / name, data)
         if not content.has_unpruned:
@@ -166,7 +167,7 @@ class ReportJob(Job):
         """See `Job`."""
         found = (self.existing() or {}).get(FINDINGS_KEY, {})
         counts = {"results": len(self.points), "lines": found.get("lines"), "files": len(_listed(self.output.path))}
-        conclusions = Content(self.title, self.points, names=self.names).conclusions.summary()
+        conclusions = read_manifest(self.output.path).get("conclusions")
         return counts | {"page": str(Path(self.output.path) / PAGE), "conclusions": conclusions}
 
     def touched(self) -> Sequence[Path]:

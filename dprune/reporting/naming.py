@@ -18,6 +18,7 @@ _Group = tuple[Mapping[Hashable, Factors], Sequence[Factors]]
 
 _QUOTA = Factor(SUBSET, "select", "quota")
 _GROUPS = ("clusters", "groups")
+_OF_MODEL = ("arch", "steps", "batch_size")
 HEADINGS = ("What is kept", "Chosen", "Model", "Differs in")
 """What `Name.about` says, in its order."""
 
@@ -158,7 +159,10 @@ def _name(point: Point, experiment: Factors, saying: tuple[_Saying, _Saying]) ->
     head = f"baseline: {named}" if named else choice_name(subset.method, subset.order)
     label = ", ".join(filter(None, (head, *extras)))
     family = ", ".join(filter(None, (subset.method, *extras)))
-    differs = filter(None, (choosing.wholly(point.selection), making.wholly(experiment)))
+    rest = {f: v for f, v in point.selection.items() if not _is_of_choice(f)}
+    differs = filter(
+        None, (choosing.wholly(rest), making.wholly({f: v for f, v in experiment.items() if not _is_of_model(f)}))
+    )
     said = (_kept(point), _chosen(point), _model(experiment), ", ".join(differs))
     return Name(label, family, tuple(zip(HEADINGS, said, strict=True)))
 
@@ -188,9 +192,20 @@ def _chosen(point: Point) -> str:
 
 def _model(experiment: Factors) -> str:
     """Say which model was trained, and how long."""
-    path = next((f.path for f in experiment if f.command == GENERATOR), ())
-    said = {f.name: phrase(f, v) for f, v in experiment.items() if f.path == path and f.command == GENERATOR}
-    return ", ".join(said[name] for name in ("arch", "steps", "batch_size") if name in said)
+    said = {f.name: phrase(f, v) for f, v in experiment.items() if _is_of_model(f)}
+    return ", ".join(said[name] for name in _OF_MODEL if name in said)
+
+
+def _is_of_choice(factor: Factor) -> bool:
+    """Tell whether `_chosen` says it."""
+    if factor.path == SUBSET:
+        return factor.name in ("quota", "cap", "only")
+    return len(factor.path) == 2 and factor.path[1] in _GROUPS and factor.name in (COMMAND, "k")
+
+
+def _is_of_model(factor: Factor) -> bool:
+    """Tell whether `_model` says it."""
+    return factor.command == GENERATOR and factor.path[-1:] == ("model",) and factor.name in _OF_MODEL
 
 
 def _numbered(names: Mapping[Hashable, Name], every: Sequence[View]) -> dict[Hashable, Name]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dprune.metrics.catalogue import Measure
@@ -10,12 +9,13 @@ from dprune.metrics.differences import Difference
 from dprune.reporting.differences import cell_difference
 from dprune.reporting.estimates import CellMean
 from dprune.reporting.grouping import cell_title, ratio_text
+from dprune.reporting.headlines import HEADLINES
 from dprune.reporting.labels import Labeller
 from dprune.reporting.tables import Table, TableRow
 from dprune.reporting.views import grouped
 
-HEADLINES = ("frechet_distance", "f_score", "vendi")
-"""The metrics of which the paper's tables are made."""
+# Metrics of a table that has none of those on top.
+_MOST = 3
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class Verdict:
         return row.differences[self.column] if row.differences else None
 
 
-def verdicts(table: Table, keys: Iterable[str] = HEADLINES) -> list[Verdict]:
-    """Judge metrics of a table, those that have a better end and that any pruned point has.
+def verdicts(table: Table) -> list[Verdict]:
+    """Judge the metrics of a table that a report shows on top, or its first ones where it has none of these.
 
     Points that were sampled or measured differently are no rivals: each group of those that were not is judged by
     itself.
@@ -93,15 +93,19 @@ def verdicts(table: Table, keys: Iterable[str] = HEADLINES) -> list[Verdict]:
     groups = grouped(pruned, lambda row: row.line.conditions)
     naming = Labeller([dict(rows[0].line.conditions) for rows in groups])
     found = []
-    for key in keys:
-        column = next((number for number, measure in enumerate(table.measures) if measure.key == key), None)
-        if column is None or not table.measures[column].better:
-            continue
+    for column in _columns(table):
         for rows in groups:
             known = [row for row in rows if row.estimates[column] is not None]
             if known:
                 found.append(_verdict(table, column, naming.name(dict(rows[0].line.conditions)), known))
     return found
+
+
+def _columns(table: Table) -> list[int]:
+    """Return the columns that are judged, of metrics with a better end."""
+    judged = [number for number, measure in enumerate(table.measures) if measure.better]
+    known = [number for number in judged if any(row.estimates[number] for row in table.rows)]
+    return [number for number in known if table.measures[number].key in HEADLINES] or known[:_MOST]
 
 
 def _verdict(table: Table, column: int, group: str, rows: list[TableRow]) -> Verdict:
