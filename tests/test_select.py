@@ -565,7 +565,7 @@ def test_subsets_by_key_meet_subsets_by_id(shards: Path, tmp_path: Path) -> None
         17
     ]
     (tmp_path / "a.txt").write_text("s003\ns018\n")
-    dprune("select", "--within", tmp_path / "a.txt", "--shards", shards).fails(3, "a.txt: line 2", "no sample", "'s018'")
+    dprune("select", "--within", tmp_path / "a.txt", "--shards", shards).fails(3, "a.txt: line 2", "'s018'")
 
 
 @pytest.mark.parametrize(
