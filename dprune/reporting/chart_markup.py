@@ -20,23 +20,27 @@ CELL_CHARTS = {
 }
 """Headings of charts of single cells, by the section that they are in and what they show."""
 
+_FEW = 4
+"""Charts that are arranged in full rows."""
+
 
 def html_curves(content: Content, tables: Sequence[Table], drawn: PageCharts) -> str:
     """Write the curves of the metrics of tables of the same lines below one legend; empty where there are none."""
     charts = {
         measure: chart
         for table in tables
-        for measure, chart in content.curves(table.comparison, table.measures).items()
+        for measure, chart in content.drawings.curves(table.comparison, table.measures).items()
     }
     if not charts:
         return ""
     comparison = max((table.comparison for table in tables), key=lambda comparison: len(comparison.lines))
-    return _legend(comparison, content, list(charts)) + html_charts(list(charts.values()), drawn)
+    css = "few" if len(charts) <= _FEW else ""
+    return _legend(comparison, content, list(charts)) + html_charts(list(charts.values()), drawn, css)
 
 
 def html_cell_charts(content: Content, comparison: Comparison, section: str, drawn: PageCharts) -> str:
     """Write the charts of single cells that belong to a section, folded: there is one for each line and ratio."""
-    found = content.distributions(comparison)
+    found = content.drawings.distributions(comparison)
     return "".join(
         _folded(f"{heading} ({len(found[kind])} {'chart' if len(found[kind]) == 1 else 'charts'})",
                 _several_note(comparison) + _key_of(kind, comparison, content)
