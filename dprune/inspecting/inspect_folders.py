@@ -30,9 +30,10 @@ from dprune.inspecting.inspect_files import (
     tensor_shapes,
 )
 from dprune.inspecting.inspect_shards import Look, inspect_tars
+from dprune.models.files import MODEL
 from dprune.models.foreign_vaes import weights_in
 from dprune.models.weights import is_torch_file
-from dprune.training.run import CHECKPOINTS, MODEL, STATE
+from dprune.training.run import CHECKPOINTS, STATE
 
 
 def inspect_folder(folder: str, kind: str, look: Look) -> Findings:
