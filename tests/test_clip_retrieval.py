@@ -345,9 +345,7 @@ def test_paths_of_images_are_the_keys_that_pack_makes_of_them(tmp_path: Path, fo
     kept = [paths[row].read_bytes() for row in np.load(tmp_path / "rows.npy")]
     assert sorted(data for name, data in members(tmp_path / "p").items() if name.endswith(".png")) == sorted(kept)
     (tmp_path / "keep.txt").write_text(f"{paths[0]}\n{tmp_path}/elsewhere/1.png\n")
-    dprune("pack", tmp_path / "shards", "--subset", tmp_path / "keep.txt", "-o", tmp_path / "q").fails(
-        3, "there is no sample with the key"
-    )
+    dprune("pack", tmp_path / "shards", "--subset", tmp_path / "keep.txt", "-o", tmp_path / "q").fails(3, "has the key")
 
 
 def test_embeddings_are_no_images(tmp_path: Path) -> None:

@@ -565,7 +565,7 @@ def test_subsets_by_key_meet_subsets_by_id(shards: Path, tmp_path: Path) -> None
         17
     ]
     (tmp_path / "a.txt").write_text("s003\ns018\n")
-    dprune("select", "--within", tmp_path / "a.txt", "--shards", shards).fails(3, "a.txt", "no sample", "'s018'")
+    dprune("select", "--within", tmp_path / "a.txt", "--shards", shards).fails(3, "a.txt: line 2", "'s018'")
 
 
 @pytest.mark.parametrize(
@@ -628,7 +628,7 @@ def test_shards_say_what_ids_are_of(shards: Path, tmp_path: Path) -> None:
         (["--within", "{b}"], 3, ["is not a .npy array"]),
         (["--within", "{b}", "--shards", "{d}"], 3, ["is not a .npy array"]),
         (["--groups", "{k}"], 3, ["is not the text that its first line"]),
-        (["--groups", "{t}"], 3, ["t.txt: has one column"]),
+        (["--groups", "{t}"], 3, ["t.txt: has one column and no groups", "--within"]),
         (["--shards", "{d}", "--format", "datacomp"], 3, ["s000 has no uid", "JSON"]),
     ],
 )

@@ -266,7 +266,8 @@ def read_ids(path: str | Path, data: bytes | None = None) -> Array:
     if len(ids) and ids[0] < 0:
         raise InputError(f"{array.name}: holds the id {ids[0]}; ids count from 0.")
     if (repeated := ids[1:][ids[1:] == ids[:-1]]).size:
-        raise InputError(f"{array.name}: holds the id {repeated[0]} more than once.")
+        hint = " If it is a mask, save it as bool." if ids[-1] <= 1 else ""
+        raise InputError(f"{array.name}: holds the id {repeated[0]} more than once.{hint}")
     return Array(array.name, ids, array.record)
 
 
