@@ -453,11 +453,11 @@ def test_maps_that_cannot_be_drawn(features: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        ("", "no sound JSON"),
-        ("{", "no sound JSON"),
-        ("[1]", "no result"),
-        ('{"kind": "run"}', "no result"),
-        ("null", "no result"),
+        ("", "not valid JSON"),
+        ("{", "not valid JSON"),
+        ("[1]", "not a result"),
+        ('{"kind": "run"}', "not a result"),
+        ("null", "not a result"),
     ],
 )
 def test_what_is_no_result(tmp_path: Path, content: str, word: str) -> None:
