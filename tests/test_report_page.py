@@ -116,6 +116,13 @@ def test_rows_of_one_ratio_are_a_group_and_what_is_the_same_everywhere_is_said_o
     assert note.text == "Every row: 1 training, 1 sampling of each training, 500 generated samples."
 
 
+def test_only_tables_that_need_it_scroll_inside_their_frame(tmp_path: Path) -> None:
+    study(tmp_path)
+    frames = {heads(table)[1:][-1]: table.parent.attributes["class"] for table in page(tmp_path).all("table")}
+    assert frames["Distance to training, generated / held-out"] == "scroll narrow"
+    assert frames["Vendi score ↑"] == "scroll"
+
+
 def test_counts_that_differ_have_a_column(tmp_path: Path) -> None:
     for number, run in enumerate((Run(), NEAREST, replace(NEAREST, seed=1))):
         write_metrics(tmp_path / f"q{number}.json", run)
@@ -162,7 +169,7 @@ def test_the_page_can_be_read_by_ear_and_keyboard(tmp_path: Path) -> None:
     # A browser unfolds what a link leads into.
     for name in map("#".__add__, ids):
         target = next(node for node in root.all("") if node.attributes.get("id") == name[1:])
-        assert target.tag == "section" or target.inside("details")
+        assert target.tag in ("section", "script") or target.inside("details")
     for table in root.all("table"):
         assert table.all("caption")[0].text
         assert all(head.attributes["scope"] in ("col", "row", "rowgroup") for head in table.all("th"))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         options.option("--images", group="Page", common=True, multiple=True, metavar="DIR",
                        help="Images of dprune sample for the grid of methods and ratios. Repeatable."),
         options.option("--image-seeds", group="Page", type=click.IntRange(min=1, max=64), metavar="N",
-                       help="Number of images in a cell of the grid.  [default: 4]"),
+                       help="Number of seeds in the grid, a column each.  [default: 4]"),
         options.option("--format", group="Page", common=True, metavar="LIST",
                        help="Write each chart as a file, too: svg, png, pdf, or several with commas."),
         options.option("--train", group="Map", common=True, metavar="FEATURES",

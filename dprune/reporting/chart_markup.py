@@ -20,6 +20,9 @@ CELL_CHARTS = {
 }
 """Headings of charts of single cells, by the section that they are in and what they show."""
 
+_FEW = 4
+"""Charts that are arranged in full rows."""
+
 
 def html_curves(content: Content, tables: Sequence[Table], drawn: PageCharts) -> str:
     """Write the curves of the metrics of tables of the same lines below one legend; empty where there are none."""
@@ -31,7 +34,8 @@ def html_curves(content: Content, tables: Sequence[Table], drawn: PageCharts) ->
     if not charts:
         return ""
     comparison = max((table.comparison for table in tables), key=lambda comparison: len(comparison.lines))
-    return _legend(comparison, content, list(charts)) + html_charts(list(charts.values()), drawn)
+    css = "few" if len(charts) <= _FEW else ""
+    return _legend(comparison, content, list(charts)) + html_charts(list(charts.values()), drawn, css)
 
 
 def html_cell_charts(content: Content, comparison: Comparison, section: str, drawn: PageCharts) -> str:

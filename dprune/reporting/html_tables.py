@@ -24,6 +24,9 @@ from dprune.reporting.line_table import LineTable
 from dprune.reporting.markup import escape
 from dprune.reporting.tables import Table, TableRow, number_text
 
+_NARROW = 5
+"""Columns of numbers for which there is room on any screen but a phone's."""
+
 _Key = tuple[str, str]
 _Head = tuple[str, str]
 _Cells = list[str]
@@ -134,8 +137,9 @@ def _framed(caption: str, body: _Body) -> str:
     rows = "".join(
         f"<tbody>{_ratio_row(ratio, len(body.heads))}{''.join(some)}</tbody>" for ratio, some in groups.items()
     )
+    css = "scroll narrow" if len(body.heads) <= _NARROW else "scroll"
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
+        f'<div class="{css}" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
         f"<caption>{escape(caption)}</caption><thead><tr>{heads}</tr></thead>{rows}</table></div>"
     )
 

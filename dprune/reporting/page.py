@@ -25,6 +25,7 @@ from dprune.reporting.markup import escape
 from dprune.reporting.tables import Table
 
 _HEADINGS = {"quality": "Quality", "shares": "Balance", "memorization": "Memorization"}
+_LINKS = _HEADINGS | {"lines": "Lines", "map": "Map"}
 _OPEN = ("results", "images", "map")
 """Sections that are not folded."""
 _CAPTIONS = {
@@ -58,7 +59,7 @@ def render(content: Content) -> str:
     if content.maps:
         sections.append(("map", "Map of features", _maps(content, drawn)))
     sections.append(("measured", "How it was made", describe(content.comparisons)))
-    links = "".join(f'<li><a href="#{name}">{_HEADINGS.get(name, head)}</a></li>' for name, head, _ in sections)
+    links = "".join(f'<li><a href="#{name}">{_LINKS.get(name, head)}</a></li>' for name, head, _ in sections)
     body = html_conclusions(content.conclusions) + "".join(_section(*section) for section in sections)
     style = files("dprune.reporting").joinpath("page.css").read_text(encoding="utf-8")
     return (
