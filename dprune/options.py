@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from dprune.delivery import Delivery
+from dprune.errors import InputError
 from dprune.flags import verbosity
 from dprune.formats.checked_json import INT64
 from dprune.formats.publish import Output
@@ -121,7 +122,11 @@ def delivers(
                     stop_after: float | None = None, **kwargs: Any) -> None:  # fmt: skip
             place = Output(output, overwrite, dict(tags))
             delivery = Delivery(place, dry_run, json_, stop_after, can_stop, shares_work, folder)
-            function(delivery=delivery, **kwargs)
+            try:
+                function(delivery=delivery, **kwargs)
+            except InputError as error:
+                _explain_what_was_given(error)
+                raise
 
         shared = [
             option("-o", "--output", group="Output", common=True, metavar="PATH", required=default is None,
@@ -141,6 +146,28 @@ def delivers(
         return apply(*shared, *verbosity)(command)
 
     return decorate
+
+
+def _explain_what_was_given(error: InputError) -> None:
+    """Say instead what to do first, where the command failed because it was given a file of another kind.
+
+    Raises:
+        InputError: it was.
+    """
+    from dprune.next_steps import Given, next_step
+
+    ctx = click.get_current_context()
+    given = []
+    for param in ctx.command.params:
+        values, name = ctx.params.get(param.name or ""), param.name or ""
+        option = max(param.opts, key=len) if isinstance(param, click.Option) else ""
+        given += [
+            Given(name, option, value)
+            for value in (values if isinstance(values, tuple) else (values,))
+            if isinstance(value, str)
+        ]
+    if said := next_step(ctx.command_path.partition(" ")[2], given):
+        raise InputError(said) from error
 
 
 def gathers(argument: str, source: str, *decorators: Decorator, **fixed: Any) -> Decorator:

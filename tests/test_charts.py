@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import html
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -205,6 +209,51 @@ def test_what_a_page_draws_anew_is_what_stands_in_it() -> None:
         "data": [{**d, "values": data[d["name"]]} if d["name"] in data else d for d in template["data"]],
     }
     assert vl_convert.vega_to_svg(anew).count("aria-label") == FIGURES["curves"].picture.count("<title>")
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+PROBE = """
+const wait = (ms) => new Promise((done) => setTimeout(done, ms)), said = [];
+const marks = (n) => [...document.querySelectorAll(`[data-chart="${n}"] .mark-symbol path[aria-label]`)];
+const full = (n) => marks(n).filter((mark) => +getComputedStyle(mark).opacity === 1).map((mark) => mark.ariaLabel[0]);
+setTimeout(async () => {
+  const entries = [...document.querySelectorAll("[data-line]")], click = (n, shiftKey) =>
+    entries[n].dispatchEvent(new MouseEvent("click", { bubbles: true, shiftKey }));
+  for (const act of [() => {}, () => click(1), () => click(2, true), () => click(3), () => click(3)]) {
+    act();
+    await wait(300);
+    said.push(full(0).join("") + "|" + full(1).join(""));
+  }
+  const at = marks(0)[0].getBoundingClientRect(), to = { bubbles: true, clientX: at.x + 3, clientY: at.y + 3 };
+  marks(0)[0].dispatchEvent(new MouseEvent("mousemove", to));
+  marks(0)[0].dispatchEvent(new PointerEvent("pointermove", to));
+  await wait(300);
+  said.push(document.querySelector(".tip").innerText);
+  document.title = JSON.stringify(said);
+}, 1500);
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_in_a_browser_points_tell_and_the_legend_isolates(tmp_path: Path) -> None:
+    """Under the policy of the page, to which the probe alone is added."""
+    charts, lines = PageCharts(), tuple(replace(line, name=f"{n} {line.name}") for n, line in enumerate(LINES))
+    drawn = charts.markup(curves(POINTS, lines)) + charts.markup(curves(POINTS[:6], lines))
+    own = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
+    (tmp_path / "page.html").write_text(
+        f'<!doctype html><meta charset=utf-8><meta http-equiv=Content-Security-Policy content="{charts.policy()} '
+        f"'sha256-{own}'\"><style>{style_sheet()}</style><body>{legend_markup(lines)}{drawn}{charts.scripts()}"
+        f"<script>{PROBE}</script>"
+    )
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=900,1500", "--virtual-time-budget=20000"]
+    command = [str(BROWSER), *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    page = subprocess.run([*command, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, check=True)
+    found = re.search("<title>(.*)</title>", page.stdout)
+    assert found, page.stdout[-2000:]
+    *shown, tip = json.loads(html.unescape(found[1]))
+    assert shown == ["111222333|111222", "111|111", "111222|111222", "333|", "111222333|111222"]
+    assert tip == "1 nearest\n13.5 ± 0.5"
 
 
 def test_texts_do_nothing_in_a_page() -> None:

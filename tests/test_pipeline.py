@@ -42,7 +42,7 @@ IMPORTS = {
     "pack digits --subset nearest.npy": set(),
     "score cluster-distance clusters.safetensors": set(),
     "select distance.npy --clusters clusters.safetensors --keep 3 --figure F --shards digits": set(),
-    "report nearest/metrics.json --images nearest/generated": set(),
+    "report nearest/metrics.json --images nearest/generated": {"altair", "vl_convert"},
     "embed held-out --model pixels --image-size 8": TORCH,
     "cluster features -k 2": {"faiss"},
     "encode held-out --vae vae/model.safetensors": TORCH,

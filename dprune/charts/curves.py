@@ -26,6 +26,8 @@ _APART, _TAKEN = 0.022, 0.7
 # How far the axis follows intervals beyond all means, in spans of these: with two trainings, t is 12.7.
 _BEYOND = 1.0
 _MARGIN = 0.07
+# Areas of marks in square pixels, smaller where there are more lines than so many.
+_MARK, _SMALL_MARK, _CROWD = 52, 30, 10
 
 
 def ratio_curves(
@@ -167,9 +169,9 @@ def _template(lines: tuple[LineStyle, ...], *, paper: bool) -> Template:
         *intervals(point.encode(y="low:Q", y2="high:Q"), along="y"),
         path.mark_line(strokeWidth=1.8, strokeJoin="round", invalid="break-paths-filter-domains"),
         point.mark_point(filled=True, size=320, fillOpacity=0).encode(tooltip=says["tooltip"]),
-        point.mark_point(filled=True, size=52, stroke=GROUND, strokeWidth=1, aria=True).encode(
-            shape=shapes(lines, legend=paper), **says
-        ),
+        point.mark_point(
+            filled=True, size=_MARK if len(lines) <= _CROWD else _SMALL_MARK, stroke=GROUND, strokeWidth=1, aria=True
+        ).encode(shape=shapes(lines, legend=paper), **says),
     ]
     parameters = [parameter("across", [0, 1]), parameter("up", [0, 1]), parameter("ratios", []),
                   parameter("ratio_names", []), *line_parameters(lines)]  # fmt: skip

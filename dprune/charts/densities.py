@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache, partial
 
 from dprune.charts.curves import framed
-from dprune.charts.figure import Figure, Template
+from dprune.charts.figure import Figure, Rows, Template
 from dprune.charts.lines import parameter
 from dprune.charts.theme import FAINT, INK
 
@@ -40,17 +40,17 @@ def density_steps(
     """
     bins = list(itertools.pairwise(edges))
     data = {
-        "bins": [{"begin": a, "end": b, "density": height} for (a, b), height in zip(bins, filled, strict=True)],
-        "steps": [
-            {"set": number, "x": x, "density": height}
-            for number, heights in enumerate(steps.values())
-            for (a, b), height in zip(bins, heights, strict=True)
-            for x in (a, b)
-        ],
+        "filled": _outline(bins, filled, 0),
+        "steps": [row for number, heights in enumerate(steps.values()) for row in _outline(bins, heights, number)],
     }
     words = {"top": top * _ABOVE, "colour": colour, "across": [edges[0], edges[-1]]}
     note = ", ".join(["filled: generated", *(f"{how}: {name}" for how, name in zip(("line", "dotted"), steps))])
     return Figure(title, said, partial(_template, about), data, words, note=note, alive=False)
+
+
+def _outline(bins: Sequence[tuple[float, float]], heights: Sequence[float], number: int) -> Rows:
+    pairs = zip(bins, heights, strict=True)
+    return [{"set": number, "x": x, "density": height} for ends, height in pairs for x in ends]
 
 
 @cache
@@ -60,10 +60,8 @@ def _template(about: str, *, paper: bool) -> Template:
     scale = alt.Scale(domain=alt.ExprRef("across"), nice=False, zero=False)
     x = alt.Axis(title=about, tickCount=5)
     y = alt.Y("density:Q", scale=alt.Scale(domain=alt.ExprRef("[0, top]"), nice=False), axis=None)
-    bins = alt.Chart(alt.NamedData("bins")).mark_rect(opacity=0.72, color=alt.ExprRef("colour"))
-    bins = bins.transform_calculate(zero="0").encode(
-        x=alt.X("begin:Q", scale=scale, axis=x), x2="end:Q", y=y, y2="zero:Q"
-    )
+    filled = alt.Chart(alt.NamedData("filled")).mark_area(fillOpacity=0.72, color=alt.ExprRef("colour"))
+    filled = filled.encode(x=alt.X("x:Q", scale=scale, axis=x), y=y)
     steps = alt.Chart(alt.NamedData("steps")).mark_line(strokeJoin="round").encode(
         x=alt.X("x:Q", scale=scale, axis=x), y=y, detail="set:N",
         color=alt.Color("set:N", scale=alt.Scale(domain=[0, 1], range=[INK, FAINT]), legend=None),
@@ -71,4 +69,4 @@ def _template(about: str, *, paper: bool) -> Template:
         strokeWidth=alt.condition("datum.set == 0", alt.value(1.5), alt.value(1.2)),
     )  # fmt: skip
     parameters = [parameter("top", 1), parameter("colour", INK), parameter("across", [0, 1])]
-    return Template(framed(alt.layer(bins, steps).add_params(*parameters), _HEIGHT, paper=paper))
+    return Template(framed(alt.layer(filled, steps).add_params(*parameters), _HEIGHT, paper=paper))

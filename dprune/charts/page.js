@@ -43,8 +43,7 @@
   function tell(event, value) {
     tip.hidden = !value;
     if (!value) return;
-    const said = Object.values(value).flatMap((text) => String(text).split("\n"));
-    tip.replaceChildren(...said.map((text, n) => {
+    tip.replaceChildren(...String(value).split("\n").map((text, n) => {
       const row = document.createElement(n ? "div" : "strong");
       row.textContent = text;
       return row;

@@ -65,7 +65,10 @@ def _template(count: int, about: str, *, lying: bool, paper: bool) -> Template:
     base = alt.Chart(alt.NamedData("groups")).transform_calculate(
         begin=f"datum.place + {gap}", end=f"datum.place + {1 - gap}", zero="0"
     )
-    bars, ticks = base.mark_rect(opacity=0.72, color=alt.ExprRef("colour")), base.mark_rule(color=INK, strokeWidth=1.6)
+    bars, ticks = (
+        base.mark_rect(fillOpacity=0.72, color=alt.ExprRef("colour")),
+        base.mark_rule(color=INK, strokeWidth=1.6),
+    )
     across, along = ("y", "x") if lying else ("x", "y")
     begin = _channel(across, "begin:Q", places, named)
     bars = bars.encode(**begin, **{f"{across}2": "end:Q"}, **_channel(along, "zero:Q", heights, shares),

@@ -10,7 +10,7 @@ _NAMESPACE = "http://www.w3.org/2000/svg"
 _OF_VIEWS = {"class", "role", "aria-hidden", "aria-label", "aria-roledescription", "pointer-events", "version"}
 _EMPTY = {"", "M0,0h0v0h0Z"}
 # Children have these of their parents.
-_INHERITED = ("fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "font-family",
+_INHERITED = ("fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin",
               "font-size", "font-weight", "text-anchor")  # fmt: skip
 _GEOMETRY = ("transform", "d", "x", "y", "x2", "y2", "width", "height")
 _LONG = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
@@ -21,7 +21,11 @@ def still_picture(vega: dict[str, Any]) -> str:
     import vl_convert
 
     drawn = ET.fromstring(vl_convert.vega_to_svg(vega, allowed_base_urls=[]))
+    families = {text.attrib.pop("font-family") for text in drawn.iter() if "font-family" in text.attrib}
     _thin(drawn)
+    for family in families:
+        # All texts are of one.
+        drawn.set("font-family", family)
     ET.register_namespace("", _NAMESPACE)
     return ET.tostring(drawn, encoding="unicode").replace(" />", "/>")
 
@@ -55,7 +59,9 @@ def _is_unseen(element: ET.Element) -> bool:
     """Tell whether an element shows nothing: what is there for a pointer to meet, or frames and holds nothing."""
     if element.tag.endswith("}g"):
         return not len(element)
-    return element.get("fill-opacity") == "0" or (element.tag.endswith("}path") and element.get("d") in _EMPTY)
+    if element.tag.endswith("}path") and (element.get("d") in _EMPTY or not {"fill", "stroke"} & element.attrib.keys()):
+        return True
+    return element.get("fill-opacity") == "0"
 
 
 def _unwrap(group: ET.Element) -> None:

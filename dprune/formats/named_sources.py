@@ -83,7 +83,7 @@ def _uid(reader: ShardReader, row: int) -> str:
     if not isinstance(uid, str):
         raise InputError(
             f"{reader.shard.location}: {index.key(row)} has no uid, neither in its JSON nor in a .parquet beside the "
-            "shard: uids of DataComp speak of what its download wrote."
+            "shard: uids of DataComp name samples that its own download wrote."
         )
     return uid
 
@@ -162,7 +162,7 @@ class NamedStore(NamedSamples):
         keys = self._store.keys(self._store.shards[part])
         if keys is None:
             raise InputError(
-                f"{self.title}: keeps no keys, as an older dprune made it: dprune select --within FILE --shards "
+                f"{self.title}: holds no keys, because an older dprune made it: dprune select --within FILE --shards "
                 "SHARDS -o keep.npy makes ids of keys."
             )
         return keys
@@ -170,7 +170,7 @@ class NamedStore(NamedSamples):
     def uids(self, part: int) -> UidArray:
         """Refuse: uids are not kept."""
         raise InputError(
-            f"{self.title}: keeps no uids of DataComp: dprune select --within FILE --shards SHARDS -o keep.npy makes "
+            f"{self.title}: holds no uids of DataComp: dprune select --within FILE --shards SHARDS -o keep.npy makes "
             "ids of them."
         )
 

@@ -30,9 +30,10 @@ from dprune.inspecting.inspect_files import (
     tensor_shapes,
 )
 from dprune.inspecting.inspect_shards import Look, inspect_tars
+from dprune.models.files import MODEL
 from dprune.models.foreign_vaes import weights_in
 from dprune.models.weights import is_torch_file
-from dprune.training.run import CHECKPOINTS, MODEL, STATE
+from dprune.training.run import CHECKPOINTS, STATE
 
 
 def inspect_folder(folder: str, kind: str, look: Look) -> Findings:
@@ -130,7 +131,7 @@ def _part(findings: Findings, store: Store, shard: str) -> Record | None:
     """Return the metadata of a part that is sound, or note what is wrong with it."""
     path = store.path(shard)
     if not path.exists():
-        findings.problems.append(f"{store.folder}: lacks the part of {shard}: {store.remedy}.")
+        findings.problems.append(f"{store.folder}: lacks the file of {shard}: {store.remedy}.")
         return None
     try:
         file = TensorFile.open(path)
@@ -155,11 +156,11 @@ def _tensors(findings: Findings, store: Store, shards: Sequence[str]) -> dict[st
     for shard in shards:
         shapes = tensor_shapes(TensorFile.open(store.path(shard)))
         rows = {
-            name: f"{dtype} {shape} a part" if name in SUMS.values() else f"{dtype} {shape[1:]}"
+            name: f"{dtype} {shape} per file" if name in SUMS.values() else f"{dtype} {shape[1:]}"
             for name, (dtype, shape) in shapes.items()
         }
         if described and rows != described:
-            findings.problems.append(f"{store.path(shard)}: holds other tensors than the first part: make it again.")
+            findings.problems.append(f"{store.path(shard)}: holds other tensors than the first file: make it again.")
         described = described or rows
     return described
 

@@ -29,6 +29,8 @@ _LETTERS = {"torch.bool": "BOOL", "torch.uint8": "U8", "torch.int8": "I8", "torc
             "torch.float64": "F64"}  # fmt: skip
 """Types of tensors that networks and optimizers hold, as safetensors calls them."""
 
+MODEL = "model.safetensors"
+"""What a training leaves in its folder."""
 NETWORK_KEY = "network"
 _PIECE = 16 << 20
 _threads = threading.local()
@@ -53,12 +55,19 @@ class ModelFile:
     def open(cls, path: str | Path) -> ModelFile:
         """Read the header; a torch file has none.
 
+        Args:
+            path: of the file, or of the folder of a finished training.
+
         Raises:
             InputError: the file does not exist, or is a damaged safetensors file.
         """
-        path = Path(path)
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder: name the model.safetensors in it, which is there when it is done.")
+        folder = Path(path)
+        path = folder / MODEL if folder.is_dir() else folder
+        if folder.is_dir() and not path.is_file():
+            raise InputError(
+                f"{folder}: is a folder without {MODEL}, which a training writes when it has ended: "
+                "run its command again, or name a file."
+            )
         if not is_tensor_file(path):
             return cls(path, {}, None)
         content = dict(TensorFile.open(path).metadata or {})

@@ -29,7 +29,7 @@ def html_curves(content: Content, tables: Sequence[Table], drawn: PageCharts) ->
     charts = {
         measure: chart
         for table in tables
-        for measure, chart in content.curves(table.comparison, table.measures).items()
+        for measure, chart in content.drawings.curves(table.comparison, table.measures).items()
     }
     if not charts:
         return ""
@@ -40,7 +40,7 @@ def html_curves(content: Content, tables: Sequence[Table], drawn: PageCharts) ->
 
 def html_cell_charts(content: Content, comparison: Comparison, section: str, drawn: PageCharts) -> str:
     """Write the charts of single cells that belong to a section, folded: there is one for each line and ratio."""
-    found = content.distributions(comparison)
+    found = content.drawings.distributions(comparison)
     return "".join(
         _folded(f"{heading} ({len(found[kind])} {'chart' if len(found[kind]) == 1 else 'charts'})",
                 _several_note(comparison) + _key_of(kind, comparison, content)

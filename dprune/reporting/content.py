@@ -6,21 +6,13 @@ import functools
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dprune.charts.figure import Figure
 from dprune.formats.images import drawn_png
 from dprune.metrics.catalogue import MEMORIZATION, QUALITY, SHARES, Measure
 from dprune.reporting.conclusions import Conclusions
 from dprune.reporting.conclusions_markup import markdown_summary
-from dprune.reporting.curves import Colours, curve, curve_csv
-from dprune.reporting.distributions import (
-    GROUPS,
-    histogram_charts,
-    histograms_csv,
-    prd_charts,
-    prd_csv,
-    share_charts,
-    shares_csv,
-)
+from dprune.reporting.curves import Colours
+from dprune.reporting.distributions import shares_csv
+from dprune.reporting.drawings import Drawings
 from dprune.reporting.experiments import Point
 from dprune.reporting.feature_map import FeatureMap, MapInputs
 from dprune.reporting.grouping import Comparison, compare_results
@@ -57,7 +49,6 @@ class Content:
     map_inputs: MapInputs | None = None
     names: Mapping[Hashable, str] = field(default_factory=dict)
     formats: Sequence[str] = ()
-    _curves: dict[tuple[int, str], Figure | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @functools.cached_property
     def comparisons(self) -> dict[str, list[Comparison]]:
@@ -97,20 +88,13 @@ class Content:
         """What the tables say, in words."""
         return Conclusions(self._tables)
 
-    def curves(self, comparison: Comparison, measures: Sequence[Measure]) -> dict[Measure, Figure]:
-        """Return curves over the pruning ratio, of those metrics that have any; each is drawn once."""
-        for measure in measures:
-            if (id(comparison), measure.key) not in self._curves:
-                self._curves[id(comparison), measure.key] = curve(comparison, measure, self.colours)
-        drawn = {measure: self._curves[id(comparison), measure.key] for measure in measures}
-        return {measure: figure for measure, figure in drawn.items() if figure is not None}
-
-    def distributions(self, comparison: Comparison) -> dict[str, list[Figure]]:
-        """Return charts of single cells by what they show."""
-        found = {kind: share_charts(comparison, kind, self.colours) for kind in GROUPS}
-        found["prd"] = prd_charts(comparison, self.colours)
-        found["distances"] = histogram_charts(comparison, self.colours)
-        return {name: charts for name, charts in found.items() if charts}
+    @functools.cached_property
+    def drawings(self) -> Drawings:
+        """Charts of all comparisons."""
+        measures: dict[str, list[Measure]] = {}
+        for kind, of_table in TABLES.values():
+            measures.setdefault(kind, []).extend(of_table)
+        return Drawings(self.comparisons, measures, self.colours)
 
     def files(self) -> dict[str, bytes]:
         """Return the files beside the page, by their path in the report's folder."""
@@ -123,41 +107,11 @@ class Content:
         found["lines.csv"] = csv_text(self.lines.heads, self.lines.rows)
         if shares := shares_csv(self.comparisons.get("metrics", [])):
             found["shares-by-group.csv"] = shares
-        figures: dict[str, Figure] = {}
-        for kind, comparisons in self.comparisons.items():
-            for number, comparison in enumerate(comparisons, 1):
-                suffix = f"-{number}" if len(comparisons) > 1 else ""
-                figures |= self._figures(kind, comparison, suffix)
-                found |= self._numbers(kind, comparison, suffix)
+        figures = self.drawings.figures()
+        found |= self.drawings.tables()
         for number, drawn in enumerate(self.maps, 1):
             name = f"map-{number}" if len(self.maps) > 1 else "map"
             figures[name], found[f"{name}.csv"] = drawn.figure(), drawn.csv()
         files = {f"{path}.{kind}": figure.on_paper(kind) for path, figure in figures.items() for kind in self.formats}
         pictures = {"images/grid.png": drawn_png(draw_grid(self.grid))} if self.grid else {}
         return {path: text.encode() for path, text in found.items()} | files | pictures
-
-    def _figures(self, kind: str, comparison: Comparison, suffix: str) -> dict[str, Figure]:
-        """Return all charts of a comparison by the path of their files."""
-        found = {
-            f"curves/{measure.key}{suffix}": figure
-            for measure, figure in self.curves(comparison, _measures_of(kind)).items()
-        }
-        for name, figures in self.distributions(comparison).items():
-            found |= {f"distributions/{name}{suffix}-{number:02d}": figure for number, figure in enumerate(figures, 1)}
-        return found
-
-    def _numbers(self, kind: str, comparison: Comparison, suffix: str) -> dict[str, str]:
-        """Return what the charts of a comparison show as CSV; the shares have a table of their own."""
-        found = {
-            f"curves/{measure.key}{suffix}.csv": curve_csv(comparison, measure)
-            for measure in self.curves(comparison, _measures_of(kind))
-        }
-        tables = {"prd": prd_csv, "distances": histograms_csv}
-        drawn = self.distributions(comparison)
-        return found | {
-            f"distributions/{n}{suffix}.csv": write(comparison) for n, write in tables.items() if n in drawn
-        }
-
-
-def _measures_of(kind: str) -> list[Measure]:
-    return [measure for of_kind, measures in TABLES.values() if of_kind == kind for measure in measures]

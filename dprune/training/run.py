@@ -25,10 +25,9 @@ from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.provenance import Record, difference, finite, record_digest
 from dprune.formats.publish import publish_bytes, publish_json
 from dprune.formats.whole_files import read_file
-from dprune.models.files import ModelFile
+from dprune.models.files import MODEL, ModelFile
 
 KIND = "run"
-MODEL = "model.safetensors"
 STATE = "state.safetensors"
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"

@@ -1,0 +1,222 @@
+"""What to do with a file that a command does not take: the commands that make of it what is wanted.
+
+One table tells what each parameter takes, another what commands make of what. The way through the second one, from what
+was given to what is wanted, is the remedy. It is looked for when a command has failed, and so refuses nothing itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+LOOKED_AT = 1000
+"""Entries of a folder, among which there is an image if it is one of images."""
+
+
+class Leg(NamedTuple):
+    """A command on the way.
+
+    Attributes:
+        takes: kind of what it reads.
+        command: with a place for what it reads.
+        makes: kind of what it writes.
+        output: as the command calls it.
+    """
+
+    takes: str
+    command: str
+    makes: str
+    output: str
+
+
+LEGS = (
+    Leg("images", "pack {}", "shards", "shards"),
+    Leg("archive", "pack {}", "shards", "shards"),
+    Leg("shards", "embed {}", "features", "features"),
+    Leg("features", "cluster {}", "clusters", "clusters.safetensors"),
+    Leg("clusters", "score cluster-distance {}", "scores", "scores.npy"),
+    Leg("scores", "select {} --keep 25%", "subset", "keep.npy"),
+    Leg("shards", "train-vae {}", "vae", "vae"),
+    Leg("shards", "encode {} --vae vae", "latents", "latents"),
+    Leg("latents", "train-dit {}", "dit", "dit"),
+    Leg("latents", "train-dit {} --save-every epoch", "run", "dit"),
+    Leg("run", "sample {} --vae vae --seeds 0-9999", "generated", "generated"),
+    Leg("generated", "embed {}", "features", "features"),
+    Leg("features", "eval {} REFERENCE", "result", "metrics.json"),
+)
+NAMES = {
+    "images": "a folder of images",
+    "shards": "a folder of shards",
+    "generated": "a folder of generated images",
+    "features": "a feature store",
+    "latents": "a latent store",
+    "clusters": "a file of clusters",
+    "sweep": "a sweep of clusterings",
+    "scores": "scores",
+    "subset": "a subset",
+    "vae": "an autoencoder",
+    "dit": "a DiT",
+    "run": "the run of a DiT's training",
+    "result": "a result of dprune eval or memorization",
+    "report": "a report",
+    "array": "an array",
+    "matrix": "a matrix",
+    "archive": "an archive",
+    "table": "a JSON file",
+    "samples": "images, shards or their features",
+    "population": "shards, a store, clusters or an array",
+}
+_KINDS = {"vector": "array", "zip": "archive", "tar": "shards", "json": "table"}
+"""Of `kind_of`, where `NAMES` calls it otherwise."""
+_ACCEPTED = {
+    "images": {"shards", "archive"},
+    "shards": {"generated"},
+    "features": {"array", "matrix"},
+    "latents": set[str](),
+    "clusters": set[str](),
+    "scores": {"array"},
+    "subset": {"array"},
+    "vae": set[str](),
+    "dit": {"run"},
+    "run": set[str](),
+    "result": {"table"},
+    "samples": {"images", "shards", "generated", "features", "matrix", "archive"},
+    "population": {"shards", "generated", "features", "latents", "clusters", "array", "matrix"},
+}
+"""What does for each kind that a parameter takes, besides itself."""
+TAKES = {
+    "sources": "images",
+    "shards": "shards",
+    "features": "features",
+    "store": "latents",
+    "latents": "latents",
+    "clusters": "clusters",
+    "scores": "scores",
+    "subset": "subset",
+    "within": "subset",
+    "without": "subset",
+    "unions": "subset",
+    "vae": "vae",
+    "run": "run",
+    "runs": "run",
+    "results": "result",
+    "generated": "samples",
+    "reference": "samples",
+    "train": "samples",
+}
+"""What a parameter takes, by its name."""
+TAKES_OF = {
+    "sample": {"model": "dit"},
+    "score el2n": {"model": "dit"},
+    "score grand": {"model": "dit"},
+    "score random": {"sources": "population"},
+    "report": {"train": "features", "generated": "features"},
+}
+"""The same of single commands, where it differs."""
+
+
+class Given(NamedTuple):
+    """A path that a command was given.
+
+    Attributes:
+        parameter: its name in `TAKES`.
+        option: as it is typed, empty for an argument.
+        path: what was given.
+    """
+
+    parameter: str
+    option: str
+    path: str
+
+
+def next_step(command: str, given: Iterable[Given]) -> str | None:
+    """Say of the first path that the command does not take what makes of it what is wanted.
+
+    Args:
+        command: subcommand with its method.
+        given: all paths that it was given.
+
+    Returns:
+        A sentence, None where each path may be what is wanted.
+    """
+    takes: Mapping[str, str] = TAKES | TAKES_OF.get(command, {})
+    for parameter, option, path in given:
+        wanted, found = takes.get(parameter), _found(path)
+        if wanted == "result" and (inside := _result_in(path)):
+            return f"{path}: is a folder, and dprune {command} takes the files in it: give {inside}."
+        if wanted is None or found in ("", wanted, *_ACCEPTED[wanted]):
+            continue
+        of = option or f"dprune {command}"
+        return f"{path}: is {NAMES[found]}, and {of} takes {NAMES[wanted]}: {_remedy(path, found, wanted)}."
+    return None
+
+
+def _found(path: str) -> str:
+    """Tell what a path is, as `NAMES` calls it; empty where no command takes or makes such."""
+    from dprune.errors import InputError
+    from dprune.formats.kinds import kind_of
+    from dprune.formats.manifests import read_manifest
+
+    try:
+        kind = kind_of(path)
+    except InputError:
+        return ""
+    if kind == "folder":
+        return _of_folder(path)
+    if kind == "run":
+        return "vae" if read_manifest(path)["provenance"].get("command") == "train-vae" else "run"
+    kind = _KINDS.get(kind, kind)
+    return kind if kind in NAMES else ""
+
+
+def _of_folder(path: str) -> str:
+    if any(Path(path).glob("*.tar")):
+        return "shards"
+    places = [path, *(entry.path for entry in _entries(path) if entry.is_dir())][:LOOKED_AT]
+    images = (entry for place in places for entry in _entries(place) if entry.name.lower().endswith(IMAGE_SUFFIXES))
+    return "images" if next(images, None) else ""
+
+
+def _result_in(folder: str) -> str:
+    """Return a pattern of results that lie in a folder that is not dprune's, empty where there are none."""
+    for pattern in ("*.json", "*/*.json", "*/*/*.json") if _found(folder) in ("", "images") else ():
+        if names := {path.name for path in Path(folder).glob(pattern)} - {"manifest.json"}:
+            name = "*.json" if len(names) > 1 else names.pop()
+            return str(Path(folder, pattern).with_name(name))
+    return ""
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return [entry for entry, _ in zip(found, range(LOOKED_AT), strict=False)]
+    except OSError:
+        return []
+
+
+def _remedy(path: str, found: str, wanted: str) -> str:
+    if not (way := _way(found, wanted)):
+        last = next((step for step in LEGS if step.makes == wanted), None)
+        if last is None:
+            return "give such"
+        return f"dprune {last.command.format(last.takes.upper())} -o {last.output} makes one"
+    source, commands = shlex.quote(path), []
+    for step in way:
+        commands.append(f"dprune {step.command.format(source)} -o {step.output}")
+        source = step.output
+    return f"run {', then '.join(commands)}, and give {source}"
+
+
+def _way(found: str, wanted: str) -> list[Leg]:
+    """Return the shortest way through `LEGS` to what will do, empty where there is none."""
+    ways: list[tuple[str, list[Leg]]] = [(found, [])]
+    for at, way in ways:
+        if at in (wanted, *_ACCEPTED[wanted]):
+            return way
+        # Nobody trains a model to get images that another command takes.
+        ways += [(step.makes, [*way, step]) for step in LEGS if step.takes == at and not (way and at == "run")]
+    return []
