@@ -123,8 +123,7 @@ class GroupedCommand(_HelpAll):
 
     def _further(self, ctx: click.Context, shown: int, *, whole: bool) -> list[str]:
         """Say where more is to be found than the `shown` options."""
-        path = ctx.command_path
-        manual = f"Manual: man {'-'.join(path.split()[:2])}"
+        path, manual = ctx.command_path, _manual(ctx)
         if whole:
             variables = f"{path} OPTION".replace(" ", "_").replace("-", "_").upper()
             return [f"Defaults from the environment: {variables}", manual]
@@ -133,7 +132,7 @@ class GroupedCommand(_HelpAll):
 
 
 class GroupedGroup(_HelpAll, click.Group):
-    """A group of commands of such help, whose own says in full what each of them does."""
+    """A command with methods that have such help, whose own says in full what each of them does."""
 
     command_class = GroupedCommand
 
@@ -142,12 +141,21 @@ class GroupedGroup(_HelpAll, click.Group):
         self._help_all.hidden = True
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands with the first paragraph of what each says."""
+        """Write the methods with the first paragraph of what each says."""
         names = self.list_commands(ctx)
         found = [(name, command) for name in names if (command := self.get_command(ctx, name)) is not None]
-        with formatter.section("Commands"):
+        with formatter.section("Methods"):
             formatter.write_dl([(name, " ".join(split_help(command.help or "")[0][0].split()))
                                 for name, command in found])  # fmt: skip
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the epilog, or where more is to be found."""
+        if self.epilog:
+            super().format_epilog(ctx, formatter)
+            return
+        formatter.write_paragraph()
+        formatter.write_text(f"Help: {ctx.find_root().info_name} help {ctx.info_name} METHOD")
+        formatter.write_text(_manual(ctx))
 
 
 def in_groups(command: click.Command, ctx: click.Context) -> dict[Group, list[click.Option]]:
@@ -156,6 +164,7 @@ def in_groups(command: click.Command, ctx: click.Context) -> dict[Group, list[cl
     for param in command.get_params(ctx):
         if isinstance(param, click.Option) and not param.hidden:
             found[param.group if isinstance(param, GroupedOption) else "Help"].append(param)
+    found["Output"].sort(key=lambda option: "--output" not in option.opts)
     return {title: options for title, options in found.items() if options}
 
 
@@ -191,6 +200,10 @@ def split_help(text: str) -> tuple[list[str], list[str]]:
     """Take a docstring apart into the paragraphs of its prose and the lines of its examples."""
     prose, _, examples = inspect.cleandoc(text).partition(EXAMPLES)
     return prose.strip().split("\n\n"), examples.splitlines()
+
+
+def _manual(ctx: click.Context) -> str:
+    return f"Manual: man {'-'.join(ctx.command_path.split()[:2])}"
 
 
 def help_page(ctx: click.Context, *, whole: bool) -> str:

@@ -688,7 +688,7 @@ def test_statistics_stand_for_the_reference(pair: tuple[Path, Path], save: Any, 
         assert again["metrics"]["kid"] is None
         assert again["inputs"][1]["count"] == count
     said = dprune("eval", pair[0], tmp_path / "stats.npz", "-o", tmp_path / "m.json").ok().err
-    assert "statistics allow the Fréchet distance alone" in said
+    assert "statistics allow only the Fréchet distance" in said
     assert "fewer" not in said
     turned = evaluate(stats, pair[0])["metrics"]
     assert turned["frechet_distance"] == pytest.approx(whole["metrics"]["frechet_distance"], rel=1e-9)
@@ -711,7 +711,7 @@ def test_statistics_are_made_again_when_missing_and_replaced_only_when_told(
     dprune("eval", *other, "--overwrite").ok()
     assert stats.read_bytes() != before
     dprune("eval", *pair, "--save-stats", pair[0], "-o", tmp_path / "new.json").fails(
-        3, "none of dprune's", "another --save-stats"
+        3, "not written by dprune", "another --save-stats"
     )
     assert not (tmp_path / "new.json").exists()
 
@@ -779,7 +779,7 @@ def test_an_assignment_of_another_dataset_is_not_used(save: Any, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("ours", "warns"),
-    [((50, 30, 20), ""), ((45, 30, 25), ""), ((34, 33, 33), "0.16"), ((60, 0, 40), "0.30; of classes 1 none")],
+    [((50, 30, 20), ""), ((45, 30, 25), ""), ((34, 33, 33), "0.16"), ((60, 0, 40), "0.30; no sample of the classes 1")],
 )
 def test_classes_of_other_shares_are_told_whatever_is_measured(
     ours: tuple[int, ...], warns: str, tmp_path: Path
@@ -790,7 +790,7 @@ def test_classes_of_other_shares_are_told_whatever_is_measured(
     args = (tmp_path / "x.safetensors", tmp_path / "y.safetensors", "--metrics", "fid")
     said = " ".join(dprune("eval", *args, "-o", tmp_path / "m.json").ok().err.split())
     assert said.count("warning: ") == bool(warns)
-    assert ("have other shares (total variation " in said) == ("--classes proportional" in said) == bool(warns)
+    assert ("have different shares (total variation " in said) == ("--classes proportional" in said) == bool(warns)
     assert warns in said
 
 
@@ -880,7 +880,7 @@ def test_clusters_of_another_space_are_refused(shards: Path, tmp_path: Path) -> 
     store, grey = embed(shards, tmp_path / "store"), embed(shards, tmp_path / "grey", "--color", "grey")
     dprune("cluster", grey, "-k", 2, "-o", tmp_path / "c.safetensors").ok()
     args = ("--clusters", tmp_path / "c.safetensors", "-o", tmp_path / "m.json")
-    dprune("eval", store, store, *args).fails(3, "c.safetensors", "another space", "an eval of their own", "pixels")
+    dprune("eval", store, store, *args).fails(3, "c.safetensors", "another space", "a separate eval", "pixels")
     np.save(tmp_path / "x.npy", normal(30, 5))
     dprune("eval", tmp_path / "x.npy", tmp_path / "x.npy", *args).fails(3, "16 dimensions", "5")
 

@@ -135,6 +135,19 @@ def test_the_short_help_has_first_sentences_defaults_and_four_examples(page: str
     assert lines[lines.index("Examples:") + 1 :][:6] == ["a", "b \\", "continued", "c", "d", ""]
 
 
+def test_methods_are_listed_in_full_with_where_to_read_on() -> None:
+    shown = " ".join(dprune("score", "--help").ok().out.decode().split())
+    assert "Usage: dprune score [OPTIONS] METHOD [ARGS]..." in shown
+    for name, method in COMMANDS["score"].commands.items():  # type: ignore[attr-defined]
+        assert f" {name} {' '.join(split_help(method.help)[0][0].split())}" in shown
+    assert shown.endswith("Help: dprune help score METHOD Manual: man dprune-score")
+
+
+def test_the_output_is_the_first_of_its_group() -> None:
+    for path in ("pack", "select", "sample"):
+        assert "\nOutput:\n  -o, --output PATH" in dprune(path, "--help-all").ok().out.decode()
+
+
 def test_what_options_do_stands_in_one_column(page: str) -> None:
     texts = ("Write this.", "Take this.")
     assert len({line.index(text) for line in page.splitlines() for text in texts if text in line}) == 1

@@ -381,7 +381,7 @@ def test_a_figure_replaces_nothing_else(shards: Path, tmp_path: Path) -> None:
     dprune("score", "random", shards, "-o", tmp_path / "s.npy").ok()
     (tmp_path / "photo.png").write_bytes(image_bytes(0))
     args = ("select", tmp_path / "s.npy", "--keep", "5", "-o", tmp_path / "k.npy", "--shards", shards, "--figure")
-    dprune(*args, tmp_path / "photo.png").fails(3, "photo.png", "none of dprune's", "--figure")
+    dprune(*args, tmp_path / "photo.png").fails(3, "photo.png", "not written by dprune", "--figure")
     dprune(*args, tmp_path / "s.npy").fails(3, "s.npy", "made otherwise")
     dprune(*args, tmp_path / "k.npy").fails(2, "same file")
     assert not (tmp_path / "k.npy").exists()
@@ -625,8 +625,8 @@ def test_shards_say_what_ids_are_of(shards: Path, tmp_path: Path) -> None:
         (["--format", "datacomp"], 2, ["--format datacomp", "--shards"]),
         (["--format", "tsv"], 2, ["--format", "datacomp"]),
         (["--within", "{t}"], 3, ["holds keys", "--shards"]),
-        (["--within", "{b}"], 3, ["is no .npy array"]),
-        (["--within", "{b}", "--shards", "{d}"], 3, ["is no .npy array"]),
+        (["--within", "{b}"], 3, ["is not a .npy array"]),
+        (["--within", "{b}", "--shards", "{d}"], 3, ["is not a .npy array"]),
         (["--groups", "{k}"], 3, ["is not the text that its first line"]),
         (["--groups", "{t}"], 3, ["t.txt: has one column and no groups", "--within"]),
         (["--shards", "{d}", "--format", "datacomp"], 3, ["s000 has no uid", "JSON"]),

@@ -29,9 +29,9 @@ NPY_MAGIC = b"\x93NUMPY"
 HEAD = 512
 """Bytes that tell what a file is."""
 VECTORS = {
-    "scores": ("scores are one number a sample", "fiu"),
+    "scores": ("scores are one number per sample", "fiu"),
     "subset": ("a subset is a vector of sample ids", "iu"),
-    "groups": ("groups are one whole number a sample", "iu"),
+    "groups": ("groups are one whole number per sample", "iu"),
 }
 """What vectors of a kind are in words, and the kinds of dtypes that will do."""
 _WRITES = {"select": "subset", "score": "scores", "memorization": "pairs"}
@@ -162,7 +162,7 @@ def not_an_array(name: str, head: bytes) -> InputError:
     """
     is_, remedy = next(
         (words for beginning, words in _OTHERS.items() if re.match(beginning, head, re.DOTALL)),
-        ("is no .npy array", "save it with numpy.save"),
+        ("is not a .npy array", "save it with numpy.save"),
     )
     return InputError(f"{name}: {is_}: {remedy}.")
 

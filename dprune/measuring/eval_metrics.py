@@ -109,7 +109,7 @@ def obstacle(name: str, pair: ReadyPair) -> str | None:
     if name == "prdc" and (others or 0) <= max(settings.k, settings.density_k):
         return f"{others} reference samples are too few: lower --k and --density-k below that"
     if name == "shares" and not pair.groups:
-        return "they take --clusters, or labels of the reference"
+        return "they need --clusters, or labels of the reference"
     return None
 
 
@@ -164,11 +164,11 @@ def _infinity(pair: ReadyPair, distance: Estimate, blocks: Blocks | None) -> tup
     details = {"sides": ["generated", "reference"] if found.both else ["generated"], "halves": found.halves,
                "height": found.height.value}  # fmt: skip
     if not found.both:
-        _log.warning("the reference is statistics, which cannot be halved: the extrapolated Fréchet distance is one to "
-                     "as many reference samples as these are of.")  # fmt: skip
+        _log.warning("the reference is statistics, which cannot be halved: the Fréchet distance is extrapolated "
+                     "over the generated samples only.")  # fmt: skip
     if found.height.value < 0:
-        _log.warning("no Fréchet distance of infinitely many samples: the extrapolation ends below zero (%.3g), nearer "
-                     "to no distance than so many samples can tell.", found.height.value)  # fmt: skip
+        _log.warning("no Fréchet distance of infinitely many samples: the extrapolation ends below zero (%.3g), "
+                     "since the sets are too much alike for so few samples.", found.height.value)  # fmt: skip
         return Estimate(math.nan), details
     if problem := scarce(counts, dimension, FEW):
         _log.warning("the extrapolated Fréchet distance is uncertain: %s.", problem)

@@ -97,7 +97,7 @@ def _common_dimension(
     if clusters is not None and clusters.centroids.shape[1] != widths["generated"]:
         raise MismatchError(
             f"{clusters.name} has centroids of {clusters.centroids.shape[1]} dimensions, and the features have "
-            f"{widths['generated']}: take the shares by an eval of their own, with --metrics shares."
+            f"{widths['generated']}: compute the shares in a separate eval, with --metrics shares."
         )
     return widths["generated"]
 
@@ -221,7 +221,7 @@ def _possible(pair: ReadyPair) -> tuple[str, ...]:
     names = pair.settings.names
     if pair.generated.side is None or pair.reference.side is None:
         if names != ("fid",):
-            _log.info("statistics allow the Fréchet distance alone: the other metrics are left out.")
+            _log.info("statistics allow only the Fréchet distance: the other metrics are left out.")
         return ("fid",)
     reasons = {name: reason for name in names if (reason := obstacle(name, pair))}
     for name, reason in reasons.items():

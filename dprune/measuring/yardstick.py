@@ -100,8 +100,8 @@ def _of_held_out(
         rest = _rest(reference, held_out.side.ids[inside], rows) if len(rows) else rest
     if count < rest.dimension:
         _log.warning(
-            "the yardstick is made of %d real samples, fewer than the %d dimensions: generated and real distances are "
-            "then alike whatever was generated: hold more out.", count, rest.dimension,
+            "the held-out baseline is made of %d real samples, fewer than the %d dimensions: generated and real "
+            "distances are then alike whatever was generated: hold more samples out.", count, rest.dimension,
         )  # fmt: skip
     places = np.arange(len(held_out.side.ids))
     chosen = torch.from_numpy(_some(places, count, settings.seed, "held-out samples at equal count"))

@@ -80,9 +80,8 @@ class Conclusions:
         for table in self.tables.get("quality", ())[:_MOST]:
             found = [verdict for of, verdict in self.verdicts if of is table]
             for verdict in found[: len(HEADLINES) * _MOST]:
-                texts = _leading(verdict), _held(verdict), _against_baseline(verdict), _by_ratio(verdict)
                 heading = _heading(verdict.measure.name, table.comparison.title, verdict.group)
-                yield Statement(heading, tuple(filter(None, texts)))
+                yield Statement(heading, tuple(filter(None, _judged(verdict))))
 
     def _of_memorization(self) -> Iterator[Statement]:
         for table in self.tables.get("memorization", ())[:_MOST]:
@@ -96,11 +95,17 @@ def _heading(name: str, *where: str) -> str:
     return f"{name} ({said})" if said else name
 
 
+def _judged(verdict: Verdict) -> tuple[str, ...]:
+    """Return sentences, some of them empty."""
+    if not verdict.rivals:
+        only = f"{value_text(verdict.estimate)} for {title_of(verdict.leader)}, the only pruned point."
+        return (f"{only} {_held(verdict)}".strip(),)
+    return _leading(verdict), _held(verdict), _against_baseline(verdict), _by_ratio(verdict)
+
+
 def _leading(verdict: Verdict) -> str:
     """Say which point is ahead, and from which it is not told apart."""
     value, title, rivals, tied = value_text(verdict.estimate), title_of(verdict.leader), verdict.rivals, verdict.tied
-    if not rivals:
-        return f"{value} for {title}, the only pruned point."
     if not tied:
         every = "both" if len(rivals) == 2 else f"all {len(rivals)}"
         others = title_of(rivals[0]) if len(rivals) == 1 else f"{every} other pruned points"
@@ -127,7 +132,8 @@ def _held(verdict: Verdict) -> str:
     difference, held_to, baseline = verdict.difference, verdict.held_to, verdict.leader.baseline
     if difference is None or held_to is None or baseline is None:
         return ""
-    return f"It is {_distance(difference)} {_the(baseline)} ({value_text(held_to)}){_errors(difference)}."
+    apart = _errors(difference, is_better=(difference.value < 0) == (verdict.measure.better == "lower"))
+    return f"It is {_distance(difference)} {_the(baseline)} at {value_text(held_to)}{apart}."
 
 
 def _the(baseline: Line) -> str:
@@ -142,13 +148,15 @@ def _distance(difference: Difference) -> str:
     return f"{number_text(abs(difference.value))}{spread} {'below' if difference.value < 0 else 'above'}"
 
 
-def _errors(difference: Difference) -> str:
+def _errors(difference: Difference, *, is_better: bool) -> str:
     if difference.half_width is None:
         return ", and no error is known"
     if not difference.error:
         return ""
-    can = "can" if difference.told_apart else "cannot"
-    return f", {abs(difference.value) / difference.error:.1f} standard errors: the two {can} be told apart"
+    errors = f"{abs(difference.value) / difference.error:.1f} standard errors"
+    if not difference.told_apart:
+        return f", {errors}: the two cannot be told apart"
+    return f", {errors}: {'better' if is_better else 'worse'}, and the two can be told apart"
 
 
 def _against_baseline(verdict: Verdict) -> str:
@@ -175,7 +183,7 @@ def _by_ratio(verdict: Verdict) -> str:
         return ""
     winners = [row for row in verdict.winners if verdict.tied or row is not verdict.leader]
     return " ".join(
-        f"Of those pruned {ratio_of(row)}, the best is {row.line.label} ({value_text(verdict.value(row))}), which can "
+        f"Of those pruned {ratio_of(row)}, the best is {row.line.label} at {value_text(verdict.value(row))}, which can "
         "be told apart from the others."
         for row in winners
     )
@@ -212,7 +220,7 @@ def _nearness(known: Sequence[tuple[CellMean, TableRow]], key: str) -> Iterator[
     nearest, row = min(known, key=lambda pair: pair[0].mean)
     near = sum(estimate.mean + (estimate.half_width or 0) < 1 for estimate, _ in known)
     other = row.baseline.cells[0].estimate(key) if row.baseline is not None else None
-    held = f" ({_the(row.baseline)}: {value_text(other)})" if row.baseline is not None and other is not None else ""
+    held = f", beside {value_text(other)} of {_the(row.baseline)}" if row.baseline is not None and other else ""
     shown = _are(near) if near else "none is"
     yield (
         "The distance to the nearest training sample, over that of held-out samples, is lowest for "

@@ -66,6 +66,7 @@ class Labeller:
         return {
             "of_command": len(self._commands[factor.name]) > 1,
             "of_place": len(self._paths[factor.command, factor.name]) > 1,
+            "of_value": len({table[factor] for table in self._tables if factor in table} - {ANY}) > 1,
         }
 
 

@@ -144,13 +144,13 @@ def _of_groups(point: Point, unpruned: Point) -> Factors:
 
 def _quota(point: Point) -> str:
     """Return how much each group gives, empty where a subset was chosen among all samples."""
-    return point.selection.get(_QUOTA, "proportional") if _group_role(point) else ""
+    return point.selection.get(_QUOTA, "proportional") if _group_roles(point) else ""
 
 
-def _group_role(point: Point) -> str:
-    """Return `clusters` or `groups` where a subset was chosen inside of these."""
+def _group_roles(point: Point) -> list[str]:
+    """Return in the groups of which inputs a subset was chosen, `clusters` or `groups` or both."""
     roles = {f.path[1] for f in point.selection if len(f.path) == 2 and f.name in (COMMAND, SOURCE)}
-    return next((role for role in _GROUPS if role in roles), "")
+    return [role for role in _GROUPS if role in roles]
 
 
 def _name(point: Point, experiment: Factors, saying: tuple[_Saying, _Saying]) -> Name:
@@ -182,10 +182,11 @@ def _chosen(point: Point) -> str:
     """Say among which samples a subset was chosen."""
     if not point.subset.pruned or not point.selection:
         return ""
-    role = _group_role(point)
-    counts = {f.path[1]: v for f, v in point.selection.items() if (f.command, f.name) == ("cluster", "k")}
-    inside = f"inside each of {counts[role]} {role}" if role in counts else f"inside each {role.removesuffix('s')}"
-    parts = [f"{inside}, {_quota(point)} quotas" if role else "among all samples"]
+    roles = _group_roles(point)
+    count = next((v for f, v in point.selection.items() if f.path == (*SUBSET, "clusters") and f.name == "k"), "")
+    each = " and ".join(role.removesuffix("s") for role in roles)
+    inside = f"inside each of {count} clusters" if count and len(roles) == 1 else f"inside each {each}"
+    parts = [f"{inside}, {_quota(point)} quotas" if roles else "among all samples"]
     own = {f: v for f, v in point.selection.items() if f.path == SUBSET and f.name in ("cap", "only")}
     return ", ".join([*parts, *(phrase(factor, value) for factor, value in own.items())])
 
