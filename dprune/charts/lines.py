@@ -19,7 +19,7 @@ _LEVEL_DASHES = ((7, 3), (2, 3), (7, 3, 2, 3))
 SHAPES = ("circle", "square", "triangle-up", "diamond")
 SOLID = (1, 0)
 # Lines up to which a legend in a file has one column, and letters that half the width of a file holds.
-_ONE_COLUMN, _HALF_LETTERS = 6, 24
+_ONE_COLUMN, _HALF_LETTERS = 6, 27
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.formats.clusters import Clusters
 from dprune.measuring.groups import Groups, PredictedClasses, by_class, by_cluster, by_kmeans, by_neighbours
 from dprune.measuring.moments import Measured, stoppable
+from dprune.measuring.real_baseline import HeldOut, real_baseline
 from dprune.measuring.settings import EvalSettings, order_name
 from dprune.measuring.sides import Side
 from dprune.measuring.sources import is_sampled
-from dprune.measuring.yardstick import HeldOut, real_yardstick
 from dprune.metrics.catalogue import METRICS, VENDI_ORDER
 from dprune.metrics.frechet import frechet_distance
 from dprune.metrics.frechet_infinity import FEW, FEWEST, frechet_infinity, scarce
@@ -141,12 +141,12 @@ def _frechet(pair: ReadyPair) -> Found:
     details: dict[str, Any] = {"mean_term": found.mean_term, "covariance_term": found.covariance_term}
     if pair.settings.infinity:
         metrics["frechet_infinity"], details["infinity"] = _infinity(pair, found.distance, blocks)
-    yardstick = real_yardstick(pair.generated, pair.reference, pair.held_out, pair.settings, pair.monitor)
-    if yardstick is not None:
-        metrics |= {"real_frechet_distance": yardstick.real, "frechet_distance_ratio": yardstick.ratio}
-        details["yardstick"] = {
-            "real": yardstick.source, "count": yardstick.count, "reference": yardstick.rest,
-            "generated": yardstick.generated.value, "generated_se": yardstick.generated.error,
+    baseline = real_baseline(pair.generated, pair.reference, pair.held_out, pair.settings, pair.monitor)
+    if baseline is not None:
+        metrics |= {"real_frechet_distance": baseline.real, "frechet_distance_ratio": baseline.ratio}
+        details["real_baseline"] = {
+            "real": baseline.source, "count": baseline.count, "reference": baseline.rest,
+            "generated": baseline.generated.value, "generated_se": baseline.generated.error,
         }  # fmt: skip
     return metrics, {"frechet": details}
 

@@ -22,11 +22,11 @@ from dprune.measuring.against import Against, reference_of, tabulated
 from dprune.measuring.balance import strata_of, warn_of_shares
 from dprune.measuring.eval_metrics import FUNCTIONS, ReadyPair, obstacle
 from dprune.measuring.moments import Measured, given, held, streamed
+from dprune.measuring.real_baseline import HeldOut
 from dprune.measuring.replicates import kept_replicates, pairing_digest
 from dprune.measuring.settings import EvalSettings
 from dprune.measuring.sides import Measurement, chosen_ids, describe_side, load_side
 from dprune.measuring.sources import FeatureSource
-from dprune.measuring.yardstick import HeldOut
 from dprune.metrics.catalogue import METRICS
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_dimensions

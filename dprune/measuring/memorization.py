@@ -1,6 +1,6 @@
-"""How near generated samples come to training samples, beside yardsticks that say what is near.
+"""How near generated samples come to training samples, beside baselines that say what is near.
 
-The yardsticks are samples that the model did not see, and as many training samples as there are generated ones, each
+The baselines are samples that the model did not see, and as many training samples as there are generated ones, each
 compared with the rest of the training set.
 """
 
@@ -45,7 +45,7 @@ from dprune.seeds import generator
 _log = logging.getLogger("dprune")
 
 HELD_OUT = "held_out_"
-"""What keys of the yardstick begin with."""
+"""What keys of the held-out baseline begin with."""
 NONE = Estimate(math.nan)
 """What cannot be told."""
 
@@ -167,7 +167,7 @@ class _Search:
             blocks = _blocks(len(other.id), self.settings)
             sides["held_out"] = _Compared(other, other.distance[:, 0].cpu(), blocks)
         distances = {role: side.nearest for role, side in sides.items()}
-        distances["train"] = self._yardstick()
+        distances["train"] = self._training_baseline()
         edges = histogram_edges(list(distances.values()))
         known = {role: summarize(values, edges) for role, values in distances.items()}
         copying, test = self._copying_test(distances)
@@ -191,7 +191,7 @@ class _Search:
     def _to_training(self, x: Tensor, label: str, exclude: Tensor | None = None) -> Tensor:
         return nearest(x, self.train.stage(label), exclude=exclude).distance[:, 0]
 
-    def _yardstick(self) -> Tensor:
+    def _training_baseline(self) -> Tensor:
         """Return the nearest distance of random training samples to the rest of the training set."""
         samples, device = self.train.shape[0], self.generated.x.device
         draw = generator(self.settings.seed, "training samples as a yardstick")
@@ -260,7 +260,7 @@ class _Search:
             "zero_count": _count(sides["generated"], sides["generated"].nearest == 0),
             f"{HELD_OUT}nearest_distance_mean": far,
             f"{HELD_OUT}nearest_distance_median": held_out and held_out.quantiles[0.5],
-            # A yardstick of copies measures nothing.
+            # A baseline of copies measures nothing.
             "nearest_distance_ratio": near.over(far),
             "train_nearest_distance_mean": known["train"].mean,
         }

@@ -19,7 +19,7 @@ _BOUNDS = ("keep", "cap", "quota")
 # What chooses among candidates says nothing where all of them are kept.
 _IDLE_ROLES, _IDLE_OPTIONS = ("scores", "clusters", "groups"), (COMMAND, "order", *_BOUNDS)
 _POOLS = ("within", "or")
-# Roles that cannot speak of the training set: its candidates, its yardsticks, and what the autoencoder is from.
+# Roles that cannot speak of the training set: its candidates, its real baselines, and what the autoencoder is from.
 _SILENT = (*ASIDE, *_POOLS, "without", "clusters", "groups", "features")
 _LONGEST = 24
 

@@ -41,7 +41,7 @@ class VAESettings:
         perceptual: `none`, `lpips` or `timm:NAME`.
         perceptual_file: its weights, None for `none`.
         perceptual_weight: of the perceptual term.
-        gan_weight: of the adversarial term, 0 for no critic.
+        gan_weight: of the adversarial term, 0 for no discriminator.
         gan_start: first step with it.
         flip: whether images are mirrored at random.
     """
