@@ -180,6 +180,15 @@ def test_points_that_were_sampled_differently_are_judged_by_themselves(study) ->
     )
 
 
+def test_of_many_ways_of_sampling_those_with_most_points_are_told(study) -> None:
+    for n, cfg in enumerate((1.0, 1.5, 2.0, 3.0, 4.0)):
+        for run in (NEAREST, FURTHEST, RANDOM)[: 1 if n < 2 else 3]:
+            study.add(replace(run, sample={"cfg": cfg}), 10.0)
+    said = study.said()
+    assert list(said) == [*(f"Fréchet distance (guidance {cfg})" for cfg in (2, 3, 4)), "Other points"]
+    assert said["Other points"] == "2 more ways of sampling or measuring are in the tables alone."
+
+
 def test_other_measurements_are_named(study) -> None:
     for model in ("inception", "dinov2-b"):
         study.add(replace(NEAREST, embed={"model": model}), 10.0)

@@ -11,13 +11,12 @@ from dprune.metrics.differences import TRAININGS, Difference
 from dprune.reporting.cautions import cautions_of
 from dprune.reporting.estimates import CellMean
 from dprune.reporting.grouping import Line
-from dprune.reporting.headlines import HEADLINES
 from dprune.reporting.tables import Table, TableRow, number_text
 from dprune.reporting.training_sets import UNPRUNED
 from dprune.reporting.verdicts import Verdict, ratio_of, title_of, verdicts
 
 _NAMED = 3
-# Measurements that the paragraph speaks of: more are only in the tables.
+# Ways of sampling and measuring that the paragraph speaks of, those with most points: others are only in the tables.
 _MOST = 3
 
 
@@ -77,11 +76,16 @@ class Conclusions:
         return {"statements": said, "cautions": [*self.cautions], "best": best}
 
     def _of_quality(self) -> Iterator[Statement]:
-        for table in self.tables.get("quality", ())[:_MOST]:
-            found = [verdict for of, verdict in self.verdicts if of is table]
-            for verdict in found[: len(HEADLINES) * _MOST]:
-                heading = _heading(verdict.measure.name, table.comparison.title, verdict.group)
-                yield Statement(heading, tuple(filter(None, _judged(verdict))))
+        groups: dict[tuple[str, str], list[Verdict]] = {}
+        for table, verdict in self.verdicts:
+            groups.setdefault((table.comparison.title, verdict.group), []).append(verdict)
+        shown = sorted(groups, key=lambda where: -max(len(verdict.rivals) for verdict in groups[where]))[:_MOST]
+        for where in (where for where in groups if where in shown):
+            for verdict in groups[where]:
+                yield Statement(_heading(verdict.measure.name, *where), tuple(filter(None, _judged(verdict))))
+        if len(groups) > _MOST:
+            more = len(groups) - _MOST
+            yield Statement("Other points", (f"{more:,} more ways of sampling or measuring are in the tables alone.",))
 
     def _of_memorization(self) -> Iterator[Statement]:
         for table in self.tables.get("memorization", ())[:_MOST]:

@@ -199,9 +199,8 @@ def _option(name: str, shown: str) -> str:
 
 
 def _command(command: str) -> str:
-    return (
-        method_name(command.removeprefix("score ")) if command.startswith("score ") else _COMMANDS.get(command, command)
-    )
+    scored = command.removeprefix("score ")
+    return method_name(scored) if scored != command else _COMMANDS.get(command, command)
 
 
 def _samples(factor: Factor) -> str:
@@ -224,7 +223,7 @@ def _made(factor: Factor, value: str, *, of_value: bool) -> str:
     """Say that a step was made at all, or which file stands in its place."""
     role = factor.path[-1].partition(" ")[0] if factor.path else ""
     if "subset" in factor.path and (aside := _aside(factor)):
-        return f"{aside} of a subset"
+        return f"{aside} of the subset {shortened(factor, value)}" if of_value else f"{aside} of a subset"
     if len(factor.path) == 2 and factor.path[0] == "subset" and role in _STEPS and not of_value:
         return _STEPS[role]
     return f"{_step(factor)} {shortened(factor, value)}"
