@@ -18,6 +18,7 @@ from test_sample import make_vae
 
 from dprune.errors import InputError
 from dprune.formats.sample_tables import as_csv
+from dprune.formats.stores import Store
 from dprune.formats.text_tables import TextTable
 from dprune.inspecting.listing import open_listing
 
@@ -366,3 +367,35 @@ def test_what_cannot_be_listed(shards: Path, tmp_path: Path, args: list[str], co
             np.save(file, values)
     places["t"].write_text("s001\nnobody\n")
     dprune("info", *(arg.format(**places) for arg in args)).fails(code, *words)
+
+
+def test_parts_without_keys_are_whole_and_stay(made: Path, shards: Path) -> None:
+    """A store that an older dprune made is up to date, and all that needs no keys of it goes on."""
+    store = Store.open(made / "features", "features")
+    before = store.fingerprint
+    for shard in store.shards:
+        part = store.part(shard)
+        assert part is not None
+        tensors = {name: store.read(shard, name) for name in ("features", "label")}
+        store.publish_part(shard, tensors, part["members"], part["count"], part["bad"])  # type: ignore[arg-type]
+    (made / "k.txt").write_text("s001\n")
+    again = dprune("embed", shards, "--model", "pixels", "--image-size", "4", "-o", made / "features").ok()
+    assert "up to date" in again.err
+    assert Store.open(made / "features", "features").fingerprint == before
+    assert "sound" in dprune("info", made / "features").ok().out.decode()
+    lines = dprune("info", made / "keep.npy", "--shards", made / "features").ok().out.decode().splitlines()
+    assert lines[0] == "id\tshard\tlabel\tclass"
+    args = ("eval", made / "features", made / "features", "--metrics", "fid", "--device", "cpu", "-o", made / "m.json")
+    dprune(*args, "--subset", made / "k.txt").fails(3, "features: holds no keys", "--shards SHARDS")
+    dprune(*args, "--subset", made / "keep.npy").ok()
+
+
+def test_a_part_whose_keys_do_not_fit_is_refused(made: Path) -> None:
+    store = Store.open(made / "features", "features")
+    part = store.part(store.shards[0])
+    assert part is not None
+    tensors = {name: store.read(store.shards[0], name) for name in ("features", "label")}
+    store.publish_part(store.shards[0], tensors, part["members"], part["count"], [], keys=["a", "b"])  # type: ignore[arg-type]
+    dprune("select", "--within", made / "keep.npy", "--shards", made / "features", "--format", "keys").fails(
+        3, "000000.safetensors: has 2 keys for 7 samples"
+    )
