@@ -69,6 +69,7 @@ NAMES = {
     "table": "a JSON file",
     "samples": "images, shards or their features",
     "population": "shards, a store, clusters or an array",
+    "dataset": "shards or a store",
 }
 _KINDS = {"vector": "array", "zip": "archive", "tar": "shards", "json": "table"}
 """Of `kind_of`, where `NAMES` calls it otherwise."""
@@ -86,6 +87,7 @@ _ACCEPTED = {
     "result": {"table", "archive"},
     "samples": {"images", "shards", "generated", "features", "matrix", "archive"},
     "population": {"shards", "generated", "features", "latents", "clusters", "array", "matrix"},
+    "dataset": {"shards", "generated", "features", "latents"},
 }
 """What does for each kind that a parameter takes, besides itself."""
 TAKES = {
@@ -114,6 +116,8 @@ TAKES_OF = {
     "score el2n": {"model": "dit"},
     "score grand": {"model": "dit"},
     "score random": {"sources": "population"},
+    "select": {"shards": "dataset"},
+    "info": {"shards": "dataset"},
     "report": {"train": "features", "generated": "features"},
 }
 """The same of single commands, where it differs."""

@@ -1,12 +1,12 @@
 #!/bin/sh
-# The study of "Data Pruning in Generative Diffusion Models" (Briq, Wang and Kesselheim, arXiv 2411.12523), each stage
-# as the paper and its published code do it.
+# The study of "Data Pruning in Generative Diffusion Models" (Briq, Wang and Kesselheim, arXiv 2411.12523), with each
+# stage as in the paper and its published code.
 # Usage: examples/like-the-paper.sh celeba-hq|imagenet TRAINING VALIDATION [FOLDER]
 #
 # TRAINING and VALIDATION are what `dprune pack` takes: folders of images, zips or shards. Run it again after any
-# failure or limit of time: what is done is not done again. METHODS, RATIOS and SEEDS take a part of the study, so that
-# several jobs can share it once METHODS= has made what all need. LAUNCH=dprune takes one GPU instead of all of a node,
-# and FEATURES='--model dinov2-s --image-size 266 --normalize' the paper's other network.
+# failure or time limit: finished work is not repeated. METHODS, RATIOS and SEEDS choose a part of the study, so that
+# several jobs can share it once METHODS= has made what all of them need. LAUNCH=dprune uses one GPU instead of all of
+# a node, and FEATURES='--model dinov2-s --image-size 266 --normalize' uses the paper's other network.
 #
 #   sbatch --nodes=1 --gpus-per-node=8 --wrap 'examples/like-the-paper.sh imagenet train val /data/imagenet'
 #
@@ -20,8 +20,8 @@
 #   clusters     24 (CelebA-HQ), 1,000 (ImageNet), 100           24, from k-means++, until   -k, --init random
 #                iterations from random samples                  they settle                 --tolerance 0
 #   autoencoder  KL of 4 channels, 91,000 steps (CelebA-HQ);     VQ of 16,384 codes,         --kind, --steps, LPIPS=FILE
-#                VQ of 16,384 codes of 8 numbers, 100,000        100,000 steps, no critic    --gan-weight --gan-start
-#                (ImageNet); both with LPIPS and a critic
+#                VQ of 16,384 codes of 8 numbers, 100,000        100,000 steps, no           --gan-weight --gan-start
+#                (ImageNet); both with LPIPS and discriminator   discriminator
 #   latents      times one number: .18215, .826                  each channel to mean 0      no option
 #                                                                and deviation 1
 #   surrogate    60,000 steps on all samples                     120,000                     train-dit --steps 60000
@@ -29,11 +29,11 @@
 #                1,000 (CelebA-HQ), 15 (ImageNet); its code      share, at .06, which is 15  --sigma .29, .06;
 #                for flow matching: any t                        of 1,000                    SIGMA=uniform
 #   monotonicity how often the loss rose, at that t              the same, 8 draws           --sigma .29, .06
-#   MoSo         12 surrogates of 20 epochs, 10 checkpoints by   all checkpoints alike,      --sigma uniform --noise own
-#                chance, weighed by learning rate; own noise at  shared noises at .06,       --draws 1 --normalize none
+#   MoSo         12 surrogates of 20 epochs, 10 random           all checkpoints alike,      --sigma uniform --noise own
+#                checkpoints, weighted by rate; own noise at     shared noises at .06,       --draws 1 --normalize none
 #                any t; scores as they are                       scores scaled in a fold     --checkpoint-weights lr
-#   selection    scores and chance among all samples, distances  the same                    --clusters for distances
-#                and balance in clusters                                                     alone
+#   selection    scores and random ones among all samples,       the same                    --clusters for distances
+#                distances and balance in clusters                                           alone
 #   counts       rounded down in each cluster                    exact                       no option
 #   DiT          XL/2, flow matching, batch 256, rate 1e-4;      the same with labels,       --unconditional --steps
 #                220,000 steps without labels (CelebA-HQ),       120,000 steps, bf16         220000, --precision tf32
@@ -42,16 +42,17 @@
 #   solver       Euler at 60 points, which are 59 steps          60 steps                    --steps 59
 #   guidance     4, on the first 3 channels (ImageNet)           none, on all channels       --cfg 4 --cfg-channels 3
 #   decoding     latents as they are (ImageNet)                  set to the nearest codes    --no-quantize
-#   classes      by chance (ImageNet)                            balanced                    --classes random
+#   classes      random (ImageNet)                               balanced                    --classes random
 #   samples      4,096 (CelebA-HQ), 12,800 (ImageNet)            as --seeds says             --seeds
-#   trainings    one a point                                     as --seed says              SEEDS=0
+#   trainings    one per point                                   as --seed says              SEEDS=0
 #   quality      FID, Inception score, precision and recall      the same and more           eval against VALIDATION
 #                (k=3), Vendi score, against the validation set                              --model inception
 #   copies       mean and median distance to the nearest of all  to the nearest of those     memorization --full
 #                training images                                 that were trained on
 #
-# No option: latents differ by a scale and a shift of each channel, counts by less than one sample a cluster, and of the
-# averages at 120,000 steps 19 parts in 20 are weighed alike. All checkpoints are what 10 by chance estimate.
+# Where there is no option: latents differ by a scale and a shift of each channel, counts by less than one sample per
+# cluster, and of the averages at 120,000 steps 19 parts in 20 have the same weights. All checkpoints give what 10
+# random ones estimate.
 set -eu
 usage='usage: like-the-paper.sh celeba-hq|imagenet TRAINING VALIDATION [FOLDER]'
 dataset=${1:?$usage} training=${2:?$usage} validation=${3:?$usage} out=${4:-$1}
@@ -68,8 +69,8 @@ case $dataset in
         ;;
     *) echo "$usage" >&2; exit 2 ;;
 esac
-critic="--gan-weight 0.5 --gan-start 20000${LPIPS:+ --lpips-weights $LPIPS}"
-autoencoder=${AUTOENCODER:-$autoencoder --multipliers 1,2,4,4 $critic}
+adversary="--gan-weight 0.5 --gan-start 20000${LPIPS:+ --lpips-weights $LPIPS}"
+autoencoder=${AUTOENCODER:-$autoencoder --multipliers 1,2,4,4 $adversary}
 features=${FEATURES:---model clip-b32} judge=${JUDGE:---model inception}
 methods=${METHODS-random nearest middle furthest balanced el2n el2n-inverse grand grand-inverse moso moso-inverse \
     monotonicity monotonicity-inverse}
@@ -133,7 +134,7 @@ choose() {
 points() {
     echo unpruned 0
     for method in $methods; do
-        # As many of each cluster as the smallest has leave no choice of a ratio.
+        # Taking as many of each cluster as the smallest has leaves no choice of a ratio.
         [ "$method" != balanced ] || { echo balanced equal; continue; }
         for ratio in ${RATIOS:-0.25 0.5 0.75 0.9}; do echo "$method" "$ratio"; done
     done

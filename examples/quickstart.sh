@@ -1,5 +1,5 @@
 #!/bin/sh
-# What does training on a quarter of the data do? From 1,797 handwritten digits to a report, no network and no GPU.
+# What does training on a quarter of the data do? From 1,797 handwritten digits to a report, without network and GPU.
 # Usage: examples/quickstart.sh [FOLDER]
 set -eu
 out=${1:-demo}
@@ -10,7 +10,7 @@ step dprune embed "$out/digits" --model pixels --image-size 8 --color grey -o "$
 step dprune cluster "$out/features" -k 10 -o "$out/clusters.safetensors"
 step dprune score cluster-distance "$out/clusters.safetensors" -o "$out/distance.npy"
 
-# A tenth of every cluster is held out first: it is never trained on, whatever is pruned.
+# A tenth of every cluster is held out first. It is never trained on, whatever is pruned.
 step dprune select --order random --keep 10% --clusters "$out/clusters.safetensors" -o "$out/held-out.npy"
 step dprune pack "$out/digits" --subset "$out/held-out.npy" -o "$out/held-out"
 
@@ -22,7 +22,7 @@ choose --keep 0.25 --order lowest -o "$out/nearest.npy" --figure "$out/nearest.p
 choose --keep 0.25 --order middle -o "$out/middle.npy"
 choose --keep 0.25 --order highest -o "$out/furthest.npy"
 
-# As many from every cluster as the smallest has, which brings out minorities.
+# The same number from every cluster, as many as the smallest has, which brings out minorities.
 choose --quota equal -o "$out/equal.npy"
 
 step dprune pack "$out/digits" --subset "$out/nearest.npy" -o "$out/pruned"
@@ -37,7 +37,7 @@ step dprune pack "$out/digits" --subset "$out/unpruned.npy" -o "$out/training"
 step dprune train-vae "$out/training" --held-out "$out/held-out" --preset tiny -o "$out/vae"
 step dprune encode "$out/digits" --vae "$out/vae/model.safetensors" -o "$out/latents"
 
-# The same training, the same seeds: what differs between the two is the subset alone.
+# The same training and the same seeds: the two differ in the subset alone.
 measure() {
     run=$out/$1
     step dprune train-dit "$out/latents" --subset "$out/$1.npy" --arch nano/2 --batch-size 64 --steps 600 --lr 2e-3 \
@@ -52,8 +52,8 @@ measure() {
         --pairs "$run/pairs.npy" -o "$run/memorization.json"
 }
 
-# Both at the same time, one thread each: the models are too small for two threads to share. What the second says comes
-# after what the first does.
+# Both run at the same time, with one thread each: the models are too small for two threads. The messages of the second
+# follow those of the first.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 mkdir -p "$out"
 measure unpruned > "$out/unpruned.log" 2>&1 &

@@ -164,6 +164,18 @@ def test_a_long_title_takes_lines_and_is_not_cut() -> None:
     assert " ".join(texts) == words
 
 
+def test_densities_are_flat_in_each_bin() -> None:
+    heights = [0.1, 0.7, 0.2]
+    figure = density_steps("a", "s", [0, 1, 2, 3], heights, {"b": heights}, top=0.7, colour="#123456", about="x")
+    outlines = [path["d"] for path in marks(figure, "path")]
+    assert len(outlines) == 2
+    for outline in outlines:
+        points = re.findall(r"[ML]([-\d.]+),([-\d.]+)", outline)[:6]
+        ups = [float(y) for _, y in points]
+        assert ups[::2] == ups[1::2]
+        assert np.argsort(ups[::2]).tolist() == [1, 2, 0]
+
+
 def test_names_of_groups_stand_beside_bars() -> None:
     names = [f"class number {n}" for n in range(12)]
     figure = share_bars("a", "said", names, [1 / 12] * 12, [1 / 12] * 12, top=0.1, colour="red", of="classes")

@@ -36,9 +36,9 @@ from dprune.formats.provenance import json_text
     ("data", "words"),
     [
         (b"", "Expecting value"),
-        (b"{", "sound JSON"),
-        (b"\xff{}", "no UTF-8"),
-        ('{"a":1}'.encode("utf-16"), "no UTF-8"),
+        (b"{", "is not valid JSON"),
+        (b"\xff{}", "not UTF-8"),
+        ('{"a":1}'.encode("utf-16"), "not UTF-8"),
         (b"[" * 100_000, "too deep"),
         (b"[" * 60 + b"]" * 60, "too deep"),
         (b'{"a":' * 60 + b"1" + b"}" * 60, "too deep"),
@@ -48,16 +48,16 @@ from dprune.formats.provenance import json_text
         (b"1" * 100_000, "more than 64 bits"),
         (b"NaN", "JSON has no NaN"),
         (b"-Infinity", "JSON has no -Infinity"),
-        (b'"\\ud800"', "half a character"),
-        (b'{"\\udfff": 1}', "half a character"),
-        (b'{"a": 1, "a": 2}', '"a" stands twice in a table'),
+        (b'"\\ud800"', "half of a character"),
+        (b'{"\\udfff": 1}', "half of a character"),
+        (b'{"a": 1, "a": 2}', '"a" occurs twice in an object'),
         (b"{} {}", "Extra data"),
     ],
 )
 def test_what_is_no_sound_json(data: bytes, words: str) -> None:
     with pytest.raises(InputError, match=words) as raised:
         parse_json("x.json", data)
-    assert str(raised.value).startswith("x.json: holds no sound JSON (")
+    assert str(raised.value).startswith("x.json: is not valid JSON (")
     assert str(raised.value).endswith(": copy the file again, or remove it and make it again.")
 
 
@@ -87,7 +87,7 @@ def test_texts_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("dprune.formats.checked_json.MOST_BYTES", 1 << 20)
     with (tmp_path / "large").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(InputError, match="too large for its kind, more than 1 MiB"):
+    with pytest.raises(InputError, match="too large for such a file, more than 1 MiB"):
         read_json(tmp_path / "large")
 
 
@@ -101,13 +101,13 @@ SHARDS = ListOf(Object({"name": FileName(), "count": Whole()}, {"xxh3": Hex(16)}
         (True, Whole(), "it is true, not a whole number from 0"),
         (1.0, Whole(), "it is 1.0, not a whole number from 0"),
         (10**9, Whole(1, 4096), "it is 1000000000, not a whole number from 1 to 4,096"),
-        ({}, Whole(1), "it is a table, not a whole number from 1"),
+        ({}, Whole(1), "it is an object, not a whole number from 1"),
         (2, Real(0), ""),
         (-0.5, Real(0), "it is -0.5, not a number of at least 0"),
         (float("nan"), Real(), "it is NaN, not a number"),
         ("yes", Flag(), 'it is "yes", not true or false'),
         ("a" * 11, Text(10), "it is longer than 10 characters"),
-        (None, Text(), "it is null, not a text"),
+        (None, Text(), "it is null, not text"),
         (None, Maybe(Text()), ""),
         ("vq", OneOf(("vq", "kl")), ""),
         ("xx", OneOf(("vq", "kl")), 'it is "xx", not "vq" or "kl"'),
@@ -120,8 +120,8 @@ SHARDS = ListOf(Object({"name": FileName(), "count": Whole()}, {"xxh3": Hex(16)}
         ([{"name": "a", "count": 1}, {"count": 1}], SHARDS, "it[1].name is missing"),
         ([{"name": "a", "count": 1}] * 2, SHARDS, 'it holds "a" twice'),
         ({"shards": "a"}, Object({"shards": SHARDS}), 'shards is "a", not a list'),
-        ({"a": 1}, Object(others=Text()), "a is 1, not a text"),
-        ([], Object(), "it is a list, not a table"),
+        ({"a": 1}, Object(others=Text()), "a is 1, not text"),
+        ([], Object(), "it is a list, not an object"),
     ],
 )
 def test_shapes(content: Any, shape: Shape, problem: str) -> None:
@@ -147,7 +147,7 @@ def test_json_that_carries_its_digest() -> None:
     written = with_check(content)
     read = parse_json("x", json_text(written, indent=2))
     assert without_check("x", read) == {"b": [1, 2.5, None], "a": {"10": "ten", "9": ["n", "ü"]}, "name": "x\udcff"}
-    with pytest.raises(InputError, match="x: is damaged: its content is not what was written"):
+    with pytest.raises(InputError, match="x: is damaged: its content does not match its digest"):
         without_check("x", {**read, "b": [1, 2.5, 0]})
     with pytest.raises(InputError, match="is damaged"):
         without_check("x", {**read, "check": None})

@@ -144,6 +144,12 @@ def test_shares_of_classes_have_names(tmp_path: Path) -> None:
     assert shares["smallest"] == "cat, great"
 
 
+def test_images_that_were_never_packed_have_names_too(tmp_path: Path) -> None:
+    one, other = folder_of_images(tmp_path / "a"), folder_of_images(tmp_path / "b", each=6)
+    dprune("eval", one, other, "--model", "pixels", "--metrics", "shares", "-o", tmp_path / "m.json").ok()
+    assert json.loads((tmp_path / "m.json").read_text())["details"]["shares"]["class"]["names"] == list(NAMES)
+
+
 def folder_of_other(place: Path) -> Path:
     """Shards with labels of the same numbers, of which nobody says what they are called."""
     folder = place / "other"

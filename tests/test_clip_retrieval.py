@@ -177,7 +177,7 @@ def test_parts_that_do_not_fit_together(tmp_path: Path) -> None:
     np.save(tmp_path / "img_emb" / "img_emb_1.npy", np.zeros((2, 3), np.int64))
     dprune("info", tmp_path).fails(3, "img_emb_1.npy: embeddings are floats of shape [n, d], not int64")
     np.save(tmp_path / "img_emb" / "img_emb_01.npy", np.zeros((2, 3), np.float16))
-    dprune("info", tmp_path).fails(3, "are both part 1")
+    dprune("info", tmp_path).fails(3, "have the same number 1")
 
 
 @pytest.mark.parametrize("name", ["img_emb/img_emb_1.npy", "metadata/metadata_1.parquet", "stats/1.json"])
@@ -323,7 +323,7 @@ def test_a_measurement_knows_rows_from_shards(chosen: tuple[Path, Path], tmp_pat
         dprune(*args, tmp_path / "rows.npy").ok()
         dprune(*args, tmp_path / "ids.npy").fails(3, "another order than shards")
     args = ("memorization", EMBEDDINGS, EMBEDDINGS, "--held-out", EMBEDDINGS, "-o", tmp_path / "m.json")
-    dprune(*args).fails(3, "are one dataset")
+    dprune(*args).fails(3, "are the same dataset")
 
 
 @pytest.mark.parametrize("folders", [("cats", "dogs.small"), ("cats",)])
@@ -345,11 +345,9 @@ def test_paths_of_images_are_the_keys_that_pack_makes_of_them(tmp_path: Path, fo
     kept = [paths[row].read_bytes() for row in np.load(tmp_path / "rows.npy")]
     assert sorted(data for name, data in members(tmp_path / "p").items() if name.endswith(".png")) == sorted(kept)
     (tmp_path / "keep.txt").write_text(f"{paths[0]}\n{tmp_path}/elsewhere/1.png\n")
-    dprune("pack", tmp_path / "shards", "--subset", tmp_path / "keep.txt", "-o", tmp_path / "q").fails(
-        3, "there is no sample with the key"
-    )
+    dprune("pack", tmp_path / "shards", "--subset", tmp_path / "keep.txt", "-o", tmp_path / "q").fails(3, "has the key")
 
 
 def test_embeddings_are_no_images(tmp_path: Path) -> None:
-    dprune("embed", EMBEDDINGS, "-o", tmp_path / "f").fails(3, "embeddings", "dprune cluster takes these")
+    dprune("embed", EMBEDDINGS, "-o", tmp_path / "f").fails(3, "embeddings", "which dprune cluster takes")
     dprune("pack", EMBEDDINGS, "-o", tmp_path / "p").fails(3, "holds no images that can be read", ".npy")

@@ -67,8 +67,8 @@ def test_a_planted_winner_is_found_and_held_to_the_unpruned(study) -> None:
     )
     difference = stats.ttest_ind(ours, theirs, equal_var=False)
     half = (difference.confidence_interval().high - difference.confidence_interval().low) / 2
-    assert f"It is 2 ± {half:.2g} below the unpruned (12.03 ± 0.63), " in text
-    assert f"{abs(difference.statistic):.1f} standard errors: the two can be told apart." in text
+    assert f"It is 2 ± {half:.2g} below the unpruned at 12.03 ± 0.63, " in text
+    assert f"{abs(difference.statistic):.1f} standard errors: better, and the two can be told apart." in text
     assert text.endswith("Of 3 points, 1 is better than the unpruned, 2 are worse and 0 cannot be told apart from it.")
     (caution,) = study.conclude().cautions
     assert caution.startswith(
@@ -86,6 +86,24 @@ def test_what_is_not_told_apart_is_not_the_best(study) -> None:
     )
     assert "best" not in text
     assert "standard errors: the two cannot be told apart" in text
+
+
+@pytest.mark.parametrize(
+    ("unpruned", "said"),
+    [
+        (5.0, "Both points are worse than the unpruned."),
+        (30.0, "Both points are better than the unpruned."),
+        (10.1, "Of 2 points, none is better than the unpruned, 1 is worse and 1 cannot be told apart from it."),
+    ],
+)
+def test_points_are_counted_by_how_they_compare_with_the_unpruned(study, unpruned: float, said: str) -> None:
+    study.add(NEAREST, 10.0).add(FURTHEST, 12.0).add(Run(), unpruned)
+    assert said in study.said()["Fréchet distance"]
+
+
+def test_where_nothing_can_be_told_apart_that_is_said(study) -> None:
+    study.add(NEAREST, 10.0).add(FURTHEST, 10.1).add(Run(), 10.05)
+    assert study.said()["Fréchet distance"].endswith("Neither of the two points can be told apart from the unpruned.")
 
 
 def test_of_two_points_the_other_is_named(study) -> None:
@@ -124,7 +142,7 @@ def test_each_ratio_has_a_best_of_its_own(study) -> None:
     text = study.said()["Fréchet distance"]
     assert text.startswith("the best is 10 (± 0.2) for nearest, pruned 0.5")
     assert text.endswith(
-        "Of those pruned 0.9, the best is furthest (20 (± 0.2)), which can be told apart from the others."
+        "Of those pruned 0.9, the best is furthest at 20 (± 0.2), which can be told apart from the others."
     )
 
 
@@ -135,6 +153,15 @@ def test_one_result_alone_has_nothing_to_be_compared_with(study) -> None:
         "No result is of the unpruned training set, so nothing says what pruning cost.",
         "The model was trained once: errors are of sampling alone, and another training could turn out differently.",
     )
+
+
+def test_a_single_point_is_held_to_the_unpruned(tmp_path: Path) -> None:
+    study = Study(tmp_path).add(NEAREST, 10.0).add(Run(), 8.0)
+    error = dprune("report", *study.files, "-o", tmp_path / "report").ok().err
+    assert (
+        "Fréchet distance: 10 (± 0.2) for nearest, pruned 0.75, the only pruned point. It is 2 (± 0.28) above the "
+        "unpruned at 8 (± 0.2), 14.1 standard errors: worse, and the two can be told apart."
+    ) in error
 
 
 def test_the_unpruned_alone_leads_nothing(study) -> None:
@@ -155,7 +182,7 @@ def test_without_errors_nothing_is_told_apart(study) -> None:
     study.add(NEAREST, 10.0, error=None).add(FURTHEST, 30.0, error=None).add(Run(), 5.0, error=None)
     text = study.said()["Fréchet distance"]
     assert "the lowest is 10 for nearest, pruned 0.75, which cannot be told apart from furthest, pruned 0.75." in text
-    assert "It is 5 above the unpruned (5), and no error is known." in text
+    assert "It is 5 above the unpruned at 5, and no error is known." in text
     assert "points" not in text
 
 
@@ -167,8 +194,17 @@ def test_points_that_were_sampled_differently_are_judged_by_themselves(study) ->
     assert list(said) == ["Fréchet distance (guidance 2)", "Fréchet distance (guidance 4)"]
     assert said["Fréchet distance (guidance 4)"].startswith(
         "the best is 5 (± 0.2) for nearest, guidance 4, pruned 0.75, which can be told apart from furthest, guidance 4,"
-        " pruned 0.75. It is 2 (± 0.28) below unpruned, guidance 4 (7 (± 0.2))"
+        " pruned 0.75. It is 2 (± 0.28) below unpruned, guidance 4 at 7 (± 0.2)"
     )
+
+
+def test_of_many_ways_of_sampling_those_with_most_points_are_told(study) -> None:
+    for n, cfg in enumerate((1.0, 1.5, 2.0, 3.0, 4.0)):
+        for run in (NEAREST, FURTHEST, RANDOM)[: 1 if n < 2 else 3]:
+            study.add(replace(run, sample={"cfg": cfg}), 10.0)
+    said = study.said()
+    assert list(said) == [*(f"Fréchet distance (guidance {cfg})" for cfg in (2, 3, 4)), "Other points"]
+    assert said["Other points"] == "2 more ways of sampling or measuring are in the tables alone."
 
 
 def test_other_measurements_are_named(study) -> None:
@@ -181,7 +217,7 @@ def test_a_named_baseline_is_what_the_leader_is_held_to(tmp_path: Path) -> None:
     study = Study(tmp_path).add(NEAREST, 10.0).add(RANDOM, 12.0)
     dprune("report", *study.files, "--baseline", "random", "-o", tmp_path / "report").ok()
     text = (tmp_path / "report" / "summary.md").read_text()
-    assert "below baseline: random, pruned 0.75 (12 (± 0.2))" in text
+    assert "below baseline: random, pruned 0.75 at 12 (± 0.2)" in text
 
 
 # Memorization.
@@ -195,8 +231,8 @@ def test_copies_and_nearness_are_told(study) -> None:
     assert study.said() == {
         "Memorization": "exact copies of training samples are in 1 of 3 points, most for nearest, pruned 0.75 (7). The "
         "distance to the nearest training sample, over that of held-out samples, is lowest for nearest, pruned 0.75: "
-        "0.9000 (± 0.02) (the unpruned: 1.200 (± 0.02)). Of 3 points, 1 is below 1 by more than the error, where "
-        "generated samples are nearer than unseen ones."
+        "0.9000 (± 0.02), beside 1.200 (± 0.02) of the unpruned. Of 3 points, 1 is below 1 by more than the error, "
+        "where generated samples are nearer than unseen ones."
     }
 
 

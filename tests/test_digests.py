@@ -152,7 +152,7 @@ def test_a_tensor_is_checked_when_it_is_touched_and_once(tmp_path: Path, monkeyp
     path.write_bytes(data)
     file = TensorFile.open(path)
     assert file.mapped("a").tolist() == [0, 1, 2, 3, 4]
-    with pytest.raises(InputError, match=r"its tensor 'b' is not what was written, by its digest: copy the file"):
+    with pytest.raises(InputError, match=r"its tensor 'b' does not match its digest: copy the file"):
         file.mapped("b")
     taken: list[object] = []
     monkeypatch.setattr(
@@ -184,7 +184,7 @@ def test_info_checks_every_digest_of_a_store(tmp_path: Path, name: str) -> None:
     assert (info(store)["digests"], info(store)["problems"]) == ("whole", [])
     assert re.search(r"digests +whole", dprune("info", store).ok().out.decode())
     flip(store / name, "codebook" if "codebook" in name else "codes")
-    dprune("info", store).fails(3, name, "by its digest")
+    dprune("info", store).fails(3, name, "does not match its digest")
     assert info(store)["digests"] == "damaged"
     assert info(store / name)["digests"] == "damaged"
 
@@ -199,7 +199,7 @@ def test_statistics_that_changed_are_refused(tmp_path: Path) -> None:
     assert info(tmp_path / "m.json")["digests"] == "whole"
     for tensor in ("mean", "covariance"):
         flip(path, tensor)
-        dprune(*args, "--overwrite").fails(3, "s.safetensors", f"its tensor '{tensor}'", "by its digest")
+        dprune(*args, "--overwrite").fails(3, "s.safetensors", f"its tensor '{tensor}'", "does not match its digest")
         flip(path, tensor)
 
 
@@ -301,8 +301,8 @@ SHARD = {"name": "000000.tar", "count": 7, "digest": ""}
         ({"shards": [{**SHARD, "count": -1}]}, "shards[0].count is -1"),
         ({"shards": [{**SHARD, "count": "7"}]}, 'shards[0].count is "7"'),
         ({"shards": [{"name": "000000.tar"}]}, "shards[0].count is missing"),
-        ({"shards": {}}, "shards is a table"),
-        ({"provenance": {"command": 3}}, "its provenance is none"),
+        ({"shards": {}}, "shards is an object"),
+        ({"provenance": {"command": 3}}, "its provenance is not valid"),
         ({"provenance": {**RECORD, "parents": {"x": {"record": "0" * 32}}}}, "its provenance is damaged"),
         ({"provenance": {**RECORD, "parents": 5}}, "its provenance is damaged"),
     ],
@@ -323,7 +323,7 @@ def test_manifests_that_say_nonsense(shards: Path, tmp_path: Path, changed: dict
 def test_json_that_is_not_sound(shards: Path, tmp_path: Path, text: str) -> None:
     (shards / "manifest.json").write_bytes(text.encode("latin-1"))
     args = ("embed", shards, "--model", "pixels", "-o", tmp_path / "f")
-    dprune(*args).fails(3, "manifest.json: holds no sound JSON (", "copy the folder again")
+    dprune(*args).fails(3, "manifest.json: is not valid JSON (", "copy the folder again")
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_what_is_taken_for_an_array_by_mistake(tmp_path: Path) -> None:
             result = dprune(*args, "-o", tmp_path / "out").fails(3, name, words)
             assert "allow_pickle" not in result.err
     # Lengths of headers are binary, and may begin with a byte that is a letter.
-    for name, words in {"a.safetensors": "is a safetensors file", "b.bin": "is no .npy array"}.items():
+    for name, words in {"a.safetensors": "is a safetensors file", "b.bin": "is not a .npy array"}.items():
         write_tensors(tmp_path / name, {"x": np.ones(3)}, {"pad": "x" * 40})
         if name == "b.bin":
             (tmp_path / name).write_bytes(b"Yes\x00\x01" + bytes(90))

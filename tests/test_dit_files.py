@@ -130,7 +130,7 @@ def test_a_width_that_dit_does_not_have_is_refused(tmp_path):
 
 def test_what_is_no_dit_is_refused(tmp_path):
     save_file({"x": torch.ones(3)}, tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match=r"is no DiT or SiT \('x_embedder"):
+    with pytest.raises(InputError, match=r"is not a DiT or SiT \('x_embedder"):
         load_dit(tmp_path / "x.safetensors", CPU)
     publish_model(tmp_path / "vae.safetensors", {"x": torch.ones(3)}, {"kind": "vae"}, make_record("train-vae", {}))
     with pytest.raises(InputError, match="holds a network of kind vae, not a DiT"):

@@ -519,7 +519,7 @@ def test_a_part_of_the_reference_is_measured_as_the_generated_samples_are(save: 
     found = evaluate(*files, "--metrics", "fid")
     chosen = generator(0, "reference samples as a yardstick").choice(100, 50, replace=False, shuffle=False)
     rest = np.delete(y, chosen, 0)
-    metrics, made = found["metrics"], found["details"]["frechet"]["yardstick"]
+    metrics, made = found["metrics"], found["details"]["frechet"]["real_baseline"]
     assert metrics["real_frechet_distance"] == pytest.approx(frechet(y[np.sort(chosen)], rest), rel=1e-9)
     assert made["generated"] == pytest.approx(frechet(x, rest), rel=1e-9)
     assert metrics["frechet_distance_ratio"] == pytest.approx(frechet(x, rest) / metrics["real_frechet_distance"])
@@ -534,7 +534,7 @@ def test_a_part_of_the_reference_is_measured_as_the_generated_samples_are(save: 
     # No half of the reference is as many.
     few = evaluate(files[0], save("few", y[:99]), "--metrics", "fid")
     assert "real_frechet_distance" not in few["metrics"]
-    assert "yardstick" not in few["details"]["frechet"]
+    assert "real_baseline" not in few["details"]["frechet"]
 
 
 @pytest.mark.parametrize(("count", "dimension"), [(60, 5), (60, 50)], ids=["N above d", "N below d"])
@@ -547,7 +547,7 @@ def test_held_out_samples_are_taken_out_of_the_reference_and_measured_at_equal_c
     files = save("x", x), save("y", y)
     by_ids = evaluate(*files, "--metrics", "fid", "--held-out", save("ids", ids))
     apart = (files[0], save("rest", np.delete(y, ids, 0)), "--held-out", save("held", y[np.sort(ids)]))
-    metrics, made = by_ids["metrics"], by_ids["details"]["frechet"]["yardstick"]
+    metrics, made = by_ids["metrics"], by_ids["details"]["frechet"]["real_baseline"]
     assert (made["real"], made["count"], made["reference"]) == ("held-out", 30, 70)
     assert metrics["real_frechet_distance"] == pytest.approx(frechet(y[np.sort(ids)], np.delete(y, ids, 0)), rel=1e-9)
     for names in ("fid", "fid,kid"):
@@ -576,10 +576,10 @@ def test_held_out_samples_are_taken_out_of_the_reference_and_measured_at_equal_c
 def test_held_out_samples_may_be_outside_the_subset_or_more_than_were_generated(save: Any) -> None:
     x, y = normal(20, 3), normal(120, 3, seed=1)
     args = (save("x", x), save("y", y), "--metrics", "fid", "--subset", save("keep", np.arange(40)), "--held-out")
-    made = evaluate(*args, save("ids", np.arange(30, 80)))["details"]["frechet"]["yardstick"]
+    made = evaluate(*args, save("ids", np.arange(30, 80)))["details"]["frechet"]["real_baseline"]
     assert (made["count"], made["reference"]) == (20, 30)
     outside = evaluate(*args, save("ids", np.arange(60, 80)))
-    made = outside["details"]["frechet"]["yardstick"]
+    made = outside["details"]["frechet"]["real_baseline"]
     assert (made["count"], made["reference"]) == (20, 40)
     assert made["generated"] == pytest.approx(outside["metrics"]["frechet_distance"], rel=1e-12)
     assert outside["metrics"]["real_frechet_distance"] == pytest.approx(frechet(y[60:80], y[:40]), rel=1e-9)
@@ -588,13 +588,13 @@ def test_held_out_samples_may_be_outside_the_subset_or_more_than_were_generated(
 def test_held_out_samples_of_shards_or_beside_statistics(shards: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", mu=np.zeros(6), sigma=np.eye(6))
     found = evaluate(pair[0], tmp_path / "s.npz", "--held-out", pair[1])
-    made = found["details"]["frechet"]["yardstick"]
+    made = found["details"]["frechet"]["real_baseline"]
     assert made["count"] == 90
     assert found["metrics"]["frechet_distance_ratio"] > 0
     other = generated_shards(tmp_path / "other")
     args = (generated_shards(tmp_path / "generated", 10), shards, *PIXELS, "--metrics", "fid")
     found = evaluate(*args, "--held-out", other)
-    assert found["details"]["frechet"]["yardstick"]["count"] == 10
+    assert found["details"]["frechet"]["real_baseline"]["count"] == 10
     assert parent(found["provenance"], "held_out")["command"] == "embed"
     said = dprune("eval", *args, "--held-out", other, "-o", tmp_path / "m.json").ok().err
     assert "10 real samples, fewer than the 48 dimensions" in " ".join(said.split())
@@ -640,7 +640,7 @@ def test_fresh_samples_are_as_near_as_real_ones_and_their_errors_are_on_the_safe
         )
         found.append(evaluate(*files, "--metrics", "fid", "--seed", seed))
     table = {key: np.array([one["metrics"][key] for one in found]) for key in found[0]["metrics"]}
-    made = np.array([one["details"]["frechet"]["yardstick"]["generated"] for one in found])
+    made = np.array([one["details"]["frechet"]["real_baseline"]["generated"] for one in found])
     difference = made - table["real_frechet_distance"]
     assert abs(difference.mean()) < 3 * difference.std() / 80**0.5
     assert table["frechet_distance_ratio"].mean() == pytest.approx(1, abs=0.1)
@@ -688,7 +688,7 @@ def test_statistics_stand_for_the_reference(pair: tuple[Path, Path], save: Any, 
         assert again["metrics"]["kid"] is None
         assert again["inputs"][1]["count"] == count
     said = dprune("eval", pair[0], tmp_path / "stats.npz", "-o", tmp_path / "m.json").ok().err
-    assert "statistics allow the Fréchet distance alone" in said
+    assert "statistics allow only the Fréchet distance" in said
     assert "fewer" not in said
     turned = evaluate(stats, pair[0])["metrics"]
     assert turned["frechet_distance"] == pytest.approx(whole["metrics"]["frechet_distance"], rel=1e-9)
@@ -711,7 +711,7 @@ def test_statistics_are_made_again_when_missing_and_replaced_only_when_told(
     dprune("eval", *other, "--overwrite").ok()
     assert stats.read_bytes() != before
     dprune("eval", *pair, "--save-stats", pair[0], "-o", tmp_path / "new.json").fails(
-        3, "none of dprune's", "another --save-stats"
+        3, "not written by dprune", "another --save-stats"
     )
     assert not (tmp_path / "new.json").exists()
 
@@ -779,7 +779,7 @@ def test_an_assignment_of_another_dataset_is_not_used(save: Any, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("ours", "warns"),
-    [((50, 30, 20), ""), ((45, 30, 25), ""), ((34, 33, 33), "0.16"), ((60, 0, 40), "0.30; of classes 1 none")],
+    [((50, 30, 20), ""), ((45, 30, 25), ""), ((34, 33, 33), "0.16"), ((60, 0, 40), "0.30; no sample of the classes 1")],
 )
 def test_classes_of_other_shares_are_told_whatever_is_measured(
     ours: tuple[int, ...], warns: str, tmp_path: Path
@@ -790,7 +790,7 @@ def test_classes_of_other_shares_are_told_whatever_is_measured(
     args = (tmp_path / "x.safetensors", tmp_path / "y.safetensors", "--metrics", "fid")
     said = " ".join(dprune("eval", *args, "-o", tmp_path / "m.json").ok().err.split())
     assert said.count("warning: ") == bool(warns)
-    assert ("have other shares (total variation " in said) == ("--classes proportional" in said) == bool(warns)
+    assert ("have different shares (total variation " in said) == ("--classes proportional" in said) == bool(warns)
     assert warns in said
 
 
@@ -880,7 +880,7 @@ def test_clusters_of_another_space_are_refused(shards: Path, tmp_path: Path) -> 
     store, grey = embed(shards, tmp_path / "store"), embed(shards, tmp_path / "grey", "--color", "grey")
     dprune("cluster", grey, "-k", 2, "-o", tmp_path / "c.safetensors").ok()
     args = ("--clusters", tmp_path / "c.safetensors", "-o", tmp_path / "m.json")
-    dprune("eval", store, store, *args).fails(3, "c.safetensors", "another space", "an eval of their own", "pixels")
+    dprune("eval", store, store, *args).fails(3, "c.safetensors", "another space", "a separate eval", "pixels")
     np.save(tmp_path / "x.npy", normal(30, 5))
     dprune("eval", tmp_path / "x.npy", tmp_path / "x.npy", *args).fails(3, "16 dimensions", "5")
 

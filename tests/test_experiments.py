@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import dprune
+from conftest import dprune, sample, write_tar
 from safetensors.numpy import save_file
 from scipy import stats
 from studies import TOTAL, Run, made, mark, write_memorization, write_metrics
@@ -492,6 +492,15 @@ def test_what_keeps_all_its_candidates_is_unpruned(compared, selected, everythin
 def test_the_ratio_is_of_the_candidates(compared, selected, line, label, ratio) -> None:
     (found,) = compared(selected(line, samples=1234))
     assert shape(found) == {label: [pytest.approx(ratio)]}
+
+
+def test_classes_that_were_taken_whole_are_called_by_name(compared, selected, tmp_path) -> None:
+    write_tar(tmp_path / "shards" / "0.tar", [p for row in range(20) for p in sample(f"{row:02d}", row, row % 4)])
+    (tmp_path / "shards" / "classes.txt").write_text("cat\ndog\nemu\n")
+    (found,) = compared(selected(f"--groups {tmp_path / 'shards'} --only emu,dog"))
+    assert shape(found) == {"only emu, dog": [0.5]}
+    (found,) = compared(selected(f"--groups {tmp_path / 'shards'} --only 3"))
+    assert shape(found) == {"only 3": [0.75]}
 
 
 def test_groups_of_a_dataset_can_be_all_that_there_is(compared, selected) -> None:

@@ -322,7 +322,7 @@ def test_a_list_may_lie_in_the_folder_of_the_classes(tmp_path: Path) -> None:
 
 def test_images_without_labels_are_told_how_to_get_some(tmp_path: Path) -> None:
     flat = tree(tmp_path / "flat", "a.png")
-    assert "flat: its images get no labels: give them by --labels FILE" in refused(flat).ok().err
+    assert "flat: its images get no labels: give them with --labels FILE" in refused(flat).ok().err
     (flat / "a.cls").write_text("3")
     assert "--labels" not in dprune("pack", flat, "-o", tmp_path / "a", "--beside", "cls", "--workers", 0).ok().err
     classes = tree(tmp_path / "classes", "cat/a.png", "b.png")
@@ -347,7 +347,7 @@ def test_a_split_of_any_name_can_be_asked_for(tmp_path: Path) -> None:
     assert pack(folder, tmp_path / "classes")["classes"] == 2
     assert pack(folder, tmp_path / "out", "--split", "extra")["left_out"] == {"train/": 1}
     refused(tree(tmp_path / "flat", "a.png"), "--split", "train").fails(3, "flat", "no split 'train'")
-    refused(tmp_path / "out", "--split", "train").fails(2, "--split and --beside speak of folders and zips of images")
+    refused(tmp_path / "out", "--split", "train").fails(2, "--split and --beside are for folders and zips of images")
 
 
 @pytest.mark.parametrize(

@@ -113,10 +113,10 @@ def said(*args: object, output: Path) -> str:
 def test_they_come_with_a_warning_that_network_and_resize_must_be_the_same(generated: Path, tmp_path: Path) -> None:
     stats = save_stats(tmp_path / "s.npz")
     told = said(generated, stats, *PIXELS, output=tmp_path / "m.json")
-    assert "s.npz does not say by which network and which resize it was made: unless by pixels, the distance" in told
+    assert "s.npz does not say which network and which resize made it: unless those were pixels, the distance" in told
     assert "guided-diffusion" not in told
     np.save(tmp_path / "x.npy", features(60, 4))
-    assert "unless by those of the other side" in said(tmp_path / "x.npy", stats, output=tmp_path / "n.json")
+    assert "unless those were the ones of the other side" in said(tmp_path / "x.npy", stats, output=tmp_path / "n.json")
     ours = tmp_path / "ours.safetensors"
     told = said(generated, generated, *PIXELS, "--metrics", "fid", "--save-stats", ours, output=tmp_path / "o.json")
     assert "does not say" not in said(generated, ours, output=tmp_path / "p.json") + told
@@ -179,7 +179,7 @@ def test_a_reference_batch_is_its_statistics_for_the_frechet_distance(
     expected = evaluated(tmp_path / "a.json", generated, alone, *PIXELS)["metrics"]["frechet_distance"]
     for number, args in enumerate(((), ("--metrics", "fid"))):
         told = said(generated, batch, *PIXELS, *args, output=tmp_path / f"{number}.json")
-        assert "its statistics are taken; --metrics with more than fid takes its images" in told
+        assert "its statistics are used; --metrics with more than fid uses its images" in told
         found = json.loads((tmp_path / f"{number}.json").read_text())
         assert found["metrics"]["frechet_distance"] == expected
         assert found["inputs"][1]["count"] is None
@@ -192,7 +192,7 @@ def test_a_reference_batch_is_its_images_where_samples_are_needed(
     np.savez(tmp_path / "images.npz", arr_0=images())
     given = [arg.format(tmp_path) for arg in args]
     told = said(generated, batch, *PIXELS, *given, output=tmp_path / "m.json")
-    assert "its images are taken, and not its statistics" in told
+    assert "its images are used, not its statistics" in told
     assert "does not say" not in told
     found = json.loads((tmp_path / "m.json").read_text())
     expected = evaluated(tmp_path / "n.json", generated, tmp_path / "images.npz", *PIXELS, "--metrics", "fid,kid")
@@ -225,12 +225,12 @@ def test_archives_without_either_are_one_sentence(generated: Path, tmp_path: Pat
     np.savez(tmp_path / "half.npz", mu=np.zeros(3))
     refused(generated, tmp_path / "half.npz", *PIXELS).fails(3, "half.npz", "mu")
     (tmp_path / "cut.npz").write_bytes(save_stats(tmp_path / "s.npz").read_bytes()[:3000])
-    refused(generated, tmp_path / "cut.npz", *PIXELS).fails(3, "cut.npz", "is no whole .npz archive")
+    refused(generated, tmp_path / "cut.npz", *PIXELS).fails(3, "cut.npz", "is not a whole .npz archive")
 
 
 def test_statistics_do_not_do_where_samples_are_needed(generated: Path, tmp_path: Path) -> None:
     stats = save_stats(tmp_path / "s.npz")
-    words = "s.npz: holds statistics, which know of no single samples"
+    words = "s.npz: holds statistics, which have no single samples"
     dprune("memorization", generated, stats, *PIXELS, "-o", tmp_path / "m.json").fails(3, words)
     dprune("eval", generated, generated, "--held-out", stats, *PIXELS, "-o", tmp_path / "m.json").fails(3, words)
 

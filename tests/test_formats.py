@@ -406,7 +406,7 @@ def test_clusters_that_no_list_of_sizes_could_hold(
 def test_inputs_speak_of_one_dataset() -> None:
     assert check_same_dataset({"a": None, "b": None}) is None
     assert check_same_dataset({"a": None, "b": "f", "c": "f"}) == "f"
-    with pytest.raises(MismatchError, match=r"b and d speak of different datasets \(fingerprints f and e\)") as caught:
+    with pytest.raises(MismatchError, match=r"b and d come from different datasets \(fingerprints f and e\)") as caught:
         check_same_dataset({"a": None, "b": "f", "c": "f", "d": "e"})
     assert caught.value.exit_code == 3
 
@@ -470,12 +470,12 @@ WHOLE = bytes_of(np.arange(100.0))
         (WHOLE[:-1], "is not a whole .npy array"),
         (WHOLE[:60], "is not a whole .npy array"),
         (WHOLE[:6], "is not a whole .npy array"),
-        (b"", "is no .npy array"),
+        (b"", "is not a .npy array"),
         (b"hello\n", "is text, not a .npy array"),
         (b"\x80\x04N.", "is a Python pickle"),
         (archive(), "is an .npz archive"),
         (bytes_of(np.array([{}, None]), allow_pickle=True), "holds pickled Python objects"),
-        (WHOLE + b"not json\n", "what follows the array\\): holds no sound JSON"),
+        (WHOLE + b"not json\n", "what follows the array\\): is not valid JSON"),
         (WHOLE.replace(b"(100,)", b"(9**9)"), "is not a whole .npy array"),
         (WHOLE.replace(b"'<f8'", b"'<f8\0"), "is not a whole .npy array"),
     ],
@@ -539,9 +539,9 @@ def test_scores_and_groups_are_checked(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 2)))
     np.save(tmp_path / "b.npy", np.array(["a"]))
     for name in ("a.npy", "b.npy"):
-        with pytest.raises(InputError, match="scores are one number a sample"):
+        with pytest.raises(InputError, match="scores are one number per sample"):
             read_scores(tmp_path / name)
-        with pytest.raises(InputError, match="groups are one whole number a sample"):
+        with pytest.raises(InputError, match="groups are one whole number per sample"):
             read_groups(tmp_path / name)
     np.save(tmp_path / "c.npy", np.array([1, -1], dtype=np.int8))
     assert read_groups(tmp_path / "c.npy").values.dtype == np.int64

@@ -136,6 +136,8 @@ def test_labels_are_the_same_wherever_they_are(place: Path) -> None:
     assert arrays[0] == arrays[1] == arrays[2] == arrays[3]
     records = [json.loads(out.splitlines()[-1]) for out in found]
     assert all(record["options"]["only"] == [2, 1] for record in records)
+    assert records[0]["findings"]["only"] == ["Smileys & Emotion", "dog"]
+    assert "only" not in records[3]["findings"]
     assert records[0]["fingerprint"] == records[2]["fingerprint"]
     latents = latent_store(place / "l")
     assert set(summary(place, "--order", "random", "--groups", latents, "--cap", 2)["kept_by_class"]) <= set("01234")

@@ -53,6 +53,29 @@ def test_the_short_help_lists_the_common_options_and_the_long_one_all(path: str)
 
 
 @pytest.mark.parametrize("path", COMMANDS)
+def test_what_an_option_does_is_said_in_sentences_that_stand_alone(path: str) -> None:
+    for param in COMMANDS[path].params:
+        if isinstance(param, GroupedOption):
+            text, _, default = (param.help or "").partition("  [default: ")
+            assert re.fullmatch(r"(With --|[A-Z]).*\.", text), (param.opts, text)
+            assert not re.search(r"(^|\. )(Of|The same|And|But|Else)\b", text), (param.opts, text)
+            assert not default or default.endswith("]")
+
+
+def test_the_words_of_the_field_are_used() -> None:
+    """Outside of names of keys and options."""
+    root = Path(__file__).parent.parent
+    prose = [(root / name).read_text() for name in ("man/sections.txt", "man/files.txt", "README.md")]
+    prose += [
+        f"{command.help} {[getattr(param, 'help', '') for param in command.params]}" for command in COMMANDS.values()
+    ]
+    found = re.findall(
+        r"\b(?:critic|ledger|yardstick)s?\b", re.sub("`[^`]*`", "", "\n".join(prose)), flags=re.IGNORECASE
+    )
+    assert not found
+
+
+@pytest.mark.parametrize("path", COMMANDS)
 def test_the_short_help_fits_on_a_screen(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = dprune(*path.split(), "--help").ok().out.decode().splitlines()
@@ -133,6 +156,19 @@ def test_the_short_help_has_first_sentences_defaults_and_four_examples(page: str
     assert "First paragraph." in lines
     assert "Second paragraph." not in lines
     assert lines[lines.index("Examples:") + 1 :][:6] == ["a", "b \\", "continued", "c", "d", ""]
+
+
+def test_methods_are_listed_in_full_with_where_to_read_on() -> None:
+    shown = " ".join(dprune("score", "--help").ok().out.decode().split())
+    assert "Usage: dprune score [OPTIONS] METHOD [ARGS]..." in shown
+    for name, method in COMMANDS["score"].commands.items():  # type: ignore[attr-defined]
+        assert f" {name} {' '.join(split_help(method.help)[0][0].split())}" in shown
+    assert shown.endswith("Help: dprune help score METHOD Manual: man dprune-score")
+
+
+def test_the_output_is_the_first_of_its_group() -> None:
+    for path in ("pack", "select", "sample"):
+        assert "\nOutput:\n  -o, --output PATH" in dprune(path, "--help-all").ok().out.decode()
 
 
 def test_what_options_do_stands_in_one_column(page: str) -> None:

@@ -194,7 +194,7 @@ def test_weights_that_are_missing(photos: Any, tmp_path: Path, monkeypatch: pyte
     embed(photos[0], tmp_path / "f", "--model", "inception").fails(3, *everything)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "inception-2015-12-05.pt").write_bytes(b"TorchScript")
-    embed(photos[0], tmp_path / "f").fails(3, *everything, "gives no sure logits")
+    embed(photos[0], tmp_path / "f").fails(3, *everything, "logits are not reliable")
     assert not (tmp_path / "f").exists()
 
 

@@ -126,7 +126,7 @@ def test_shards_are_held_to_their_manifest(packed: Path) -> None:
     write_tar(packed / "extra.tar", sample("extra", 1))
     found = "\n".join(problems(packed))
     assert "000000.tar holds 1 samples, its manifest.json says 7" in found
-    assert "000001.tar holds other members" in found
+    assert "000001.tar does not hold the members" in found
     assert "000002.tar is missing" in found
     assert "extra.tar is not in its manifest.json" in found
 
@@ -191,7 +191,7 @@ def test_a_store_with_missing_damaged_and_foreign_parts(store: Path) -> None:
     write_tensors(store / "000002.safetensors", {"features": np.ones((6, 3), dtype=np.float16)},
                   {"count": 6, "members": "x", "options": "y", "bad": []})  # fmt: skip
     first, second, third = problems(store)
-    assert "lacks the part of 000000.tar" in first
+    assert "lacks the file of 000000.tar" in first
     assert "000001.safetensors: is not a whole safetensors file" in second
     assert "other options" in third
 
@@ -477,7 +477,7 @@ def test_results_of_measurements(tmp_path: Path) -> None:
 
 def test_json_that_is_no_result(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"kind": "metrics"}')
-    assert "a.json: is no result" in problems(tmp_path / "a.json")[0]
+    assert "a.json: is not a result" in problems(tmp_path / "a.json")[0]
 
 
 def test_a_chain_leaves_out_what_was_not_asked_for() -> None:

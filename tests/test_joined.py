@@ -124,9 +124,9 @@ def test_numbers_and_names_do_not_mix(tmp_path: Path) -> None:
     photos, flat = tree(tmp_path / "photos", "cat/a.png"), tree(tmp_path / "flat", "b.png")
     numbered = [write_tar(tmp_path / name / "0.tar", sample(name, 3, 7)).parent for name in ("x", "y")]
     for order in ([photos, numbered[0]], [numbered[0], photos]):
-        refused(*order).fails(3, "photos has names of classes and", "x has labels without", "--labels")
+        refused(*order).fails(3, "photos has class names and", "x has labels without", "--labels")
     pack(photos, tmp_path / "named")
-    refused(tmp_path / "named", numbered[0]).fails(3, "named has names of classes and", "x has labels without")
+    refused(tmp_path / "named", numbered[0]).fails(3, "named has class names and", "x has labels without")
     joined(tmp_path / "out", *numbered, flat)
     assert labels(tmp_path / "out") == {"x": 7, "y": 7}
     assert not (tmp_path / "out" / "classes.txt").exists()
@@ -157,17 +157,17 @@ def test_options_reach_the_sources_that_they_speak_of(tmp_path: Path) -> None:
     args = [photos, shards, "--split", "val", "--beside", "txt", "--image-member", "input.png"]
     assert joined(tmp_path / "out", *args)["split"] == "val"
     assert members(tmp_path / "out")["x.png"] == image_bytes(1)
-    refused(photos, "--split", "val", "--image-member", "input.png").fails(2, "speak of shards")
-    refused(shards, "sklearn:digits", "--split", "val").fails(2, "speak of folders and zips of images")
+    refused(photos, "--split", "val", "--image-member", "input.png").fails(2, "are for shards alone")
+    refused(shards, "sklearn:digits", "--split", "val").fails(2, "are for folders and zips of images")
 
 
 def test_streams_stay_alone(tmp_path: Path) -> None:
     tar, photos = write_tar(tmp_path / "in.tar", sample("s", 1)), tree(tmp_path / "photos", "a.png")
-    refused(photos, f"file://{tar}").fails(2, "a stream is packed with none but streams")
+    refused(photos, f"file://{tar}").fails(2, "a stream is packed with other streams only")
     import gzip
 
     (tmp_path / "z.tar.gz").write_bytes(gzip.compress(tar.read_bytes()))
-    refused(photos, tmp_path / "z.tar.gz").fails(2, "z.tar.gz: a stream is packed with none but streams")
+    refused(photos, tmp_path / "z.tar.gz").fails(2, "z.tar.gz: a stream is packed with other streams only")
     refused("-", photos).fails(2, "stdin: a stream")
 
 

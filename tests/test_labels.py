@@ -261,16 +261,14 @@ def test_json_that_is_missing_or_damaged(tmp_path: Path) -> None:
     refused(folder, "--labels", "json:label").fails(3, "1 of 2 images have no json beside them, such as 'b'")
     for content, words in (
         ("[1]", "has no field 'label'"),
-        ('{"label": ', "no sound JSON"),
+        ('{"label": ', "not valid JSON"),
         ('{"label": 1.5}', "is 1.5,"),
         ('{"label": "x"}', "two types, such as 'x' and 1"),
     ):
         write(folder / "b.json", content)
         refused(folder, "--labels", "json:label").fails(3, words)
     refused(folder, "--labels", "json:").fails(2, "--labels json: name a field")
-    refused(Path("sklearn:digits"), "--labels", "json:label", "-o", tmp_path / "o").fails(
-        2, "speaks of folders, zips and"
-    )
+    refused(Path("sklearn:digits"), "--labels", "json:label", "-o", tmp_path / "o").fails(2, "is for folders, zips and")
 
 
 # What does not fit
@@ -281,7 +279,7 @@ def test_json_that_is_missing_or_damaged(tmp_path: Path) -> None:
     [
         ("000.png,ape\n", ["has no row for 1 of 2 images, such as '001'", "an empty label for no label"]),
         ("000.png,ape\n001.png,x\n002.png,y\n003.png,z\n", ["2 of 4 rows have no image, such as that of '002.png'"]),
-        ("x.png,ape\ny.png,ape\n", ["names none of the images, which are called like '000'", "like 'x.png'"]),
+        ("x.png,ape\ny.png,ape\n", ["names none of the images: these have names like '000'", "like 'x.png'"]),
         ("000.png,ape\n001.png,7\n", ["labels are of two types, such as 'ape' and 7"]),
         ('{"000.png": "ape", "001.png": 7}', ["labels are of two types"]),
         ("000.png,ape\n000.png,cat\n", ["names '000.png' twice"]),
@@ -290,7 +288,7 @@ def test_json_that_is_missing_or_damaged(tmp_path: Path) -> None:
         ("a,b,c\n000.png,cat,2\n", ["has 3 columns and no header"]),
         ("file,label\n000.png,ape\n001.png,cat,more\n", ["line 3 has 3 columns, and the first 2"]),
         ("000.png\n001.png\n", ["has one column"]),
-        ('000.png,ape\n001.png,"cat\n', ["line 2 is no row of a table"]),
+        ('000.png,ape\n001.png,"cat\n', ["line 2 is not a row of a table"]),
         ("", ["has one column"]),
         ("file,label\n", ["holds no labels"]),
         ('{"000.png": [0, 1], "001.png": [1, 0]}', ["000.png: the label is a list, neither a name nor a whole number"]),
@@ -298,14 +296,14 @@ def test_json_that_is_missing_or_damaged(tmp_path: Path) -> None:
         ('{"000.png": 1.5}', ["the label is 1.5, neither"]),
         ('{"000.png": 1e300}', ["the label is 1e+300, neither"]),
         ('{"000.png": -9223372036854775808.0, "001.png": 9.3e18}', ["neither"]),
-        ('{"labels": null}', ["holds no labels (null stands in their place)"]),
-        ('{"000.png": 1', ["holds no sound JSON"]),
+        ('{"labels": null}', ["holds no labels (null was found instead)"]),
+        ('{"000.png": 1', ["is not valid JSON"]),
         ("[1, 2]", ["its objects have no field for the file, such as file_name"]),
-        ('[["000.png", 1], ["001.png"]]', ["entry 2 is no pair"]),
+        ('[["000.png", 1], ["001.png"]]', ["entry 2 is not a pair"]),
         ('{"file": "000.png", "text": "x"}\n{"file": "001.png"}', ["its objects have no field for the label"]),
         ('{"file": "000.png", "label": 1}\n{"file": "001.png"}', ["entry 2 lacks 'file' or 'label'"]),
-        ('{"file": "000.png", "label": 1}\nnonsense', ["holds no sound JSON", "line 2"]),
-        ("000.png,a\0\n", ["is no text"]),
+        ('{"file": "000.png", "label": 1}\nnonsense', ["is not valid JSON", "line 2"]),
+        ("000.png,a\0\n", ["is not text"]),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_sentence(tmp_path: Path, content: str, words: list[str]) -> None:
@@ -333,11 +331,9 @@ def test_labels_come_from_one_place(flat: Path, shards: Path, tmp_path: Path) ->
         option = " ".join(args).removesuffix(" y")
         refused(source, "--labels", file, *args).fails(2, f"--labels and {option} both say where labels come from")
     stream = f"file://{shards}/000000.tar"
-    dprune("pack", stream, "-o", tmp_path / "o", "--labels", file).fails(
-        2, "--labels wants to know all keys beforehand"
-    )
+    dprune("pack", stream, "-o", tmp_path / "o", "--labels", file).fails(2, "--labels needs all keys beforehand")
     refused(flat, "--labels", tmp_path).fails(3, "cannot be read")
-    refused(flat, "--labels", FILES / "edm.zip").fails(3, "edm.zip: is no text")
+    refused(flat, "--labels", FILES / "edm.zip").fails(3, "edm.zip: is not text")
     (tmp_path / "l").mkdir()
     shutil.copy(file, tmp_path / "l")
     for content, words in (("a\na\n", "the class 'a' stands twice"), ("a\n\nb", "line 2 is empty")):

@@ -145,11 +145,11 @@ def refused(folder: Path, *words: str) -> None:
 
 def test_what_is_no_store_of_latents(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "no such folder")
-    refused(tmp_path, "is no store of latents")
+    refused(tmp_path, "is not a store of latents")
     (tmp_path / "file").write_bytes(b"x")
     refused(tmp_path / "file", "is a file")
     Store(tmp_path / "f", "features", ("a.tar",), (), make_record("embed", {})).publish_manifest()
-    refused(tmp_path / "f", "is no store of latents")
+    refused(tmp_path / "f", "is not a store of latents")
     Store(
         tmp_path / "g", "latents", ("a.tar",), (), make_record("encode", {"network": {"kind": "vq"}})
     ).publish_manifest()
@@ -163,16 +163,16 @@ def test_parts_that_are_missing_damaged_or_of_other_shapes(kind: str, tmp_path: 
     whole, part = path.read_bytes(), load_file(path)
     latent, sums = ("codes" if kind == "vq" else "logvar"), SUMS[kind]
     path.unlink()
-    refused(tmp_path, "lacks the parts of 1 of 3 shards (c.tar)")
+    refused(tmp_path, "lacks the files of 1 of 3 shards (c.tar)")
     path.write_bytes(whole[:-1])
-    refused(tmp_path, "lacks the parts of 1 of 3 shards (c.tar)")
+    refused(tmp_path, "lacks the files of 1 of 3 shards (c.tar)")
     for changed in ({latent: part[latent][:, :1]}, {latent: part[latent].astype(np.float32)}, {sums: part[sums][:2]}):
         store.publish_part("c.tar", {**part, **changed}, "digest of c.tar", 4, [])
         refused(tmp_path, "c.safetensors", f"its tensor {next(iter(changed))!r} is ", "remove the file")
     store.publish_part("c.tar", {name: part[name] for name in part if name != "valid"}, "digest of c.tar", 4, [])
     refused(tmp_path, "its tensor 'valid' is missing")
     store.publish_part("c.tar", {**part, sums: part[sums] * 0 + (1 if kind == "vq" else np.nan)}, "digest", 4, [])
-    refused(tmp_path, "the sums of its parts are not those of its 7 samples")
+    refused(tmp_path, "the sums in its files do not match its 7 samples")
     path.write_bytes(whole)
     assert len(open_latents(tmp_path)) == 7
 

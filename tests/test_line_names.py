@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import dprune
-from studies import Run, mark, write_memorization, write_metrics
+from studies import Run, made, mark, write_memorization, write_metrics
 
 from dprune.formats.provenance import parent_record
 from dprune.formats.results import read_result
@@ -82,6 +82,21 @@ def test_a_chain_never_stands_in_a_name(named) -> None:
         "EL2N, lowest",
         "EL2N, lowest, autoencoder of a subset",
     ]
+
+
+def test_strata_and_other_peoples_groups_are_told(named) -> None:
+    groups = {"groups": parent_record(None, "a" * 64)}
+    plain, strata, others = (chosen(NEAREST, more) for more in ({}, groups, {"groups": parent_record(None, "b" * 64)}))
+    assert labels(named(plain, strata)) == ["nearest", "nearest, within groups"]
+    assert labels(named(strata, others)) == ["nearest, groups aaaaaaaa", "nearest, groups bbbbbbbb"]
+    about = dict(named(plain, strata).lines[1].about)
+    assert about["Chosen"] == "inside each cluster and group, proportional quotas"
+
+
+def chosen(run: Run, more: dict[str, dict[str, object]]) -> Run:
+    """The same run, its subset chosen with more inputs."""
+    record = run.chosen()["provenance"]
+    return Run(subset=made({**record, "parents": {**record["parents"], **more}}))
 
 
 def test_names_are_unique_and_do_not_depend_on_the_order_of_files(named) -> None:

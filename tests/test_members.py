@@ -53,7 +53,7 @@ def test_labels(chosen: str | None, content: bytes, label: int) -> None:
         ("json:label", b'{"label": [1]}', "not a whole number"),
         ("json:label", b'{"text": 1}', "x: has no field 'label'"),
         ("json:label", b"[1]", "x: has no field 'label'"),
-        ("json:label", b"{", "x: holds no sound JSON"),
+        ("json:label", b"{", "x: is not valid JSON"),
     ],
 )
 def test_labels_that_are_none(chosen: str | None, content: bytes, words: str) -> None:

@@ -450,7 +450,7 @@ def test_few_training_samples(here: Path) -> None:
 def test_too_few_samples_for_the_copying_test_are_told(here: Path) -> None:
     save(gen=normal(20, seed=1), train=normal(60), held=normal(20, seed=2))
     done = dprune("memorization", "gen.npy", "train.npy", "--held-out", "held.npy", "-o", "m.json").ok()
-    assert "warning: the copying test says nothing" in done.err
+    assert "warning: the copying test has no result" in done.err
     assert read_result("m.json").metrics["copying_c_t"] is None
 
 
@@ -604,9 +604,9 @@ def test_a_result_is_made_once(here: Path) -> None:
 def test_pairs_replace_no_other_file(here: Path) -> None:
     save(gen=normal(20, seed=1), train=normal(30), keep=np.arange(30))
     args = ("memorization", "gen.npy", "train.npy", "-o", "m.json", "--pairs")
-    dprune(*args, "keep.npy").fails(3, "keep.npy", "none of dprune's", "another --pairs")
+    dprune(*args, "keep.npy").fails(3, "keep.npy", "not written by dprune", "another --pairs")
     dprune(*args, ".").fails(2, "--pairs", "name a file")
-    dprune(*args, "..").fails(3, "none of dprune's", "another --pairs")
+    dprune(*args, "..").fails(3, "not written by dprune", "another --pairs")
     dprune(*args, "pairs.npy").ok()
     save(gen=normal(20, seed=2))
     other = ("memorization", "gen.npy", "train.npy", "-o", "o.json", "--pairs", "pairs.npy")
@@ -710,7 +710,7 @@ def test_a_figure_of_features_wants_their_shards(images) -> None:
     dprune(*other, "--generated-shards", "gen").fails(3, "39", "40", "--generated-shards")
     np.save("gen.npy", normal(40, 48))
     Path("g.png").write_bytes(image_bytes(1))
-    dprune(*other, "--generated-shards", "gen").fails(3, "g.png", "none of dprune's", "another --figure")
+    dprune(*other, "--generated-shards", "gen").fails(3, "g.png", "not written by dprune", "another --figure")
 
 
 def rows(x: np.ndarray) -> TrainingRows:

@@ -116,7 +116,7 @@ def test_arrays_that_are_no_images(tmp_path: Path, array: np.ndarray[Any, Any], 
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        ([0.5, 1, 2], ("float64 [3]", "each of 3 images: leave labels out by --label-column none")),
+        ([0.5, 1, 2], ("float64 [3]", "each of 3 images: leave labels out with --label-column none")),
         ([0, 1], ("int64 [2]", "each of 3 images")),
         (np.eye(3, dtype=np.int64), ("images: save labels.argmax(1), or leave labels out",)),
         (np.array([1, 2, 1 << 63], dtype=np.uint64), ("63 bits",)),
@@ -134,7 +134,7 @@ def test_damaged_archives(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for data in (b"", b"junk", whole[:-1], whole[: len(whole) // 2], whole[:1000] + bytes(9) + whole[1009:]):
         path.write_bytes(data)
-        refused(path).fails(3, "x.npz: is no whole .npz archive", "copy or make it again")
+        refused(path).fails(3, "x.npz: is not a whole .npz archive", "copy or make it again")
     assert not (tmp_path / "refused" / "000000.tar").exists()
     with zipfile.ZipFile(path, "w") as archive:
         header = io.BytesIO()

@@ -142,7 +142,7 @@ def test_sample_takes_published_weights_without_an_option(
     kind: str, published: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = sample(published[kind], tmp_path / "inferred").ok()
-    assert f"{kind}.pt predicts {PREDICTIONS[kind]}, by its answers to noise (correlations" in done.err
+    assert f"{kind}.pt predicts {PREDICTIONS[kind]}, judging by its outputs on noise (correlations" in done.err
     found = record(tmp_path / "inferred")
     assert (found["options"]["parametrization"], found["findings"]) == (INFERRED, {"predicts": kind})
     told = told_of(tmp_path / "inferred")
@@ -163,7 +163,7 @@ def test_sample_takes_published_weights_without_an_option(
 
 def test_an_option_that_the_answers_contradict_is_warned_of(published: dict[str, Path], tmp_path: Path) -> None:
     done = sample(published[VELOCITY], tmp_path / "out", "--parametrization", "noise").ok()
-    assert "warning: --parametrization noise: by its answers to noise" in done.err
+    assert "warning: --parametrization noise: judging by its outputs on noise" in done.err
     assert "velocity.pt predicts velocities: leave the option out" in done.err
     assert "warning" not in sample(published["random"], tmp_path / "b", "--parametrization", "noise").ok().err
 
@@ -227,4 +227,4 @@ def test_training_begins_with_velocities_alone(published: dict[str, Path], tmp_p
     dprune(*args, published["random"]).fails(2, "random.pt: does not say what it predicts")
     dprune(*args, published[VELOCITY]).ok()
     done = dprune(*args, published[NOISE], "--parametrization", "velocity", "--overwrite").ok()
-    assert "warning: --parametrization velocity: by its answers to noise" in done.err
+    assert "warning: --parametrization velocity: judging by its outputs on noise" in done.err

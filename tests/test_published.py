@@ -197,13 +197,16 @@ EMBEDDER = "transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.weight"
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"caption_projection.linear_1.weight": torch.ones(2)}, "no DiT (it has caption_projection.linear_1.weight)"),
+        (
+            {"caption_projection.linear_1.weight": torch.ones(2)},
+            "not a DiT (it has caption_projection.linear_1.weight)",
+        ),
         ({EMBEDDER: torch.ones(384, 256)}, f"{EMBEDDER} is not that of its first block"),
         ({EMBEDDER.replace("blocks.1", "blocks.0"): None}, f"{EMBEDDER} is not that of its first block"),
         ({"transformer_blocks.0.attn1.to_q.weight": torch.ones(2, 2)}, "queries, keys and values are of several sizes"),
         ({"transformer_blocks.999999999.ff.net.2.bias": torch.ones(2)}, "it has transformer_blocks.999999999"),
         ({"pos_embed.proj.weight": torch.ones(2)}, "no pos_embed.proj.weight of four dimensions"),
-        ({"proj_out_2.weight": None}, "is no DiT or SiT ('final_layer.linear.weight')"),
+        ({"proj_out_2.weight": None}, "is not a DiT or SiT ('final_layer.linear.weight')"),
         ({"transformer_blocks.1.ff.net.2.bias": None}, "blocks.1.mlp.fc2.bias is missing"),
     ],
 )
@@ -221,7 +224,7 @@ def test_diffusers_configuration_has_to_be_there(files: dict[str, Path], tmp_pat
     path.with_name("config.json").write_text('{"sample_size": 1000000}')
     dprune("sample", path, *given).fails(3, "config.json", "sample_size")
     path.with_name("config.json").unlink()
-    dprune("sample", path, *given).fails(3, "model.bin", "stands in the config.json", "copy both")
+    dprune("sample", path, *given).fails(3, "model.bin", "is in the config.json", "copy both")
 
 
 def test_published_sizes_fit_by_names_and_shapes() -> None:
@@ -248,7 +251,7 @@ def test_published_sizes_fit_by_names_and_shapes() -> None:
         ("pos_embed", (1, 15, 384), "1, 15, 384"),
         ("y_embedder.embedding_table.weight", (10**9, 384), "classes"),
         ("final_layer.linear.weight", (24, 384), "24, 384"),
-        ("final_layer.linear.weight", (24,), "is no DiT or SiT"),
+        ("final_layer.linear.weight", (24,), "is not a DiT or SiT"),
     ],
 )
 def test_shapes_that_no_dit_has_are_refused(

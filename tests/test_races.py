@@ -118,7 +118,7 @@ def test_the_second_waits_for_the_first_and_finds_its_work(shards: Path, tmp_pat
     with claimed(claim_in(tmp_path / "out", Ranks()), "out", Silent()):
         second = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         assert second.stderr is not None
-        assert "another process makes" in second.stderr.readline()
+        assert "another process is making" in second.stderr.readline()
         shutil.copytree(tmp_path / "first", tmp_path / "out", dirs_exist_ok=True)
     assert "up to date" in second.communicate(timeout=60)[1]
     assert second.returncode == 0

@@ -172,14 +172,14 @@ def test_a_stream_goes_on_where_it_was_cut(server: Server, tmp_path: Path) -> No
 def test_a_server_without_ranges(server: Server, tmp_path: Path) -> None:
     server.ranges, server.data = False, long_shard(tmp_path)
     blocks = open_blocks(server.url())
-    with pytest.raises(InputError, match="from the front only: run dprune pack on the URL"):
+    with pytest.raises(InputError, match="does not send parts of files: run dprune pack on the URL"):
         blocks.read(5 << 20, 512)
     pack(server, tmp_path / "p").ok()
 
 
 def test_a_server_that_tells_no_length(server: Server, tmp_path: Path) -> None:
     server.length = False
-    embed(server, tmp_path / "e").fails(3, "does not say how long it is", "dprune pack")
+    embed(server, tmp_path / "e").fails(3, "does not state the file's size", "dprune pack")
     pack(server, tmp_path / "p").ok()
 
 

@@ -254,6 +254,17 @@ def with_images(*folders: Path) -> list[object]:
     return [part for folder in folders for part in ("--images", folder)]
 
 
+def test_images_are_called_as_the_lines_of_their_models(tmp_path: Path) -> None:
+    """By themselves they would be one line of two clusterings, and so without their number."""
+    runs = [PRUNED, replace(PRUNED, k=10), Run()]
+    files = [write_metrics(tmp_path / f"{n}.json", run) for n, run in enumerate(runs)]
+    folders = [generated(tmp_path / "u", Run()), generated(tmp_path / "a", PRUNED)]
+    for more, label in (((), "nearest, 24 clusters"), (("--label", "nearest, 24 clusters=Ours"), "Ours")):
+        dprune("report", *files, *with_images(*folders), *more, "-o", tmp_path / label).ok()
+        page = page_of(tmp_path / label)
+        assert {alt.partition(", seed")[0].partition(", pruned")[0] for alt in page.alts} == {"unpruned", label}
+
+
 def test_images_stand_by_method_and_ratio_and_empty_cells_say_so(tmp_path: Path) -> None:
     file = write_metrics(tmp_path / "a.json", PRUNED)
     folders = [
@@ -442,11 +453,11 @@ def test_maps_that_cannot_be_drawn(features: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        ("", "no sound JSON"),
-        ("{", "no sound JSON"),
-        ("[1]", "no result"),
-        ('{"kind": "run"}', "no result"),
-        ("null", "no result"),
+        ("", "not valid JSON"),
+        ("{", "not valid JSON"),
+        ("[1]", "not a result"),
+        ('{"kind": "run"}', "not a result"),
+        ("null", "not a result"),
     ],
 )
 def test_what_is_no_result(tmp_path: Path, content: str, word: str) -> None:

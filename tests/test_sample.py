@@ -226,7 +226,7 @@ def test_tasks_of_an_array_share_the_shards(sample, tmp_path, monkeypatch):
         result = sample("two", *options).ok()
         said = json.loads(result.out)
         assert (said["complete"], said["images"], said["shards"], said["shards_made"]) == (False, 42, 6, 6)
-        assert "other workers still make shards" in result.err
+        assert "other workers are still making shards" in result.err
         assert not (tmp_path / "two.png").exists()
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "5")
     # It begins when another has cleared the folder.
@@ -483,8 +483,10 @@ def test_unconditional_models_know_no_classes(sample, models, tmp_path):
     assert all(name.endswith(".png") for name in members(tmp_path / "out"))
     assert "classes" not in record(tmp_path / "out")["options"]
     assert list(np.load(tmp_path / "all.npz")) == ["arr_0"]
-    sample("b", "--seeds", "0", "--cfg", "2", model=free).fails(2, "--cfg", "knows no classes")
-    sample("b", "--seeds", "0", "--classes", "balanced", model=free).fails(2, "--classes", "knows no classes")
+    sample("b", "--seeds", "0", "--cfg", "2", model=free).fails(2, "--cfg", "was trained without classes")
+    sample("b", "--seeds", "0", "--classes", "balanced", model=free).fails(
+        2, "--classes", "was trained without classes"
+    )
 
 
 def test_provenance_leads_back_to_the_subset(sample, models, tmp_path):
@@ -538,7 +540,7 @@ def test_a_state_dict_of_sit_samples(sample, tmp_path):
     wide = make_vae(tmp_path / "wide.safetensors", channels=7)
     sample("b", "--seeds", "0", *says, model=tmp_path / "sit.pt", vae=wide).fails(3, "7 x 4 x 4")
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
-    sample("b", "--seeds", "0", *says, model=tmp_path / "x.safetensors", vae=vae).fails(3, "no DiT or SiT")
+    sample("b", "--seeds", "0", *says, model=tmp_path / "x.safetensors", vae=vae).fails(3, "not a DiT or SiT")
     assert not (tmp_path / "b").exists()
 
 

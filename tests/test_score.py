@@ -83,13 +83,13 @@ def make_what_holds_no_samples(folder: Path) -> None:
     [
         ("cut.npy", ["not a whole .npy array"]),
         ("header.npy", ["not a whole .npy array"]),
-        ("number.npy", ["no row for each sample"]),
+        ("number.npy", ["holds one number"]),
         ("cut.safetensors", ["not a whole safetensors file"]),
         ("whole.safetensors", ["no tensor called 'features'"]),
-        ("statistics.safetensors", ["statistics", "says of no samples", "give shards"]),
-        ("metrics.json", ["JSON", "says of no samples", "give shards"]),
-        ("picture.png", ["picture", "says of no samples", "give shards"]),
-        ("statistics.npz", ["archive", "says of no samples", "give shards"]),
+        ("statistics.safetensors", ["statistics", "does not say what samples there are", "give shards"]),
+        ("metrics.json", ["JSON", "does not say what samples there are", "give shards"]),
+        ("picture.png", ["picture", "does not say what samples there are", "give shards"]),
+        ("statistics.npz", ["archive", "does not say what samples there are", "give shards"]),
     ],
 )
 def test_what_holds_no_samples_is_refused(tmp_path: Path, name: str, words: list[str]) -> None:

@@ -275,7 +275,7 @@ def test_one_run_scores_all_that_it_was_trained_on(score, store, run, tmp_path):
     expected = moso_of(gradients).mean(1)
     found = scores(tmp_path / "m.npy")[:-1]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
-    assert written(tmp_path) == ["m.npy"], "one pair has no standard error"
+    assert written(tmp_path) == ["m.npy"], "one pair of draws gives no standard error"
 
 
 def test_first_order_ranks_like_the_exact_form():
@@ -704,8 +704,8 @@ def test_runs_that_are_none_are_refused(score, store, run, tmp_path):
     for method in ("moso", "monotonicity"):
         score(method, tmp_path / "gone", "x.npy").fails(3, "gone", "no such folder")
         score(method, run / "model.safetensors", "x.npy").fails(3, "is a file", "folder of a run")
-        score(method, store, "x.npy").fails(3, "no run of dprune train-dit")
-        score(method, tmp_path, "x.npy").fails(3, "no run of dprune train-dit")
+        score(method, store, "x.npy").fails(3, "not a run of dprune train-dit")
+        score(method, tmp_path, "x.npy").fails(3, "not a run of dprune train-dit")
         score(method, run, "x.npy", latents=run).fails(3, "run")
     assert written(tmp_path) == []
 
@@ -756,9 +756,9 @@ def test_checkpoints_of_another_run_are_refused(score, store, copied, tmp_path):
     run, folds = copied
     shutil.copy(steps(folds[0])[0], run / "checkpoints" / "step-00000011.safetensors")
     for method in ("moso", "monotonicity"):
-        score(method, run, "x.npy").fails(3, "step-00000011.safetensors", "no checkpoint of this run")
+        score(method, run, "x.npy").fails(3, "step-00000011.safetensors", "not a checkpoint of this run")
     other = train(store, tmp_path / "other", "--epochs", "2", "--fold", "0/3", "--arch", "nano/1")
-    score("moso", [other, *folds[1:]], "x.npy").fails(3, "trained otherwise", "arch", "nano/1")
+    score("moso", [other, *folds[1:]], "x.npy").fails(3, "trained differently", "arch", "nano/1")
 
 
 def test_a_checkpoint_of_another_shape_is_refused(score, copied):
@@ -789,7 +789,7 @@ def test_folds_that_overlap_or_are_missing_are_refused(score, store, folds, run,
 
 def test_folds_that_were_trained_otherwise_are_refused(score, store, folds, tmp_path):
     other = train(store, tmp_path / "other", "--epochs", "2", "--fold", "2/3", "--lr", "1e-4")
-    score("moso", [*folds[:2], other], "x.npy").fails(3, "other", "trained otherwise", "lr")
+    score("moso", [*folds[:2], other], "x.npy").fails(3, "other", "trained differently", "lr")
     longer = train(store, tmp_path / "longer", "--epochs", "3", "--fold", "2/3")
     score("moso", [*folds[:2], longer], "x.npy").fails(3, "longer has 3 checkpoints", "--save-every")
 

@@ -478,7 +478,7 @@ def test_files_beside_are_missed_and_kept(score, tmp_path):
     np.save(tmp_path / "mine.npy", np.ones(3))
     for overwrite in ((), ("--overwrite",)):
         result = score("h.npy", "--el2n", tmp_path / "mine.npy", *overwrite)
-        result.fails(3, "mine.npy", "none of dprune's", "another --el2n")
+        result.fails(3, "mine.npy", "not written by dprune", "another --el2n")
         assert np.load(tmp_path / "mine.npy").tolist() == [1, 1, 1]
     score("h.npy", "--seed", 1, "--el2n", tmp_path / "e.npy").fails(3, "e.npy", "seed: 0, not 1", "--overwrite")
     score("h.npy", "--seed", 1, "--el2n", tmp_path / "e.npy", "--overwrite").ok()
@@ -515,7 +515,7 @@ def test_raw_and_averaged_weights_of_a_checkpoint(score, tmp_path):
         np.testing.assert_array_equal(scores(tmp_path / f"{name}.npy"), scores(tmp_path / f"{name}-alone.npy"))
         assert read_array(tmp_path / f"{name}.npy").record["options"]["weights"] == name
     assert not np.allclose(scores(tmp_path / "raw.npy")[:-1], scores(tmp_path / "ema.npy")[:-1], rtol=0.01)
-    score("x.npy", "--weights", "raw", model=tmp_path / "raw.safetensors").fails(2, "--weights raw", "no checkpoint")
+    score("x.npy", "--weights", "raw", model=tmp_path / "raw.safetensors").fails(2, "--weights raw", "not a checkpoint")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "tf32"])
@@ -595,7 +595,7 @@ def test_models_that_do_not_fit_are_refused(score, tmp_path):
     torch.save(filled(DiT(DiTConfig(SIDE, CHANNELS, 2, 384, 1, 6, 2))).state_dict(), tmp_path / "few.pt")
     score("x.npy", *SIT, model=tmp_path / "few.pt").fails(3, "label 4", "labels 0 to 1")
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
-    score("x.npy", *SIT, model=tmp_path / "x.safetensors").fails(3, "no DiT or SiT")
+    score("x.npy", *SIT, model=tmp_path / "x.safetensors").fails(3, "not a DiT or SiT")
     score("x.npy", model=tmp_path / "gone.safetensors").fails(3, "gone.safetensors", "no such file")
     score("x.npy", model=tmp_path).fails(3, "is a folder")
     score("x.npy", store=tmp_path / "gone").fails(3, "gone", "no such folder")

@@ -381,7 +381,7 @@ def test_a_figure_replaces_nothing_else(shards: Path, tmp_path: Path) -> None:
     dprune("score", "random", shards, "-o", tmp_path / "s.npy").ok()
     (tmp_path / "photo.png").write_bytes(image_bytes(0))
     args = ("select", tmp_path / "s.npy", "--keep", "5", "-o", tmp_path / "k.npy", "--shards", shards, "--figure")
-    dprune(*args, tmp_path / "photo.png").fails(3, "photo.png", "none of dprune's", "--figure")
+    dprune(*args, tmp_path / "photo.png").fails(3, "photo.png", "not written by dprune", "--figure")
     dprune(*args, tmp_path / "s.npy").fails(3, "s.npy", "made otherwise")
     dprune(*args, tmp_path / "k.npy").fails(2, "same file")
     assert not (tmp_path / "k.npy").exists()
@@ -565,7 +565,7 @@ def test_subsets_by_key_meet_subsets_by_id(shards: Path, tmp_path: Path) -> None
         17
     ]
     (tmp_path / "a.txt").write_text("s003\ns018\n")
-    dprune("select", "--within", tmp_path / "a.txt", "--shards", shards).fails(3, "a.txt", "no sample", "'s018'")
+    dprune("select", "--within", tmp_path / "a.txt", "--shards", shards).fails(3, "a.txt: line 2", "'s018'")
 
 
 @pytest.mark.parametrize(
@@ -625,10 +625,10 @@ def test_shards_say_what_ids_are_of(shards: Path, tmp_path: Path) -> None:
         (["--format", "datacomp"], 2, ["--format datacomp", "--shards"]),
         (["--format", "tsv"], 2, ["--format", "datacomp"]),
         (["--within", "{t}"], 3, ["holds keys", "--shards"]),
-        (["--within", "{b}"], 3, ["is no .npy array"]),
-        (["--within", "{b}", "--shards", "{d}"], 3, ["is no .npy array"]),
+        (["--within", "{b}"], 3, ["is not a .npy array"]),
+        (["--within", "{b}", "--shards", "{d}"], 3, ["is not a .npy array"]),
         (["--groups", "{k}"], 3, ["is not the text that its first line"]),
-        (["--groups", "{t}"], 3, ["t.txt: has one column"]),
+        (["--groups", "{t}"], 3, ["t.txt: has one column and no groups", "--within"]),
         (["--shards", "{d}", "--format", "datacomp"], 3, ["s000 has no uid", "JSON"]),
     ],
 )

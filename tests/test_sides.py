@@ -289,7 +289,7 @@ def test_one_image_is_no_side(tmp_path: Path) -> None:
 def test_options_for_shards_need_shards(tmp_path: Path) -> None:
     places = folder(tmp_path / "g"), folder(tmp_path / "r")
     done = dprune("eval", *places, *PIXELS, "--label-member", "y.txt", "-o", tmp_path / "m.json")
-    done.fails(2, "--label-member", "speak of shards")
+    done.fails(2, "--label-member", "are for shards, and no side is")
 
 
 def test_labels_of_folders_count_where_both_sides_have_the_same_names(tmp_path: Path) -> None:

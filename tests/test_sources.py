@@ -295,7 +295,7 @@ def test_sides_that_were_swapped_or_are_one_are_told(command: str, shards: Path,
     def said(*sides: Path) -> str:
         return dprune(command, *sides, "-o", tmp_path / "m.json", "--dry-run").ok().err
 
-    assert "the generated samples are to be given first" in said(real, generated)
+    assert "give the generated samples first" in said(real, generated)
     assert "warning" not in said(generated, real)
     for same in (real, generated):
         assert "is both sides" in said(same, same)

@@ -130,7 +130,7 @@ def test_archives_that_are_not_whole(tmp_path: Path, damage: str) -> None:
     if damage == "flipped":
         data[data.index(b"NUMPY") + 140] ^= 255
     path.write_bytes(data[:-60] if damage == "cut" else data)
-    with pytest.raises(InputError, match=r"s\.npz: (is no whole .npz|holds no mean|holds pickled)"):
+    with pytest.raises(InputError, match=r"s\.npz: (is not a whole .npz|holds no mean|holds pickled)"):
         read_statistics(path)
 
 

@@ -112,10 +112,10 @@ def test_a_store_half_made(many: Path, tmp_path: Path) -> None:
     found = status(store)
     assert [found[key] for key in ("state", "kind", "command")] == ["unfinished", "features", "embed"]
     assert found["exit_code"] == 75
-    assert found["pieces"] == {"unit": "parts", "done": 2, "total": 8}
+    assert found["pieces"] == {"unit": "files", "done": 2, "total": 8}
     assert [piece["name"] for piece in found["missing"]] == [f"{n:06d}.tar" for n in (0, 2, 3, 4, 6, 7)]
     assert found["array"] == array(store) == "0,2-4,6-7"
-    assert found["rerun"] == "makes 6 of 8 parts"
+    assert found["rerun"] == "makes 6 of 8 files"
     assert found["facts"] == {"samples": 4}
     (bad,) = found["undecodable"]
     assert (bad["shard"], bad["key"]) == ("000001.tar", "s10")
@@ -219,8 +219,8 @@ def test_parts_by_different_networks(tmp_path: Path) -> None:
         store.publish_part(shard, {"features": np.zeros((1, 2), np.float16)}, "m", 1, [], {"weights": weights})
     found = status(store.folder)
     assert (found["state"], found["exit_code"]) == ("damaged", 3)
-    dprune("status", store.folder).fails(3, "were given different weights", "remove the folder")
-    dprune("status", "--array", store.folder).fails(3, "were given different weights")
+    dprune("status", store.folder).fails(3, "were made with different weights", "remove the folder")
+    dprune("status", "--array", store.folder).fails(3, "were made with different weights")
 
 
 def test_a_codebook_that_is_missing(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_codebook_that_is_missing(tmp_path: Path) -> None:
     (store / CODEBOOK_FILE).unlink()
     found = status(store)
     assert (found["state"], found["missing"], found["array"]) == ("unfinished", [], "0")
-    assert found["rerun"] == "writes the codebook that all parts share"
+    assert found["rerun"] == "writes the codebook that all files share"
     assert status(latent_store(tmp_path / "kl", "kl"))["facts"] == {"samples": 33}
 
 
@@ -557,7 +557,7 @@ def test_none(tmp_path: Path) -> None:
         result = dprune("status", "--array", tmp_path / name).fails(3, name, "the command that makes it has not begun")
         assert result.out == b""
     (tmp_path / "empty").mkdir()
-    dprune("status", tmp_path / "empty").fails(3, "nothing stands there")
+    dprune("status", tmp_path / "empty").fails(3, "there is nothing there")
     with claimed(claim_in(tmp_path / "empty", Ranks()), "empty", Silent()):
         assert (found := status(tmp_path / "empty"))["state"] == "unfinished"
         assert found["at_work"]
@@ -568,10 +568,10 @@ def test_what_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "folder" / "notes").write_text("mine")
     dprune("status", tmp_path / "folder").fails(3, "folder", "without anything that dprune makes")
     (tmp_path / "text").write_text("mine")
-    dprune("status", tmp_path / "text").fails(3, "text", "nothing that dprune makes")
+    dprune("status", tmp_path / "text").fails(3, "text", "not something that dprune makes")
     os.mkfifo(tmp_path / "pipe")
     dprune("status", tmp_path / "pipe").fails(3, "pipe", "neither a file nor a folder")
-    dprune("status", "-").fails(2, "stdin is no output")
+    dprune("status", "-").fails(2, "stdin is not an output")
     dprune("status").fails(2, "OUTPUT")
 
 

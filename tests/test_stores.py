@@ -58,7 +58,7 @@ def header(text: bytes, data: bytes = b"") -> bytes:
         (header(b"[]"), "is not a whole safetensors file"),
         (header(b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}', b"x" * 35), "is not a whole"),
         (header(b'{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}', b"xx"), "type BF16, which numpy lacks"),
-        (header(b'{"__metadata__":{"dprune":"no json"}}'), "its metadata\\): holds no sound JSON"),
+        (header(b'{"__metadata__":{"dprune":"no json"}}'), "its metadata\\): is not valid JSON"),
     ],
 )
 def test_what_is_no_safetensors(data: bytes, words: str, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_rows_of_a_store_cross_its_parts(tmp_path: Path) -> None:
 
 def test_the_consumer_of_a_store_says_which_parts_are_missing(tmp_path: Path) -> None:
     make_store(tmp_path, missing=("a.tar", "c.tar"))
-    with pytest.raises(InputError, match=r"lacks the parts of 2 of 3 shards \(a\.tar, c\.tar\): run the dprune score"):
+    with pytest.raises(InputError, match=r"lacks the files of 2 of 3 shards \(a\.tar, c\.tar\): run the dprune score"):
         open_features(tmp_path)
 
 
@@ -151,7 +151,7 @@ def test_parts_by_different_networks(tmp_path: Path) -> None:
     tensors = {"features": np.zeros((1, 2), dtype=np.float16)}
     for shard, weights in (("a.tar", "1" * 64), ("c.tar", "2" * 64)):
         store.publish_part(shard, tensors, "members", 1, [], {"weights": weights})
-    with pytest.raises(MismatchError, match=r"a\.tar and c\.tar were given different weights \(1{12} and 2{12}\)"):
+    with pytest.raises(MismatchError, match=r"a\.tar and c\.tar were made with different weights \(1{12} and 2{12}\)"):
         open_features(tmp_path)
     store.publish_part("c.tar", tensors, "members", 1, [], {"weights": "1" * 64})
     assert open_features(tmp_path).shape == (2, 2)
@@ -195,7 +195,7 @@ def test_a_filling_refuses_parts_by_different_networks(shards: Path, tmp_path: P
     work = filling(shards, tmp_path / "s")
     fill(work, "000000.tar", weights="1" * 64)
     fill(work, "000002.tar", weights="2" * 64)
-    with pytest.raises(MismatchError, match=r"000000\.tar and 000002\.tar were given different weights"):
+    with pytest.raises(MismatchError, match=r"000000\.tar and 000002\.tar were made with different weights"):
         work.missing(range(3))
 
 
@@ -218,7 +218,7 @@ def test_workers_publish_the_same_manifest(tmp_path: Path, monkeypatch: pytest.M
         seen.add((tmp_path / "manifest.json").read_bytes())
     assert len(seen) == 1
     assert Store.open(tmp_path, "features") == store
-    with pytest.raises(InputError, match="is no store of latents"):
+    with pytest.raises(InputError, match="is not a store of latents"):
         Store.open(tmp_path, "latents")
 
 

@@ -73,7 +73,7 @@ def test_cut_streams_are_noticed(shards: Path, tmp_path: Path, cut: int) -> None
 
 
 def test_streams_and_files_do_not_mix(shards: Path, tmp_path: Path) -> None:
-    dprune("pack", "-", shards, "-o", tmp_path / "out").fails(2, "stdin: a stream is packed with none but streams")
+    dprune("pack", "-", shards, "-o", tmp_path / "out").fails(2, "stdin: a stream is packed with other streams only")
     np.save(tmp_path / "k.npy", np.array([1]))
     dprune("pack", "-", "--subset", tmp_path / "k.npy", "-o", tmp_path / "out").fails(2, "pack - first")
 
@@ -158,7 +158,7 @@ def test_streams_are_held_to_what_shards_are(tmp_path: Path) -> None:
     refused([a[0], b[0], a[1], b[1]], "'a'", "not adjacent")
     refused([*a, *b, *a], "'a'", "twice")
     refused([a[0], a[0]], "a.png", "twice")
-    refused(a, "behind the tar end marker", tail=write_tar(tmp_path / "b.tar", b).read_bytes())
+    refused(a, "after the tar end marker", tail=write_tar(tmp_path / "b.tar", b).read_bytes())
     damaged = write_tar(tmp_path / "in.tar", a).read_bytes()
     start = damaged.index(b"a.cls")
     (tmp_path / "in.tar").write_bytes(damaged[:start] + b"x" + damaged[start + 1 :])
@@ -169,7 +169,7 @@ def test_keys_of_streams_without_an_image_are_counted(tmp_path: Path) -> None:
     labels = [("b.cls", b"1"), ("c.cls", b"2"), ("d.input.png", b"3")]
     tar = write_tar(tmp_path / "in.tar", [*sample("a", 1, 0), *labels])
     result = dprune("pack", f"pipe:cat {tar}", "-o", tmp_path / "out").ok()
-    assert "3 keys have no image; their suffixes: cls (2), input.png (1): name one by --image-member" in result.err
+    assert "3 keys have no image; their suffixes: cls (2), input.png (1): name one with --image-member" in result.err
     assert list(members(tmp_path / "out")) == ["a.png", "a.cls"]
     write_tar(tar, labels)
     dprune("pack", f"pipe:cat {tar}", "-o", tmp_path / "none").fails(

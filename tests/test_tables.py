@@ -260,7 +260,7 @@ def test_columns_beside(tmp_path: Path) -> None:
 
 def test_columns_that_cannot_be_told(tmp_path: Path) -> None:
     file = table(tmp_path / "t.parquet", url=["http://x/a.jpg"], n=[1], emb=[[0.5]])
-    refused(file).fails(3, "no column of images", "url (string), n (int64), emb (list<", "img2dataset")
+    refused(file).fails(3, "no column that is clearly of images", "url (string), n (int64), emb (list<", "img2dataset")
     refused(file, "--image-column", "n").fails(3, "the column 'n' holds int64, not images", "--image-column")
     refused(file, "--image-column", "pic").fails(3, "has no column 'pic'", "n (int64)")
     file = table(tmp_path / "l.parquet", image=struct(2), label=[0.0, 1.0], kind=["a", "b"])
@@ -284,7 +284,7 @@ def test_rows_without_an_image(tmp_path: Path) -> None:
             assert word in entry["reason"]
     refused(file, "--strict").fails(3, "'00000001' is null")
     nulls = table(tmp_path / "n.parquet", image=pa.array([None, None], type=STRUCT))
-    refused(nulls).fails(3, "every image is unreadable, as '00000000', which is null")
+    refused(nulls).fails(3, "every image is unreadable, such as '00000000', which is null")
 
 
 def test_files_that_do_not_agree(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_files_that_do_not_agree(tmp_path: Path) -> None:
     table(two, image=struct(2), n=[1, 2])
     refused(tmp_path / "a").fails(3, "1.parquet has a column of labels", "2.parquet none", "--label-column, or none")
     table(two, other=[1, 2])
-    refused(tmp_path / "a").fails(3, "2.parquet: has no column of images")
+    refused(tmp_path / "a").fails(3, "2.parquet: has no column that is clearly of images")
     stated = pq.read_schema(TABLES / "hub/data/train-00000-of-00002.parquet").metadata
     for path, names in ((tmp_path / "a" / "1.parquet", b"cat"), (two, b"cow")):
         changed = {key: value.replace(b"cat", names) for key, value in stated.items()}
@@ -505,7 +505,9 @@ def test_some_of_several_tables(tmp_path: Path) -> None:
     assert pack(tmp_path / "[0-2].parquet", tmp_path / "range")["samples"] == 3
     (tmp_path / "list.txt").write_text(f"{tmp_path / '0.parquet'}\n")
     for unknown in (tmp_path / "{0..1}.parquet", f"@{tmp_path / 'list.txt'}"):
-        dprune("pack", unknown, "-o", tmp_path / "no").fails(3, "0.parquet: is no shard: give tables and .npz archives")
+        dprune("pack", unknown, "-o", tmp_path / "no").fails(
+            3, "0.parquet: is not a shard: name tables and .npz archives"
+        )
 
 
 def test_it_is_the_same_table_however_its_files_are_named(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_an_empty_tar_has_no_members() -> None:
 
 @pytest.mark.parametrize("size", [BLOCK, 20_480, 500_000])
 def test_zeros_are_no_empty_tar(size: int) -> None:
-    with pytest.raises(InputError, match=f"is {size:,} zero bytes and no tar file"):
+    with pytest.raises(InputError, match=f"is {size:,} zero bytes, not a tar file"):
         found(bytes(size))
 
 
@@ -324,5 +324,5 @@ def test_what_follows_the_end_marker_is_no_padding() -> None:
     data = tar_bytes(MEMBERS[:2], tarfile.PAX_FORMAT)
     assert found(data + bytes(100_000)) == found(data)
     for tail in (data, bytes(1 << 21)):
-        with pytest.raises(InputError, match="behind the tar end marker"):
+        with pytest.raises(InputError, match="after the tar end marker"):
             found(data + tail)

@@ -195,7 +195,7 @@ def test_samples_without_a_label_are_counted(tmp_path: Path):
     assert "12 of the 32 samples have no label" in " ".join(train(store, tmp_path / "run").ok().err.split())
     np.save(tmp_path / "kept.npy", np.arange(12))
     said = train(store, tmp_path / "none", "--subset", tmp_path / "kept.npy").fails(3, "--unconditional")
-    assert "no sample that is left has a label" in " ".join(said.err.split())
+    assert "no remaining sample has a label" in " ".join(said.err.split())
     train(store, tmp_path / "none", "--subset", tmp_path / "kept.npy", "--unconditional").ok()
 
 
@@ -705,7 +705,7 @@ def test_a_state_with_a_flipped_bit_is_refused_and_told_of(store: Path, tmp_path
     data = bytearray(state.read_bytes())
     data[-9] ^= 1
     state.write_bytes(data)
-    train(store, run).fails(3, "state.safetensors", "by its digest: remove it to train from the beginning")
+    train(store, run).fails(3, "state.safetensors", "does not match its digest: remove it to train from the beginning")
     assert "state.safetensors: is damaged" in dprune("info", run).out.decode()
     state.unlink()
     train(store, run).ok()

@@ -121,7 +121,7 @@ def test_stopped_at_every_step_ends_the_same(shards: Path, tmp_path: Path) -> No
     last = losses(tmp_path / "whole")
     assert "adversarial" not in last[0]
     assert last[3]["gan_scale"] > 0
-    assert last[3]["critic"] > 0
+    assert last[3]["discriminator"] > 0
     assert [line["loss"] for line in losses(tmp_path / "parts")] == [line["loss"] for line in last]
 
 
@@ -199,7 +199,7 @@ COMPARED = {
     "codes_used",
     "codes_revived",
     "gan_scale",
-    "critic",
+    "discriminator",
     "kl",
     "adversarial",
 }
@@ -247,17 +247,17 @@ def test_adversarial_gradient_is_that_of_the_sum() -> None:
 
     settings = VAEOptions(preset="tiny", loss="l1", gan_weight=0.7).resolve()
     torch.manual_seed(0)
-    vae, critic = VAE(VAEConfig("vq", 32, 8, (1, 2, 2), 1, 3, 20, False)), PatchGAN(32)
-    critic.scale.fill_(2.0)
+    vae, discriminator = VAE(VAEConfig("vq", 32, 8, (1, 2, 2), 1, 3, 20, False)), PatchGAN(32)
+    discriminator.scale.fill_(2.0)
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     micro = ImageBatch(torch.arange(2), torch.zeros(2, dtype=torch.int64), pixels, judged=True)
-    loss, sums = AutoencoderObjective(vae, settings, 0, None, critic)(micro)
+    loss, sums = AutoencoderObjective(vae, settings, 0, None, discriminator)(micro)
     loss.backward()
-    assert all(p.grad is None for p in critic.parameters())
+    assert all(p.grad is None for p in discriminator.parameters())
     found = vae.quantizer(vae.encode(to_unit(micro.pixels)))
     made = vae.decode(found.latents)
     plain = (made - to_unit(micro.pixels)).abs().flatten(1).mean(1).sum()
-    against = generator_loss(critic(made)).sum()
+    against = generator_loss(discriminator(made)).sum()
     total = plain + 0.7 * 2 * against + (found.codebook + 0.25 * found.commitment).sum()
     torch.testing.assert_close(sums["loss"], total.detach())
     expected = torch.autograd.grad(total, list(vae.parameters()), retain_graph=True)

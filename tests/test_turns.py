@@ -221,7 +221,7 @@ def test_the_task_that_ends_last_completes_the_store(
     task(monkeypatch, 0, 3)
     with free(claim_of(tmp_path / "f", 3, 9)), free(claim_of(tmp_path / "f", 8, 9)):
         result = embed(many, tmp_path / "f").ok()
-        assert "other tasks still make 2 of 9 parts" in result.err
+        assert "other tasks are still making 2 of 9 files" in result.err
         assert "did a share of" in result.err
         summary = json.loads(result.out)
         assert (summary["complete"], summary["images"], summary["shards"], summary["shards_made"]) == (False, 14, 7, 7)

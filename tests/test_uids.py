@@ -130,7 +130,7 @@ def test_a_subset_of_datacomps_is_one_of_samples(
         monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     result = dprune("select", "--within", subset, "--shards", folder, "-o", tmp_path / "k.npy").ok()
     assert np.load(tmp_path / "k.npy").tolist() == ids
-    assert ("3 of its 7 uids are of no sample" in result.err) == (known_by != "table")
+    assert ("3 of its 7 uids match no sample" in result.err) == (known_by != "table")
     np.save(tmp_path / "all.npy", np.arange(19))
     args = ("select", "--within", tmp_path / "all.npy", "--without", subset, "--shards", folder)
     dprune(*args, "-o", tmp_path / "rest.npy").ok()
@@ -178,7 +178,12 @@ def test_samples_that_share_a_uid_are_taken_together_and_written_once(tmp_path: 
 
 @pytest.mark.parametrize(
     ("uid", "words"),
-    [(None, "s1 has no uid"), (5, "s1 has no uid"), ("no", "'no' is no uid"), ("0" * 40, "is no uid of up to 32")],
+    [
+        (None, "s1 has no uid"),
+        (5, "s1 has no uid"),
+        ("no", "'no' is not a uid"),
+        ("0" * 40, "is not a uid of up to 32"),
+    ],
 )
 def test_samples_without_uids(tmp_path: Path, uid: object, words: str) -> None:
     path = shard(tmp_path / "0.tar", ["aa", uid])

@@ -1,4 +1,4 @@
-"""The autoencoder's parts: quantiser, critic, perceptual distances, measures, files."""
+"""The autoencoder's parts: quantiser, discriminator, perceptual distances, measures, files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchvision.models import vgg16
 from dprune.errors import InputError
 from dprune.formats.provenance import make_record
 from dprune.models import quantizer
-from dprune.models.discriminator import LARGEST_SCALE, PatchGAN, adaptive_scale, critic_loss
+from dprune.models.discriminator import LARGEST_SCALE, PatchGAN, adaptive_scale, discriminator_loss
 from dprune.models.files import publish_model
 from dprune.models.perceptual import LPIPS, FeatureDistance
 from dprune.models.pixels import centred, centred_psnr, psnr
@@ -162,16 +162,16 @@ def test_usage_and_revival() -> None:
 
 
 @pytest.mark.parametrize(("side", "patches"), [(16, 6), (32, 6), (64, 6), (256, 30)])
-def test_critic_sees_each_image_alone(side: int, patches: int) -> None:
-    critic, images = PatchGAN(side), noise(3, 3, side, side)
-    logits = critic(images)
+def test_discriminator_sees_each_image_alone(side: int, patches: int) -> None:
+    discriminator, images = PatchGAN(side), noise(3, 3, side, side)
+    logits = discriminator(images)
     assert logits.shape == (3, 1, patches, patches)
-    torch.testing.assert_close(critic(images[1:2]), logits[1:2], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(discriminator(images[1:2]), logits[1:2], rtol=1e-4, atol=1e-6)
 
 
-def test_losses_of_the_critic() -> None:
+def test_losses_of_the_discriminator() -> None:
     real, fake = torch.tensor([2.0, 0.0]).view(2, 1, 1, 1), torch.tensor([-3.0, 0.5]).view(2, 1, 1, 1)
-    assert critic_loss(real, fake).tolist() == [0, 0.5 * (1 + 1.5)]
+    assert discriminator_loss(real, fake).tolist() == [0, 0.5 * (1 + 1.5)]
     assert adaptive_scale(torch.full((4,), 3.0), torch.full((4,), -2.0)) == pytest.approx(1.5)
     assert adaptive_scale(torch.ones(4), torch.zeros(4)) == LARGEST_SCALE
     assert adaptive_scale(torch.zeros(4), torch.zeros(4)) == 0

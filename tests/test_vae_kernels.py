@@ -22,7 +22,14 @@ from dprune.kernels.wide_attention import wide_attention
 from dprune.models import paths
 from dprune.models.discriminator import PatchGAN
 from dprune.models.fast_perceptual import fuse_rectifiers
-from dprune.models.fast_vae import FusedCritic, FusedLayers, arithmetic, corner_kernels, run_fused, run_fused_critic
+from dprune.models.fast_vae import (
+    FusedDiscriminator,
+    FusedLayers,
+    arithmetic,
+    corner_kernels,
+    run_fused,
+    run_fused_discriminator,
+)
 from dprune.models.perceptual import features_apart
 from dprune.models.quantizer import nearest_codes
 from dprune.models.vae import VAE, VAEConfig
@@ -144,8 +151,8 @@ def gradients(network: nn.Module, run: Run, x: Tensor, dtype: torch.dtype) -> tu
 def test_networks_agree() -> None:
     """In float64 to rounding; in narrower types the fast path is as near to float64 as the readable one."""
     torch.manual_seed(0)
-    vae, critic = VAE(CONFIG), PatchGAN(16)
-    for p in (*vae.parameters(), *critic.parameters()):
+    vae, discriminator = VAE(CONFIG), PatchGAN(16)
+    for p in (*vae.parameters(), *discriminator.parameters()):
         if p.ndim == 1:
             nn.init.normal_(p, 0.5, 0.2)
 
@@ -156,8 +163,8 @@ def test_networks_agree() -> None:
     def judged(network: nn.Module, x: Tensor) -> Tensor:
         return network(x)  # type: ignore[no-any-return]
 
-    cases: list[tuple[nn.Module, Run, type[FusedLayers | FusedCritic], int]] = [
-        (vae, coded, FusedLayers, 8), (critic, judged, FusedCritic, 16)]  # fmt: skip
+    cases: list[tuple[nn.Module, Run, type[FusedLayers | FusedDiscriminator], int]] = [
+        (vae, coded, FusedLayers, 8), (discriminator, judged, FusedDiscriminator, 16)]  # fmt: skip
     for network, run, fused, side in cases:
         images = drawn(2, 3, side, side)
         network = network.to(DEVICE, memory_format=torch.channels_last)
@@ -196,7 +203,7 @@ def test_layers_of_others(others: dict[str, object]) -> None:
 
 
 def test_last_layer_is_differentiated_twice_and_once_more() -> None:
-    """As training against a critic does it."""
+    """As training against a discriminator does it."""
     torch.manual_seed(0)
     vae = VAE(CONFIG).to(DEVICE, memory_format=torch.channels_last)
     vae.run = FusedLayers(torch.float32)
@@ -269,15 +276,15 @@ def test_features_of_length_zero_have_no_gradient() -> None:
 
 
 def test_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    vae, critic = VAE(CONFIG), PatchGAN(16)
-    readable, device = critic.run, torch.device("cpu")
+    vae, discriminator = VAE(CONFIG), PatchGAN(16)
+    readable, device = discriminator.run, torch.device("cpu")
     assert paths.quicken_vae(vae) == "plain"
-    paths.quicken_losses(critic, None, device)
-    assert critic.run is readable
+    paths.quicken_losses(discriminator, None, device)
+    assert discriminator.run is readable
     monkeypatch.setattr(paths, "triton_works", lambda device: True)
     assert paths.quicken_vae(vae) == "fused"
-    paths.quicken_losses(critic, None, device)
-    assert critic.run is run_fused_critic
+    paths.quicken_losses(discriminator, None, device)
+    assert discriminator.run is run_fused_discriminator
     assert vae.run is run_fused
     assert vae.quantizer.nearest is nearest_rows
     assert vae.state_dict().keys() == VAE(CONFIG).state_dict().keys()

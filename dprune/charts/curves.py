@@ -167,7 +167,9 @@ def _template(lines: tuple[LineStyle, ...], *, paper: bool) -> Template:
         level.transform_filter("datum.dotted").mark_rule(strokeDash=[2, 2]).encode(x2="end:Q", y="high:Q"),
         level.mark_rule(strokeWidth=1.6, aria=True).encode(x2="end:Q", y=y, strokeDash=dashes(lines), **says),
         *intervals(point.encode(y="low:Q", y2="high:Q"), along="y"),
-        path.mark_line(strokeWidth=1.8, strokeJoin="round", invalid="break-paths-filter-domains"),
+        path.mark_line(
+            strokeWidth=1.8 if len(lines) <= _CROWD else 1.3, strokeJoin="round", invalid="break-paths-filter-domains"
+        ),
         point.mark_point(filled=True, size=320, fillOpacity=0).encode(tooltip=says["tooltip"]),
         point.mark_point(
             filled=True, size=_MARK if len(lines) <= _CROWD else _SMALL_MARK, stroke=GROUND, strokeWidth=1, aria=True

@@ -59,7 +59,8 @@ def _template(about: str, *, paper: bool) -> Template:
 
     scale = alt.Scale(domain=alt.ExprRef("across"), nice=False, zero=False)
     x = alt.Axis(title=about, tickCount=5)
-    y = alt.Y("density:Q", scale=alt.Scale(domain=alt.ExprRef("[0, top]"), nice=False), axis=None)
+    # Not stacked: where a bin ends and the next begins, areas have two heights at one place.
+    y = alt.Y("density:Q", scale=alt.Scale(domain=alt.ExprRef("[0, top]"), nice=False), axis=None, stack=False)
     filled = alt.Chart(alt.NamedData("filled")).mark_area(fillOpacity=0.72, color=alt.ExprRef("colour"))
     filled = filled.encode(x=alt.X("x:Q", scale=scale, axis=x), y=y)
     steps = alt.Chart(alt.NamedData("steps")).mark_line(strokeJoin="round").encode(

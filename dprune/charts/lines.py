@@ -18,6 +18,8 @@ _PALE = 0.1
 _LEVEL_DASHES = ((7, 3), (2, 3), (7, 3, 2, 3))
 SHAPES = ("circle", "square", "triangle-up", "diamond")
 SOLID = (1, 0)
+# Lines up to which a legend in a file has one column, and letters that half the width of a file holds.
+_ONE_COLUMN, _HALF_LETTERS = 6, 27
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def encodings(lines: Sequence[LineStyle], *, legend: bool) -> dict[str, Any]:
     import altair as alt
 
     numbers = list(range(len(lines)))
-    shown = alt.Legend(labelExpr="names[datum.value]") if legend else None
+    shown = _legend(lines) if legend else None
     scale = alt.Scale(domain=numbers, range=[line.colour for line in lines])
     return {
         "color": alt.Color("line:N", scale=scale, legend=shown),
@@ -95,7 +97,14 @@ def shapes(lines: Sequence[LineStyle], *, legend: bool) -> alt.Shape:
     import altair as alt
 
     scale = alt.Scale(domain=list(range(len(lines))), range=[line.shape for line in lines])
-    return alt.Shape("line:N", scale=scale, legend=alt.Legend(labelExpr="names[datum.value]") if legend else None)
+    return alt.Shape("line:N", scale=scale, legend=_legend(lines) if legend else None)
+
+
+def _legend(lines: Sequence[LineStyle]) -> alt.Legend:
+    import altair as alt
+
+    narrow = len(lines) > _ONE_COLUMN and max(len(line.name) for line in lines) <= _HALF_LETTERS
+    return alt.Legend(labelExpr="names[datum.value]", columns=2 if narrow else 1)
 
 
 def dashes(lines: Sequence[LineStyle]) -> alt.StrokeDash:

@@ -117,7 +117,7 @@ def choose_engine(name: str, device: str) -> tuple[str, Device]:
     here = ranks()
     if here.world > 1 and not here.group:
         raise UsageError(
-            "k-means needs its processes to talk to each other, and RANK and WORLD_SIZE are set without torchrun: "
+            "the processes of k-means exchange data, and RANK and WORLD_SIZE are set without torchrun: "
             "start it by torchrun, or unset both."
         )
     on_gpu = is_gpu(device)

@@ -60,9 +60,9 @@ def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
     MODEL is the model.safetensors of train-dit, or weights of DiT, SiT or REPA. An image depends on its seed alone, so
     two models with the same seeds give images that can be compared one by one. The key of an image is its seed.
 
-    What foreign weights predict is detected where --parametrization does not say it. A rerun makes only the shards that
-    are missing. Processes with RANK and WORLD_SIZE set share the shards of one folder, and so do the tasks of a SLURM
-    array; the last to end writes --grid and --npz.
+    What weights made elsewhere predict is detected where --parametrization does not say it. A rerun makes only the
+    shards that are missing. Processes with RANK and WORLD_SIZE set share the shards of one folder, and so do the
+    tasks of a SLURM array; the last to end writes --grid and --npz.
 
     Balanced classes are the seed modulo their number. Proportional ones have the shares of the training set. The
     classes of a list take turns by the seed. Classes that the training set had no sample of are left out, unless they

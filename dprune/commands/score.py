@@ -69,7 +69,7 @@ model = options.option("--model", group="Model", common=True, required=True, met
                        help="Model or checkpoint of train-dit, or weights of a DiT or SiT.")  # fmt: skip
 
 
-@click.group(cls=FlaggedGroup)
+@click.group("score", cls=FlaggedGroup, subcommand_metavar="METHOD [ARGS]...")
 @before_subcommands
 def command() -> None:
     """Give every sample a score to prune by.

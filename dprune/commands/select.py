@@ -85,10 +85,10 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
     alone is a count. A bare 1 is refused: write 100% for all, or add --count for one sample.
 
     Without --clusters and --groups the choice is among all samples, as in the paper for scores of models and for
-    random subsets. With the distance to the centre the paper chooses inside each cluster. --groups takes labels from
-    shards or a store, or numbers from a .npy. With both options each class of each cluster is a group (a stratum), and
-    --only names classes. A class is called by its name in classes.txt or by its number; a name with a comma stands in
-    double quotes.
+    random subsets. With the distance to the centre the paper chooses inside each cluster. --groups takes labels
+    from shards or a store, or numbers from a .npy. With both options each class of each cluster is a group (a
+    stratum), and --only names classes. A class is called by its name in classes.txt or by its number; a name with a
+    comma needs double quotes.
 
     With --shards, keys and uids of DataComp are read in place of ids, and --format writes them. In this way a choice
     among rows of clip-retrieval becomes one among shards, whose order differs.

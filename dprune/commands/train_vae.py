@@ -73,7 +73,7 @@ def _weight(name: str, text: str, *, group: Group) -> options.Decorator:
         options.option("--perceptual-weights", group="Loss", metavar="FILE",
                        help="With --perceptual timm:NAME: file of its weights."),
         _weight("--perceptual-weight", "Weight of the perceptual loss.  [default: 1]", group="Loss"),
-        options.option("--gan-weight", group="Loss", common=True, type=options.Number(min=0), metavar="X", default=0.0,
+        options.option("--gan-weight", group="Loss", type=options.Number(min=0), metavar="X", default=0.0,
                        show_default=True,
                        help="Weight of the adversarial loss. 0 trains no discriminator."),
         options.count("--gan-start", "First step with the adversarial loss.  [default: 0]", group="Loss", least=0),

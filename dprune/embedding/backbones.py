@@ -48,7 +48,7 @@ def check_patches(module: nn.Module, image_size: int | None, network: str) -> No
     side = patch[0] if isinstance(patch, tuple) else patch
     if image_size and isinstance(side, int) and image_size % side:
         near = max(side, round(image_size / side) * side)
-        raise UsageError(f"--image-size {image_size}: {network} takes multiples of {side}, such as {near}.")
+        raise UsageError(f"--image-size {image_size}: {network} needs a multiple of {side}, such as {near}.")
 
 
 def close_names(name: str, known: list[str]) -> str:

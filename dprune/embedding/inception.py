@@ -159,7 +159,7 @@ def _find() -> Path:
             return path
     other = next((folder for folder in folders if (folder / TORCHSCRIPT_FILE).is_file()), None)
     # The TorchScript file has no documented way to its logits, and it is a program rather than weights.
-    note = f" ({other / TORCHSCRIPT_FILE} is clean-fid's TorchScript, which gives no sure logits)" if other else ""
+    note = f" ({other / TORCHSCRIPT_FILE} is clean-fid's TorchScript, whose logits are not reliable)" if other else ""
     raise InputError(
         f"inception: the weights {INCEPTION_FILE} ({INCEPTION_SIZE:,} bytes, sha256 {INCEPTION_SHA256}) are not in "
         f"{' or '.join(map(str, folders))}{note}: download them from {SOURCE} into one of these or "

@@ -191,7 +191,7 @@ def _check_pca(image_size: int, color: str, pca: int | None) -> None:
     if pca is not None and pca > values:
         raise UsageError(f"--pca {pca}: an image of {image_size} pixels in {color} has only {values:,} values.")
     if pca is not None and values > PIXELS_LIMIT:
-        raise UsageError(f"--pca of {values:,} values an image takes too long: give a smaller --image-size.")
+        raise UsageError(f"--pca of {values:,} values per image takes too long: give a smaller --image-size.")
 
 
 def _digest(network: NetworkName, weights: Path | None) -> str | None:

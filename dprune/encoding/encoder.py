@@ -136,7 +136,7 @@ def _tensors(
         # What goes beyond the range of a type becomes NaN on its way through the norms.
         remedy = "give --precision tf32" if settings.dtype == "float16" else "train it again"
         raise InputError(
-            f"{part.shard.location}: {vae.path} gives it latents that are not finite in {settings.dtype}: {remedy}."
+            f"{part.shard.location}: {vae.path} gives latents that are not finite in {settings.dtype}: {remedy}."
         )
     for number, (name, row) in enumerate(rows.items()):
         # Sums are added up in this order, however convolutions left the values.
@@ -144,7 +144,7 @@ def _tensors(
         tensors[name][~valid] = 0
         if row.dtype.kind == "f" and not np.isfinite(tensors[name]).all():
             raise InputError(
-                f"{part.shard.location}: {vae.path} gives it a {name} that float16 cannot hold: train it again."
+                f"{part.shard.location}: {vae.path} gives a {name} that float16 cannot hold: train it again."
             )
     tensors[SUMS[network["kind"]]] = part_sums(network, tensors)
     return tensors

@@ -76,7 +76,7 @@ def verify(vae: ModelFile, settings: EncodeSettings, filling: Filling, monitor: 
     if worst is not None and share < LEAST_EQUAL[settings.dtype]:
         what = "codes" if network["kind"] == "vq" else "moments"
         raise InputError(
-            f"{store.path(shards[worst].name)}: only {share:.1%} of the {what} that were compared are what "
+            f"{store.path(shards[worst].name)}: only {share:.1%} of the {what} that were compared match what "
             f"{vae.path} gives for the images: remove the file and {store.remedy}."
         )
     return comparison.summary()
@@ -97,7 +97,7 @@ def _mapped(store: Store, shard: Shard, network: Record, flips: bool) -> Tensors
     close = SUM_TOLERANCE * float(np.abs(expected).max())
     if not np.allclose(tensors[SUMS[network["kind"]]], expected, rtol=0, atol=close):
         raise InputError(
-            f"{store.path(shard.name)}: its sums are not those of its samples: remove the file and {store.remedy}."
+            f"{store.path(shard.name)}: its sums do not match its samples: remove the file and {store.remedy}."
         )
     return tensors
 

@@ -29,9 +29,9 @@ NPY_MAGIC = b"\x93NUMPY"
 HEAD = 512
 """Bytes that tell what a file is."""
 VECTORS = {
-    "scores": ("scores are one number a sample", "fiu"),
+    "scores": ("scores are one number per sample", "fiu"),
     "subset": ("a subset is a vector of sample ids", "iu"),
-    "groups": ("groups are one whole number a sample", "iu"),
+    "groups": ("groups are one whole number per sample", "iu"),
 }
 """What vectors of a kind are in words, and the kinds of dtypes that will do."""
 _WRITES = {"select": "subset", "score": "scores", "memorization": "pairs"}
@@ -162,7 +162,7 @@ def not_an_array(name: str, head: bytes) -> InputError:
     """
     is_, remedy = next(
         (words for beginning, words in _OTHERS.items() if re.match(beginning, head, re.DOTALL)),
-        ("is no .npy array", "save it with numpy.save"),
+        ("is not a .npy array", "save it with numpy.save"),
     )
     return InputError(f"{name}: {is_}: {remedy}.")
 
@@ -266,7 +266,8 @@ def read_ids(path: str | Path, data: bytes | None = None) -> Array:
     if len(ids) and ids[0] < 0:
         raise InputError(f"{array.name}: holds the id {ids[0]}; ids count from 0.")
     if (repeated := ids[1:][ids[1:] == ids[:-1]]).size:
-        raise InputError(f"{array.name}: holds the id {repeated[0]} more than once.")
+        hint = " If it is a mask, save it as bool." if ids[-1] <= 1 else ""
+        raise InputError(f"{array.name}: holds the id {repeated[0]} more than once.{hint}")
     return Array(array.name, ids, array.record)
 
 

@@ -53,7 +53,7 @@ class Beside:
         if found in (None, self.mark):
             return
         if not found:
-            raise InputError(f"{self.path}: exists and is none of dprune's: give another {self.option}.")
+            raise InputError(f"{self.path}: exists and was not written by dprune: give another {self.option}.")
         if not overwrite:
             known = existing_record(self.path)
             unlike = f" ({difference(known, self.record)})" if known else ""

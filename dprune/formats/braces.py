@@ -137,7 +137,7 @@ class _Parser:
 
     def _braces(self, depth: int) -> Words:
         if depth > DEEPEST:
-            raise ValueError(f"there are more than {DEEPEST} braces within each other")
+            raise ValueError(f"braces are nested more than {DEEPEST} deep")
         begin = self.at + 1
         among: list[Words] = []
         while not among or self.text[self.at] == ",":

@@ -31,7 +31,7 @@ def read_json(path: str | Path, remedy: str = AGAIN) -> Any:
 
     Raises:
         FileNotFoundError: there is none.
-        InputError: it cannot be read, is no regular file, or holds no sound JSON.
+        InputError: it cannot be read, is no regular file, or is not valid JSON.
     """
     check_regular(path)
     try:
@@ -57,7 +57,7 @@ def parse_json(name: str, data: bytes | str, remedy: str = AGAIN) -> Any:
             int64, numbers beyond float64, NaN, or halves of characters other than those that stand for bytes of names.
     """
     if len(data) > MOST_BYTES:
-        raise InputError(f"{name}: is too large for its kind, more than {MOST_BYTES >> 20} MiB: {remedy}.")
+        raise InputError(f"{name}: is too large for such a file, more than {MOST_BYTES >> 20} MiB: {remedy}.")
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
         content = json.loads(
@@ -67,16 +67,16 @@ def parse_json(name: str, data: bytes | str, remedy: str = AGAIN) -> Any:
             # U+DC80 to U+DCFF stand for bytes of names of files; no other half of a pair comes through.
             json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except UnicodeDecodeError:
-        reason = "it is no UTF-8"
+        reason = "it is not UTF-8"
     except UnicodeEncodeError:
-        reason = "it holds half a character"
+        reason = "it holds half of a character"
     except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, ValueError) else "it is too deep"
+        reason = str(error) if isinstance(error, ValueError) else "it is nested too deep"
     else:
         if not _is_deeper(content, DEEPEST):
             return content
-        reason = "it is too deep"
-    raise InputError(f"{name}: holds no sound JSON ({reason}): {remedy}.")
+        reason = "it is nested too deep"
+    raise InputError(f"{name}: is not valid JSON ({reason}): {remedy}.")
 
 
 def _whole(text: str) -> int:
@@ -100,7 +100,7 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{_shown(twice)} stands twice in a table")
+        raise ValueError(f"{_shown(twice)} occurs twice in an object")
     return table
 
 
@@ -182,7 +182,7 @@ class Text:
     def misfit(self, content: Any, place: str = "it") -> str:
         """See `Shape`."""
         if not isinstance(content, str):
-            return f"{place} is {_shown(content)}, not a text"
+            return f"{place} is {_shown(content)}, not text"
         return "" if len(content) <= self.most else f"{place} is longer than {self.most:,} characters"
 
 
@@ -298,7 +298,7 @@ class Object:
     def misfit(self, content: Any, place: str = "it") -> str:
         """See `Shape`."""
         if not isinstance(content, dict):
-            return f"{place} is {_shown(content)}, not a table"
+            return f"{place} is {_shown(content)}, not an object"
         begin = "" if place == "it" else f"{place}."
         if missing := [name for name in self.needed if name not in content]:
             return f"{begin}{missing[0]} is missing"
@@ -310,6 +310,6 @@ class Object:
 def _shown(value: Any) -> str:
     """Show a value of JSON in a message."""
     if isinstance(value, dict | list):
-        return "a table" if isinstance(value, dict) else "a list"
+        return "an object" if isinstance(value, dict) else "a list"
     text = json.dumps(value)
     return text if len(text) <= 32 else f"{text[:24]}…"

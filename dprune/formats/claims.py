@@ -64,7 +64,7 @@ def claimed(claim: Path, output: str, monitor: Monitor, patience: float | None =
     with _inside(claim.parent, output):
         descriptor = _taken(claim, output)
         if descriptor is None:
-            _log.info("another process makes %s: waiting for it.", output)
+            _log.info("another process is making %s: waiting for it.", output)
             descriptor = _taken_later(claim, output, monitor, PATIENCE_S if patience is None else patience)
         with _kept(claim, descriptor):
             yield

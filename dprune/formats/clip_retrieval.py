@@ -110,8 +110,8 @@ class ClipFolder:
             for number, path in _numbered(place, kind):
                 if number in found:
                     raise InputError(
-                        f"{self.name}: {found[number].name} and {path.name} are both part {number}: "
-                        "keep those of one inference."
+                        f"{self.name}: {found[number].name} and {path.name} have the same number {number}: keep "
+                        "the files of one inference."
                     )
                 found[number] = path
             if found:
@@ -195,11 +195,14 @@ class ClipFolder:
     def _column(self, number: int, names: tuple[str, ...]) -> tuple[Column, str]:
         path = self.parts[number].metadata
         if path is None:
-            raise InputError(f"{self.name}: has no metadata_*.parquet that says what its rows are: put it beside them.")
+            raise InputError(
+                f"{self.name}: has no metadata_*.parquet that says what its rows are: put those "
+                "files beside the embeddings."
+            )
         found = read_columns(path, names)
         if not found:
             raise InputError(
-                f"{path}: has no column {names[0]!r}: clip-retrieval keeps such with --enable_metadata True."
+                f"{path}: has no column {names[0]!r}: clip-retrieval writes it with --enable_metadata True."
             )
         name = next(iter(found))
         return found[name], name

@@ -72,4 +72,4 @@ def changed(name: str, what: str) -> InputError:
         name: what messages call the file.
         what: is not as it was written.
     """
-    return InputError(f"{name}: is damaged: {what} is not what was written, by its digest: {AGAIN}.")
+    return InputError(f"{name}: is damaged: {what} does not match its digest: {AGAIN}.")

@@ -143,7 +143,7 @@ def _dimension(store: Store) -> int:
     """Return the dimension of a store's features.
 
     Raises:
-        InputError: a part holds none, or of another dimension, or not one row a sample.
+        InputError: a part holds none, or of another dimension, or not one row per sample.
     """
     first = store.files[0].places.get("features")
     dimension = first.shape[-1] if first and first.shape else 0
@@ -261,7 +261,7 @@ def open_features(path: str | Path) -> Features:
     if path.is_dir():
         features = StoreFeatures(Store.open(path, "features"))
         if not features.shape[0]:
-            raise InputError(f"{path}: holds no features.")
+            raise InputError(f"{path}: holds no features: embed shards with samples in them.")
         return features
     label = logits = None
     if kind_of(path) in TENSOR_FILES:
@@ -274,9 +274,9 @@ def open_features(path: str | Path) -> Features:
     if values.ndim != 2 or values.dtype.kind != "f" or not values.size:
         raise InputError(f"{name}: features are floats of shape [n, d], not {values.dtype} of {list(values.shape)}.")
     if label is not None and (label.shape != values.shape[:1] or label.dtype.kind not in "iu"):
-        raise InputError(f"{name}: 'label' is not one whole number a sample.")
+        raise InputError(f"{name}: 'label' is not one whole number per sample.")
     if logits is not None and (logits.ndim != 2 or len(logits) != len(values) or logits.dtype.kind != "f"):
-        raise InputError(f"{name}: 'logits' are not floats of shape [n, classes], one row a sample.")
+        raise InputError(f"{name}: 'logits' are not floats of shape [n, classes], one row per sample.")
     return ArrayFeatures(name, values, None if label is None else label.astype(np.int64), logits)
 
 

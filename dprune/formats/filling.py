@@ -57,8 +57,8 @@ class Filling:
         for shard in self.dataset.shards:
             if shard.name in places:
                 raise InputError(
-                    f"{places[shard.name]} and {shard.location} share a name, and the parts of a store are named "
-                    "after shards: rename one, or dprune pack them together."
+                    f"{places[shard.name]} and {shard.location} have the same name, and the files of a store "
+                    "are named after the shards: rename one, or pack them together with dprune pack."
                 )
             places[shard.name] = shard.location
 
@@ -118,7 +118,8 @@ class Filling:
         if taken:
             stem = Path(min(taken)).stem
             raise InputError(
-                f"{self.dataset.title}: a shard is called {stem}, as is a file of the store: rename the shard."
+                f"{self.dataset.title}: a shard is called {stem}, which is the name of another file in the "
+                "store: rename the shard."
             )
         return store
 
@@ -222,7 +223,8 @@ class Filling:
         bad = [(name, entry) for name, part in parts.items() for entry in part["bad"]]
         if bad:
             _log.warning(
-                "%d images could not be decoded (first: %s in %s, %s); their rows are %s and the parts list them.",
+                "%d images could not be decoded (first: %s in %s, %s); their rows are %s, and the files of the "
+                "store list them.",
                 len(bad), bad[0][1]["key"], bad[0][0], bad[0][1]["reason"], self.blank,
             )  # fmt: skip
         images = sum(part["count"] for part in parts.values())
@@ -237,7 +239,7 @@ class Filling:
         left = self.missing(due_pieces(len(self.dataset.shards)))
         if not left or not set(left).isdisjoint(made):
             return False
-        _log.info("other tasks still make %d of %d parts of %s, and the last of them completes it.",
+        _log.info("other tasks are still making %d of %d files of %s, and the last of them completes it.",
                   len(left), len(self.dataset.shards), self.output)  # fmt: skip
         return True
 

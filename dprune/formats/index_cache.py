@@ -62,7 +62,7 @@ def _check_members(location: str, index: ShardIndex, listed: Mapping[str, Any]) 
         return
     stated, found = listed["count"], len(index)
     counts = f" ({found:,} samples for {stated:,})" if stated != found else ""
-    raise InputError(f"{location}: holds other members than its {MANIFEST} says{counts}: make the set again.")
+    raise InputError(f"{location}: does not hold the members that its {MANIFEST} lists{counts}: make the set again.")
 
 
 def check_bytes(location: str, xxh3: str) -> None:

@@ -287,8 +287,8 @@ def _check_sums(latents: Latents) -> None:
     sound = np.isfinite(latents.sums).all() and (latents.codebook is None or int(latents.sums.sum()) == values)
     if not sound or not np.isfinite(latents.std).all():
         raise InputError(
-            f"{latents.store.folder}: the sums of its parts are not those of its {len(latents):,} samples: "
-            f"remove the parts and {latents.store.remedy}."
+            f"{latents.store.folder}: the sums in its files do not match its {len(latents):,} samples: remove "
+            f"the files and {latents.store.remedy}."
         )
 
 

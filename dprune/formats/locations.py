@@ -95,7 +95,7 @@ class _Expansion:
         if place in lists:
             raise InputError(f"{path}: is a list that names itself, or a list that names it: take that line out.")
         if len(lists) == DEEPEST_LIST:
-            raise InputError(f"{path}: there are more than {DEEPEST_LIST} lists within each other: name fewer.")
+            raise InputError(f"{path}: lists are nested more than {DEEPEST_LIST} deep: name fewer.")
         # Empty lists may be named so often that reading them never ends.
         self._count(path)
         for line in read_file(path, LONGEST_LIST).decode("utf-8", "surrogateescape").split("\n"):
@@ -120,6 +120,6 @@ def _folder(folder: str) -> list[str]:
         if missing:
             raise InputError(f"{folder}: {min(missing)} is missing, which its {MANIFEST} lists: make the set again.")
     if not found:
-        features = " but embeddings: dprune cluster takes these, being features" if is_clip_folder(folder) else ""
+        features = " but embeddings, which dprune cluster takes as features" if is_clip_folder(folder) else ""
         raise InputError(f"{folder}: holds no .tar files{features}.")
     return found

@@ -52,6 +52,6 @@ def checked_manifest(name: str, content: Any) -> dict[str, Any]:
     if not (isinstance(manifest.get("provenance"), dict) and isinstance(manifest.get("kind"), str)):
         return {}
     if checked_record(name, manifest["provenance"]) is None and manifest["provenance"]:
-        raise InputError(f"{name}: is damaged (its provenance is none): {REMEDY}.")
+        raise InputError(f"{name}: is damaged (its provenance is not valid): {REMEDY}.")
     shaped(name, manifest, _SHAPES.get(manifest["kind"], Object()), REMEDY)
     return manifest

@@ -57,7 +57,7 @@ class MemberChoice:
             if not suffix or suffix.startswith(".") or "/" in suffix:
                 raise UsageError(f"{option} {suffix!r}: give what follows the key's dot, such as input.png.")
         if self.label_member and self.label_member.endswith(":"):
-            raise UsageError(f"--label-member {self.label_member}: name a field behind the colon, such as json:label.")
+            raise UsageError(f"--label-member {self.label_member}: name a field after the colon, such as json:label.")
 
     @property
     def _image(self) -> str:
@@ -102,7 +102,7 @@ class MemberChoice:
         if self._field:
             table = parse_json(name, content, "mend the shard")
             if not isinstance(table, dict) or self._field not in table:
-                raise InputError(f"{name}: has no field {self._field!r}: name one that all have by --label-member.")
+                raise InputError(f"{name}: has no field {self._field!r}: name one that all have with --label-member.")
             value = table[self._field]
         if value is None:
             return -1

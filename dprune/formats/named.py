@@ -176,7 +176,7 @@ class NamedSamples(ABC):
             seen[places[places >= 0]] = True
             first += count
         if len(known) and not seen.any():
-            raise InputError(f"{name}: none of its {len(known):,} uids is that of a sample of {self.title}.")
+            raise InputError(f"{name}: none of its {len(known):,} uids matches a sample of {self.title}.")
         if lost := int((~seen).sum()):
-            _log.info("%s: %s of its %s uids are of no sample of %s.", name, f"{lost:,}", f"{len(known):,}", self.title)
+            _log.info("%s: %s of its %s uids match no sample of %s.", name, f"{lost:,}", f"{len(known):,}", self.title)
         return np.concatenate(rows)

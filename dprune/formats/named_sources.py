@@ -10,6 +10,7 @@ import numpy as np
 
 from dprune.errors import InputError
 from dprune.formats.checked_json import parse_json
+from dprune.formats.class_names import ClassNames
 from dprune.formats.clip_retrieval import ClipFolder
 from dprune.formats.columns import has_arrow
 from dprune.formats.img2dataset import table_beside, table_uids
@@ -25,7 +26,12 @@ class NamedShards(NamedSamples):
     """Samples of shards: their keys are those of their members, their uids those in a table beside or in KEY.json."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.dataset, self.title, self.class_names = dataset, dataset.title, dataset.class_names
+        self.dataset, self.title = dataset, dataset.title
+
+    @property
+    def class_names(self) -> ClassNames:  # type: ignore[override]
+        """What their labels are called, for which a column of a table may have to be read."""
+        return self.dataset.class_names
 
     @property
     def fingerprint(self) -> str:
@@ -77,7 +83,7 @@ def _uid(reader: ShardReader, row: int) -> str:
     if not isinstance(uid, str):
         raise InputError(
             f"{reader.shard.location}: {index.key(row)} has no uid, neither in its JSON nor in a .parquet beside the "
-            "shard: uids of DataComp speak of what its download wrote."
+            "shard: uids of DataComp name samples that its own download wrote."
         )
     return uid
 
@@ -156,7 +162,7 @@ class NamedStore(NamedSamples):
         keys = self._store.keys(self._store.shards[part])
         if keys is None:
             raise InputError(
-                f"{self.title}: keeps no keys, as an older dprune made it: dprune select --within FILE --shards "
+                f"{self.title}: holds no keys, because an older dprune made it: dprune select --within FILE --shards "
                 "SHARDS -o keep.npy makes ids of keys."
             )
         return keys
@@ -164,7 +170,7 @@ class NamedStore(NamedSamples):
     def uids(self, part: int) -> UidArray:
         """Refuse: uids are not kept."""
         raise InputError(
-            f"{self.title}: keeps no uids of DataComp: dprune select --within FILE --shards SHARDS -o keep.npy makes "
+            f"{self.title}: holds no uids of DataComp: dprune select --within FILE --shards SHARDS -o keep.npy makes "
             "ids of them."
         )
 

@@ -131,7 +131,7 @@ def _described(path: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno:
             raise unreadable(path, error) from error
         reason = (str(error) or type(error).__name__)[:LONGEST_REASON].rstrip(".")
-        raise InputError(f"{path}: is no whole .npz archive ({reason}): {AGAIN}.") from error
+        raise InputError(f"{path}: is not a whole .npz archive ({reason}): {AGAIN}.") from error
 
 
 def _cut(size: int) -> Iterator[int]:
@@ -169,7 +169,7 @@ def _images(path: str, arrays: dict[str, _Array], asked: str | None) -> _Array:
     found = _called(path, arrays, asked) if asked else next((arrays[name] for name in IMAGES if name in arrays), None)
     if found is None:
         raise InputError(
-            f"{path}: holds no images as 'arr_0', but {_told(arrays)}: name their array by --image-column."
+            f"{path}: holds no images as 'arr_0', but {_told(arrays)}: name their array with --image-column."
         )
     remedy = _no_images(found)
     if remedy:
@@ -187,7 +187,7 @@ def _no_images(array: _Array) -> str:
     if len(shape) == 4 and shape[1] in _CHANNELS and shape[3] not in _CHANNELS:
         return "save it with its channels last, by images.transpose(0, 2, 3, 1)"
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in _CHANNELS) or 0 in shape:
-        return "give another array by --image-column"
+        return "give another array with --image-column"
     if array.dtype.kind == "f":
         return "save bytes, by (images * 255).round().astype('uint8') where they are from 0 to 1"
     if array.dtype != np.uint8:
@@ -204,7 +204,7 @@ def _label_name(path: str, arrays: dict[str, _Array], asked: str | None) -> str 
 
 
 def _labels(path: str, archive: zipfile.ZipFile, array: _Array, count: int) -> Labels:
-    otherwise = f"leave labels out by --label-column {NO_LABELS}"
+    otherwise = f"leave labels out with --label-column {NO_LABELS}"
     if array.dtype.kind not in "iu" or array.shape not in ((count,), (count, 1)):
         hint = "save labels.argmax(1), or " if array.shape[:1] == (count,) and len(array.shape) == 2 else ""
         raise InputError(f"{path}: {array} is not a whole number for each of {count:,} images: {hint}{otherwise}.")

@@ -319,7 +319,7 @@ def check_same_dataset(inputs: Mapping[str, str | None]) -> str | None:
         inputs: for each input its name and its fingerprint (None for external ones).
 
     Raises:
-        MismatchError: two inputs speak of different datasets.
+        MismatchError: two inputs come from different datasets.
     """
     known = [(name, fingerprint) for name, fingerprint in inputs.items() if fingerprint]
     for name, fingerprint in known[1:]:
@@ -331,7 +331,7 @@ def check_same_dataset(inputs: Mapping[str, str | None]) -> str | None:
                     "FOLDER translates them"
                 )
             raise MismatchError(
-                f"{known[0][0]} and {name} speak of different datasets "
+                f"{known[0][0]} and {name} come from different datasets "
                 f"(fingerprints {known[0][1][:12]} and {fingerprint[:12]}): {remedy}."
             )
     return known[0][1] if known else None

@@ -24,7 +24,7 @@ class LocalBlocks:
             raise unreadable(path, error) from error
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path}: is no regular file, and cannot be read by offset: name a .tar file.")
+            raise InputError(f"{path}: is not a regular file, so it cannot be read by offset: name a .tar file.")
         self.size = status.st_size
         if hasattr(os, "posix_fadvise"):
             # Headers and chosen samples are far apart: read-ahead would fetch what nobody asked for.

@@ -76,11 +76,11 @@ def _known(error: BaseException) -> Fault | None:
     if isinstance(error, _CutError):
         return Fault("the transfer was cut short", passes=True)
     if isinstance(error, _LengthlessError):
-        return Fault(f"the server does not say how long it is, which reading by offset takes: {AS_A_STREAM}")
+        return Fault(f"the server does not state the file's size, which reading by offset needs: {AS_A_STREAM}")
     if isinstance(error, ValueError) and ("range requests" in str(error) or "Cannot seek" in str(error)):
-        return Fault(f"the server sends files from the front only: {AS_A_STREAM}")
+        return Fault(f"the server does not send parts of files: {AS_A_STREAM}")
     if isinstance(error, ImportError):
-        return Fault(f"its protocol takes a package that is not installed: {_first_line(error)}")
+        return Fault(f"its protocol needs a package that is not installed: {_first_line(error)}")
     if "Offline" in names:
         return Fault(f"this machine is told to stay offline: {_first_line(error)}")
     if isinstance(error, TimeoutError | ConnectionError) or any(mark in names for mark in _MARKS):

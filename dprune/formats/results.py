@@ -95,9 +95,9 @@ def read_result(path: str | Path) -> Result:
     guarded = isinstance(content, dict) and CHECK_KEY in content
     content = without_check(str(path), content) if guarded else content
     if problem := _SHAPE.misfit(content):
-        raise InputError(f"{path}: is no result ({problem}): {REMEDY}.")
+        raise InputError(f"{path}: is not a result ({problem}): {REMEDY}.")
     record = checked_record(str(path), content["provenance"])
     if record is None:
-        raise InputError(f"{path}: is no result (its provenance is none): {REMEDY}.")
+        raise InputError(f"{path}: is not a result (its provenance is not valid): {REMEDY}.")
     kind, metrics, details, inputs = (content[name] for name in ("kind", "metrics", "details", "inputs"))
     return Result(str(path), kind, metrics, details, inputs, record, guarded)

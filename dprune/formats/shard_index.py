@@ -52,7 +52,7 @@ class LeftOut:
         if self.keys:
             shown = ", ".join(f"{_short(suffix)} ({count:,})" for suffix, count in self.suffixes.items())
             keys = f"{self.keys:,} keys have" if self.keys > 1 else "1 key has"
-            found.append(f"{keys} no image; their suffixes: {shown}: name one by --image-member")
+            found.append(f"{keys} no image; their suffixes: {shown}: name one with --image-member")
         if self.links:
             links = f"{self.links:,} links lead" if self.links > 1 else "1 link leads"
             found.append(f"{links} to no file of the tar ({_short(self.first_link)}): pack what it leads to")

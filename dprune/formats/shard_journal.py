@@ -272,7 +272,9 @@ class Journal:
             self._clear()
             first = next((bad for shard in shards for bad in shard.bad), None)
             reason = (
-                f"every image is unreadable, as {first['key']!r}, which {first['reason']}" if first else "there is none"
+                f"every image is unreadable, such as {first['key']!r}, which {first['reason']}"
+                if first
+                else "there is none"
             )
             raise InputError(f"no sample could be packed: {reason}.")
         class_names.publish(self.folder)
@@ -294,7 +296,7 @@ def _read_entry(path: Path) -> dict[str, Any]:
     """
     content = shaped(str(path), read_json(path), _ENTRY)
     if content["name"] != f"{path.stem}.tar":
-        raise InputError(f"{path}: speaks of another shard.")
+        raise InputError(f"{path}: belongs to another shard.")
     return without_check(str(path), content)
 
 

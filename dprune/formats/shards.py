@@ -186,7 +186,7 @@ class ShardReader:
         members = range(int(self.index.start[row]), int(self.index.stop[row]))
         size = int(self.index.size[members.start : members.stop].sum())
         if size > MOST_SAMPLE_BYTES:
-            raise BadImage(f"has {size:,} bytes in all, more than a sample may take")
+            raise BadImage(f"has {size:,} bytes in all, more than a sample may have")
         return [(self.index.suffix(member), self.member(member)) for member in members]
 
     def _place(self, member: int) -> tuple[int, int, int]:
@@ -211,7 +211,7 @@ class ShardReader:
             return -1
         name, size = f"{self.shard.location}: {self.index.name(member)}", int(self.index.size[member])
         if size > self.shard.choice.most_label_bytes:
-            raise InputError(f"{name} has {size:,} bytes, more than a label takes: mend the shard.")
+            raise InputError(f"{name} has {size:,} bytes, too many for a label: mend the shard.")
         return self.shard.choice.label(name, self.member(member))
 
 

@@ -111,7 +111,7 @@ def read_statistics(path: str | Path) -> Statistics:
         raise InputError(f"{name}: holds NaN or infinity: make the statistics again, without the samples that have it.")
     moments = mean.astype(np.float64), covariance.astype(np.float64)
     if problem := _no_covariance(moments[1], max(TOLERANCE, np.finfo(covariance.dtype).eps)):
-        raise InputError(f"{name}: its covariance {problem}, as no set of features has it: make the statistics again.")
+        raise InputError(f"{name}: its covariance {problem}, which no set of features has: make the statistics again.")
     return Statistics(name, _count(name, count), *moments, record, spatial)
 
 
@@ -150,7 +150,7 @@ def _read_npz(path: str | Path) -> tuple[npt.NDArray[Any] | None, npt.NDArray[An
     except NPZ_ERRORS as error:
         if "pickle" in str(error):
             raise unsound_array(str(path), error) from error
-        raise InputError(f"{path}: is no whole .npz archive ({error}): give what --save-stats wrote.") from error
+        raise InputError(f"{path}: is not a whole .npz archive ({error}): give what --save-stats wrote.") from error
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any] | None:

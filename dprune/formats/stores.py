@@ -66,7 +66,7 @@ class Store:
         """
         manifest = read_manifest(folder)
         if manifest.get("kind") != kind:
-            raise InputError(f"{folder}: is no store of {kind}: its {MANIFEST} is missing or of another kind.")
+            raise InputError(f"{folder}: is not a store of {kind}: its {MANIFEST} is missing or of another kind.")
         shards, datasets = tuple(manifest["shards"]), tuple(manifest["datasets"])
         return cls(Path(folder), kind, shards, datasets, manifest["provenance"], names_in_folders([folder]))
 
@@ -186,7 +186,7 @@ class Store:
         if missing:
             shown = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
             raise InputError(
-                f"{self.folder}: lacks the parts of {len(missing)} of {len(self.shards)} shards ({shown}): "
+                f"{self.folder}: lacks the files of {len(missing)} of {len(self.shards)} shards ({shown}): "
                 f"{self.remedy}."
             )
         self.check_weights({shard: file.metadata or {} for shard, file in found.items()})
@@ -210,7 +210,8 @@ class Store:
         for shard, weights in known[1:]:
             if weights != known[0][1]:
                 raise MismatchError(
-                    f"{self.folder}: {known[0][0]} and {shard} were given different weights ({known[0][1][:12]} and "
+                    f"{self.folder}: {known[0][0]} and {shard} were made with different weights "
+                    f"({known[0][1][:12]} and "
                     f"{weights[:12]}): remove the folder and make it again with one file of weights."
                 )
 

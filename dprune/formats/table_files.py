@@ -49,7 +49,7 @@ def arrow(module: str = "pyarrow") -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise InputError(
-            f"parquet and Arrow files take the Python package pyarrow, which cannot be imported ({error}): "
+            f"parquet and Arrow files need the Python package pyarrow, which cannot be imported ({error}): "
             "pip install 'dprune[parquet]'."
         ) from error
 

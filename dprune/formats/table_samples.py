@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +45,9 @@ class TableSamples:
         again = np.flatnonzero(np.diff(self.ids[order]) == 0)
         if len(again):
             first, second = (self.rows[int(place)] for place in order[again[0] : again[0] + 2])
-            raise InputError(f"{self.table.at(second)} is of the same sample as line {first.number:,}: keep one.")
+            raise InputError(
+                f"{self.table.at(second)} names the same sample as line {first.number:,}: keep one of them."
+            )
 
 
 def find_samples(table: TextTable, named: NamedSamples | None, *, whole_lines: bool) -> TableSamples:
@@ -84,8 +85,8 @@ def find_samples(table: TextTable, named: NamedSamples | None, *, whole_lines: b
 def _nobody_knows(table: TextTable) -> InputError:
     if not table.head and all(_ID.fullmatch(row.cells[0].strip()) for row in table.rows):
         return InputError(
-            f"{table.name}: holds keys or ids, and no header says which: write a first line that calls the column "
-            "id, or name the samples by --shards of dprune select."
+            f"{table.name}: may hold keys or ids: write id or key above the column, or name the dataset with "
+            "--shards of dprune select."
         )
     return InputError(
         f"{table.name}: holds keys, not ids, and nothing says which samples have them: dprune select --within "
@@ -101,13 +102,12 @@ def _found(
     table: TextTable, rows: Sequence[TextRow], column: int, named: NamedSamples, known: dict[str, int]
 ) -> TableSamples:
     if lost := next((row for row in rows if row.cells[column] not in known), None):
-        key: Any = lost.cells[column]
-        raise InputError(f"{table.at(lost)}: there is no sample with the key {key!r} in {named.title}.")
+        raise InputError(f"{table.at(lost)}: no sample of {named.title} has the key {lost.cells[column]!r}.")
     ids = np.array([known[row.cells[column]] for row in rows], dtype=np.int64)
     return TableSamples(table, rows, ids, named.fingerprint)
 
 
 def _ids(table: TextTable, column: int) -> npt.NDArray[np.int64]:
     if wrong := next((row for row in table.rows if not _ID.fullmatch(row.cells[column].strip())), None):
-        raise InputError(f"{table.at(wrong)}: {wrong.cells[column]!r} is no id: ids are whole numbers from 0.")
+        raise InputError(f"{table.at(wrong)}: {wrong.cells[column]!r} is not an id: ids are whole numbers from 0.")
     return np.array([int(row.cells[column]) for row in table.rows], dtype=np.int64)

@@ -150,11 +150,11 @@ def _check_rest(source: Bytes, position: int) -> None:
     rest = source.read(position, MOST_PADDING + 1)
     if len(rest) > MOST_PADDING or rest.strip(b"\0"):
         raise InputError(
-            f"{source.name}: goes on behind the tar end marker at byte {position:,}, so samples are missing: "
+            f"{source.name}: goes on after the tar end marker at byte {position:,}, so samples are missing: "
             "copy or make the shard again."
         )
     if position == 0 and not len(END_MARKER) <= len(rest) <= MOST_EMPTY:
-        raise InputError(f"{source.name}: is {len(rest):,} zero bytes and no tar file: copy or make the shard again.")
+        raise InputError(f"{source.name}: is {len(rest):,} zero bytes, not a tar file: copy or make the shard again.")
 
 
 def truncated(source: Bytes, position: int) -> InputError:

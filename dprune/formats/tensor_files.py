@@ -346,7 +346,7 @@ def _check_places(name: str, places: Mapping[str, Place], begin: int, size: int)
             raise not_whole(name, f"its tensor {tensor!r} is not where its header says")
         begin = place.end
     if begin != size:
-        raise not_whole(name, f"it has {size:,} bytes, and its header speaks of {begin:,}")
+        raise not_whole(name, f"it has {size:,} bytes, and its header needs {begin:,}")
 
 
 def _stated_digests(name: str, places: Mapping[str, Place], texts: Mapping[str, str]) -> dict[str, str]:

@@ -64,7 +64,7 @@ class TextTable:
         text, self.record = parse_text(name, data)
         self._first = 2 if self.record is not None else 1
         self._text = _decoded(name, text)
-        first = next((line for line in self._text.split("\n") if line.strip()), "").rstrip("\r")
+        first = self._text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
         heads = {delimiter: _columns(first, delimiter) for delimiter in _DELIMITERS}
         # Of a list of keys the record tells that its first line is no header, whatever it says.
         is_list = self.record is not None and self.record["options"].get("format") == "keys"
@@ -97,10 +97,10 @@ class TextTable:
         limit = csv.field_size_limit(_MOST_CELL)
         try:
             above = self._first - 1
-            return [TextRow(above + reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+            return [TextRow(above + reader.line_num, cells) for cells in reader if any(cells)]
         except csv.Error as error:
             line = self._first - 1 + reader.line_num
-            raise InputError(f"{self.name}: line {line:,} is no row of a table ({error}): {_MEND}.") from error
+            raise InputError(f"{self.name}: line {line:,} is not a row of a table ({error}): {_MEND}.") from error
         finally:
             csv.field_size_limit(limit)
 

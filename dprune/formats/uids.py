@@ -58,7 +58,7 @@ def decode_digits(digits: npt.NDArray[np.uint8]) -> UidArray:
 
 
 def _no_uid(text: str) -> str:
-    return f"{text[: 2 * DIGITS]!r} is no uid of up to {DIGITS} hexadecimal digits"
+    return f"{text[: 2 * DIGITS]!r} is not a uid of up to {DIGITS} hexadecimal digits"
 
 
 class UidSet:

@@ -153,7 +153,9 @@ def _column(table: TextTable, role: str, asked: str) -> int:
         return others[0] if called is None else called
     if not others:
         check_role(Array(table.name, np.empty(0), table.record), role)
-        raise InputError(f"{table.name}: has one column: write a sample and its value in each row.")
+        raise InputError(
+            f"{table.name}: has one column and no {role}: write a value behind each name, or give a subset by --within."
+        )
     if not table.head:
         raise InputError(f"{table.name}: has {width} columns and no header: name them in a first line.")
     shown = " and ".join(table.head[place] for place in others)
@@ -181,4 +183,4 @@ def _check_form(found: TableSamples, cells: Sequence[str], form: re.Pattern[str]
 
 def _no_value(table: TextTable, row: TextRow, cell: str, kind: str) -> InputError:
     hint = " If it is a header, call the column of names id or key." if not table.head and row is table.rows[0] else ""
-    return InputError(f"{table.at(row)}: {cell[:40]!r} is no {kind}: mend the table.{hint}")
+    return InputError(f"{table.at(row)}: {cell[:40]!r} is not a {kind}: mend the table.{hint}")

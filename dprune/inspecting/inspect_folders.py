@@ -131,7 +131,7 @@ def _part(findings: Findings, store: Store, shard: str) -> Record | None:
     """Return the metadata of a part that is sound, or note what is wrong with it."""
     path = store.path(shard)
     if not path.exists():
-        findings.problems.append(f"{store.folder}: lacks the part of {shard}: {store.remedy}.")
+        findings.problems.append(f"{store.folder}: lacks the file of {shard}: {store.remedy}.")
         return None
     try:
         file = TensorFile.open(path)
@@ -156,11 +156,11 @@ def _tensors(findings: Findings, store: Store, shards: Sequence[str]) -> dict[st
     for shard in shards:
         shapes = tensor_shapes(TensorFile.open(store.path(shard)))
         rows = {
-            name: f"{dtype} {shape} a part" if name in SUMS.values() else f"{dtype} {shape[1:]}"
+            name: f"{dtype} {shape} per file" if name in SUMS.values() else f"{dtype} {shape[1:]}"
             for name, (dtype, shape) in shapes.items()
         }
         if described and rows != described:
-            findings.problems.append(f"{store.path(shard)}: holds other tensors than the first part: make it again.")
+            findings.problems.append(f"{store.path(shard)}: holds other tensors than the first file: make it again.")
         described = described or rows
     return described
 

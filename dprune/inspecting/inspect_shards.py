@@ -138,7 +138,9 @@ def _hold_to_manifest(
             raise InputError(
                 f"{name}: {shard.name} holds {count:,} samples, its {MANIFEST} says {stated:,}: make it again."
             )
-        raise InputError(f"{name}: {shard.name} holds other members than its {MANIFEST} says: make the set again.")
+        raise InputError(
+            f"{name}: {shard.name} does not hold the members that its {MANIFEST} lists: make the set again."
+        )
     if not deep or "xxh3" not in entry:
         return False
     check_bytes(shard.location, entry["xxh3"])

@@ -97,7 +97,7 @@ def _inspect(sources: Sequence[str], look: Look) -> Findings:
     except OSError as error:
         return Findings(name, problems=[str(unreadable(name, error))])
     except (*NONSENSE, SafetensorError) as error:
-        return Findings(name, problems=[f"{name}: says nonsense ({type(error).__name__}: {error}): make it again."])
+        return Findings(name, problems=[f"{name}: makes no sense ({type(error).__name__}: {error}): make it again."])
 
 
 def _dispatch(name: str, sources: Sequence[str], look: Look) -> Findings:
@@ -127,7 +127,9 @@ def _dispatch(name: str, sources: Sequence[str], look: Look) -> Findings:
         return inspect_result(source)
     if kind in (*TENSOR_FILES, ".safetensors"):
         return inspect_tensors(source)
-    raise InputError(f"{source}: is nothing that dprune makes: name shards, a store, .npy, .safetensors or .json.")
+    raise InputError(
+        f"{source}: is not something that dprune makes: name shards, a store, .npy, .safetensors or .json."
+    )
 
 
 def _hold_fingerprints_together(found: Sequence[Findings]) -> None:
@@ -144,7 +146,7 @@ def _hold_fingerprints_together(found: Sequence[Findings]) -> None:
     first = min(main, key=known.index)
     for findings in (f for f in known if f not in main):
         findings.problems.append(
-            f"{first.name} and {findings.name} speak of different datasets (fingerprints {_shown(first)} and "
+            f"{first.name} and {findings.name} come from different datasets (fingerprints {_shown(first)} and "
             f"{_shown(findings)}): make both from the same shards."
         )
 
@@ -168,7 +170,7 @@ def _hold_counts_together(found: Sequence[Findings]) -> None:
                 )
         elif findings.samples is not None and findings.samples != count and not findings.problems:
             findings.problems.append(
-                f"{findings.name}: speaks of {findings.samples:,} samples, but {other} has {count:,}: make it again."
+                f"{findings.name}: is of {findings.samples:,} samples, but {other} has {count:,}: make it again."
             )
 
 

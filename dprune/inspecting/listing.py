@@ -145,4 +145,6 @@ def _column(array: Array) -> str:
 def _hold(name: str, fingerprint: str | None, count: int, named: NamedSamples) -> None:
     check_same_dataset({name: fingerprint, named.title: named.fingerprint})
     if count != len(named):
-        raise MismatchError(f"{name} has {count:,} samples and {named.title} {len(named):,}: name what it was made of.")
+        raise MismatchError(
+            f"{name} has {count:,} samples and {named.title} {len(named):,}: name the dataset that it was made from."
+        )

@@ -59,7 +59,8 @@ class Against:
         name, theirs = self.result.name, parents_of(self.result.record)
         if reference_of(theirs) != reference_of(parents):
             raise MismatchError(
-                f"--against {name}: was held to another reference, or another subset of it: measure both against one."
+                f"--against {name}: was measured against another reference, or another subset of it: measure "
+                "both against the same."
             )
         for role, option in _INPUTS.items():
             one, other = (some.get(role, {}).get("digest") for some in (theirs, parents))
@@ -92,8 +93,8 @@ class Against:
         if theirs != count:
             one, other = ("an unknown number" if known is None else f"{known:,}" for known in (theirs, count))
             raise MismatchError(
-                f"--against {self.result.name}: is of {one} generated samples, and these are {other}: metrics depend "
-                "on the number, so sample as many."
+                f"--against {self.result.name}: is of {one} generated samples, and these are {other}: metrics "
+                "depend on the number, so generate as many."
             )
 
     def differences(self, metrics: Mapping[str, Any], details: Mapping[str, Any]) -> dict[str, Difference]:

@@ -36,11 +36,11 @@ def warn_of_shares(generated: Features, reference: Features, ids: npt.NDArray[np
     variation = float(np.abs(share[0] - share[1]).sum() / 2)
     missing = names[counts[0] == 0]
     called = reference.class_names or generated.class_names
-    lack = f"; of classes {called.listed(missing)} none was generated" if len(missing) else ""
+    lack = f"; no sample of the classes {called.listed(missing)} was generated" if len(missing) else ""
     if variation > ALIKE or lack:
         _log.warning(
-            "the classes of %s and %s have other shares (total variation %.2f%s), which distances see as well: "
-            "dprune sample --classes proportional draws classes as the training set has them.",
+            "the classes of %s and %s have different shares (total variation %.2f%s), which changes distances "
+            "too: dprune sample --classes proportional draws classes as the training set has them.",
             generated.name, reference.name, variation, lack,
         )  # fmt: skip
 

@@ -80,7 +80,7 @@ class EvalJob(FileJob):
         name = next(iter(given.values()))
         others = [metric for metric in self.settings.names if metric != "fid"] if self.settings.stated else []
         if others:
-            raise InputError(f"--metrics {others[0]}: {name} holds statistics, which allow fid alone: give features.")
+            raise InputError(f"--metrics {others[0]}: {name} holds statistics, which allow only fid: give features.")
         no_reference = "reference" in given
         options = {
             "--clusters": self.clusters is not None,
@@ -105,7 +105,10 @@ class EvalJob(FileJob):
 
     def _check_clusters(self, clusters: Clusters) -> None:
         if not len(clusters.centroids):
-            raise InputError(f"{clusters.name}: holds no centroids, by which generated samples get their clusters.")
+            raise InputError(
+                f"{clusters.name}: holds no centroids, which give generated samples their "
+                "clusters: give what dprune cluster wrote."
+            )
         made_of = parent(clusters.record, "features")
         if not made_of:
             return
@@ -116,8 +119,9 @@ class EvalJob(FileJob):
                 check_space({side.name: side.record, clusters.name: made_of})
             except MismatchError as error:
                 raise MismatchError(
-                    f"{clusters.name} was made from features of another space than {side.name}: take the shares by an "
-                    f"eval of their own, with features of {made_of['options'].get('model')} and --metrics shares."
+                    f"{clusters.name} was made from features of another space than {side.name}: compute the "
+                    f"shares in a separate eval, with features of {made_of['options'].get('model')} and "
+                    "--metrics shares."
                 ) from error
 
     @functools.cached_property
@@ -196,9 +200,9 @@ def _reference(path: str, settings: EvalSettings) -> SidePath:
     if not side.has_both:
         return side
     if settings.takes_samples:
-        _log.info("%s: its images are taken, and not its statistics, which allow the Fréchet distance alone.", path)
+        _log.info("%s: its images are used, not its statistics, which allow only the Fréchet distance.", path)
         return side.as_images()
-    _log.info("%s: its statistics are taken; --metrics with more than fid takes its images.", path)
+    _log.info("%s: its statistics are used; --metrics with more than fid uses its images.", path)
     return side
 
 
@@ -209,9 +213,9 @@ def _warn_of_foreign(statistics: Sequence[Statistics], sources: Mapping[str, Fea
     for some in statistics:
         if some.record is None:
             _log.warning(
-                "%s does not say by which network and which resize it was made: unless by %s, the distance means "
-                "nothing%s: man dprune-eval lists whose statistics go with what.", some.name,
-                space or "those of the other side",
+                "%s does not say which network and which resize made it: unless those were %s, the distance means "
+                "nothing%s: man dprune-eval lists which statistics go with what.", some.name,
+                space or "the ones of the other side",
                 " (it looks like guided-diffusion's, which go with --resize tensorflow)" if some.spatial else "",
             )  # fmt: skip
 

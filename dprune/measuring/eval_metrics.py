@@ -13,10 +13,10 @@ from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.formats.clusters import Clusters
 from dprune.measuring.groups import Groups, PredictedClasses, by_class, by_cluster, by_kmeans, by_neighbours
 from dprune.measuring.moments import Measured, stoppable
+from dprune.measuring.real_baseline import HeldOut, real_baseline
 from dprune.measuring.settings import EvalSettings, order_name
 from dprune.measuring.sides import Side
 from dprune.measuring.sources import is_sampled
-from dprune.measuring.yardstick import HeldOut, real_yardstick
 from dprune.metrics.catalogue import METRICS, VENDI_ORDER
 from dprune.metrics.frechet import frechet_distance
 from dprune.metrics.frechet_infinity import FEW, FEWEST, frechet_infinity, scarce
@@ -109,7 +109,7 @@ def obstacle(name: str, pair: ReadyPair) -> str | None:
     if name == "prdc" and (others or 0) <= max(settings.k, settings.density_k):
         return f"{others} reference samples are too few: lower --k and --density-k below that"
     if name == "shares" and not pair.groups:
-        return "they take --clusters, or labels of the reference"
+        return "they need --clusters, or labels of the reference"
     return None
 
 
@@ -141,12 +141,12 @@ def _frechet(pair: ReadyPair) -> Found:
     details: dict[str, Any] = {"mean_term": found.mean_term, "covariance_term": found.covariance_term}
     if pair.settings.infinity:
         metrics["frechet_infinity"], details["infinity"] = _infinity(pair, found.distance, blocks)
-    yardstick = real_yardstick(pair.generated, pair.reference, pair.held_out, pair.settings, pair.monitor)
-    if yardstick is not None:
-        metrics |= {"real_frechet_distance": yardstick.real, "frechet_distance_ratio": yardstick.ratio}
-        details["yardstick"] = {
-            "real": yardstick.source, "count": yardstick.count, "reference": yardstick.rest,
-            "generated": yardstick.generated.value, "generated_se": yardstick.generated.error,
+    baseline = real_baseline(pair.generated, pair.reference, pair.held_out, pair.settings, pair.monitor)
+    if baseline is not None:
+        metrics |= {"real_frechet_distance": baseline.real, "frechet_distance_ratio": baseline.ratio}
+        details["real_baseline"] = {
+            "real": baseline.source, "count": baseline.count, "reference": baseline.rest,
+            "generated": baseline.generated.value, "generated_se": baseline.generated.error,
         }  # fmt: skip
     return metrics, {"frechet": details}
 
@@ -164,11 +164,11 @@ def _infinity(pair: ReadyPair, distance: Estimate, blocks: Blocks | None) -> tup
     details = {"sides": ["generated", "reference"] if found.both else ["generated"], "halves": found.halves,
                "height": found.height.value}  # fmt: skip
     if not found.both:
-        _log.warning("the reference is statistics, which cannot be halved: the extrapolated Fréchet distance is one to "
-                     "as many reference samples as these are of.")  # fmt: skip
+        _log.warning("the reference is statistics, which cannot be halved: the Fréchet distance is extrapolated "
+                     "over the generated samples only.")  # fmt: skip
     if found.height.value < 0:
-        _log.warning("no Fréchet distance of infinitely many samples: the extrapolation ends below zero (%.3g), nearer "
-                     "to no distance than so many samples can tell.", found.height.value)  # fmt: skip
+        _log.warning("no Fréchet distance of infinitely many samples: the extrapolation ends below zero (%.3g), "
+                     "since the sets are too much alike for so few samples.", found.height.value)  # fmt: skip
         return Estimate(math.nan), details
     if problem := scarce(counts, dimension, FEW):
         _log.warning("the extrapolated Fréchet distance is uncertain: %s.", problem)

@@ -22,11 +22,11 @@ from dprune.measuring.against import Against, reference_of, tabulated
 from dprune.measuring.balance import strata_of, warn_of_shares
 from dprune.measuring.eval_metrics import FUNCTIONS, ReadyPair, obstacle
 from dprune.measuring.moments import Measured, given, held, streamed
+from dprune.measuring.real_baseline import HeldOut
 from dprune.measuring.replicates import kept_replicates, pairing_digest
 from dprune.measuring.settings import EvalSettings
 from dprune.measuring.sides import Measurement, chosen_ids, describe_side, load_side
 from dprune.measuring.sources import FeatureSource
-from dprune.measuring.yardstick import HeldOut
 from dprune.metrics.catalogue import METRICS
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_dimensions
@@ -97,7 +97,7 @@ def _common_dimension(
     if clusters is not None and clusters.centroids.shape[1] != widths["generated"]:
         raise MismatchError(
             f"{clusters.name} has centroids of {clusters.centroids.shape[1]} dimensions, and the features have "
-            f"{widths['generated']}: take the shares by an eval of their own, with --metrics shares."
+            f"{widths['generated']}: compute the shares in a separate eval, with --metrics shares."
         )
     return widths["generated"]
 
@@ -221,7 +221,7 @@ def _possible(pair: ReadyPair) -> tuple[str, ...]:
     names = pair.settings.names
     if pair.generated.side is None or pair.reference.side is None:
         if names != ("fid",):
-            _log.info("statistics allow the Fréchet distance alone: the other metrics are left out.")
+            _log.info("statistics allow only the Fréchet distance: the other metrics are left out.")
         return ("fid",)
     reasons = {name: reason for name in names if (reason := obstacle(name, pair))}
     for name, reason in reasons.items():

@@ -85,7 +85,7 @@ class Embedding:
         known = like["options"]
         if "pca" in known:
             raise MismatchError(
-                "features with --pca are of a space of their own, in which no other images can be embedded: "
+                "features made with --pca have a space of their own, in which no other images can be embedded: "
                 "embed both sides without --pca."
             )
         precision = {dtype: name for name, dtype in PRECISIONS.items()}[known["precision"]]

@@ -1,6 +1,6 @@
-"""How near generated samples come to training samples, beside yardsticks that say what is near.
+"""How near generated samples come to training samples, beside baselines that say what is near.
 
-The yardsticks are samples that the model did not see, and as many training samples as there are generated ones, each
+The baselines are samples that the model did not see, and as many training samples as there are generated ones, each
 compared with the rest of the training set.
 """
 
@@ -45,7 +45,7 @@ from dprune.seeds import generator
 _log = logging.getLogger("dprune")
 
 HELD_OUT = "held_out_"
-"""What keys of the yardstick begin with."""
+"""What keys of the held-out baseline begin with."""
 NONE = Estimate(math.nan)
 """What cannot be told."""
 
@@ -74,7 +74,7 @@ def find_copies(
         if "held_out" in features:
             held_out = load_side(features["held_out"], chosen_ids(features["held_out"], held_ids), "held-out", place)
         else:
-            _log.info("without --held-out there is no copying test, and no yardstick of samples that were not seen.")
+            _log.info("without --held-out there is no copying test, and no held-out baseline.")
         generated = load_side(features["generated"], chosen_ids(features["generated"], None), "generated", place)
         train = TrainingRows(features["train"], ids, monitor)
         strata = strata_of(features["generated"].labels())
@@ -167,7 +167,7 @@ class _Search:
             blocks = _blocks(len(other.id), self.settings)
             sides["held_out"] = _Compared(other, other.distance[:, 0].cpu(), blocks)
         distances = {role: side.nearest for role, side in sides.items()}
-        distances["train"] = self._yardstick()
+        distances["train"] = self._training_baseline()
         edges = histogram_edges(list(distances.values()))
         known = {role: summarize(values, edges) for role, values in distances.items()}
         copying, test = self._copying_test(distances)
@@ -191,7 +191,7 @@ class _Search:
     def _to_training(self, x: Tensor, label: str, exclude: Tensor | None = None) -> Tensor:
         return nearest(x, self.train.stage(label), exclude=exclude).distance[:, 0]
 
-    def _yardstick(self) -> Tensor:
+    def _training_baseline(self) -> Tensor:
         """Return the nearest distance of random training samples to the rest of the training set."""
         samples, device = self.train.shape[0], self.generated.x.device
         draw = generator(self.settings.seed, "training samples as a yardstick")
@@ -213,7 +213,7 @@ class _Search:
         test = copying_test_in_cells(generated, held_out, train.stage("testing for copies"), labels)
         if not test.cells:
             _log.warning(
-                "the copying test says nothing: no cell has more than 20 generated and any held-out samples: "
+                "the copying test has no result: no cell has both more than 20 generated samples and a held-out one: "
                 "give more samples, or fewer --cells."
             )
         z_u = mann_whitney_z(distances["generated"], distances["held_out"])
@@ -248,8 +248,8 @@ class _Search:
         generated, held_out = known["generated"], known.get("held_out")
         if held_out and held_out.zero_count:
             _log.warning(
-                "%d held-out samples are exact copies of training samples, and are no yardstick: give samples that "
-                "the model did not see.", held_out.zero_count
+                "%d held-out samples are exact copies of training samples, so they are no baseline: give "
+                "samples that the model did not see.", held_out.zero_count
             )  # fmt: skip
         mean = {role: replace(s.blocks.mean(s.nearest), value=known[role].mean) for role, s in sides.items()}
         near, far = mean["generated"], mean.get("held_out", NONE)
@@ -260,7 +260,7 @@ class _Search:
             "zero_count": _count(sides["generated"], sides["generated"].nearest == 0),
             f"{HELD_OUT}nearest_distance_mean": far,
             f"{HELD_OUT}nearest_distance_median": held_out and held_out.quantiles[0.5],
-            # A yardstick of copies measures nothing.
+            # A baseline of copies measures nothing.
             "nearest_distance_ratio": near.over(far),
             "train_nearest_distance_mean": known["train"].mean,
         }
@@ -291,6 +291,8 @@ def _check_found(found: Neighbours) -> None:
     """
     lost = int((found.id[:, 0] < 0).sum())
     if lost == len(found.id):
-        raise InputError("the features are too large for distances in float32: scale all sides down by one factor.")
+        raise InputError(
+            "the features are too large for distances in float32: divide those of all sides by one number."
+        )
     if lost:
         _log.warning("%d generated samples have features too large for distances, and are left out.", lost)

@@ -72,7 +72,7 @@ class EvalSettings:
         wanted = [name.strip() for name in self.metrics.split(",")]
         unknown = next((name for name in wanted if name not in METRICS), None)
         if unknown is not None:
-            raise UsageError(f"--metrics {self.metrics}: {unknown!r} is no metric: choose from {','.join(METRICS)}.")
+            raise UsageError(f"--metrics {self.metrics}: {unknown!r} is not a metric: choose from {','.join(METRICS)}.")
         return tuple(name for name in METRICS if name in wanted)
 
     @functools.cached_property

@@ -18,7 +18,7 @@ from dprune.packing.unpacked import as_dataset, is_unpacked, open_images
 
 PROTO, PROTOCOLS = 0x80, range(2, 6)
 """How pickles begin: an opcode, and which version of the protocol."""
-_HOLDS = {"statistics": "statistics", "vector": "ids", "stdin": "ids", "keys": "ids"}
+_HOLDS = {"statistics": "statistics", "vector": "ids", "stdin": "ids", "keys": "ids", "pipe": "ids"}
 
 
 class SidePath(NamedTuple):
@@ -26,7 +26,7 @@ class SidePath(NamedTuple):
 
     Attributes:
         path: as it was given.
-        holds: `shards`, `images` that were not packed, `statistics`, `ids` (a vector, stdin or text), or `features`.
+        holds: `shards`, `images` that were not packed, `statistics`, `ids` (a vector, a pipe or text), or `features`.
     """
 
     path: str
@@ -53,7 +53,7 @@ class SidePath(NamedTuple):
             return cls(path, "images")
         if kind == "file" and is_text(path):
             return cls(path, "ids")
-        unreadable = kind in ("missing", "file", "pipe") and not path.endswith((".npy", ".safetensors"))
+        unreadable = kind in ("missing", "file") and not path.endswith((".npy", ".safetensors"))
         if kind in ("shards", "folder", "tar") or unreadable:
             return cls(path, "shards")
         return cls(path, _HOLDS.get(kind, "features"))

@@ -92,12 +92,12 @@ def open_sources(
 
 def _check_samples(sides: Iterable[SidePath]) -> None:
     if useless := next((side.path for side in sides if side.holds == "statistics"), None):
-        raise InputError(f"{useless}: holds statistics, which know of no single samples: give images or features.")
+        raise InputError(f"{useless}: holds statistics, which have no single samples: give images or features.")
 
 
 def _check_members(images: Mapping[str, SidePath], embedding: Embedding) -> None:
     if embedding.members.options() and "shards" not in (side.holds for side in images.values()):
-        raise UsageError("--image-member and --label-member speak of shards, which no side is: leave them out.")
+        raise UsageError("--image-member and --label-member are for shards, and no side is shards: leave them out.")
 
 
 def _share_classes(role: str, opened: Mapping[str, SideImages], sides: Iterable[str]) -> bool:
@@ -181,7 +181,7 @@ def check_held_out(sources: Mapping[str, FeatureSource | Statistics], held_ids: 
         return
     if held_out.fingerprint and held_out.fingerprint == whole.fingerprint:
         raise MismatchError(
-            f"{held_out.name} and {whole.name} are one dataset: give --held-out the ids in it that "
+            f"{held_out.name} and {whole.name} are the same dataset: give --held-out the ids in it that "
             "the model was not trained on."
         )
 
@@ -195,7 +195,7 @@ def _warn_of_roles(sources: Mapping[str, FeatureSource]) -> None:
         if other is not generated and (other.name, other.parent) == (generated.name, generated.parent):
             _log.warning("%s is both sides: it is measured against itself.", other.name)
         elif generated.record and not is_sampled(generated.record) and is_sampled(other.record):
-            _log.warning("%s comes from a model and %s does not: the generated samples are to be given first.",
+            _log.warning("%s comes from a model and %s does not: give the generated samples first.",
                          other.name, generated.name)  # fmt: skip
 
 

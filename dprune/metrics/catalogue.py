@@ -67,7 +67,7 @@ def _shares(kind: str, more: str = "") -> tuple[Measure, ...]:
         Measure(f"{kind}_entropy", f"{name} entropy", "", f"Entropy of the generated {kind} shares, in nats{more}.",
                 optional=True),
         Measure(f"{kind}_smallest_share", f"Smallest {kind} share", "",
-                f"Share of the {kind} that gets the least{more}.", optional=True),
+                f"Share of the {kind} with the fewest generated samples{more}.", optional=True),
     )  # fmt: skip
 
 
@@ -77,39 +77,45 @@ _CLASSES = (
             "Share of generated samples whose nearest reference samples are of the class that was asked for.",
             optional=True),
     Measure("reference_class_accuracy", "Class accuracy, real", "",
-            "The same for reference samples, each among the others: the yardstick.", optional=True),
+            "Share of reference samples whose nearest other reference samples are of their own class: the real "
+            "baseline.", optional=True),
 )  # fmt: skip
 _ROWS = (
     Metric("fid", "Fréchet distance", (
         Measure("frechet_distance", "Fréchet distance", "lower",
                 "Distance of two Gaussians fitted to the features; biased upwards by few samples."),
         Measure("frechet_infinity", "Fréchet distance, N→∞", "lower",
-                "Extrapolated to infinitely many samples of both sides.", optional=True),
+                "Fréchet distance extrapolated to infinitely many samples of both sides.", optional=True),
         Measure("real_frechet_distance", "Fréchet distance, real to real", "",
-                "Of as many real samples, held out of the reference, to the rest of it: the yardstick.", optional=True),
+                "Fréchet distance of as many real samples, held out, to the rest of the reference: the real "
+                "baseline.", optional=True),
         Measure("frechet_distance_ratio", "Fréchet distance, generated / real", "lower",
-                "Of as many generated as real samples to the same rest of the reference; 1 is as good as real.", 1.0,
+                "Fréchet distance of generated samples over that of as many real ones, both to the same rest of the "
+                "reference; 1 is as good as real.", 1.0,
                 optional=True),
     )),
     Metric("is", "Inception score", (
-        Measure("inception_score", "Inception score", "higher", "Exp of the mean divergence of class predictions."),
+        Measure("inception_score", "Inception score", "higher",
+                "Exponential of the mean divergence of the class predictions from their mean."),
     )),
     Metric("prdc", "precision and recall", (
         Measure("precision", "Precision", "higher", "Share of generated samples inside the reference's manifold."),
         Measure("recall", "Recall", "higher", "Share of reference samples inside the generated manifold."),
         Measure("f_score", "F-score", "higher", "Harmonic mean of precision and recall."),
         Measure("density", "Density", "higher", "How densely the reference surrounds generated samples."),
-        Measure("coverage", "Coverage", "higher", "Share of reference samples that have a generated one near."),
+        Measure("coverage", "Coverage", "higher", "Share of reference samples that have a generated sample near."),
     )),
     Metric("kid", "KID", (
-        Measure("kid", "KID", "lower", "Unbiased squared MMD with a cubic kernel; may be below zero.", 0.0),
+        Measure("kid", "KID", "lower", "Unbiased squared MMD with a cubic kernel; it may be below zero.", 0.0),
     )),
     Metric("cmmd", "CMMD", (
-        Measure("cmmd", "CMMD", "lower", "Squared MMD with a Gaussian kernel, times 1000."),
+        Measure("cmmd", "CMMD", "lower", "Squared MMD with a Gaussian kernel, times 1,000."),
     )),
     Metric("prd", "precision-recall curve", (
-        Measure("prd_f_8", "PRD F8", "higher", "Weighs recall over precision."),
-        Measure("prd_f_1_8", "PRD F1/8", "higher", "Weighs precision over recall."),
+        Measure("prd_f_8", "PRD F8", "higher",
+                "F-score of the precision-recall curve that weighs recall 8 times as much as precision."),
+        Measure("prd_f_1_8", "PRD F1/8", "higher",
+                "F-score of the precision-recall curve that weighs precision 8 times as much as recall."),
     )),
     Metric("vendi", "Vendi score", (
         Measure("vendi", "Vendi score", "higher", "Effective number of distinct samples."),
@@ -123,24 +129,27 @@ MEMORIZATION = (
     Measure("nearest_distance_mean", "Generated to training", "",
             "Mean distance of a generated sample to its nearest training sample."),
     Measure("held_out_nearest_distance_mean", "Held-out to training", "",
-            "The same for samples that the model did not see: the yardstick."),
+            "Mean distance of a held-out sample to its nearest training sample: the held-out baseline."),
     Measure("train_nearest_distance_mean", "Training to rest", "",
-            "The same for training samples, each to the rest of the training set."),
+            "Mean distance of a training sample to the nearest of the others."),
     Measure("nearest_distance_ratio", "Distance to training, generated / held-out", "",
-            "Below 1, generated samples are nearer to the training set than samples that the model did not see.", 1.0),
-    Measure("nearest_distance_median", "Median distance", "", "Median of the distances of generated samples."),
+            "Ratio of the mean nearest distances; below 1, generated samples are nearer to the training set than "
+            "held-out ones are.", 1.0),
+    Measure("nearest_distance_median", "Median distance", "",
+            "Median distance of a generated sample to its nearest training sample."),
     Measure("zero_count", "Exact copies", "lower", "Generated samples at distance zero from a training sample."),
     Measure("authpct", "AuthPct", "higher", "Percentage of generated samples that are not nearer to a training sample "
-            "than that is to the others; to be held to that of held-out samples."),
+            "than that is to the others; compare it with that of held-out samples."),
     Measure("held_out_authpct", "AuthPct, held-out", "",
-            "The same for samples that the model did not see: what AuthPct is without copying."),
-    Measure("copying_c_t", "C_T", "", "Meehan's statistic: far below 0 is copying, far above underfitting.", 0.0),
-    Measure("copying_z", "z of C_T", "", "C_T over its deviation without copying.", 0.0),
+            "AuthPct of held-out samples: what it is without copying."),
+    Measure("copying_c_t", "C_T", "", "Meehan's statistic: far below 0 is copying, far above 0 underfitting.", 0.0),
+    Measure("copying_z", "z of C_T", "", "C_T divided by the standard deviation that it has without copying.", 0.0),
     Measure("calibrated_copies", "Calibrated copies", "lower",
             "Generated samples far nearer to one training sample than to its neighbours."),
-    Measure("calibrated_copies_pct", "Calibrated copies, %", "lower", "The same as a percentage."),
+    Measure("calibrated_copies_pct", "Calibrated copies, %", "lower",
+            "Percentage of generated samples far nearer to one training sample than to its neighbours."),
     Measure("held_out_calibrated_copies_pct", "Calibrated copies, held-out, %", "",
-            "The same for samples that the model did not see: as many are flagged without any copy."),
+            "Calibrated copies among held-out samples: as many are flagged without any copying."),
 )  # fmt: skip
 
 SHARES = METRICS["shares"].measures

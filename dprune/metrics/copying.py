@@ -149,7 +149,7 @@ def copying_test(
         MismatchError: there is not one cell a distance.
     """
     if generated.shape != generated_cells.shape or held_out.shape != held_out_cells.shape:
-        raise MismatchError("the copying test needs one cell a sample: make the clusters from the same features.")
+        raise MismatchError("the copying test needs one cell per sample: make the clusters from the same features.")
     generated, generated_cells = _with_cells(generated, generated_cells)
     held_out, held_out_cells = _with_cells(held_out, held_out_cells)
     tau = LEAST_IN_CELL / max(1, len(generated)) if tau is None else tau
@@ -206,7 +206,7 @@ def calibrated_ratios(distances: Tensor, alpha: float = 0.5) -> Tensor:
         InputError: there is but one neighbour, whose ratio says nothing.
     """
     if distances.ndim != 2 or distances.shape[1] < 2:
-        raise InputError("the calibrated ratio needs at least two neighbours a sample.")
+        raise InputError("the calibrated ratio needs at least two neighbours per sample.")
     table = distances.double().cpu()
     known = torch.isfinite(table)
     mean = table.where(known, 0.0).sum(1) / known.sum(1)

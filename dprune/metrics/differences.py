@@ -65,7 +65,7 @@ class Difference:
 
     @property
     def says_something(self) -> bool:
-        """Whether there is a difference, or an error of none; a yardstick that both sides share has neither."""
+        """Whether there is a difference, or an error of none; a real baseline that both sides share has neither."""
         return bool(self.value) or self.error is not None
 
     @property
@@ -101,7 +101,7 @@ def sampling_difference(ours: Sequence[tuple[float, Sampling]], theirs: Sequence
     value = _mean(ours) - _mean(theirs)
     terms = [*ours, *((-weight, sampling) for weight, sampling in theirs)]
     known = {(sampling.value, sampling.error) for _, sampling in terms}
-    # What is the same to the last digit, and its error too, though nothing pairs it, is a yardstick of both sides.
+    # What is the same to the last digit, and its error too, though nothing pairs it, is a real baseline of both sides.
     shared = len(known) == 1 and not any(sampling.pairs or not sampling.error for _, sampling in terms)
     if shared or any(sampling.error is None for _, sampling in terms):
         return Difference(value)

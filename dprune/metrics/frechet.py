@@ -124,7 +124,7 @@ class Moments:
         values, vectors = torch.linalg.eigh(self.covariance())
         if values[0] < -TOLERANCE * torch.linalg.vector_norm(values):
             raise InputError(
-                f"{self.name}: its covariance has clearly negative eigenvalues, as no set of features has it: make the "
+                f"{self.name}: its covariance has clearly negative eigenvalues, which no set of features has: make the "
                 "statistics again."
             )
         real = values > self.dimension * EPSILON * values[-1]
@@ -163,7 +163,9 @@ def frechet_distance(
     """
     for role, moments in (("generated", generated), ("reference", reference)):
         if moments.count < 2:
-            raise InputError(f"{moments.count} {role} samples have no covariance: a Fréchet distance takes two.")
+            raise InputError(
+                f"{moments.count} {role} samples have no covariance: a Fréchet distance needs at least two."
+            )
         if not torch.isfinite(moments.scatter.sum() + moments.mean.sum()):
             raise InputError(f"the statistics of the {role} features hold NaN or infinity: leave such samples out.")
     check_dimensions(generated.dimension, reference.dimension)

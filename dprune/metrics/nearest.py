@@ -80,7 +80,7 @@ def nearest(
     """
     source = as_rows(train)
     if not 1 <= k <= MOST_NEIGHBOURS:
-        raise InputError(f"{k} neighbours a sample: give 1 to {MOST_NEIGHBOURS}.")
+        raise InputError(f"{k} neighbours per sample: give 1 to {MOST_NEIGHBOURS}.")
     if queries.ndim != 2 or not queries.is_floating_point() or not queries.shape[1]:
         raise InputError(f"features are floats of shape [n, d], not {queries.dtype} of {list(queries.shape)}.")
     check_dimensions(queries.shape[1], source.shape[1])

@@ -42,7 +42,10 @@ def check_rows(x: Tensor, role: str, least: int = 1) -> None:
         raise InputError(f"{bad} rows of the {role} features hold NaN or infinity: leave those samples out.")
     largest = max(abs(float(bound)) for bound in torch.aminmax(x)) if len(x) else 0.0
     if largest > LARGEST:
-        raise InputError(f"the {role} features reach {largest:.3g}, too much to compute with: divide them all.")
+        raise InputError(
+            f"the {role} features reach {largest:.3g}, too large to compute with: divide those of "
+            "all sides by one number."
+        )
 
 
 def check_pair(generated: Tensor, reference: Tensor, least: int = 1) -> None:

@@ -95,7 +95,7 @@ def _positions(path: Path, found: Mapping[str, Tensor]) -> Tensor:
         size = shaped(str(beside), read_json(beside), _CONFIG)["sample_size"]
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: the side of its latents stands in the {CONFIG} that diffusers saves beside it, which is missing: "
+            f"{path}: the size of its latents is in the {CONFIG} that diffusers saves beside it, which is missing: "
             "copy both."
         ) from error
     weight = found.get("x_embedder.proj.weight")
@@ -106,6 +106,7 @@ def _positions(path: Path, found: Mapping[str, Tensor]) -> Tensor:
 
 def _another(path: Path, reason: str) -> InputError:
     return InputError(
-        f"{path}: is a transformer of diffusers, but no DiT ({reason}): give such as facebook/DiT-XL-2-256 has, or the "
+        f"{path}: is a transformer of diffusers, but not a DiT ({reason}): give one such as "
+        "facebook/DiT-XL-2-256 has, or the "
         "state dict of DiT's or SiT's own code."
     )

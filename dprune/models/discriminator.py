@@ -1,4 +1,4 @@
-"""The critic of the autoencoder: tells patches of photographs from patches of reconstructions."""
+"""The discriminator of the autoencoder: tells patches of photographs from patches of reconstructions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dprune.models.vae import run_layers
 
 WIDTH = 64
 MOST_HALVINGS = 3
-# Esser et al. allow 10,000; by then the critic has stopped to say anything, and its gradient is rounding.
+# Esser et al. allow 10,000; by then the discriminator has stopped to say anything, and its gradient is rounding.
 LARGEST_SCALE = 100.0
 
 
@@ -54,13 +54,13 @@ class PatchGAN(nn.Module):
         return self.run(self.layers, images_BCHW)
 
 
-def critic_loss(real: Tensor, made: Tensor) -> Tensor:
-    """Hinge loss of the critic (Lim and Ye, "Geometric GAN", 2017), given logits [B, 1, h, w]; [B]."""
+def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
+    """Hinge loss of the discriminator (Lim and Ye, "Geometric GAN", 2017), given logits [B, 1, h, w]; [B]."""
     return 0.5 * (F.relu(1 - real) + F.relu(1 + made)).flatten(1).mean(1)
 
 
 def generator_loss(made: Tensor) -> Tensor:
-    """Adversarial loss of the autoencoder, given the critic's logits [B, 1, h, w]; [B]."""
+    """Adversarial loss of the autoencoder, given the discriminator's logits [B, 1, h, w]; [B]."""
     return -made.flatten(1).mean(1)
 
 

@@ -84,7 +84,7 @@ def load_dit(
     with torch.device("meta"):
         model = DiT(config)
     if unlike := fits(model.state_dict(), state):
-        raise InputError(f"{path}: does not fit the DiT that it is said to be ({unlike}): copy or make it again.")
+        raise InputError(f"{path}: does not fit its own description ({unlike}): copy or make it again.")
     # Copied to memory of their own: those of a file may share it, and lie where products round otherwise. Filling an
     # empty network would copy them too, but imports sympy.
     own = {name: value.to(device, torch.float32, copy=True, memory_format=torch.contiguous_format)

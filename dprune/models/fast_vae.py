@@ -37,9 +37,9 @@ def run_fused(layers: nn.Sequential, x_BCHW: Tensor) -> Tensor:
     return FusedLayers(arithmetic(x_BCHW))(layers, x_BCHW)
 
 
-def run_fused_critic(layers: nn.Sequential, x_BCHW: Tensor) -> Tensor:
-    """Run the layers of a critic likewise."""
-    return FusedCritic(arithmetic(x_BCHW))(layers, x_BCHW)
+def run_fused_discriminator(layers: nn.Sequential, x_BCHW: Tensor) -> Tensor:
+    """Run the layers of a discriminator likewise."""
+    return FusedDiscriminator(arithmetic(x_BCHW))(layers, x_BCHW)
 
 
 class FusedLayers:
@@ -104,8 +104,8 @@ class FusedLayers:
         return made[:, : conv.out_channels]
 
 
-class FusedCritic:
-    """Runs the layers of a critic.
+class FusedDiscriminator:
+    """Runs the layers of a discriminator.
 
     Args:
         dtype: of the arithmetic, whatever autocast says.

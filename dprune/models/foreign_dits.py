@@ -42,7 +42,7 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
         return renamed(path, state)
     kept = {name: value for name, value in state.items() if not name.startswith(TRAINING_HEADS)}
     if len(kept) < len(state):
-        _log.info("%s: %d tensors of projectors, which only its training needed, are left aside.", path,
+        _log.info("%s: %d tensors of projectors, which only its training needed, are ignored.", path,
                   len(state) - len(kept))  # fmt: skip
     return kept
 
@@ -84,12 +84,12 @@ def inferred(
         outputs, _ = shapes["final_layer.linear.weight"]
     except (KeyError, ValueError) as error:
         raise InputError(
-            f"{path}: is no DiT or SiT ({error}): give what dprune train-dit made, or such a network's state dict."
+            f"{path}: is not a DiT or SiT ({error}): give what dprune train-dit made, or such a network's state dict."
         ) from error
     if heads is None and width not in HEADS:
         raise InputError(
             f"{path}: does not say how many heads it has, and DiT has no architecture of width {width} "
-            f"(it has {', '.join(map(str, HEADS))}): give such a one, or what dprune train-dit made."
+            f"(it has {', '.join(map(str, HEADS))}): give one of these, or what dprune train-dit made."
         )
     numbers = [name.split(".")[1] for name in shapes if name.startswith("blocks.")]
     depth = len({number for number in numbers if number.isdecimal()})
@@ -118,12 +118,12 @@ def settle(path: Path, network: DiT, said: str) -> dict[str, str]:
     found = answers_of(network)
     if said != INFERRED:
         if found.prediction not in (None, said):
-            _log.warning("--parametrization %s: by its answers to noise (%s), %s predicts %s: leave the option out to "
-                         "go by them.", said, found, path, PREDICTIONS[found.prediction])  # fmt: skip
+            _log.warning("--parametrization %s: judging by its outputs on noise (%s), %s predicts %s: leave the "
+                         "option out to go by that.", said, found, path, PREDICTIONS[found.prediction])  # fmt: skip
         network.config = replace(network.config, parametrization=said)
         return {}
     if found.prediction is None:
         raise unsaid(path, str(found))
-    _log.info("%s predicts %s, by its answers to noise (%s).", path, PREDICTIONS[found.prediction], found)
+    _log.info("%s predicts %s, judging by its outputs on noise (%s).", path, PREDICTIONS[found.prediction], found)
     network.config = replace(network.config, parametrization=found.prediction)
     return {"predicts": found.prediction}

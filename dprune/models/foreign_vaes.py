@@ -144,7 +144,7 @@ def _prefix(path: Path, shapes: Shapes) -> str:
         )
     best = [prefix for prefix in _PREFIXES if prefix in found] or found
     if len(found) > 1 and best is found:
-        raise InputError(f"{path}: holds several autoencoders ({', '.join(found[:3])}): give a file of one alone.")
+        raise InputError(f"{path}: holds several autoencoders ({', '.join(found[:3])}): give a file with one of them.")
     return best[0]
 
 

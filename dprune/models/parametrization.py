@@ -49,6 +49,6 @@ def recorded(parametrization: str) -> dict[str, str]:
 def unsaid(path: Path, answers: str) -> UsageError:
     """Describe a network that neither says nor shows what it predicts."""
     return UsageError(
-        f"{path}: does not say what it predicts, nor do its answers to noise ({answers}): give --parametrization "
+        f"{path}: does not say what it predicts, nor do its outputs on noise ({answers}): give --parametrization "
         f"{VELOCITY}, as SiT does, {REVERSED}, as REPA does, or {NOISE}, as DiT does."
     )

@@ -65,16 +65,16 @@ def quicken_vae(vae: VAE) -> str:
     return FUSED
 
 
-def quicken_losses(critic: PatchGAN | None, distance: PerceptualDistance | None, device: torch.device) -> None:
+def quicken_losses(discriminator: PatchGAN | None, distance: PerceptualDistance | None, device: torch.device) -> None:
     """Have what judges an autoencoder run by the path that `quicken_vae` names for it, in place."""
     if not triton_works(device):
         return
     from dprune.kernels.feature_distance import unit_distance
     from dprune.models.fast_perceptual import fuse_rectifiers
-    from dprune.models.fast_vae import run_fused_critic
+    from dprune.models.fast_vae import run_fused_discriminator
 
-    if critic is not None:
-        critic.run = run_fused_critic
+    if discriminator is not None:
+        discriminator.run = run_fused_discriminator
     if distance is not None:
         distance.apart = unit_distance
         fuse_rectifiers(distance)

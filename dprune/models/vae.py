@@ -209,7 +209,7 @@ def vae_of(file: ModelFile, device: torch.device) -> VAE:
         raise InputError(f"{file.path}: describes no possible autoencoder ({error}): make it again.") from error
     state = file.weights()
     if unlike := fits(vae.state_dict(), state):
-        raise InputError(f"{file.path}: does not fit the autoencoder that it is said to be ({unlike}): make it again.")
+        raise InputError(f"{file.path}: does not fit its own description ({unlike}): make it again.")
     # Copied to memory of their own, see `load_dit`.
     own = {name: state[name].to(device, value.dtype, copy=True) for name, value in vae.state_dict().items()}
     vae.load_state_dict(own, assign=True)

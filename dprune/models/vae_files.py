@@ -33,7 +33,7 @@ def open_vae(path: str | Path, image_size: int | None = None) -> ModelFile:
     config = VAEConfig.from_json(file.network)
     if config.codes > MOST_CODES:
         raise InputError(
-            f"{path}: has {config.codes:,} codes, and a store tells {MOST_CODES:,} apart: train one with fewer."
+            f"{path}: has {config.codes:,} codes, and a store holds at most {MOST_CODES:,}: train one with fewer."
         )
     if image_size is None:
         return file

@@ -273,4 +273,4 @@ def misfit(path: Path, network: str, error: Exception) -> InputError:
     text = str(error)
     key = re.search(r"(size mismatch for [\w.]+)|((?:Missing|Unexpected) key\(s\) in state_dict: \"[^\"]+\")", text)
     reason = key.group().replace("(s) in state_dict", "") if key else f"{type(error).__name__} {text.splitlines()[0]}"
-    return InputError(f"{path}: does not fit {network} ({reason}): give the file of this very network.")
+    return InputError(f"{path}: does not fit {network} ({reason}): give the file of this network.")

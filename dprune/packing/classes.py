@@ -80,8 +80,8 @@ def merge_classes(sources: Sequence[SourceClasses]) -> tuple[list[str], list[Num
     named, numbered = [s for s in sources if s.names], [s for s in sources if s.has_labels and not s.names]
     if named and numbered:
         raise InputError(
-            f"{named[0].title} has names of classes and {numbered[0].title} has labels without: lay a classes.txt "
-            "beside the second, or give labels to all by --labels."
+            f"{named[0].title} has class names and {numbered[0].title} has labels without names: put a "
+            "classes.txt beside the second, or give labels to all with --labels."
         )
     meant = [source.names for source in sources if list(source.names) != sorted(source.names)]
     kept = dict.fromkeys(itertools.chain.from_iterable(meant))
@@ -105,7 +105,7 @@ def in_order(classes: FolderClasses, order: Sequence[str], folder: str, title: s
     labels = {place: name if name in listed else name.removeprefix(begin) for place, name in classes.labels.items()}
     if unknown := sorted({escaped(name) for name in labels.values() if name} - listed):
         raise InputError(
-            f"{title}: does not list the class {unknown[0]!r}, which images are of: add it, or take the list out."
+            f"{title}: does not list the class {unknown[0]!r}, which some images have: add it, or remove the list."
         )
     return replace(classes, labels=labels, names=order)
 

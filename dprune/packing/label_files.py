@@ -50,10 +50,10 @@ def read_labels(title: str, data: bytes) -> dict[str, Label]:
         InputError: it is none of these, is damaged, names an image twice, or a label is neither a name nor a number.
     """
     if len(data) > MOST_BYTES:
-        raise InputError(f"{title}: is larger than any file of labels, more than {MOST_BYTES >> 20} MiB.")
+        raise InputError(f"{title}: is too large for a file of labels, more than {MOST_BYTES >> 20} MiB.")
     text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     if "\0" in text:
-        raise InputError(f"{title}: is no text: give labels as CSV or JSON in UTF-8.")
+        raise InputError(f"{title}: is not text: give labels as CSV or JSON in UTF-8.")
     rows = _of_json(title, text) if text.lstrip()[:1] in ("{", "[") else _of_table(title, text)
     found: dict[str, Label] = {}
     for name, value in rows:
@@ -92,7 +92,7 @@ def as_label(title: str, value: Any) -> Label:
         value = int(value)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
-    shown = "a list" if isinstance(value, list) else "a table" if isinstance(value, dict) else repr(value).lower()
+    shown = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else repr(value).lower()
     raise InputError(f"{title}: the label is {shown}, neither a name nor a whole number: {_MEND}.")
 
 
@@ -109,7 +109,7 @@ def _of_json(title: str, text: str) -> Iterator[Row]:
     if isinstance(content, list):
         return _of_objects(title, content)
     if not isinstance(content, dict):
-        raise InputError(f"{title}: holds no labels ({json.dumps(content)[:24]} stands in their place): {_MEND}.")
+        raise InputError(f"{title}: holds no labels ({json.dumps(content)[:24]} was found instead): {_MEND}.")
     is_row = _field(content, FILE_FIELDS) and _field(content, LABEL_FIELDS)
     return _of_objects(title, [content]) if is_row else iter(content.items())
 
@@ -124,7 +124,7 @@ def _is_object(line: str) -> bool:
 def _of_pairs(title: str, pairs: Iterable[Sequence[Any]]) -> Iterator[Row]:
     for number, pair in enumerate(pairs, 1):
         if len(pair) != 2 or not isinstance(pair[0], str):
-            raise InputError(f"{title}: entry {number:,} is no pair of a file and its label: {_MEND}.")
+            raise InputError(f"{title}: entry {number:,} is not a pair of a file and its label: {_MEND}.")
         yield pair[0], pair[1]
 
 
@@ -169,7 +169,7 @@ def _rows(title: str, text: str, delimiter: str) -> Iterator[tuple[int, list[str
             if any(cell.strip() for cell in cells):
                 yield reader.line_num, cells
     except csv.Error as error:
-        raise InputError(f"{title}: line {reader.line_num:,} is no row of a table ({error}): {_MEND}.") from error
+        raise InputError(f"{title}: line {reader.line_num:,} is not a row of a table ({error}): {_MEND}.") from error
 
 
 def _delimiter(title: str, text: str) -> str:

@@ -83,8 +83,8 @@ def _check_samples(title: str, names: Sequence[str], keys: Sequence[str], rows: 
     without = np.flatnonzero(rows < 0)
     if len(without) == len(keys):
         raise InputError(
-            f"{title}: names none of the images, which are called like {keys[0]!r}, but others like {names[0]!r}: give "
-            "the file that belongs to them."
+            f"{title}: names none of the images: these have names like {keys[0]!r}, and the file has names like "
+            f"{names[0]!r}: give the file that belongs to them."
         )
     if len(without):
         raise InputError(

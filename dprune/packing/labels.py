@@ -92,7 +92,7 @@ class SidecarLabels(Labels):
 
     def __init__(self, field: str) -> None:
         if not field:
-            raise UsageError(f"--labels {SIDECAR}: name a field behind the colon, such as {SIDECAR}:label.")
+            raise UsageError(f"--labels {SIDECAR}: name a field after the colon, such as {SIDECAR}:label.")
         self._field, self.title = field, f"--labels {SIDECAR}:{field}"
         self.options = {"labels": f"{SIDECAR}:{field}"}
 
@@ -124,7 +124,7 @@ class SidecarLabels(Labels):
         table = parse_json(name, data, "mend it")
         if not isinstance(table, dict) or self._field not in table:
             raise InputError(
-                f"{name}: has no field {self._field!r}: name one that all have by --labels {SIDECAR}:FIELD."
+                f"{name}: has no field {self._field!r}: name one that all have with --labels {SIDECAR}:FIELD."
             )
         return as_label(name, table[self._field])
 

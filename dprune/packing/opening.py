@@ -61,7 +61,9 @@ def _table_choice(settings: PackSettings) -> TableChoice:
 
 def _tell_of_no_labels(location: str, source: Source) -> None:
     if isinstance(source, ImageFiles) and not source.has_labels():
-        _log.info("%s: its images get no labels: give them by --labels FILE, or by a folder for each class.", location)
+        _log.info(
+            "%s: its images get no labels: give them with --labels FILE, or by a folder for each class.", location
+        )
 
 
 # The first that takes a location opens it; what none takes are shards, of which several make one dataset.
@@ -83,7 +85,7 @@ def find_source(locations: Sequence[str], settings: PackSettings, members: Membe
         raise _without_ids(others[0])
     groups = [(opener, [at for at, _ in group]) for opener, group in itertools.groupby(kinds, lambda kind: kind[1])]
     if members.options() and all(opener is not None for opener, _ in groups):
-        raise UsageError("--image-member and --label-member speak of shards.")
+        raise UsageError("--image-member and --label-member are for shards alone: leave them out.")
     sources = list[tuple[str, Source]]()
     for opener, group in groups:
         if opener is not None:
@@ -141,33 +143,33 @@ def _check_labels(settings: PackSettings, members: MemberChoice) -> None:
 def _check_streamed(settings: PackSettings) -> None:
     _check_image_options(settings)
     if settings.labels is not None:
-        raise UsageError("--labels wants to know all keys beforehand: save the stream as a .tar file.")
+        raise UsageError("--labels needs all keys beforehand: save the stream as a .tar file.")
 
 
 def _check_image_options(settings: PackSettings, sources: Sequence[Source] = ()) -> None:
     if (settings.split is not None or settings.beside) and not any(
         isinstance(s, ImageFiles | TableSource) for s in sources
     ):
-        raise UsageError("--split and --beside speak of folders and zips of images, and of tables.")
+        raise UsageError("--split and --beside are for folders and zips of images, and for tables: leave them out.")
     if (settings.image_column is not None or settings.label_column is not None) and not any(
         isinstance(s, TableSource | NpzSource) for s in sources
     ):
-        raise UsageError("--image-column and --label-column speak of tables and .npz archives.")
+        raise UsageError("--image-column and --label-column are for tables and .npz archives: leave them out.")
 
 
 def _alone(stream: str) -> UsageError:
     title = "stdin" if stream == STDOUT else stream
-    return UsageError(f"{title}: a stream is packed with none but streams: save it as a .tar file, or pack it alone.")
+    return UsageError(f"{title}: a stream is packed with other streams only: save it as a .tar file, or pack it alone.")
 
 
 def _without_ids(location: str) -> UsageError:
-    return UsageError(f"--subset speaks of samples of shards: pack {location} first, then a subset of that.")
+    return UsageError(f"--subset chooses samples of shards: pack {location} first, then a subset of that.")
 
 
 def _open_shards(sources: Sequence[str], settings: PackSettings, members: MemberChoice) -> ShardSource | Streams:
     found = expand([place for source in sources for place in compressed_tars(source) or [source]])
     if rows := next((location for location in found if location.lower().endswith(_OF_ROWS)), None):
-        raise InputError(f"{rows}: is no shard: give tables and .npz archives by name; a glob may stand for tables.")
+        raise InputError(f"{rows}: is not a shard: name tables and .npz archives themselves; a glob may name tables.")
     subset = settings.subset
     if any(map(is_compressed, found)):
         if subset is not None:
@@ -184,5 +186,5 @@ def _open_shards(sources: Sequence[str], settings: PackSettings, members: Member
         return ShardSource(dataset, relabelled=settings.labels is not None)
     ids, record = read_subset(subset, dataset)
     if not len(ids):
-        raise InputError(f"{subset}: keeps no sample, and shards without samples help nobody.")
+        raise InputError(f"{subset}: keeps no sample: give a subset with samples in it.")
     return ShardSource(dataset, ids, record, relabelled=settings.labels is not None)

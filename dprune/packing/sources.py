@@ -91,7 +91,9 @@ class Source(ABC):
             BadImage: it cannot be read.
             UsageError: nothing lies beside images of this kind.
         """
-        raise UsageError("--labels json:FIELD speaks of folders, zips and shards, where a KEY.json may lie beside.")
+        raise UsageError(
+            "--labels json:FIELD is for folders, zips and shards, where a KEY.json may lie beside each image."
+        )
 
     def prepare(self, monitor: Monitor) -> None:
         """Read what has to be known of all samples before one of them is loaded; done once, when the work begins.

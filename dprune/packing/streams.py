@@ -159,7 +159,7 @@ def _decompressed(name: str, stream: Stream) -> Any:
         zstandard = importlib.import_module("zstandard")
     except ImportError:
         raise InputError(
-            f"{name}: is compressed with zstd, which takes the Python package zstandard: install it, or let a "
+            f"{name}: is compressed with zstd, which needs the Python package zstandard: install it, or let a "
             "command decompress it, as in pipe:'zstd -dc FILE'."
         ) from None
     return zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)

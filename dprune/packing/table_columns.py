@@ -170,10 +170,10 @@ def _image_column(file: TableFile, features: dict[str, dict[str, Any]], asked: s
         return str(found[0])
     if found:
         raise InputError(f"{file.path}: {' and '.join(map(repr, found[:8]))} may be the images: give --image-column.")
-    hint = "give the one by --image-column"
+    hint = "give the right one with --image-column"
     if any("url" in name.lower() for name in file.schema.names):
         hint = "img2dataset fetches what URLs name"
-    raise InputError(f"{file.path}: has no column of images that can be told, but {_told(file) or 'none'}: {hint}.")
+    raise InputError(f"{file.path}: has no column that is clearly of images, but {_told(file) or 'none'}: {hint}.")
 
 
 def _label_column(file: TableFile, features: dict[str, dict[str, Any]], asked: str | None) -> str | None:
@@ -201,6 +201,6 @@ def _are_named(file: TableFile, name: str) -> bool | None:
     if types.is_integer(kind) or types.is_boolean(kind):
         return False
     raise InputError(
-        f"{file.path}: the column {name!r} holds {_short(kind)}, not whole numbers or texts: give another "
+        f"{file.path}: the column {name!r} holds {_short(kind)}, not whole numbers or text: give another "
         f"--label-column, or --label-column {NO_LABELS}."
     )

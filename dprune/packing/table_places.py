@@ -32,7 +32,7 @@ SUFFIXES = (".parquet", ".arrow")
 _INFO, _STATE = "dataset_info.json", "state.json"
 _NUMBERED = re.compile(r"[-_.]?\d+(?:-of-\d+)?$|-\d+-of-\d+(?:-[0-9a-f]+)?$")
 _PARTS = re.compile(r"[-_. ]")
-_REMEDY = "give its files by name"
+_REMEDY = "name its files themselves"
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _saved(folder: str) -> list[tuple[str, str]]:
         raise InputError(f"{folder}/{_STATE}: does not list the files of a dataset: {_REMEDY}.")
     if state.get("_indices_data_files") or state.get("_indices_files"):
         raise InputError(
-            f"{folder}: keeps the order of its rows in a file of its own: write it again by flatten_indices() and "
+            f"{folder}: keeps the order of its rows in a file of its own: write it again with flatten_indices() and "
             "save_to_disk()."
         )
     # A DatasetDict calls the folder like the split; where it stands alone the state may name one.

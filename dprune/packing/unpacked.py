@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dprune.errors import BadImage, InputError, UsageError
+from dprune.formats.class_names import ClassNames
 from dprune.formats.members import LABEL_SUFFIX
 from dprune.formats.provenance import digest
 from dprune.formats.shard_index import LeftOut
@@ -68,7 +69,19 @@ def as_dataset(location: str, source: Source) -> Dataset:
         count = min(PORTION, len(source) - begin)
         place = f"{location}/{number:06d}"
         stretches.append(UnpackedShard(place, source=source, keys=keys, content=content, begin=begin, count=count))
-    return Dataset(tuple(stretches), ())
+    return UnpackedDataset(tuple(stretches), (), source=source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnpackedDataset(Dataset):
+    """Stretches of a source, which knows what its labels are called."""
+
+    source: Source = field(compare=False)
+
+    @functools.cached_property
+    def class_names(self) -> ClassNames:
+        """See `Dataset`."""
+        return ClassNames(tuple(self.source.classes))
 
 
 class Keys:

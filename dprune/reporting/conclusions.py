@@ -11,13 +11,12 @@ from dprune.metrics.differences import TRAININGS, Difference
 from dprune.reporting.cautions import cautions_of
 from dprune.reporting.estimates import CellMean
 from dprune.reporting.grouping import Line
-from dprune.reporting.headlines import HEADLINES
 from dprune.reporting.tables import Table, TableRow, number_text
 from dprune.reporting.training_sets import UNPRUNED
 from dprune.reporting.verdicts import Verdict, ratio_of, title_of, verdicts
 
 _NAMED = 3
-# Measurements that the paragraph speaks of: more are only in the tables.
+# Ways of sampling and measuring that the paragraph speaks of, those with most points: others are only in the tables.
 _MOST = 3
 
 
@@ -77,12 +76,16 @@ class Conclusions:
         return {"statements": said, "cautions": [*self.cautions], "best": best}
 
     def _of_quality(self) -> Iterator[Statement]:
-        for table in self.tables.get("quality", ())[:_MOST]:
-            found = [verdict for of, verdict in self.verdicts if of is table]
-            for verdict in found[: len(HEADLINES) * _MOST]:
-                texts = _leading(verdict), _held(verdict), _against_baseline(verdict), _by_ratio(verdict)
-                heading = _heading(verdict.measure.name, table.comparison.title, verdict.group)
-                yield Statement(heading, tuple(filter(None, texts)))
+        groups: dict[tuple[str, str], list[Verdict]] = {}
+        for table, verdict in self.verdicts:
+            groups.setdefault((table.comparison.title, verdict.group), []).append(verdict)
+        shown = sorted(groups, key=lambda where: -max(len(verdict.rivals) for verdict in groups[where]))[:_MOST]
+        for where in (where for where in groups if where in shown):
+            for verdict in groups[where]:
+                yield Statement(_heading(verdict.measure.name, *where), tuple(filter(None, _judged(verdict))))
+        if len(groups) > _MOST:
+            more = len(groups) - _MOST
+            yield Statement("Other points", (f"{more:,} more ways of sampling or measuring are in the tables alone.",))
 
     def _of_memorization(self) -> Iterator[Statement]:
         for table in self.tables.get("memorization", ())[:_MOST]:
@@ -96,11 +99,17 @@ def _heading(name: str, *where: str) -> str:
     return f"{name} ({said})" if said else name
 
 
+def _judged(verdict: Verdict) -> tuple[str, ...]:
+    """Return sentences, some of them empty."""
+    if not verdict.rivals:
+        only = f"{value_text(verdict.estimate)} for {title_of(verdict.leader)}, the only pruned point."
+        return (f"{only} {_held(verdict)}".strip(),)
+    return _leading(verdict), _held(verdict), _against_baseline(verdict), _by_ratio(verdict)
+
+
 def _leading(verdict: Verdict) -> str:
     """Say which point is ahead, and from which it is not told apart."""
     value, title, rivals, tied = value_text(verdict.estimate), title_of(verdict.leader), verdict.rivals, verdict.tied
-    if not rivals:
-        return f"{value} for {title}, the only pruned point."
     if not tied:
         every = "both" if len(rivals) == 2 else f"all {len(rivals)}"
         others = title_of(rivals[0]) if len(rivals) == 1 else f"{every} other pruned points"
@@ -127,7 +136,8 @@ def _held(verdict: Verdict) -> str:
     difference, held_to, baseline = verdict.difference, verdict.held_to, verdict.leader.baseline
     if difference is None or held_to is None or baseline is None:
         return ""
-    return f"It is {_distance(difference)} {_the(baseline)} ({value_text(held_to)}){_errors(difference)}."
+    apart = _errors(difference, is_better=(difference.value < 0) == (verdict.measure.better == "lower"))
+    return f"It is {_distance(difference)} {_the(baseline)} at {value_text(held_to)}{apart}."
 
 
 def _the(baseline: Line) -> str:
@@ -142,13 +152,15 @@ def _distance(difference: Difference) -> str:
     return f"{number_text(abs(difference.value))}{spread} {'below' if difference.value < 0 else 'above'}"
 
 
-def _errors(difference: Difference) -> str:
+def _errors(difference: Difference, *, is_better: bool) -> str:
     if difference.half_width is None:
         return ", and no error is known"
     if not difference.error:
         return ""
-    can = "can" if difference.told_apart else "cannot"
-    return f", {abs(difference.value) / difference.error:.1f} standard errors: the two {can} be told apart"
+    errors = f"{abs(difference.value) / difference.error:.1f} standard errors"
+    if not difference.told_apart:
+        return f", {errors}: the two cannot be told apart"
+    return f", {errors}: {'better' if is_better else 'worse'}, and the two can be told apart"
 
 
 def _against_baseline(verdict: Verdict) -> str:
@@ -158,15 +170,19 @@ def _against_baseline(verdict: Verdict) -> str:
         return ""
     baselines = {row.baseline.label: row.baseline for row in (verdict.leader, *verdict.rivals) if row.baseline}
     baseline = _the(*baselines.values()) if len(baselines) == 1 else "its baseline"
-    even = compared - verdict.better - verdict.worse
-    return (
-        f"Of {compared} points, {_are(verdict.better)} better than {baseline}, {_are(verdict.worse)} worse and "
-        f"{even:,} cannot be told apart from it."
-    )
+    better, worse, even = verdict.better, verdict.worse, compared - verdict.better - verdict.worse
+    if compared in (better, worse):
+        every = "Both points" if compared == 2 else f"All {compared} points"
+        return f"{every} are {'better' if better else 'worse'} than {baseline}."
+    if compared == even:
+        none = "Neither of the two points" if compared == 2 else f"None of the {compared} points"
+        return f"{none} can be told apart from {baseline}."
+    apart = f"{_are(better)} better than {baseline}, {_are(worse)} worse"
+    return f"Of {compared} points, {apart} and {even:,} cannot be told apart from it."
 
 
 def _are(count: int) -> str:
-    return f"{count:,} {'is' if count == 1 else 'are'}"
+    return f"{count or 'none'} {'are' if count > 1 else 'is'}"
 
 
 def _by_ratio(verdict: Verdict) -> str:
@@ -175,7 +191,7 @@ def _by_ratio(verdict: Verdict) -> str:
         return ""
     winners = [row for row in verdict.winners if verdict.tied or row is not verdict.leader]
     return " ".join(
-        f"Of those pruned {ratio_of(row)}, the best is {row.line.label} ({value_text(verdict.value(row))}), which can "
+        f"Of those pruned {ratio_of(row)}, the best is {row.line.label} at {value_text(verdict.value(row))}, which can "
         "be told apart from the others."
         for row in winners
     )
@@ -212,12 +228,11 @@ def _nearness(known: Sequence[tuple[CellMean, TableRow]], key: str) -> Iterator[
     nearest, row = min(known, key=lambda pair: pair[0].mean)
     near = sum(estimate.mean + (estimate.half_width or 0) < 1 for estimate, _ in known)
     other = row.baseline.cells[0].estimate(key) if row.baseline is not None else None
-    held = f" ({_the(row.baseline)}: {value_text(other)})" if row.baseline is not None and other is not None else ""
-    shown = _are(near) if near else "none is"
+    held = f", beside {value_text(other)} of {_the(row.baseline)}" if row.baseline is not None and other else ""
     yield (
         "The distance to the nearest training sample, over that of held-out samples, is lowest for "
-        f"{title_of(row)}: {value_text(nearest)}{held}. Of {_points(len(known))}, {shown} below 1 by more than the "
-        "error, where generated samples are nearer than unseen ones."
+        f"{title_of(row)}: {value_text(nearest)}{held}. Of {_points(len(known))}, {_are(near)} below 1 by more than "
+        "the error, where generated samples are nearer than unseen ones."
     )
 
 

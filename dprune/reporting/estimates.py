@@ -75,7 +75,7 @@ def nested_mean(known: Mapping[Training, Sequence[Sampling]]) -> CellMean:
     and must not be added. Units are the trainings, or what trainings share if that varies: of two autoencoders with two
     trainings each there are two. Of one training, nothing tells how trainings differ: the error is that of its
     samplings, independent of each other, by what the results state. A number that all results state alike, with its
-    error, is one and the same: that of a yardstick, which no model changes.
+    error, is one and the same: that of a real baseline, which no model changes.
 
     Args:
         known: samplings of each training, one or more.

@@ -5,6 +5,7 @@ Several tables of the same lines stand side by side as one, so that quality and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ from dprune.reporting.tables import Table, TableRow, number_text
 
 _NARROW = 5
 """Columns of numbers for which there is room on any screen but a phone's."""
+
+MINUS = "\N{MINUS SIGN}"
 
 _Key = tuple[str, str]
 _Head = tuple[str, str]
@@ -128,7 +131,7 @@ def _head(measure: Measure) -> _Head:
 
 def _framed(caption: str, body: _Body) -> str:
     heads = "".join(
-        f'<th scope="col"{_titled(title)}>{escape(name)}</th>' for name, title in (("Line", ""), *body.heads)
+        f'<th scope="col"{_titled(title)}>{_unbroken(escape(name))}</th>' for name, title in (("Line", ""), *body.heads)
     )
     groups: dict[str, list[str]] = {}
     for line, ratio, cells in body.rows:
@@ -149,6 +152,11 @@ def _ratio_row(ratio: str, columns: int) -> str:
         return ""
     said = "pruning ratio not known" if ratio == MISSING else f"pruned {ratio}"
     return f'<tr class="group"><th scope="rowgroup">{said}</th><td colspan="{columns}"></td></tr>'
+
+
+def _unbroken(head: str) -> str:
+    """Keep the arrow of a head from a line of its own."""
+    return re.sub(" ([↓↑])$", r"&nbsp;\1", head)
 
 
 def _titled(text: str) -> str:
@@ -177,7 +185,7 @@ def _difference_at(row: TableRow | None, column: int) -> str:
     apart, kind = difference.told_apart, KINDS.get(difference.kind, "no error is known")
     spread = _spread(difference_spread(difference), f"{'' if apart else 'not '}told apart: {kind}")
     begin = '<td class="apart">' if apart else "<td>"
-    return f"{begin}{difference_text(difference)}{spread}</td>"
+    return f"{begin}{difference_text(difference).replace('-', MINUS)}{spread}</td>"
 
 
 def _missing(reason: str) -> str:

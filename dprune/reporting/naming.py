@@ -57,8 +57,7 @@ class Names:
         first = {line_key(points[0]): (view, points[0]) for view in reversed(every) for points in view.lines}
         self._names: dict[Hashable, Name] = {}
         for key, (view, point) in first.items():
-            saying = selections[point.subset.method], experiments
-            self._names[key] = _name(point, view.experiment(point), saying)
+            self._names[key] = _name(point, view.experiment(point), selections[point.subset.method], experiments)
         self._names |= _numbered(self._names, every)
         for key, label in (given or {}).items():
             known = self._names[key]
@@ -93,10 +92,8 @@ class _Saying:
         """Say as little as tells a table apart: what most have goes without saying."""
         told = [factor for factor in self._needed if table.get(factor) != self._usual.get(factor, ANY)]
         # Only groups have quotas.
-        implied = (
-            {Factor((*SUBSET, role), "", COMMAND) for role in _GROUPS} if _QUOTA in told and _QUOTA in table else ()
-        )
-        return self._all.name(table, [factor for factor in told if factor not in implied])
+        quotas = _QUOTA in told and _QUOTA in table
+        return self._all.name(table, [factor for factor in told if not (quotas and _is_grouping(factor))])
 
     def wholly(self, table: Factors) -> str:
         """Say everything in which it differs from any."""
@@ -142,28 +139,31 @@ def _of_groups(point: Point, unpruned: Point) -> Factors:
     return {f: v for f, v in _selection(point).items() if f.name != "only"} | only
 
 
+def _is_grouping(factor: Factor) -> bool:
+    """Tell whether a factor says in the groups of what a subset was chosen."""
+    return len(factor.path) == 2 and factor.path[1] in _GROUPS and factor.name in (COMMAND, SOURCE)
+
+
 def _quota(point: Point) -> str:
     """Return how much each group gives, empty where a subset was chosen among all samples."""
-    return point.selection.get(_QUOTA, "proportional") if _group_role(point) else ""
+    return point.selection.get(_QUOTA, "proportional") if _group_roles(point) else ""
 
 
-def _group_role(point: Point) -> str:
-    """Return `clusters` or `groups` where a subset was chosen inside of these."""
-    roles = {f.path[1] for f in point.selection if len(f.path) == 2 and f.name in (COMMAND, SOURCE)}
-    return next((role for role in _GROUPS if role in roles), "")
+def _group_roles(point: Point) -> list[str]:
+    """Return in the groups of which inputs a subset was chosen, `clusters` or `groups` or both."""
+    roles = {factor.path[1] for factor in point.selection if _is_grouping(factor)}
+    return [role for role in _GROUPS if role in roles]
 
 
-def _name(point: Point, experiment: Factors, saying: tuple[_Saying, _Saying]) -> Name:
-    subset, (choosing, making) = point.subset, saying
-    named, extras = point.selection.get(NAMED), [choosing.shortly(point.selection), making.shortly(experiment)]
+def _name(point: Point, experiment: Factors, choosing: _Saying, making: _Saying) -> Name:
+    subset, named = point.subset, point.selection.get(NAMED)
+    extras = [choosing.shortly(point.selection), making.shortly(experiment)]
     head = f"baseline: {named}" if named else choice_name(subset.method, subset.order)
     label = ", ".join(filter(None, (head, *extras)))
     family = ", ".join(filter(None, (subset.method, *extras)))
-    rest = {f: v for f, v in point.selection.items() if not _is_of_choice(f)}
-    differs = filter(
-        None, (choosing.wholly(rest), making.wholly({f: v for f, v in experiment.items() if not _is_of_model(f)}))
-    )
-    said = (_kept(point), _chosen(point), _model(experiment), ", ".join(differs))
+    chosen = choosing.wholly({f: v for f, v in point.selection.items() if not _is_of_choice(f)})
+    made = making.wholly({f: v for f, v in experiment.items() if not _is_of_model(f)})
+    said = (_kept(point), _chosen(point), _model(experiment), ", ".join(filter(None, (chosen, made))))
     return Name(label, family, tuple(zip(HEADINGS, said, strict=True)))
 
 
@@ -182,10 +182,11 @@ def _chosen(point: Point) -> str:
     """Say among which samples a subset was chosen."""
     if not point.subset.pruned or not point.selection:
         return ""
-    role = _group_role(point)
-    counts = {f.path[1]: v for f, v in point.selection.items() if (f.command, f.name) == ("cluster", "k")}
-    inside = f"inside each of {counts[role]} {role}" if role in counts else f"inside each {role.removesuffix('s')}"
-    parts = [f"{inside}, {_quota(point)} quotas" if role else "among all samples"]
+    roles = _group_roles(point)
+    count = next((v for f, v in point.selection.items() if f.path == (*SUBSET, "clusters") and f.name == "k"), "")
+    each = " and ".join(role.removesuffix("s") for role in roles)
+    inside = f"inside each of {count} clusters" if count and len(roles) == 1 else f"inside each {each}"
+    parts = [f"{inside}, {_quota(point)} quotas" if roles else "among all samples"]
     own = {f: v for f, v in point.selection.items() if f.path == SUBSET and f.name in ("cap", "only")}
     return ", ".join([*parts, *(phrase(factor, value) for factor, value in own.items())])
 
@@ -200,7 +201,7 @@ def _is_of_choice(factor: Factor) -> bool:
     """Tell whether `_chosen` says it."""
     if factor.path == SUBSET:
         return factor.name in ("quota", "cap", "only")
-    return len(factor.path) == 2 and factor.path[1] in _GROUPS and factor.name in (COMMAND, "k")
+    return _is_grouping(factor) or (factor.path == (*SUBSET, "clusters") and factor.name == "k")
 
 
 def _is_of_model(factor: Factor) -> bool:

@@ -105,7 +105,7 @@ class Table:
 
     @property
     def differing(self) -> list[int]:
-        """Columns of the measures that any row and its baseline have both, without yardsticks that both share."""
+        """Columns of the measures that any row and its baseline have both, without real baselines that both share."""
         columns = zip(*(row.differences for row in self.held), strict=True)
         return [number for number, found in enumerate(columns) if any(one and one.says_something for one in found)]
 

@@ -19,7 +19,7 @@ _BOUNDS = ("keep", "cap", "quota")
 # What chooses among candidates says nothing where all of them are kept.
 _IDLE_ROLES, _IDLE_OPTIONS = ("scores", "clusters", "groups"), (COMMAND, "order", *_BOUNDS)
 _POOLS = ("within", "or")
-# Roles that cannot speak of the training set: its candidates, its yardsticks, and what the autoencoder is from.
+# Roles that cannot speak of the training set: its candidates, its real baselines, and what the autoencoder is from.
 _SILENT = (*ASIDE, *_POOLS, "without", "clusters", "groups", "features")
 _LONGEST = 24
 
@@ -136,7 +136,8 @@ def _selected(record: Record, counted: Fraction | None) -> Subset:
     ratio = _ratio(record, step, counted)
     if _takes_groups(step):
         groups = text(options["only"])
-        shown = groups if len(groups) <= _LONGEST else f"{groups.count(',') + 1} groups"
+        names = _names_of(step) or groups
+        shown = names if len(names) <= _LONGEST else f"{groups.count(',') + 1} groups"
         return Subset(f"only {shown}", "", "only", ratio, given=True)
     keep, order = options.get("keep"), str(options.get("order", ""))
     # How many the smallest group has follows from the clustering, and so from its seed.
@@ -187,6 +188,15 @@ def _choosing_step(record: Record) -> tuple[Record, Path]:
         else:
             idle = idle or (step, path)
     return idle or (record, SUBSET)
+
+
+def _names_of(step: Record) -> str:
+    """Return what the groups are called that a selection took, empty where it does not say so of all of them."""
+    names, groups = step.get(FINDINGS_KEY, {}).get("only"), _options(step).get("only")
+    # Findings are held to no shape.
+    if not isinstance(names, list) or not isinstance(groups, list) or len(names) != len(groups):
+        return ""
+    return ", ".join(map(str, names))
 
 
 def _chooses(step: Record) -> bool:

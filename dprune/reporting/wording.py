@@ -127,13 +127,14 @@ def place_of(factor: Factor) -> str:
     return " ".join(dict.fromkeys(words[-2:]))
 
 
-def noun(factor: Factor, *, of_command: bool = False, of_place: bool = False) -> str:
+def noun(factor: Factor, *, of_command: bool = False, of_place: bool = False, of_value: bool = False) -> str:
     """Name what a factor says.
 
     Args:
         factor: a recorded choice.
         of_command: whether other commands have an option of that name.
         of_place: whether another step of that command differs in it, too.
+        of_value: whether it has several values, and is not only there or not.
     """
     place = place_of(factor)
     if factor.name == OWN:
@@ -151,14 +152,16 @@ def noun(factor: Factor, *, of_command: bool = False, of_place: bool = False) ->
     return " ".join(filter(None, [*words, known[0] if known else spoken(factor.name)]))
 
 
-def phrase(factor: Factor, value: str, *, of_command: bool = False, of_place: bool = False) -> str:
+def phrase(
+    factor: Factor, value: str, *, of_command: bool = False, of_place: bool = False, of_value: bool = False
+) -> str:
     """Say the value of a factor, as in `equal quotas`; see `noun`."""
     if factor.name == COUNT:
         return _singular(f"{shortened(factor, value)} {_samples(factor)}")
     if factor.name == OWN:
         return noun(factor)
     if factor.name in (SOURCE, COMMAND):
-        return _made(factor, value)
+        return _made(factor, value, of_value=of_value)
     shown, known = shortened(factor, value), _OPTIONS.get((factor.command.partition(" ")[0], factor.name))
     if factor.name.startswith("tag "):
         return f"{noun(factor)}={shown}"
@@ -196,9 +199,8 @@ def _option(name: str, shown: str) -> str:
 
 
 def _command(command: str) -> str:
-    return (
-        method_name(command.removeprefix("score ")) if command.startswith("score ") else _COMMANDS.get(command, command)
-    )
+    scored = command.removeprefix("score ")
+    return method_name(scored) if scored != command else _COMMANDS.get(command, command)
 
 
 def _samples(factor: Factor) -> str:
@@ -217,11 +219,11 @@ def _step(factor: Factor) -> str:
     return role_name(last) if place_of(factor) in ("", role_name(last)) else f"{place_of(factor)} {role_name(last)}"
 
 
-def _made(factor: Factor, value: str) -> str:
+def _made(factor: Factor, value: str, *, of_value: bool) -> str:
     """Say that a step was made at all, or which file stands in its place."""
     role = factor.path[-1].partition(" ")[0] if factor.path else ""
     if "subset" in factor.path and (aside := _aside(factor)):
-        return f"{aside} of a subset"
-    if len(factor.path) == 2 and factor.path[0] == "subset" and factor.name == COMMAND and role in _STEPS:
+        return f"{aside} of the subset {shortened(factor, value)}" if of_value else f"{aside} of a subset"
+    if len(factor.path) == 2 and factor.path[0] == "subset" and role in _STEPS and not of_value:
         return _STEPS[role]
     return f"{_step(factor)} {shortened(factor, value)}"

@@ -21,8 +21,8 @@ def cautions(model: ModelFile, settings: SampleSettings) -> Iterator[str]:
     labelled = None if trained.samples is None else sum(trained.samples)
     if settings.given.cfg != 1 and not _knows_none(model.record, labelled):
         yield (
-            f"--cfg {settings.given.cfg:g}: {model.path} was trained with --label-dropout 0, and never learnt what it "
-            "draws without a label, which is what images are guided away from: give --cfg 1, or train it with some."
+            f"--cfg {settings.given.cfg:g}: {model.path} was trained with --label-dropout 0, so it never learnt "
+            "to draw without a label, which guidance needs: give --cfg 1, or train it with label dropout."
         )
 
 
@@ -31,11 +31,11 @@ def _of_classes(model: ModelFile, trained: TrainedClasses, settings: SampleSetti
     known, names = set(trained.present.tolist()), model.class_names
     if strange := sorted(set(asked) - known):
         called = names.listed(strange)
-        yield f"--classes: {model.path} was trained on no sample of {called}, and does not know what to draw."
+        yield f"--classes: {model.path} was trained on no sample of {called}: name other classes."
     elif len(trained.empty) and not asked:
         yield (
             f"{model.path} was trained on no sample of {len(trained.empty)} of its {trained.count} classes "
-            f"({names.listed(trained.empty)}): they are left out; --classes draws what it names all the same."
+            f"({names.listed(trained.empty)}): they are left out, unless --classes names them."
         )
 
 

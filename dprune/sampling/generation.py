@@ -96,7 +96,7 @@ def _samples(
         if not sound:
             raise InputError(
                 f"{loaded.file.path}: gives numbers that are not finite in {sampler.settings.precision}: "
-                "give --precision fp32, another model, or less --cfg."
+                "give --precision fp32, another model, or a lower --cfg."
             )
         begun = time.perf_counter()
         pngs = list(encoders.map(_png, images.numpy()))

@@ -99,7 +99,7 @@ class SampleJob(Job):
                 rates = generate(self.model, self.vae, self.settings, begin, batches, monitor)
             whole = self._finish(turns)
         if not whole:
-            _log.info("other workers still make shards of %s; the last of them completes it.", self._folder)
+            _log.info("other workers are still making shards of %s; the last of them completes it.", self._folder)
         due = due_pieces(self.settings.shards)
         there = due if whole else set(due).difference(self._missing(due))
         images = sum(map(self.settings.count_in, there))
@@ -189,7 +189,9 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
     file.check_kind("dit", "a DiT", "train-dit")
     if not file.network and (scale := LatentScale.of(vae)) != LatentScale():
         said = vae.path.with_name("config.json")
-        _log.info("%s is taken to know latents as %s says: less %g, times %g.", model, said, scale.shift, scale.factor)
+        _log.info(
+            "%s is taken to expect latents as %s says: minus %g, times %g.", model, said, scale.shift, scale.factor
+        )
     # While torch is imported and the weights are loaded.
     for one in (vae, file):
         one.digest_ahead()

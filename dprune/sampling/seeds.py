@@ -38,7 +38,7 @@ class Seeds:
             first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
             if first > last or last >= 1 << 63:
                 raise UsageError(
-                    f"--seeds {text}: {token.strip()!r} is no seed or range: write it as 0-49999 or 3,5,9-12."
+                    f"--seeds {text}: {token.strip()!r} is not a seed or a range: write it as 0-49999 or 3,5,9-12."
                 )
             if parts and parts[-1].stop == first:
                 parts[-1] = range(parts[-1].start, last + 1)

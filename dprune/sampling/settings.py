@@ -64,7 +64,7 @@ class SampleOptions:
             if value is not None and self.cfg == 1:
                 raise UsageError(f"{name} says how to guide, and --cfg 1 does not guide: give a --cfg above 1.")
         if self.grid_count is not None and not self.grid:
-            raise UsageError("--grid-count says how many images --grid shows: give it, or leave this out.")
+            raise UsageError("--grid-count says how many images --grid shows: give --grid, or leave this out.")
         on_gpu = is_gpu(self.device)
         if self.compiles and not on_gpu:
             raise UsageError("--compile: blocks are compiled for a GPU only: leave it out.")
@@ -184,9 +184,9 @@ def check_fit(settings: SampleSettings, network: Mapping[str, Any], latents: Rec
     if not classes:
         for option, said in (("--classes", asked is not None), ("--cfg", given.cfg != 1)):
             if said:
-                raise UsageError(f"{option}: {model} knows no classes: leave it out.")
+                raise UsageError(f"{option}: {model} was trained without classes: leave it out.")
     elif asked is not None and max(asked.listed, default=0) >= classes:
-        raise UsageError(f"--classes {asked}: {model} knows classes 0 to {classes - 1}.")
+        raise UsageError(f"--classes {asked}: {model} has classes 0 to {classes - 1}.")
     elif asked is not None and asked.policy == PROPORTIONAL and TrainedClasses.of(network, classes).samples is None:
         raise UsageError(
             f"--classes {PROPORTIONAL}: {model} does not say how many samples of each class it was trained on: "

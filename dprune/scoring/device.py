@@ -134,9 +134,11 @@ class ScoredNetworks:
         samples.check_network(str(file.path), {**loaded.model.config.as_json(), "label_count": loaded.trained.count})
         if loaded.conditional and (samples.latents.labels()[samples.ids] < 0).all():
             _log.warning(
-                "%s has no labels, and %s knows some: it is told of none.", samples.latents.store.folder, file.path
+                "%s has no labels, and %s was trained with labels: it is scored without any.",
+                samples.latents.store.folder,
+                file.path,
             )
         if strange := int(np.isin(samples.latents.labels()[samples.ids], loaded.trained.empty).sum()):
-            _log.warning("%s of the samples have labels that %s was trained on no sample of, and are scored by what it "
-                         "never learnt.", f"{strange:,}", file.path)  # fmt: skip
+            _log.warning("%s of the samples have labels that no training sample of %s has, so their scores mean "
+                         "little.", f"{strange:,}", file.path)  # fmt: skip
         return loaded

@@ -149,7 +149,7 @@ def open_el2n(store: str, model: str, options: El2nOptions, output: Output) -> E
 def open_grand(store: str, model: str, options: GrandOptions, output: Output) -> El2nGrandJob:
     """Open what `dprune score grand` was given; see `open_el2n`."""
     if options.el2n == STDOUT:
-        raise UsageError("--el2n -: its errors go beside it: give a file.")
+        raise UsageError("--el2n -: its standard errors are written beside it: give a file.")
     return _opened("grand", store, model, options, options.el2n, output)
 
 
@@ -158,7 +158,7 @@ def _opened(
 ) -> El2nGrandJob:
     settings = options.resolve()
     if options.per_sigma and not settings.sigmas:
-        raise UsageError("--per-sigma: --sigma uniform has no levels whose scores are told apart: leave it out.")
+        raise UsageError("--per-sigma: --sigma uniform has no single levels: leave it out.")
     samples, file = open_samples(store, options.subset), ModelFile.open(weights_in(Path(model), "transformer"))
     weights = samples.check_model(file, settings.weights)
     predicts = parametrization_of(file, options.parametrization)

@@ -125,7 +125,7 @@ def _folds(runs: Sequence[TrainedRun], only: int | None) -> list[Fold | None]:
     texts = [run.record["options"].get("fold") for run in runs]
     if texts == [None]:
         if only is not None:
-            raise UsageError(f"--only-fold {only}: {runs[0].folder} was trained on no fold: leave it out.")
+            raise UsageError(f"--only-fold {only}: {runs[0].folder} was not trained on a fold: leave it out.")
         return [None]
     folds = [_fold(run, text) for run, text in zip(runs, texts, strict=True)]
     _check_disjoint(runs, folds)
@@ -133,18 +133,20 @@ def _folds(runs: Sequence[TrainedRun], only: int | None) -> list[Fold | None]:
     if only is not None and only >= count:
         raise UsageError(f"--only-fold {only}: there are folds 0 to {count - 1}.")
     if only is not None and only not in numbers:
-        raise InputError(f"--only-fold {only}: none of the runs was trained on it: give that of --fold {only}/{count}.")
+        raise InputError(
+            f"--only-fold {only}: none of the runs was trained on it: give the run of --fold {only}/{count}."
+        )
     if only is None and len(numbers) < count:
         missing = [number for number in range(count) if number not in numbers]
         named, are = ", ".join(map(str, missing)), "is" if len(missing) == 1 else "are"
         raise InputError(f"{'fold' if are == 'is' else 'folds'} {named} of {count} {are} missing: "
-                         "give the runs that train-dit --fold makes of them, too.")  # fmt: skip
+                         "give the runs of train-dit --fold for them, too.")  # fmt: skip
     return list(folds)
 
 
 def _fold(run: TrainedRun, text: Any) -> Fold:
     if text is None:
-        raise InputError(f"{run.folder}: was trained on all samples, and of several runs each is to be a fold's: "
+        raise InputError(f"{run.folder}: was trained on all samples, and several runs must be of one fold each: "
                          "give it alone, or train with --fold I/N.")  # fmt: skip
     return Fold.parse(text)
 
@@ -165,7 +167,7 @@ def _check_alike(runs: Sequence[TrainedRun]) -> None:
     first = runs[0]
     for run in runs[1:]:
         if unlike := difference(_training(run), _training(first)):
-            raise MismatchError(f"{run.folder} was trained otherwise than {first.folder} ({unlike}): "
+            raise MismatchError(f"{run.folder} was trained differently from {first.folder} ({unlike}): "
                                 "train all folds with the same options on the same latents.")  # fmt: skip
 
 
@@ -197,8 +199,8 @@ def _check_sizes(surrogates: Sequence[Surrogate]) -> None:
             raise MismatchError(f"{run.folder} was trained on {run.record['options']['samples']:,} samples, and "
                                 f"{count:,} are its now: train it again.")  # fmt: skip
         if count < 2:
-            raise InputError(f"{run.folder}: was trained on one sample, which no other is compared with: "
-                             "train fewer folds.")  # fmt: skip
+            raise InputError(f"{run.folder}: was trained on one sample, and a comparison needs two: train fewer "
+                             "folds.")  # fmt: skip
         if len(surrogate.checkpoints) != len(first.checkpoints):
             raise MismatchError(
                 f"{run.folder} has {len(surrogate.checkpoints)} checkpoints of those asked for, and {first.run.folder} "

@@ -170,7 +170,7 @@ def open_monotonicity(store: str, run: str, options: MonotonicityOptions, output
     """
     settings = options.resolve()
     if len(settings.sigmas) > 1:
-        raise UsageError("--sigma: loss monotonicity is of one noise level: give one, or uniform.")
+        raise UsageError("--sigma: loss monotonicity takes one noise level: give one, or uniform.")
     if options.losses == STDOUT:
         raise UsageError("--losses -: losses go to a file: name one.")
     wanted = Wanted.parse(options.checkpoints)
@@ -179,6 +179,6 @@ def open_monotonicity(store: str, run: str, options: MonotonicityOptions, output
     samples.check_network(run, trained.checkpoints[0].file.network)
     chosen = trained.chosen(wanted)
     if len(chosen) < 2:
-        raise InputError(f"{run}: one checkpoint is there or asked for, and a rise takes two: "
+        raise InputError(f"{run}: there is one checkpoint to use, and a rise needs two: "
                          "give more --checkpoints, or train for two epochs with --save-every epoch.")  # fmt: skip
     return MonotonicityJob(samples, settings, output, trained, chosen, options.losses)

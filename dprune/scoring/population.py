@@ -53,7 +53,7 @@ def open_population(sources: Sequence[str], members: MemberChoice | None = None)
         array = read_array(source)
         check_role(array, "rows")
         if not array.values.ndim:
-            raise InputError(f"{source}: holds one number, and no row for each sample: give an array that does.")
+            raise InputError(f"{source}: holds one number: give an array with one row for each sample.")
         return Population(len(array.values), array.fingerprint, {"array": array.as_parent()})
     if kind in ("features", "clip-retrieval", "matrix", "tensors"):
         features = open_features(source)
@@ -63,8 +63,8 @@ def open_population(sources: Sequence[str], members: MemberChoice | None = None)
         content = digest([store.fingerprint, record_digest(store.record)])
         return Population(sum(store.counts), store.fingerprint, {"latents": parent_record(store.record, content)})
     if kind in _OTHERS:
-        raise InputError(f"{source}: is {_OTHERS[kind]}, which says of no samples: give shards, a store, clusters, or "
-                         "an array with one row a sample.")  # fmt: skip
+        raise InputError(f"{source}: is {_OTHERS[kind]}, which does not say what samples there are: give "
+                         "shards, a store, clusters, or an array with one row for each sample.")  # fmt: skip
     dataset = open_dataset(sources, members)
     return Population(len(dataset), dataset.fingerprint, dataset.parents())
 
@@ -98,7 +98,7 @@ class Samples(LatentSubset):
         kept = "step" in file.network
         if weights == "raw" and not kept:
             raise UsageError(
-                f"--weights raw: {file.path} is no checkpoint, and holds one set of weights: leave it out."
+                f"--weights raw: {file.path} is not a checkpoint and holds one set of weights: leave it out."
             )
         self.check_autoencoder(file)
         if file.network:
@@ -143,7 +143,7 @@ class Samples(LatentSubset):
         largest = int(self.latents.labels()[self.ids].max())
         if classes and largest >= known:
             raise MismatchError(
-                f"{folder} has the label {largest}, and {title} knows labels 0 to {known - 1}: "
+                f"{folder} has the label {largest}, and {title} was trained with labels 0 to {known - 1}: "
                 "give a model that was trained with all of them."
             )
 

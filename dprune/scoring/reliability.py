@@ -200,10 +200,10 @@ def warn_of_noise(name: str, found: dict[str, Any]) -> None:
         found: what `reliability` returned.
     """
     if not found:
-        _log.warning("%s: one pair of draws or less has no standard error and no reliability: "
-                     "give --draws 4 or more to know them.", name)  # fmt: skip
+        _log.warning("%s: one pair of draws gives neither a standard error nor a reliability: give --draws 4 or "
+                     "more.", name)  # fmt: skip
         return
     half, draws = found["split_half"], found[f"draws_for_{WANTED}"]
     if half is not None and half < NOISY:
-        remedy = f"about {draws:,} draws would reach {WANTED}" if draws else "no number of draws can be told that helps"
+        remedy = f"about {draws:,} draws would reach {WANTED}" if draws else "more draws may not help"
         _log.warning("%s: the ranking is mostly noise (its halves correlate by %.2f): %s.", name, half, remedy)

@@ -154,7 +154,7 @@ class SharedScoring(FileJob, Generic[Values]):
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Measure this worker's share; whoever finds all shares measured writes the scores."""
         if self.output.path == STDOUT:
-            raise UsageError("--output -: errors and progress go beside the scores: give -o FILE.")
+            raise UsageError("--output -: standard errors and progress go beside the scores: give -o FILE.")
         # Others see this worker at work until it needs the progress no more.
         with Turns(Path(self.output.path)) as turns:
             if not self.is_finished():
@@ -181,4 +181,4 @@ class SharedScoring(FileJob, Generic[Values]):
 
     def waits_for(self) -> str:
         """Say what is missing when this worker has measured its share."""
-        return "other workers still measure for it, and the last of them completes it"
+        return "other workers are still measuring, and the last of them completes it"

@@ -55,7 +55,9 @@ class Amount:
         """
         option, is_count = "--prune" if self.pruned else "--keep", isinstance(self.value, int)
         if self.value == 1 and is_count and not counted:
-            raise UsageError(f"{option} 1: is it one sample or all? Write 100% for all, or add --count for one sample.")
+            raise UsageError(
+                f"{option} 1 may mean one sample or all of them: write 100% for all, or add --count for one."
+            )
         if counted and not is_count:
             raise UsageError(f"--count: {option} is a share here: leave --count out, or give a number of samples.")
 

@@ -14,6 +14,7 @@ import numpy as np
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.arrays import Array
 from dprune.formats.beside import Beside
+from dprune.formats.class_names import MOST_LISTED
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.jobs import FileJob
 from dprune.formats.members import MemberChoice
@@ -232,9 +233,11 @@ class SelectJob(FileJob):
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Choose, publish the ids (int64, sorted, unique), keys or uids, and count them by cluster and class."""
         ranking, candidates, chosen = self._choose()
-        findings = {"candidates": len(candidates), "kept": len(chosen)}
-        if self.settings.only is not None:
+        findings: dict[str, Any] = {"candidates": len(candidates), "kept": len(chosen)}
+        if self.partition is not None and self.only is not None:
             findings["every_group"] = len(self.candidates(every_group=True))
+            names = self.partition.last.names
+            findings |= {"only": [names.name(number) for number in self.only[:MOST_LISTED]]} if names else {}
         kept = self._united(chosen)
         if not len(kept):
             _log.warning("nothing is kept of %d candidates.", len(candidates))

@@ -42,10 +42,8 @@ class Grouping:
 
     def counts(self, kept: IntArray, candidates: IntArray) -> dict[str, int]:
         """Count the ids that are kept by group, those groups included that have candidates alone."""
-        groups = np.unique(self.values[np.union1d(kept, candidates)])
-        found = np.searchsorted(groups, self.values[kept])
-        counts = np.bincount(found, minlength=len(groups))
-        return {self.names.name(group): count for group, count in zip(groups.tolist(), counts.tolist(), strict=True)}
+        groups, counts = _counts(self.values, kept, candidates)
+        return dict(zip(map(self.names.name, groups.tolist()), counts.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -92,12 +90,13 @@ class Partition:
     @functools.cached_property
     def _strata(self) -> tuple[IntArray, IntArray]:
         """The stratum of each sample, in the order of both groupings, and the groups [strata, 2] that each is of."""
-        pairs = np.stack([grouping.values for grouping in self.groupings], axis=1)
-        grouped = (pairs >= 0).all(1)
-        found, places = np.unique(pairs[grouped], axis=0, return_inverse=True)
-        strata = np.full(len(pairs), -1, dtype=np.int64)
-        strata[grouped] = places.reshape(-1)
-        return strata, found
+        both = [grouping.values for grouping in self.groupings]
+        grouped = np.logical_and(*(values >= 0 for values in both))
+        (rows, row), (columns, column) = (np.unique(values[grouped], return_inverse=True) for values in both)
+        found, places = np.unique(row * len(columns) + column, return_inverse=True)
+        strata = np.full(len(grouped), -1, dtype=np.int64)
+        strata[grouped] = places
+        return strata, np.stack([rows[found // max(len(columns), 1)], columns[found % max(len(columns), 1)]], axis=1)
 
     def name(self, number: int) -> str:
         """Return what a group is called; a stratum `CLUSTER/CLASS`."""
@@ -109,8 +108,8 @@ class Partition:
         found = {grouping.kind: grouping.counts(kept, candidates) for grouping in self.groupings}
         if len(self.groupings) > 1:
             kept, candidates = (ids[self.values[ids] >= 0] for ids in (kept, candidates))
-            names = ClassNames(tuple(map(self.name, range(len(self._strata[1])))))
-            found[STRATUM] = Grouping(self.title, STRATUM, self.values, names).counts(kept, candidates)
+            strata, counts = _counts(self.values, kept, candidates)
+            found[STRATUM] = dict(zip(map(self.name, strata.tolist()), counts.tolist(), strict=True))
         return found
 
     def among(self, numbers: Iterable[int] | None) -> IntArray:
@@ -133,3 +132,9 @@ class Partition:
             few = ",".join(last.names.names[:2]) or "3,17,40-49"
             raise UsageError(f"--only: names no group, and nothing would be kept: give some, as in --only {few}.")
         return tuple(dict.fromkeys(found))
+
+
+def _counts(values: IntArray, kept: IntArray, candidates: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the groups of some candidates and of what is kept, and how many each keeps."""
+    groups = np.union1d(values[candidates], values[kept])
+    return groups, np.bincount(np.searchsorted(groups, values[kept]), minlength=len(groups))

@@ -132,7 +132,7 @@ class TrainedRun:
             steps = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             epochs = ", ".join(f"{self.epoch(step):.3g}" for step in missing[:5])
             raise InputError(
-                f"{self.folder / CHECKPOINTS}: misses the checkpoints of steps {steps} (epochs {epochs}): copy them "
+                f"{self.folder / CHECKPOINTS}: lacks the checkpoints of steps {steps} (epochs {epochs}): copy them "
                 "again, or leave them out by --checkpoints A:B."
             )
 
@@ -174,12 +174,12 @@ def open_run(path: str | Path) -> TrainedRun:
     manifest = read_manifest(run.folder)
     record = manifest.get("provenance", {})
     if manifest.get("kind") != KIND or record.get("command") != "train-dit":
-        raise InputError(f"{path}: is no run of dprune train-dit: name the folder that it made.")
+        raise InputError(f"{path}: is not a run of dprune train-dit: name the folder that it made.")
     if not run.complete(record):
         raise InputError(f"{path}: its training is not finished: run the same dprune train-dit again.")
     found = sorted(_checkpoints(run, record), key=lambda checkpoint: checkpoint.step)
     if not found:
-        raise InputError(f"{path}: has no checkpoints: train it anew with --save-every epoch --overwrite.")
+        raise InputError(f"{path}: has no checkpoints: train it again with --save-every epoch --overwrite.")
     return TrainedRun(run.folder, record, tuple(found))
 
 
@@ -190,5 +190,5 @@ def _checkpoints(run: Run, record: Record) -> Iterator[Checkpoint]:
         step = file.network.get("step")
         mine = file.record is not None and (not difference(file.record, record) or extends(file.record, record))
         if not mine or type(step) is not int or path != run.checkpoint(step):
-            raise InputError(f"{path}: is no checkpoint of this run: move it away, or copy the run again.")
+            raise InputError(f"{path}: is not a checkpoint of this run: move it away, or copy the run again.")
         yield Checkpoint(file, step)

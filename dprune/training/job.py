@@ -86,7 +86,9 @@ class TrainingJob(Job):
 
         here = ranks()
         if here.world > 1 and not here.group:
-            raise UsageError("RANK and WORLD_SIZE are set without torchrun: start the ranks of a training with it.")
+            raise UsageError(
+                "RANK and WORLD_SIZE are set without torchrun: start the ranks of a training run with torchrun."
+            )
         device = take_device(self.device)
         plan = self._fitting_plan(device)
         with explained(device, "a smaller --micro-batch"), process_group(device):

@@ -98,7 +98,7 @@ def refuse_what_cannot_fit(
         fits = f"--micro-batch {need.largest(asked, free)} or auto"
         raise DpruneError(f"{takes}: give {smaller(free) if need.least(1) > free else fits}.")
     if need.likely(asked) > free:
-        _log.warning("%s: the system may end it.", takes)
+        _log.warning("%s: the system may kill it.", takes)
 
 
 def gib(size: int) -> str:

@@ -43,7 +43,7 @@ def file_standing(path: str, kind: str) -> Standing:
         raise InputError(f"{path}: is cut short: copy it again, or make it again.")
     if kind in ("tar", "png", "zip"):
         return Standing(path, {"tar": "shard", "png": "picture", "zip": "archive"}[kind])
-    raise InputError(f"{path}: is nothing that dprune makes: name an output of a command.")
+    raise InputError(f"{path}: is not something that dprune makes: name an output of a command.")
 
 
 def _record(path: str) -> Record | None:

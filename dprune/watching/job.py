@@ -84,7 +84,7 @@ def open_status(outputs: Sequence[str]) -> Overview:
         UsageError: one of them is stdin.
     """
     if STDOUT in outputs:
-        raise UsageError("-: stdin is no output of a command: name a file or folder.")
+        raise UsageError("-: stdin is not an output of a command: name a file or folder.")
     return Overview([_standing(output) for output in outputs])
 
 
@@ -97,7 +97,7 @@ def _standing(output: str) -> Standing:
         except OSError as error:
             problem = str(unreadable(output, error))
         except NONSENSE as error:
-            problem = f"{output}: says nonsense ({type(error).__name__}: {error}): make it again."
+            problem = f"{output}: makes no sense ({type(error).__name__}: {error}): make it again."
         # What a worker replaces or removes just now is whole at the next look, what is damaged is not.
         if attempt + 1 < ATTEMPTS:
             time.sleep(PAUSE_S)
@@ -149,4 +149,4 @@ def _not_begun(output: str) -> Standing:
     path = Path(output)
     if at_work := makers_in(path) if path.is_dir() else makers_of(path):
         return Standing(output, state=UNFINISHED, at_work=at_work, rerun="waits for what is at work to end, and begins")
-    return _bad(output, NONE, f"{output}: nothing stands there: the command that makes it has not begun.")
+    return _bad(output, NONE, f"{output}: there is nothing there: the command that makes it has not begun.")

@@ -38,7 +38,7 @@ def store_standing(folder: str, kind: str) -> Standing:
     looks = look_at(there, lambda shard: _look(store, shard))
     parts = {shard: look.metadata for shard, look in looks.items() if look.metadata is not None}
     found = Standing(folder, kind, record=store.record, shared=True, at_work=makers_in(store.folder, names))
-    found.tally = Tally("parts", len(parts), len(store.shards))
+    found.tally = Tally("files", len(parts), len(store.shards))
     found.missing = _missing(store, looks, found.at_work)
     found.facts = {"samples": sum(part["count"] for part in parts.values())}
     found.ledger = _ledger(parts)
@@ -71,7 +71,7 @@ def _tell_of_mixtures(found: Standing, store: Store, parts: Mapping[str, Record]
     try:
         store.check_weights(parts)
     except MismatchError as error:
-        found.state, found.rerun = DAMAGED, "ends at once, as there are parts by different networks"
+        found.state, found.rerun = DAMAGED, "ends at once, as its files were made by different networks"
         found.problems.append(str(error))
 
 
@@ -87,11 +87,11 @@ def _tell_rerun(found: Standing, store: Store) -> None:
     assert found.tally is not None
     rerun = []
     if found.missing:
-        rerun.append(f"makes {len(found.missing):,} of {found.tally.total:,} parts")
+        rerun.append(f"makes {len(found.missing):,} of {found.tally.total:,} files")
     if _wants_codebook(store):
         found.facts["codebook"] = store.has_beside(CODEBOOK_FILE)
         if not found.facts["codebook"]:
-            rerun.append("writes the codebook that all parts share")
+            rerun.append("writes the codebook that all files share")
     found.state = UNFINISHED if rerun else found.state
     found.rerun = " and ".join(rerun) or UP_TO_DATE
 

@@ -2,20 +2,20 @@
 # A study as in the paper, made small: methods by pruning ratios, scores from both ends, on 1,797 handwritten digits.
 # Usage: examples/study/digits.sh [FOLDER]
 #
-# As in the paper, scores and chance choose among all samples, and the distance to the centre inside each cluster. What
-# choosing inside each cluster does to the others is a second line for each: METHODS="random random-by-cluster ...".
-# Each point is trained SEEDS="0 1 2" times, so that differences can be held against those between trainings, for each
-# of KEEPS="0.5 0.1"; JOBS=2 run at the same time, one core each; each model takes STEPS=300 steps.
+# As in the paper, scores and random subsets choose among all samples, and the distance to the centre inside each
+# cluster. A second line for each shows the others inside each cluster: METHODS="random random-by-cluster ...".
+# Each point is trained SEEDS="0 1 2" times, so that differences can be compared with those between trainings, for each
+# of KEEPS="0.5 0.1". JOBS=2 run at the same time, one core each. Each model takes STEPS=300 steps.
 # Run it again after any failure, or with more methods, keeps or seeds.
 set -eu
 out=${1:-study}
 here=$(dirname "$0")
 seeds=${SEEDS:-0 1 2} keeps=${KEEPS:-0.5 0.1}
 step() { printf '\n$ %s\n' "$*" >&2; "$@"; }
-# One thread a process: the models are too small for two threads to share.
+# One thread per process: the models are too small for two threads.
 parallel() { OMP_NUM_THREADS=1 xargs -P "${JOBS:-2}" "$@"; }
 
-# A name, a file of scores, which of them are kept, and whether among all or inside each cluster.
+# A name, a file of scores, which scores are kept, and whether among all samples or inside each cluster.
 every_method() {
     echo random random random all
     echo nearest distance lowest clusters
@@ -48,7 +48,7 @@ step dprune embed "$out/digits" --model pixels --image-size 8 --color grey -o "$
 step dprune cluster "$out/features" -k 10 -o "$out/clusters.safetensors"
 step dprune score cluster-distance "$out/clusters.safetensors" -o "$out/distance.npy"
 
-# A tenth is held out of everything: it tells how far unseen digits are from those that were trained on.
+# A tenth is held out of everything. It shows how far unseen digits are from those that were trained on.
 step dprune select --order random --keep 10% --clusters "$out/clusters.safetensors" -o "$out/held-out.npy"
 step dprune select --order random --keep 1.0 --clusters "$out/clusters.safetensors" --without "$out/held-out.npy" \
     -o "$out/unpruned.npy"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# One point of a study, one training of it: prune, train, sample and measure.
+# One training of one point of a study: prune, train, sample and measure.
 # Usage: examples/study/point.sh FOLDER NAME SCORES|random ORDER all|clusters KEEP SEED
 #
 # FOLDER is what examples/study/digits.sh prepares; results go to FOLDER/NAME-KEEP/SEED. Run it again after any failure.
@@ -10,13 +10,13 @@ step() { printf '\n$ %s\n' "$*" >&2; "$@"; }
 
 [ "$scores" = random ] && scores='' || scores=$out/$scores.npy
 [ "$groups" = all ] && clusters='' || clusters="--clusters $out/clusters.safetensors"
-# Without quotes, so that what is empty is no argument. The seed draws the subset, too, and breaks ties: what chance
-# does cannot be told from one subset.
+# Without quotes, so that an empty value is no argument. The seed also draws the subset and breaks ties: one subset
+# cannot show what chance does.
 step dprune select $scores --order "$order" --keep "$keep" $clusters --within "$out/unpruned.npy" --seed "$seed" \
     -o "$run/keep.npy"
 step dprune train-dit "$out/latents" --subset "$run/keep.npy" --arch nano/2 --batch-size 64 --steps "${STEPS:-300}" \
     --lr 2e-3 --warmup 30 --schedule cosine --ema 0.99 --seed "$seed" -o "$run/dit"
-# The same seeds for all: image by image, what differs is the model alone.
+# The same seeds for all: image by image, only the model differs.
 step dprune sample "$run/dit/model.safetensors" --vae "$out/vae/model.safetensors" --seeds 0-299 --cfg 2 --steps 15 \
     -o "$run/generated"
 step dprune embed "$run/generated" --model pixels --image-size 8 --color grey -o "$run/features"

@@ -13,7 +13,7 @@
 #   grand      8       0.87       0.87      0.94       0.94
 #   grand     32       0.97       0.96      0.99       0.99
 #
-# One draw is mostly noise, eight leave little of it, 32 almost none.
+# One draw is mostly noise, eight leave little noise, and 32 almost none.
 set -eu
 latents=$1 model=$2 out=${3:-repeatability}
 

@@ -4,8 +4,8 @@ r"""Speed of the autoencoder: training, encoding and decoding, beside a matrix p
         [--precisions bfloat16,float16,float32] [--no-plain] [--device cuda]
 
 Training goes through the command itself, on images that are held decoded; the rate is the median of the log's lines
-after the first. `judged` adds a critic and LPIPS with random weights. `plain` is the network as models/vae.py writes
-it, under autocast. float32 is with tf32. Prints JSON; ratios are to a bf16 product of 8192 in the same run.
+after the first. `judged` adds a discriminator and LPIPS with random weights. `plain` is the network as models/vae.py
+writes it, under autocast. float32 is with tf32. Prints JSON; ratios are to a bf16 product of 8192 in the same run.
 """
 
 import argparse

@@ -150,7 +150,7 @@ def _initialised(path: Path, predicts: str, config: DiTConfig, device: torch.dev
     check_predicts_velocity(path, network.config.parametrization)
     found = replace(network.config, learn_sigma=False)
     if replace(found, classes=config.classes) != config or found.classes < config.classes:
-        raise InputError(f"--init {path}: holds {_described(found)}, and this is to be {_described(config)}.")
+        raise InputError(f"--init {path}: holds {_described(found)}, and this run needs {_described(config)}.")
     if not config.classes:
         network.forget_labels()
     network.requires_grad_(True)

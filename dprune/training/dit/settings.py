@@ -84,7 +84,7 @@ class DiTSettings:
         """
         *_, patch = parse_architecture(self.arch)
         if (side := latents.network["size"]) % patch:
-            raise UsageError(f"--arch {self.arch}: latents of {side} x {side} have no patches of {patch}.")
+            raise UsageError(f"--arch {self.arch}: latents of {side} x {side} cannot be cut into patches of {patch}.")
         if not self.unconditional and not latents.classes:
             raise InputError(f"{latents.store.folder}: its samples have no labels: give --unconditional.")
         if self.vae is not None:
@@ -121,7 +121,7 @@ class DiTOptions:
         if self.unconditional and self.label_dropout is not None:
             raise UsageError("--label-dropout does nothing with --unconditional: leave it out.")
         if self.parametrization is not None and self.init is None:
-            raise UsageError("--parametrization says what the weights of --init predict: give that too.")
+            raise UsageError("--parametrization says what the weights of --init predict: give --init too.")
         init = check_file(self.init, "--init") if self.init else None
         predicts = VELOCITY if init is None else _predicts(ModelFile.open(init), self.parametrization)
         return DiTSettings(
@@ -157,7 +157,8 @@ def check_predicts_velocity(path: Path, predicts: str) -> None:
     """
     if predicts != VELOCITY:
         raise UsageError(
-            f"--init {path}: predicts {PREDICTIONS[predicts]}, and train-dit trains velocities as SiT's: give a SiT or "
+            f"--init {path}: predicts {PREDICTIONS[predicts]}, and train-dit trains velocities, as SiT does: "
+            "give a SiT or "
             f"a model of dprune, or --parametrization {VELOCITY} to begin with these weights as they are."
         )
 
@@ -179,8 +180,8 @@ def _architecture_of(path: Path) -> str:
     name = next((name for name, known in ARCHITECTURES.items() if known == (width, depth, heads)), None)
     if name is None:
         raise InputError(
-            f"--init {path}: its width of {width} and depth of {depth} do not tell its architecture, such as S/2: "
-            "give it by --arch."
+            f"--init {path}: its width of {width} and depth of {depth} do not tell its architecture, such as "
+            "S/2: give it with --arch."
         )
     return f"{name}/{patch}"
 
@@ -268,9 +269,9 @@ class TrainingSet(LatentSubset):
         """
         samples, labelled = len(self.ids), sum(self.classes.samples or ())
         if not labelled:
-            raise InputError(f"{self.latents.store.folder}: no sample that is left has a label: give --unconditional.")
+            raise InputError(f"{self.latents.store.folder}: no remaining sample has a label: give --unconditional.")
         if labelled < samples:
-            _log.warning("%s of the %s samples have no label, and are trained on without.",
+            _log.warning("%s of the %s samples have no label, and are trained on without one.",
                          f"{samples - labelled:,}", f"{samples:,}")  # fmt: skip
         if len(self.classes.empty):
             _log.warning(

@@ -81,7 +81,7 @@ class VAEJob(TrainingJob):
         return f"an autoencoder of width {config.width} for images of {config.image_size} pixels"
 
     def need(self, *, passes: bool) -> Need:
-        """See `TrainingJob`; what a critic or a perceptual distance takes comes on top."""
+        """See `TrainingJob`; what a discriminator or a perceptual distance takes comes on top."""
         import torch
 
         from dprune.models.vae import VAE
@@ -117,15 +117,15 @@ class VAEJob(TrainingJob):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(purpose_key(self.plan.seed, "initial weights"))
             vae = VAE(self.settings.config)
-            critic = PatchGAN(self.settings.config.image_size) if self.settings.gan_weight else None
+            discriminator = PatchGAN(self.settings.config.image_size) if self.settings.gan_weight else None
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        for network in (vae, critic):
+        for network in (vae, discriminator):
             if network is not None:
                 network.to(device, memory_format=layout)  # type: ignore[call-overload]
-        quicken_losses(critic, distance, device)
+        quicken_losses(discriminator, distance, device)
         _log.debug("the autoencoder's layers run by the path: %s.", quicken_vae(vae))
         fingerprint = digest([self.dataset.fingerprint, digest_array(self.ids)])
-        return VAETask(vae, critic, distance, self.settings, self.plan, images, evaluation, fingerprint)
+        return VAETask(vae, discriminator, distance, self.settings, self.plan, images, evaluation, fingerprint)
 
     def _distance(self, device: torch.device) -> PerceptualDistance | None:
         """Load the perceptual distance."""

@@ -1,4 +1,4 @@
-"""The losses of an autoencoder and of its critic."""
+"""The losses of an autoencoder and of its discriminator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dprune import noise
-from dprune.models.discriminator import PatchGAN, critic_loss, generator_loss
+from dprune.models.discriminator import PatchGAN, discriminator_loss, generator_loss
 from dprune.models.pixels import centred
 from dprune.models.vae import VAE
 from dprune.training.vae.settings import VAESettings
@@ -25,10 +25,10 @@ class ImageBatch:
         ids: of the samples, int64 [n].
         visits: how often each was visited before, int64 [n].
         pixels: uint8 [n, 3, H, W].
-        judged: whether the critic takes part, where there is one.
+        judged: whether the discriminator takes part, where there is one.
         tokens: what was quantised, float32 [n * h * w, c].
         codes: the codes that it became, int64 [n, h * w].
-        made: reconstructions, float32 [n, 3, H, W]; only where a critic wants them.
+        made: reconstructions, float32 [n, 3, H, W]; only where a discriminator wants them.
         pulls: gradients of the reconstruction's and of the adversarial loss at the decoder's last layer, [2, ...].
     """
 
@@ -58,31 +58,31 @@ class AutoencoderObjective(nn.Module):
         settings: the weights of the terms.
         seed: of the noise in Gaussian latents.
         distance: perceptual distance, None for none.
-        critic: None for no adversarial loss.
+        discriminator: None for no adversarial loss.
     """
 
     def __init__(self, vae: VAE, settings: VAESettings, seed: int, distance: nn.Module | None,
-                 critic: PatchGAN | None) -> None:  # fmt: skip
+                 discriminator: PatchGAN | None) -> None:  # fmt: skip
         super().__init__()
         self.vae, self.distance = vae, distance
         self._settings, self._seed = settings, seed
-        # In a tuple, since the critic's parameters are not this objective's to train.
-        self._critic = (critic,)
+        # In a tuple, since the discriminator's parameters are not this objective's to train.
+        self._discriminator = (discriminator,)
 
     def forward(self, micro: ImageBatch) -> tuple[Tensor, Terms]:
         """Return the sum of the samples' losses, and of their terms for the log.
 
-        With a critic the first has the gradient of the sum, but another value.
+        With a discriminator the first has the gradient of the sum, but another value.
         """
         images = to_unit(micro.pixels)
         latents, terms, penalty = self._latents(images, micro)
         made = self.vae.decode(latents).float()
-        critic = self._critic[0]
-        if critic is None or not micro.judged:
+        discriminator = self._discriminator[0]
+        if discriminator is None or not micro.judged:
             similarity = self._dissimilarity(made, images, terms)
             loss = similarity + penalty
             return loss.sum(), _sums({"loss": loss, **terms})
-        surrogate, value = self._with_critic(critic, made, images, terms, micro)
+        surrogate, value = self._with_discriminator(discriminator, made, images, terms, micro)
         return surrogate + penalty.sum(), _sums({"loss": value + penalty, **terms})
 
     def _latents(self, images: Tensor, micro: ImageBatch) -> tuple[Tensor, Terms, Tensor]:
@@ -110,7 +110,7 @@ class AutoencoderObjective(nn.Module):
             total = total + self._settings.perceptual_weight * terms["perceptual"]
         return total
 
-    def _with_critic(self, critic: PatchGAN, made: Tensor, images: Tensor, terms: Terms, micro: ImageBatch
+    def _with_discriminator(self, discriminator: PatchGAN, made: Tensor, images: Tensor, terms: Terms, micro: ImageBatch
                      ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Return a scalar whose gradient is that of both losses, and their values, [n].
 
@@ -119,7 +119,7 @@ class AutoencoderObjective(nn.Module):
         """
         image = made.detach().requires_grad_()
         similarity = self._dissimilarity(image, images, terms)
-        adversarial = generator_loss(_judged(critic, image))
+        adversarial = generator_loss(_judged(discriminator, image))
         terms["adversarial"] = adversarial
         pulls = [torch.autograd.grad(loss.sum(), image)[0] for loss in (similarity, adversarial)]
         weight = self.vae.last_weight
@@ -127,31 +127,31 @@ class AutoencoderObjective(nn.Module):
             [torch.autograd.grad(made, weight, pull, retain_graph=True)[0].float() for pull in pulls]
         )
         micro.made = image.detach()
-        scale = self._settings.gan_weight * critic.scale
+        scale = self._settings.gan_weight * discriminator.scale
         surrogate = (made * (pulls[0] + scale * pulls[1])).sum()
         return surrogate, (similarity + scale * adversarial).detach()
 
 
-def _judged(critic: PatchGAN, images: Tensor) -> Tensor:
-    """Return the critic's logits without giving its parameters gradients."""
-    fixed = {name: value.detach() for name, value in critic.state_dict(keep_vars=True).items()}
-    logits: Tensor = functional_call(critic, fixed, (images,))
+def _judged(discriminator: PatchGAN, images: Tensor) -> Tensor:
+    """Return the discriminator's logits without giving its parameters gradients."""
+    fixed = {name: value.detach() for name, value in discriminator.state_dict(keep_vars=True).items()}
+    logits: Tensor = functional_call(discriminator, fixed, (images,))
     return logits.float()
 
 
-class CriticObjective(nn.Module):
-    """The loss of the critic, which sees images and what the autoencoder has just made of them."""
+class DiscriminatorObjective(nn.Module):
+    """The loss of the discriminator, which sees images and what the autoencoder has just made of them."""
 
-    def __init__(self, critic: PatchGAN) -> None:
+    def __init__(self, discriminator: PatchGAN) -> None:
         super().__init__()
-        self.critic = critic
+        self.discriminator = discriminator
 
     def forward(self, micro: ImageBatch) -> tuple[Tensor, Terms]:
         """Return the sum of the samples' losses, twice: to differentiate and for the log."""
         assert micro.made is not None
-        real, made = self.critic(torch.cat((to_unit(micro.pixels), micro.made))).float().chunk(2)
-        loss = critic_loss(real, made)
-        return loss.sum(), _sums({"critic": loss})
+        real, made = self.discriminator(torch.cat((to_unit(micro.pixels), micro.made))).float().chunk(2)
+        loss = discriminator_loss(real, made)
+        return loss.sum(), _sums({"discriminator": loss})
 
 
 def _sums(terms: Terms) -> Terms:

@@ -41,7 +41,7 @@ class VAESettings:
         perceptual: `none`, `lpips` or `timm:NAME`.
         perceptual_file: its weights, None for `none`.
         perceptual_weight: of the perceptual term.
-        gan_weight: of the adversarial term, 0 for no critic.
+        gan_weight: of the adversarial term, 0 for no discriminator.
         gan_start: first step with it.
         flip: whether images are mirrored at random.
     """
@@ -150,13 +150,13 @@ class VAEOptions:
             if given:
                 raise UsageError(f"{option} does nothing with --kind {self.kind}: leave it out.")
         if self.gan_start is not None and not self.gan_weight:
-            raise UsageError("--gan-start does nothing without a critic: give --gan-weight, 0.1 for example.")
+            raise UsageError("--gan-start does nothing without a discriminator: give --gan-weight, 0.1 for example.")
 
     def _multipliers(self, preset: Mapping[str, Any]) -> tuple[int, ...]:
         if self.multipliers is None:
             return MULTIPLIERS[self.downsample or preset["downsample"]]
         if len(self.multipliers) - 1 not in (2, 3, 4):
-            raise UsageError("--multipliers takes 3, 4 or 5 numbers, one a resolution: give 1,2,4 for example.")
+            raise UsageError("--multipliers takes 3, 4 or 5 numbers, one per resolution: give 1,2,4 for example.")
         downsample = 2 ** (len(self.multipliers) - 1)
         if self.downsample not in (None, downsample):
             raise UsageError(

@@ -23,11 +23,13 @@ from dprune.training.plan import Plan
 from dprune.training.task import Task
 from dprune.training.vae.evaluation import Reconstruction
 from dprune.training.vae.images import TrainingImages
-from dprune.training.vae.loss import AutoencoderObjective, CriticObjective, ImageBatch, to_unit
+from dprune.training.vae.loss import AutoencoderObjective, DiscriminatorObjective, ImageBatch, to_unit
 from dprune.training.vae.settings import VAESettings
 
 REVIVE_EVERY = 100
 CODES = "quantizer.embedding"
+DISCRIMINATOR = "critic"
+"""What states of runs call the discriminator's tensors."""
 
 
 class VAETask(Task):
@@ -35,7 +37,7 @@ class VAETask(Task):
 
     Args:
         vae: on the device.
-        critic: on the device, None for none.
+        discriminator: on the device, None for none.
         distance: perceptual distance on the device, None for none.
         settings: of the losses.
         plan: of the training.
@@ -44,21 +46,23 @@ class VAETask(Task):
         fingerprint: digest of the dataset and of the ids that are trained on.
     """
 
-    def __init__(self, vae: VAE, critic: PatchGAN | None, distance: nn.Module | None, settings: VAESettings,
+    def __init__(self, vae: VAE, discriminator: PatchGAN | None, distance: nn.Module | None, settings: VAESettings,
                  plan: Plan, images: TrainingImages, evaluation: Reconstruction, fingerprint: str) -> None:  # fmt: skip
-        self._vae, self._critic, self._settings, self._plan = vae, critic, settings, plan
+        self._vae, self._discriminator, self._settings, self._plan = vae, discriminator, settings, plan
         self._images, self._evaluation = images, evaluation
         self.samples, self.fingerprint = len(images), fingerprint
         self.repeats = _repeats(settings)
         self.network_header = {"kind": "vae", **vae.config.as_json()}
         self._ids = torch.from_numpy(images.ids).to(images.device)
         self._micro: list[ImageBatch] = []
-        objective = AutoencoderObjective(vae, settings, plan.seed, distance, critic)
-        self.networks = {"vae": vae} | ({"critic": critic} if critic else {})
-        self.objectives = {"vae": objective} | ({"critic": CriticObjective(critic)} if critic else {})
+        objective = AutoencoderObjective(vae, settings, plan.seed, distance, discriminator)
+        self.networks = {"vae": vae} | ({DISCRIMINATOR: discriminator} if discriminator else {})
+        self.objectives = {"vae": objective} | (
+            {DISCRIMINATOR: DiscriminatorObjective(discriminator)} if discriminator else {}
+        )
 
     def active(self, name: str, step: int) -> bool:
-        """The critic begins late."""
+        """The discriminator begins late."""
         return name == "vae" or step >= self._settings.gan_start
 
     def batches(self, steps: Iterator[tuple[int, list[Visits]]]) -> Generator[list[ImageBatch]]:
@@ -67,7 +71,7 @@ class VAETask(Task):
         wanted = ([part.positions for part in parts] for _, parts in ahead)
         with contextlib.closing(self._images.batches(wanted)) as found:
             for (step, parts), pixels in zip(steps, found, strict=True):
-                judged = self.active("critic", step)
+                judged = self.active(DISCRIMINATOR, step)
                 self._micro = [self._batch(part, seen, judged) for part, seen in zip(parts, pixels, strict=True)]
                 yield self._micro
 
@@ -89,7 +93,7 @@ class VAETask(Task):
     def after_step(
         self, step: int, optimizers: Mapping[str, Optimizer], averages: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
-        """Count codes, revive dead ones, and balance the critic against the reconstruction for the next step."""
+        """Count codes, revive dead ones, and balance the discriminator against the reconstruction for the next step."""
         tallies: dict[str, Tensor] = {}
         with torch.no_grad():
             if self._vae.config.kind == "vq":
@@ -102,9 +106,9 @@ class VAETask(Task):
                     tallies["revived"] += dead * is_root()
                 self._vae.quantizer.observe(all_sum(counts))
             pulls = [micro.pulls for micro in self._micro if micro.pulls is not None]
-            if self._critic is not None and pulls:
+            if self._discriminator is not None and pulls:
                 # Of the whole batch, which micro-batches and ranks see only parts of; so it acts a step later.
-                self._critic.scale.copy_(adaptive_scale(*all_sum(torch.stack(pulls).sum(0))))
+                self._discriminator.scale.copy_(adaptive_scale(*all_sum(torch.stack(pulls).sum(0))))
         return tallies
 
     def _revive(self, step: int, optimizer: Optimizer, average: Tensor) -> Tensor:
@@ -131,14 +135,14 @@ class VAETask(Task):
         return tokens[drawn.clamp(0, len(tokens) - 1)] * mine[:, None]
 
     def statistics(self, tallies: Mapping[str, Tensor]) -> dict[str, float]:
-        """Return which share of the codes occurred, how many were revived, and the weight of the critic's gradient."""
+        """Return the share of codes that occurred, how many were revived, and the weight of the adversarial term."""
         found = {}
         if tallies:
             used, perplexity = code_use(tallies["codes"])
             found = {"codes_used": used.item(), "perplexity": perplexity.item(),
                      "codes_revived": int(tallies["revived"].sum())}  # fmt: skip
-        if self._critic is not None:
-            found["gan_scale"] = self._critic.scale.item()
+        if self._discriminator is not None:
+            found["gan_scale"] = self._discriminator.scale.item()
         return found
 
     def evaluate(self, step: int, folder: Path) -> dict[str, float]:

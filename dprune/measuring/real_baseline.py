@@ -42,7 +42,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class RealBaseline:
     """Two distances to the same samples.
 
     Attributes:
@@ -65,9 +65,9 @@ class Yardstick:
         return self.generated.over(self.real)
 
 
-def real_yardstick(
+def real_baseline(
     generated: Measured, reference: Measured, held_out: HeldOut | None, settings: EvalSettings, monitor: Monitor
-) -> Yardstick | None:
+) -> RealBaseline | None:
     """Measure real samples as the generated ones are, None where there are none to be had.
 
     Raises:
@@ -81,12 +81,12 @@ def real_yardstick(
     rows = _rows(reference, ids)
     rest, (ours, _) = _rest(reference, ids, rows), generated.moments
     real, own = (frechet_distance(moments, rest).distance for moments in (Moments.of(rows), ours))
-    return Yardstick(real, own, len(rows), rest.count, "reference")
+    return RealBaseline(real, own, len(rows), rest.count, "reference")
 
 
 def _of_held_out(
     generated: Measured, reference: Measured, held_out: HeldOut, settings: EvalSettings, monitor: Monitor
-) -> Yardstick:
+) -> RealBaseline:
     assert generated.ids is not None
     count = min(len(generated.ids), len(held_out.side.ids))
     rest = reference.moments[0]
@@ -100,8 +100,8 @@ def _of_held_out(
         rest = _rest(reference, held_out.side.ids[inside], rows) if len(rows) else rest
     if count < rest.dimension:
         _log.warning(
-            "the yardstick is made of %d real samples, fewer than the %d dimensions: generated and real distances are "
-            "then alike whatever was generated: hold more out.", count, rest.dimension,
+            "the held-out baseline is made of %d real samples, fewer than the %d dimensions: generated and real "
+            "distances are then alike whatever was generated: hold more samples out.", count, rest.dimension,
         )  # fmt: skip
     places = np.arange(len(held_out.side.ids))
     chosen = torch.from_numpy(_some(places, count, settings.seed, "held-out samples at equal count"))
@@ -110,7 +110,7 @@ def _of_held_out(
     real, own = (
         _distance(rows, rest, blocks, monitor) for rows in (held_out.side.x[chosen.to(rest.mean.device)], ours)
     )
-    return Yardstick(real, own, count, rest.count, "held-out")
+    return RealBaseline(real, own, count, rest.count, "held-out")
 
 
 def _distance(rows: Tensor, rest: Moments, blocks: Blocks | None, monitor: Monitor) -> Estimate:
