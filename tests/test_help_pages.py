@@ -53,6 +53,29 @@ def test_the_short_help_lists_the_common_options_and_the_long_one_all(path: str)
 
 
 @pytest.mark.parametrize("path", COMMANDS)
+def test_what_an_option_does_is_said_in_sentences_that_stand_alone(path: str) -> None:
+    for param in COMMANDS[path].params:
+        if isinstance(param, GroupedOption):
+            text, _, default = (param.help or "").partition("  [default: ")
+            assert re.fullmatch(r"(With --|[A-Z]).*\.", text), (param.opts, text)
+            assert not re.search(r"(^|\. )(Of|The same|And|But|Else)\b", text), (param.opts, text)
+            assert not default or default.endswith("]")
+
+
+def test_the_words_of_the_field_are_used() -> None:
+    """Outside of names of keys and options."""
+    root = Path(__file__).parent.parent
+    prose = [(root / name).read_text() for name in ("man/sections.txt", "man/files.txt", "README.md")]
+    prose += [
+        f"{command.help} {[getattr(param, 'help', '') for param in command.params]}" for command in COMMANDS.values()
+    ]
+    found = re.findall(
+        r"\b(?:critic|ledger|yardstick)s?\b", re.sub("`[^`]*`", "", "\n".join(prose)), flags=re.IGNORECASE
+    )
+    assert not found
+
+
+@pytest.mark.parametrize("path", COMMANDS)
 def test_the_short_help_fits_on_a_screen(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = dprune(*path.split(), "--help").ok().out.decode().splitlines()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from conftest import places_of
+from conftest import image_bytes, places_of, sample, write_tar
 from PIL import Image
 
 from dprune.formats.class_names import ClassNames
+from dprune.formats.shards import open_dataset
 from dprune.sheets import lettering
 from dprune.sheets.classes import class_grid
 from dprune.sheets.lettering import SMALLEST, class_title, drawable, lettered, text_width
+from dprune.sheets.samples import samples_shown
 from dprune.sheets.sheet import FAINT, INK, MARGIN, PAPER, Caption, ColumnBlock, Sheet, SheetCell, SheetRow, sized
 
 
@@ -125,7 +129,24 @@ def test_single_images_have_their_classes_below_in_the_order_of_the_seeds() -> N
     said = [cell.captions[0].text for row in sheet.rows for cell in row.cells]
     assert said == ["4", "3", "2", "b", "a"]
     assert [len(row.cells) for row in sheet.rows] == [3, 2]
-    assert not any(cell.captions for row in class_grid([image(0)], [-1], ClassNames()).rows for cell in row.cells)
+    for label, title in ((-1, ""), (1, "b")):
+        sheet = class_grid([image(n) for n in range(5)], [label] * 5, ClassNames(("a", "b")))
+        assert sheet.title == title
+        assert not any(cell.captions for row in sheet.rows for cell in row.cells)
+
+
+def test_a_name_of_any_length_makes_no_picture_of_any_size() -> None:
+    sheet = Sheet([SheetRow([SheetCell(image(0), (Caption("x" * 100_000),))], "y\n" * 100_000)]).draw()
+    assert sheet.height < 1000
+
+
+def test_samples_are_called_by_their_keys_and_classes(tmp_path: Path) -> None:
+    members = [*sample("cat/a", 0, 0), *sample("b", 1, 1), *sample("c", 2, 7), ("d.png", image_bytes(3))]
+    write_tar(tmp_path / "000000.tar", members)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    shown = samples_shown(open_dataset([str(tmp_path)]), np.array([0, 1, 2, 3]), 32)
+    assert [shown[number].title for number in range(4)] == ["cat/a", "b (dog)", "c (class 7)", "d"]
+    assert shown[0].image.size == (32, 32)
 
 
 @pytest.mark.parametrize(("side", "least", "most", "expected"), [

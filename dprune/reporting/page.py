@@ -71,7 +71,8 @@ def render(content: Content) -> str:
         f"<body><header><h1>{escape(content.title)}</h1>{_lead(content)}"
         f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n<main>{body}</main>\n'
         "<footer>Made by dprune report from the provenance that the results carry. The tables are beside this page "
-        "as Markdown and CSV, and the numbers of the charts as CSV; with --format, the charts are, too.</footer>\n"
+        'as Markdown and CSV, and the numbers of the charts as CSV; with <span class="option">--format</span>, the '
+        "charts are, too.</footer>\n"
         f"{drawn.scripts()}</body></html>\n"
     )
 

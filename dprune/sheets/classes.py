@@ -31,7 +31,7 @@ def class_grid(images: Sequence[Image.Image], labels: Sequence[int], names: Clas
 
     Returns:
         Rows of a class each in the order of the labels, where classes have three images or more on average; else all
-        images in a square in the order that they have, with their classes below, if they have any.
+        images in a square in the order that they have, with their classes below, or that of all of them above.
     """
     by_label: dict[int, list[SheetCell]] = defaultdict(list)
     shown = [sized(image, LEAST_SIDE) for image in images]
@@ -46,10 +46,11 @@ def class_grid(images: Sequence[Image.Image], labels: Sequence[int], names: Clas
             for begin in range(0, len(cells), columns)
         ]
         return Sheet(rows, gap=GAP)
-    columns = math.ceil(math.sqrt(len(images)))
-    captions = [(Caption(_title(label, names)),) if label >= 0 else () for label in labels]
+    columns, only = math.ceil(math.sqrt(len(images))), len(by_label) == 1
+    captions = [(Caption(_title(label, names)),) if label >= 0 and not only else () for label in labels]
     cells = [SheetCell(image, said) for image, said in zip(shown, captions, strict=True)]
-    return Sheet([SheetRow(cells[begin : begin + columns]) for begin in range(0, len(cells), columns)], gap=GAP)
+    rows = [SheetRow(cells[begin : begin + columns]) for begin in range(0, len(cells), columns)]
+    return Sheet(rows, title=_title(labels[0], names) if only and labels[0] >= 0 else "", gap=GAP)
 
 
 def _title(label: int, names: ClassNames) -> str:

@@ -15,6 +15,8 @@ LEADING = 1.3
 """Height of a line over that of the font."""
 SMALLEST = 9
 """Pixels below which text that does not fit is broken inside words, and not shrunk further."""
+MOST_LETTERS = 160
+"""Of a text, or a list of classes that somebody else wrote could make a picture of any size."""
 _NOWHERE = "\U0010ffff"
 """A letter that no font has: what is drawn in its place stands for all that is missing."""
 # Pillow's own font has hardly more than ASCII. Pillow looks for the others where each system keeps its fonts.
@@ -48,8 +50,12 @@ def _has(name: str, letter: str) -> bool:
 
 @functools.cache
 def _font_of(text: str) -> str:
-    """Name the font that has the most letters of a text, the first of several."""
-    return max(("", *_SYSTEM_FONTS), key=lambda name: sum(_has(name, letter) for letter in text))
+    """Name the first font that has all letters of a text, or where none has, the one with the most of them."""
+    fonts, letters = ("", *_SYSTEM_FONTS), set(text)
+    found = (name for name in fonts if all(_has(name, letter) for letter in letters))
+    # The fonts of the system are looked for only where they are wanted.
+    first = next(found, None)
+    return first if first is not None else max(fonts, key=lambda name: sum(_has(name, letter) for letter in letters))
 
 
 @functools.cache
@@ -131,7 +137,9 @@ def _width(line: str, name: str, size: int) -> int:
 
 
 def _spelled(text: str) -> str:
-    """Return a text as it can be drawn here, with question marks for letters that cannot."""
+    """Return a text as it can be drawn here, with question marks for letters that cannot, and an end to it."""
+    if len(text) > MOST_LETTERS:
+        text = text[:MOST_LETTERS] + "…"
     found, shown = drawable(text), presentable(text)
     return found if found is not None else "".join(c if _has(_font_of(shown), c) else "?" for c in shown)
 

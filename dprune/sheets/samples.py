@@ -32,8 +32,9 @@ class SampleShown:
 
     @property
     def title(self) -> str:
-        """The key, and the class where there is one."""
-        return f"{self.key} ({self.class_name})" if self.class_name else self.key
+        """The key, and the class where there is one that the key does not name, as keys of folders do."""
+        named = not self.class_name or self.class_name in self.key.split("/")
+        return self.key if named else f"{self.key} ({self.class_name})"
 
 
 def samples_shown(dataset: Dataset, ids: npt.NDArray[np.int64], side: int) -> dict[int, SampleShown]:
