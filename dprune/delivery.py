@@ -50,7 +50,7 @@ class Delivery:
         """Run `job` unless its output is already there.
 
         Raises:
-            InputError: the output or a file beside it exists, was made otherwise, and --overwrite was not given.
+            InputError: the output or a file beside it exists, was made differently, and --overwrite was not given.
             UsageError: several workers run a command that cannot share its work, or two files have one name.
             DpruneError: another process makes the same, or what was made has vanished.
         """
@@ -129,12 +129,12 @@ class Delivery:
             )
 
     def _is_made(self, job: Job) -> bool:
-        """Tell whether there is nothing to do, and refuse to replace what was made otherwise."""
+        """Tell whether there is nothing to do, and refuse to replace what was made differently."""
         found = None if self._is_stdout else job.existing()
         unlike = "" if found is None else difference(found, job.record)
         if unlike and not self.output.overwrite:
             raise InputError(
-                f"{self.output.path} exists and was made otherwise ({unlike}): "
+                f"{self.output.path} exists and was made differently ({unlike}): "
                 "give --overwrite to replace it, or another -o."
             )
         for file in job.beside:
