@@ -119,7 +119,7 @@ class Delivery:
         unlike = "" if found is None else difference(found, job.record)
         if unlike and not self.output.overwrite:
             raise InputError(
-                f"{self.output.path} exists and was made otherwise ({unlike}): "
+                f"{self.output.path} exists and was made differently ({unlike}): "
                 "give --overwrite to replace it, or another -o."
             )
         for file in job.beside:

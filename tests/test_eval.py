@@ -989,7 +989,7 @@ def test_other_labels_beside_the_same_features_are_another_input(tmp_path: Path)
     asked = ("eval", *both, "--metrics", "shares", "-o", tmp_path / "m.json")
     dprune(*asked).ok()
     save_file({"features": x, "label": label[::-1].copy()}, both[1])
-    dprune(*asked).fails(3, "made otherwise")
+    dprune(*asked).fails(3, "made differently")
 
 
 def test_the_seed_moves_the_errors_and_not_the_distances(pair: tuple[Path, Path]) -> None:

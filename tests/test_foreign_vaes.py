@@ -393,4 +393,4 @@ def test_transformers_of_others_see_latents_as_the_configuration_says(tmp_path: 
     # What lies beside the weights changes the images, and the digest of the weights does not tell.
     for changes in ({"scaling_factor": 0.18215}, {"norm_num_groups": 16}):
         configured(tmp_path, "small-sd3", **changes)
-        dprune(*command).fails(3, "made otherwise", "latent_scale" if "scaling_factor" in changes else "vae_groups")
+        dprune(*command).fails(3, "made differently", "latent_scale" if "scaling_factor" in changes else "vae_groups")

@@ -685,7 +685,7 @@ def test_the_figure_shows_the_closest_pairs(images) -> None:
     Path("f.png").unlink()
     dprune(*args).ok()
     assert Path("f.png").read_bytes() == first
-    dprune(*args[:-1], "4").fails(3, "f.png", "made otherwise", "--overwrite", "another --figure")
+    dprune(*args[:-1], "4").fails(3, "f.png", "made differently", "--overwrite", "another --figure")
     assert Path("f.png").read_bytes() == first
     dprune(*args[:-1], "4", "--overwrite").ok()
     assert Path("f.png").read_bytes() != first

@@ -340,7 +340,7 @@ def test_sigterm_stops_between_batches(models, tmp_path):
 
 def test_other_options_need_overwrite(sample, tmp_path):
     sample("out", "--seeds", "0-5").ok()
-    sample("out", "--seeds", "0-5", "--cfg", "2").fails(3, "made otherwise", "--overwrite")
+    sample("out", "--seeds", "0-5", "--cfg", "2").fails(3, "made differently", "--overwrite")
     before = pixels(tmp_path / "out")
     sample("out", "--seeds", "0-5", "--cfg", "2", "--overwrite").ok()
     assert record(tmp_path / "out")["options"]["cfg"] == 2

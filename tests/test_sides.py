@@ -164,7 +164,7 @@ def test_images_drawn_anew_under_the_same_names_and_sizes_are_others(tmp_path: P
 
     draw(0).ok()
     assert "is up to date" in draw(0).ok().err
-    draw(50).fails(3, "was made otherwise", "--overwrite")
+    draw(50).fails(3, "was made differently", "--overwrite")
 
 
 class Counting(Silent):

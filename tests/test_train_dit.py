@@ -259,7 +259,7 @@ def test_a_run_whose_copies_shared_their_noise_is_another_run(
         options = DiTSettings.options
         before.setattr(DiTSettings, "options", lambda self: {k: v for k, v in options(self).items() if k != "noise"})
         train(store, tmp_path / "run", "--steps", "1").ok()
-    train(store, tmp_path / "run", "--steps", "1").fails(3, "made otherwise", "noise")
+    train(store, tmp_path / "run", "--steps", "1").fails(3, "made differently", "noise")
 
 
 def test_the_gradient_of_copies_varies_as_that_of_independent_draws():
