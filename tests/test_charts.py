@@ -147,6 +147,13 @@ def test_bounds_lie_beyond_all_values(low: float, high: float) -> None:
     assert found[0] < low <= high < found[1]
 
 
+def test_rows_of_what_was_not_measured_say_so() -> None:
+    figure = ranked_dots("a", "said", LINES, [estimated(0, 0.5, 2), estimated(2, 0.5, 1)], 1, "lower")
+    texts = [element.text for element in ET.fromstring(figure.picture).iter(SVG + "text")]
+    assert {"furthest", "nearest: not measured", "random: not measured"} <= set(texts)
+    assert len(places(figure)) == 2
+
+
 @pytest.mark.parametrize(("better", "order"), [("lower", [3, 2, 1, 0]), ("higher", [0, 1, 2, 3]), ("", [0, 1, 2, 3])])
 def test_rows_are_ranked_by_what_is_better(better: str, order: list[int]) -> None:
     estimates = [estimated(line, 0.5, 5 - line) for line in range(4)]

@@ -88,6 +88,24 @@ def test_what_is_not_told_apart_is_not_the_best(study) -> None:
     assert "standard errors: the two cannot be told apart" in text
 
 
+@pytest.mark.parametrize(
+    ("unpruned", "said"),
+    [
+        (5.0, "Both points are worse than the unpruned."),
+        (30.0, "Both points are better than the unpruned."),
+        (10.1, "Of 2 points, none is better than the unpruned, 1 is worse and 1 cannot be told apart from it."),
+    ],
+)
+def test_points_are_counted_by_how_they_compare_with_the_unpruned(study, unpruned: float, said: str) -> None:
+    study.add(NEAREST, 10.0).add(FURTHEST, 12.0).add(Run(), unpruned)
+    assert said in study.said()["Fréchet distance"]
+
+
+def test_where_nothing_can_be_told_apart_that_is_said(study) -> None:
+    study.add(NEAREST, 10.0).add(FURTHEST, 10.1).add(Run(), 10.05)
+    assert study.said()["Fréchet distance"].endswith("Neither of the two points can be told apart from the unpruned.")
+
+
 def test_of_two_points_the_other_is_named(study) -> None:
     study.add(NEAREST, 10.0).add(FURTHEST, 10.1)
     (text,) = study.said().values()

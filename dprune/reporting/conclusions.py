@@ -170,15 +170,19 @@ def _against_baseline(verdict: Verdict) -> str:
         return ""
     baselines = {row.baseline.label: row.baseline for row in (verdict.leader, *verdict.rivals) if row.baseline}
     baseline = _the(*baselines.values()) if len(baselines) == 1 else "its baseline"
-    even = compared - verdict.better - verdict.worse
-    return (
-        f"Of {compared} points, {_are(verdict.better)} better than {baseline}, {_are(verdict.worse)} worse and "
-        f"{even:,} cannot be told apart from it."
-    )
+    better, worse, even = verdict.better, verdict.worse, compared - verdict.better - verdict.worse
+    if compared in (better, worse):
+        every = "Both points" if compared == 2 else f"All {compared} points"
+        return f"{every} are {'better' if better else 'worse'} than {baseline}."
+    if compared == even:
+        none = "Neither of the two points" if compared == 2 else f"None of the {compared} points"
+        return f"{none} can be told apart from {baseline}."
+    apart = f"{_are(better)} better than {baseline}, {_are(worse)} worse"
+    return f"Of {compared} points, {apart} and {even:,} cannot be told apart from it."
 
 
 def _are(count: int) -> str:
-    return f"{count:,} {'is' if count == 1 else 'are'}"
+    return f"{count or 'none'} {'are' if count > 1 else 'is'}"
 
 
 def _by_ratio(verdict: Verdict) -> str:
@@ -225,11 +229,10 @@ def _nearness(known: Sequence[tuple[CellMean, TableRow]], key: str) -> Iterator[
     near = sum(estimate.mean + (estimate.half_width or 0) < 1 for estimate, _ in known)
     other = row.baseline.cells[0].estimate(key) if row.baseline is not None else None
     held = f", beside {value_text(other)} of {_the(row.baseline)}" if row.baseline is not None and other else ""
-    shown = _are(near) if near else "none is"
     yield (
         "The distance to the nearest training sample, over that of held-out samples, is lowest for "
-        f"{title_of(row)}: {value_text(nearest)}{held}. Of {_points(len(known))}, {shown} below 1 by more than the "
-        "error, where generated samples are nearer than unseen ones."
+        f"{title_of(row)}: {value_text(nearest)}{held}. Of {_points(len(known))}, {_are(near)} below 1 by more than "
+        "the error, where generated samples are nearer than unseen ones."
     )
 
 

@@ -8,7 +8,7 @@ from dprune.reporting.conclusions import Conclusions
 from dprune.reporting.line_table import LineTable
 from dprune.reporting.markup import escape, markdown
 
-CAUTIONS = "Before you believe it"
+CAUTIONS = "Cautions"
 
 
 def html_conclusions(conclusions: Conclusions) -> str:

@@ -58,7 +58,7 @@ class Labeller:
             values = sorted({table.get(factor) for table in self._tables} - {ANY}, key=_by_size)
             shown = ["none" if value is None else shortened(factor, value) for value in values[:_MOST]]
             more = [f"{len(values) - _MOST:,} more"] if len(values) > _MOST else []
-            found.append(f"{noun(factor, **self._doubts(factor))} ({', '.join(shown + more)})")
+            found.append(_with_values(noun(factor, **self._doubts(factor)), [*shown, *more]))
         return list(dict.fromkeys(found))
 
     def _doubts(self, factor: Factor) -> dict[str, bool]:
@@ -68,6 +68,12 @@ class Labeller:
             "of_place": len(self._paths[factor.command, factor.name]) > 1,
             "of_value": len({table[factor] for table in self._tables if factor in table} - {ANY}) > 1,
         }
+
+
+def _with_values(name: str, values: Sequence[str]) -> str:
+    """Add values in brackets, to those that are there where an option is named in them."""
+    said = ", ".join(values)
+    return f"{name.removesuffix(')')}: {said})" if name.endswith(")") else f"{name} ({said})"
 
 
 def _by_size(value: str | None) -> tuple[float, str]:
