@@ -174,7 +174,7 @@ def test_whatever_opens_shards_takes_what_was_chosen(pairs: Path, tmp_path: Path
     dprune("pack", pairs, *CHOSEN, "--subset", tmp_path / "keep.npy", "-o", tmp_path / "half").ok()
     dprune("eval", pairs, tmp_path / "chosen", *CHOSEN, "--metrics", "kid", "-o", tmp_path / "m.json").ok()
     for command in ("encode", "train-vae", "memorization", "select"):
-        assert "--image-member" in dprune(command, "--help").ok().out.decode()
+        assert "--image-member" in dprune(command, "--help-all").ok().out.decode()
 
 
 def test_a_choice_that_no_sample_has(pairs: Path, tmp_path: Path) -> None:
