@@ -81,8 +81,9 @@ _ACCEPTED = {
     "clusters": set[str](),
     "scores": {"array"},
     "subset": {"array"},
-    "vae": set[str](),
-    "dit": {"run"},
+    # The files that torch saves are zip archives.
+    "vae": {"archive"},
+    "dit": {"run", "archive"},
     "run": set[str](),
     "result": {"table"},
     "samples": {"images", "shards", "generated", "features", "matrix", "archive"},
