@@ -47,7 +47,7 @@ class Delivery:
         """Run `job` unless its output is already there.
 
         Raises:
-            InputError: the output or a file beside it exists, was made otherwise, and --overwrite was not given.
+            InputError: the output or a file beside it exists, was made differently, and --overwrite was not given.
             UsageError: several workers run a command that cannot share its work, or two files have one name.
             DpruneError: another process makes the same, or what was made has vanished.
         """
@@ -114,7 +114,7 @@ class Delivery:
             )
 
     def _is_made(self, job: Job) -> bool:
-        """Tell whether there is nothing to do, and refuse to replace what was made otherwise."""
+        """Tell whether there is nothing to do, and refuse to replace what was made differently."""
         found = None if self._is_stdout else job.existing()
         unlike = "" if found is None else difference(found, job.record)
         if unlike and not self.output.overwrite:

@@ -58,11 +58,13 @@ class Count(click.IntRange):
 
     def __init__(self, least: int, most: int) -> None:
         super().__init__(min=least)
-        self._most = most
+        self._least, self._most = least, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse `value`."""
-        found: int = super().convert(value, param, ctx)
+        found: int = click.INT.convert(value, param, ctx)
+        if found < self._least:
+            self.fail(f"{found} is too small: give at least {self._least:,}.", param, ctx)
         if found > self._most:
             self.fail(f"{found} is too large: give at most {self._most:,}.", param, ctx)
         return found
