@@ -83,6 +83,19 @@ class Tag(click.ParamType[tuple[str, str]]):
         return key, rest
 
 
+class Place(click.ParamType[str]):
+    """Where an output goes; where it is missing, the error says what it is the place of."""
+
+    name = "path"
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        """Say what the output is."""
+        return self._kind
+
+
 def count(
     name: str, text: str, *, group: Group, common: bool = False, default: int | None = None, least: int = 1,
     most: int = INT64,
@@ -129,8 +142,8 @@ def delivers(
                 raise
 
         shared = [
-            option("-o", "--output", group="Output", common=True, metavar="PATH", required=default is None,
-                   **_told(default), help=kind),
+            option("-o", "--output", group="Output", common=True, metavar="PATH", type=Place(kind),
+                   required=default is None, **_told(default), help=kind),
             option("--overwrite", group="Output", common=True, is_flag=True,
                    help="Replace an output that was made differently."),
             option("--dry-run", group="Output", common=True, is_flag=True,
