@@ -83,8 +83,8 @@ class Tag(click.ParamType[tuple[str, str]]):
         return key, rest
 
 
-class Place(click.ParamType[str]):
-    """Where an output goes; where it is missing, the error says what it is the place of."""
+class OutputPath(click.ParamType[str]):
+    """Where an output goes; where it is missing, the error says what it would be."""
 
     name = "path"
 
@@ -142,7 +142,7 @@ def delivers(
                 raise
 
         shared = [
-            option("-o", "--output", group="Output", common=True, metavar="PATH", type=Place(kind),
+            option("-o", "--output", group="Output", common=True, metavar="PATH", type=OutputPath(kind),
                    required=default is None, **_told(default), help=kind),
             option("--overwrite", group="Output", common=True, is_flag=True,
                    help="Replace an output that was made differently."),
