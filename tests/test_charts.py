@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dprune.charts.curves import extent, offsets, padded, ratio_curves
+from dprune.charts.axes import extent, padded
+from dprune.charts.curves import offsets, ratio_curves
 from dprune.charts.densities import density_steps
 from dprune.charts.figure import FORMATS, Figure
 from dprune.charts.lines import SOLID, Estimated, LineStyle, baseline_style, legend_markup, pruned_style
@@ -145,6 +146,13 @@ def test_intervals_beyond_the_axis_end_in_arrows() -> None:
 def test_bounds_lie_beyond_all_values(low: float, high: float) -> None:
     found = padded([low, high], 0.07)
     assert found[0] < low <= high < found[1]
+
+
+def test_rows_of_what_was_not_measured_say_so() -> None:
+    figure = ranked_dots("a", "said", LINES, [estimated(0, 0.5, 2), estimated(2, 0.5, 1)], 1, "lower")
+    texts = [element.text for element in ET.fromstring(figure.picture).iter(SVG + "text")]
+    assert {"furthest", "nearest: not measured", "random: not measured"} <= set(texts)
+    assert len(places(figure)) == 2
 
 
 @pytest.mark.parametrize(("better", "order"), [("lower", [3, 2, 1, 0]), ("higher", [0, 1, 2, 3]), ("", [0, 1, 2, 3])])

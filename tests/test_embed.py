@@ -103,7 +103,7 @@ def test_up_to_date_without_torch(shards: Path, tmp_path: Path) -> None:
 
 
 def test_dry_run_touches_nothing(shards: Path, tmp_path: Path) -> None:
-    plan = json.loads(embed(shards, tmp_path / "f", "--dry-run").ok().out)
+    plan = json.loads(embed(shards, tmp_path / "f", "--dry-run", "--json").ok().out)
     assert plan["provenance"]["options"]["model"] == "pixels"
     assert not (tmp_path / "f").exists()
 
@@ -119,7 +119,7 @@ def test_other_options_need_overwrite(shards: Path, tmp_path: Path) -> None:
 def test_fewer_shards_need_overwrite(shards: Path, tmp_path: Path) -> None:
     embed(shards, tmp_path / "f").ok()
     (shards / "000002.tar").unlink()
-    embed(shards, tmp_path / "f").fails(3, "made otherwise")
+    embed(shards, tmp_path / "f").fails(3, "made differently")
     embed(shards, tmp_path / "f", "--overwrite").ok()
     assert sorted(content(tmp_path / "f")) == ["000000.safetensors", "000001.safetensors", "manifest.json"]
     assert open_features(tmp_path / "f").fingerprint == open_dataset([str(shards)]).fingerprint
@@ -151,7 +151,7 @@ def test_changed_shards_are_made_again(shards: Path, tmp_path: Path) -> None:
     embed(shards, tmp_path / "f").ok()
     before = content(tmp_path / "f")
     write_tar(shards / "000001.tar", sample("new", 99, 2))
-    embed(shards, tmp_path / "f").fails(3, "made otherwise", "members of 000001.tar", "--overwrite")
+    embed(shards, tmp_path / "f").fails(3, "made differently", "members of 000001.tar", "--overwrite")
     assert content(tmp_path / "f") == before
     assert json.loads(embed(shards, tmp_path / "f", "--json", "--overwrite").ok().out)["shards_made"] == 1
     np.testing.assert_allclose(open_features(tmp_path / "f").rows(7, 8)[0], squashed(image_bytes(99)), atol=1e-3)
@@ -162,7 +162,7 @@ def test_another_dataset_with_shards_of_the_same_names(tmp_path: Path) -> None:
     for number, name in enumerate("ab"):
         write_tar(tmp_path / name / "000000.tar", sample(f"x{number}", number))
     embed(tmp_path / "a", tmp_path / "f").ok()
-    embed(tmp_path / "b", tmp_path / "f").fails(3, "made otherwise", "members of 000000.tar", "--overwrite")
+    embed(tmp_path / "b", tmp_path / "f").fails(3, "made differently", "members of 000000.tar", "--overwrite")
     assert "is up to date" in embed(tmp_path / "a", tmp_path / "f").ok().err
     embed(tmp_path / "b", tmp_path / "f", "--overwrite").ok()
     np.testing.assert_allclose(open_features(tmp_path / "f").rows(0, 1)[0], squashed(image_bytes(1)), atol=1e-3)

@@ -166,7 +166,7 @@ def test_captions_are_counted_or_kept(tmp_path: Path) -> None:
         assert list(found) == ["cat/a.png", "cat/a.cls", "cat/a.json", "cat/a.txt", "cat/b.png", "cat/b.cls", "d.png",
                                "d.caption"]  # fmt: skip
         assert (found["cat/a.txt"], found["cat/a.json"]) == (b"a cat", b"junk")
-    dprune("pack", folder, "-o", tmp_path / "plain", "--beside", "txt").fails(3, "made otherwise")
+    dprune("pack", folder, "-o", tmp_path / "plain", "--beside", "txt").fails(3, "made differently")
     refused(folder, "--beside", "png").fails(2, "--beside png", "samples of their own")
     refused(folder, "--beside", "a b").fails(2, "--beside")
 
@@ -258,7 +258,7 @@ def test_one_split_is_taken_and_its_folders_are_the_classes(tmp_path: Path, pack
     assert labels(tmp_path / "out") == {f"{above}train/cat/a": 0, f"{above}train/dog/b": 1, f"{above}train/dog/c": 1}
     assert (tmp_path / "out" / "classes.txt").read_text() == "cat\ndog\n"
     pack(source, tmp_path / "val", "--split", "val")
-    dprune("pack", source, "-o", tmp_path / "val", "--split", "train").fails(3, "made otherwise", "split")
+    dprune("pack", source, "-o", tmp_path / "val", "--split", "train").fails(3, "made differently", "split")
     assert pack(source, tmp_path / "none", "--split", "none")["classes"] == 4
     refused(source, "--split", "test").fails(3, "no split 'test'", "train (3)")
 
@@ -289,7 +289,7 @@ def test_a_list_says_the_order_of_the_classes(tmp_path: Path) -> None:
         assert labels(out) == {"ape/c": 2, "cat/a": 3, "dog/b": 0}
         assert (out / "classes.txt").read_text() == "dog\nemu\nape\ncat\n"
     (folder / "classes.txt").write_bytes(b"\xef\xbb\xbfdog\r\nape\r\ncat\r\nemu")
-    dprune("pack", folder, "-o", tmp_path / "out").fails(3, "made otherwise", "images")
+    dprune("pack", folder, "-o", tmp_path / "out").fails(3, "made differently", "images")
     assert pack(folder, tmp_path / "turned")["classes"] == 4
     assert labels(tmp_path / "turned") == {"ape/c": 1, "cat/a": 2, "dog/b": 0}
     for content, words in (
@@ -390,4 +390,4 @@ def test_all_splits_number_their_classes_alike(tmp_path: Path) -> None:
         assert (tmp_path / name / "classes.txt").read_text() == "cat\ndog\neel\n"
     assert labels(tmp_path / "val") == {"val/cat/d": 0, "val/eel/y": 2}
     (folder / "val" / "eel").rename(folder / "val" / "ape")
-    dprune("pack", folder, "-o", tmp_path / "train", "--split", "train").fails(3, "made otherwise", "images")
+    dprune("pack", folder, "-o", tmp_path / "train", "--split", "train").fails(3, "made differently", "images")

@@ -178,7 +178,7 @@ def test_folders_of_diffusers(tmp_path: Path) -> None:
     vae, _ = load_vae(tmp_path, CPU)
     assert all(value.dtype == torch.float32 for value in vae.state_dict().values())
     assert 1e-5 < max(differences(vae, "small")) < 1e-2
-    with pytest.raises(InputError, match="is a folder: name the"):
+    with pytest.raises(InputError, match="is a folder without model"):
         open_vae(FOLDER)
 
 
@@ -307,9 +307,10 @@ def test_sizes_of_images(shards: Path, tmp_path: Path) -> None:
 
 
 def test_latents_tell_the_scale_that_the_configuration_says(shards: Path, tmp_path: Path) -> None:
+    asked = ("--dry-run", "--json")
     for name, said in (("small-sd3", [1.5305, 0.0609]), ("small", None)):
         path = saved(tmp_path / name / "vae.safetensors", name)
-        done = dprune("encode", shards, "--vae", path, "--image-size", 16, "-o", tmp_path / "l", "--dry-run").ok()
+        done = dprune("encode", shards, "--vae", path, "--image-size", 16, "-o", tmp_path / "l", *asked).ok()
         assert json.loads(done.out)["provenance"]["options"].get("latent_scale") == said
 
 
@@ -379,7 +380,7 @@ def test_transformers_of_others_see_latents_as_the_configuration_says(tmp_path: 
     command = ("sample", tmp_path / "sit.pt", "--parametrization", "velocity", "--vae", vae, "--seeds", "0-2",
                "--steps", 2, "--device", "cpu", "-o", tmp_path / "made")  # fmt: skip
     done = dprune(*command).ok()
-    assert "config.json says: less 0.0609, times 1.5305" in " ".join(done.err.split())
+    assert "config.json says: minus 0.0609, times 1.5305" in " ".join(done.err.split())
     assert "up to date" in dprune(*command).ok().err
     seeds = torch.arange(3)
     z = sample_latents(network, seeds, seeds, Guidance(1.0), steps=2)
@@ -393,4 +394,4 @@ def test_transformers_of_others_see_latents_as_the_configuration_says(tmp_path: 
     # What lies beside the weights changes the images, and the digest of the weights does not tell.
     for changes in ({"scaling_factor": 0.18215}, {"norm_num_groups": 16}):
         configured(tmp_path, "small-sd3", **changes)
-        dprune(*command).fails(3, "made otherwise", "latent_scale" if "scaling_factor" in changes else "vae_groups")
+        dprune(*command).fails(3, "made differently", "latent_scale" if "scaling_factor" in changes else "vae_groups")

@@ -44,7 +44,7 @@ def test_kinds_are_mixed_in_the_order_given_and_classes_are_merged(sources: list
     record = json.loads((tmp_path / "out" / "manifest.json").read_text())["provenance"]
     assert list(record["parents"]) == ["images", "images 2", "shards 3"]
     assert "up to date" in dprune("pack", *sources, "-o", tmp_path / "out").ok().err
-    dprune("pack", *reversed(sources), "-o", tmp_path / "out").fails(3, "made otherwise")
+    dprune("pack", *reversed(sources), "-o", tmp_path / "out").fails(3, "made differently")
     joined(tmp_path / "turned", *reversed(sources))
     assert list(members(tmp_path / "turned")) == [
         name for key in ("cat/s0", "emu/s1", "ape/z0", "dog/z1", "cat/p0", "dog/p1")

@@ -170,7 +170,7 @@ def test_every_kind_of_source_takes_labels(kinds: dict[str, Path], tmp_path: Pat
     record = json.loads((out / "manifest.json").read_text())["provenance"]
     assert sorted(record["parents"]) == sorted(["shards" if kind == "shards" else "images", "labels"])
     write(file, rows.replace("emu", "cow"))
-    dprune("pack", kinds[kind], "-o", out, "--labels", file).fails(3, "made otherwise", "labels")
+    dprune("pack", kinds[kind], "-o", out, "--labels", file).fails(3, "made differently", "labels")
 
 
 def test_one_file_labels_several_sources(kinds: dict[str, Path], tmp_path: Path) -> None:

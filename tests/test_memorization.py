@@ -597,7 +597,7 @@ def test_a_result_is_made_once(here: Path) -> None:
     dprune(*args, "--alpha", "0.7").fails(3, "m.json", "alpha", "--overwrite")
     dprune(*args, "--alpha", "0.7", "--overwrite").ok()
     assert read_array("pairs.npy").record["options"]["alpha"] == 0.7
-    plan = json.loads(dprune(*args, "--dry-run").ok().out)
+    plan = json.loads(dprune(*args, "--dry-run", "--json").ok().out)
     assert plan["provenance"]["command"] == "memorization"
 
 
@@ -685,7 +685,7 @@ def test_the_figure_shows_the_closest_pairs(images) -> None:
     Path("f.png").unlink()
     dprune(*args).ok()
     assert Path("f.png").read_bytes() == first
-    dprune(*args[:-1], "4").fails(3, "f.png", "made otherwise", "--overwrite", "another --figure")
+    dprune(*args[:-1], "4").fails(3, "f.png", "made differently", "--overwrite", "another --figure")
     assert Path("f.png").read_bytes() == first
     dprune(*args[:-1], "4", "--overwrite").ok()
     assert Path("f.png").read_bytes() != first

@@ -96,7 +96,7 @@ def test_changed_images_of_equal_size_are_noticed_in_a_zip(tmp_path: Path) -> No
     write(image)
     dprune("pack", tmp_path / "in.zip", "-o", out, "--workers", 0).ok()
     write(image[:-1] + b"x")
-    dprune("pack", tmp_path / "in.zip", "-o", out, "--workers", 0).fails(3, "made otherwise", "images")
+    dprune("pack", tmp_path / "in.zip", "-o", out, "--workers", 0).fails(3, "made differently", "images")
 
 
 def test_webdataset_reads_our_shards(photos: Path, tmp_path: Path) -> None:
@@ -610,7 +610,7 @@ def test_an_unfinished_pack_is_not_taken_for_a_dataset(photos: Path, tmp_path: P
     out = tmp_path / "out"
     dprune("pack", photos, "-o", out, "--stop-after", "0s", "--workers", 0).fails(75, "run the same command again")
     dprune("score", "random", out).fails(3, "not finished")
-    dprune("pack", photos, "-o", out, "--size", 8, "--workers", 0).fails(3, "exists and was made otherwise")
+    dprune("pack", photos, "-o", out, "--size", 8, "--workers", 0).fails(3, "exists and was made differently")
     dprune("pack", photos, "-o", out, "--workers", 0).ok()
     dprune("score", "random", out).ok()
 

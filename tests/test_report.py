@@ -129,7 +129,7 @@ def test_numbers_of_the_tables_are_those_of_the_results(tmp_path: Path) -> None:
     assert (pruned["frechet_distance_over"], pruned["frechet_distance_units"]) == ("trainings", "2")
     assert pruned["kid"] == ""
     markdown = (tmp_path / "report" / "quality.md").read_text().splitlines()
-    assert markdown[2] == f"| unpruned | 0 | 1 | 1 | 500 | 8 (±0.49) | {MISSING} |"
+    assert markdown[2] == f"| unpruned | 0 | 1 | 1 | 500 | 8.00 (±0.49) | {MISSING} |"
     assert markdown[3] == f"| nearest | 0.75 | 2 | 1 | 500 | 12 ±25 | {MISSING} |"
     assert "Not computable from these samples: KID." in (tmp_path / "report" / "report.html").read_text()
 
@@ -504,7 +504,7 @@ def test_damaged_histograms_are_one_sentence(tmp_path: Path) -> None:
 
 def test_a_dry_run_touches_nothing(tmp_path: Path) -> None:
     file = write_metrics(tmp_path / "a.json", PRUNED)
-    plan = json.loads(dprune("report", file, "-o", tmp_path / "report", "--dry-run").ok().out)
+    plan = json.loads(dprune("report", file, "-o", tmp_path / "report", "--dry-run", "--json").ok().out)
     assert plan["provenance"]["command"] == "report"
     assert os.listdir(tmp_path) == ["a.json"]
 

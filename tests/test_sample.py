@@ -340,7 +340,7 @@ def test_sigterm_stops_between_batches(models, tmp_path):
 
 def test_other_options_need_overwrite(sample, tmp_path):
     sample("out", "--seeds", "0-5").ok()
-    sample("out", "--seeds", "0-5", "--cfg", "2").fails(3, "made otherwise", "--overwrite")
+    sample("out", "--seeds", "0-5", "--cfg", "2").fails(3, "made differently", "--overwrite")
     before = pixels(tmp_path / "out")
     sample("out", "--seeds", "0-5", "--cfg", "2", "--overwrite").ok()
     assert record(tmp_path / "out")["options"]["cfg"] == 2
@@ -692,7 +692,7 @@ def test_classes_are_read_back():
 
 
 def test_a_dry_run_touches_nothing(sample, tmp_path):
-    plan = json.loads(sample("out", "--seeds", "0-3", "--dry-run").ok().out)
+    plan = json.loads(sample("out", "--seeds", "0-3", "--dry-run", "--json").ok().out)
     assert plan["provenance"]["options"]["seeds"] == "0-3"
     assert not (tmp_path / "out").exists()
 

@@ -171,9 +171,9 @@ def test_same_command_is_up_to_date_and_another_is_refused(files: tuple[Path, Pa
     dprune("select", scores, "--keep", "0.25", "-o", out).ok()
     before = out.stat().st_ino
     assert "up to date" in dprune("select", scores, "--keep", "0.25", "-o", out).ok().err
-    dprune("select", scores, "--keep", "0.5", "-o", out).fails(3, "exists and was made otherwise", "keep: 0.25")
+    dprune("select", scores, "--keep", "0.5", "-o", out).fails(3, "exists and was made differently", "keep: 0.25")
     np.save(scores, np.load(scores)[::-1])
-    dprune("select", scores, "--keep", "0.25", "-o", out).fails(3, "made otherwise", "scores digest")
+    dprune("select", scores, "--keep", "0.25", "-o", out).fails(3, "made differently", "scores digest")
     assert out.stat().st_ino == before
     dprune("select", scores, "--keep", "0.5", "-o", out, "--overwrite").ok()
     assert len(np.load(out)) == 100
@@ -197,7 +197,7 @@ def test_tags_are_recorded(files: tuple[Path, Path]) -> None:
 
 def test_dry_run_touches_nothing(files: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "new" / "keep.npy"
-    plan = json.loads(dprune("select", files[0], "--keep", "0.5", "-o", out, "--dry-run").ok().out)
+    plan = json.loads(dprune("select", files[0], "--keep", "0.5", "-o", out, "--dry-run", "--json").ok().out)
     assert plan["provenance"]["options"]["keep"] == "0.5"
     assert not out.parent.exists()
 
@@ -382,7 +382,7 @@ def test_a_figure_replaces_nothing_else(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(image_bytes(0))
     args = ("select", tmp_path / "s.npy", "--keep", "5", "-o", tmp_path / "k.npy", "--shards", shards, "--figure")
     dprune(*args, tmp_path / "photo.png").fails(3, "photo.png", "not written by dprune", "--figure")
-    dprune(*args, tmp_path / "s.npy").fails(3, "s.npy", "made otherwise")
+    dprune(*args, tmp_path / "s.npy").fails(3, "s.npy", "made differently")
     dprune(*args, tmp_path / "k.npy").fails(2, "same file")
     assert not (tmp_path / "k.npy").exists()
 
@@ -395,7 +395,7 @@ def test_a_figure_of_another_selection_is_replaced_when_told(shards: Path, tmp_p
     drawn = figure.read_bytes()
     dprune("select", tmp_path / "s.npy", "--keep", 9, "-o", tmp_path / "nine.npy").ok()
     nine = (*args, "--keep", 9, "-o", tmp_path / "nine.npy")
-    dprune(*nine).fails(3, "f.png exists and was made otherwise", "--overwrite", "--figure")
+    dprune(*nine).fails(3, "f.png exists and was made differently", "--overwrite", "--figure")
     assert figure.read_bytes() == drawn
     dprune(*nine, "--overwrite").ok()
     assert figure.read_bytes() != drawn
@@ -549,8 +549,8 @@ def test_keys_are_text_with_the_way_to_them_on_top(shards: Path, tmp_path: Path)
     assert json.loads(record)["options"] == {"format": "keys", "keep": "3", "order": "highest"}
     assert json.loads(record)["fingerprint"] == open_dataset([str(shards)]).fingerprint
     assert "up to date" in dprune(*args, "-o", tmp_path / "k.txt").ok().err
-    dprune(*args[:3], "4", *args[4:], "-o", tmp_path / "k.txt").fails(3, "made otherwise", "keep: 3, not 4")
-    dprune(*args[:-2], "-o", tmp_path / "k.txt").fails(3, "made otherwise", "format: keys")
+    dprune(*args[:3], "4", *args[4:], "-o", tmp_path / "k.txt").fails(3, "made differently", "keep: 3, not 4")
+    dprune(*args[:-2], "-o", tmp_path / "k.txt").fails(3, "made differently", "format: keys")
 
 
 def test_subsets_by_key_meet_subsets_by_id(shards: Path, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_pack_makes_of_what_was_chosen_shards_that_need_no_choice(pairs: Path, t
     assert record["options"]["label_member"] == "json:label"
     dprune("pack", f"pipe:cat {pairs}", *CHOSEN, "-o", tmp_path / "streamed").ok()
     assert (tmp_path / "streamed/000000.tar").read_bytes() == (tmp_path / "out/000000.tar").read_bytes()
-    dprune("pack", pairs, "-o", tmp_path / "out").fails(3, "made otherwise", "image_member")
+    dprune("pack", pairs, "-o", tmp_path / "out").fails(3, "made differently", "image_member")
     dprune("pack", "sklearn:digits", *CHOSEN, "-o", tmp_path / "d").fails(2, "are for shards alone")
 
 
@@ -167,14 +167,14 @@ def test_whatever_opens_shards_takes_what_was_chosen(pairs: Path, tmp_path: Path
     chosen, plain = (open_features(tmp_path / name) for name in ("chosen", "e"))
     np.testing.assert_array_equal(chosen.rows(0, 6), plain.rows(0, 6))
     np.testing.assert_array_equal(chosen.labels(), np.arange(6) % 3)
-    dprune("embed", pairs, *pixels, "-o", tmp_path / "chosen").fails(3, "made otherwise", "image_member")
+    dprune("embed", pairs, *pixels, "-o", tmp_path / "chosen").fails(3, "made differently", "image_member")
     dprune("score", "random", pairs, *CHOSEN, "-o", tmp_path / "r.npy").ok()
     dprune("select", tmp_path / "r.npy", "--keep", "0.5", "-o", tmp_path / "keep.npy").ok()
     dprune("pack", pairs, "--subset", tmp_path / "keep.npy", "-o", tmp_path / "half").fails(3, "different datasets")
     dprune("pack", pairs, *CHOSEN, "--subset", tmp_path / "keep.npy", "-o", tmp_path / "half").ok()
     dprune("eval", pairs, tmp_path / "chosen", *CHOSEN, "--metrics", "kid", "-o", tmp_path / "m.json").ok()
     for command in ("encode", "train-vae", "memorization", "select"):
-        assert "--image-member" in dprune(command, "--help").ok().out.decode()
+        assert "--image-member" in dprune(command, "--help-all").ok().out.decode()
 
 
 def test_a_choice_that_no_sample_has(pairs: Path, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_images_drawn_anew_under_the_same_names_and_sizes_are_others(tmp_path: P
 
     draw(0).ok()
     assert "is up to date" in draw(0).ok().err
-    draw(50).fails(3, "was made otherwise", "--overwrite")
+    draw(50).fails(3, "was made differently", "--overwrite")
 
 
 class Counting(Silent):
@@ -219,7 +219,14 @@ def test_a_reader_holds_what_is_decoded_together(tmp_path: Path) -> None:
 def test_a_dry_run_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DPRUNE_CACHE", str(tmp_path / "cache"))
     done = dprune(
-        "eval", folder(tmp_path / "g"), folder(tmp_path / "r", seed=1), *PIXELS, "--dry-run", "-o", tmp_path / "m"
+        "eval",
+        folder(tmp_path / "g"),
+        folder(tmp_path / "r", seed=1),
+        *PIXELS,
+        "--dry-run",
+        "--json",
+        "-o",
+        tmp_path / "m",
     )
     assert set(json.loads(done.ok().out)["provenance"]["parents"]) == {"generated", "reference"}
     assert not (tmp_path / "cache").exists()

@@ -57,7 +57,7 @@ def test_streams_give_the_same_shards(shards: Path, tmp_path: Path, way: str) ->
     done.ok()
     assert list(members(out).items()) == list(members(tmp_path / "indexed").items())
     again = dprune_process("pack", *sources, "-o", out, "--shard-size", 4, stdin=stdin)
-    again.fails(3, "exists and was made otherwise")
+    again.fails(3, "exists and was made differently")
 
 
 @pytest.mark.parametrize("cut", [700, 1024, 5000])
@@ -239,7 +239,7 @@ def test_members_that_are_chosen_become_those_that_all_read(tmp_path: Path) -> N
         record = json.loads((out / "manifest.json").read_text())["provenance"]
         assert record["options"]["image_member"] == "input.tif"
         assert record["findings"]["left_out"] == {"keys without an image": 1}
-    dprune("pack", f"pipe:cat {tar}", "-o", tmp_path / "1").fails(3, "made otherwise", "image_member")
+    dprune("pack", f"pipe:cat {tar}", "-o", tmp_path / "1").fails(3, "made differently", "image_member")
 
 
 def test_links_in_streams_are_refused(tmp_path: Path) -> None:

@@ -268,5 +268,5 @@ def test_measures_by_their_definitions() -> None:
 
 
 def test_help_names_the_presets() -> None:
-    help_ = dprune("train-vae", "--help").ok().out.decode()
+    help_ = dprune("train-vae", "--help-all").ok().out.decode()
     assert "base 128, tiny 16" in " ".join(help_.split())

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
-from dprune.charts.curves import clipped, extent, framed, intervals
+from dprune.charts.axes import clipped, extent, framed, intervals
 from dprune.charts.figure import Figure, Template
 from dprune.charts.lines import SHAPES, Estimated, LineStyle, encodings, line_parameters, parameter, shapes, telling
 from dprune.charts.theme import FAINT, GROUND, INK
@@ -27,7 +27,7 @@ def ranked_dots(
     reference: float | None = None,
     note: str = "",
 ) -> Figure:
-    """Draw a dot for each line.
+    """Draw a dot for each line, and below them the names of those that lack the number.
 
     Args:
         title: above the chart.
@@ -43,13 +43,15 @@ def ranked_dots(
     ranked = sorted(estimates, key=lambda estimate: (sign * estimate.mean, estimate.line))
     up = extent(estimates)
     rows = [_row(place, estimate, up, lines) for place, estimate in enumerate(ranked)]
+    lacking = [line.name for number, line in enumerate(lines) if number not in {row["line"] for row in rows}]
     data = {
         "points": rows,
+        "lacking": [{"name": f"{name}: not measured", "top": len(rows) + n} for n, name in enumerate(lacking)],
         "levels": [row for row in rows if row["line"] < baselines],
         "references": [{"x": reference}] if reference is not None and up[0] < reference < up[1] else [],
     }
     names = tuple(line.name for line in lines)
-    return Figure(title, said, partial(_template, tuple(lines), len(rows)), data, {"across": list(up)}, names, note)
+    return Figure(title, said, partial(_template, tuple(lines), len(lines)), data, {"across": list(up)}, names, note)
 
 
 def _row(place: int, estimate: Estimated, up: tuple[float, float], lines: Sequence[LineStyle]) -> dict[str, Any]:
@@ -73,7 +75,9 @@ def _template(lines: tuple[LineStyle, ...], count: int, *, paper: bool) -> Templ
     points = telling(alt.Chart(alt.NamedData("points"))).transform_calculate(
         y=f"datum.top + {_MARK}", head=f"datum.top + {_NAME}"
     )
-    named = points.encode(y=alt.Y("head:Q", scale=rows, axis=None), text="name:N", opacity=common["opacity"])
+    heads = {"y": alt.Y("head:Q", scale=rows, axis=None), "text": alt.Text("name:N")}
+    named = points.encode(**heads, opacity=common["opacity"])
+    lacking = alt.Chart(alt.NamedData("lacking")).transform_calculate(head=f"datum.top + {_NAME}").encode(**heads)
     level = alt.Chart(alt.NamedData("levels"))
     dot = points.encode(x=x, y=y, tooltip=alt.Tooltip("told:N"), **common)
     layers = [
@@ -88,6 +92,7 @@ def _template(lines: tuple[LineStyle, ...], count: int, *, paper: bool) -> Templ
         # A rim in the colour of the ground keeps names legible over the levels.
         named.mark_text(align="left", fontSize=11, x=2, stroke=GROUND, strokeWidth=4, strokeJoin="round"),
         named.mark_text(align="left", fontSize=11, x=2, color=INK),
+        lacking.mark_text(align="left", fontSize=11, x=2, color=FAINT),
     ]
     chart = alt.layer(*layers).add_params(parameter("across", [0, 1]), *line_parameters(lines))
     return Template(framed(chart, _ROW_HEIGHT * count, paper=paper))

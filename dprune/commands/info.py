@@ -56,7 +56,7 @@ def command(
     from dprune.inspecting.listing import open_listing
 
     if head is not None and not shards:
-        raise click.UsageError("--head counts samples that are listed: name their dataset by --shards.")
+        raise click.UsageError("--head shortens the list of samples, which needs --shards: name their dataset with it.")
     found = open_listing(files, shards, members, head) if shards else open_info(files, Look(members, deep))
     console.emit_found(found, as_json=json_)
     console.check_found(found)

@@ -58,7 +58,7 @@ class Beside:
             known = existing_record(self.path)
             unlike = f" ({difference(known, self.record)})" if known else ""
             raise InputError(
-                f"{self.path} exists and was made otherwise{unlike}: give --overwrite to replace it, or another "
+                f"{self.path} exists and was made differently{unlike}: give --overwrite to replace it, or another "
                 f"{self.option}."
             )
 
