@@ -87,12 +87,12 @@ class Tag(click.ParamType[tuple[str, str]]):
         return key, rest
 
 
-class OutputPath(click.ParamType[str]):
+class OutputPath(click.Path):
     """Where an output goes; where it is missing, the error says what it would be."""
 
-    name = "path"
-
     def __init__(self, kind: str) -> None:
+        # Whether it can be written is for the writer to find out, and to tell.
+        super().__init__(readable=False, allow_dash=True)
         self._kind = kind
 
     def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
