@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from dprune.runtime import Monitor, array_task, ranks
 
 if TYPE_CHECKING:
     from dprune.formats.jobs import Job
+    from dprune.next_steps import Given
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Delivery:
     resumes: bool = False
     shares_work: bool = False
     folder: bool = False
+    given: Sequence[Given] = ()
 
     def __post_init__(self) -> None:
         """Refuse an output without a name, and two kinds of data on stdout."""
@@ -57,7 +60,7 @@ class Delivery:
             raise UsageError("RANK and WORLD_SIZE are set, but this command does not share its work: unset both.")
         check_names(self.output.path, job.beside)
         if self.dry_run:
-            console.emit_json({"output": self.output.path, "provenance": job.record}, indent=2)
+            self._tell_plan(job)
             return
         if self._is_stdout and sys.stdout.isatty():
             raise UsageError("stdout is a terminal: give -o FILE, or pipe the array on.")
@@ -70,6 +73,18 @@ class Delivery:
         if self.json:
             found = {"output": self.output.path, "up_to_date": made}
             console.emit_json(found | (job.summary() if summary is None else summary))
+
+    def _tell_plan(self, job: Job) -> None:
+        """Say what would be done; what the command would refuse is refused."""
+        from dprune.dry_run import dry_run
+
+        plan = dry_run(job, self.given, is_made=self._is_made(job))
+        if self.json:
+            console.emit_json(plan.as_json(), indent=2)
+            return
+        console.emit(plan.text())
+        if console.verbosity() > 0:
+            console.emit_json(job.record, indent=2)
 
     def _keep(self, job: Job) -> None:
         """Leave what is there as it is, but for its time."""

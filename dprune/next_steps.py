@@ -78,13 +78,13 @@ _ACCEPTED = {
     "shards": {"generated"},
     "features": {"array", "matrix"},
     "latents": set[str](),
-    "clusters": set[str](),
-    "scores": {"array"},
-    "subset": {"array"},
-    "vae": set[str](),
-    "dit": {"run"},
-    "run": set[str](),
-    "result": {"table"},
+    "clusters": {"archive"},
+    "scores": {"array", "archive"},
+    "subset": {"array", "archive"},
+    "vae": {"archive"},
+    "dit": {"run", "archive"},
+    "run": {"archive"},
+    "result": {"table", "archive"},
     "samples": {"images", "shards", "generated", "features", "matrix", "archive"},
     "population": {"shards", "generated", "features", "latents", "clusters", "array", "matrix"},
     "dataset": {"shards", "generated", "features", "latents"},
@@ -128,39 +128,19 @@ class Given(NamedTuple):
 
     Attributes:
         parameter: its name in `TAKES`.
+        name: as help calls it.
         option: as it is typed, empty for an argument.
         path: what was given.
     """
 
     parameter: str
+    name: str
     option: str
     path: str
 
 
-def next_step(command: str, given: Iterable[Given]) -> str | None:
-    """Say of the first path that the command does not take what makes of it what is wanted.
-
-    Args:
-        command: subcommand with its method.
-        given: all paths that it was given.
-
-    Returns:
-        A sentence, None where each path may be what is wanted.
-    """
-    takes: Mapping[str, str] = TAKES | TAKES_OF.get(command, {})
-    for parameter, option, path in given:
-        wanted, found = takes.get(parameter), _found(path)
-        if wanted == "result" and (inside := _result_in(path)):
-            return f"{path}: is a folder, and dprune {command} takes the files in it: give {inside}."
-        if wanted is None or found in ("", wanted, *_ACCEPTED[wanted]):
-            continue
-        of = option or f"dprune {command}"
-        return f"{path}: is {NAMES[found]}, and {of} takes {NAMES[wanted]}: {_remedy(path, found, wanted)}."
-    return None
-
-
-def _found(path: str) -> str:
-    """Tell what a path is, as `NAMES` calls it; empty where no command takes or makes such."""
+def kind_called(path: str) -> str:
+    """Tell what a path is by its key in `NAMES`; empty where no command takes or makes such."""
     from dprune.errors import InputError
     from dprune.formats.kinds import kind_of
     from dprune.formats.manifests import read_manifest
@@ -177,6 +157,31 @@ def _found(path: str) -> str:
     return kind if kind in NAMES else ""
 
 
+def next_step(problem: str, command: str, given: Iterable[Given]) -> str | None:
+    """Say of a path that a command does not take what makes of it what is wanted.
+
+    Args:
+        problem: what the command says of it, the path first.
+        command: subcommand with its method.
+        given: all paths that it was given.
+
+    Returns:
+        A sentence, None where each path may be what is wanted.
+    """
+    takes: Mapping[str, str] = TAKES | TAKES_OF.get(command, {})
+    for parameter, _, option, path in given:
+        if not problem.removeprefix(f"{option} ").startswith(path):
+            continue
+        wanted, found = takes.get(parameter), kind_called(path)
+        if wanted == "result" and (inside := _result_in(path)):
+            return f"{path}: is a folder, and dprune {command} takes the files in it: give {inside}."
+        if wanted is None or found in ("", wanted, *_ACCEPTED[wanted]):
+            continue
+        of = option or f"dprune {command}"
+        return f"{path}: is {NAMES[found]}, and {of} takes {NAMES[wanted]}: {_remedy(path, found, wanted)}."
+    return None
+
+
 def _of_folder(path: str) -> str:
     if any(Path(path).glob("*.tar")):
         return "shards"
@@ -187,7 +192,7 @@ def _of_folder(path: str) -> str:
 
 def _result_in(folder: str) -> str:
     """Return a pattern of results that lie in a folder that is not dprune's, empty where there are none."""
-    for pattern in ("*.json", "*/*.json", "*/*/*.json") if _found(folder) in ("", "images") else ():
+    for pattern in ("*.json", "*/*.json", "*/*/*.json") if kind_called(folder) in ("", "images") else ():
         if names := {path.name for path in Path(folder).glob(pattern)} - {"manifest.json"}:
             name = "*.json" if len(names) > 1 else names.pop()
             return str(Path(folder, pattern).with_name(name))

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from dprune.completion import PLACES
 from dprune.delivery import Delivery
 from dprune.errors import InputError
 from dprune.flags import verbosity
@@ -21,6 +22,7 @@ from dprune.formats.checked_json import INT64
 from dprune.formats.publish import Output
 from dprune.help_pages import Group
 from dprune.help_pages import option as option
+from dprune.next_steps import Given, next_step
 
 MOST_PIXELS = 32768
 """Of the side of an image."""
@@ -123,12 +125,15 @@ def delivers(
         def command(*, output: str, overwrite: bool, dry_run: bool, json_: bool, tags: tuple[tuple[str, str], ...],
                     stop_after: float | None = None, **kwargs: Any) -> None:  # fmt: skip
             place = Output(output, overwrite, dict(tags))
-            delivery = Delivery(place, dry_run, json_, stop_after, can_stop, shares_work, folder)
+            given = _given()
+            delivery = Delivery(place, dry_run, json_, stop_after, can_stop, shares_work, folder, given)
             try:
                 function(delivery=delivery, **kwargs)
             except InputError as error:
-                _explain_what_was_given(error)
-                raise
+                said = next_step(str(error), click.get_current_context().command_path.partition(" ")[2], given)
+                if said is None:
+                    raise
+                raise InputError(said) from error
 
         shared = [
             option("-o", "--output", group="Output", common=True, metavar="PATH", required=default is None,
@@ -136,7 +141,7 @@ def delivers(
             option("--overwrite", group="Output", common=True, is_flag=True,
                    help="Replace an output that was made differently."),
             option("--dry-run", group="Output", common=True, is_flag=True,
-                   help="Print the resolved plan as JSON and touch nothing."),
+                   help="Say what would be done and touch nothing. -v adds the record."),
             option("--json", "json_", group="Output", is_flag=True,
                    help="Print a summary as JSON on stdout."),
             option("--tag", "tags", group="Output", type=Tag(), multiple=True,
@@ -150,26 +155,18 @@ def delivers(
     return decorate
 
 
-def _explain_what_was_given(error: InputError) -> None:
-    """Say instead what to do first, where the command failed because it was given a file of another kind.
-
-    Raises:
-        InputError: it was.
-    """
-    from dprune.next_steps import Given, next_step
-
-    ctx = click.get_current_context()
-    given = []
+def _given() -> list[Given]:
+    """Return what the command was given in places of files."""
+    ctx, found = click.get_current_context(), []
     for param in ctx.command.params:
-        values, name = ctx.params.get(param.name or ""), param.name or ""
+        said = (param.metavar or "").strip("[].")
         option = max(param.opts, key=len) if isinstance(param, click.Option) else ""
-        given += [
-            Given(name, option, value)
-            for value in (values if isinstance(values, tuple) else (values,))
-            if isinstance(value, str)
-        ]
-    if said := next_step(ctx.command_path.partition(" ")[2], given):
-        raise InputError(said) from error
+        if param.name == "output" or (option and PLACES.isdisjoint(said.split("|"))):
+            continue
+        value = ctx.params.get(param.name or "")
+        values = value if isinstance(value, tuple) else (value,)
+        found += [Given(param.name or "", said, option, each) for each in values if isinstance(each, str)]
+    return found
 
 
 def gathers(argument: str, source: str, *decorators: Decorator, **fixed: Any) -> Decorator:

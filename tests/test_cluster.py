@@ -268,7 +268,9 @@ def test_rerun_is_up_to_date_and_other_options_need_overwrite(features: Path, tm
 
 
 def test_dry_run_touches_nothing(features: Path, tmp_path: Path) -> None:
-    result = dprune("cluster", features, "-o", tmp_path / "c.safetensors", "--dry-run", "--engine", "sklearn").ok()
+    result = dprune(
+        "cluster", features, "-o", tmp_path / "c.safetensors", "--dry-run", "--json", "--engine", "sklearn"
+    ).ok()
     plan = json.loads(result.out)
     assert plan["provenance"]["options"]["k"] == 24
     assert plan["provenance"]["options"]["engine"] == "sklearn"

@@ -263,7 +263,7 @@ def test_large_images_are_decoded_in_turns(mixed: Path, monkeypatch: pytest.Monk
 
 def test_a_shared_record_says_where(shards: Path, weights: Path, tmp_path: Path, by_pillow: list[int]) -> None:
     asked = ("--model", "timm:resnet10t", "--weights", weights, "--image-size", 32, "--device", "cpu", "--dry-run")
-    plan = [json.loads(dprune("embed", shards, *asked, *more, "-o", tmp_path / "f").ok().out)
+    plan = [json.loads(dprune("embed", shards, *asked, *more, "--json", "-o", tmp_path / "f").ok().out)
             for more in ((), ("--decode", "gpu"))]  # fmt: skip
     options = [entry["provenance"]["options"] for entry in plan]
     assert options[1] == options[0] | {"decode": "gpu"}

@@ -103,7 +103,7 @@ def test_up_to_date_without_torch(shards: Path, tmp_path: Path) -> None:
 
 
 def test_dry_run_touches_nothing(shards: Path, tmp_path: Path) -> None:
-    plan = json.loads(embed(shards, tmp_path / "f", "--dry-run").ok().out)
+    plan = json.loads(embed(shards, tmp_path / "f", "--dry-run", "--json").ok().out)
     assert plan["provenance"]["options"]["model"] == "pixels"
     assert not (tmp_path / "f").exists()
 

@@ -447,7 +447,7 @@ def test_what_is_beyond_a_range_is_refused(kind: str, shards: Path, tmp_path: Pa
 
 
 def test_dry_run(shards: Path, vaes: dict[str, Path], tmp_path: Path) -> None:
-    plan = json.loads(encode(shards, vaes["vq"], tmp_path / "l", "--dry-run", "--verify", 3).ok().out)
+    plan = json.loads(encode(shards, vaes["vq"], tmp_path / "l", "--dry-run", "--json", "--verify", 3).ok().out)
     assert plan["provenance"]["options"]["network"]["size"] == 8
     assert not (tmp_path / "l").exists()
 

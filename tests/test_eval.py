@@ -951,7 +951,7 @@ def test_missing_weights_are_named_with_the_places_searched(shards: Path, tmp_pa
 def test_a_dry_run_touches_nothing(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DPRUNE_CACHE", str(tmp_path / "cache"))
     args = (shards, shards, *PIXELS, "--save-stats", tmp_path / "s", "-o", tmp_path / "m.json")
-    plan = json.loads(dprune("eval", *args, "--dry-run").ok().out)
+    plan = json.loads(dprune("eval", *args, "--dry-run", "--json").ok().out)
     assert parent(plan["provenance"], "generated")["command"] == "embed"
     assert not cached(tmp_path / "cache")
     assert not (tmp_path / "m.json").exists()

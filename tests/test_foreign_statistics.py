@@ -149,7 +149,9 @@ def test_statistics_of_another_network_are_one_sentence_before_any_work(generate
 
 def test_inception_is_what_images_get_beside_statistics(generated: Path, tmp_path: Path) -> None:
     stats = save_stats(tmp_path / "i.npz", width=2048)
-    done = dprune("eval", generated, stats, "--resize", "tensorflow", "--dry-run", "-o", tmp_path / "m.json").ok()
+    done = dprune(
+        "eval", generated, stats, "--resize", "tensorflow", "--dry-run", "--json", "-o", tmp_path / "m.json"
+    ).ok()
     assert "unless by inception and the resize tensorflow" in " ".join(done.err.split())
     records = json.loads(done.out)["provenance"]["ancestors"].values()
     options = next(record["options"] for record in records if record["command"] == "embed")

@@ -19,7 +19,7 @@ WORK = frozenset(["packing", "embedding", "clustering", "scoring", "selecting", 
 }
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"commands", "cli", "__main__"}),
-    frozenset({"options", "flags", "help_pages", "console", "delivery", "completion", "next_steps"}),
+    frozenset({"options", "flags", "help_pages", "console", "delivery", "completion", "next_steps", "dry_run"}),
     WORK,
     frozenset({"metrics", "models", "charts", "sheets", "flow", "decoding", "parts"}),
     frozenset({"formats"}),
@@ -28,7 +28,19 @@ FLOORS: tuple[frozenset[str], ...] = (
 )
 # The talk of a command, and what every floor may say.
 ABOVE = frozenset(
-    {"commands", "cli", "__main__", "options", "flags", "help_pages", "console", "delivery", "completion", "next_steps"}
+    {
+        "commands",
+        "cli",
+        "__main__",
+        "options",
+        "flags",
+        "help_pages",
+        "console",
+        "delivery",
+        "completion",
+        "next_steps",
+        "dry_run",
+    }
 )
 NO_JOB = {"__init__", "score", "help", "completion"}
 """Files of commands that open none: `score` has methods that do, and the last two speak of commands alone."""

@@ -597,7 +597,7 @@ def test_a_result_is_made_once(here: Path) -> None:
     dprune(*args, "--alpha", "0.7").fails(3, "m.json", "alpha", "--overwrite")
     dprune(*args, "--alpha", "0.7", "--overwrite").ok()
     assert read_array("pairs.npy").record["options"]["alpha"] == 0.7
-    plan = json.loads(dprune(*args, "--dry-run").ok().out)
+    plan = json.loads(dprune(*args, "--dry-run", "--json").ok().out)
     assert plan["provenance"]["command"] == "memorization"
 
 

@@ -172,7 +172,7 @@ def test_weights_that_do_not_show_it_are_asked_for(published: dict[str, Path], t
     words = ("random.pt: does not say what it predicts", "correlations", "give --parametrization velocity")
     sample(published["random"], tmp_path / "out").fails(2, *words)
     assert not (tmp_path / "out").exists()
-    plan = json.loads(sample(published["random"], tmp_path / "out", "--dry-run").ok().out)
+    plan = json.loads(sample(published["random"], tmp_path / "out", "--dry-run", "--json").ok().out)
     assert plan["provenance"]["options"]["parametrization"] == INFERRED
 
 

@@ -504,7 +504,7 @@ def test_damaged_histograms_are_one_sentence(tmp_path: Path) -> None:
 
 def test_a_dry_run_touches_nothing(tmp_path: Path) -> None:
     file = write_metrics(tmp_path / "a.json", PRUNED)
-    plan = json.loads(dprune("report", file, "-o", tmp_path / "report", "--dry-run").ok().out)
+    plan = json.loads(dprune("report", file, "-o", tmp_path / "report", "--dry-run", "--json").ok().out)
     assert plan["provenance"]["command"] == "report"
     assert os.listdir(tmp_path) == ["a.json"]
 

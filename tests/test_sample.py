@@ -692,7 +692,7 @@ def test_classes_are_read_back():
 
 
 def test_a_dry_run_touches_nothing(sample, tmp_path):
-    plan = json.loads(sample("out", "--seeds", "0-3", "--dry-run").ok().out)
+    plan = json.loads(sample("out", "--seeds", "0-3", "--dry-run", "--json").ok().out)
     assert plan["provenance"]["options"]["seeds"] == "0-3"
     assert not (tmp_path / "out").exists()
 

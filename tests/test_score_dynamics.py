@@ -828,6 +828,6 @@ def test_options_that_cannot_be(score, run, tmp_path):
 
 
 def test_a_dry_run_touches_nothing(score, folds, tmp_path):
-    plan = json.loads(score("moso", folds, "x.npy", "--dry-run").ok().out)
+    plan = json.loads(score("moso", folds, "x.npy", "--dry-run", "--json").ok().out)
     assert plan["provenance"]["options"]["checkpoints"] == 2
     assert written(tmp_path) == []

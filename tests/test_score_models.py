@@ -643,7 +643,7 @@ def test_stdout_has_no_place_for_errors(inputs):
 
 
 def test_a_dry_run_touches_nothing(score, tmp_path):
-    plan = json.loads(score("x.npy", "--dry-run").ok().out)
+    plan = json.loads(score("x.npy", "--dry-run", "--json").ok().out)
     assert plan["provenance"]["options"]["draws"] == 8
     assert written(tmp_path) == []
 

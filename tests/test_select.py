@@ -197,7 +197,7 @@ def test_tags_are_recorded(files: tuple[Path, Path]) -> None:
 
 def test_dry_run_touches_nothing(files: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "new" / "keep.npy"
-    plan = json.loads(dprune("select", files[0], "--keep", "0.5", "-o", out, "--dry-run").ok().out)
+    plan = json.loads(dprune("select", files[0], "--keep", "0.5", "-o", out, "--dry-run", "--json").ok().out)
     assert plan["provenance"]["options"]["keep"] == "0.5"
     assert not out.parent.exists()
 

@@ -219,7 +219,14 @@ def test_a_reader_holds_what_is_decoded_together(tmp_path: Path) -> None:
 def test_a_dry_run_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DPRUNE_CACHE", str(tmp_path / "cache"))
     done = dprune(
-        "eval", folder(tmp_path / "g"), folder(tmp_path / "r", seed=1), *PIXELS, "--dry-run", "-o", tmp_path / "m"
+        "eval",
+        folder(tmp_path / "g"),
+        folder(tmp_path / "r", seed=1),
+        *PIXELS,
+        "--dry-run",
+        "--json",
+        "-o",
+        tmp_path / "m",
     )
     assert set(json.loads(done.ok().out)["provenance"]["parents"]) == {"generated", "reference"}
     assert not (tmp_path / "cache").exists()

@@ -572,7 +572,7 @@ def test_published_weights_with_learned_sigma_initialise(store: Path, tmp_path: 
 )
 def test_the_architecture_is_that_of_foreign_weights(store: Path, tmp_path: Path, width, depth, patch, arch):
     path = foreign(tmp_path / "dit.pt", width, depth, patch)
-    args = ("--init", path, "--parametrization", "velocity", "--dry-run", "-o", tmp_path / "run")
+    args = ("--init", path, "--parametrization", "velocity", "--dry-run", "--json", "-o", tmp_path / "run")
     plan = json.loads(dprune("train-dit", store, *args).ok().out)
     assert plan["provenance"]["options"]["arch"] == arch
 
@@ -651,7 +651,7 @@ def test_a_state_of_other_data_is_not_gone_on_from(store: Path, tmp_path: Path):
 
 
 def test_the_plan_is_shown_and_nothing_made(store: Path, tmp_path: Path):
-    done = train(store, tmp_path / "run", "--dry-run").ok()
+    done = train(store, tmp_path / "run", "--dry-run", "--json").ok()
     options = json.loads(done.out)["provenance"]["options"]
     assert (options["steps"], options["batch_size"], options["arch"], options["precision"]) == (8, 6, "nano/2", "fp32")
     assert not (tmp_path / "run").exists()
@@ -716,7 +716,7 @@ def test_a_state_with_a_flipped_bit_is_refused_and_told_of(store: Path, tmp_path
 def test_the_rate_goes_by_the_width_unless_it_is_said(store: Path, tmp_path: Path, arch: str, rate: float):
     def planned(*args: object) -> dict[str, float]:
         return json.loads(
-            dprune("train-dit", store, "--arch", arch, "-o", tmp_path / "run", "--dry-run", *args).ok().out
+            dprune("train-dit", store, "--arch", arch, "-o", tmp_path / "run", "--dry-run", "--json", *args).ok().out
         )
 
     found = planned()["provenance"]["options"]
@@ -727,6 +727,6 @@ def test_the_rate_goes_by_the_width_unless_it_is_said(store: Path, tmp_path: Pat
 
 def test_weights_to_begin_with_are_trained_at_the_rate_of_before(store: Path, tmp_path: Path):
     train(store, tmp_path / "run").ok()
-    begun = ("--init", tmp_path / "run/model.safetensors", "-o", tmp_path / "tuned", "--dry-run")
+    begun = ("--init", tmp_path / "run/model.safetensors", "-o", tmp_path / "tuned", "--dry-run", "--json")
     found = json.loads(dprune("train-dit", store, *begun).ok().out)
     assert (found["provenance"]["options"]["arch"], found["provenance"]["options"]["lr"]) == ("nano/2", 1e-4)

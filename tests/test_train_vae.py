@@ -97,7 +97,9 @@ def test_the_log_counts_codes_that_images_take_not_those_that_were_revived(tmp_p
 
 
 def test_dry_run_resolves_the_preset(shards: Path, tmp_path: Path) -> None:
-    plan = json.loads(dprune("train-vae", shards, "--width", 64, "-o", tmp_path / "run", "--dry-run").ok().out)
+    plan = json.loads(
+        dprune("train-vae", shards, "--width", 64, "-o", tmp_path / "run", "--dry-run", "--json").ok().out
+    )
     options = plan["provenance"]["options"]
     base = PRESETS["base"]
     assert options["width"] == 64

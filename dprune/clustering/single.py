@@ -92,6 +92,11 @@ class ClusterJob(FileJob):
                 return {}
         return self._summary(clusters) | {"device": device_type(self.devices[0])}
 
+    def work(self) -> Mapping[str, Any]:
+        """See `Job`."""
+        samples, dimension = self.features.shape
+        return {"samples": samples, "dimension": dimension, "k": self.settings.k}
+
     def summary(self) -> dict[str, Any]:
         """See `Job`."""
         return self._summary(read_clusters(self.output.path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,11 @@ class SweepJob(Job):
         publish_bytes(folder / TABLE, quality_table(qualities))
         draw_sweep(folder / PLOT, qualities, _knee(qualities), self.largest.settings.metric)
         return self._summary(qualities, samples) | {"device": device_type(self.largest.devices[0])}
+
+    def work(self) -> Mapping[str, Any]:
+        """See `Job`."""
+        ks = ", ".join(str(job.settings.k) for job in self.jobs if not job.is_made())
+        return {**self.largest.work(), "k": ks}
 
     def summary(self) -> dict[str, Any]:
         """See `Job`."""

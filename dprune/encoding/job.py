@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from dprune.formats.shards import Dataset, open_dataset
 from dprune.models.files import ModelFile
 from dprune.models.vae_files import LatentScale, beside_digest, latent_network, open_vae, takes_any_size
 from dprune.runtime import Monitor
+
+BYTES_OF_A_NUMBER = 2
+"""Codes are uint16, means and variances float16."""
 
 _log = logging.getLogger("dprune")
 
@@ -64,6 +67,12 @@ class EncodeJob(StoreJob):
     def is_shared_whole(self) -> bool:
         """Tell whether the codebook is there, where there is one."""
         return self.network["kind"] != "vq" or self.filling.store.has_beside(CODEBOOK_FILE)
+
+    def work(self) -> Mapping[str, Any]:
+        """See `Job`."""
+        network, counts = self.network, super().work()
+        numbers = network["size"] ** 2 * (1 if network["kind"] == "vq" else 2 * network["channels"])
+        return {**counts, "bytes": counts["images"] * numbers * BYTES_OF_A_NUMBER * (1 + self.settings.flips)}
 
     def fill(self, numbers: Iterable[int], monitor: Monitor) -> None:
         """See `StoreJob`."""

@@ -290,6 +290,11 @@ class StoreJob(Job):
             others = filling.is_others(turns.dealt)
         return self._summary(len(turns.dealt), complete=not others)
 
+    def work(self) -> Mapping[str, Any]:
+        """See `Job`: the missing parts."""
+        missing = self.filling.missing(due_pieces(len(self.filling.dataset.shards)))
+        return {"images": sum(map(self.filling.count, missing)), "shards": len(missing)}
+
     def summary(self) -> dict[str, Any]:
         """See `Job`."""
         return self._summary(0, complete=True)

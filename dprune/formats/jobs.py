@@ -88,6 +88,10 @@ class Job(ABC):
         It has the same keys. What only a run can tell, such as how fast it was, is None.
         """
 
+    def work(self) -> Mapping[str, Any]:
+        """Count what there is to do, for who asks before; `bytes` are those of the output, where these are known."""
+        return {}
+
     def touch(self) -> None:
         """Set the time of what stands there, the output last, so that it counts as newer than its inputs."""
         for path in (*(file.path for file in self.beside), *self.touched()):

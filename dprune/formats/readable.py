@@ -71,3 +71,11 @@ def clock(seconds: float) -> str:
         return f"{seconds / 3600:,.0f} h"
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60:02}:{minutes % 60:02}:{rest:02}"
+
+
+def size(count: int) -> str:
+    """Write a number of bytes."""
+    number, units = float(count), ["bytes", "kB", "MB", "GB", "TB", "PB"]
+    while number >= 999.5 and len(units) > 1:
+        number, units = number / 1000, units[1:]
+    return f"{count:,} bytes" if units[0] == "bytes" else f"{number:.3g} {units[0]}"

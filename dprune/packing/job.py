@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,12 @@ class PackJob(Job):
         if cut := self._cut.total():
             _log.warning("images of several frames or pages, of which the first was taken: %s.", f"{cut:,}")
         return self.summary()
+
+    def work(self) -> Mapping[str, Any]:
+        """See `Job`; what a stream holds shows when it ends."""
+        if isinstance(self.source, Streams):
+            return {}
+        return {"samples": len(self.source), "shards": -(-len(self.source) // self.settings.shard_size)}
 
     def summary(self) -> dict[str, Any]:
         """See `Job`."""

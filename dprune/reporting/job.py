@@ -163,6 +163,10 @@ class ReportJob(Job):
             _log.info("%s: %s", statement.heading, statement.sentences[0])
         return self.summary()
 
+    def work(self) -> Mapping[str, Any]:
+        """See `Job`."""
+        return {"results": len(self.points), "folders_of_images": len(self.folders)}
+
     def summary(self) -> dict[str, Any]:
         """See `Job`."""
         found = (self.existing() or {}).get(FINDINGS_KEY, {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,11 @@ class SampleJob(Job):
         images = sum(map(self.settings.count_in, there))
         counts = {"images": images, "shards": len(there), "shards_made": len(turns.dealt), "complete": whole}
         return counts | {name: rates.get(name) for name in RATES}
+
+    def work(self) -> Mapping[str, Any]:
+        """See `Job`."""
+        missing = self._missing(due_pieces(self.settings.shards))
+        return {"images": sum(map(self.settings.count_in, missing)), "shards": len(missing)}
 
     def summary(self) -> dict[str, Any]:
         """See `Job`."""

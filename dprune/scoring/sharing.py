@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -119,6 +119,11 @@ class SharedScoring(FileJob, Generic[Values]):
             parents=self.samples.parents() | inputs,
             tags=self.output.tags,
         )
+
+    def work(self) -> Mapping[str, Any]:
+        """See `Job`."""
+        counts = self.counts()
+        return {"samples": counts.pop("scored"), **counts, "levels": self.settings.levels, "draws": self.settings.draws}
 
     def summary(self) -> dict[str, Any]:
         """See `Job`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,10 @@ class RandomJob(FileJob):
         write_array(self.output.path, values, self.record)
         return self.summary()
 
+    def work(self) -> Mapping[str, Any]:
+        """See `Job`."""
+        return {"samples": self.population.count}
+
     def summary(self) -> dict[str, Any]:
         """See `Job`."""
         return {"scored": self.population.count}
@@ -70,6 +74,10 @@ class ClusterDistanceJob(FileJob):
         """Publish the distances, float32 [N]."""
         write_array(self.output.path, self.clusters.distance, self.record)
         return self.summary()
+
+    def work(self) -> Mapping[str, Any]:
+        """See `Job`."""
+        return {"samples": len(self.clusters)}
 
     def summary(self) -> dict[str, Any]:
         """See `Job`."""

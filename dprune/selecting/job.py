@@ -250,6 +250,11 @@ class SelectJob(FileJob):
             draw_sheet(self.named.dataset, ranking, kept, self.partition, picture.path, picture.mark)
         return self._summary(candidates, kept)
 
+    def work(self) -> Mapping[str, Any]:
+        """See `Job`: what would be kept."""
+        found = self.summary()
+        return {name: found[name] for name in ("kept", "candidates")}
+
     def summary(self) -> dict[str, Any]:
         """See `Job`; to choose again is quicker than to find the ids of keys and uids."""
         _, candidates, chosen = self._choose()

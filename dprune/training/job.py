@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,6 +94,11 @@ class TrainingJob(Job):
         with explained(device, "a smaller --micro-batch"), process_group(device):
             Loop(self.task(device, monitor), plan, self.folder, self.record, device).train(monitor)
         return {} if ranks().rank else self.summary()
+
+    def work(self) -> Mapping[str, Any]:
+        """See `Job`."""
+        steps, batch = self.plan.steps, self.plan.batch_size
+        return {"steps": steps, "batch_size": batch, "visits_of_samples": steps * batch}
 
     def summary(self) -> dict[str, Any]:
         """See `Job`; rates are in the log, and stay those of the training."""
