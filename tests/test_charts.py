@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dprune.charts.curves import extent, offsets, padded, ratio_curves
+from dprune.charts.axes import extent, padded
+from dprune.charts.curves import offsets, ratio_curves
 from dprune.charts.densities import density_steps
 from dprune.charts.figure import FORMATS, Figure
 from dprune.charts.lines import SOLID, Estimated, LineStyle, baseline_style, legend_markup, pruned_style

@@ -67,7 +67,7 @@ def test_a_planted_winner_is_found_and_held_to_the_unpruned(study) -> None:
     )
     difference = stats.ttest_ind(ours, theirs, equal_var=False)
     half = (difference.confidence_interval().high - difference.confidence_interval().low) / 2
-    assert f"It is 2 ± {half:.2g} below the unpruned at 12.03 ± 0.63, " in text
+    assert f"It is 2.00 ± {half:.2g} below the unpruned at 12.03 ± 0.63, " in text
     assert f"{abs(difference.statistic):.1f} standard errors: better, and the two can be told apart." in text
     assert text.endswith("Of 3 points, 1 is better than the unpruned, 2 are worse and 0 cannot be told apart from it.")
     (caution,) = study.conclude().cautions
@@ -81,7 +81,7 @@ def test_what_is_not_told_apart_is_not_the_best(study) -> None:
     study.add(Run(), [10.9, 11.2, 11.0])
     text = study.said()["Fréchet distance"]
     assert text.startswith(
-        "the lowest is 11 ± 2.5 for nearest, pruned 0.75, which cannot be told apart from 1 of the 2 other pruned "
+        "the lowest is 11.0 ± 2.5 for nearest, pruned 0.75, which cannot be told apart from 1 of the 2 other pruned "
         "points (furthest, pruned 0.75)."
     )
     assert "best" not in text
@@ -111,7 +111,8 @@ def test_of_two_points_the_other_is_named(study) -> None:
     (text,) = study.said().values()
     assert (
         text
-        == "the lowest is 10 (± 0.2) for nearest, pruned 0.75, which cannot be told apart from furthest, pruned 0.75."
+        == "the lowest is 10.00 (± 0.20) for nearest, pruned 0.75, which cannot be told apart from furthest, pruned "
+        "0.75."
     )
 
 
@@ -132,7 +133,7 @@ def test_the_better_end_of_a_metric_leads(study, winner) -> None:
         study.add(run, 5.0, metrics={"vendi": vendi, "vendi_se": 0.1})
     name = "nearest" if winner is NEAREST else "furthest"
     assert study.said()["Vendi score"].startswith(
-        f"the best is 20 (± 0.2) for {name}, pruned 0.75, which can be told apart from "
+        f"the best is 20.00 (± 0.20) for {name}, pruned 0.75, which can be told apart from "
     )
 
 
@@ -140,15 +141,15 @@ def test_each_ratio_has_a_best_of_its_own(study) -> None:
     for run, low, high in ((NEAREST, 10.0, 30.0), (FURTHEST, 12.0, 20.0)):
         study.add(replace(run, keep="0.5"), low).add(replace(run, keep="0.1"), high)
     text = study.said()["Fréchet distance"]
-    assert text.startswith("the best is 10 (± 0.2) for nearest, pruned 0.5")
+    assert text.startswith("the best is 10.00 (± 0.20) for nearest, pruned 0.5")
     assert text.endswith(
-        "Of those pruned 0.9, the best is furthest at 20 (± 0.2), which can be told apart from the others."
+        "Of those pruned 0.9, the best is furthest at 20.00 (± 0.20), which can be told apart from the others."
     )
 
 
 def test_one_result_alone_has_nothing_to_be_compared_with(study) -> None:
     found = study.add(NEAREST, 10.0).conclude()
-    assert [s.text for s in found.statements] == ["10 (± 0.2) for nearest, pruned 0.75, the only pruned point."]
+    assert [s.text for s in found.statements] == ["10.00 (± 0.20) for nearest, pruned 0.75, the only pruned point."]
     assert found.cautions == (
         "No result is of the unpruned training set, so nothing says what pruning cost.",
         "The model was trained once: errors are of sampling alone, and another training could turn out differently.",
@@ -159,8 +160,8 @@ def test_a_single_point_is_held_to_the_unpruned(tmp_path: Path) -> None:
     study = Study(tmp_path).add(NEAREST, 10.0).add(Run(), 8.0)
     error = dprune("report", *study.files, "-o", tmp_path / "report").ok().err
     assert (
-        "Fréchet distance: 10 (± 0.2) for nearest, pruned 0.75, the only pruned point. It is 2 (± 0.28) above the "
-        "unpruned at 8 (± 0.2), 14.1 standard errors: worse, and the two can be told apart."
+        "Fréchet distance: 10.00 (± 0.20) for nearest, pruned 0.75, the only pruned point. It is 2.00 (± 0.28) above "
+        "the unpruned at 8.00 (± 0.20), 14.1 standard errors: worse, and the two can be told apart."
     ) in error
 
 
@@ -174,7 +175,7 @@ def test_without_the_usual_metrics_others_are_judged(study) -> None:
         study.files.append(write_metrics(study.folder / f"{n}.json", run, found))
     (text,) = study.said().values()
     assert text.startswith(
-        "the best is 0.1000 (± 0.02) for nearest, pruned 0.75, which can be told apart from furthest"
+        "the best is 0.100 (± 0.020) for nearest, pruned 0.75, which can be told apart from furthest"
     )
 
 
@@ -193,8 +194,8 @@ def test_points_that_were_sampled_differently_are_judged_by_themselves(study) ->
     said = study.said()
     assert list(said) == ["Fréchet distance (guidance 2)", "Fréchet distance (guidance 4)"]
     assert said["Fréchet distance (guidance 4)"].startswith(
-        "the best is 5 (± 0.2) for nearest, guidance 4, pruned 0.75, which can be told apart from furthest, guidance 4,"
-        " pruned 0.75. It is 2 (± 0.28) below unpruned, guidance 4 at 7 (± 0.2)"
+        "the best is 5.00 (± 0.20) for nearest, guidance 4, pruned 0.75, which can be told apart from furthest, "
+        "guidance 4, pruned 0.75. It is 2.00 (± 0.28) below unpruned, guidance 4 at 7.00 (± 0.20)"
     )
 
 
@@ -217,7 +218,7 @@ def test_a_named_baseline_is_what_the_leader_is_held_to(tmp_path: Path) -> None:
     study = Study(tmp_path).add(NEAREST, 10.0).add(RANDOM, 12.0)
     dprune("report", *study.files, "--baseline", "random", "-o", tmp_path / "report").ok()
     text = (tmp_path / "report" / "summary.md").read_text()
-    assert "below baseline: random, pruned 0.75 at 12 (± 0.2)" in text
+    assert "below baseline: random, pruned 0.75 at 12.00 (± 0.20)" in text
 
 
 # Memorization.
@@ -231,7 +232,7 @@ def test_copies_and_nearness_are_told(study) -> None:
     assert study.said() == {
         "Memorization": "exact copies of training samples are in 1 of 3 points, most for nearest, pruned 0.75 (7). The "
         "distance to the nearest training sample, over that of held-out samples, is lowest for nearest, pruned 0.75: "
-        "0.9000 (± 0.02), beside 1.200 (± 0.02) of the unpruned. Of 3 points, 1 is below 1 by more than the error, "
+        "0.900 (± 0.020), beside 1.200 (± 0.020) of the unpruned. Of 3 points, 1 is below 1 by more than the error, "
         "where generated samples are nearer than unseen ones."
     }
 

@@ -79,7 +79,7 @@ def test_of_one_training_the_error_is_of_sampling_alone(reported) -> None:
     error = 0.5 / 2**0.5
     assert known(row) == pytest.approx((12.0, error, NORMAL * error))
     assert known(unpruned) == pytest.approx((9.0, 0.5, NORMAL * 0.5))
-    assert "12 (±0.69)" in found.read("quality.md")
+    assert "12.00 (±0.69)" in found.read("quality.md")
     assert "sampling error alone, one training" in found.read("report.html")
     drawn = found.read("curves/frechet_distance.svg")
     assert 'stroke-dasharray="2,2"' in drawn
@@ -92,7 +92,7 @@ def test_curves_say_which_intervals_they_show(reported) -> None:
     found = reported(*trained, (replace(PRUNED, order="highest"), 14.0), (Run(), 9.0))
     drawn = found.read("curves/frechet_distance.svg")
     told = [title.split("\n") for title in re.findall("<title>(.*?)</title>", drawn, re.DOTALL)]
-    assert ["unpruned", "9 ± 0.98", "95% interval of the sampling error alone, one training",
+    assert ["unpruned", "9.00 ± 0.98", "95% interval of the sampling error alone, one training",
             "1 training, 1 sampling"] in told  # fmt: skip
     assert ["nearest", "pruned 0.75", "11 ± 13", "95% t interval over 2 trainings",
             "2 trainings, 1 sampling each"] in told  # fmt: skip

@@ -380,7 +380,7 @@ def test_transformers_of_others_see_latents_as_the_configuration_says(tmp_path: 
     command = ("sample", tmp_path / "sit.pt", "--parametrization", "velocity", "--vae", vae, "--seeds", "0-2",
                "--steps", 2, "--device", "cpu", "-o", tmp_path / "made")  # fmt: skip
     done = dprune(*command).ok()
-    assert "config.json says: less 0.0609, times 1.5305" in " ".join(done.err.split())
+    assert "config.json says: minus 0.0609, times 1.5305" in " ".join(done.err.split())
     assert "up to date" in dprune(*command).ok().err
     seeds = torch.arange(3)
     z = sample_latents(network, seeds, seeds, Guidance(1.0), steps=2)

@@ -123,7 +123,7 @@ def test_a_configuration_says_the_scale_of_latents(
     (folder / "config.json").write_text(json.dumps(json.loads(files["config"].read_text()) | said))
     changed = {**files, "sd-vae-ft-mse": folder / "vae.safetensors"}
     done = sample(changed, "SiT", "-o", tmp_path / "out").ok()
-    assert f"config.json says: less {recorded[1]:g}, times {recorded[0]:g}." in done.err
+    assert f"config.json says: minus {recorded[1]:g}, times {recorded[0]:g}." in done.err
     found = json.loads((tmp_path / "out" / "manifest.json").read_text())["provenance"]["options"]
     assert found["latent_scale"] == recorded
     sample(files, "SiT", "-o", tmp_path / "out").fails(3, "latent_scale")

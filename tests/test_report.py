@@ -129,7 +129,7 @@ def test_numbers_of_the_tables_are_those_of_the_results(tmp_path: Path) -> None:
     assert (pruned["frechet_distance_over"], pruned["frechet_distance_units"]) == ("trainings", "2")
     assert pruned["kid"] == ""
     markdown = (tmp_path / "report" / "quality.md").read_text().splitlines()
-    assert markdown[2] == f"| unpruned | 0 | 1 | 1 | 500 | 8 (±0.49) | {MISSING} |"
+    assert markdown[2] == f"| unpruned | 0 | 1 | 1 | 500 | 8.00 (±0.49) | {MISSING} |"
     assert markdown[3] == f"| nearest | 0.75 | 2 | 1 | 500 | 12 ±25 | {MISSING} |"
     assert "Not computable from these samples: KID." in (tmp_path / "report" / "report.html").read_text()
 

@@ -69,10 +69,10 @@ def test_the_difference_of_one_training_each_is_that_of_sampling_alone(tmp_path:
     assert expected < 0.1 * float(pruned[f"{KEY}_se"])
     assert (unpruned["baseline"], pruned["baseline"], unpruned[f"{KEY}_difference"]) == ("", "unpruned", "")
     half = 1.95996 * expected
-    assert last_rows(tmp_path)[0] == rf"| nearest | 0.75 | +0.5000\* (±{half:.2g}) |"
+    assert last_rows(tmp_path)[0] == rf"| nearest | 0.75 | +0.500\* (±{half:.2g}) |"
     page = text_of(tmp_path, "report.html")
     assert "<summary>Differences to the unpruned</summary>" in page
-    assert '<td class="apart">+0.5000* <span class="spread" title="told apart: sampling error alone' in page
+    assert '<td class="apart">+0.500* <span class="spread" title="told apart: sampling error alone' in page
 
 
 def test_without_shared_noise_both_errors_count(tmp_path: Path) -> None:
@@ -214,6 +214,6 @@ def test_the_page_says_what_is_best(tmp_path: Path) -> None:
     for order, value in (("lowest", 10.0), ("highest", 10.4)):
         result(tmp_path / f"{order}.json", replace(PRUNED, order=order), value)
     report(tmp_path)
-    assert ">10</strong>" in text_of(tmp_path, "report.html")
-    assert "**10** (±" in text_of(tmp_path, "quality.md")
+    assert ">10.0</strong>" in text_of(tmp_path, "report.html")
+    assert "**10.0** (±" in text_of(tmp_path, "quality.md")
     assert "told apart" in text_of(tmp_path, "report.html")

@@ -360,7 +360,7 @@ def test_packing_that_was_interrupted(many: Path, tmp_path: Path) -> None:
     assert [bad["key"] for bad in found["undecodable"]] == ["s10"]
     (output / "000004.tar").write_bytes((output / "000004.tar").read_bytes()[:-1024])
     found = status(output)
-    assert (found["state"], found["rerun"]) == ("unfinished", "makes all 6 shards anew")
+    assert (found["state"], found["rerun"]) == ("unfinished", "makes all 6 shards again")
     assert [piece["reason"] for piece in found["missing"]] == ["cut short"]
     dprune(*words).ok()
     assert status(output)["state"] == "complete"

@@ -679,7 +679,7 @@ def test_a_checkpoint_loads_as_the_averaged_model(store: Path, tmp_path: Path):
     ("option", "value"), [("--lr", "nan"), ("--epochs", "inf"), ("--clip", "nan"), ("--ema", "nan")]
 )
 def test_nan_and_inf_are_no_numbers(store: Path, tmp_path: Path, option: str, value: str):
-    train(store, tmp_path / "run", option, value).fails(2, option, "no number")
+    train(store, tmp_path / "run", option, value).fails(2, option, "not a finite number")
 
 
 def test_a_code_beyond_the_codebook_is_named(store: Path, tmp_path: Path):

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 
-from dprune.charts.curves import framed
+from dprune.charts.axes import framed
 from dprune.charts.figure import Figure, Rows, Template
 from dprune.charts.lines import parameter
 from dprune.charts.theme import FAINT, INK

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
-from dprune.charts.curves import clipped, extent, framed, intervals
+from dprune.charts.axes import clipped, extent, framed, intervals
 from dprune.charts.figure import Figure, Template
 from dprune.charts.lines import SHAPES, Estimated, LineStyle, encodings, line_parameters, parameter, shapes, telling
 from dprune.charts.theme import FAINT, GROUND, INK

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from dprune.charts.curves import framed, padded
+from dprune.charts.axes import framed, padded
 from dprune.charts.figure import Figure, Template
 from dprune.charts.lines import parameter
 from dprune.charts.theme import FAINT, INK, PADDING, PALETTE, WIDTH, colour

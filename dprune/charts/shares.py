@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache, partial
 
-from dprune.charts.curves import framed
+from dprune.charts.axes import framed
 from dprune.charts.figure import Figure, Template
 from dprune.charts.lines import parameter
 from dprune.charts.theme import INK

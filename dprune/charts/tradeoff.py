@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 
-from dprune.charts.curves import framed
+from dprune.charts.axes import framed
 from dprune.charts.figure import Figure, Template
 from dprune.charts.lines import LineStyle, dashes, encodings, line_parameters
 from dprune.charts.theme import WIDTH

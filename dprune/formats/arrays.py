@@ -37,8 +37,8 @@ VECTORS = {
 _WRITES = {"select": "subset", "score": "scores", "memorization": "pairs"}
 """What kind of array each command writes."""
 _MISTAKEN = {
-    ("subset", "scores"): "a subset, not scores: give it by --within, to choose among its samples",
-    ("subset", "groups"): "a subset, not groups: give it by --within, to choose among its samples",
+    ("subset", "scores"): "a subset, not scores: give it with --within, to choose among its samples",
+    ("subset", "groups"): "a subset, not groups: give it with --within, to choose among its samples",
     ("subset", "rows"): "a subset, not one row for each sample: give what it was chosen from",
     ("scores", "subset"): "scores, not a subset: choose one by them with dprune select",
     ("scores", "groups"): "scores, not groups: give them as SCORES",

@@ -92,10 +92,10 @@ class NamedSamples(ABC):
         seen: set[str] = set()
         for key in keys:
             if key in seen:
-                raise InputError(f"{self.title}: the key {key!r} names two samples: write ids, by --format npy.")
+                raise InputError(f"{self.title}: the key {key!r} names two samples: write ids, with --format npy.")
             seen.add(key)
         if broken := next((key for key in keys if "\n" in key or "\r" in key), None):
-            raise InputError(f"the key {broken!r} is more than one line: write ids, by --format npy.")
+            raise InputError(f"the key {broken!r} is more than one line: write ids, with --format npy.")
         return keys
 
     def any_keys_of(self, ids: IntArray) -> list[str]:

@@ -51,7 +51,7 @@ def find_sample_labels(path: str, members: MemberChoice | None = None) -> Sample
     """
     kind = kind_of(path)
     if kind == "clusters":
-        raise InputError(f"{path}: holds clusters: give it by --clusters.")
+        raise InputError(f"{path}: holds clusters: give it with --clusters.")
     if kind in _STORES:
         found = _of_store(path, kind)
     elif kind in _SHARDS or (kind == "missing" and _is_pattern(path)):

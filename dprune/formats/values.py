@@ -154,7 +154,8 @@ def _column(table: TextTable, role: str, asked: str) -> int:
     if not others:
         check_role(Array(table.name, np.empty(0), table.record), role)
         raise InputError(
-            f"{table.name}: has one column and no {role}: write a value behind each name, or give a subset by --within."
+            f"{table.name}: has one column and no {role}: write a value after each name, or give a subset with "
+            "--within."
         )
     if not table.head:
         raise InputError(f"{table.name}: has {width} columns and no header: name them in a first line.")

@@ -98,7 +98,7 @@ class Embedding:
         if options.settings.options().get("weights") != known.get("weights"):
             raise MismatchError(
                 f"the other side was embedded with {known['model']} and weights of SHA-256 "
-                f"{str(known.get('weights'))[:12]}: give that file by --weights."
+                f"{str(known.get('weights'))[:12]}: give that file with --weights."
             )
         return options
 

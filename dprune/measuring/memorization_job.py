@@ -161,10 +161,10 @@ def _check_subset(generated: FeatureSource, train: FeatureSource, subset: Array 
     if subset is None:
         raise InputError(
             f"{generated.name} comes from a model that was trained on a subset with the digest {named['digest']}: "
-            f"give that file by --subset, or --full to compare with all of {train.name}."
+            f"give that file with --subset, or --full to compare with all of {train.name}."
         )
     if (given := subset.as_parent()["digest"]) != named["digest"]:
         raise MismatchError(
             f"{subset.name} has the digest {given[:12]}, and the model behind {generated.name} was trained on the "
-            f"subset with the digest {named['digest'][:12]}: give that one by --subset."
+            f"subset with the digest {named['digest'][:12]}: give that one with --subset."
         )

@@ -184,7 +184,7 @@ def _resolutions(shapes: Shapes, naming: Naming, width: int) -> tuple[tuple[int,
     while f"{place('block', 0, blocks)}.conv1.weight" in shapes:
         blocks += 1
     if not width or any(channels % width for channels in widths):
-        raise Strange(f"its channels {', '.join(map(str, widths))} are no multiples of {width}")
+        raise Strange(f"its channels {', '.join(map(str, widths))} are not multiples of {width}")
     attention = tuple(level for level in range(len(widths))
                       if f"{place('attention', level, 0)}.{naming.inside[1]}.weight" in shapes)  # fmt: skip
     return tuple(channels // width for channels in widths), blocks, attention

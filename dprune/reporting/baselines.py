@@ -37,7 +37,7 @@ def _choices(name: str, points: Sequence[Point], folders: dict[str, Point]) -> s
     if not found:
         every = {cell_title(line, cell) for line, cell in _cells(points, folders.values())}
         known = "; ".join(sorted(every))
-        raise InputError(f"--baseline {name}: is no result, nor a line of the report: {known}.")
+        raise InputError(f"--baseline {name}: is neither a result nor a line of the report: {known}.")
     return {point.choice for _, cell in found for point in cell.points}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dprune.metrics.catalogue import Measure
 from dprune.metrics.differences import PAIRED, TRAININGS, UNPAIRED, Difference
 from dprune.reporting.estimates import CellMean
-from dprune.reporting.tables import number_text
+from dprune.reporting.tables import half_text, number_text
 
 DIFFERENCES = "Differences to the unpruned"
 KINDS = {
@@ -48,7 +48,7 @@ def estimate_spread(estimate: CellMean) -> str:
 def difference_text(difference: Difference) -> str:
     """Write a difference with its sign, and with a star where it is told apart from none."""
     sign, star = "+" if difference.value > 0 else "", "*" if difference.told_apart else ""
-    return f"{sign}{number_text(difference.value)}{star}"
+    return f"{sign}{number_text(difference.value, difference.half_width)}{star}"
 
 
 def difference_spread(difference: Difference) -> str:
@@ -60,4 +60,4 @@ def difference_spread(difference: Difference) -> str:
 
 
 def _half_text(half: float | None) -> str:
-    return "" if not half else f"±{half:.2g}" if half < 1e4 else f"±{half:,.0f}"
+    return f"±{half_text(half)}" if half else ""

@@ -11,7 +11,7 @@ from dprune.metrics.differences import TRAININGS, Difference
 from dprune.reporting.cautions import cautions_of
 from dprune.reporting.estimates import CellMean
 from dprune.reporting.grouping import Line
-from dprune.reporting.tables import Table, TableRow, number_text
+from dprune.reporting.tables import Table, TableRow, half_text, number_text
 from dprune.reporting.training_sets import UNPRUNED
 from dprune.reporting.verdicts import Verdict, ratio_of, title_of, verdicts
 
@@ -149,7 +149,8 @@ def _distance(difference: Difference) -> str:
     if not difference.value:
         return "no different from"
     spread = _spread(difference.half_width, over_trainings=difference.kind == TRAININGS)
-    return f"{number_text(abs(difference.value))}{spread} {'below' if difference.value < 0 else 'above'}"
+    shown = number_text(abs(difference.value), difference.half_width)
+    return f"{shown}{spread} {'below' if difference.value < 0 else 'above'}"
 
 
 def _errors(difference: Difference, *, is_better: bool) -> str:
@@ -242,13 +243,15 @@ def _points(count: int) -> str:
 
 def value_text(estimate: CellMean) -> str:
     """Write a value with half of its 95% interval, in brackets where that is of sampling alone."""
-    return number_text(estimate.mean) + _spread(estimate.half_width, over_trainings=estimate.over_trainings)
+    return number_text(estimate.mean, estimate.half_width) + _spread(
+        estimate.half_width, over_trainings=estimate.over_trainings
+    )
 
 
 def _spread(half: float | None, *, over_trainings: bool) -> str:
     if not half:
         return ""
-    shown = f"± {half:.2g}" if half < 1e4 else f"± {half:,.0f}"
+    shown = f"± {half_text(half)}"
     return f" {shown}" if over_trainings else f" ({shown})"
 
 

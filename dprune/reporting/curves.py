@@ -13,7 +13,7 @@ from dprune.formats.readable import presentable
 from dprune.metrics.catalogue import Measure
 from dprune.reporting.estimates import SAMPLING, CellMean, samplings_text
 from dprune.reporting.grouping import Comparison, Line, ratio_text
-from dprune.reporting.tables import csv_text
+from dprune.reporting.tables import csv_text, half_text, number_text
 
 _MARKERS = {"lowest": "circle", "highest": "square", "middle": "triangle-up", "random": "diamond"}
 _DASHES = {"highest": (6, 3), "middle": (2, 3)}
@@ -119,7 +119,7 @@ def _said(measure: Measure, known: Sequence[tuple[Line, CellMean, Estimated]]) -
     lines: dict[str, list[str]] = {}
     for line, mean, drawn in known:
         at = "" if line.is_unpruned else f" at {ratio_text(drawn.ratio)}"
-        lines.setdefault(line.label, []).append(f"{mean.mean:.5g}{_spread(mean)}{at}")
+        lines.setdefault(line.label, []).append(f"{_value(mean)}{at}")
     said = "; ".join(f"{name}: {', '.join(numbers)}" for name, numbers in lines.items())
     return presentable(f"{measure.name} over the pruning ratio. {said}.")
 
@@ -127,8 +127,9 @@ def _said(measure: Measure, known: Sequence[tuple[Line, CellMean, Estimated]]) -
 def _tip(line: Line, ratio: float, mean: CellMean) -> str:
     said = [] if line.is_unpruned else [f"pruned {ratio_text(ratio)}"]
     kind = [mean.kind] if mean.half_width else []
-    return "\n".join([*said, f"{mean.mean:.5g}{_spread(mean)}", *kind, samplings_text(mean.samplings)])
+    return "\n".join([*said, _value(mean), *kind, samplings_text(mean.samplings)])
 
 
-def _spread(mean: CellMean) -> str:
-    return f" ± {mean.half_width:.2g}" if mean.half_width else ""
+def _value(mean: CellMean) -> str:
+    spread = f" ± {half_text(mean.half_width)}" if mean.half_width else ""
+    return number_text(mean.mean, mean.half_width) + spread

@@ -49,7 +49,7 @@ def _read(text: str, comparisons: Sequence[Comparison]) -> tuple[list[Line], str
             return lines, name
     known = "; ".join(sorted({line.label for comparison in comparisons for line in comparison.lines}))
     result = text.partition("=")[0]
-    raise InputError(f"--label {text}: {result!r} is no result, nor a line of the report: {known}.")
+    raise InputError(f"--label {text}: {result!r} is neither a result nor a line of the report: {known}.")
 
 
 def _lines(result: str, comparisons: Sequence[Comparison]) -> Iterator[Line]:

@@ -173,7 +173,7 @@ def _estimate_at(table: Table, place: tuple[int, TableRow] | None, column: int) 
 def _estimate(estimate: CellMean | None, *, best: bool) -> str:
     if estimate is None:
         return _missing("not measured, or not computable from these samples")
-    mean = number_text(estimate.mean)
+    mean = number_text(estimate.mean, estimate.half_width)
     shown = f'<strong title="the best at this ratio">{mean}</strong>' if best else mean
     return f"<td>{shown}{_spread(estimate_spread(estimate), estimate.kind)}</td>"
 

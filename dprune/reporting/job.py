@@ -157,7 +157,7 @@ class ReportJob(Job):
             publish_bytes(folder / name, data)
         if not content.has_unpruned:
             _log.warning(
-                "no result is of the unpruned training set, to compare with: if one is, name it by --baseline."
+                "no result is of the unpruned training set, to compare with: if one is, name it with --baseline."
             )
         for statement in content.conclusions.statements:
             _log.info("%s: %s", statement.heading, statement.sentences[0])

@@ -36,7 +36,7 @@ def _markdown_table(table: Table) -> str:
     for number, row in enumerate(table.rows):
         cells = [*row.names()]
         for column, estimate in enumerate(row.estimates):
-            mean = MISSING if estimate is None else number_text(estimate.mean)
+            mean = MISSING if estimate is None else number_text(estimate.mean, estimate.half_width)
             shown = f"**{mean}**" if (number, column) in table.best else mean
             cells.append(f"{shown} {estimate_spread(estimate)}".strip() if estimate else shown)
         rows.append(cells)

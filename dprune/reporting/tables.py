@@ -23,6 +23,8 @@ _OF_MEANS = ("se", "half_width", "over", "units")
 # that leaves zero out, and what the error is.
 _OF_DIFFERENCES = ("difference", "difference_error", "difference_half_width", "told_apart", "difference_kind")
 
+_MOST_DECIMALS = 8
+
 
 @dataclass(frozen=True)
 class TableRow:
@@ -145,12 +147,24 @@ def _are_apart(ours: Cell, theirs: Cell, key: str) -> bool:
     return difference is not None and difference.told_apart
 
 
-def number_text(value: float) -> str:
-    """Write a number with four digits, whole ones as they are."""
+def number_text(value: float, half: float | None = None) -> str:
+    """Write a number: with the decimals of half its interval, without one with four digits, whole ones as they are."""
+    if half and (decimals := _decimals(half)) < _MOST_DECIMALS:
+        return f"{value:,.{decimals}f}"
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}"
     decimals = 3 - math.floor(math.log10(abs(value)))
-    return f"{value:,.{max(0, decimals)}f}" if -5 < decimals < 8 else f"{value:.3e}"
+    return f"{value:,.{max(0, decimals)}f}" if -5 < decimals < _MOST_DECIMALS else f"{value:.3e}"
+
+
+def half_text(half: float) -> str:
+    """Write half of an interval with two digits that count."""
+    decimals, rounded = _decimals(half), float(f"{half:.2g}")
+    return f"{rounded if decimals else half:,.{decimals}f}" if decimals < _MOST_DECIMALS else f"{half:.1e}"
+
+
+def _decimals(half: float) -> int:
+    return max(0, 1 - math.floor(math.log10(float(f"{half:.2g}"))))
 
 
 def csv_table(tables: Sequence[Table]) -> str:

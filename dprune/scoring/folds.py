@@ -187,7 +187,7 @@ def _check_trained_on(run: TrainedRun, samples: Samples) -> None:
     theirs, ours = (parents.get("subset", {}).get("digest") for parents in (trained, given))
     if theirs != ours:
         was = "another subset than that of --subset" if theirs and ours else "a subset" if theirs else "all samples"
-        remedy = "leave --subset out" if not theirs else "give the one that it was trained on by --subset"
+        remedy = "leave --subset out" if not theirs else "give the one that it was trained on with --subset"
         raise MismatchError(f"{run.folder} was trained on {was}: {remedy}.")
 
 

@@ -89,7 +89,9 @@ def open_select(
         raise UsageError(f"{needing} and --shards go together: name the dataset that the ids are of.")
     named = open_named(settings.shards, members) if settings.shards else None
     if settings.figure and not isinstance(named, NamedShards):
-        raise InputError(f"{settings.shards[0]}: holds no images to draw with --figure: name their shards by --shards.")
+        raise InputError(
+            f"{settings.shards[0]}: holds no images to draw with --figure: name their shards with --shards."
+        )
     clusters = read_clusters(settings.clusters) if settings.clusters else None
     ranked = read_values(scores, "scores", named) if scores else None
     groups = _read_groups(settings.groups, named, members) if settings.groups else None

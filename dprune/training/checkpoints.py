@@ -133,7 +133,7 @@ class TrainedRun:
             epochs = ", ".join(f"{self.epoch(step):.3g}" for step in missing[:5])
             raise InputError(
                 f"{self.folder / CHECKPOINTS}: lacks the checkpoints of steps {steps} (epochs {epochs}): copy them "
-                "again, or leave them out by --checkpoints A:B."
+                "again, or leave them out with --checkpoints A:B."
             )
 
     def _missing(self) -> list[int]:

@@ -44,7 +44,7 @@ def finished_shards(folder: str) -> Standing:
     found.ledger, found.at_work = _ledger(place), makers_in(place)
     if missing:
         # A journal is only kept until all is there, so nothing tells whose the others are.
-        found.state, found.rerun = UNFINISHED, f"makes all {len(listed):,} shards anew"
+        found.state, found.rerun = UNFINISHED, f"makes all {len(listed):,} shards again"
     return found
 
 
@@ -135,10 +135,10 @@ def _seeds(record: Record, missing: Sequence[Missing]) -> str | None:
 def _rerun(found: Standing, *, resumes: bool) -> str:
     assert found.tally is not None
     if not resumes:
-        return "begins anew: what comes as a stream can be read once"
+        return "begins again: a stream can be read only once"
     total = found.tally.total
     if total is None:
-        return f"goes on behind the {found.tally.done:,} shards that are finished"
+        return f"goes on after the {found.tally.done:,} shards that are finished"
     steps = [f"makes {len(found.missing):,} of {total:,} shards"] if found.missing else []
     steps += found.facts["exports_to_come"]
     return ", ".join([*steps, "writes the manifest"])

@@ -125,7 +125,9 @@ class Standing:
         if tasks is None or not found:
             return found
         if self.tally is not None and self.tally.unit == FOLDS:
-            raise UsageError(f"--tasks {tasks}: each task has the fold of its number: limit them by --array={found}%N.")
+            raise UsageError(
+                f"--tasks {tasks}: each task has the fold of its number: limit them with --array={found}%N."
+            )
         # Whatever their numbers, tasks take the pieces that they find missing; low ones are allowed on every cluster.
         return compact(range(min(tasks, max(1, len(self.missing)))))
 
