@@ -9,7 +9,7 @@ from dprune.metrics.differences import PAIRED, TRAININGS, UNPAIRED, Difference
 from dprune.reporting.estimates import CellMean
 from dprune.reporting.tables import half_text, number_text
 
-DIFFERENCES = "Differences to the unpruned"
+DIFFERENCES = "Differences from the unpruned"
 KINDS = {
     TRAININGS: "t interval over trainings",
     PAIRED: "sampling error alone, noise and reference shared",

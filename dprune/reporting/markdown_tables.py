@@ -1,4 +1,4 @@
-"""Tables of comparisons as GitHub's Markdown: the metrics, and below them their differences to the unpruned."""
+"""Tables of comparisons as GitHub's Markdown: the metrics, and below them their differences from the unpruned."""
 
 from __future__ import annotations
 
