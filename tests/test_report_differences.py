@@ -150,6 +150,8 @@ def test_the_named_baseline_is_what_lines_are_held_to(tmp_path: Path) -> None:
     *_, row = report(tmp_path, "--baseline", tmp_path / "b.json")
     assert row["baseline"] == "baseline: furthest, pruned 0.75"
     assert difference_of(row)[0] == 0.5
+    for name in ("quality.md", "report.html"):
+        assert "Differences from the baseline" in text_of(tmp_path, name)
 
 
 def test_results_that_were_held_to_a_baseline_are_measured_as_others(tmp_path: Path) -> None:
