@@ -12,7 +12,6 @@ from dprune import console
 from dprune.errors import DpruneError, InputError, UsageError
 from dprune.formats.provenance import difference
 from dprune.formats.publish import STDOUT, Output
-from dprune.formats.readable import readable
 from dprune.runtime import Monitor, array_task, ranks
 
 if TYPE_CHECKING:
@@ -144,12 +143,12 @@ class Delivery:
         return all(file.is_made() for file in job.beside)
 
     def _tell(self, summary: dict[str, Any]) -> None:
-        """Say what was made in one line, and tables of counts in one more each; tables of tables are for --json."""
-        lines = {key: f"{key.replace('_', ' ')}: {readable(value)}" for key, value in summary.items()}
-        tables = [key for key, value in summary.items() if isinstance(value, dict)]
+        """Say what was made: where and how much in one line, what was measured in further ones."""
+        from dprune.summaries import in_words
+
+        found = in_words(summary, every=console.verbosity() > 0)
         target = "to stdout" if self._is_stdout else self.output.path
         did = "did a share of" if summary.get("complete") is False else "wrote"
-        console.say(f"{did} {target} ({', '.join(line for key, line in lines.items() if key not in tables)})")
-        for key in tables:
-            if not any(isinstance(value, dict) for value in summary[key].values()):
-                console.say(lines[key])
+        console.say(f"{did} {target}{f' ({found.counts})' if found.counts else ''}")
+        for line in found.lines:
+            console.say(line)

@@ -87,6 +87,19 @@ class Tag(click.ParamType[tuple[str, str]]):
         return key, rest
 
 
+class OutputPath(click.Path):
+    """Where an output goes; where it is missing, the error says what it would be."""
+
+    def __init__(self, kind: str) -> None:
+        # Whether it can be written is for the writer to find out, and to tell.
+        super().__init__(readable=False, allow_dash=True)
+        self._kind = kind
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        """Say what the output is."""
+        return self._kind
+
+
 def count(
     name: str, text: str, *, group: Group, common: bool = False, default: int | None = None, least: int = 1,
     most: int = INT64,
@@ -136,8 +149,8 @@ def delivers(
                 raise InputError(said) from error
 
         shared = [
-            option("-o", "--output", group="Output", common=True, metavar="PATH", required=default is None,
-                   **_told(default), help=kind),
+            option("-o", "--output", group="Output", common=True, metavar="PATH", type=OutputPath(kind),
+                   required=default is None, **_told(default), help=kind),
             option("--overwrite", group="Output", common=True, is_flag=True,
                    help="Replace an output that was made differently."),
             option("--dry-run", group="Output", common=True, is_flag=True,

@@ -426,9 +426,16 @@ def test_folders_do_not_go_to_stdout(args: tuple[str, ...], tmp_path: Path, monk
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("args", [("cluster", "x"), ("eval", "x", "y"), ("train-dit", "x")])
-def test_an_output_that_is_required(args: tuple[str, ...]) -> None:
-    dprune(*args).fails(2, "Missing option '-o' / '--output'")
+@pytest.mark.parametrize(
+    ("args", "kind"),
+    [
+        (("cluster", "x"), "File of the clusters"),
+        (("eval", "x", "y"), "a .json file"),
+        (("train-dit", "x"), "Run folder"),
+    ],
+)
+def test_an_output_that_is_required(args: tuple[str, ...], kind: str) -> None:
+    dprune(*args).fails(2, "Missing option '-o' / '--output'", kind)
 
 
 def with_streams(redirections: str, *args: object, **options: Any) -> Result:

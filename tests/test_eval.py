@@ -183,7 +183,7 @@ def test_by_default_all_that_the_inputs_allow_is_computed(pair: tuple[Path, Path
     assert [key for key, number in metrics.items() if number is None] == ["inception_score", "inception_score_se"]
     assert said.count("no Inception score: ") == 1
     assert said.count("no shares: ") == 1
-    assert "frechet distance: " in said
+    assert "dprune: Fréchet distance: " in said
 
 
 def test_every_metric_of_the_catalogue_is_computed_and_named(pair: tuple[Path, Path]) -> None:

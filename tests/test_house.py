@@ -19,7 +19,9 @@ WORK = frozenset(["packing", "embedding", "clustering", "scoring", "selecting", 
 }
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"commands", "cli", "__main__"}),
-    frozenset({"options", "flags", "help_pages", "console", "delivery", "completion", "next_steps", "dry_run"}),
+    frozenset(
+        {"options", "flags", "help_pages", "console", "delivery", "completion", "next_steps", "dry_run", "summaries"}
+    ),
     WORK,
     frozenset({"metrics", "models", "charts", "sheets", "flow", "decoding", "parts"}),
     frozenset({"formats"}),
@@ -40,6 +42,7 @@ ABOVE = frozenset(
         "completion",
         "next_steps",
         "dry_run",
+        "summaries",
     }
 )
 NO_JOB = {"__init__", "score", "help", "completion"}

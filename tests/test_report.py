@@ -26,7 +26,7 @@ from dprune.formats.publish import publish_bytes
 from dprune.formats.shard_index import build_index
 from dprune.reporting.grouping import MISSING
 from dprune.reporting.image_grid import SMALLEST
-from dprune.reporting.tables import number_text
+from dprune.reporting.tables import half_text, number_text
 from dprune.sheets.sheet import sized
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -147,6 +147,24 @@ def test_numbers_of_the_tables_are_those_of_the_results(tmp_path: Path) -> None:
 )
 def test_numbers_have_four_digits(value: float, text: str) -> None:
     assert number_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "text"),
+    [
+        (16.5432, 1.234, "16.5 ±1.2"),
+        (12.0003, 0.0066, "12.0003 ±0.0066"),
+        (0.7556, 0.2301, "0.76 ±0.23"),
+        (3.0, 0.2, "3.00 ±0.20"),
+        (0.5, 0.0995, "0.50 ±0.10"),
+        (1234.5, 25.6, "1,234 ±26"),
+        (123456.0, 12345.0, "123,456 ±12,345"),
+        (0.0, 0.03, "0.000 ±0.030"),
+        (1e-9, 2e-10, "1.000e-09 ±2.0e-10"),
+    ],
+)
+def test_numbers_have_as_many_decimals_as_their_intervals(value: float, half: float, text: str) -> None:
+    assert f"{number_text(value, half)} ±{half_text(half)}" == text
 
 
 def test_the_same_results_give_the_same_bytes_in_any_order(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""dprune report: differences to the unpruned, and which value is the best."""
+"""dprune report: differences from the unpruned, and which value is the best."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_difference_of_one_training_each_is_that_of_sampling_alone(tmp_path:
     half = 1.95996 * expected
     assert last_rows(tmp_path)[0] == rf"| nearest | 0.75 | +0.500\* (±{half:.2g}) |"
     page = text_of(tmp_path, "report.html")
-    assert "<summary>Differences to the unpruned</summary>" in page
+    assert "<summary>Differences from the unpruned</summary>" in page
     assert '<td class="apart">+0.500* <span class="spread" title="told apart: sampling error alone' in page
 
 
@@ -150,6 +150,8 @@ def test_the_named_baseline_is_what_lines_are_held_to(tmp_path: Path) -> None:
     *_, row = report(tmp_path, "--baseline", tmp_path / "b.json")
     assert row["baseline"] == "baseline: furthest, pruned 0.75"
     assert difference_of(row)[0] == 0.5
+    for name in ("quality.md", "report.html"):
+        assert "Differences from the baseline" in text_of(tmp_path, name)
 
 
 def test_results_that_were_held_to_a_baseline_are_measured_as_others(tmp_path: Path) -> None:

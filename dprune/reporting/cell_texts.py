@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dprune.metrics.catalogue import Measure
 from dprune.metrics.differences import PAIRED, TRAININGS, UNPAIRED, Difference
 from dprune.reporting.estimates import CellMean
-from dprune.reporting.tables import half_text, number_text
+from dprune.reporting.tables import Table, half_text, number_text
 
-DIFFERENCES = "Differences to the unpruned"
 KINDS = {
     TRAININGS: "t interval over trainings",
     PAIRED: "sampling error alone, noise and reference shared",
@@ -37,6 +36,12 @@ COUNTS = (
 def measure_head(measure: Measure) -> str:
     """Name a metric, with an arrow to its better end."""
     return f"{measure.name} {measure.arrow}".strip()
+
+
+def differences_title(tables: Sequence[Table]) -> str:
+    """Name the table of differences by what its rows are held to."""
+    named = any(row.baseline.is_named for table in tables for row in table.held if row.baseline is not None)
+    return f"Differences from the {'baseline' if named else 'unpruned'}"
 
 
 def estimate_spread(estimate: CellMean) -> str:

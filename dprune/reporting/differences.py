@@ -12,11 +12,11 @@ BEST = (
 )
 """What it means that a value is marked as the best."""
 NOTE = (
-    "How far each is from the unpruned, with half of the 95% interval of that difference; * marks those whose interval "
-    "leaves zero out, as chance makes one in twenty do. Where both were trained several times, ± is Welch's t over "
-    "trainings; where one of them was trained once, its trainings are taken to vary as those of the other do. In "
-    "brackets both were trained once, and ± is of sampling alone and says nothing of another training: the jackknife "
-    "of the difference where both share noise and reference, or with † both errors put together where they do not."
+    "± is half of the 95% interval of a difference. A star means that the interval leaves zero out, which chance alone "
+    "does once in twenty times. Where both lines were trained several times, ± is Welch's t over trainings. Where one "
+    "of them was trained once, its trainings are taken to vary as those of the other do. In brackets, both were "
+    "trained once: ± is then of sampling alone and says nothing of another training. It is the jackknife of the "
+    "difference where both share noise and reference; with †, they do not, and both errors are put together."
 )
 """What a table of differences means."""
 

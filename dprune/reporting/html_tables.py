@@ -66,7 +66,7 @@ def html_table(tables: Sequence[Table], caption: str) -> str:
 
 
 def html_differences(tables: Sequence[Table], caption: str) -> str:
-    """Write the differences to the unpruned likewise; empty where there are none."""
+    """Write the differences from the unpruned likewise; empty where there are none."""
     columns = [(table, number) for table in tables for number in table.differing]
     if not columns:
         return ""

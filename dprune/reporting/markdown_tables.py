@@ -1,4 +1,4 @@
-"""Tables of comparisons as GitHub's Markdown: the metrics, and below them their differences to the unpruned."""
+"""Tables of comparisons as GitHub's Markdown: the metrics, and below them their differences from the unpruned."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dprune.metrics.differences import Difference
 from dprune.reporting import notes
 from dprune.reporting.cell_texts import (
     COUNTS,
-    DIFFERENCES,
     difference_spread,
     difference_text,
+    differences_title,
     estimate_spread,
     measure_head,
 )
@@ -55,7 +55,7 @@ def _differences(table: Table) -> str:
         assert row.baseline is not None
         beside = [markdown(row.baseline.label)] if held_to else []
         rows.append([*row.names()[:2], *beside, *(_difference(row.differences[column]) for column in table.differing)])
-    return f"\n#### {DIFFERENCES}\n\n{markdown(NOTE)}\n\n{_rows(heads, rows)}"
+    return f"\n#### {differences_title([table])}\n\n{markdown(NOTE)}\n\n{_rows(heads, rows)}"
 
 
 def _difference(difference: Difference | None) -> str:

@@ -6,12 +6,13 @@ is folded below it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 
 from dprune.charts.page import PageCharts
 from dprune.charts.theme import style_sheet
 from dprune.reporting import notes
-from dprune.reporting.cell_texts import DIFFERENCES
+from dprune.reporting.cell_texts import differences_title
 from dprune.reporting.chart_markup import html_cell_charts, html_charts, html_curves
 from dprune.reporting.conclusions_markup import html_conclusions
 from dprune.reporting.content import Content
@@ -108,7 +109,7 @@ def _results(content: Content, drawn: PageCharts) -> str:
     for tables in headline_tables(content.comparisons):
         parts.append(_measured_with(tables[0]))
         parts += [html_curves(content, tables, drawn), html_table(tables, _RESULTS)]
-        parts.append(_differences(html_differences(tables, f"{DIFFERENCES}: {_RESULTS}")))
+        parts.append(_differences(tables, _RESULTS))
     how = f'<details><summary>What ± and bold mean</summary><p class="note">{INTERVALS} {BEST}</p></details>'
     return "".join(parts) + how
 
@@ -120,7 +121,7 @@ def _measures(content: Content, name: str, drawn: PageCharts) -> str:
     for table in tables:
         comparison = table.comparison
         parts += [_measured_with(table), html_table([table], _CAPTIONS[name]), *map(_note, notes.of_lines(comparison))]
-        parts.append(_differences(html_differences([table], f"{DIFFERENCES}: {_CAPTIONS[name]}")))
+        parts.append(_differences([table], _CAPTIONS[name]))
         curves = html_curves(content, [table], drawn)
         if not curves and all(cell.ratio is None for _, cell in comparison.cells()):
             curves = _note("No curves: the results do not say how much was pruned.")
@@ -132,8 +133,10 @@ def _measured_with(table: Table) -> str:
     return f"<h3>Measured with {escape(table.comparison.title)}</h3>" if table.comparison.title else ""
 
 
-def _differences(table: str) -> str:
-    return f'<details><summary>{DIFFERENCES}</summary><p class="note">{NOTE}</p>{table}</details>' if table else ""
+def _differences(tables: Sequence[Table], caption: str) -> str:
+    title = differences_title(tables)
+    table = html_differences(tables, f"{title}: {caption}")
+    return f'<details><summary>{title}</summary><p class="note">{NOTE}</p>{table}</details>' if table else ""
 
 
 def _note(text: str) -> str:

@@ -189,7 +189,7 @@ class Loop:
             found = self.task.evaluate(self.step, self.run.pictures)
         if found and is_root():
             self._log(found)
-            figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+            figures = ", ".join(f"{_spelt(name)} {value:.4g}" for name, value in found.items())
             _log.info("step %s: %s", f"{self.step:,}", figures)
 
     def _agree(self, stops: bool, saves: bool) -> tuple[bool, bool]:
@@ -266,6 +266,10 @@ class Loop:
         if (samples := self.order.size) < (batch := self.plan.batch_size):
             _log.info("a batch of %s holds each of the %s samples %.3g times, %s.",
                       f"{batch:,}", f"{samples:,}", batch / samples, self.task.repeats)  # fmt: skip
+
+
+def _spelt(name: str) -> str:
+    return name.replace("_", " ").replace("psnr", "PSNR").replace("ssim", "SSIM")
 
 
 def _kept(network: nn.Module) -> dict[str, Tensor]:
