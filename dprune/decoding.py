@@ -55,7 +55,7 @@ class Decoded(NamedTuple):
     Attributes:
         images: [n, c, h, w], uint8 or float32 in 0 to 255; black where an image is bad.
         labels: int64 [n], -1 for none.
-        bad: ledger, each entry with `row`, `key` and `reason`.
+        bad: images that cannot be decoded, each with `row`, `key` and `reason`.
         error: why the shard cannot be read, empty if it can.
     """
 

@@ -27,7 +27,7 @@ class Finished(NamedTuple):
 
     Attributes:
         images: [n, c, h, w] on the device.
-        bad: ledger of those that turned out to be bad.
+        bad: those that could not be decoded after all, as in `Decoded`.
         spent: tensors for the main thread to let go of: for each the interpreter's lock is given up and waited for,
             which is quick in that thread alone.
     """
@@ -81,7 +81,7 @@ class Part(NamedTuple):
         shard: which one.
         batches: the network's outputs, on its device.
         labels: int64 [n], -1 for none.
-        bad: ledger of the images that could not be decoded.
+        bad: the images that could not be decoded, as in `Decoded`.
     """
 
     shard: Shard

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dprune.formats.arrays import write_array
 from dprune.formats.claims import claim_in, claimed
 from dprune.formats.provenance import make_record
 from dprune.formats.shards import open_dataset
+from dprune.models.files import ModelFile, publish_model
 from dprune.models.vae import load_vae
 from dprune.runtime import Ranks, Silent
 from dprune.training.run import Run
@@ -117,12 +119,37 @@ def test_stopped_at_every_step_ends_the_same(shards: Path, tmp_path: Path) -> No
         whole, parts = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "parts"))
         assert whole.keys() == parts.keys()
         assert all(torch.equal(whole[key], parts[key]) for key in whole), name
-    assert whole["critic.scale"] > 0
+    assert whole["discriminator.scale"] > 0
     last = losses(tmp_path / "whole")
     assert "adversarial" not in last[0]
     assert last[3]["gan_scale"] > 0
     assert last[3]["discriminator"] > 0
     assert [line["loss"] for line in losses(tmp_path / "parts")] == [line["loss"] for line in last]
+
+
+def test_a_state_that_calls_the_discriminator_a_critic_ends_the_same(shards: Path, tmp_path: Path) -> None:
+    """States were saved so before; a line of the log is due after the stop, whose sums they hold."""
+    options = (*ALL_AT_ONCE, "--log-every", 4)
+    train(shards, tmp_path / "whole", *options).ok()
+    for _ in range(3):
+        train(shards, tmp_path / "former", *options, "--stop-after", "0s").fails(75, "same command")
+    path = tmp_path / "former" / "state.safetensors"
+    file = ModelFile.open(path)
+    former = {re.sub(r"(^|^moments\.|^sum\.)discriminator\b", r"\1critic", name): value
+              for name, value in file.state().items()}  # fmt: skip
+    assert {"critic.scale", "moments.critic.layers.0.weight.exp_avg", "sum.critic"} <= former.keys()
+    publish_model(path, former, file.network, file.record)
+    assert "discriminator" not in " ".join(load_file(path))
+    train(shards, tmp_path / "former", *options).ok()
+    for name in ("model", "state"):
+        whole, resumed = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "former"))
+        assert whole.keys() == resumed.keys()
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole), name
+    timed = {"img_per_s", "memory_gib", "mfu"}
+    one, other = ({key: value for key, value in losses(tmp_path / run)[-1].items() if key not in timed}
+                  for run in ("whole", "former"))  # fmt: skip
+    assert one == other
+    assert one["discriminator"] > 0
 
 
 def test_damaged_files_of_a_run_are_made_again_or_named(shards: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ _log = logging.getLogger("dprune")
 
 
 class Jpeg(NamedTuple):
-    """A JPEG of a batch: its place there, what its ledger would say, its header and its bytes."""
+    """A JPEG of a batch: its place there, its row and key in the shard, its header and its bytes."""
 
     place: int
     name: tuple[int, str]
@@ -97,7 +97,7 @@ class DeviceDecoder:
             self._stream.synchronize()
 
     def _fill(self, out: Tensor, decoded: Sequence[tuple[Jpeg, Tensor | None]]) -> list[Record]:
-        """Put images into a batch; those that the device could not decode, Pillow does. Return the ledger of these."""
+        """Put images into a batch, by Pillow where the device could not decode; return those that neither could."""
         upright = [(jpeg, turned(image, jpeg.header.orientation)) for jpeg, image in decoded if image is not None]
         if upright:
             resized = self._resized([image for _, image in upright])

@@ -49,8 +49,8 @@ MOST = 1_000_000
 
 _JOURNALLED = re.compile(r"manifest\.json|\d{6}\.json")
 _SHARD: dict[str, Shape] = {"name": FileName(), "count": Whole(), "digest": Hex(64), "xxh3": Hex(16)}
-_LEDGER = ListOf(Object({"key": Text(), "reason": Text()}))
-_ENTRY = Object({**_SHARD, "bad": _LEDGER, "version": Maybe(Text()), CHECK_KEY: Text()})
+_UNREADABLE = ListOf(Object({"key": Text(), "reason": Text()}))
+_ENTRY = Object({**_SHARD, "bad": _UNREADABLE, "version": Maybe(Text()), CHECK_KEY: Text()})
 _EXPORT = Object({"option": Text(), "path": Text(), "mark": Text()})
 PLAN = Object({}, {"shards": Whole(most=MOST), "samples": Whole(), "exports": ListOf(_EXPORT), "resumes": Flag()})
 """What there is to be in the end: how many shards and samples, where that is known before they are there; files beside
@@ -78,7 +78,7 @@ class FinishedShard:
         count: samples.
         digest: of its members' names and sizes, see `ShardIndex`.
         xxh3: of the file's bytes, see `dprune.formats.digests`.
-        bad: ledger of images that cannot be read, each with `key` and `reason`.
+        bad: images that cannot be read, each with `key` and `reason`.
     """
 
     name: str
@@ -263,7 +263,7 @@ class Journal:
         return shard
 
     def finish(self, record: Record, shards: Sequence[FinishedShard], class_names: ClassNames) -> None:
-        """Write classes, ledger and manifest, and remove the journal.
+        """Write classes, log of unreadable images and manifest, and remove the journal.
 
         Raises:
             InputError: there is nothing in the shards.
@@ -278,9 +278,9 @@ class Journal:
             )
             raise InputError(f"no sample could be packed: {reason}.")
         class_names.publish(self.folder)
-        ledger = [canonical(entry) for shard in shards for entry in shard.bad]
-        if ledger:
-            publish_bytes(self.folder / BAD, _lines(ledger))
+        bad = [canonical(entry) for shard in shards for entry in shard.bad]
+        if bad:
+            publish_bytes(self.folder / BAD, _lines(bad))
         listed = [{name: value for name, value in vars(shard).items() if name != "bad"} for shard in shards]
         publish_json(self.folder / MANIFEST, {"kind": "shards", "shards": listed, "provenance": record})
         # Two workers may both see that nothing is missing any more.

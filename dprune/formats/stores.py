@@ -101,7 +101,7 @@ class Store:
             tensors: arrays with one row a sample, and sums over the samples.
             members: digest of the shard's members.
             count: samples.
-            bad: ledger of undecodable samples, each with `row`, `key` and `reason`.
+            bad: samples that cannot be decoded, each with `row`, `key` and `reason`.
             more: further metadata, such as `weights` for `check_weights`.
             keys: of the samples, None where they are not at hand.
         """

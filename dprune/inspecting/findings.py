@@ -11,6 +11,8 @@ from dprune.formats.provenance import FINDINGS_KEY, Record, lineage
 DIGITS = 12
 NONSENSE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, MemoryError, RecursionError)
 """What readers raise on a manifest or header that is well-formed but says nonsense."""
+STORE_FILE = "store file"
+"""The kind of what a store holds for one shard."""
 _LONGEST_VALUE = 60
 
 
@@ -21,7 +23,7 @@ class Findings:
     Attributes:
         name: the file as it was given.
         kind: `shards`, `features`, `latents`, `sweep`, `run`, `report`, `scores`, `subset`, `labels`, `pairs`, `array`,
-            `keys`, `table`, `mask`, `uids`, `clusters`, `statistics`, `part`, `tensors`, `autoencoder` and
+            `keys`, `table`, `mask`, `uids`, `clusters`, `statistics`, `store file`, `tensors`, `autoencoder` and
             `transformer` (of others), `metrics`, `memorization`, or `unknown`.
         content: counts, shapes and the like, as JSON can hold them.
         records: its provenance; empty for a file made elsewhere, several for shards of several folders.

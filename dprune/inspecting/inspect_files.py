@@ -23,7 +23,7 @@ from dprune.formats.tensor_files import TensorFile, is_tensor_file
 from dprune.formats.text_tables import ID, KEYS, TextTable
 from dprune.formats.uids import is_uids
 from dprune.formats.whole_files import read_file
-from dprune.inspecting.findings import Findings
+from dprune.inspecting.findings import STORE_FILE, Findings
 from dprune.measuring.pairs import PAIR
 from dprune.models.descriptions import DESCRIPTIONS
 from dprune.models.files import ModelFile
@@ -168,7 +168,7 @@ def inspect_tensors(path: str) -> Findings:
     hold_to_digests(findings, file)
     metadata, shapes = file.metadata or {}, tensor_shapes(file)
     if metadata.keys() >= set(PART_KEYS):
-        findings.kind = "part"
+        findings.kind = STORE_FILE
         findings.content = {"samples": metadata["count"], "bad": len(metadata["bad"])}
     elif "command" in metadata:
         findings.records = [metadata]
@@ -180,7 +180,7 @@ def inspect_tensors(path: str) -> Findings:
         findings.content |= _trained_classes(path)
         if findings.kind == "tensors" and not metadata:
             _network(findings, path)
-    findings.problems += row_problems(path, shapes, metadata.get("count") if findings.kind == "part" else None)
+    findings.problems += row_problems(path, shapes, metadata.get("count") if findings.kind == STORE_FILE else None)
     return findings
 
 

@@ -85,7 +85,7 @@ def _store(folder: str, kind: str) -> Findings:
     bad = [entry for part in whole.values() for entry in part["bad"]]
     findings.content = {
         "shards": len(parts),
-        "parts": len(whole),
+        "files": len(whole),
         "samples": sum(part["count"] for part in whole.values()),
         "tensors": _tensors(findings, store, list(whole)),
         **_labels(store, list(whole)),
@@ -103,7 +103,7 @@ def _embeddings(path: str) -> Findings:
     columns = folder.columns()
     findings.samples, findings.fingerprint = sum(folder.counts), folder.fingerprint
     findings.content = {
-        "parts": len(folder.parts),
+        "files": len(folder.parts),
         "samples": findings.samples,
         "dimension": folder.parts[0].values.shape[1],
         "dtypes": sorted({str(part.values.dtype) for part in folder.parts}),

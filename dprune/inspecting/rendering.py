@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dprune.formats.readable import MOST_SHOWN, presentable, readable
-from dprune.inspecting.findings import DIGITS, Findings, describe_chain
+from dprune.inspecting.findings import DIGITS, STORE_FILE, Findings, describe_chain
 
 
 def aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
@@ -78,7 +78,7 @@ def _words(value: Any) -> str:
 
 
 def _chain(findings: Findings) -> list[tuple[int, str]]:
-    if findings.kind == "part":
+    if findings.kind == STORE_FILE:
         return [(0, "in the manifest of the store")]
     if not findings.records:
         return [(0, "none: made elsewhere")] if findings.content else []

@@ -194,6 +194,7 @@ class _Search:
     def _training_baseline(self) -> Tensor:
         """Return the nearest distance of random training samples to the rest of the training set."""
         samples, device = self.train.shape[0], self.generated.x.device
+        # The words seed the draw: others would choose other samples.
         draw = generator(self.settings.seed, "training samples as a yardstick")
         chosen = draw.choice(samples, min(samples, len(self.generated.x)), replace=False, shuffle=False)
         chosen.sort()

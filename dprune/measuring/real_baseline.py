@@ -77,6 +77,7 @@ def real_baseline(
         return _of_held_out(generated, reference, held_out, settings, monitor)
     if reference.ids is None or generated.count is None or len(reference.ids) < 2 * generated.count:
         return None
+    # The words seed the draw: others would choose other samples.
     ids = _some(reference.ids, generated.count, settings.seed, "reference samples as a yardstick")
     rows = _rows(reference, ids)
     rest, (ours, _) = _rest(reference, ids, rows), generated.moments

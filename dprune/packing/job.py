@@ -92,14 +92,14 @@ class PackJob(Job):
         """
         if not complete_shards(self.output.path):
             return False
-        ledger = Path(self.output.path) / BAD
-        if self.settings.strict and ledger.exists():
-            first = ledger.read_bytes().partition(b"\n")[0]
+        bad = Path(self.output.path) / BAD
+        if self.settings.strict and bad.exists():
+            first = bad.read_bytes().partition(b"\n")[0]
             raise _unreadable(**json.loads(first.decode("utf-8", "surrogateescape")))
         return True
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
-        """Write the shards that are missing, then classes, ledger and manifest."""
+        """Write the shards that are missing, then classes, log of unreadable images and manifest."""
         output = Path(self.output.path)
         if os.path.realpath(output) in self.source.folders:
             raise InputError(f"{self.output.path}: is the folder that is to be packed: give another -o.")

@@ -7,6 +7,7 @@ next line of the log is to be the mean of.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from dprune.models.files import ModelFile, fits, publish_model
 from dprune.training.averages import Averages
 from dprune.training.run import Run
 
+_FORMER = re.compile(r"^(moments\.|sum\.|)critic(?=\.|$)")
+"""How names begin in states that were saved when the discriminator was called by another name."""
 _REACHED = Object({"step": Whole(), "epoch": Real(0), "reported": Whole()})
 
 
@@ -76,7 +79,7 @@ class SavedState:
             return None
         try:
             file = ModelFile.open(self.run.state)
-            stored = file.state()
+            stored = {_current(name): value for name, value in file.state().items()}
         except InputError as error:
             problem = str(error).removesuffix(f": {AGAIN}.")
             raise InputError(f"{problem}: remove it to train from the beginning.") from error
@@ -103,6 +106,11 @@ class SavedState:
             for name, parameter in module.named_parameters():
                 yield from ((f"moments.{network}.{name}.{key}", value) for key, value in moments[parameter].items())
         yield from ((f"ema.{name}", value) for name, value in self.averages.tensors.items())
+
+
+def _current(name: str) -> str:
+    """Return what a tensor is called now, whatever the state that holds it calls it."""
+    return _FORMER.sub(r"\1discriminator", name)
 
 
 def _without_steps(record: Record | None) -> Record:

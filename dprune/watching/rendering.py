@@ -47,8 +47,8 @@ def _rows(standing: Standing) -> Iterator[_Row]:
     yield _Row("state", standing.state, _COLOURS.get(standing.state, "bold red"))
     yield from _pieces(standing)
     yield from _facts(standing)
-    if standing.ledger:
-        yield _Row("undecodable", _ledger(standing), "yellow")
+    if standing.undecodable:
+        yield _Row("undecodable", _undecodable(standing), "yellow")
     if standing.at_work:
         yield _Row("at work", _processes(standing))
     if standing.pace is not None:
@@ -116,13 +116,14 @@ def _training(standing: Standing) -> Iterator[_Row]:
         yield _Row("log", readable(shown))
 
 
-def _ledger(standing: Standing) -> str:
+def _undecodable(standing: Standing) -> str:
     shown = []
-    for bad in standing.ledger[:MOST_NAMES]:
+    for bad in standing.undecodable[:MOST_NAMES]:
         where = f" in {bad['shard']}" if bad["shard"] else ""
         shown.append(f"{bad['key']}{where} ({bad['reason']})")
-    more = len(standing.ledger) - len(shown)
-    return f"{len(standing.ledger):,}: " + ", ".join(shown) + (f" and {more:,} more (--json has all)" if more else "")
+    count = len(standing.undecodable)
+    more = f" and {count - len(shown):,} more (--json has all)" if count > len(shown) else ""
+    return f"{count:,}: {', '.join(shown)}{more}"
 
 
 def _processes(standing: Standing) -> str:

@@ -41,7 +41,7 @@ def finished_shards(folder: str) -> Standing:
     found = Standing(folder, "shards", record=manifest["provenance"], missing=missing)
     found.tally = Tally("shards", sum(whole.values()), len(listed))
     found.facts = {"samples": sum(count for name, count in listed.items() if whole[name])}
-    found.ledger, found.at_work = _ledger(place), makers_in(place)
+    found.undecodable, found.at_work = _unreadable(place), makers_in(place)
     if missing:
         # A journal is only kept until all is there, so nothing tells whose the others are.
         found.state, found.rerun = UNFINISHED, f"makes all {len(listed):,} shards again"
@@ -60,7 +60,7 @@ def shards_of_others(folder: str) -> Standing | None:
     return Standing(folder, "shards", tally=Tally("shards", len(tars), len(tars)))
 
 
-def _ledger(folder: Path) -> list[Record]:
+def _unreadable(folder: Path) -> list[Record]:
     path = folder / BAD
     if not path.is_file():
         return []
@@ -81,7 +81,7 @@ def begun_shards(folder: str) -> Standing | None:
     found.shared = found.command == "sample"
     found.tally = Tally("shards", len(made), plan.get("shards"))
     found.missing = _missing(found.tally.total or 0, made, names, found.at_work)
-    found.ledger = [{"shard": shard.name, **bad} for shard in made.values() for bad in shard.bad]
+    found.undecodable = [{"shard": shard.name, **bad} for shard in made.values() for bad in shard.bad]
     found.facts = {"samples": sum(shard.count for shard in made.values()), "of_samples": plan.get("samples"),
                    "exports_to_come": _exports(place, plan)}  # fmt: skip
     if found.shared:

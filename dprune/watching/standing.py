@@ -58,7 +58,7 @@ class Standing:
         missing: pieces that a rerun makes, as far as it is known which there are.
         shared: whether tasks of an array share the missing pieces.
         facts: counts and the like for people and JSON.
-        ledger: images that cannot be decoded, each with `shard`, `key` and `reason`.
+        undecodable: images that cannot be decoded, each with `shard`, `key` and `reason`.
         at_work: what living processes hold.
         pace: how fast pieces came, None where that says nothing.
         remaining: seconds that the rest takes at that pace.
@@ -74,7 +74,7 @@ class Standing:
     missing: Sequence[Missing] = ()
     shared: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
-    ledger: Sequence[Record] = ()
+    undecodable: Sequence[Record] = ()
     at_work: Sequence[Holder] = ()
     pace: Pace | None = None
     remaining: float | None = None
@@ -143,7 +143,7 @@ class Standing:
             "missing": [piece._asdict() for piece in self.missing],
             "array": self.array,
             "facts": self.facts,
-            "undecodable": list(self.ledger),
+            "undecodable": list(self.undecodable),
             "at_work": [holder._asdict() for holder in self.at_work],
             "pace": None if self.pace is None else self.pace.as_json(),
             "remaining_s": self.remaining,

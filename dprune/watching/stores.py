@@ -41,7 +41,7 @@ def store_standing(folder: str, kind: str) -> Standing:
     found.tally = Tally("files", len(parts), len(store.shards))
     found.missing = _missing(store, looks, found.at_work)
     found.facts = {"samples": sum(part["count"] for part in parts.values())}
-    found.ledger = _ledger(parts)
+    found.undecodable = _undecodable(parts)
     _tell_rerun(found, store)
     if found.state == UNFINISHED:
         made = [(look.made, look.metadata["count"]) for look in looks.values() if look.metadata]
@@ -61,7 +61,7 @@ def _missing(store: Store, looks: Mapping[str, _Look], makers: Sequence[Holder])
     return found
 
 
-def _ledger(parts: Mapping[str, Record]) -> list[Record]:
+def _undecodable(parts: Mapping[str, Record]) -> list[Record]:
     bad = ((shard, entry) for shard, part in parts.items() for entry in part["bad"])
     return [{"shard": shard, "key": entry["key"], "reason": entry["reason"]} for shard, entry in bad]
 

@@ -28,8 +28,8 @@ from dprune.training.vae.settings import VAESettings
 
 REVIVE_EVERY = 100
 CODES = "quantizer.embedding"
-DISCRIMINATOR = "critic"
-"""What states of runs call the discriminator's tensors."""
+DISCRIMINATOR = "discriminator"
+"""What states of runs call its tensors."""
 
 
 class VAETask(Task):
