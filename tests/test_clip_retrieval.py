@@ -105,7 +105,7 @@ def test_info() -> None:
     assert found["fingerprint"].startswith("clip:")
     assert found["content"]["keys"] == image_paths()[:3]
     assert {"image_path", "uid", "status"} <= set(found["content"]["columns"])
-    assert [found["content"][name] for name in ("parts", "samples", "dimension")] == [2, ROWS, 6]
+    assert [found["content"][name] for name in ("files", "samples", "dimension")] == [2, ROWS, 6]
 
 
 @pytest.mark.parametrize("flat", [False, True])

@@ -236,9 +236,9 @@ def test_nothing_but_the_decoder_differs(
         ours, theirs = (load_file(tmp_path / way / f"{name}.safetensors") for way in ("gpu", "cpu"))
         np.testing.assert_allclose(ours["features"], theirs["features"], rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(ours["label"], theirs["label"])
-        ledgers = [open_part(tmp_path / way, name)["bad"] for way in ("gpu", "cpu")]
-        assert ledgers[0] == ledgers[1]
-        assert [entry["row"] for entry in ledgers[0]] == {"a": [], "b": [5, 6, 7, 10], "c": [0]}[name]
+        logs = [open_part(tmp_path / way, name)["bad"] for way in ("gpu", "cpu")]
+        assert logs[0] == logs[1]
+        assert [entry["row"] for entry in logs[0]] == {"a": [], "b": [5, 6, 7, 10], "c": [0]}[name]
 
 
 def test_bad_images_are_fatal_where_asked(mixed: Path, weights: Path, tmp_path: Path, by_pillow: list[int]) -> None:

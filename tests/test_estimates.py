@@ -187,7 +187,7 @@ def test_crossed_draws_take_the_fewest_units() -> None:
     assert found.error == pytest.approx(stats.sem([1.0, 4.0]))
 
 
-def test_a_yardstick_that_all_share_keeps_its_error() -> None:
+def test_a_baseline_that_all_share_keeps_its_error() -> None:
     """It was measured once, however many models stand beside it."""
     for trainings, samplings in ((1, 3), (3, 1)):
         known = {training(str(n)): [Sampling(0.47, 0.02)] * samplings for n in range(trainings)}

@@ -648,7 +648,7 @@ def test_fresh_samples_are_as_near_as_real_ones_and_their_errors_are_on_the_safe
         assert 1.0 < np.sqrt((table[f"{key}_se"] ** 2).mean()) / table[key].std(ddof=1) < 1.6
 
 
-def test_a_report_shows_the_yardsticks_beside_what_they_measure(
+def test_a_report_shows_the_real_baselines_beside_what_they_measure(
     three_classes: tuple[Path, np.ndarray], save: Any, tmp_path: Path
 ) -> None:
     reference, centres = three_classes

@@ -334,7 +334,7 @@ def test_each_unpruned_belongs_to_the_lines_that_were_made_alike(compared) -> No
 
 
 def test_keeping_everything_is_unpruned(compared) -> None:
-    """A selection of all that is not held out is the yardstick, whatever its order and groups."""
+    """A selection of all that is not held out is the baseline, whatever its order and groups."""
     everything = Run(scores="random", order="random", keep="1.0", without=True)
     (found,) = compared(everything, replace(PRUNED, without=True), replace(everything, k=10, scores="el2n"))
     assert shape(found) == {"unpruned": [0.0], "nearest": [0.75]}

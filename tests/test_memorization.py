@@ -141,8 +141,8 @@ def test_without_held_out_samples_their_keys_are_null(here: Path) -> None:
     assert "--held-out" in done.err
     content = json.loads(done.out)
     for key, value in content["metrics"].items():
-        yardstick = key.startswith(("held_out", "copying", "nearest_distance_ratio"))
-        assert (value is None) == yardstick, key
+        baseline = key.startswith(("held_out", "copying", "nearest_distance_ratio"))
+        assert (value is None) == baseline, key
     assert content["details"]["copying"] is None
     assert "held_out" not in content["details"]["histograms"]
 
@@ -232,7 +232,7 @@ def test_pairs_carry_their_provenance(here: Path) -> None:
     assert "memorization" in dprune("info", "pairs.npy").ok().out.decode()
 
 
-def test_the_yardstick_is_the_training_set_to_itself(here: Path) -> None:
+def test_the_baseline_is_the_training_set_to_itself(here: Path) -> None:
     train = normal(200)
     save(gen=normal(500, seed=1), train=train)
     other = nearest(torch.from_numpy(train), train, exclude=torch.arange(200)).distance
@@ -240,10 +240,10 @@ def test_the_yardstick_is_the_training_set_to_itself(here: Path) -> None:
     assert measure().metrics["train_nearest_distance_mean"] == pytest.approx(float(other.mean()), rel=1e-12)
     save(gen=normal(40, seed=1))
     few = [measure("--seed", seed) for seed in (0, 0, 1)]
-    yardsticks = [found.metrics["train_nearest_distance_mean"] for found in few]
-    assert yardsticks[0] == yardsticks[1] != yardsticks[2]
+    baselines = [found.metrics["train_nearest_distance_mean"] for found in few]
+    assert baselines[0] == baselines[1] != baselines[2]
     assert sum(few[0].details["histograms"]["train"]) == 40
-    assert yardsticks[0] == pytest.approx(float(other.mean()), rel=0.3)
+    assert baselines[0] == pytest.approx(float(other.mean()), rel=0.3)
     # Of a subset, as if there were nothing else.
     save(train=np.concatenate([train + 100, train]), keep=np.arange(200, 400))
     assert measure("--subset", "keep.npy").metrics == few[0].metrics

@@ -143,9 +143,9 @@ def test_paired_errors_are_those_of_the_difference() -> None:
         assert stated[1] == pytest.approx(_root_mean_square(list(errors)), rel=0.1), name
 
 
-def test_a_yardstick_of_both_sides_is_no_difference() -> None:
+def test_a_baseline_of_both_sides_is_no_difference() -> None:
     """The distance of held-out samples has an error, and is one number whatever the models are."""
-    yardstick = [(1.0, Sampling(0.07, 0.01))]
-    assert sampling_difference(yardstick, yardstick) == Difference(0.0)
-    assert not sampling_difference(yardstick, yardstick).says_something
-    assert sampling_difference(yardstick, [(1.0, Sampling(0.08, 0.01))]).error == pytest.approx(0.01 * 2**0.5)
+    baseline = [(1.0, Sampling(0.07, 0.01))]
+    assert sampling_difference(baseline, baseline) == Difference(0.0)
+    assert not sampling_difference(baseline, baseline).says_something
+    assert sampling_difference(baseline, [(1.0, Sampling(0.08, 0.01))]).error == pytest.approx(0.01 * 2**0.5)

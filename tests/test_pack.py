@@ -1,4 +1,4 @@
-"""dprune pack: sources, treatments, subsets, ledgers, interruptions and bad input."""
+"""dprune pack: sources, treatments, subsets, unreadable images, interruptions and bad input."""
 
 from __future__ import annotations
 
@@ -193,8 +193,8 @@ def test_bad_images_with_names_that_are_no_unicode(tmp_path: Path) -> None:
     (tmp_path / "in" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"junk")
     (tmp_path / "in" / "good.png").write_bytes(image_bytes(0))
     dprune("pack", tmp_path / "in", "-o", tmp_path / "out", "--workers", 0).ok()
-    ledger = json.loads((tmp_path / "out" / "bad.jsonl").read_text())
-    assert os.fsencode(ledger["key"]) == b"caf\xe9"
+    bad = json.loads((tmp_path / "out" / "bad.jsonl").read_text())
+    assert os.fsencode(bad["key"]) == b"caf\xe9"
 
 
 def test_links_are_followed_once(photos: Path, tmp_path: Path) -> None:
@@ -296,17 +296,17 @@ def test_pictures_with_one_name_are_told_apart_when_asked(tmp_path: Path) -> Non
     assert sorted(members(tmp_path / "out")) == ["a-2.png", "a-3.png", "a.jpg"]
 
 
-# Ledger
+# Unreadable images
 
 
-def test_unreadable_images_go_to_the_ledger(photos: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_logged(photos: Path, tmp_path: Path) -> None:
     (photos / "cat" / "a.png").write_bytes(image_bytes(0)[:-40])
     (photos / "dog" / "huge.png").write_bytes(bomb())
     (photos / "dog" / "empty.jpg").write_bytes(b"")
     result = dprune("pack", photos, "-o", tmp_path / "out", "--workers", 0).ok()
-    ledger = [json.loads(line) for line in (tmp_path / "out" / "bad.jsonl").read_text().splitlines()]
-    assert [entry["key"] for entry in ledger] == ["cat/a", "dog/empty", "dog/huge"]
-    assert "too many pixels" in ledger[2]["reason"]
+    bad = [json.loads(line) for line in (tmp_path / "out" / "bad.jsonl").read_text().splitlines()]
+    assert [entry["key"] for entry in bad] == ["cat/a", "dog/empty", "dog/huge"]
+    assert "too many pixels" in bad[2]["reason"]
     assert "unreadable: 3" in result.err
     assert not any(name.startswith(("cat/a.", "dog/huge.")) for name in members(tmp_path / "out"))
     dprune("pack", photos, "-o", tmp_path / "strict", "--strict", "--workers", 0).fails(

@@ -124,7 +124,7 @@ def test_what_is_no_different_is_not_told_apart(tmp_path: Path) -> None:
 
 def test_numbers_without_errors_differ_by_no_more_than_a_number(tmp_path: Path) -> None:
     for name, run, value in (("u", Run(), 3.0), ("a", PRUNED, 5.0)):
-        # What is the same without any error is a yardstick of both.
+        # What is the same without any error is a baseline of both.
         found = {KEY: value, "kid": None, "recall": 0.5, "coverage": 0.5, "recall_se": 0.0}
         write_metrics(tmp_path / f"{name}.json", run, found)
     write_metrics(tmp_path / "b.json", replace(PRUNED, order="highest"), {KEY: 4.0, "coverage": 0.5})

@@ -278,9 +278,9 @@ def test_rows_without_an_image(tmp_path: Path) -> None:
     for workers in (0, 2):
         said = dprune("pack", file, "-o", tmp_path / f"out{workers}", "--workers", workers, "--json").ok()
         assert json.loads(said.out)["unreadable"] == 5
-        ledger = [json.loads(line) for line in (tmp_path / f"out{workers}" / "bad.jsonl").read_text().splitlines()]
-        assert [entry["key"] for entry in ledger] == [f"{i:08d}" for i in range(1, 6)]
-        for entry, word in zip(ledger, ("is null", "is null", "missing: gone.png", "img2dataset", "cannot be decoded")):
+        bad = [json.loads(line) for line in (tmp_path / f"out{workers}" / "bad.jsonl").read_text().splitlines()]
+        assert [entry["key"] for entry in bad] == [f"{i:08d}" for i in range(1, 6)]
+        for entry, word in zip(bad, ("is null", "is null", "missing: gone.png", "img2dataset", "cannot be decoded")):
             assert word in entry["reason"]
     refused(file, "--strict").fails(3, "'00000001' is null")
     nulls = table(tmp_path / "n.parquet", image=pa.array([None, None], type=STRUCT))
