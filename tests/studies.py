@@ -13,7 +13,7 @@ import numpy as np
 from dprune.formats.provenance import digest, make_record, parent_record
 from dprune.formats.publish import publish_json
 from dprune.formats.results import write_result
-from dprune.reporting.factors import count_seeds
+from dprune.reporting.study.factors import count_seeds
 
 FINGERPRINT = "f" * 64
 TOTAL = 2000

@@ -20,7 +20,7 @@ from dprune.formats.provenance import make_record, parent_record, with_findings
 from dprune.formats.results import read_result
 from dprune.reporting.conclusions import Conclusions
 from dprune.reporting.content import Content
-from dprune.reporting.experiments import point_of_result
+from dprune.reporting.study.experiments import point_of_result
 
 NEAREST = Run(scores="cluster-distance")
 FURTHEST, RANDOM = replace(NEAREST, order="highest"), Run(scores="random", order="random", grouped=False)

@@ -16,8 +16,8 @@ from scipy import stats
 from studies import Run, made, mark, write_metrics
 
 from dprune.formats.provenance import make_record, parent_record
-from dprune.reporting.estimates import NORMAL, Sampling, nested_mean, t_quantile
-from dprune.reporting.trainings import Origin, Training
+from dprune.reporting.study.estimates import NORMAL, Sampling, nested_mean, t_quantile
+from dprune.reporting.study.trainings import Origin, Training
 
 PRUNED = Run(scores="cluster-distance")
 

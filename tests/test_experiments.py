@@ -18,9 +18,9 @@ from dprune.errors import InputError
 from dprune.formats.arrays import read_ids
 from dprune.formats.provenance import make_record, parent, parent_record
 from dprune.formats.results import read_result
-from dprune.reporting.experiments import point_of_result
-from dprune.reporting.factors import Factor, flatten
-from dprune.reporting.grouping import compare
+from dprune.reporting.study.experiments import point_of_result
+from dprune.reporting.study.factors import Factor, flatten
+from dprune.reporting.study.grouping import compare
 
 PRUNED = Run(scores="cluster-distance")
 

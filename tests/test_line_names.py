@@ -14,9 +14,9 @@ from studies import Run, made, mark, write_memorization, write_metrics
 
 from dprune.formats.provenance import parent_record
 from dprune.formats.results import read_result
-from dprune.reporting.experiments import point_of_result
-from dprune.reporting.grouping import Comparison, compare
 from dprune.reporting.line_table import line_table
+from dprune.reporting.study.experiments import point_of_result
+from dprune.reporting.study.grouping import Comparison, compare
 
 NEAREST = Run(scores="cluster-distance")
 EL2N = replace(NEAREST, scores="el2n", grouped=False)

@@ -24,8 +24,8 @@ from dprune.errors import DpruneError
 from dprune.formats.provenance import make_record, parent, parent_record
 from dprune.formats.publish import publish_bytes
 from dprune.formats.shard_index import build_index
-from dprune.reporting.grouping import MISSING
 from dprune.reporting.image_grid import SMALLEST
+from dprune.reporting.study.grouping import MISSING
 from dprune.reporting.tables import half_text, number_text
 from dprune.sheets.sheet import sized
 

@@ -20,8 +20,8 @@ from dprune.formats.provenance import parent_record
 from dprune.formats.results import read_result, result_digest
 from dprune.metrics.catalogue import QUALITY
 from dprune.metrics.jackknife import Blocks
-from dprune.reporting.experiments import point_of_result
-from dprune.reporting.grouping import MISSING, compare
+from dprune.reporting.study.experiments import point_of_result
+from dprune.reporting.study.grouping import MISSING, compare
 from dprune.reporting.tables import Table
 
 PRUNED = Run(scores="cluster-distance")

@@ -11,7 +11,7 @@ import pytest
 from conftest import dprune
 from studies import Run, shares, write_memorization, write_metrics
 
-from dprune.reporting.grouping import MISSING
+from dprune.reporting.study.grouping import MISSING
 
 NEAREST = Run(scores="cluster-distance")
 VOID = {"meta", "br", "img", "link", "input", "hr"}

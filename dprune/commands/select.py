@@ -75,8 +75,8 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> st
 def command(delivery: Delivery, scores: str | None, settings: SelectSettings, members: MemberChoice) -> None:
     """Choose the samples to keep, by scores, clusters or sets.
 
-    SCORES holds one number per sample (.npy or CSV, or - for stdin). Without SCORES, subsets are intersected,
-    subtracted and united, or drawn with --order random.
+    SCORES holds one number per sample (.npy, CSV, or - for stdin). Without it, subsets are intersected, subtracted and
+    united, or drawn at random.
 
     A score of NaN is never kept. Counts are exact. The highest at keep k are what the lowest at 1 - k leave. Ties are
     broken by a seeded hash of the id.

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from dprune.formats.provenance import FINDINGS_KEY, nearest_first, training_subset
-from dprune.reporting.estimates import t_quantile
-from dprune.reporting.factors import COUNT
-from dprune.reporting.grouping import Comparison, Line
 from dprune.reporting.headlines import HEADLINES
+from dprune.reporting.study.estimates import t_quantile
+from dprune.reporting.study.factors import COUNT
+from dprune.reporting.study.grouping import Comparison, Line
+from dprune.reporting.study.wording import method_name
 from dprune.reporting.tables import Table, TableRow, number_text
 from dprune.reporting.verdicts import ratio_of, title_of
-from dprune.reporting.wording import method_name
 
 _NAMED = 4
 # Total variation to the reference's classes from which it is worth a word, if it is also twice what chance makes.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from dprune.metrics.catalogue import Measure
 from dprune.metrics.differences import PAIRED, TRAININGS, UNPAIRED, Difference
-from dprune.reporting.estimates import CellMean
+from dprune.reporting.study.estimates import CellMean
 from dprune.reporting.tables import Table, half_text, number_text
 
 KINDS = {

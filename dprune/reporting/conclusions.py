@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from dprune.metrics.differences import TRAININGS, Difference
 from dprune.reporting.cautions import cautions_of
-from dprune.reporting.estimates import CellMean
-from dprune.reporting.grouping import Line
+from dprune.reporting.study.estimates import CellMean
+from dprune.reporting.study.grouping import Line
+from dprune.reporting.study.training_sets import UNPRUNED
 from dprune.reporting.tables import Table, TableRow, half_text, number_text
-from dprune.reporting.training_sets import UNPRUNED
 from dprune.reporting.verdicts import Verdict, ratio_of, title_of, verdicts
 
 _NAMED = 3

@@ -13,12 +13,12 @@ from dprune.reporting.conclusions_markup import markdown_summary
 from dprune.reporting.curves import Colours
 from dprune.reporting.distributions import shares_csv
 from dprune.reporting.drawings import Drawings
-from dprune.reporting.experiments import Point
 from dprune.reporting.feature_map import FeatureMap, MapInputs
-from dprune.reporting.grouping import Comparison, compare_results
 from dprune.reporting.image_grid import ImageGrid, draw_grid
 from dprune.reporting.line_table import LineTable, line_table
 from dprune.reporting.markdown_tables import markdown_tables
+from dprune.reporting.study.experiments import Point
+from dprune.reporting.study.grouping import Comparison, compare_results
 from dprune.reporting.tables import Table, csv_table, csv_text
 
 TABLES: dict[str, tuple[str, tuple[Measure, ...]]] = {

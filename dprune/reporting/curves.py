@@ -11,8 +11,8 @@ from dprune.charts.ranking import ranked_dots
 from dprune.charts.theme import PALETTE
 from dprune.formats.readable import presentable
 from dprune.metrics.catalogue import Measure
-from dprune.reporting.estimates import SAMPLING, CellMean, samplings_text
-from dprune.reporting.grouping import Comparison, Line, ratio_text
+from dprune.reporting.study.estimates import SAMPLING, CellMean, samplings_text
+from dprune.reporting.study.grouping import Comparison, Line, ratio_text
 from dprune.reporting.tables import csv_text, half_text, number_text
 
 _MARKERS = {"lowest": "circle", "highest": "square", "middle": "triangle-up", "random": "diamond"}

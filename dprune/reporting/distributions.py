@@ -14,7 +14,7 @@ from dprune.charts.tradeoff import precision_recall
 from dprune.errors import InputError
 from dprune.formats.readable import presentable
 from dprune.reporting.curves import Colours
-from dprune.reporting.grouping import Cell, Comparison, Line, cell_title, ratio_text
+from dprune.reporting.study.grouping import Cell, Comparison, Line, cell_title, ratio_text
 from dprune.reporting.tables import csv_text
 
 GROUPS = {"cluster": "clusters", "class": "classes"}

@@ -15,7 +15,7 @@ from dprune.reporting.distributions import (
     prd_csv,
     share_charts,
 )
-from dprune.reporting.grouping import Comparison
+from dprune.reporting.study.grouping import Comparison
 
 # The shares of groups have a table of their own, for all comparisons.
 _NUMBERS = {"prd": prd_csv, "distances": histograms_csv}

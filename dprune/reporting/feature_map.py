@@ -16,8 +16,8 @@ from dprune.formats.features import Features, open_features
 from dprune.formats.provenance import check_same_dataset
 from dprune.formats.readable import presentable
 from dprune.measuring.sources import check_space
-from dprune.reporting.experiments import Choice, point_of_images
-from dprune.reporting.grouping import Comparison, called_alike, cell_title, compare
+from dprune.reporting.study.experiments import Choice, point_of_images
+from dprune.reporting.study.grouping import Comparison, called_alike, cell_title, compare
 from dprune.reporting.tables import csv_text
 from dprune.seeds import generator
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dprune.metrics.catalogue import MEMORIZATION, QUALITY, Measure
-from dprune.reporting.grouping import Comparison
+from dprune.reporting.study.grouping import Comparison
 from dprune.reporting.tables import Table
 
 HEADLINES = ("frechet_distance", "f_score", "vendi")

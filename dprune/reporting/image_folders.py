@@ -11,7 +11,7 @@ from dprune.formats.images import decode_image
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import Record
 from dprune.formats.shards import Dataset, ShardReader, open_dataset
-from dprune.reporting.experiments import Choice, Point, point_of_images
+from dprune.reporting.study.experiments import Choice, Point, point_of_images
 from dprune.sampling.seeds import KEY_DIGITS, Seeds
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dprune.reporting.grouping import Comparison, Line, called_alike, cell_ratio, compare, ratio_text
 from dprune.reporting.image_folders import Folder, SeedImage, shown_seeds
+from dprune.reporting.study.grouping import Comparison, Line, called_alike, cell_ratio, compare, ratio_text
 from dprune.sheets.lettering import drawable
 from dprune.sheets.sheet import Caption, ColumnBlock, Sheet, SheetCell, SheetRow, sized
 

@@ -18,15 +18,15 @@ from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import FINDINGS_KEY, Record, make_record, parent_record, with_findings
 from dprune.formats.publish import Output, publish_bytes, publish_json
 from dprune.formats.results import read_result
-from dprune.reporting.baselines import named_choices
 from dprune.reporting.content import Content
-from dprune.reporting.experiments import Choice, Point, point_of_result
 from dprune.reporting.feature_map import MapInputs, make_maps
-from dprune.reporting.given_names import given_names
-from dprune.reporting.grouping import compare_results
 from dprune.reporting.image_folders import Folder, open_folders
 from dprune.reporting.image_grid import make_grid
-from dprune.reporting.page import render
+from dprune.reporting.page.rendering import render
+from dprune.reporting.study.baselines import named_choices
+from dprune.reporting.study.experiments import Choice, Point, point_of_result
+from dprune.reporting.study.given_names import given_names
+from dprune.reporting.study.grouping import compare_results
 from dprune.runtime import Monitor, check_stop
 
 _log = logging.getLogger("dprune")

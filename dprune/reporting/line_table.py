@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dprune.reporting.grouping import Comparison, Line, ratio_text
+from dprune.reporting.study.grouping import Comparison, Line, ratio_text
 
 NAME, RATIOS, RESULTS = "Line", "Pruned", "Results"
 

@@ -14,10 +14,10 @@ from dprune.reporting.cell_texts import (
     estimate_spread,
     measure_head,
 )
-from dprune.reporting.differences import BEST, NOTE
-from dprune.reporting.estimates import INTERVALS
-from dprune.reporting.grouping import MISSING
 from dprune.reporting.markup import markdown
+from dprune.reporting.study.differences import BEST, NOTE
+from dprune.reporting.study.estimates import INTERVALS
+from dprune.reporting.study.grouping import MISSING
 from dprune.reporting.tables import Table, number_text
 
 _NAMES = ("Line", "Pruned")

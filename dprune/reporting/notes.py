@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dprune.reporting.estimates import TRAININGS, units
-from dprune.reporting.grouping import Cell, Comparison, cell_title
-from dprune.reporting.trainings import LEVELS, drawn_anew
+from dprune.reporting.study.estimates import TRAININGS, units
+from dprune.reporting.study.grouping import Cell, Comparison, cell_title
+from dprune.reporting.study.trainings import LEVELS, drawn_anew
 
 
 def of_tables(comparison: Comparison) -> list[str]:

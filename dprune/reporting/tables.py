@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from dprune.metrics.catalogue import Measure
 from dprune.metrics.differences import Difference
 from dprune.reporting import notes
-from dprune.reporting.differences import cell_difference
-from dprune.reporting.estimates import CellMean, count_range
-from dprune.reporting.grouping import MISSING, Cell, Comparison, Line, cell_ratio, ratio_text
 from dprune.reporting.markup import spreadsheet
+from dprune.reporting.study.differences import cell_difference
+from dprune.reporting.study.estimates import CellMean, count_range
+from dprune.reporting.study.grouping import MISSING, Cell, Comparison, Line, cell_ratio, ratio_text
 
 # Columns of the CSV behind the mean of each metric: standard error, half of the 95% interval, what the error is over,
 # and of how many.

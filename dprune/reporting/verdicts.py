@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from dprune.metrics.catalogue import Measure
 from dprune.metrics.differences import Difference
-from dprune.reporting.differences import cell_difference
-from dprune.reporting.estimates import CellMean
-from dprune.reporting.grouping import cell_title, ratio_text
 from dprune.reporting.headlines import HEADLINES
-from dprune.reporting.labels import Labeller
+from dprune.reporting.study.differences import cell_difference
+from dprune.reporting.study.estimates import CellMean
+from dprune.reporting.study.grouping import cell_title, ratio_text
+from dprune.reporting.study.labels import Labeller
+from dprune.reporting.study.views import grouped
 from dprune.reporting.tables import Table, TableRow
-from dprune.reporting.views import grouped
 
 # Metrics of a table that has none of those on top.
 _MOST = 3

@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass
 
 from dprune.formats.provenance import GENERATOR
-from dprune.reporting.experiments import NAMED, Point
-from dprune.reporting.factors import ANY, COMMAND, SOURCE, Factor, Factors
-from dprune.reporting.labels import Labeller
-from dprune.reporting.training_sets import EXTERNAL, SUBSET
-from dprune.reporting.views import View, grouped, line_key
-from dprune.reporting.wording import choice_name, choice_text, phrase
+from dprune.reporting.study.experiments import NAMED, Point
+from dprune.reporting.study.factors import ANY, COMMAND, SOURCE, Factor, Factors
+from dprune.reporting.study.labels import Labeller
+from dprune.reporting.study.training_sets import EXTERNAL, SUBSET
+from dprune.reporting.study.views import View, grouped, line_key
+from dprune.reporting.study.wording import choice_name, choice_text, phrase
 
 _Group = tuple[Mapping[Hashable, Factors], Sequence[Factors]]
 

@@ -19,10 +19,10 @@ from dprune.reporting.cell_texts import (
     estimate_spread,
     measure_head,
 )
-from dprune.reporting.estimates import CellMean
-from dprune.reporting.grouping import MISSING, Line
 from dprune.reporting.line_table import LineTable
 from dprune.reporting.markup import escape
+from dprune.reporting.study.estimates import CellMean
+from dprune.reporting.study.grouping import MISSING, Line
 from dprune.reporting.tables import Table, TableRow, number_text
 
 _NARROW = 5

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dprune.formats.provenance import GENERATOR, Record, canonical, digest, nearest_first, parents_of, record_digest
-from dprune.reporting.training_sets import model_of
+from dprune.reporting.study.training_sets import model_of
 
 LEVELS = {
     "train-vae": ("autoencoder", "autoencoders"),

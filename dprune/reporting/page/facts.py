@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from dprune.reporting.estimates import count_range
-from dprune.reporting.experiments import Point
-from dprune.reporting.factors import COMMAND, OWN, SOURCE
-from dprune.reporting.grouping import Comparison
 from dprune.reporting.markup import escape
-from dprune.reporting.wording import role_name
+from dprune.reporting.study.estimates import count_range
+from dprune.reporting.study.experiments import Point
+from dprune.reporting.study.factors import COMMAND, OWN, SOURCE
+from dprune.reporting.study.grouping import Comparison
+from dprune.reporting.study.wording import role_name
 
 _KINDS = {"metrics": "Quality", "memorization": "Memorization"}
 

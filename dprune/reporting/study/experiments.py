@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dprune.errors import InputError
 from dprune.formats.provenance import Record, parents_of, training_subset
 from dprune.formats.results import Result, result_digest
-from dprune.reporting.factors import (
+from dprune.reporting.study.factors import (
     ANY,
     ASIDE,
     COUNT,
@@ -21,7 +21,7 @@ from dprune.reporting.factors import (
     Path,
     flatten,
 )
-from dprune.reporting.training_sets import (
+from dprune.reporting.study.training_sets import (
     EXTERNAL,
     SUBSET,
     Subset,
@@ -31,8 +31,8 @@ from dprune.reporting.training_sets import (
     training_set,
     unpruned,
 )
-from dprune.reporting.trainings import Training, training_of
-from dprune.reporting.wording import choice_name
+from dprune.reporting.study.trainings import Training, training_of
+from dprune.reporting.study.wording import choice_name
 
 Choice = Hashable
 """How a training set was chosen: equal for all results whose models differ in seeds or options of training alone."""

@@ -10,7 +10,7 @@ from dprune.charts.page import PageCharts
 from dprune.metrics.catalogue import Measure
 from dprune.reporting.content import Content
 from dprune.reporting.curves import interval_kinds
-from dprune.reporting.grouping import Comparison
+from dprune.reporting.study.grouping import Comparison
 from dprune.reporting.tables import Table
 
 CELL_CHARTS = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dprune.metrics.differences import TRAININGS, Difference, Sampling, sampling_difference
-from dprune.reporting.estimates import CellMean, t_quantile, units
-from dprune.reporting.grouping import Cell
+from dprune.reporting.study.estimates import CellMean, t_quantile, units
+from dprune.reporting.study.grouping import Cell
 
 BEST = (
     "The best of a column at a pruning ratio is in bold only if it is told apart from every other there that was "

@@ -9,8 +9,8 @@ from functools import reduce
 from itertools import combinations
 from operator import or_
 
-from dprune.reporting.factors import ANY, COMMAND, COUNT, OWN, SOURCE, Factor, Factors
-from dprune.reporting.wording import noun, phrase, shortened
+from dprune.reporting.study.factors import ANY, COMMAND, COUNT, OWN, SOURCE, Factor, Factors
+from dprune.reporting.study.wording import noun, phrase, shortened
 
 _MOST = 4
 # What is said rather than another factor that tells the same apart, the best first.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dprune.errors import InputError
-from dprune.reporting.experiments import Choice, Point
-from dprune.reporting.given_names import is_same
-from dprune.reporting.grouping import Cell, Line, called_alike, cell_title, compare, compare_results, ratio_text
+from dprune.reporting.study.experiments import Choice, Point
+from dprune.reporting.study.given_names import is_same
+from dprune.reporting.study.grouping import Cell, Line, called_alike, cell_title, compare, compare_results, ratio_text
 
 
 def named_choices(names: Sequence[str], points: Sequence[Point], folders: dict[str, Point]) -> frozenset[Choice]:

@@ -6,10 +6,10 @@ import base64
 from typing import TYPE_CHECKING
 
 from dprune.formats.images import drawn_png
-from dprune.reporting.grouping import Line
 from dprune.reporting.image_folders import SeedImage
 from dprune.reporting.image_grid import ABSENT, ImageGrid, ratio_title, seeds_text
 from dprune.reporting.markup import escape
+from dprune.reporting.study.grouping import Line
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,7 +10,7 @@ from itertools import chain as joined
 
 from dprune.errors import InputError
 from dprune.formats.provenance import FINDINGS_KEY, GENERATOR, Record, nearest_first, parent, parents_of
-from dprune.reporting.factors import ASIDE, AXES, COMMAND, SOURCE, Factor, Factors, Path, flatten, text
+from dprune.reporting.study.factors import ASIDE, AXES, COMMAND, SOURCE, Factor, Factors, Path, flatten, text
 from dprune.selecting.amount import Amount
 
 UNPRUNED, EXTERNAL = "unpruned", "external"

@@ -13,13 +13,13 @@ from typing import Any
 
 from dprune.formats.results import KINDS
 from dprune.metrics.differences import Sampling, measured
-from dprune.reporting.estimates import CellMean, nested_mean
-from dprune.reporting.experiments import NAMED, Point
-from dprune.reporting.factors import ANY, Factor, Factors, agree
-from dprune.reporting.labels import Labeller
-from dprune.reporting.naming import Names
-from dprune.reporting.trainings import Training
-from dprune.reporting.views import View, grouped, is_of_measuring, line_key, views
+from dprune.reporting.study.estimates import CellMean, nested_mean
+from dprune.reporting.study.experiments import NAMED, Point
+from dprune.reporting.study.factors import ANY, Factor, Factors, agree
+from dprune.reporting.study.labels import Labeller
+from dprune.reporting.study.naming import Names
+from dprune.reporting.study.trainings import Training
+from dprune.reporting.study.views import View, grouped, is_of_measuring, line_key, views
 
 MISSING = "\N{EN DASH}"
 _ORDERS = {"lowest": 0, "middle": 1, "highest": 2}

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from dprune.errors import InputError
-from dprune.reporting.experiments import Point
-from dprune.reporting.grouping import Comparison, Line
+from dprune.reporting.study.experiments import Point
+from dprune.reporting.study.grouping import Comparison, Line
 
 
 def given_names(texts: Sequence[str], comparisons: Sequence[Comparison]) -> dict[Hashable, str]:

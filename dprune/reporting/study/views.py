@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from dprune.reporting.experiments import GENERATED, Point
-from dprune.reporting.factors import ANY, COUNT, OWN, Factor, Factors, agree
+from dprune.reporting.study.experiments import GENERATED, Point
+from dprune.reporting.study.factors import ANY, COUNT, OWN, Factor, Factors, agree
 
 _STEPS = ("train-dit", "steps")
 _Item = TypeVar("_Item")

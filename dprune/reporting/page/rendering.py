@@ -13,16 +13,16 @@ from dprune.charts.page import PageCharts
 from dprune.charts.theme import style_sheet
 from dprune.reporting import notes
 from dprune.reporting.cell_texts import differences_title
-from dprune.reporting.chart_markup import html_cell_charts, html_charts, html_curves
 from dprune.reporting.conclusions_markup import html_conclusions
 from dprune.reporting.content import Content
-from dprune.reporting.differences import BEST, NOTE
-from dprune.reporting.estimates import INTERVALS
-from dprune.reporting.facts import describe
 from dprune.reporting.headlines import headline_tables
-from dprune.reporting.html_tables import html_differences, html_lines, html_table
-from dprune.reporting.image_markup import html_images
 from dprune.reporting.markup import escape
+from dprune.reporting.page.charts import html_cell_charts, html_charts, html_curves
+from dprune.reporting.page.facts import describe
+from dprune.reporting.page.images import html_images
+from dprune.reporting.page.tables import html_differences, html_lines, html_table
+from dprune.reporting.study.differences import BEST, NOTE
+from dprune.reporting.study.estimates import INTERVALS
 from dprune.reporting.tables import Table
 
 _HEADINGS = {"quality": "Quality", "shares": "Balance", "memorization": "Memorization"}
@@ -62,7 +62,7 @@ def render(content: Content) -> str:
     sections.append(("measured", "How it was made", describe(content.comparisons)))
     links = "".join(f'<li><a href="#{name}">{_LINKS.get(name, head)}</a></li>' for name, head, _ in sections)
     body = html_conclusions(content.conclusions) + "".join(_section(*section) for section in sections)
-    style = files("dprune.reporting").joinpath("page.css").read_text(encoding="utf-8")
+    style = files("dprune.reporting.page").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(drawn.policy())}">'

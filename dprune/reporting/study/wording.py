@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dprune.reporting.factors import ASIDE, COMMAND, COUNT, OWN, SOURCE, Factor
+from dprune.reporting.study.factors import ASIDE, COMMAND, COUNT, OWN, SOURCE, Factor
 
 _METHODS = {
     "cluster-distance": "cluster distance",

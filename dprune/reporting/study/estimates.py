@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.metrics.differences import CONFIDENCE, NORMAL, Sampling
-from dprune.reporting.trainings import LEVELS, Training, drawn_anew
+from dprune.reporting.study.trainings import LEVELS, Training, drawn_anew
 
 TRAININGS, SAMPLING = "trainings", "sampling"
 
