@@ -57,8 +57,9 @@ if TYPE_CHECKING:
 def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
     """Generate images, one per seed, as WebDataset shards.
 
-    MODEL is the model.safetensors of train-dit, or weights of DiT, SiT or REPA. An image depends on its seed alone, so
-    two models with the same seeds give images that can be compared one by one. The key of an image is its seed.
+    MODEL is the folder of train-dit, the model.safetensors in it, or weights of DiT, SiT or REPA. An image depends on
+    its seed alone, so two models with the same seeds give images that can be compared one by one. The key of an image
+    is its seed.
 
     What weights made elsewhere predict is detected where --parametrization does not say it. A rerun makes only the
     shards that are missing. Processes with RANK and WORLD_SIZE set share the shards of one folder, and so do the
