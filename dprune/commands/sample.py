@@ -66,8 +66,8 @@ def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
     tasks of a SLURM array; the last to end writes --grid and --npz.
 
     Balanced classes are the seed modulo their number. Proportional ones have the shares of the training set. The
-    classes of a list take turns by the seed. Classes that the training set had no sample of are left out, unless they
-    are listed.
+    classes of a list take turns by the seed. A list has numbers, ranges such as 0-9, and names as the classes.txt of
+    the training set has them. Classes that the training set had no sample of are left out, unless they are listed.
 
     \b
     Examples:
