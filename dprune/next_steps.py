@@ -211,7 +211,7 @@ def _remedy(path: str, found: str, wanted: str) -> str:
     if not (way := _way(found, wanted)):
         last = next((step for step in LEGS if step.makes == wanted), None)
         if last is None:
-            return "give such"
+            return "give one of these"
         return f"dprune {last.command.format(last.takes.upper())} -o {last.output} makes one"
     source, commands = shlex.quote(path), []
     for step in way:

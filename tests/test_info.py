@@ -161,7 +161,7 @@ def test_a_store_of_latents(tmp_path: Path) -> None:
     content = file["content"]
     assert (file["kind"], content["samples"], content["valid"], content["labelled"]) == ("latents", 7, 6, 7)
     assert content["network"] == {"kind": "vq", "channels": 3, "size": 2, "codes": 5, "image_size": 8}
-    assert content["tensors"] == {"code_counts": "I64 [5] a part", "codes": "U16 [4]", "label": "I64 []",
+    assert content["tensors"] == {"code_counts": "I64 [5] per file", "codes": "U16 [4]", "label": "I64 []",
                                   "valid": "BOOL []"}  # fmt: skip
     latents = open_latents(tmp_path / "vq")
     codes = np.concatenate(latents.mapped("codes"))[latents.valid()]
@@ -178,7 +178,7 @@ def test_a_store_of_latents_that_its_reader_refuses(tmp_path: Path) -> None:
     store.publish_part("c.tar", short, "digest of c.tar", 4, [])
     assert "c.safetensors: its tensor 'mean' has 3 rows for 4 samples" in problems(tmp_path / "kl")[0]
     store.publish_part("c.tar", {**part, "channel_sums": np.zeros(3)}, "digest of c.tar", 4, [])
-    assert any("other tensors than the first part" in problem for problem in problems(tmp_path / "kl"))
+    assert any("other tensors than the first file" in problem for problem in problems(tmp_path / "kl"))
     make_latents(tmp_path / "vq", "vq")
     (tmp_path / "vq" / "codebook.safetensors").unlink()
     assert "codebook.safetensors: no such file" in problems(tmp_path / "vq")[0]
@@ -201,7 +201,7 @@ def test_parts_are_held_to_their_count(store: Path) -> None:
     whole.publish_part("000001.tar", {"features": np.ones((4, 2), dtype=np.float16)}, "x", 5, [])
     first, second = problems(store)
     assert "'features' has 4 rows for 5 samples" in first
-    assert "other tensors than the first part" in second
+    assert "other tensors than the first file" in second
 
 
 def test_a_part_by_itself(store: Path) -> None:
@@ -361,7 +361,7 @@ def test_counts_of_one_dataset_agree(shards: Path, tmp_path: Path) -> None:
     fingerprint = open_dataset([str(shards)]).fingerprint
     record = make_record("score random", {}, fingerprint=fingerprint)
     write_array(tmp_path / "s.npy", np.zeros(17, dtype=np.float32), record)
-    assert "speaks of 17 samples" in "\n".join(problems(shards, tmp_path / "s.npy"))
+    assert "is of 17 samples" in "\n".join(problems(shards, tmp_path / "s.npy"))
 
 
 def _nonsense(folder: Path) -> dict[str, Path]:
