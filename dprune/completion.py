@@ -1,4 +1,4 @@
-"""What shells complete: paths where a parameter names one, words where its placeholder lists them.
+"""What shells complete: paths where a parameter names one, words where its placeholder or a vocabulary lists them.
 
 Commands, options and choices are completed by click itself.
 """
@@ -20,7 +20,7 @@ _BEGIN_ZSH = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit 
 
 
 class CompletedText(click.types.StringParamType):
-    """Text that is completed as a path, or as one of a few words.
+    """Text that is completed as a path, as one of a few words, or as what `vocabularies` knows.
 
     Args:
         words: that it may be.
@@ -32,7 +32,13 @@ class CompletedText(click.types.StringParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """See `click.ParamType`; the shell finds the paths."""
-        found = [CompletionItem(word) for word in self._words if word.startswith(incomplete)]
+        from dprune.vocabularies import offered
+
+        arguments = [param.name or "" for param in ctx.command.params if isinstance(param, click.Argument)]
+        # An option that waits for its value keeps click from telling arguments apart.
+        given = dict(zip(arguments, ctx.args, strict=False)) | {k: v for k, v in ctx.params.items() if v is not None}
+        known = offered(max(param.opts, key=len), param.metavar or "", given, incomplete)
+        found = [CompletionItem(word) for word in (*self._words, *known) if word.startswith(incomplete)]
         return found or ([CompletionItem(incomplete, type="file")] if self._path else [])
 
 

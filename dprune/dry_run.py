@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dprune.formats.provenance import difference
@@ -127,7 +127,7 @@ def _standing(job: Job) -> tuple[str, str, float | None]:
     found = None if job.output.path == STDOUT else job.existing()
     if found and (unlike := difference(found, job.record)):
         return REPLACE, unlike, None
-    begun = _begun(job)
+    begun = None if job.output.path == STDOUT else _begun(job)
     if begun is not None:
         return GO_ON, begun.rerun, begun.remaining
     return (MAKE if found is None else GO_ON), "", None
@@ -136,11 +136,12 @@ def _standing(job: Job) -> tuple[str, str, float | None]:
 def _begun(job: Job) -> Standing | None:
     """Return how far the output is, None where nothing that this job would go on from is there."""
     from dprune.watching.job import open_status
-    from dprune.watching.standing import UNFINISHED
+    from dprune.watching.standing import COMPLETE, UNFINISHED
 
-    if job.output.path == STDOUT:
-        return None
     (found,) = open_status([job.output.path]).standings
+    if found.state == COMPLETE and found.kind == "run" and found.tally is not None:
+        # A training of fewer steps, which is extended.
+        return replace(found, rerun=f"goes on at step {found.tally.done:,}")
     known = found.record is not None and not difference(found.record, job.record)
     return found if known and found.state == UNFINISHED else None
 

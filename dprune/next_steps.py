@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -65,7 +66,7 @@ NAMES = {
     "report": "a report",
     "array": "an array",
     "matrix": "a matrix",
-    "archive": "an archive",
+    "archive": "an archive of images",
     "table": "a JSON file",
     "samples": "images, shards or their features",
     "population": "shards, a store, clusters or an array",
@@ -86,7 +87,7 @@ _ACCEPTED = {
     "run": {"archive"},
     "result": {"table", "archive"},
     "samples": {"images", "shards", "generated", "features", "matrix", "archive"},
-    "population": {"shards", "generated", "features", "latents", "clusters", "array", "matrix"},
+    "population": {"shards", "generated", "features", "latents", "clusters", "array", "matrix", "table"},
     "dataset": {"shards", "generated", "features", "latents"},
 }
 """What does for each kind that a parameter takes, besides itself."""
@@ -153,6 +154,9 @@ def kind_called(path: str) -> str:
         return _of_folder(path)
     if kind == "run":
         return "vae" if read_manifest(path)["provenance"].get("command") == "train-vae" else "run"
+    if kind == "zip" and not _holds_images(path):
+        # Arrays of numpy and weights of torch are archives, too.
+        return ""
     kind = _KINDS.get(kind, kind)
     return kind if kind in NAMES else ""
 
@@ -190,6 +194,14 @@ def _of_folder(path: str) -> str:
     return "images" if next(images, None) else ""
 
 
+def _holds_images(path: str) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.lower().endswith(IMAGE_SUFFIXES) for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def _result_in(folder: str) -> str:
     """Return a pattern of results that lie in a folder that is not dprune's, empty where there are none."""
     for pattern in ("*.json", "*/*.json", "*/*/*.json") if kind_called(folder) in ("", "images") else ():
@@ -211,7 +223,7 @@ def _remedy(path: str, found: str, wanted: str) -> str:
     if not (way := _way(found, wanted)):
         last = next((step for step in LEGS if step.makes == wanted), None)
         if last is None:
-            return "give such"
+            return "give one of these"
         return f"dprune {last.command.format(last.takes.upper())} -o {last.output} makes one"
     source, commands = shlex.quote(path), []
     for step in way:

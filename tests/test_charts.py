@@ -108,7 +108,7 @@ def test_points_at_one_ratio_stand_apart_however_many() -> None:
     n = 20
     crowd = [estimated(line, ratio, 10.0) for line in range(1, n + 1) for ratio in (0.5, 0.9, 0.95)]
     lines = (LINES[0], *(pruned_style(f"line {k}", k % 8, "circle", SOLID) for k in range(n)))
-    moved = offsets(crowd, 0.57)
+    moved = offsets(crowd, 0.57, 0.12)
     for ratio in (0.5, 0.9, 0.95):
         at = [ratio + moved[line, ratio] for line in range(1, n + 1)]
         assert (np.diff(at) > 0).all()
@@ -116,8 +116,16 @@ def test_points_at_one_ratio_stand_apart_however_many() -> None:
     assert 0.9 + moved[n, 0.9] < 0.95 + moved[1, 0.95]
     drawn = places(curves(crowd, lines))
     assert len({x for x, y in drawn if y == drawn[-1][1]}) == 3 * n
-    two = offsets([estimated(1, 0.5, 1), estimated(2, 0.5, 1)], 0.6)
+    two = offsets([estimated(1, 0.5, 1), estimated(2, 0.5, 1)], 0.6, 0.6)
     assert (two[2, 0.5] - two[1, 0.5]) / 0.6 * 300 > 6
+
+
+def test_no_crowd_runs_over_the_ends_of_the_axis() -> None:
+    crowd = [estimated(line, ratio, 10.0) for line in range(60) for ratio in (0.5, 0.75)]
+    figure = curves(crowd, tuple(pruned_style(f"line {k}", k % 8, "circle", SOLID) for k in range(60)))
+    low, high = figure.words["across"]
+    at = [row["x"] for row in figure.data["points"]]
+    assert low < min(at) < max(at) < high
 
 
 def test_a_missing_cell_is_a_gap() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.shell_completion import get_completion_class
 from conftest import dprune, dprune_process
@@ -21,6 +22,9 @@ from test_cli import HEAVY, NAMES, imported_by, subcommands
 
 from dprune.cli import cli
 from dprune.completion import PLACES, SHELLS, VARIABLE
+from dprune.formats.clusters import Clusters
+from dprune.formats.provenance import make_record
+from dprune.models.files import publish_model
 
 
 def completed(*words: str, shell: str = "bash") -> list[tuple[str, str]]:
@@ -44,6 +48,13 @@ def completed(*words: str, shell: str = "bash") -> list[tuple[str, str]]:
         (("score", "el2n", "x", "--parametrization", "r"), ["reversed"]),
         (("cluster", "features", "--init", "k"), ["kmeans++"]),
         (("train-vae", "--perceptual", ""), ["none", "lpips"]),
+        (("embed", "shards", "--model", "dinov2-"), ["dinov2-s", "dinov2-b", "dinov2-l"]),
+        (("eval", "a", "b", "--model", "p"), ["pixels"]),
+        (("train-dit", "latents", "--arch", "XL/"), ["XL/1", "XL/2", "XL/4", "XL/8"]),
+        (("eval", "a", "b", "--metrics", "prdc,k"), ["prdc,kid"]),
+        (("eval", "a", "b", "--metrics", "prdc,prd"), ["prdc,prd"]),
+        (("sample", "missing", "--classes", "ba"), ["balanced"]),
+        (("select", "--only", ""), []),
         (("completion", "f"), ["fish"]),
         (("help", "tr"), ["train-vae", "train-dit"]),
         (("help", "score", "g"), ["grand"]),
@@ -66,6 +77,27 @@ def test_names_and_words_are_completed(words: tuple[str, ...], offered: list[str
 )  # fmt: skip
 def test_files_are_left_to_the_shell(words: tuple[str, ...]) -> None:
     assert completed(*words) == [("file", words[-1])]
+
+
+def test_names_and_numbers_in_files_are_completed(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "classes.txt").write_text("cat\ncow\ndog\nsea cow\n")
+    some = np.zeros(3, dtype=np.float32)
+    clusters = tmp_path / "c.safetensors"
+    Clusters(np.zeros((12, 2), np.float32), some.astype(np.int32), some, some, np.full(12, 1)).write(clusters)
+    model = tmp_path / "model.safetensors"
+    network = {"kind": "dit", "classes": 4, "class_names": ["cat", "cow", "dog"]}
+    publish_model(model, {}, network, make_record("train-dit", {}))
+    groups = ("select", "--groups", str(tmp_path / "shards"), "--only")
+    assert completed(*groups, "c") == [("plain", "cat"), ("plain", "cow")]
+    assert completed(*groups, "dog,cat,c") == [("plain", "dog,cat,cow")]
+    assert completed("select", "--clusters", str(clusters), "--only", "1") == [
+        (("plain"), n) for n in ("1", "10", "11")
+    ]
+    assert completed("sample", str(model), "--classes", "d") == [("plain", "dog")]
+    assert completed("sample", str(model), "--classes", "cat,3") == [("plain", "cat,3")]
+    clusters.write_bytes(b"damaged")
+    assert completed("select", "--clusters", str(clusters), "--only", "") == []
 
 
 def test_every_parameter_that_names_a_file_is_completed_as_one() -> None:

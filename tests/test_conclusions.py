@@ -69,7 +69,7 @@ def test_a_planted_winner_is_found_and_held_to_the_unpruned(study) -> None:
     half = (difference.confidence_interval().high - difference.confidence_interval().low) / 2
     assert f"It is 2.00 ± {half:.2g} below the unpruned at 12.03 ± 0.63, " in text
     assert f"{abs(difference.statistic):.1f} standard errors: better, and the two can be told apart." in text
-    assert text.endswith("Of 3 points, 1 is better than the unpruned, 2 are worse and 0 cannot be told apart from it.")
+    assert text.endswith("Of 3 points, 1 is better than the unpruned and 2 are worse.")
     (caution,) = study.conclude().cautions
     assert caution.startswith(
         "Each metric was compared with the baseline up to 3 times: chance alone makes about 0.15 "
@@ -86,6 +86,12 @@ def test_what_is_not_told_apart_is_not_the_best(study) -> None:
     )
     assert "best" not in text
     assert "standard errors: the two cannot be told apart" in text
+
+
+def test_many_standard_errors_of_few_trainings_are_not_called_a_tie(study) -> None:
+    study.add(NEAREST, [10.0, 10.6]).add(Run(), [12.0, 12.1])
+    text = study.said()["Fréchet distance"]
+    assert " standard errors, but too few trainings to tell the two apart" in text
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import dprune, sample, write_tar
+from stores import latent_store
 
 from dprune.formats.readable import size
 
@@ -95,3 +96,11 @@ def test_what_goes_to_stdout_is_said_to(place: Path) -> None:
 )
 def test_sizes(count: int, said: str) -> None:
     assert size(int(count)) == said
+
+
+def test_a_training_that_is_extended_says_from_where(place: Path) -> None:
+    latent_store(place / "latents")
+    command = ("train-dit", "latents", "--arch", "nano/2", "--batch-size", 4, "--device", "cpu", "-o", "run", "--steps")
+    dprune(*command, 2).ok()
+    assert plan(*command, 5)[0] == "would go on with run: goes on at step 2"
+    assert plan(*command, 2)[0] == "would do nothing: run is up to date"

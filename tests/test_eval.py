@@ -611,7 +611,7 @@ def test_held_out_samples_of_shards_or_beside_statistics(shards: Path, pair: tup
         (("{x}", "{y}", "--held-out", "{none}"), 3, ("none.npy", "no ids")),
         (("{s}", "{y}", "--held-out", "{h}"), 2, ("--held-out", "s.npz", "statistics")),
         (("{x}", "{s}", "--held-out", "{far}"), 2, ("--held-out", "s.npz", "statistics")),
-        (("{x}", "{store}", "--held-out", "{store}"), 3, ("one dataset", "--held-out")),
+        (("{x}", "{store}", "--held-out", "{store}"), 3, ("the same dataset", "--held-out")),
     ],
 )
 def test_held_out_samples_that_will_not_do(

@@ -268,7 +268,7 @@ def test_training_data_are_taken_and_what_is_left_is_said(tmp_path: Path) -> Non
     (folder / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(image_bytes(3, suffix="jpg"))
     result = dprune("pack", folder, "-o", tmp_path / "out", "--workers", 0).ok()
     assert "split: train)" in result.err
-    assert "left out: val/: 2, .txt: 1" in result.err
+    assert "left out: .txt: 1, val/: 2" in result.err
     assert set(labels(tmp_path / "out").values()) == {0, 1}
 
 

@@ -152,7 +152,7 @@ def test_inception_is_what_images_get_beside_statistics(generated: Path, tmp_pat
     done = dprune(
         "eval", generated, stats, "--resize", "tensorflow", "--dry-run", "--json", "-o", tmp_path / "m.json"
     ).ok()
-    assert "unless by inception and the resize tensorflow" in " ".join(done.err.split())
+    assert "unless those were inception and the resize tensorflow" in " ".join(done.err.split())
     records = json.loads(done.out)["provenance"]["ancestors"].values()
     options = next(record["options"] for record in records if record["command"] == "embed")
     assert (options["model"], options["resize"]) == ("inception", "tensorflow")

@@ -20,7 +20,18 @@ WORK = frozenset(["packing", "embedding", "clustering", "scoring", "selecting", 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"commands", "cli", "__main__"}),
     frozenset(
-        {"options", "flags", "help_pages", "console", "delivery", "completion", "next_steps", "dry_run", "summaries"}
+        {
+            "options",
+            "flags",
+            "help_pages",
+            "console",
+            "delivery",
+            "completion",
+            "next_steps",
+            "dry_run",
+            "summaries",
+            "vocabularies",
+        }
     ),
     WORK,
     frozenset({"metrics", "models", "charts", "sheets", "flow", "decoding", "parts"}),
@@ -43,6 +54,7 @@ ABOVE = frozenset(
         "next_steps",
         "dry_run",
         "summaries",
+        "vocabularies",
     }
 )
 NO_JOB = {"__init__", "score", "help", "completion"}

@@ -486,7 +486,7 @@ def test_held_out_ids_that_were_trained_on_are_refused(here: Path) -> None:
     save(none=np.arange(0))
     dprune(*args, "none.npy").fails(3, "none.npy", "no ids")
     x = store("x", normal(60))
-    dprune("memorization", "gen.npy", x, "--held-out", x, "-o", "m.json").fails(3, "one dataset", "--held-out")
+    dprune("memorization", "gen.npy", x, "--held-out", x, "-o", "m.json").fails(3, "the same dataset", "--held-out")
 
 
 def test_the_subset_that_the_model_was_trained_on_is_asked_for(here: Path) -> None:
@@ -597,7 +597,7 @@ def test_a_result_is_made_once(here: Path) -> None:
     dprune(*args, "--alpha", "0.7").fails(3, "m.json", "alpha", "--overwrite")
     dprune(*args, "--alpha", "0.7", "--overwrite").ok()
     assert read_array("pairs.npy").record["options"]["alpha"] == 0.7
-    plan = json.loads(dprune(*args, "--dry-run", "--json").ok().out)
+    plan = json.loads(dprune(*args, "--alpha", "0.7", "--dry-run", "--json").ok().out)
     assert plan["provenance"]["command"] == "memorization"
 
 

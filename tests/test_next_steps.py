@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         publish_json(tmp_path / command / "manifest.json", {"kind": "run", "provenance": record})
     (tmp_path / "results" / "one").mkdir(parents=True)
     (tmp_path / "results" / "one" / "metrics.json").write_text("{}")
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("a.png", b"")
+    np.savez(tmp_path / "arrays.npz", mu=np.zeros(3))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -54,6 +58,11 @@ ENCODE = "dprune encode {} --vae vae -o latents"
     [
         ("embed flat", f"run {PACK.format('flat')}, and give shards"),
         ("embed 'by class'", f"run {PACK.format(chr(39) + 'by class' + chr(39))}, and give shards"),
+        (
+            "embed images.zip",
+            f"is an archive of images, and dprune embed takes a folder of shards: run "
+            f"{PACK.format('images.zip')}, and give shards",
+        ),
         ("train-vae flat", f"run {PACK.format('flat')}, and give shards"),
         ("cluster flat", f"run {PACK.format('flat')}, then {EMBED.format('shards')}, and give features"),
         ("cluster shards", f"run {EMBED.format('shards')}, and give features"),
@@ -96,6 +105,8 @@ def test_what_is_wrong_with_the_right_kind_is_told_as_ever(place: Path) -> None:
     dprune("embed", "shards", "--model", "pixels", "--image-size", 4, "-o", "out").fails(3, "000000.tar")
     dprune("cluster", "nothing", "-o", "out").fails(3, "nothing: no such file or folder")
     dprune("cluster", "scores.npy", "-o", "out").fails(3, "features are floats of shape [n, d]")
+    for path in ("arrays.npz", "results/one/metrics.json"):
+        dprune("score", "random", path, "-o", "out").fails(3, "does not say what samples there are")
 
 
 def test_the_table_speaks_of_kinds_and_commands_that_there_are() -> None:

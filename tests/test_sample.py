@@ -630,7 +630,7 @@ def test_npz_is_what_the_evaluator_reads(sample, tmp_path):
     (tmp_path / "all.npz").unlink()
     assert json.loads(sample("out", *options, "--npz", tmp_path / "all.npz", "--json").ok().out)["shards_made"] == 0
     assert (tmp_path / "all.npz").read_bytes() == first
-    sample("out2", "--seeds", "0-3", "--npz", tmp_path / "all.npz").fails(3, "all.npz", "otherwise", "--overwrite")
+    sample("out2", "--seeds", "0-3", "--npz", tmp_path / "all.npz").fails(3, "all.npz", "differently", "--overwrite")
     assert (tmp_path / "all.npz").read_bytes() == first
     assert not (tmp_path / "out2").exists()
     sample("out2", "--seeds", "0-3", "--npz", tmp_path / "all.npz", "--overwrite").ok()

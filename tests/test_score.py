@@ -87,9 +87,9 @@ def make_what_holds_no_samples(folder: Path) -> None:
         ("cut.safetensors", ["not a whole safetensors file"]),
         ("whole.safetensors", ["no tensor called 'features'"]),
         ("statistics.safetensors", ["statistics", "does not say what samples there are", "give shards"]),
-        ("metrics.json", ["JSON", "does not say what samples there are", "give shards"]),
+        ("metrics.json", ["a JSON file", "does not say what samples there are"]),
         ("picture.png", ["picture", "does not say what samples there are", "give shards"]),
-        ("statistics.npz", ["archive", "does not say what samples there are", "give shards"]),
+        ("statistics.npz", ["an archive", "does not say what samples there are"]),
     ],
 )
 def test_what_holds_no_samples_is_refused(tmp_path: Path, name: str, words: list[str]) -> None:

@@ -387,7 +387,7 @@ def test_runs_on_a_subset_score_it(score, store, tmp_path):
     runs = [train(store, tmp_path / f"r{i}", "--epochs", "1", "--subset", keep, "--fold", f"{i}/2") for i in (0, 1)]
     score("moso", runs, "m.npy", "--subset", keep).ok()
     assert np.flatnonzero(np.isfinite(scores(tmp_path / "m.npy"))).tolist() == list(range(4, 24))
-    score("moso", runs, "x.npy").fails(3, "a subset", "by --subset")
+    score("moso", runs, "x.npy").fails(3, "a subset", "with --subset")
     score("moso", runs, "x.npy", "--subset", other).fails(3, "another subset", "--subset")
 
 
@@ -704,7 +704,7 @@ def test_runs_that_are_none_are_refused(score, store, run, tmp_path):
     for method in ("moso", "monotonicity"):
         score(method, tmp_path / "gone", "x.npy").fails(3, "gone", "no such folder")
         score(method, run / "model.safetensors", "x.npy").fails(3, "is a file", "folder of a run")
-        score(method, store, "x.npy").fails(3, "not a run of dprune train-dit")
+        score(method, store, "x.npy").fails(3, "is a latent store", "takes the run of a DiT's training")
         score(method, tmp_path, "x.npy").fails(3, "not a run of dprune train-dit")
         score(method, run, "x.npy", latents=run).fails(3, "run")
     assert written(tmp_path) == []
@@ -745,7 +745,9 @@ def test_missing_steps_are_named(score, store, tmp_path):
 
 def test_one_epoch_is_too_few(score, run, tmp_path):
     for which in ("1", "2:2"):
-        score("monotonicity", run, "x.npy", "--checkpoints", which).fails(3, "run", "takes two", "--save-every epoch")
+        score("monotonicity", run, "x.npy", "--checkpoints", which).fails(
+            3, "run", "a rise needs two", "--save-every epoch"
+        )
     score("monotonicity", run, "x.npy", "--checkpoints", "9").fails(3, "4 checkpoints", "last 9")
     score("moso", run, "x.npy", "--checkpoints", "7:").fails(3, "no checkpoint of these epochs", "1.12 to 4.12")
     score("moso", run, "x.npy", "--checkpoints", "some").fails(2, "--checkpoints some")
@@ -783,7 +785,7 @@ def test_folds_that_overlap_or_are_missing_are_refused(score, store, folds, run,
     score("moso", [*folds, run], "x.npy").fails(3, "run", "trained on all samples", "--fold I/N")
     score("moso", folds, "x.npy", "--only-fold", 3).fails(2, "--only-fold 3", "folds 0 to 2")
     score("moso", folds[:2], "x.npy", "--only-fold", 2).fails(3, "--only-fold 2", "--fold 2/3")
-    score("moso", run, "x.npy", "--only-fold", 0).fails(2, "--only-fold 0", "no fold")
+    score("moso", run, "x.npy", "--only-fold", 0).fails(2, "--only-fold 0", "not trained on a fold")
     assert written(tmp_path) == []
 
 

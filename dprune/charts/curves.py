@@ -48,7 +48,7 @@ def ratio_curves(
     beside = _BESIDE if len(ratios) > 1 else _BESIDE_SINGLE
     across = ratios[0] - beside, ratios[-1] + beside
     up = extent([*points, *levels])
-    shifts = offsets(points, across[1] - across[0])
+    shifts = offsets(points, across[1] - across[0], 2 * beside)
     rows = [_row(point, up, point.ratio + shifts[point.line, point.ratio]) for point in points]
     data = {
         "points": rows,
@@ -62,12 +62,13 @@ def ratio_curves(
     return Figure(title, said, partial(_template, tuple(lines)), data, words, names, note)
 
 
-def offsets(points: Sequence[Estimated], width: float) -> dict[tuple[int, float], float]:
+def offsets(points: Sequence[Estimated], width: float, room: float) -> dict[tuple[int, float], float]:
     """Move points of one ratio apart, in the order of their lines, or they would hide each other.
 
     Args:
         points: of all lines.
         width: of the axis, in ratios.
+        room: of the axis around an outermost ratio.
 
     Returns:
         By line and ratio, by how much to move it: the more points there are and the nearer the next ratio is, the less.
@@ -76,10 +77,10 @@ def offsets(points: Sequence[Estimated], width: float) -> dict[tuple[int, float]
     for point in points:
         crowds[point.ratio].add(point.line)
     ratios = sorted(crowds)
-    between = min((b - a for a, b in itertools.pairwise(ratios)), default=width)
+    between = min((b - a for a, b in itertools.pairwise(ratios)), default=room)
     found = {}
     for ratio, crowd in crowds.items():
-        step = min(_APART * width, _TAKEN * between / len(crowd))
+        step = min(_APART * width, _TAKEN * min(between, room) / len(crowd))
         for place, line in enumerate(sorted(crowd)):
             found[line, ratio] = step * (place - (len(crowd) - 1) / 2)
     return found

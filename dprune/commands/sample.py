@@ -57,16 +57,17 @@ if TYPE_CHECKING:
 def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
     """Generate images, one per seed, as WebDataset shards.
 
-    MODEL is the model.safetensors of train-dit, or weights of DiT, SiT or REPA. An image depends on its seed alone, so
-    two models with the same seeds give images that can be compared one by one. The key of an image is its seed.
+    MODEL is the folder of train-dit, the model.safetensors in it, or weights of DiT, SiT or REPA. An image depends on
+    its seed alone, so two models with the same seeds give images that can be compared one by one. The key of an image
+    is its seed.
 
     What weights made elsewhere predict is detected where --parametrization does not say it. A rerun makes only the
     shards that are missing. Processes with RANK and WORLD_SIZE set share the shards of one folder, and so do the
     tasks of a SLURM array; the last to end writes --grid and --npz.
 
     Balanced classes are the seed modulo their number. Proportional ones have the shares of the training set. The
-    classes of a list take turns by the seed. Classes that the training set had no sample of are left out, unless they
-    are listed.
+    classes of a list take turns by the seed. A list has numbers, ranges such as 0-9, and names as the classes.txt of
+    the training set has them. Classes that the training set had no sample of are left out, unless they are listed.
 
     \b
     Examples:

@@ -16,6 +16,8 @@ from dprune.reporting.tables import Table, TableRow, half_text, number_text
 from dprune.reporting.verdicts import Verdict, ratio_of, title_of, verdicts
 
 _NAMED = 3
+# Standard errors at which a normal distribution would tell two numbers apart: if Student's t does not, trainings lack.
+_OF_MANY = 2
 # Ways of sampling and measuring that the paragraph speaks of, those with most points: others are only in the tables.
 _MOST = 3
 
@@ -158,7 +160,10 @@ def _errors(difference: Difference, *, is_better: bool) -> str:
         return ", and no error is known"
     if not difference.error:
         return ""
-    errors = f"{abs(difference.value) / difference.error:.1f} standard errors"
+    ratio = abs(difference.value) / difference.error
+    errors = f"{ratio:.1f} standard errors"
+    if not difference.told_apart and ratio > _OF_MANY and difference.kind == TRAININGS:
+        return f", {errors}, but too few trainings to tell the two apart"
     if not difference.told_apart:
         return f", {errors}: the two cannot be told apart"
     return f", {errors}: {'better' if is_better else 'worse'}, and the two can be told apart"
@@ -178,8 +183,10 @@ def _against_baseline(verdict: Verdict) -> str:
     if compared == even:
         none = "Neither of the two points" if compared == 2 else f"None of the {compared} points"
         return f"{none} can be told apart from {baseline}."
-    apart = f"{_are(better)} better than {baseline}, {_are(worse)} worse"
-    return f"Of {compared} points, {apart} and {even:,} cannot be told apart from it."
+    found = f"{_are(better)} better than {baseline}"
+    if not even:
+        return f"Of {compared} points, {found} and {_are(worse)} worse."
+    return f"Of {compared} points, {found}, {_are(worse)} worse and {even:,} cannot be told apart from it."
 
 
 def _are(count: int) -> str:
