@@ -242,7 +242,7 @@ STRANGERS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
                         r"quant_conv.weight is \[8, 8, 3, 3\], not \[8, 8, 1, 1\]"),
     "no-decoder": (lambda s: {n: v for n, v in s.items() if "decoder" not in n}, "it has no decoder.conv_in.weight"),
     "lookup-free": (lambda s: s | {"quantize.mask": np.ones(3)}, "it quantises in another way"),
-    "odd": (lambda s: s | {"encoder.conv_in.weight": np.ones((24, 3, 3, 3), np.float32)}, "no multiples of 24"),
+    "odd": (lambda s: s | {"encoder.conv_in.weight": np.ones((24, 3, 3, 3), np.float32)}, "not multiples of 24"),
     "two": (lambda s: moved(s, "encoder", "a.encoder") | moved(s, "encoder", "b.encoder"), "several autoencoders"),
     "whole-numbers": (lambda s: {n: v.astype(np.int32) for n, v in s.items()}, "holds whole numbers"),
 }  # fmt: skip

@@ -15,6 +15,7 @@ from damage import damaged
 from PIL import Image
 
 from dprune.formats import npz_images
+from dprune.formats.class_names import ClassNames
 from dprune.formats.npz_images import NpzImages
 from dprune.packing.npz import NpzSource
 from dprune.packing.table_columns import TableChoice
@@ -76,7 +77,7 @@ def test_what_sample_writes_packs_back(tmp_path: Path, shards: Path) -> None:
     """The archive that `sample --npz` makes of shards, by the code that makes it."""
     from dprune.sampling.exports import NpzExport
 
-    NpzExport.of(str(tmp_path / "all.npz"), {"options": {}}).publish(sorted(shards.glob("*.tar")))
+    NpzExport.of(str(tmp_path / "all.npz"), {"options": {}}).publish(sorted(shards.glob("*.tar")), ClassNames())
     pack(tmp_path / "all.npz", tmp_path / "out")
     assert np.array_equal(images(tmp_path / "out"), images(shards))
     assert labels(tmp_path / "out") == [row % 3 for row in range(18)]
