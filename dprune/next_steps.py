@@ -51,6 +51,7 @@ LEGS = (
 )
 NAMES = {
     "images": "a folder of images",
+    "sources": "images, shards or tables of images",
     "shards": "a folder of shards",
     "generated": "a folder of generated images",
     "features": "a feature store",
@@ -75,7 +76,7 @@ NAMES = {
 _KINDS = {"vector": "array", "zip": "archive", "tar": "shards", "json": "table"}
 """Of `kind_of`, where `NAMES` calls it otherwise."""
 _ACCEPTED = {
-    "images": {"shards", "archive"},
+    "sources": {"images", "shards", "generated", "table", "archive"},
     "shards": {"generated"},
     "features": {"array", "matrix"},
     "latents": set[str](),
@@ -92,7 +93,7 @@ _ACCEPTED = {
 }
 """What does for each kind that a parameter takes, besides itself."""
 TAKES = {
-    "sources": "images",
+    "sources": "sources",
     "shards": "shards",
     "features": "features",
     "store": "latents",
@@ -187,9 +188,15 @@ def next_step(problem: str, command: str, given: Iterable[Given]) -> str | None:
 
 
 def _of_folder(path: str) -> str:
+    from dprune.formats.manifests import MANIFEST
+
     if any(Path(path).glob("*.tar")):
         return "shards"
-    places = [path, *(entry.path for entry in _entries(path) if entry.is_dir())][:LOOKED_AT]
+    inside = [entry.path for entry in _entries(path) if entry.is_dir()]
+    # Pictures beside runs and stores are what commands drew.
+    if any(Path(folder, MANIFEST).exists() for folder in inside):
+        return ""
+    places = [path, *inside][:LOOKED_AT]
     images = (entry for place in places for entry in _entries(place) if entry.name.lower().endswith(IMAGE_SUFFIXES))
     return "images" if next(images, None) else ""
 
