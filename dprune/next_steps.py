@@ -16,6 +16,8 @@ from typing import NamedTuple
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 LOOKED_AT = 1000
 """Entries of a folder, among which there is an image if it is one of images."""
+MOST_NAMES = 4
+"""Of results, in a message."""
 
 
 class Leg(NamedTuple):
@@ -210,11 +212,15 @@ def _holds_images(path: str) -> bool:
 
 
 def _result_in(folder: str) -> str:
-    """Return a pattern of results that lie in a folder that is not dprune's, empty where there are none."""
+    """Return patterns of results that lie in a folder that is not dprune's, empty where there are none."""
+    from dprune.formats.manifests import MANIFEST
+
     for pattern in ("*.json", "*/*.json", "*/*/*.json") if kind_called(folder) in ("", "images") else ():
-        if names := {path.name for path in Path(folder).glob(pattern)} - {"manifest.json"}:
-            name = "*.json" if len(names) > 1 else names.pop()
-            return str(Path(folder, pattern).with_name(name))
+        found = {path.name for path in Path(folder).glob(pattern)}
+        if names := sorted(found - {MANIFEST}):
+            # A pattern for all of them would name the manifests of the stores beside them, too.
+            told = names[:MOST_NAMES] if MANIFEST in found or len(names) == 1 else ["*.json"]
+            return " ".join(str(Path(folder, pattern).with_name(name)) for name in told)
     return ""
 
 

@@ -101,6 +101,12 @@ def test_what_is_to_be_run_first_is_told(place: Path, command: str, remedy: str)
     assert not (place / "out").exists()
 
 
+def test_results_beside_stores_are_named_without_the_manifests_of_these(place: Path) -> None:
+    (place / "features").rename(place / "results" / "features")
+    (place / "results" / "one" / "memorization.json").write_text("{}")
+    dprune("report", "results", "-o", "out").fails(3, "give results/*/memorization.json results/*/metrics.json.")
+
+
 def test_a_folder_of_runs_with_a_picture_is_not_one_of_images(place: Path) -> None:
     (place / "study").mkdir()
     (place / "train-dit").rename(place / "study" / "dit")
