@@ -102,6 +102,17 @@ def test_a_class_that_is_not_there_is_named(place: Path, only: str, code: int, w
     select(place, "--groups", place / "shards", "--only", only).fails(code, *words)
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [("dog\ncta\n", 3, [": cta: ", "did you mean 'cat'?"]), ("9" * 99, 3, ["..."]), ("\n", 2, ["names no group"])],
+)
+def test_a_mistake_in_a_list_names_its_file(place: Path, text: str, code: int, words: list[str]) -> None:
+    (place / "wanted").write_text(text)
+    result = select(place, "--groups", place / "shards", "--only", f"@{place / 'wanted'}")
+    result.fails(code, f"--only @{place / 'wanted'}: ", *words)
+    assert "9" * 50 not in result.err
+
+
 def test_a_class_without_samples_is_named(place: Path) -> None:
     with (place / "shards" / "classes.txt").open("a") as file:
         file.write("fox\n")
