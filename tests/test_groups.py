@@ -84,6 +84,15 @@ def test_ranges_are_of_numbers_where_no_name_is_one(place: Path) -> None:
     np.testing.assert_array_equal(found, np.flatnonzero(np.isin(LABELS, [2, 3, 6])))
 
 
+def test_numbers_are_names_where_all_names_are_numbers(place: Path) -> None:
+    (place / "shards" / "classes.txt").write_text("1\n10\n2\n3\n4\n5\n6\n")
+    assert labels_kept(place, "2,10") == [1, 2]
+    assert labels_kept(place, "0-2") == [0, 2]
+    for number in ("0", "7"):
+        result = select(place, "--groups", place / "shards", "--only", number)
+        result.fails(3, f"--only {number}: ", "no class of that name")
+
+
 @pytest.mark.parametrize(
     ("only", "code", "words"),
     [

@@ -44,8 +44,8 @@ class ClassList:
 
         Args:
             text: names, numbers and ranges such as `dog,cat,3,10-19`, also line by line; a name that holds a comma
-                stands on a line of its own or in double quotes. A name goes before a number, and where names are
-                numbers, ranges are of these.
+                stands on a line of its own or in double quotes. A name goes before a number. Where names are numbers,
+                ranges are of these, and where all of them are, as with folders 1 to 12, so is every number.
 
         Raises:
             InputError: there is no such class.
@@ -83,15 +83,21 @@ class ClassList:
         if item.startswith("-"):
             raise UsageError(f"{self._at(item)}: numbers count from 0, and a negative one is no {self.kind}.")
         low, _, high = item.partition("-")
+        if not high and len(self._numbered) == len(self.names.numbers) > 0:
+            raise self._unknown(item)
         return self._there(item, self._between(int(low), int(high)) if high else [int(low)])
 
     def _at(self, item: str) -> str:
         return f"{self.option} {item if len(item) <= MOST_OF_AN_ITEM else item[:MOST_OF_AN_ITEM] + '...'}"
 
+    @functools.cached_property
+    def _numbered(self) -> Mapping[int, int]:
+        """The number that is the name of each class that is called by one."""
+        return {number: int(name) for name, number in self.names.numbers.items() if name.isdecimal()}
+
     def _between(self, low: int, high: int) -> list[int]:
         """Return the numbers of a range, of the names where these are numbers."""
-        numbered = {number: int(name) for name, number in self.names.numbers.items() if name.isdecimal()}
-        if numbered:
+        if numbered := self._numbered:
             return [n for n in sorted(numbered) if low <= numbered[n] <= high and n in (self.present or numbered)]
         if self.present is not None:
             return sorted(number for number in self.present if low <= number <= high)
