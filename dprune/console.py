@@ -183,11 +183,11 @@ class Speedometer:
             marks.popleft()
 
     def rate(self) -> float | None:
-        """Return units a second, None before a second measurement."""
+        """Return units a second, None before units came that can be timed."""
         if len(self._marks) < 2:
             return None
         (begun, before), (now, done) = self._marks[0], self._marks[-1]
-        return (done - before) / (now - begun) if now - begun >= SHORTEST_S else None
+        return (done - before) / (now - begun) if now - begun >= SHORTEST_S and done > before else None
 
 
 class TerminalMonitor:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from dprune.errors import InputError
+from dprune.formats.locations import expand
 from dprune.formats.provenance import difference
 from dprune.formats.publish import STDOUT
 from dprune.formats.ranges import is_url
@@ -24,13 +26,14 @@ _INDENT = 9
 
 @dataclass(frozen=True)
 class Input:
-    """A file or folder that a command reads.
+    """A file or folder that a command reads, or several that a glob, a brace range or a list names.
 
     Attributes:
         name: of the option, or of the argument as help calls it.
         path: as it was given.
         kind: what it is, for people; empty where that cannot be told.
-        bytes: of the file, or of the files in the folder; None where they are not on this machine, or too many.
+        bytes: of the file, of those named, or of those in the folder; None where they are not on this machine, or too
+            many.
     """
 
     name: str
@@ -117,7 +120,7 @@ def dry_run(job: Job, given: Sequence[Given], *, is_made: bool) -> DryRun:
         is_made: whether the output is up to date.
     """
     output, beside = job.output.path, [str(file.path) for file in job.beside]
-    inputs = [_input(each) for each in given if each.path not in (output, *beside) and _is_there(each.path)]
+    inputs = [found for each in given if each.path not in (STDOUT, output, *beside) and (found := _input(each))]
     would, how, remaining = (NOTHING, "", None) if is_made else _standing(job)
     work = {} if is_made else job.work()
     return DryRun(output, would, how, inputs, beside, work, remaining, job.record)
@@ -146,19 +149,31 @@ def _begun(job: Job) -> Standing | None:
     return found if known and found.state == UNFINISHED else None
 
 
-def _is_there(path: str) -> bool:
-    return path != STDOUT and (is_url(path) or os.path.exists(path))
-
-
-def _input(each: Given) -> Input:
-    kind = "" if is_url(each.path) else NAMES.get(kind_called(each.path), "")
-    return Input(each.option or each.name, each.path, kind, None if kind == NAMES["images"] else _bytes(each.path))
-
-
-def _bytes(path: str) -> int | None:
-    """Add up a folder's files, but not those of folders in it: there may be millions."""
+def _input(each: Given) -> Input | None:
+    """Look at what was given, None where that is no input."""
+    name, path = each.option or each.name, each.path
     if is_url(path):
+        return Input(name, path, "", None)
+    if os.path.exists(path):
+        kind = NAMES.get(kind_called(path), "")
+        return Input(name, path, kind, None if kind == NAMES["images"] else _bytes(path))
+    files = _named(path)
+    if not files:
         return None
+    here, several = not any(map(is_url, files)), "s" if len(files) > 1 else ""
+    return Input(name, path, f"{len(files):,} file{several}", sum(map(os.path.getsize, files)) if here else None)
+
+
+def _named(pattern: str) -> list[str]:
+    """Return the files that a glob, a brace range or a list names, none where it is nothing of the kind."""
+    try:
+        return expand([pattern])
+    except InputError:
+        return []
+
+
+def _bytes(path: str) -> int:
+    """Add up a folder's files, but not those of folders in it: there may be millions."""
     if not os.path.isdir(path):
         return os.path.getsize(path)
     with os.scandir(path) as entries:

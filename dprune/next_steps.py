@@ -16,6 +16,8 @@ from typing import NamedTuple
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 LOOKED_AT = 1000
 """Entries of a folder, among which there is an image if it is one of images."""
+MOST_NAMES = 4
+"""Of results, in a message."""
 
 
 class Leg(NamedTuple):
@@ -51,6 +53,7 @@ LEGS = (
 )
 NAMES = {
     "images": "a folder of images",
+    "sources": "images, shards or tables of images",
     "shards": "a folder of shards",
     "generated": "a folder of generated images",
     "features": "a feature store",
@@ -75,7 +78,7 @@ NAMES = {
 _KINDS = {"vector": "array", "zip": "archive", "tar": "shards", "json": "table"}
 """Of `kind_of`, where `NAMES` calls it otherwise."""
 _ACCEPTED = {
-    "images": {"shards", "archive"},
+    "sources": {"images", "shards", "generated", "table", "archive"},
     "shards": {"generated"},
     "features": {"array", "matrix"},
     "latents": set[str](),
@@ -92,7 +95,7 @@ _ACCEPTED = {
 }
 """What does for each kind that a parameter takes, besides itself."""
 TAKES = {
-    "sources": "images",
+    "sources": "sources",
     "shards": "shards",
     "features": "features",
     "store": "latents",
@@ -187,9 +190,15 @@ def next_step(problem: str, command: str, given: Iterable[Given]) -> str | None:
 
 
 def _of_folder(path: str) -> str:
+    from dprune.formats.manifests import MANIFEST
+
     if any(Path(path).glob("*.tar")):
         return "shards"
-    places = [path, *(entry.path for entry in _entries(path) if entry.is_dir())][:LOOKED_AT]
+    inside = [entry.path for entry in _entries(path) if entry.is_dir()]
+    # Pictures beside runs and stores are what commands drew.
+    if any(Path(folder, MANIFEST).exists() for folder in inside):
+        return ""
+    places = [path, *inside][:LOOKED_AT]
     images = (entry for place in places for entry in _entries(place) if entry.name.lower().endswith(IMAGE_SUFFIXES))
     return "images" if next(images, None) else ""
 
@@ -203,11 +212,15 @@ def _holds_images(path: str) -> bool:
 
 
 def _result_in(folder: str) -> str:
-    """Return a pattern of results that lie in a folder that is not dprune's, empty where there are none."""
+    """Return patterns of results that lie in a folder that is not dprune's, empty where there are none."""
+    from dprune.formats.manifests import MANIFEST
+
     for pattern in ("*.json", "*/*.json", "*/*/*.json") if kind_called(folder) in ("", "images") else ():
-        if names := {path.name for path in Path(folder).glob(pattern)} - {"manifest.json"}:
-            name = "*.json" if len(names) > 1 else names.pop()
-            return str(Path(folder, pattern).with_name(name))
+        found = {path.name for path in Path(folder).glob(pattern)}
+        if names := sorted(found - {MANIFEST}):
+            # A pattern for all of them would name the manifests of the stores beside them, too.
+            told = names[:MOST_NAMES] if MANIFEST in found or len(names) == 1 else ["*.json"]
+            return " ".join(str(Path(folder, pattern).with_name(name)) for name in told)
     return ""
 
 

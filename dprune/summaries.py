@@ -18,6 +18,8 @@ TITLES = {
     "held_out_authpct": "AuthPct of held-out samples",
     "calibrated_copies_pct": "calibrated copies in %",
     "held_out_calibrated_copies_pct": "calibrated copies of held-out samples in %",
+    "knee": "knee at k",
+    "highest_silhouette": "highest silhouette at k",
     "size_min": "smallest",
     "size_median": "median",
     "size_max": "largest",

@@ -38,7 +38,7 @@ step dprune encode "$out/shards" --vae "$out/vae/model.safetensors" -o "$out/lat
 set --
 for name in unpruned random nearest equal; do
     run=$out/$name
-    step dprune train-dit "$out/latents" --subset "$out/$name.npy" --arch S/2 --batch-size 128 --steps 8000 --lr 3e-4 \
+    step dprune train-dit "$out/latents" --subset "$out/$name.npy" --arch S/2 --batch-size 128 --steps 6000 --lr 3e-4 \
         --schedule cosine -o "$run/dit"
     step dprune sample "$run/dit/model.safetensors" --vae "$out/vae/model.safetensors" --seeds 0-1499 --cfg 2 \
         --grid "$run/generated.png" -o "$run/generated"

@@ -51,6 +51,13 @@ def test_inputs_and_what_there_is_to_do_are_told(place: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("pattern", ["shards/*.tar", "shards/{000000..000002}.tar", "@list.txt"])
+def test_inputs_that_are_named_together_are_told(place: Path, pattern: str) -> None:
+    (place / "list.txt").write_text("shards\n")
+    total = size(sum(path.stat().st_size for path in (place / "shards").iterdir()))
+    assert plan("embed", pattern, *PIXELS, "-o", "features")[1] == f"  inputs   SHARDS {pattern} (3 files, {total})"
+
+
 def test_what_is_there_already_is_told(place: Path) -> None:
     command = ("embed", "shards", *PIXELS, "-o", "features")
     dprune(*command).ok()

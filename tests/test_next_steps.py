@@ -67,6 +67,7 @@ ENCODE = "dprune encode {} --vae vae -o latents"
         ("cluster flat", f"run {PACK.format('flat')}, then {EMBED.format('shards')}, and give features"),
         ("cluster shards", f"run {EMBED.format('shards')}, and give features"),
         ("cluster latents", "dprune embed SHARDS -o features makes one"),
+        ("pack features", "dprune pack takes images, shards or tables of images: give one of these"),
         ("embed features", "dprune pack IMAGES -o shards makes one"),
         ("train-dit shards", f"run {ENCODE.format('shards')}, and give latents"),
         ("train-dit features", f"{ENCODE.format('SHARDS')} makes one"),
@@ -98,6 +99,20 @@ ENCODE = "dprune encode {} --vae vae -o latents"
 def test_what_is_to_be_run_first_is_told(place: Path, command: str, remedy: str) -> None:
     dprune(*shlex.split(command), "-o", "out").fails(3, remedy)
     assert not (place / "out").exists()
+
+
+def test_results_beside_stores_are_named_without_the_manifests_of_these(place: Path) -> None:
+    (place / "features").rename(place / "results" / "features")
+    (place / "results" / "one" / "memorization.json").write_text("{}")
+    dprune("report", "results", "-o", "out").fails(3, "give results/*/memorization.json results/*/metrics.json.")
+
+
+def test_a_folder_of_runs_with_a_picture_is_not_one_of_images(place: Path) -> None:
+    (place / "study").mkdir()
+    (place / "train-dit").rename(place / "study" / "dit")
+    (place / "study" / "grid.png").write_bytes(b"")
+    failed = dprune("sample", "study", "--vae", "train-vae", "--seeds", 0, "-o", "out").fails(3, "study")
+    assert "pack" not in failed.err
 
 
 def test_what_is_wrong_with_the_right_kind_is_told_as_ever(place: Path) -> None:

@@ -380,6 +380,18 @@ def test_speed_is_that_of_the_last_minutes() -> None:
     assert measured.rate() == pytest.approx(2, rel=0.01)
 
 
+def test_no_speed_is_told_of_none_at_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file without samples is work, too, and no time can be told from it."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monitor = console.TerminalMonitor()
+    monitor.start("reading", 9, "samples")
+    for count in (4, 0):
+        now[0] += 40
+        monitor.advance(count)
+    assert capsys.readouterr().err.splitlines()[-1] == "dprune: reading: 4 of 9 samples"
+
+
 @pytest.mark.parametrize(
     ("rate", "said"), [(0.3125, "3.2 s/step"), (0.011, "91 s/step"), (1, "1 steps/s"), (12.4, "12 steps/s")]
 )

@@ -82,5 +82,5 @@ def _is_of(record: Record | None, wanted: Record) -> bool:
 
 
 def _pace(lines: list[dict[str, Any]]) -> Pace | None:
-    line = next((line for line in reversed(lines) if "img_per_s" in line), None)
+    line = next((line for line in reversed(lines) if line.get("img_per_s")), None)
     return None if line is None else Pace(line["img_per_s"], "images", 1)
