@@ -299,7 +299,7 @@ def test_classes_that_are_not_the_references_are_told(study, moved: float, told:
     reference = np.full(10, 0.1)
     table = {"names": list(range(10)), "generated": reference.tolist(), "reference": reference.tolist()}
     study.add(NEAREST, 10.0, metrics={"class_total_variation": 0.05 + moved}, details={"shares": {"class": table}})
-    assert ("Class shares differ from the reference's for 1 of 1 points" in cautions(study)) == told
+    assert ("Class shares differ from the reference's for nearest, pruned 0.75 (total" in cautions(study)) == told
 
 
 def test_differences_of_classes_that_chance_makes_are_not_told(study) -> None:

@@ -25,6 +25,7 @@ from dprune.formats.provenance import make_record, parent, parent_record
 from dprune.formats.publish import publish_bytes
 from dprune.formats.shard_index import build_index
 from dprune.reporting.image_grid import SMALLEST
+from dprune.reporting.job import ReportSettings
 from dprune.reporting.study.grouping import MISSING
 from dprune.reporting.tables import half_text, number_text
 from dprune.sheets.sheet import sized
@@ -388,6 +389,11 @@ def test_plain_features_are_the_baseline_by_their_file_alone(tmp_path: Path) -> 
     files = [write_metrics(tmp_path / f"{n}.json", PRUNED, generated=parent_record(None, n * 64)) for n in "ab"]
     dprune("report", *files, "--baseline", files[0], "-o", tmp_path / "report").ok()
     assert [row["method"] for row in rows_of(tmp_path / "report", "quality.csv")] == ["unpruned", "external"]
+
+
+@pytest.mark.parametrize("text", ["svg,png", "SVG, png", "svg,png,svg,", " svg ,png, "])
+def test_formats_are_a_list_however_it_is_spaced(text: str) -> None:
+    assert ReportSettings(format=text).formats == ("svg", "png")
 
 
 def test_unpruned_images_alone(tmp_path: Path) -> None:

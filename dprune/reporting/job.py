@@ -69,7 +69,7 @@ class ReportSettings:
     @property
     def formats(self) -> tuple[str, ...]:
         """Formats of the files of charts, each once."""
-        return tuple(dict.fromkeys(kind.strip().lower() for kind in (self.format or "").split(",") if kind))
+        return tuple(dict.fromkeys(kind.strip().lower() for kind in (self.format or "").split(",") if kind.strip()))
 
 
 @dataclass(frozen=True)
