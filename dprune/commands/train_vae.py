@@ -45,7 +45,7 @@ def _weight(name: str, text: str, *, group: Group) -> options.Decorator:
         options.option("--held-out", group="Data", common=True, multiple=True, metavar="SHARDS",
                        help="Evaluate on these shards. Without them, training images serve. Repeatable."),
         options.choice("--preset", ["base", "tiny"], group="Model", common=True, default="base",
-                       text="Settings for a GPU (base) or a CPU (tiny). Options that are given go before it."),
+                       text="Settings for a GPU (base) or a CPU (tiny). Other options override it."),
         options.choice("--kind", ["vq", "kl"], "Quantised or Gaussian latents.", group="Model", common=True,
                        default="vq"),
         options.count("--image-size", "Side of the images.  [default: base 256, tiny 32]", group="Model",
