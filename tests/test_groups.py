@@ -84,6 +84,15 @@ def test_ranges_are_of_numbers_where_no_name_is_one(place: Path) -> None:
     np.testing.assert_array_equal(found, np.flatnonzero(np.isin(LABELS, [2, 3, 6])))
 
 
+def test_numbers_are_names_where_all_names_are_numbers(place: Path) -> None:
+    (place / "shards" / "classes.txt").write_text("1\n10\n2\n3\n4\n5\n6\n")
+    assert labels_kept(place, "2,10") == [1, 2]
+    assert labels_kept(place, "0-2") == [0, 2]
+    for number in ("0", "7"):
+        result = select(place, "--groups", place / "shards", "--only", number)
+        result.fails(3, f"--only {number}: ", "no class of that name")
+
+
 @pytest.mark.parametrize(
     ("only", "code", "words"),
     [
@@ -100,6 +109,17 @@ def test_ranges_are_of_numbers_where_no_name_is_one(place: Path) -> None:
 )
 def test_a_class_that_is_not_there_is_named(place: Path, only: str, code: int, words: list[str]) -> None:
     select(place, "--groups", place / "shards", "--only", only).fails(code, *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [("dog\ncta\n", 3, [": cta: ", "did you mean 'cat'?"]), ("9" * 99, 3, ["..."]), ("\n", 2, ["names no group"])],
+)
+def test_a_mistake_in_a_list_names_its_file(place: Path, text: str, code: int, words: list[str]) -> None:
+    (place / "wanted").write_text(text)
+    result = select(place, "--groups", place / "shards", "--only", f"@{place / 'wanted'}")
+    result.fails(code, f"--only @{place / 'wanted'}: ", *words)
+    assert "9" * 50 not in result.err
 
 
 def test_a_class_without_samples_is_named(place: Path) -> None:

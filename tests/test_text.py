@@ -152,6 +152,7 @@ SCORES = {
     "keys, header": "key,el2n\ns003,0.5\ns001,2.5\ns002,\ns000,1.5\n",
     "keys": "s003,0.5\ns001,2.5\ns002,nan\ns000,1.5\n",
     "ids, header": "el2n\tID\n5e-1\t3\n2.5\t1\n\t2\n1.5\t0\n",
+    "pandas": ",key,el2n\n0,s003,0.5\n1,s001,2.5\n2,s002,\n3,s000,1.5\n",
     "ids": "3;.5\n1;2.5\n2;NaN\n0;1.5\n",
     "named": 'id,key,note,score\n3,s003,x,.5\n1,s001,"a, b",2.5\n2,s002,,\n0,s000,y,1.5\n',
 }
@@ -176,6 +177,10 @@ def test_tables_of_ids_need_no_shards(tmp_path: Path) -> None:
     dprune(*args, "--groups", tmp_path / "g.npy").fails(3, "s.csv: line 2 has the id 3", "3 samples")
     (tmp_path / "s.csv").write_text("3,0.5\n1,2.5\n")
     dprune(*args).fails(3, "s.csv: may hold keys or ids", "id or key above")
+    (tmp_path / "s.csv").write_text("key,score\ns003,0.5\n")
+    assert "--within" not in dprune(*args).fails(3, "s.csv: holds keys", "with --shards").err
+    (tmp_path / "k.csv").write_text("id,keep\n3,True\n1,1\n")
+    assert ids(dprune("select", "--within", tmp_path / "k.csv")) == [1, 3]
 
 
 def test_groups_are_read_from_tables(made: Path, shards: Path) -> None:
@@ -211,6 +216,9 @@ def test_groups_are_read_from_tables(made: Path, shards: Path) -> None:
         ("scores", "\n", ["holds no values"]),
         ("groups", "key,label\ns001,1\ns002,dog\n", ["line 3", "'dog' is not a whole number"]),
         ("groups", "key,label\ns001,0.5\ns002,1\n", ["line 2", "'0.5' is not a whole number"]),
+        ("groups", "key,score\ns001,0.5\ns002,1.5\n", ["line 2", "'0.5' is not a whole number"]),
+        ("within", "0\n1\n1\n" * 6, ["0 and 1 alone", "mask", "as bool"]),
+        ("within", "id,keep\n0,True\n1,False\n", ["whose keep is false", "leave those out"]),
         ("within", "s001\n" * 200 + "s0\0\n", ["line 201 holds a zero byte"]),
         ("within", "\ufeffs001\n".encode("utf-16-le").decode("latin1"), ["UTF-16", "UTF-8"]),
         ("within", "key,x\ns001,1,2\n", ["line 2 has 3 columns"]),
@@ -224,6 +232,27 @@ def test_a_mistake_is_named_by_its_line(shards: Path, tmp_path: Path, option: st
     given = [file] if option == "scores" else [tmp_path / "s.npy", f"--{option}", file]
     result = dprune("select", *given, "--keep", "2", "--shards", shards)
     result.fails(3, "t.csv", *(word.format(file=file) for word in words))
+
+
+def test_whole_numbers_below_0_are_scores(tmp_path: Path) -> None:
+    np.save(tmp_path / "s.npy", np.arange(-3, 15))
+    np.save(tmp_path / "g.npy", np.arange(18) % 3 - 1)
+    text = dprune("select", tmp_path / "s.npy", "--groups", tmp_path / "g.npy", "--keep", "2", "--format", "csv").ok()
+    assert text.out.decode().splitlines() == ["id,group,score", "1,0,-2", "2,1,-1"]
+
+
+def test_numbers_that_may_be_keys_or_ids_are_told(tmp_path: Path) -> None:
+    numbers = sorted(range(12), key=str)
+    write_tar(tmp_path / "shards" / "0.tar", [part for i in numbers for part in sample(str(i), i, 0)])
+    (tmp_path / "k.txt").write_text("2\n10\n")
+    args = ("select", "--within", tmp_path / "k.txt", "--shards", tmp_path / "shards")
+    result = dprune(*args, "--format", "keys", "-o", tmp_path / "keys.txt").ok()
+    assert "k.txt: its numbers are taken as keys" in result.err
+    for content in ("key\n2\n10\n", "0\n1\n", (tmp_path / "keys.txt").read_text()):
+        (tmp_path / "k.txt").write_text(content)
+        assert "taken as keys" not in dprune(*args).err
+    (tmp_path / "k.txt").write_text("id\n2\n10\n")
+    assert ids(dprune(*args)) == [2, 10]
 
 
 def test_a_mask_is_of_all_samples(made: Path, shards: Path) -> None:

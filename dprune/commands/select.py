@@ -15,22 +15,12 @@ if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
     from dprune.selecting.job import SelectSettings
 
-MOST_BYTES_OF_GROUPS = 8 << 20
-
 
 def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Amount | None:
     try:
         return None if value is None else Amount.parse(value, pruned=param.name == "prune")
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
-
-
-def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    if value is None or not value.startswith("@"):
-        return value
-    from dprune.formats.whole_files import read_file
-
-    return read_file(value[1:], MOST_BYTES_OF_GROUPS).decode("utf-8", "surrogateescape")
 
 
 @click.command(cls=GroupedCommand)
@@ -53,7 +43,7 @@ def _groups(ctx: click.Context, param: click.Parameter, value: str | None) -> st
                    "Quota of each group. Keep the same share of each, or the same count.", group="Groups", common=True,
                    default="proportional"),
     options.count("--cap", "Keep at most this many of each group.", group="Groups", common=True),
-    options.option("--only", group="Groups", common=True, metavar="GROUPS", callback=_groups,
+    options.option("--only", group="Groups", common=True, metavar="GROUPS",
                    help="Keep only these groups, such as dog,cat or 3,40-49. @FILE reads them from a file."),
     options.option("--within", group="Data", common=True, multiple=True, metavar="FILE",
                    help="Choose among these only. Ids or a mask, or with --shards keys or uids. Repeatable."),

@@ -13,6 +13,8 @@ from dprune.errors import InputError, UsageError
 from dprune.formats.class_names import NAMELESS, ClassNames
 
 MOST_OF_A_RANGE = 1 << 20
+MOST_OF_AN_ITEM = 40
+"""Characters in a message."""
 _NUMBERS = re.compile(r"-?[0-9]{1,18}|[0-9]{1,18}-[0-9]{1,18}")
 """A number or a range of them."""
 
@@ -42,8 +44,8 @@ class ClassList:
 
         Args:
             text: names, numbers and ranges such as `dog,cat,3,10-19`, also line by line; a name that holds a comma
-                stands on a line of its own or in double quotes. A name goes before a number, and where names are
-                numbers, ranges are of these.
+                stands on a line of its own or in double quotes. A name goes before a number. Where names are numbers,
+                ranges are of these, and where all of them are, as with folders 1 to 12, so is every number.
 
         Raises:
             InputError: there is no such class.
@@ -79,14 +81,23 @@ class ClassList:
         if not _NUMBERS.fullmatch(item):
             raise self._unknown(item)
         if item.startswith("-"):
-            raise UsageError(f"{self.option} {item}: numbers count from 0, and a negative one is no {self.kind}.")
+            raise UsageError(f"{self._at(item)}: numbers count from 0, and a negative one is no {self.kind}.")
         low, _, high = item.partition("-")
+        if not high and len(self._numbered) == len(self.names.numbers) > 0:
+            raise self._unknown(item)
         return self._there(item, self._between(int(low), int(high)) if high else [int(low)])
+
+    def _at(self, item: str) -> str:
+        return f"{self.option} {item if len(item) <= MOST_OF_AN_ITEM else item[:MOST_OF_AN_ITEM] + '...'}"
+
+    @functools.cached_property
+    def _numbered(self) -> Mapping[int, int]:
+        """The number that is the name of each class that is called by one."""
+        return {number: int(name) for name, number in self.names.numbers.items() if name.isdecimal()}
 
     def _between(self, low: int, high: int) -> list[int]:
         """Return the numbers of a range, of the names where these are numbers."""
-        numbered = {number: int(name) for name, number in self.names.numbers.items() if name.isdecimal()}
-        if numbered:
+        if numbered := self._numbered:
             return [n for n in sorted(numbered) if low <= numbered[n] <= high and n in (self.present or numbered)]
         if self.present is not None:
             return sorted(number for number in self.present if low <= number <= high)
@@ -97,19 +108,19 @@ class ClassList:
         if numbers and (self.present is None or all(number in self.present for number in numbers)):
             return numbers
         if self.present is None:
-            raise UsageError(f"{self.option} {item}: holds no number: write the smaller one first.")
+            raise UsageError(f"{self._at(item)}: holds no number: write the smaller one first.")
         known = self.names.listed(sorted(self.present))
         what = f"there is no such {self.kind} with a sample in it"
-        raise InputError(f"{self.option} {item}: {what}; {self.title} has {known}.")
+        raise InputError(f"{self._at(item)}: {what}; {self.title} has {known}.")
 
     def _unknown(self, item: str) -> InputError | UsageError:
         """Describe a name that is none, with the one that may have been meant."""
         if not self.names:
             return UsageError(
-                f"{self.option} {item}: give {self.otherwise}; names of classes are not known from {self.title}."
+                f"{self._at(item)}: give {self.otherwise}; names of classes are not known from {self.title}."
             )
         lower = {name.lower(): name for name in self.names.numbers}
         near = [name for name in lower if item.lower() in name] or difflib.get_close_matches(item.lower(), lower, 1)
         every = self.names.listed(self.names.numbers.values())
         meant = f"did you mean {lower[near[0]]!r}?" if near else f"there are {every}."
-        return InputError(f"{self.option} {item}: {self.title} has no class of that name: {meant}")
+        return InputError(f"{self._at(item)}: {self.title} has no class of that name: {meant}")

@@ -43,14 +43,19 @@ def label_columns(labels: npt.NDArray[np.int64], names: ClassNames) -> dict[str,
 
 
 def number_column(name: str, values: npt.NDArray[Any]) -> dict[str, Sequence[Any]]:
-    """Return numbers as a column: floats in the fewest digits that tell them apart, empty where NaN; groups below 0."""
+    """Return numbers as a column: floats in the fewest digits that tell them apart, empty where NaN."""
     if values.dtype.kind == "f":
         # By way of text: as a float of Python, 0.1 of float32 would have all the digits of its rounding.
         return {name: ["" if np.isnan(value) else float(str(value)) for value in values]}
-    return {name: _shown(values)}
+    return {name: values.tolist()}
 
 
-def _shown(groups: npt.NDArray[Any]) -> list[Any]:
+def group_column(name: str, groups: npt.NDArray[np.integer]) -> dict[str, Sequence[Any]]:
+    """Return numbers of groups as a column, empty for none."""
+    return {name: _shown(groups)}
+
+
+def _shown(groups: npt.NDArray[np.integer]) -> list[Any]:
     return ["" if group < 0 else group for group in groups.tolist()]
 
 

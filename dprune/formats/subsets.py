@@ -19,6 +19,10 @@ from dprune.formats.text_tables import TextTable
 from dprune.formats.uids import is_uids
 from dprune.formats.whole_files import read_file, read_stdin
 
+_MASKS = ("keep", "kept", "mask", "selected", "chosen")
+"""What a column is called that says of each sample whether it is wanted."""
+_YES, _NO = {"true", "1"}, {"false", "0", ""}
+
 _log = logging.getLogger("dprune")
 
 
@@ -59,6 +63,7 @@ def read_chosen(path: str, named: NamedSamples | None, data: bytes | None = None
     if not data.startswith(NPY_MAGIC):
         table = TextTable(name, data)
         found = find_samples(table, named, whole_lines=True)
+        _check_no_mask(table)
         return Array(name, np.unique(found.ids), table.record, dataset=found.dataset)
     if not is_uids((array := read_array(path, data)).values):
         return read_ids(path, data)
@@ -68,6 +73,21 @@ def read_chosen(path: str, named: NamedSamples | None, data: bytes | None = None
             "ids of them."
         )
     return Array(name, named.find_uids(name, array.values), array.record, dataset=named.fingerprint)
+
+
+def _check_no_mask(table: TextTable) -> None:
+    """Refuse a mask as text: its lines would be two samples, and the rows of a table all that it names.
+
+    Raises:
+        InputError: it is one.
+    """
+    if not table.head and len(table.lines) > 2 and {row.cells[0].strip() for row in table.lines} <= {"0", "1"}:
+        raise InputError(f"{table.name}: holds 0 and 1 alone, as a mask does: save that with numpy, as bool.")
+    place = table.place(_MASKS)
+    values = set() if place is None else {row.cells[place].strip().lower() for row in table.rows}
+    if place is not None and values <= _YES | _NO and values & _NO:
+        name = table.head[place]
+        raise InputError(f"{table.name}: names samples whose {name} is false or 0: leave those out of the table.")
 
 
 def narrowed(subset: Array | None, name: str, fingerprint: str | None, count: int) -> npt.NDArray[np.int64]:

@@ -69,12 +69,14 @@ def find_samples(table: TextTable, named: NamedSamples | None, *, whole_lines: b
     if by_id is not None and (by_key is None or named is None or ours):
         return TableSamples(table, table.rows, _ids(table, by_id), None)
     if named is None:
-        raise _nobody_knows(table)
+        raise _nobody_knows(table, is_subset=whole_lines)
     if by_key is not None:
         return _found(table, table.rows, by_key, named, _known(table, table.rows, by_key, named))
     if whole_lines and (known := _known(table, table.lines, 0, named)):
+        _tell_of_numbers(table, known, named)
         return _found(table, table.lines, 0, named, known)
     if known := _known(table, table.rows, 0, named):
+        _tell_of_numbers(table, known, named)
         return _found(table, table.rows, 0, named, known)
     if table.rows and all(_ID.fullmatch(row.cells[0].strip()) for row in table.rows):
         _log.info("%s: none of its names is a key of %s, and they are taken as ids.", table.name, named.title)
@@ -82,15 +84,28 @@ def find_samples(table: TextTable, named: NamedSamples | None, *, whole_lines: b
     return _found(table, table.lines if whole_lines else table.rows, 0, named, {})
 
 
-def _nobody_knows(table: TextTable) -> InputError:
+def _tell_of_numbers(table: TextTable, known: dict[str, int], named: NamedSamples) -> None:
+    """Warn of keys that are ids of other samples: files 0.png to 99.png sort as 0, 1, 10, and 2 has the id 12."""
+    if table.record is not None or not all(_ID.fullmatch(key) and int(key) < len(named) for key in known):
+        return
+    if any(int(key) != sample for key, sample in known.items()):
+        _log.warning(
+            "%s: its numbers are taken as keys of %s, whose ids are others: write id or key above the column.",
+            table.name,
+            named.title,
+        )
+
+
+def _nobody_knows(table: TextTable, *, is_subset: bool) -> InputError:
     if not table.head and all(_ID.fullmatch(row.cells[0].strip()) for row in table.rows):
         return InputError(
             f"{table.name}: may hold keys or ids: write id or key above the column, or name the dataset with "
             "--shards of dprune select."
         )
+    remedy = f"dprune select --within {table.name} --shards SHARDS -o keep.npy makes ids of them"
     return InputError(
-        f"{table.name}: holds keys, not ids, and nothing says which samples have them: dprune select --within "
-        f"{table.name} --shards SHARDS -o keep.npy makes ids of them."
+        f"{table.name}: holds keys, not ids, and nothing says which samples have them: "
+        f"{remedy if is_subset else 'name the dataset with --shards of dprune select'}."
     )
 
 

@@ -116,7 +116,7 @@ def read_values(path: str, role: str, named: NamedSamples | None) -> Array | Lis
     if role == "scores":
         _check_form(found, cells, _NUMBER, "number")
         return Listed(found, np.array([float(cell or "nan") for cell in cells]), np.nan)
-    if any(cells) and not any(map(_WHOLE.fullmatch, cells)):
+    if not any(map(_WHOLE.fullmatch, cells)) and not all(_NUMBER.fullmatch(cell) for cell in cells if cell):
         return _numbered(found, cells)
     _check_form(found, cells, _WHOLE, "whole number")
     numbers = [int((cell or "-1").partition(".")[0]) for cell in cells]
@@ -147,7 +147,8 @@ def _column(table: TextTable, role: str, asked: str) -> int:
         return _asked(table, asked)
     width = len(table.head) or (len(table.rows[0].cells) if table.rows else 2)
     naming = {table.place([ID]), table.place(KEYS)} if table.head else {0}
-    others = [place for place in range(width) if place not in naming]
+    # A column without a name is pandas' index.
+    others = [place for place in range(width) if place not in naming and (not table.head or table.head[place])]
     called = table.place(COLUMNS[role])
     if called is not None or len(others) == 1:
         return others[0] if called is None else called

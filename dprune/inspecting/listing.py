@@ -21,13 +21,14 @@ from dprune.formats.named_sources import open_named
 from dprune.formats.provenance import check_same_dataset, finite
 from dprune.formats.publish import STDOUT
 from dprune.formats.readable import presentable
-from dprune.formats.sample_tables import number_column, sample_columns
+from dprune.formats.sample_tables import group_column, number_column, sample_columns
 from dprune.formats.subsets import narrowed, read_chosen
 from dprune.formats.whole_files import read_file, read_stdin
 from dprune.inspecting.inspect_files import kind_of_array
 
 SHOWN = 20
 """Rows on a terminal, where no number was asked for."""
+_GROUPS = ("cluster", "group")
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def open_listing(
     first = ids[:head]
     columns = sample_columns(first, named)
     for column, known in values.items():
-        columns |= number_column(column, known[first])
+        columns |= (group_column if column in _GROUPS else number_column)(column, known[first])
     return Listing(name, named.title, len(ids), columns, head is not None)
 
 

@@ -14,8 +14,11 @@ from dprune.formats.class_lists import ClassList
 from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.formats.clusters import Clusters
 from dprune.formats.sample_labels import SampleLabels
+from dprune.formats.whole_files import read_file
 from dprune.selecting.quotas import IntArray
 
+MOST_BYTES_OF_GROUPS = 8 << 20
+"""Of a file that lists them."""
 CLUSTER, CLASS, GROUP, STRATUM = "cluster", "class", "group", "stratum"
 
 
@@ -122,15 +125,22 @@ class Partition:
     def chosen(self, text: str) -> tuple[int, ...]:
         """Read the groups of `last` that somebody names, each once; see `ClassList`.
 
+        Args:
+            text: of the option, or `@FILE` for that of a file.
+
         Raises:
             InputError: there is no such group.
             UsageError: none is named, or something is neither a name nor a number.
         """
-        last = self.last
-        found = ClassList("--only", last.title, last.kind, last.names, last.present).parse(text)
+        last, option = self.last, "--only"
+        if text.startswith("@"):
+            option = f"--only {text}:"
+            text = read_file(text[1:], MOST_BYTES_OF_GROUPS).decode("utf-8", "surrogateescape")
+        found = ClassList(option, last.title, last.kind, last.names, last.present).parse(text)
         if not found:
             few = ",".join(last.names.names[:2]) or "3,17,40-49"
-            raise UsageError(f"--only: names no group, and nothing would be kept: give some, as in --only {few}.")
+            what = "names no group, and nothing would be kept"
+            raise UsageError(f"{option.removesuffix(':')}: {what}: give some, as in --only {few}.")
         return tuple(dict.fromkeys(found))
 
 

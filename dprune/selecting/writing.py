@@ -12,7 +12,7 @@ from dprune.formats.marked_text import write_text
 from dprune.formats.named import NamedSamples
 from dprune.formats.provenance import Record
 from dprune.formats.sample_labels import SampleLabels
-from dprune.formats.sample_tables import as_csv, label_columns, number_column, sample_columns
+from dprune.formats.sample_tables import as_csv, group_column, label_columns, number_column, sample_columns
 from dprune.formats.uids import UidSet
 from dprune.selecting.quotas import IntArray
 
@@ -35,11 +35,11 @@ class Known:
         if isinstance(self.groups, SampleLabels):
             columns |= label_columns(self.groups.values[ids], self.groups.class_names)
         elif self.groups is not None:
-            columns |= number_column("group", self.groups.values[ids])
+            columns |= group_column("group", self.groups.values[ids])
         if self.clusters is not None:
             if self.clusters.label is not None and "label" not in columns:
                 columns |= label_columns(self.clusters.label[ids], self.clusters.class_names)
-            columns |= number_column("cluster", self.clusters.assignment[ids])
+            columns |= group_column("cluster", self.clusters.assignment[ids])
         if self.scores is not None:
             columns |= number_column("score", self.scores.values[ids])
         return columns
