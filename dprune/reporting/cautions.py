@@ -110,7 +110,8 @@ def _class_shares(table: Table) -> str:
     worst, row = max(far, key=lambda pair: pair[0])
     where = f"{len(far)} of {len(known)} points, most for {title_of(row)}" if len(known) > 1 else title_of(row)
     return (
-        f"Class shares differ from the reference's for {where} (total variation {number_text(worst)}): part of the Fréchet distance comes from that."
+        f"Class shares differ from the reference's for {where} (total variation {number_text(worst)}): part of "
+        "the Fréchet distance comes from that."
     )
 
 
