@@ -204,10 +204,12 @@ def _of_folder(path: str) -> str:
 
 
 def _holds_images(path: str) -> bool:
+    from dprune.formats.regular import ZIP_ERRORS
+
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.lower().endswith(IMAGE_SUFFIXES) for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except ZIP_ERRORS:
         return False
 
 

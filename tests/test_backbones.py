@@ -172,7 +172,7 @@ def test_dinov2_at_224(photos: Any, tmp_path: Path) -> None:
     options = json.loads((tmp_path / "f" / "manifest.json").read_text())["provenance"]["options"]
     assert (options["model"], options["image_size"]) == (f"timm:{name}", 224)
     embed(photos[0], tmp_path / "g", "--model", "dinov2-s", "--weights", path, "--image-size", 225).fails(
-        2, "--image-size 225", "multiples of 14", "such as 224"
+        2, "--image-size 225", "a multiple of 14", "such as 224"
     )
     assert not (tmp_path / "g").exists()
 
@@ -184,7 +184,7 @@ def test_sizes_that_do_not_fit(photos: Any, tmp_path: Path) -> None:
     save_file(timm.create_model("test_vit", num_classes=0).state_dict(), path)
     options = ("--model", "timm:test_vit", "--weights", path)
     embed(photos[0], tmp_path / "f", *options, "--image-size", 8).fails(2, "--image-size 8", "cannot take")
-    embed(photos[0], tmp_path / "f", *options, "--image-size", 40).fails(2, "--image-size 40", "multiples of 16")
+    embed(photos[0], tmp_path / "f", *options, "--image-size", 40).fails(2, "--image-size 40", "a multiple of 16")
     embed(photos[0], tmp_path / "f", *options, "--image-size", 96).ok()
     assert features(tmp_path / "f").shape == (4, 64)
 
@@ -455,7 +455,7 @@ def test_clip_at_another_size(photos: Any, tiny_clip: Path, tmp_path: Path) -> N
     embed(photos[0], tmp_path / "f", *options, "--image-size", 48).ok()
     expected = by_open_clip(tiny_clip, photos[1], force_image_size=48)
     np.testing.assert_allclose(features(tmp_path / "f"), expected, rtol=1e-4, atol=1e-5)
-    embed(photos[0], tmp_path / "g", *options, "--image-size", 50).fails(2, "--image-size 50", "multiples of 8")
+    embed(photos[0], tmp_path / "g", *options, "--image-size", 50).fails(2, "--image-size 50", "a multiple of 8")
 
 
 def test_clip_weights_that_do_not_fit(photos: Any, tiny_clip: Path, resnet_file: Path, tmp_path: Path) -> None:

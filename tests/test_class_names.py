@@ -138,7 +138,7 @@ def test_shares_of_classes_have_names(tmp_path: Path) -> None:
     one, other = packed(tmp_path), embed(folder_of_other(tmp_path), tmp_path / "g")
     args = ("--metrics", "shares", "-o", tmp_path / "m.json")
     said = dprune("eval", other, embed(one, tmp_path / "f"), *args).ok().err
-    assert "no sample of the classes cat, great was generated" in " ".join(said.split())
+    assert "no sample of the class cat, great was generated" in " ".join(said.split())
     shares = json.loads((tmp_path / "m.json").read_text())["details"]["shares"]["class"]
     assert shares["names"] == list(NAMES)
     assert shares["smallest"] == "cat, great"

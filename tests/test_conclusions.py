@@ -243,6 +243,16 @@ def test_copies_and_nearness_are_told(study) -> None:
     }
 
 
+@pytest.mark.parametrize(("ratio", "said"), [(1.2, "not below 1"), (0.9, "below 1")])
+def test_the_nearness_of_a_single_point_is_ranked_among_none(study, ratio: float, said: str) -> None:
+    study.copies(NEAREST, nearest_distance_ratio=ratio, nearest_distance_ratio_se=0.01)
+    assert study.said()["Memorization"] == (
+        f"The distance to the nearest training sample, over that of held-out samples, is {ratio:.3f} (± 0.020) for "
+        f"nearest, pruned 0.75, which is {said} by more than the error: below it, generated samples are nearer than "
+        "unseen ones."
+    )
+
+
 def test_memorization_without_copies_or_held_out_samples(study) -> None:
     study.copies(NEAREST, zero_count=0).copies(Run(), zero_count=0)
     assert study.said() == {"Memorization": "no generated sample is an exact copy of a training sample."}

@@ -350,7 +350,7 @@ def test_verify(kind: str, name: str, shards: Path, vaes: dict[str, Path], tmp_p
     result = encode(*arguments, "--json").ok()
     summary = json.loads(result.out)
     assert (summary["shards_made"], summary["verified"], summary["equal"]) == (0, 9, 1.0)
-    assert "psnr mean" in result.err
+    assert "mean PSNR" in result.err
     store = open_latents(tmp_path / "l").store
     whole, part = content(tmp_path / "l"), load_file(store.path("000001.tar"))
     part[name] = part[name][::-1].copy()

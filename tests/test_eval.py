@@ -779,7 +779,7 @@ def test_an_assignment_of_another_dataset_is_not_used(save: Any, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("ours", "warns"),
-    [((50, 30, 20), ""), ((45, 30, 25), ""), ((34, 33, 33), "0.16"), ((60, 0, 40), "0.30; no sample of the classes 1")],
+    [((50, 30, 20), ""), ((45, 30, 25), ""), ((34, 33, 33), "0.16"), ((60, 0, 40), "0.30; no sample of the class 1")],
 )
 def test_classes_of_other_shares_are_told_whatever_is_measured(
     ours: tuple[int, ...], warns: str, tmp_path: Path

@@ -123,6 +123,36 @@ def test_a_named_baseline_says_what_it_is(tmp_path: Path) -> None:
     assert lines_of(tmp_path / "report") == ["baseline: random, pruned 0.75", "nearest"]
 
 
+def test_a_named_baseline_is_told_apart_by_being_one(tmp_path: Path) -> None:
+    """Other candidates go without saying: nothing else is called so."""
+    runs = (Run(scores="random", order="random", keep="1.0", without=True), RANDOM, replace(RANDOM, keep="0.5"))
+    files = [write_metrics(tmp_path / f"{n}.json", run) for n, run in enumerate(runs)]
+    dprune("report", *files, "--baseline", files[1], "-o", tmp_path / "report").ok()
+    assert lines_of(tmp_path / "report") == ["baseline: random, pruned 0.75", "unpruned", "random"]
+
+
+@pytest.mark.parametrize("ratio", ["", ", pruned 0.75"])
+@pytest.mark.parametrize("several", [False, True])
+def test_a_baseline_goes_by_the_name_that_label_gives(tmp_path: Path, ratio: str, several: bool) -> None:
+    runs = [RANDOM, NEAREST, *([replace(RANDOM, keep="0.5")] if several else [])]
+    files = [write_metrics(tmp_path / f"{n}.json", run) for n, run in enumerate(runs)]
+    found = dprune("report", *files, "--label", "random=By chance", "--baseline", f"By chance{ratio}",
+                   "-o", tmp_path / "report")  # fmt: skip
+    if several and not ratio:
+        found.fails(3, "2 pruning ratios", "random, pruned 0.5")
+        return
+    found.ok()
+    others = ["By chance", "nearest"] if several else ["nearest"]
+    assert lines_of(tmp_path / "report") == ["baseline: random, pruned 0.75" if several else "By chance", *others]
+
+
+def test_a_baseline_goes_by_the_name_that_label_gives_a_file(tmp_path: Path) -> None:
+    files = [write_metrics(tmp_path / f"{n}.json", run) for n, run in enumerate((RANDOM, NEAREST))]
+    dprune("report", *files, "--label", f"{files[0]}=By chance", "--baseline", "By chance",
+           "-o", tmp_path / "report").ok()  # fmt: skip
+    assert lines_of(tmp_path / "report") == ["By chance", "nearest"]
+
+
 def test_tags_name_methods_and_set_lines_apart(named) -> None:
     tagged = [{"method": "mine", "keep": "0.5"}, {"method": "mine", "keep": "0.5", "note": "warm"},
               {"method": "cluster-distance", "order": "lowest", "keep": "0.5"}]  # fmt: skip

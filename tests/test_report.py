@@ -444,6 +444,14 @@ def test_maps_show_every_sample(features: Path, projection: str, clustered: bool
     assert {row["cluster"] for row in rows if row["set"] == "training"} == (set("012") if clustered else {"-1"})
 
 
+def test_maps_of_real_images_claim_no_training(tmp_path: Path, shards: Path) -> None:
+    file = write_metrics(tmp_path / "a.json", PRUNED)
+    dprune("embed", shards, "--model", "pixels", "-o", tmp_path / "real").ok()
+    inputs = ("--train", tmp_path / "real", "--generated", tmp_path / "real", "--projection", "pca")
+    dprune("report", file, *inputs, "-o", tmp_path / "report").ok()
+    assert "Map of training samples and generated 1" in (tmp_path / "report" / "report.html").read_text()
+
+
 def test_maps_that_cannot_be_drawn(features: Path) -> None:
     def report(**more: object):
         given = {"train": features / "train.npy", "generated": features / "generated.npy", **more}

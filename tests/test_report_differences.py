@@ -154,6 +154,16 @@ def test_the_named_baseline_is_what_lines_are_held_to(tmp_path: Path) -> None:
         assert "Differences from the baseline" in text_of(tmp_path, name)
 
 
+def test_the_named_baseline_comes_before_an_unpruned_with_the_same_candidates(tmp_path: Path) -> None:
+    ours = replace(PRUNED, without=True)
+    result(tmp_path / "u.json", Run(scores="random", order="random", keep="1.0", without=True), 9.0)
+    result(tmp_path / "b.json", replace(PRUNED, order="highest"), 10.0)
+    result(tmp_path / "a.json", ours, 10.5)
+    *_, row = report(tmp_path, "--baseline", tmp_path / "b.json")
+    assert row["baseline"] == "baseline: furthest, pruned 0.75"
+    assert difference_of(row)[0] == 0.5
+
+
 def test_results_that_were_held_to_a_baseline_are_measured_as_others(tmp_path: Path) -> None:
     unpruned = read_result(result(tmp_path / "u.json", Run(), 9.0))
     against = parent_record(unpruned.record, result_digest(unpruned))

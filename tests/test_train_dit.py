@@ -183,7 +183,7 @@ def test_the_model_says_how_many_samples_of_each_class_it_was_trained_on(store: 
     np.save(tmp_path / "kept.npy", np.flatnonzero((labels[:-1] != 1) & (labels[:-1] != 3)))
     said = train(store, tmp_path / "kept", "--subset", tmp_path / "kept.npy").ok().err
     assert said.count("warning: ") == 1
-    assert "2 of the 5 classes have no sample to train on (1, 3)" in " ".join(said.split())
+    assert "no sample of 2 of the 5 classes is left to train on (1, 3)" in " ".join(said.split())
     network = ModelFile.open(tmp_path / "kept" / "model.safetensors").network
     assert np.flatnonzero(network["class_counts"]).tolist() == [0, 2, 4]
     train(store, tmp_path / "free", "--unconditional").ok()

@@ -13,6 +13,7 @@ from dprune.formats.kinds import kind_of
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import Record, difference, record_digest
 from dprune.formats.publish import STDOUT, check_place
+from dprune.formats.regular import ZIP_ERRORS
 
 ZIP_MARK = b"dprune "
 """What the comment of an archive of dprune's begins with; `Beside.mark` follows."""
@@ -84,7 +85,7 @@ def _zip_mark(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             comment = archive.comment
-    except (OSError, zipfile.BadZipFile):
+    except ZIP_ERRORS:
         return ""
     return comment.removeprefix(ZIP_MARK).decode("ascii", "replace") if comment.startswith(ZIP_MARK) else ""
 

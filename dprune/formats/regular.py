@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+import zipfile
 from pathlib import Path
 
 from dprune.errors import InputError
+
+ZIP_ERRORS = (OSError, ValueError, RuntimeError, zipfile.BadZipFile)
+"""What opening a file as a zip archive raises if it is none, damaged, or of a kind that Python cannot read."""
 
 
 def check_regular(path: str | Path) -> None:

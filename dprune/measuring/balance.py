@@ -36,7 +36,8 @@ def warn_of_shares(generated: Features, reference: Features, ids: npt.NDArray[np
     variation = float(np.abs(share[0] - share[1]).sum() / 2)
     missing = names[counts[0] == 0]
     called = reference.class_names or generated.class_names
-    lack = f"; no sample of the classes {called.listed(missing)} was generated" if len(missing) else ""
+    classes = "class" if len(missing) == 1 else "classes"
+    lack = f"; no sample of the {classes} {called.listed(missing)} was generated" if len(missing) else ""
     if variation > ALIKE or lack:
         _log.warning(
             "the classes of %s and %s have different shares (total variation %.2f%s), which changes distances "

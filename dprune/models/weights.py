@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from dprune.errors import InputError, unreadable
+from dprune.formats.regular import ZIP_ERRORS
 from dprune.formats.tensor_files import TensorFile, is_tensor_file, not_whole
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def is_torch_file(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("data.pkl") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except ZIP_ERRORS:
         return False
 
 

@@ -175,7 +175,9 @@ def _against_baseline(verdict: Verdict) -> str:
     if compared < 2:
         return ""
     baselines = {row.baseline.label: row.baseline for row in (verdict.leader, *verdict.rivals) if row.baseline}
-    baseline = _the(*baselines.values()) if len(baselines) == 1 else "its baseline"
+    single = len(baselines) == 1
+    one = next(iter(baselines.values()))
+    baseline = ("the baseline" if one.is_named else _the(one)) if single else "their baselines"
     better, worse, even = verdict.better, verdict.worse, compared - verdict.better - verdict.worse
     if compared in (better, worse):
         every = "Both points" if compared == 2 else f"All {compared} points"
@@ -186,7 +188,8 @@ def _against_baseline(verdict: Verdict) -> str:
     found = f"{_are(better)} better than {baseline}"
     if not even:
         return f"Of {compared} points, {found} and {_are(worse)} worse."
-    return f"Of {compared} points, {found}, {_are(worse)} worse and {even:,} cannot be told apart from it."
+    it = "it" if single else "them"
+    return f"Of {compared} points, {found}, {_are(worse)} worse and {even:,} cannot be told apart from {it}."
 
 
 def _are(count: int) -> str:
@@ -237,10 +240,16 @@ def _nearness(known: Sequence[tuple[CellMean, TableRow]], key: str) -> Iterator[
     near = sum(estimate.mean + (estimate.half_width or 0) < 1 for estimate, _ in known)
     other = row.baseline.cells[0].estimate(key) if row.baseline is not None else None
     held = f", beside {value_text(other)} of {_the(row.baseline)}" if row.baseline is not None and other else ""
+    said = "The distance to the nearest training sample, over that of held-out samples, is"
+    if len(known) == 1:
+        yield (
+            f"{said} {value_text(nearest)} for {title_of(row)}, which is {'' if near else 'not '}below 1 by more than "
+            "the error: below it, generated samples are nearer than unseen ones."
+        )
+        return
     yield (
-        "The distance to the nearest training sample, over that of held-out samples, is lowest for "
-        f"{title_of(row)}: {value_text(nearest)}{held}. Of {_points(len(known))}, {_are(near)} below 1 by more than "
-        "the error, where generated samples are nearer than unseen ones."
+        f"{said} lowest for {title_of(row)}: {value_text(nearest)}{held}. Of {_points(len(known))}, {_are(near)} below "
+        "1 by more than the error, where generated samples are nearer than unseen ones."
     )
 
 

@@ -16,8 +16,9 @@ from dprune.formats.features import Features, open_features
 from dprune.formats.provenance import check_same_dataset
 from dprune.formats.readable import presentable
 from dprune.measuring.sources import check_space
-from dprune.reporting.study.experiments import Choice, point_of_images
+from dprune.reporting.study.experiments import Choice, Point, point_of_images
 from dprune.reporting.study.grouping import Comparison, called_alike, cell_title, compare
+from dprune.reporting.study.training_sets import EXTERNAL
 from dprune.reporting.tables import csv_text
 from dprune.seeds import generator
 
@@ -202,5 +203,11 @@ def _titles(inputs: MapInputs, known: Sequence[Comparison]) -> list[str]:
         for comparison in compare([point for point in points if point is not None])
         for line, cell in called_alike(comparison, known).cells()
         for point in cell.points
+        if _is_known(point)
     }
-    return [names[point.mark] if point else f"generated {n}" for n, point in enumerate(points, 1)]
+    return [names.get(point.mark if point else "", f"generated {n}") for n, point in enumerate(points, 1)]
+
+
+def _is_known(point: Point) -> bool:
+    """Tell whether anything says how images were made: of real ones, or those of other tools without a tag, nothing."""
+    return (point.subset.method, point.subset.ratio) != (EXTERNAL, None)

@@ -25,7 +25,7 @@ from dprune.reporting.image_grid import make_grid
 from dprune.reporting.page.rendering import render
 from dprune.reporting.study.baselines import named_choices
 from dprune.reporting.study.experiments import Choice, Point, point_of_result
-from dprune.reporting.study.given_names import given_names
+from dprune.reporting.study.given_names import called_without, given_names
 from dprune.reporting.study.grouping import compare_results
 from dprune.runtime import Monitor, check_stop
 
@@ -124,7 +124,7 @@ class ReportJob(Job):
         for comparison in chain.from_iterable(compare_results(self.points, self.names).values()):
             for line in comparison.lines:
                 if line.key in self.names:
-                    found.setdefault(line.label, []).extend(point.mark for cell in line.cells for point in cell.points)
+                    found.setdefault(line.label, []).extend(point.mark for point in line.points)
         return {name: sorted(marks) for name, marks in sorted(found.items())}
 
     def existing(self) -> Record | None:
@@ -194,7 +194,9 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         MismatchError: features and clusters do not belong together.
     """
     points, folders = _read_points(results), open_folders(settings.images)
-    baselines = named_choices(settings.baseline, points, {folder.name: folder.point for folder in folders})
+    before = [*chain.from_iterable(compare_results(points).values())] if settings.label else []
+    named = [called_without(name, settings.label) for name in settings.baseline]
+    baselines = named_choices(named, points, {folder.name: folder.point for folder in folders})
     if baselines:
         points = tuple(point_of_result(point.result, baselines) for point in points if point.result)
         folders = tuple(folder.placed(baselines) for folder in folders)
@@ -204,9 +206,8 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         map_inputs = MapInputs.open(settings.train, settings.generated, settings.clusters, projection)
         map_inputs = replace(map_inputs, baselines=baselines)
     shown = settings.image_seeds or IMAGE_SEEDS
-    names = (
-        given_names(settings.label, [*chain.from_iterable(compare_results(points).values())]) if settings.label else {}
-    )
+    lines = [*chain.from_iterable(compare_results(points).values())] if settings.label else []
+    names = given_names(settings.label, lines, before)
     return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, names, settings.formats, output)
 
 

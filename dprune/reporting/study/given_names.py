@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 from dprune.errors import InputError
 from dprune.reporting.study.experiments import Point
-from dprune.reporting.study.grouping import Comparison, Line
+from dprune.reporting.study.grouping import RATIO, Comparison, Line
 
 
-def given_names(texts: Sequence[str], comparisons: Sequence[Comparison]) -> dict[Hashable, str]:
+def given_names(
+    texts: Sequence[str], comparisons: Sequence[Comparison], before: Sequence[Comparison] = ()
+) -> dict[Hashable, str]:
     """Read what --label says.
 
     Args:
         texts: RESULT=NAME each, RESULT being a file of a result or the name of a line. Either side may hold further
             `=`: the longest RESULT that is known counts.
         comparisons: all lines, by the names that they have without.
+        before: the same as they were before some were named as baselines, which gave these other names.
 
     Returns:
         Names by the keys of lines.
@@ -27,7 +30,7 @@ def given_names(texts: Sequence[str], comparisons: Sequence[Comparison]) -> dict
     """
     found: dict[Hashable, str] = {}
     for text in texts:
-        lines, name = _read(text, comparisons)
+        lines, name = _read(text, comparisons, before)
         for line in lines:
             if found.setdefault(line.key, name) != name:
                 raise InputError(
@@ -38,12 +41,19 @@ def given_names(texts: Sequence[str], comparisons: Sequence[Comparison]) -> dict
     return found
 
 
-def _read(text: str, comparisons: Sequence[Comparison]) -> tuple[list[Line], str]:
+def called_without(name: str, texts: Sequence[str]) -> str:
+    """Return RESULT of the --label that gives a line this name, or this name to a line of which it is one point."""
+    line, comma, ratio = name.partition(RATIO)
+    found = next((text.removesuffix(f"={line}") for text in texts if text.endswith(f"={line}")), None)
+    return name if found is None else f"{found}{comma}{ratio}"
+
+
+def _read(text: str, comparisons: Sequence[Comparison], before: Sequence[Comparison]) -> tuple[list[Line], str]:
     if "=" not in text:
         raise InputError(f"--label {text}: says no name: give RESULT=NAME, as in 'nearest=Near the centre'.")
     for place in reversed([number for number, letter in enumerate(text) if letter == "="]):
         result, name = text[:place], text[place + 1 :].strip()
-        if lines := list(_lines(result, comparisons)):
+        if lines := [*_lines(result, comparisons)] or [*_named_since(_lines(result, before), comparisons)]:
             if not name:
                 raise InputError(f"--label {text}: the name is empty: write one after the equals sign.")
             return lines, name
@@ -56,9 +66,19 @@ def _lines(result: str, comparisons: Sequence[Comparison]) -> Iterator[Line]:
     """Yield the lines that are called so, or hold the result of that file."""
     for comparison in comparisons:
         for line in comparison.lines:
-            points = (point for cell in line.cells for point in cell.points)
-            if line.label == result or any(is_file_of(point, result) for point in points):
+            if line.label == result or any(is_file_of(point, result) for point in line.points):
                 yield line
+
+
+def _named_since(before: Iterable[Line], comparisons: Sequence[Comparison]) -> Iterator[Line]:
+    """Yield the lines that some have become since they were named as the baseline."""
+    marks = {point.mark for line in before for point in line.points}
+    yield from (
+        line
+        for comparison in comparisons
+        for line in comparison.lines
+        if line.is_named and marks.issuperset(point.mark for point in line.points)
+    )
 
 
 def is_file_of(point: Point, path: str) -> bool:

@@ -22,6 +22,8 @@ from dprune.reporting.study.trainings import Training
 from dprune.reporting.study.views import View, grouped, is_of_measuring, line_key, views
 
 MISSING = "\N{EN DASH}"
+RATIO = ", pruned "
+"""What stands between a line and a ratio in the name of a point."""
 _ORDERS = {"lowest": 0, "middle": 1, "highest": 2}
 
 
@@ -120,6 +122,11 @@ class Line:
         return line_key(self.cells[0].points[0])
 
     @property
+    def points(self) -> tuple[Point, ...]:
+        """All its results."""
+        return tuple(point for cell in self.cells for point in cell.points)
+
+    @property
     def description(self) -> str:
         """What the line is, in one sentence without an end."""
         return "; ".join(text for _, text in self.about if text)
@@ -175,8 +182,7 @@ class Comparison:
 
     def baseline(self, line: Line) -> Line | None:
         """Return the unpruned line that a line is held to, of several that which was named as the baseline."""
-        alike = [other for other in self.unpruned if other.label in line.unpruned]
-        return min(alike, key=lambda other: not other.is_named, default=None)
+        return next((other for other in self.unpruned if other.label in line.unpruned), None)
 
     def cells(self) -> list[tuple[Line, Cell]]:
         """Every cell with its line."""
@@ -257,12 +263,16 @@ def _cell(points: Sequence[Point]) -> Cell:
 
 
 def _with_unpruned(line: Line, unpruned: Sequence[Line]) -> Line:
-    """Name the unpruned lines that were trained and sampled alike, those with the same candidates before others."""
+    """Name the unpruned lines that were trained and sampled alike.
+
+    Those that the user named come before others, and of these, those with the same candidates.
+    """
     first = line.cells[0].points[0]
-    known = [(other.label, other.cells[0].points[0]) for other in unpruned]
-    alike = [(label, point) for label, point in known if agree(first.experiment, point.experiment, first.own)]
-    closest = [(label, point) for label, point in alike if agree(_candidates(first), _candidates(point))]
-    return replace(line, unpruned=tuple(label for label, _ in closest or alike))
+    known = [(other, other.cells[0].points[0]) for other in unpruned]
+    alike = [(other, point) for other, point in known if agree(first.experiment, point.experiment, first.own)]
+    meant = [(other, point) for other, point in alike if other.is_named] or alike
+    closest = [(other, point) for other, point in meant if agree(_candidates(first), _candidates(point))]
+    return replace(line, unpruned=tuple(other.label for other, _ in closest or meant))
 
 
 def _candidates(point: Point) -> Factors:
@@ -307,5 +317,5 @@ def cell_ratio(line: Line, cell: Cell) -> str:
 
 
 def cell_title(line: Line, cell: Cell) -> str:
-    """Name a cell."""
-    return line.label if line.is_unpruned else f"{line.label}, pruned {ratio_text(cell.ratio)}"
+    """Name a cell, by its line alone where nothing tells how much was pruned."""
+    return line.label if line.is_unpruned or cell.ratio is None else f"{line.label}{RATIO}{ratio_text(cell.ratio)}"

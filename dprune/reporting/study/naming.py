@@ -57,7 +57,7 @@ class Names:
         first = {line_key(points[0]): (view, points[0]) for view in reversed(every) for points in view.lines}
         self._names: dict[Hashable, Name] = {}
         for key, (view, point) in first.items():
-            self._names[key] = _name(point, view.experiment(point), selections[point.subset.method], experiments)
+            self._names[key] = _name(point, view.experiment(point), selections[_head(point)], experiments)
         self._names |= _numbered(self._names, every)
         for key, label in (given or {}).items():
             known = self._names[key]
@@ -115,13 +115,19 @@ def _by_method(every: Sequence[View]) -> dict[str, _Saying]:
     for view in every:
         firsts = [points[0] for points in view.lines]
         unpruned = [point for point in firsts if not point.subset.pruned]
-        for some in grouped(view.lines, lambda points: points[0].subset.method):
-            beside = [_of_groups(some[0][0], point) for point in unpruned]
-            groups[some[0][0].subset.method].append((_tables(some, _selection), beside))
+        for some in grouped(view.lines, lambda points: _head(points[0])):
+            first = some[0][0]
+            beside = [_of_groups(first, point) for point in unpruned if first.subset.pruned]
+            groups[_head(first)].append((_tables(some, _selection), beside))
         quotas |= {_quota(point) for point in firsts if point.subset.pruned}
     # Of two methods, too, equal quotas are another choice than quotas in proportion.
     also = (_QUOTA,) if len(quotas - {""}) > 1 else ()
     return {method: _Saying(tables, also) for method, tables in groups.items()}
+
+
+def _head(point: Point) -> str:
+    """Return the method of a choice, or what a baseline is named after."""
+    return point.selection.get(NAMED) or point.subset.method
 
 
 def _tables(lines: Iterable[Sequence[Point]], kind: Callable[[Point], Factors]) -> dict[Hashable, Factors]:

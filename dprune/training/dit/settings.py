@@ -275,7 +275,7 @@ class TrainingSet(LatentSubset):
                          f"{samples - labelled:,}", f"{samples:,}")  # fmt: skip
         if len(self.classes.empty):
             _log.warning(
-                "%d of the %d classes have no sample to train on (%s): dprune sample leaves them out.",
+                "no sample of %d of the %d classes is left to train on (%s): dprune sample leaves them out.",
                 len(self.classes.empty), self.classes.count, self.latents.class_names.listed(self.classes.empty),
             )  # fmt: skip
 
