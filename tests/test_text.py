@@ -18,6 +18,7 @@ from test_sample import make_vae
 
 from dprune.errors import InputError
 from dprune.formats.sample_tables import as_csv
+from dprune.formats.shards import ShardReader
 from dprune.formats.stores import Store
 from dprune.formats.text_tables import TextTable
 from dprune.inspecting.listing import open_listing
@@ -364,11 +365,14 @@ def test_samples_are_listed_with_what_belongs_to_them(made: Path, shards: Path) 
     assert (lines[0].split("\t")[-2:], len(lines)) == (["cluster", "distance"], 19)
 
 
-def test_a_listing_on_a_terminal_is_short(shards: Path, tmp_path: Path) -> None:
+def test_a_listing_on_a_terminal_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [part for i in range(30) for part in sample(f"k\x1b{i}", i % 3)]
     write_tar(tmp_path / "d" / "0.tar", parts)
     np.save(tmp_path / "all.npy", np.arange(30))
-    text = open_listing([str(tmp_path / "all.npy")], [str(tmp_path / "d")]).text(60)
+    listing, read = open_listing([str(tmp_path / "all.npy")], [str(tmp_path / "d")]), list[int]()
+    monkeypatch.setattr(ShardReader, "label", lambda _, row: read.append(row) or -1)
+    text = listing.text(60)
+    assert len(read) == 20, "labels cost a read each"
     assert "30 samples of" in text
     assert r"k\x1b19" in text
     assert r"k\x1b20" not in text
@@ -386,7 +390,7 @@ def test_a_listing_on_a_terminal_is_short(shards: Path, tmp_path: Path) -> None:
         (["{m}", "--shards", "{d}"], 3, ["mask of 17 samples"]),
         (["{s}", "--shards", "{d}"], 3, ["17 samples", "18"]),
         (["{t}", "--shards", "{d}"], 3, ["line 2", "'nobody'"]),
-        (["{d}", "--shards", "{d}"], 3, ["shards"]),
+        (["{d}", "--shards", "{d}"], 3, ["shards: is a folder"]),
     ],
 )
 def test_what_cannot_be_listed(shards: Path, tmp_path: Path, args: list[str], code: int, words: list[str]) -> None:

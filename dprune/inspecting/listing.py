@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dprune.errors import MismatchError, UsageError
+from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.arrays import NPY_MAGIC, Array, misshapen, read_array
 from dprune.formats.clusters import read_clusters
 from dprune.formats.kinds import kind_of
@@ -37,17 +37,17 @@ class Listing:
 
     Attributes:
         name: what messages call the file that names them.
-        dataset: what messages call what they are of.
-        count: how many samples the file names.
-        columns: by name, of the first of them; see `sample_columns`.
-        asked: whether somebody said how many to list.
+        named: what they are of.
+        ids: of the samples that the file names, sorted.
+        values: what it says of all samples, by the name of a column.
+        head: how many to list, None where nobody said so.
     """
 
     name: str
-    dataset: str
-    count: int
-    columns: dict[str, Sequence[Any]]
-    asked: bool
+    named: NamedSamples
+    ids: npt.NDArray[np.int64]
+    values: Mapping[str, npt.NDArray[Any]]
+    head: int | None
 
     @property
     def problems(self) -> list[str]:
@@ -56,41 +56,52 @@ class Listing:
 
     def as_json(self) -> dict[str, Any]:
         """Return what JSON can hold: one object a sample, null for what is not known."""
+        columns = self._columns(self.head)
         rows = [
-            {name: None if value == "" else finite(value) for name, value in zip(self.columns, row, strict=True)}
-            for row in zip(*self.columns.values(), strict=True)
+            {name: None if value == "" else finite(value) for name, value in zip(columns, row, strict=True)}
+            for row in zip(*columns.values(), strict=True)
         ]
-        return {"name": self.name, "dataset": self.dataset, "count": self.count, "samples": rows}
+        return {"name": self.name, "dataset": self.named.title, "count": len(self.ids), "samples": rows}
 
     def text(self, columns: int | None) -> str:
         """Return rows: with tabs between the columns, or as a table for a terminal of so many columns."""
         if columns is None:
-            return "\n".join("\t".join(row) for row in self._rows(None))
+            return "\n".join("\t".join(row) for row in _rows(self._columns(self.head)))
         return self._table(columns)
 
-    def _rows(self, most: int | None) -> list[list[str]]:
-        rows = itertools.islice(zip(*self.columns.values(), strict=True), most)
-        return [list(self.columns), *([presentable(str(cell)) for cell in row] for row in rows)]
+    def _columns(self, most: int | None) -> dict[str, Sequence[Any]]:
+        """Return the columns of the first samples; to read the labels of all may take a minute."""
+        first = self.ids[:most]
+        columns = sample_columns(first, self.named)
+        for name, values in self.values.items():
+            columns |= (group_column if name in _GROUPS else number_column)(name, values[first])
+        return columns
 
     def _table(self, width: int) -> str:
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        head, *rows = self._rows(None if self.asked else SHOWN)
+        columns = self._columns(self.head or SHOWN)
+        head, *rows = _rows(columns)
         table = Table(box=None, pad_edge=False)
-        for name, values in zip(head, self.columns.values(), strict=True):
+        for name, values in zip(head, columns.values(), strict=True):
             numbers = all(isinstance(value, int | float) or value == "" for value in values)
             table.add_column(Text(name, style="cyan"), justify="right" if numbers else "left", overflow="fold")
         for row in rows:
             table.add_row(*map(Text, row))
         screen = io.StringIO()
         console = Console(file=screen, force_terminal=True, width=width)
-        console.print(Text(presentable(f"{self.name}: {self.count:,} samples of {self.dataset}"), style="bold"))
+        console.print(Text(presentable(f"{self.name}: {len(self.ids):,} samples of {self.named.title}"), style="bold"))
         console.print(table)
-        if (more := self.count - len(rows)) > 0:
+        if (more := len(self.ids) - len(rows)) > 0:
             console.print(Text(f"and {more:,} more: --head N lists N of them, and a pipe gets all.", style="dim"))
         return screen.getvalue().removesuffix("\n")
+
+
+def _rows(columns: Mapping[str, Sequence[Any]]) -> list[list[str]]:
+    """Return the names of columns, and below them what a terminal can show of each row."""
+    return [list(columns), *([presentable(str(cell)) for cell in row] for row in zip(*columns.values(), strict=True))]
 
 
 def open_listing(
@@ -113,16 +124,14 @@ def open_listing(
         raise UsageError("--shards lists the samples of one file: name one FILE.")
     named = open_named(shards, members)
     name, ids, values = _read(files[0], named)
-    first = ids[:head]
-    columns = sample_columns(first, named)
-    for column, known in values.items():
-        columns |= (group_column if column in _GROUPS else number_column)(column, known[first])
-    return Listing(name, named.title, len(ids), columns, head is not None)
+    return Listing(name, named, ids, values, head)
 
 
 def _read(path: str, named: NamedSamples) -> tuple[str, npt.NDArray[np.int64], dict[str, npt.NDArray[Any]]]:
     """Read which samples a file names, and what it says of all by the name of a column."""
     everything = np.arange(len(named), dtype=np.int64)
+    if os.path.isdir(path):
+        raise InputError(f"{path}: is a folder, and --shards lists the samples of one file: name a subset or scores.")
     if kind_of(path) == "clusters":
         clusters = read_clusters(path)
         _hold(clusters.name, clusters.fingerprint, len(clusters), named)
