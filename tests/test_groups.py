@@ -143,6 +143,15 @@ def test_counts_are_by_name(place: Path) -> None:
     assert "kept by class: cat: 5, dog: 5, Smileys & Emotion: 5" in said
 
 
+def test_a_cap_without_scores_is_by_chance(place: Path) -> None:
+    args = ("select", "--groups", place / "shards", "--cap", 5, "-o")
+    dprune(*args, place / "a.npy").ok()
+    dprune(*args, place / "b.npy", "--order", "random").ok()
+    assert (place / "a.npy").read_bytes() == (place / "b.npy").read_bytes()
+    dprune(*args, place / "c.npy", "--keep", "0.5").fails(2, "--order lowest needs SCORES")
+    dprune(*args, place / "c.npy", "--order", "lowest").fails(2, "--order lowest needs SCORES")
+
+
 def test_labels_are_the_same_wherever_they_are(place: Path) -> None:
     """In shards, in the store of features, and in a .npy; provenance says which classes by their numbers."""
     dprune("embed", place / "shards", "--model", "pixels", "--image-size", 4, "--workers", 0, "-o", place / "f").ok()

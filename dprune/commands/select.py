@@ -33,8 +33,8 @@ def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Am
                    help="Prune this share or count, which the paper calls PR."),
     options.option("--count", group="Choice", is_flag=True,
                    help="Take a bare 1 for one sample. In a loop over shares it might mean all of them."),
-    options.choice("--order", ["lowest", "middle", "highest", "random"], "Which scores to keep.", group="Choice",
-                   common=True, default="lowest"),
+    options.choice("--order", ["lowest", "middle", "highest", "random"], "Which scores to keep.  [default: lowest]",
+                   group="Choice", common=True),
     options.option("--clusters", group="Groups", common=True, metavar="FILE",
                    help="Choose inside each cluster of this file."),
     options.option("--groups", group="Groups", common=True, metavar="FILE",
@@ -42,7 +42,8 @@ def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Am
     options.choice("--quota", ["proportional", "equal"],
                    "Quota of each group. Keep the same share of each, or the same count.", group="Groups", common=True,
                    default="proportional"),
-    options.count("--cap", "Keep at most this many of each group.", group="Groups", common=True),
+    options.count("--cap", "Keep at most this many of each group. Without SCORES they are drawn at random.",
+                  group="Groups", common=True),
     options.option("--only", group="Groups", common=True, metavar="GROUPS",
                    help="Keep only these groups, such as dog,cat or 3,40-49. @FILE reads them from a file."),
     options.option("--within", group="Data", common=True, multiple=True, metavar="FILE",
@@ -92,7 +93,7 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
       dprune select distance.npy --clusters clusters.safetensors --keep 0.25 -o keep.npy
       dprune select el2n.npy --prune 0.9 --order highest -o keep.npy
       dprune select --order random --keep 10% --groups shards -o test.npy
-      dprune select --order random --groups shards --cap 100 -o balanced.npy
+      dprune select --groups shards --cap 100 -o balanced.npy
       dprune select distance.npy --clusters clusters.safetensors --groups shards --keep 0.25 -o strata.npy
       dprune select --within a.npy --without b.npy -o difference.npy
       dprune select distance.npy --clusters clusters.safetensors --quota equal -o even.npy

@@ -42,7 +42,7 @@ class SelectSettings:
     keep: Amount | None = None
     prune: Amount | None = None
     count: bool = False
-    order: str = "lowest"
+    order: str | None = None
     clusters: str | None = None
     groups: str | None = None
     quota: str = "proportional"
@@ -140,6 +140,13 @@ class SelectJob(FileJob):
         # What is said of one dataset has one fingerprint.
         _ = self.fingerprint
 
+    @property
+    def order(self) -> str:
+        """Which scores to keep; a cap alone is by chance where there are none, since nobody forgot to give them."""
+        settings = self.settings
+        capped = settings.cap is not None and settings.amount is None and settings.quota != "equal"
+        return settings.order or ("random" if self.scores is None and capped else "lowest")
+
     def _check_usage(self) -> None:
         settings, grouped = self.settings, self.partition is not None
         bounded = settings.amount is not None or settings.quota == "equal" or settings.cap is not None
@@ -149,8 +156,8 @@ class SelectJob(FileJob):
             raise UsageError("--quota equal, --cap and --only need groups: give --clusters or --groups.")
         if self.scores is None and not (grouped or self.within):
             raise UsageError("there is nothing to choose from: give SCORES, --clusters, --groups or --within.")
-        if self.scores is None and settings.order != "random" and bounded:
-            raise UsageError(f"--order {settings.order} needs SCORES: give them, or choose with --order random.")
+        if self.scores is None and self.order != "random" and bounded:
+            raise UsageError(f"--order {self.order} needs SCORES: give them, or choose with --order random.")
         narrowed = self.within or self.without or self.unions or settings.only is not None
         if not (bounded or narrowed):
             raise UsageError("nothing says how much to keep: give --keep or --prune.")
@@ -172,7 +179,7 @@ class SelectJob(FileJob):
     def record(self) -> Record:
         """Provenance of the subset."""
         settings, amount = self.settings, self.settings.amount
-        options: dict[str, Any] = {"keep": str(amount) if amount else None, "order": settings.order}
+        options: dict[str, Any] = {"keep": str(amount) if amount else None, "order": self.order}
         if self.partition is not None:
             options |= {"quota": settings.quota, "cap": settings.cap, "only": self.only and list(self.only)}
         parents = {role: value.as_parent() for role, value in self._inputs.items()}
@@ -267,9 +274,9 @@ class SelectJob(FileJob):
         settings, candidates = self.settings, self.candidates()
         scores = None if self.scores is None else self.scores.values
         groups = None if self.partition is None else self.partition.values
-        ranking = rank(candidates, scores, groups, settings.order, settings.seed)
-        counts = allot(ranking.sizes, settings.amount, settings.order, settings.quota, settings.cap)
-        return ranking, candidates, ranking.keep(counts, settings.order)
+        ranking = rank(candidates, scores, groups, self.order, settings.seed)
+        counts = allot(ranking.sizes, settings.amount, self.order, settings.quota, settings.cap)
+        return ranking, candidates, ranking.keep(counts, self.order)
 
     def _united(self, ids: IntArray) -> IntArray:
         for union in self.unions:
