@@ -185,7 +185,7 @@ def test_the_demo_tells_pruned_from_unpruned(demo: Path) -> None:
     assert "cluster-distance" not in (demo / "report" / "summary.md").read_text()
     assert "data:image/png;base64," in page
     rows = (demo / "report" / "quality.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows[1:]] == ["unpruned", "nearest"]
+    assert [row.split(",")[1] for row in rows[1:]] == ["unpruned", "nearest"]
     # Both were sampled with the same seeds.
     for table in ("quality", "memorization"):
         assert ",paired" in (demo / "report" / f"{table}.csv").read_text().splitlines()[2]
