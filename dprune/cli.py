@@ -13,9 +13,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from dprune import __version__, console
-from dprune.completion import complete_places
 from dprune.errors import DpruneError, InputError
-from dprune.flags import FlaggedGroup, before_subcommands
+from dprune.shell.completion import complete_places
+from dprune.shell.flags import FlaggedGroup, before_subcommands
 
 STAGES: dict[str, dict[str, str]] = {
     "Curate": {

@@ -16,7 +16,7 @@ from dprune.runtime import Monitor, array_task, ranks
 
 if TYPE_CHECKING:
     from dprune.formats.jobs import Job
-    from dprune.next_steps import Given
+    from dprune.shell.next_steps import Given
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Delivery:
 
     def _tell_plan(self, job: Job) -> None:
         """Say what would be done; what the command would refuse is refused."""
-        from dprune.dry_run import dry_run
+        from dprune.shell.dry_run import dry_run
 
         plan = dry_run(job, self.given, is_made=self._is_made(job))
         if self.json:
@@ -144,7 +144,7 @@ class Delivery:
 
     def _tell(self, summary: dict[str, Any]) -> None:
         """Say what was made: where and how much in one line, what was measured in further ones."""
-        from dprune.summaries import in_words
+        from dprune.shell.summaries import in_words
 
         found = in_words(summary, every=console.verbosity() > 0)
         target = "to stdout" if self._is_stdout else self.output.path

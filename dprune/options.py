@@ -14,15 +14,15 @@ from typing import Any
 
 import click
 
-from dprune.completion import PLACES
 from dprune.delivery import Delivery
 from dprune.errors import InputError
-from dprune.flags import verbosity
 from dprune.formats.checked_json import INT64
 from dprune.formats.publish import Output
-from dprune.help_pages import Group
-from dprune.help_pages import option as option
-from dprune.next_steps import Given, next_step
+from dprune.shell.completion import PLACES
+from dprune.shell.flags import verbosity
+from dprune.shell.help_pages import Group
+from dprune.shell.help_pages import option as option
+from dprune.shell.next_steps import Given, next_step
 
 MOST_PIXELS = 32768
 """Of the side of an image."""

@@ -15,7 +15,7 @@ from roff import blocks, bold, definition, escape, italic, literal, prose
 
 from dprune import __version__
 from dprune.cli import STAGES, cli
-from dprune.help_pages import in_groups, split_help, told
+from dprune.shell.help_pages import in_groups, split_help, told
 
 HERE = Path(__file__).resolve().parent
 METAVARS = {"INTEGER": "N", "INTEGER RANGE": "N", "FLOAT": "X", "FLOAT RANGE": "X"}

@@ -21,10 +21,10 @@ from conftest import dprune, dprune_process
 from test_cli import HEAVY, NAMES, imported_by, subcommands
 
 from dprune.cli import cli
-from dprune.completion import PLACES, SHELLS, VARIABLE
 from dprune.formats.clusters import Clusters
 from dprune.formats.provenance import make_record
 from dprune.models.files import publish_model
+from dprune.shell.completion import PLACES, SHELLS, VARIABLE
 
 
 def completed(*words: str, shell: str = "bash") -> list[tuple[str, str]]:

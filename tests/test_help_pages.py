@@ -18,7 +18,7 @@ from test_cli import NAMES, subcommands
 
 from dprune import options
 from dprune.cli import cli
-from dprune.help_pages import GROUPS, GroupedCommand, GroupedGroup, GroupedOption, split_help
+from dprune.shell.help_pages import GROUPS, GroupedCommand, GroupedGroup, GroupedOption, split_help
 
 COMMANDS = {" ".join(path): command for path, command in subcommands()}
 

@@ -19,20 +19,7 @@ WORK = frozenset(["packing", "embedding", "clustering", "scoring", "selecting", 
 }
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"commands", "cli", "__main__"}),
-    frozenset(
-        {
-            "options",
-            "flags",
-            "help_pages",
-            "console",
-            "delivery",
-            "completion",
-            "next_steps",
-            "dry_run",
-            "summaries",
-            "vocabularies",
-        }
-    ),
+    frozenset({"options", "console", "delivery", "shell"}),
     WORK,
     frozenset({"metrics", "models", "charts", "sheets", "flow", "decoding", "parts"}),
     frozenset({"formats"}),
@@ -40,23 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "signals", "__init__"}),
 )
 # The talk of a command, and what every floor may say.
-ABOVE = frozenset(
-    {
-        "commands",
-        "cli",
-        "__main__",
-        "options",
-        "flags",
-        "help_pages",
-        "console",
-        "delivery",
-        "completion",
-        "next_steps",
-        "dry_run",
-        "summaries",
-        "vocabularies",
-    }
-)
+ABOVE = FLOORS[0] | FLOORS[1]
 NO_JOB = {"__init__", "score", "help", "completion"}
 """Files of commands that open none: `score` has methods that do, and the last two speak of commands alone."""
 PROTOCOLS = {"command"}

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from dprune.cli import STAGES, cli
-from dprune.help_pages import GroupedOption
+from dprune.shell.help_pages import GroupedOption
 
 MAN = Path(__file__).parent.parent / "man"
 NAMES = [name for stage in STAGES.values() for name in stage]

@@ -16,7 +16,7 @@ from dprune.formats.arrays import write_array
 from dprune.formats.clusters import Clusters
 from dprune.formats.provenance import make_record
 from dprune.formats.publish import publish_json
-from dprune.next_steps import LEGS, NAMES, TAKES, TAKES_OF
+from dprune.shell.next_steps import LEGS, NAMES, TAKES, TAKES_OF
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from conftest import dprune
 
 from dprune.metrics.catalogue import MEMORIZATION, METRICS
-from dprune.summaries import WIDTH, in_words
+from dprune.shell.summaries import WIDTH, in_words
 
 
 def test_measures_have_their_names_and_few_digits() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from dprune import console
-from dprune.completion import SHELLS, script
-from dprune.help_pages import GroupedCommand
+from dprune.shell.completion import SHELLS, script
+from dprune.shell.help_pages import GroupedCommand
 
 
 @click.command(cls=GroupedCommand)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dprune import console, options
-from dprune.help_pages import GroupedCommand, help_page
+from dprune.shell.help_pages import GroupedCommand, help_page
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dprune import console, flags, options
-from dprune.help_pages import GroupedCommand
+from dprune import console, options
+from dprune.shell import flags
+from dprune.shell.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice

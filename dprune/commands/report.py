@@ -8,7 +8,7 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
-from dprune.help_pages import GroupedCommand
+from dprune.shell.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.reporting.job import ReportSettings

@@ -8,7 +8,7 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
-from dprune.flags import FlaggedGroup, before_subcommands
+from dprune.shell.flags import FlaggedGroup, before_subcommands
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice

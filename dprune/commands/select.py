@@ -8,8 +8,8 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
-from dprune.help_pages import GroupedCommand
 from dprune.selecting.amount import Amount
+from dprune.shell.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from dprune import console, flags, options
+from dprune import console, options
 from dprune.errors import UsageError
-from dprune.help_pages import GroupedCommand
+from dprune.shell import flags
+from dprune.shell.help_pages import GroupedCommand
 
 
 @click.command(cls=GroupedCommand)

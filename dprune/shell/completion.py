@@ -32,7 +32,7 @@ class CompletedText(click.types.StringParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """See `click.ParamType`; the shell finds the paths."""
-        from dprune.vocabularies import offered
+        from dprune.shell.vocabularies import offered
 
         arguments = [param.name or "" for param in ctx.command.params if isinstance(param, click.Argument)]
         # An option that waits for its value keeps click from telling arguments apart.

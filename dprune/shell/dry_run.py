@@ -13,7 +13,7 @@ from dprune.formats.provenance import difference
 from dprune.formats.publish import STDOUT
 from dprune.formats.ranges import is_url
 from dprune.formats.readable import clock, readable, size
-from dprune.next_steps import NAMES, Given, kind_called
+from dprune.shell.next_steps import NAMES, Given, kind_called
 
 if TYPE_CHECKING:
     from dprune.formats.jobs import Job

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dprune import console
-from dprune.help_pages import GroupedGroup, option
+from dprune.shell.help_pages import GroupedGroup, option
 
 _JSON = "dprune.json"
 

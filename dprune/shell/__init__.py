@@ -1,0 +1,1 @@
+"""What the command line says besides the work: help, flags, completion, plans, summaries, and what to run next."""
