@@ -182,7 +182,7 @@ def test_the_demo_tells_pruned_from_unpruned(demo: Path) -> None:
     assert pruned["recall"] < unpruned["recall"]
     assert pruned["nearest_distance_ratio"] < unpruned["nearest_distance_ratio"]
     page = (demo / "report" / "report.html").read_text()
-    assert "cluster-distance" not in (demo / "report" / "summary.md").read_text()
+    assert "cluster-distance lowest" not in page
     assert "data:image/png;base64," in page
     rows = (demo / "report" / "quality.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows[1:]] == ["unpruned", "nearest"]
