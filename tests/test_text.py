@@ -235,6 +235,12 @@ def test_a_mistake_is_named_by_its_line(shards: Path, tmp_path: Path, option: st
     result.fails(3, "t.csv", *(word.format(file=file) for word in words))
 
 
+def test_an_id_beyond_memory_is_named(tmp_path: Path) -> None:
+    table = tmp_path / "s.csv"
+    table.write_text("id,score\n0,1\n999999999999999999,2\n1,3\n")
+    dprune("select", table, "--keep", "50%", "-o", tmp_path / "k.npy").fails(3, "s.csv: line 3", "memory")
+
+
 def test_whole_numbers_below_0_are_scores(tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", np.arange(-3, 15))
     np.save(tmp_path / "g.npy", np.arange(18) % 3 - 1)

@@ -49,17 +49,26 @@ class Listed:
         """The smallest number of samples that a dataset with all of these can have."""
         return int(self.found.ids.max(initial=-1)) + 1
 
+    @property
+    def _last(self) -> str:
+        """The row with the largest id."""
+        return self.found.table.at(self.found.rows[int(self.found.ids.argmax())])
+
     def of_all(self, count: int) -> Array:
         """Return one value a sample of a dataset with so many.
 
         Raises:
-            InputError: a row is of a sample beyond these.
+            InputError: a row is of a sample beyond these, or there are too many for memory.
         """
         ids, table = self.found.ids, self.found.table
         if self.least > count:
-            row = self.found.rows[int(ids.argmax())]
-            raise InputError(f"{table.at(row)} has the id {ids.max()}, and there are {count:,} samples: give theirs.")
-        values = np.full(count, self.missing, dtype=self.values.dtype)
+            raise InputError(f"{self._last} has the id {ids.max()}, and there are {count:,} samples: give theirs.")
+        try:
+            values = np.full(count, self.missing, dtype=self.values.dtype)
+        except MemoryError as error:
+            raise InputError(
+                f"{self._last} has the id {ids.max()}, and so many samples do not fit into memory: mend the table."
+            ) from error
         values[ids] = self.values
         if self.class_names is None:
             return Array(table.name, values, table.record, dataset=self.found.dataset)
