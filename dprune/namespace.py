@@ -41,6 +41,16 @@ def device_type(device: Device) -> str:
     return device if isinstance(device, str) else device.type
 
 
+def is_floating(x: Array) -> bool:
+    """Tell whether an array holds floats."""
+    return x.dtype.kind == "f" if isinstance(x, np.ndarray) else bool(x.is_floating_point())
+
+
+def beside(x: Array, values: Any) -> Array:
+    """Return a numpy array as an array like `x`, on its device."""
+    return namespace(x).asarray(values, device=x.device)
+
+
 def take_rows(x: Array, ids: Array) -> Array:
     """Return the rows of `x` [n, ...] that `ids`, integers [m], name."""
     # Indexing does the same, but copies a tensor number by number.

@@ -281,8 +281,8 @@ def _stdout_on_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def explained(device: torch.device, remedy: str) -> Iterator[None]:
-    """Turn what torch raises for want of memory into a sentence.
+def explained(device: torch.device | str, remedy: str) -> Iterator[None]:
+    """Turn what torch or numpy raises for want of memory into a sentence.
 
     Args:
         device: that may be too small.
@@ -291,13 +291,12 @@ def explained(device: torch.device, remedy: str) -> Iterator[None]:
     Raises:
         DpruneError: the device is out of memory.
     """
-    import torch
-
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        torch = sys.modules.get("torch")
         # On a CPU torch has no kind of its own for this.
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        known = isinstance(error, MemoryError if torch is None else (torch.OutOfMemoryError, MemoryError))
         if not known and "allocate memory" not in str(error):
             raise
         raise DpruneError(f"{device}: out of memory: give {remedy}.") from error

@@ -254,7 +254,7 @@ def test_the_standard_error_is_the_jackknifes(here: Path) -> None:
     found = measure("--pairs", "pairs.npy", "--jackknife", "10").metrics
     pairs = np.load("pairs.npy")
     distance = pairs["distance"][np.argsort(pairs["generated"])]
-    labels = Blocks.draw(205, 0, count=10).labels.numpy()
+    labels = Blocks.draw(205, 0, count=10).labels
     pseudo = []
     for block in range(10):
         times = 205 / (labels == block).sum()

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -144,7 +145,7 @@ def test_strata_are_spread_evenly_over_blocks_and_halves(classes: int, each: int
     assert np.ptp(held, axis=0).max() <= (2 if each % count else 0)
     in_half = np.stack([np.bincount(strata[half], minlength=classes) for half in blocks.halves().T])
     assert abs(in_half - each / 2).max() <= 1
-    assert not torch.equal(blocks.labels, Blocks.draw(len(strata), 4, strata=strata).labels)
+    assert not np.array_equal(blocks.labels, Blocks.draw(len(strata), 4, strata=strata).labels)
     # A mean of strata that differ is as certain as they are, each by itself.
     x = torch.from_numpy(100.0 * strata + np.random.default_rng(0).normal(size=len(strata)))
     within = 1 / math.sqrt(len(strata))
@@ -156,7 +157,7 @@ def test_strata_are_spread_evenly_over_blocks_and_halves(classes: int, each: int
 def test_errors_of_the_curve_equal_those_of_clustering_halves_on() -> None:
     """From the clusters of all, two steps of k-means."""
     x, y, blocks = normal(90, 4, seed=1) + 0.4, normal(70, 4, seed=2), Blocks.draw(90, 5, count=6)
-    others = draw_halves(70, 6, 5, "reference")
+    others = torch.from_numpy(draw_halves(70, 6, 5, "reference"))
     made: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def clustering(some: Tensor, every: Tensor, k: int, seed: int) -> Tensor:
@@ -168,7 +169,7 @@ def test_errors_of_the_curve_equal_those_of_clustering_halves_on() -> None:
     shapes = (rows.unsqueeze(1) == some).all(2).any(1)
     assert int(shapes.sum()) == 140
     differences = []
-    for ours, theirs in zip(blocks.halves().T, others.T, strict=True):
+    for ours, theirs in zip(torch.from_numpy(blocks.halves()).T, others.T, strict=True):
         scores = []
         for half in (~ours, ours):
             kept, curves = torch.cat([half, theirs]), []
@@ -204,7 +205,7 @@ def test_halves_are_random_complete_and_of_one_size() -> None:
     assert halves.shape == (101, 20)
     assert set(halves.sum(0).tolist()) == {50}
     assert len({tuple(column) for column in halves.T.tolist()}) == 20
-    assert not torch.equal(halves, Blocks.draw(101, seed=4).halves())
+    assert not np.array_equal(halves, Blocks.draw(101, seed=4).halves())
     # The jackknife makes of a mean's halves what it makes of blocks of one sample: its standard error.
     x = torch.from_numpy(np.random.default_rng(0).normal(size=2000))
     blocks = Blocks.draw(2000, count=500)
@@ -238,7 +239,7 @@ def test_errors_below_the_dimension_equal_those_of_computing_all_anew(samples: i
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     x = np.random.default_rng(0).normal(size=1000)
     blocks = Blocks.draw(1000, count=1000)
-    found = blocks.estimate(x.mean(), [(x.sum() - x[row]) / 999 for row in np.argsort(blocks.labels.numpy())])
+    found = blocks.estimate(x.mean(), [(x.sum() - x[row]) / 999 for row in np.argsort(blocks.labels)])
     assert found.error == pytest.approx(x.std(ddof=1) / math.sqrt(1000), rel=1e-9)
     uneven = Blocks.draw(1003)
     assert set(uneven.sizes) == {50, 51}
@@ -248,6 +249,25 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
 
 
 # The Fréchet distance.
+
+
+@pytest.mark.parametrize("samples", [(400, 300), (12, 300), (12, 9)])
+def test_numpy_and_torch_compute_one_distance(samples: tuple[int, int]) -> None:
+    """Also where a covariance is singular, and of halves."""
+    x, y = (normal(count, 20, seed=seed) + seed for seed, count in enumerate(samples))
+    blocks = Blocks.draw(len(x))
+    apart = [
+        [found.distance.value, found.distance.error, found.mean_term, found.covariance_term,
+         frechet_infinity(found.distance, a, b, 3, blocks).height.value,
+         frechet_infinity(found.distance, a, Moments.of(b), 3, blocks).height.error]
+        for a, b in ((x, y), (x.numpy(), y.numpy()))
+        for found in [frechet(a, b, blocks)]
+    ]  # fmt: skip
+    assert apart[1] == pytest.approx(apart[0], rel=1e-9, abs=1e-9, nan_ok=True)
+    singular = Moments.of_covariance(100, np.zeros(20), np.diag(np.arange(20.0)))
+    alike = Moments.of_covariance(100, torch.zeros(20), torch.diag(torch.arange(20.0)))
+    whole, other = (frechet_distance(Moments.of(b), m).distance.value for b, m in ((x, alike), (x.numpy(), singular)))
+    assert other == pytest.approx(whole, rel=1e-9)
 
 
 def test_moments_by_any_road_are_the_same() -> None:
@@ -352,9 +372,9 @@ def test_the_error_of_the_extrapolation_equals_that_of_computing_all_anew() -> N
     """Every half is taken anew from the rows that are left."""
     x, y, blocks = normal(203, 6, seed=1), normal(150, 6, seed=2) + 0.3, Blocks.draw(203)
     found = infinity(x, y, blocks)
-    ours, theirs = drawn_halves(203, 0, "generated", x.device), drawn_halves(150, 0, "reference", x.device)
+    ours, theirs = drawn_halves(203, 0, "generated"), drawn_halves(150, 0, "reference")
 
-    def anew(kept: Tensor) -> float:
+    def anew(kept: npt.NDArray[np.bool_]) -> float:
         pairs = [
             frechet(x[kept & (ours >> s & 1 == half)], y[theirs >> s & 1 == half]).distance.value
             for s in range(SPLITS)
@@ -362,7 +382,7 @@ def test_the_error_of_the_extrapolation_equals_that_of_computing_all_anew() -> N
         ]
         return 2 * frechet(x[kept], y).distance.value - sum(pairs) / len(pairs)
 
-    assert torch.bincount(ours).sum() == 203
+    assert np.bincount(ours).sum() == 203
     assert [int((ours >> s & 1).sum()) for s in range(SPLITS)] == [101] * SPLITS
     left_out = [anew(blocks.labels != block) for block in range(len(blocks))]
     assert found.height.replicates == pytest.approx(left_out, rel=1e-8)

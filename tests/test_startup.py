@@ -101,6 +101,31 @@ def test_clusters_of_arrays_are_made_without_torch(tmp_path: Path) -> None:
     assert run_all(commands, tmp_path) == [0, 0]
 
 
+def test_distances_of_arrays_are_computed_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    for name, samples in (("x", 90), ("y", 200), ("held", 30)):
+        np.save(f"{name}.npy", draw.normal(size=(samples, 6)).astype(np.float32))
+    spoilt = np.load("x.npy")
+    spoilt[3] = np.nan
+    np.save("spoilt.npy", spoilt)
+    fid = ["--metrics", "fid", "-o"]
+    commands: list[list[object]] = [
+        ["eval", "x.npy", "y.npy", "--save-stats", "stats.safetensors", *fid, "plain.json"],
+        ["eval", "x.npy", "stats.safetensors", "-o", "stats.json"],
+        ["eval", "spoilt.npy", "y.npy", "--fid-infinity", "--held-out", "held.npy", *fid, "more.json"],
+        ["eval", "held.npy", "y.npy", "--jackknife", 0, "--device", "cpu", *fid, "few.json"],
+    ]
+    assert run_all(commands, tmp_path) == [0] * len(commands)
+    plain, stats = (json.loads(Path(name).read_text())["metrics"] for name in ("plain.json", "stats.json"))
+    assert stats["frechet_distance"] == pytest.approx(plain["frechet_distance"], rel=1e-9)
+    dprune("eval", "x.npy", "y.npy", "--metrics", "fid,kid", "-o", "torch.json").ok()
+    by_torch = json.loads(Path("torch.json").read_text())["metrics"]
+    known = {key: number for key, number in plain.items() if number is not None}
+    assert len(known) > 3
+    assert known == pytest.approx({key: by_torch[key] for key in known}, rel=1e-9)
+
+
 def test_large_clusterings_go_to_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faiss")
     x, places = np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32), []

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.formats.clusters import Clusters
-from dprune.measuring.groups import Groups, PredictedClasses, by_class, by_cluster, by_kmeans, by_neighbours
 from dprune.measuring.moments import Measured, stoppable
 from dprune.measuring.real_baseline import HeldOut, real_baseline
 from dprune.measuring.settings import EvalSettings, order_name
@@ -20,17 +19,12 @@ from dprune.measuring.sources import is_sampled
 from dprune.metrics.catalogue import METRICS, VENDI_ORDER
 from dprune.metrics.frechet import frechet_distance
 from dprune.metrics.frechet_infinity import FEW, FEWEST, frechet_infinity, scarce
-from dprune.metrics.inception_score import inception_score
 from dprune.metrics.jackknife import Blocks, Estimate
-from dprune.metrics.kernel import cmmd, kid
-from dprune.metrics.manifold import manifold
-from dprune.metrics.prd import prd
-from dprune.metrics.shares import shares
-from dprune.metrics.vendi import vendi
+from dprune.namespace import Array
 from dprune.runtime import Monitor
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from dprune.measuring.groups import Groups, PredictedClasses
 
 _log = logging.getLogger("dprune")
 
@@ -57,7 +51,7 @@ class ReadyPair:
     settings: EvalSettings
     monitor: Monitor
     clusters: Clusters | None = None
-    logits: Tensor | None = None
+    logits: Array | None = None
     held_out: HeldOut | None = None
 
     @property
@@ -68,7 +62,7 @@ class ReadyPair:
         return self.generated.side, self.reference.side
 
     @property
-    def rows(self) -> tuple[Tensor, Tensor]:
+    def rows(self) -> tuple[Array, Array]:
         """Their features."""
         generated, reference = self.sides
         return generated.x, reference.x
@@ -82,7 +76,10 @@ class ReadyPair:
     @functools.cached_property
     def groups(self) -> dict[str, Groups]:
         """Groups of both sides by what they are: `cluster`, `class`, both or none."""
-        (generated, reference), found = self.sides, dict[str, Groups | None]()
+        from dprune.measuring.groups import by_class, by_cluster, by_neighbours
+
+        found: dict[str, Groups | None] = {}
+        generated, reference = self.sides
         ours, theirs = self.generated.features, self.reference.features
         assert ours is not None
         assert theirs is not None
@@ -177,6 +174,8 @@ def _infinity(pair: ReadyPair, distance: Estimate, blocks: Blocks | None) -> tup
 
 @_computes("is")
 def _inception_score(pair: ReadyPair) -> Found:
+    from dprune.metrics.inception_score import inception_score
+
     assert pair.logits is not None
     splits = pair.settings.splits
     found = inception_score(pair.logits, splits, pair.settings.seed, pair.generated.blocks)
@@ -186,22 +185,31 @@ def _inception_score(pair: ReadyPair) -> Found:
 
 @_computes("prdc")
 def _manifold(pair: ReadyPair) -> Found:
+    from dprune.metrics.manifold import manifold
+
     found = manifold(*pair.rows, pair.settings.k, pair.settings.density_k, pair.generated.blocks)
     return {key: getattr(found, key) for key in METRICS["prdc"].keys}, {}
 
 
 @_computes("kid")
 def _kid(pair: ReadyPair) -> Found:
+    from dprune.metrics.kernel import kid
+
     return {"kid": kid(*pair.rows, pair.generated.blocks)}, {}
 
 
 @_computes("cmmd")
 def _cmmd(pair: ReadyPair) -> Found:
+    from dprune.metrics.kernel import cmmd
+
     return {"cmmd": cmmd(*pair.rows, pair.generated.blocks)}, {}
 
 
 @_computes("prd")
 def _prd(pair: ReadyPair) -> Found:
+    from dprune.measuring.groups import by_kmeans
+    from dprune.metrics.prd import prd
+
     found = prd(*pair.rows, by_kmeans, pair.settings.seed, blocks=pair.generated.blocks)
     curve = {
         name: [round(value, CURVE_DECIMALS) for value in values.tolist()]
@@ -213,6 +221,8 @@ def _prd(pair: ReadyPair) -> Found:
 
 @_computes("vendi")
 def _vendi(pair: ReadyPair) -> Found:
+    from dprune.metrics.vendi import vendi
+
     scores = vendi(pair.rows[0], pair.settings.vendi_orders, pair.generated.blocks)
     by_order = {order_name(q): {"value": score.value, "se": score.error} for q, score in scores.items()}
     return {"vendi": scores[VENDI_ORDER]}, {"vendi": by_order}
@@ -220,6 +230,9 @@ def _vendi(pair: ReadyPair) -> Found:
 
 @_computes("shares")
 def _shares(pair: ReadyPair) -> Found:
+    from dprune.measuring.groups import PredictedClasses
+    from dprune.metrics.shares import shares
+
     metrics: dict[str, Estimate] = {}
     details: dict[str, Any] = {}
     for kind, groups in pair.groups.items():

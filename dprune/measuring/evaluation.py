@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from dprune.errors import InputError, MismatchError
 from dprune.formats.arrays import Array
@@ -30,7 +28,9 @@ from dprune.measuring.sources import FeatureSource
 from dprune.metrics.catalogue import METRICS
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_dimensions
-from dprune.runtime import Monitor, check_stop, explained, take_device
+from dprune.namespace import HOST, Device, host, namespace_on
+from dprune.namespace import Array as AnyArray
+from dprune.runtime import Monitor, check_stop, explained, is_gpu, take_device
 
 _log = logging.getLogger("dprune")
 
@@ -56,13 +56,15 @@ def evaluate(
     Raises:
         MismatchError: the sides do not belong together, or what they are held to was measured otherwise.
     """
-    place = take_device(device)
+    moments_do = _moments_do(sources, settings)
+    place = HOST if moments_do and device in ("auto", "cpu") and not is_gpu(device) else take_device(device)
     features = {role: source.open(monitor) for role, source in sources.items() if isinstance(source, FeatureSource)}
     dimension = _common_dimension(sources, features, clusters)
     if {"generated", "reference"} <= features.keys():
         warn_of_shares(features["generated"], features["reference"], chosen_ids(features["reference"], subset))
-    with explained(place, "--device cpu, or fewer --metrics"):
-        sides = _ready(sources, features, settings, subset, place, monitor)
+    # As torch has it, what numpy computes of infinity is told of by the metrics.
+    with explained(place, "--device cpu, or fewer --metrics"), np.errstate(over="ignore", invalid="ignore"):
+        sides = _ready(sources, features, settings, subset, place, monitor, moments_do)
         if against is not None:
             against.check_count(sides["generated"].count)
         taken = _logits(sides["generated"], logits, place) if "is" in settings.names else None
@@ -102,23 +104,27 @@ def _common_dimension(
     return widths["generated"]
 
 
+def _moments_do(sources: Mapping[str, FeatureSource | Statistics], settings: EvalSettings) -> bool:
+    """Tell whether nothing but Fréchet distances is computed, as is all that statistics allow."""
+    return settings.names == ("fid",) or any(isinstance(source, Statistics) for source in sources.values())
+
+
 def _ready(
     sources: Mapping[str, FeatureSource | Statistics],
     features: Mapping[str, Features],
     settings: EvalSettings,
     subset: Array | None,
-    device: torch.device,
+    device: Device,
     monitor: Monitor,
+    moments_do: bool,
 ) -> dict[str, Measured]:
     """Read both sides, as little of them as the metrics take."""
     strata = strata_of(features["generated"].labels()) if "generated" in features else None
 
     def draw(ids: npt.NDArray[np.int64]) -> Blocks:
         evenly = None if strata is None else strata[ids]
-        return Blocks.draw(len(ids), settings.seed, device, settings.jackknife, evenly)
+        return Blocks.draw(len(ids), settings.seed, settings.jackknife, evenly)
 
-    # Where there are statistics, nothing but the Fréchet distance is possible.
-    moments_do = settings.names == ("fid",) or not {"generated", "reference"} <= features.keys()
     sides: dict[str, Measured] = {}
     for role in ("generated", "reference"):
         source = sources[role]
@@ -137,7 +143,7 @@ def _ready(
     return sides
 
 
-def _held_out(features: Mapping[str, Features], ids: Array | None, device: torch.device) -> HeldOut:
+def _held_out(features: Mapping[str, Features], ids: Array | None, device: Device) -> HeldOut:
     own = features["held_out"]
     side = load_side(own, chosen_ids(own, ids), "held-out", device)
     name = own.name if ids is None else ids.name
@@ -151,7 +157,7 @@ def _check_count(features: Features, count: int, role: str) -> None:
         raise InputError(f"{features.name}: {count} usable {role} samples are too few: a comparison takes two or more.")
 
 
-def _logits(generated: Measured, stated: Array | None, device: torch.device) -> Tensor | None:
+def _logits(generated: Measured, stated: Array | None, device: Device) -> AnyArray | None:
     """Return the logits of the generated samples that take part, those that were stated or came with the features."""
     if generated.features is None or generated.side is None:
         return None
@@ -168,7 +174,8 @@ def _logits(generated: Measured, stated: Array | None, device: torch.device) -> 
     if bad := int((~np.isfinite(kept).all(1)).sum()):
         name = generated.features.name if stated is None else stated.name
         raise InputError(f"{name}: holds logits of {bad} samples that are NaN or infinite: make them again.")
-    return torch.from_numpy(kept.astype(np.float64 if kept.dtype == np.float64 else np.float32)).to(device)
+    kept = kept.astype(np.float64 if kept.dtype == np.float64 else np.float32)
+    return namespace_on(device).asarray(kept, device=device)
 
 
 def _compute_all(pair: ReadyPair) -> tuple[dict[str, Estimate | None], dict[str, Any]]:
@@ -233,5 +240,5 @@ def _possible(pair: ReadyPair) -> tuple[str, ...]:
 
 def _save_statistics(reference: Measured, saved: Beside) -> None:
     moments, _ = reference.moments
-    mean, covariance = moments.mean.cpu().numpy(), moments.covariance().cpu().numpy()
+    mean, covariance = host(moments.mean), host(moments.covariance())
     Statistics(str(saved.path), moments.count, mean, covariance, saved.record).write(saved.path)

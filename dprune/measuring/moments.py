@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from dprune.formats.features import Features
 from dprune.formats.statistics import Statistics
@@ -21,6 +19,7 @@ from dprune.metrics.frechet import Moments, replicate_moments
 from dprune.metrics.jackknife import Blocks
 from dprune.metrics.reading import blocks as read_blocks
 from dprune.metrics.rows import finite_rows
+from dprune.namespace import Array, Device, beside, host, namespace_on
 from dprune.runtime import Monitor, check_stop
 
 DrawBlocks = Callable[[npt.NDArray[np.int64]], Blocks]
@@ -57,18 +56,19 @@ class Measured:
         return self.take()
 
 
-def given(statistics: Statistics, device: torch.device) -> Measured:
+def given(statistics: Statistics, device: Device) -> Measured:
     """Take the moments from statistics."""
     dimension = len(statistics.mean)
     # An unknown count is taken to be enough; a power of two behind the divisor rounds nothing.
     count = statistics.count or (1 << dimension.bit_length()) + 1
-    mean, covariance = (torch.from_numpy(values).to(device) for values in (statistics.mean, statistics.covariance))
+    xp = namespace_on(device)
+    mean, covariance = (xp.asarray(values, device=device) for values in (statistics.mean, statistics.covariance))
     moments = Moments.of_covariance(count, mean, covariance, statistics.name)
     return Measured(statistics.count, 0, lambda: (moments, ()))
 
 
 def held(
-    features: Features, ids: npt.NDArray[np.int64], role: str, device: torch.device, draw: DrawBlocks | None = None
+    features: Features, ids: npt.NDArray[np.int64], role: str, device: Device, draw: DrawBlocks | None = None
 ) -> Measured:
     """Read the samples that `ids` name into the device's memory.
 
@@ -95,7 +95,7 @@ def streamed(
     features: Features,
     ids: npt.NDArray[np.int64],
     role: str,
-    device: torch.device,
+    device: Device,
     monitor: Monitor,
     draw: DrawBlocks | None = None,
 ) -> Measured:
@@ -114,10 +114,10 @@ def streamed(
     tell_dropped(features, role, dropped, len(ids))
     if dropped and blocks is not None:
         # The blocks are of the samples that take part, which are known only now.
-        return replace(streamed(features, ids[kept.cpu().numpy()], role, device, monitor, draw), dropped=dropped)
+        return replace(streamed(features, ids[host(kept)], role, device, monitor, draw), dropped=dropped)
     whole = Moments.total(parts)
     replicates = () if blocks is None else (whole.without(part) for part in parts)
-    taken = ids[kept.cpu().numpy()] if dropped else ids
+    taken = ids[host(kept)] if dropped else ids
     return Measured(len(taken), dropped, lambda: (whole, replicates), None, features, blocks, taken)
 
 
@@ -133,17 +133,18 @@ def stoppable(replicates: Iterable[Moments], monitor: Monitor) -> Iterator[Momen
 
 
 def _moments_by_block(
-    features: Features, ids: npt.NDArray[np.int64], blocks: Blocks | None, device: torch.device, monitor: Monitor
-) -> tuple[list[Moments], Tensor]:
+    features: Features, ids: npt.NDArray[np.int64], blocks: Blocks | None, device: Device, monitor: Monitor
+) -> tuple[list[Moments], Array]:
     """Return the moments of each block's finite rows, and which rows are finite, bool [n]."""
     parts: dict[int, Moments] = {}
-    finite = torch.empty(len(ids), dtype=torch.bool, device=device)
+    xp = namespace_on(device)
+    finite = xp.empty(len(ids), dtype=xp.bool, device=device)
     blocks = blocks or Blocks.whole(finite)
     monitor.start("reading features", len(ids), "samples")
     for begin, rows in read_blocks(SubsetRows(features, ids), device):
         check_stop(monitor)
         kept = finite[begin : begin + len(rows)] = finite_rows(rows)
-        labels = blocks.labels[begin : begin + len(rows)]
+        labels = beside(rows, blocks.labels[begin : begin + len(rows)])
         for block in range(len(blocks)):
             if len(own := rows[kept & (labels == block)]):
                 part = Moments.of(own)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from dprune.errors import InputError
 from dprune.measuring.moments import Measured, stoppable
@@ -20,6 +18,7 @@ from dprune.measuring.settings import EvalSettings
 from dprune.measuring.sides import Side
 from dprune.metrics.frechet import Moments, frechet_distance, replicate_moments
 from dprune.metrics.jackknife import Blocks, Estimate
+from dprune.namespace import Array, beside
 from dprune.runtime import Monitor
 from dprune.seeds import generator
 
@@ -97,7 +96,7 @@ def _of_held_out(
         left = len(reference.ids) - int(inside.sum())
         if left < 2:
             raise InputError(f"{held_out.name}: without these ids the reference has {left} samples: hold fewer out.")
-        rows = held_out.side.x[torch.from_numpy(inside).to(rest.mean.device)]
+        rows = held_out.side.x[beside(held_out.side.x, inside)]
         rest = _rest(reference, held_out.side.ids[inside], rows) if len(rows) else rest
     if count < rest.dimension:
         _log.warning(
@@ -105,16 +104,14 @@ def _of_held_out(
             "distances are then alike whatever was generated: hold more samples out.", count, rest.dimension,
         )  # fmt: skip
     places = np.arange(len(held_out.side.ids))
-    chosen = torch.from_numpy(_some(places, count, settings.seed, "held-out samples at equal count"))
+    chosen = beside(held_out.side.x, _some(places, count, settings.seed, "held-out samples at equal count"))
     ours = _rows(generated, _some(generated.ids, count, settings.seed, "generated samples at equal count"))
-    blocks = Blocks.draw(count, settings.seed, rest.mean.device, settings.jackknife) if settings.jackknife else None
-    real, own = (
-        _distance(rows, rest, blocks, monitor) for rows in (held_out.side.x[chosen.to(rest.mean.device)], ours)
-    )
+    blocks = Blocks.draw(count, settings.seed, settings.jackknife) if settings.jackknife else None
+    real, own = (_distance(rows, rest, blocks, monitor) for rows in (held_out.side.x[chosen], ours))
     return RealBaseline(real, own, count, rest.count, "held-out")
 
 
-def _distance(rows: Tensor, rest: Moments, blocks: Blocks | None, monitor: Monitor) -> Estimate:
+def _distance(rows: Array, rest: Moments, blocks: Blocks | None, monitor: Monitor) -> Estimate:
     if blocks is None or min(blocks.remaining) < 2:
         return frechet_distance(Moments.of(rows), rest).distance
     whole, replicates = replicate_moments(rows, blocks)
@@ -130,15 +127,15 @@ def _some(ids: npt.NDArray[np.int64], count: int, seed: int, purpose: str) -> np
     return chosen
 
 
-def _rows(measured: Measured, ids: npt.NDArray[np.int64]) -> Tensor:
+def _rows(measured: Measured, ids: npt.NDArray[np.int64]) -> Array:
     """Return the features of some samples, read again where they are not held."""
     if (side := measured.side) is not None:
-        return side.x[torch.from_numpy(np.searchsorted(side.ids, ids)).to(side.x.device)]
+        return side.x[beside(side.x, np.searchsorted(side.ids, ids))]
     assert measured.features is not None
-    return torch.from_numpy(measured.features.take(ids)).to(measured.moments[0].mean.device)
+    return beside(measured.moments[0].mean, measured.features.take(ids))
 
 
-def _rest(reference: Measured, ids: npt.NDArray[np.int64], rows: Tensor) -> Moments:
+def _rest(reference: Measured, ids: npt.NDArray[np.int64], rows: Array) -> Moments:
     """Take the moments of the reference without the samples `ids`, whose features are `rows`."""
     whole, _ = reference.moments
     if whole.count - len(rows) > whole.dimension:

@@ -55,7 +55,7 @@ def pairing_digest(features: Features, ids: npt.NDArray[np.int64], blocks: Block
     return digest({
         "seeds": digest_array(seeds[ids]),
         "classes": None if labels is None else digest_array(labels[ids]),
-        "blocks": digest_array(blocks.labels.cpu().numpy()),
+        "blocks": digest_array(blocks.labels),
         "alike": list(alike),
     })  # fmt: skip
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from dprune.errors import InputError
 from dprune.formats.arrays import Array
@@ -19,6 +17,8 @@ from dprune.formats.statistics import Statistics
 from dprune.formats.subsets import narrowed
 from dprune.measuring.sources import FeatureSource
 from dprune.metrics.rows import finite_rows
+from dprune.namespace import Array as AnyArray
+from dprune.namespace import Device, host, namespace_on
 from dprune.runtime import Monitor, check_stop
 
 _log = logging.getLogger("dprune")
@@ -34,7 +34,7 @@ class Side:
         dropped: samples left out because their features are not finite.
     """
 
-    x: Tensor
+    x: AnyArray
     ids: npt.NDArray[np.int64]
     dropped: int
 
@@ -125,18 +125,18 @@ def chosen_ids(features: Features, subset: Array | None) -> npt.NDArray[np.int64
     return ids
 
 
-def load_side(features: Features, ids: npt.NDArray[np.int64], role: str, device: torch.device) -> Side:
+def load_side(features: Features, ids: npt.NDArray[np.int64], role: str, device: Device) -> Side:
     """Read the features of `ids` onto the device, leave out those that are not finite, and say how many these were.
 
     Raises:
         InputError: none is left.
     """
-    x = torch.from_numpy(features.take(ids)).to(device)
+    x = namespace_on(device).asarray(features.take(ids), device=device)
     kept = finite_rows(x)
     dropped = len(ids) - int(kept.sum())
     tell_dropped(features, role, dropped, len(ids))
     if dropped:
-        x, ids = x[kept], ids[kept.cpu().numpy()]
+        x, ids = x[kept], ids[host(kept)]
     return Side(x, ids, dropped)
 
 

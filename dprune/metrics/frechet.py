@@ -11,15 +11,15 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from dprune.errors import InputError
 from dprune.formats.statistics import TOLERANCE
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_dimensions, spans
+from dprune.namespace import Array, beside, namespace, take_rows
 
-EPSILON = torch.finfo(torch.float64).eps
+EPSILON = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,27 @@ class Moments:
     """
 
     count: int
-    mean: Tensor
-    scatter: Tensor
-    root: Tensor | None = None
+    mean: Array
+    scatter: Array
+    root: Array | None = None
     name: str = "statistics"
 
     @classmethod
-    def of(cls, x: Tensor) -> Moments:
+    def of(cls, x: Array) -> Moments:
         """Take the moments of rows [n, d] of any float type, in float64, chunk by chunk."""
-        parts = (cls._of_chunk(x[low:high].double()) for low, high in spans(len(x), x.shape[1]))
+        parts = (cls._of_chunk(_double(x[low:high])) for low, high in spans(len(x), x.shape[1]))
         return cls.total(parts)
 
     @classmethod
-    def _of_chunk(cls, rows: Tensor) -> Moments:
+    def _of_chunk(cls, rows: Array) -> Moments:
         mean = rows.mean(0)
         centred = rows - mean
         return cls(len(rows), mean, centred.T @ centred, centred if len(rows) <= rows.shape[1] else None)
 
     @classmethod
-    def of_covariance(cls, count: int, mean: Tensor, covariance: Tensor, name: str = "statistics") -> Moments:
+    def of_covariance(cls, count: int, mean: Array, covariance: Array, name: str = "statistics") -> Moments:
         """Take moments from a statistics file: mean [d] and covariance [d, d] with divisor count - 1."""
-        return cls(count, mean.double(), covariance.double() * (count - 1), name=name)
+        return cls(count, _double(mean), _double(covariance) * (count - 1), name=name)
 
     @classmethod
     def total(cls, parts: Iterable[Moments]) -> Moments:
@@ -73,7 +73,7 @@ class Moments:
         """Whether there are fewer rows than dimensions, where the distance is mostly bias."""
         return self.count < self.dimension
 
-    def covariance(self) -> Tensor:
+    def covariance(self) -> Array:
         """Return the covariance with divisor n - 1, float64 [d, d]."""
         return self.scatter / (self.count - 1)
 
@@ -84,8 +84,9 @@ class Moments:
         weight = self.count * other.count / count
         root = None
         if self.root is not None and other.root is not None and count <= self.dimension:
-            root = torch.cat([self.root, other.root, step.unsqueeze(0) * weight**0.5])
-        scatter = torch.addr(self.scatter, step, step, alpha=weight).add_(other.scatter)
+            root = namespace(step).concat([self.root, other.root, step[None] * weight**0.5])
+        scatter = _add_outer(self.scatter, step, weight)
+        scatter += other.scatter
         return Moments(count, self.mean + step * (other.count / count), scatter, root)
 
     def without(self, part: Moments) -> Moments:
@@ -93,23 +94,26 @@ class Moments:
         count = self.count - part.count
         step = (self.mean - part.mean) * (self.count / count)
         mean = part.mean + step
-        scatter = torch.addr(self.scatter - part.scatter, step, step, alpha=-part.count * count / self.count)
+        scatter = _add_outer(self.scatter - part.scatter, step, -part.count * count / self.count)
         return Moments(count, mean, scatter)
 
     @functools.cached_property
-    def cholesky(self) -> Tensor | None:
+    def cholesky(self) -> Array | None:
         """L with L Lᵀ = covariance, lower triangular [d, d]; None where that is not positive definite for sure."""
         if self.count <= self.dimension:
             return None
         covariance = self.covariance()
-        lower: Tensor
-        lower, info = torch.linalg.cholesky_ex(covariance)
+        linalg = namespace(covariance).linalg
+        try:
+            lower = linalg.cholesky(covariance)
+        except linalg.LinAlgError:
+            return None
         # A pivot this much smaller than its variance is a rest of rounding.
-        sound = lower.diagonal().square() > 100 * self.dimension * EPSILON * covariance.diagonal()
-        return lower if bool((info == 0) & sound.all()) else None
+        sound = lower.diagonal() ** 2 > 100 * self.dimension * EPSILON * covariance.diagonal()
+        return lower if sound.all() else None
 
     @functools.cached_property
-    def factor(self) -> Tensor:
+    def factor(self) -> Array:
         """F with Fᵀ F = covariance, float64 [r, d].
 
         Raises:
@@ -119,16 +123,15 @@ class Moments:
             return self.root / math.sqrt(self.count - 1)
         if self.cholesky is not None:
             return self.cholesky.T
-        values: Tensor
-        vectors: Tensor
-        values, vectors = torch.linalg.eigh(self.covariance())
-        if values[0] < -TOLERANCE * torch.linalg.vector_norm(values):
+        xp = namespace(self.scatter)
+        values, vectors = xp.linalg.eigh(self.covariance())
+        if values[0] < -TOLERANCE * xp.linalg.vector_norm(values):
             raise InputError(
                 f"{self.name}: its covariance has clearly negative eigenvalues, which no set of features has: make the "
                 "statistics again."
             )
         real = values > self.dimension * EPSILON * values[-1]
-        return values[real].sqrt().unsqueeze(1) * vectors[:, real].T
+        return xp.sqrt(values[real])[:, None] * vectors[:, real].T
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ def frechet_distance(
             raise InputError(
                 f"{moments.count} {role} samples have no covariance: a Fréchet distance needs at least two."
             )
-        if not torch.isfinite(moments.scatter.sum() + moments.mean.sum()):
+        if not math.isfinite(float(moments.scatter.sum()) + float(moments.mean.sum())):
             raise InputError(f"the statistics of the {role} features hold NaN or infinity: leave such samples out.")
     check_dimensions(generated.dimension, reference.dimension)
     mean_term, covariance_term = frechet_terms(generated, reference)
@@ -178,26 +181,26 @@ def frechet_distance(
 
 def frechet_terms(generated: Moments, reference: Moments) -> tuple[float, float]:
     """Return the parts of the distance that the means and the covariances cause; it is their sum."""
-    mean_term = (generated.mean - reference.mean).square().sum()
+    mean_term = ((generated.mean - reference.mean) ** 2).sum()
     traces = generated.scatter.trace() / (generated.count - 1) + reference.scatter.trace() / (reference.count - 1)
     return float(mean_term), max(0.0, float(traces - 2 * _cross_trace(generated, reference)))
 
 
-def _cross_trace(generated: Moments, reference: Moments) -> Tensor:
+def _cross_trace(generated: Moments, reference: Moments) -> Array:
     """Return tr (S1 S2)^½.
 
     With both covariances definite it is the sum of the roots of the eigenvalues of Lᵀ S L; with a singular one,
     whose zeros would come out as roots of rounding errors, singular values keep all digits.
     """
+    xp = namespace(generated.scatter)
     if generated.cholesky is not None and reference.cholesky is not None:
         lower = reference.cholesky
-        values: Tensor = torch.linalg.eigvalsh(lower.T @ generated.covariance() @ lower)
-        return values.clamp_(min=0).sqrt_().sum()
-    singular: Tensor = torch.linalg.svdvals(generated.factor @ reference.factor.T)
-    return singular.sum()
+        values = xp.linalg.eigvalsh(lower.T @ generated.covariance() @ lower)
+        return xp.sqrt(xp.clip(values, 0, None)).sum()
+    return xp.linalg.svdvals(generated.factor @ reference.factor.T).sum()
 
 
-def replicate_moments(x: Tensor, blocks: Blocks) -> tuple[Moments, Iterator[Moments]]:
+def replicate_moments(x: Array, blocks: Blocks) -> tuple[Moments, Iterator[Moments]]:
     """Take the moments of all rows, and those without each block by taking the block's away again.
 
     Every row is read once, and one [d, d] matrix a block is held. Of at most d rows, whose scatter is singular, the
@@ -208,7 +211,19 @@ def replicate_moments(x: Tensor, blocks: Blocks) -> tuple[Moments, Iterator[Mome
         blocks: which rows to leave out together.
     """
     if len(x) <= x.shape[1]:
-        return Moments.of(x), (Moments.of(x[blocks.labels != block]) for block in range(len(blocks)))
+        remaining = (beside(x, blocks.without(block)) for block in range(len(blocks)))
+        return Moments.of(x), (Moments.of(take_rows(x, places)) for places in remaining)
     parts = [Moments.of(rows) for rows in blocks.rows(x)]
     whole = Moments.total(parts)
     return whole, (whole.without(part) for part in parts)
+
+
+def _double(x: Array) -> Array:
+    return namespace(x).asarray(x, dtype=namespace(x).float64)
+
+
+def _add_outer(scatter: Array, step: Array, weight: float) -> Array:
+    """Return scatter + weight · step stepᵀ."""
+    added = namespace(step).outer(step, step * weight)
+    added += scatter
+    return added

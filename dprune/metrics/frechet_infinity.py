@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from dprune.metrics.frechet import Moments, frechet_terms
 from dprune.metrics.jackknife import Blocks, Estimate, draw_halves
 from dprune.metrics.rows import check_dimensions, check_rows
+from dprune.namespace import Array, beside, take_rows
 
 SPLITS = 4
 """Ways in which each side is halved."""
@@ -59,7 +60,7 @@ def scarce(counts: Mapping[str, int | None], dimension: int, least: int) -> str 
 
 
 def frechet_infinity(
-    distance: Estimate, x: Tensor, reference: Tensor | Moments, seed: int = 0, blocks: Blocks | None = None
+    distance: Estimate, x: Array, reference: Array | Moments, seed: int = 0, blocks: Blocks | None = None
 ) -> Extrapolation:
     """Extrapolate the Fréchet distance to infinitely many samples.
 
@@ -76,12 +77,12 @@ def frechet_infinity(
         MismatchError: the dimensions differ.
     """
     check_rows(x, "generated", 4)
-    cells, both = drawn_halves(len(x), seed, "generated", x.device), isinstance(reference, Tensor)
-    if isinstance(reference, Tensor):
-        check_rows(reference, "reference", 4)
-        theirs = _halves(reference, drawn_halves(len(reference), seed, "reference", x.device))
+    cells, both = drawn_halves(len(x), seed, "generated"), not isinstance(reference, Moments)
+    if isinstance(reference, Moments):
+        theirs: Halves = ((reference, reference),) * SPLITS
     else:
-        theirs = ((reference, reference),) * SPLITS
+        check_rows(reference, "reference", 4)
+        theirs = _halves(reference, drawn_halves(len(reference), seed, "reference"))
     check_dimensions(x.shape[1], theirs[0][0].dimension)
     ours = _halves(x, cells)
     halves = _distance(ours, theirs)
@@ -99,14 +100,15 @@ def _distance(generated: Halves, reference: Halves) -> float:
     return sum(sum(frechet_terms(ours, theirs)) for ours, theirs in pairs) / len(pairs)
 
 
-def drawn_halves(samples: int, seed: int, role: str, device: torch.device) -> Tensor:
+def drawn_halves(samples: int, seed: int, role: str) -> npt.NDArray[np.int64]:
     """Draw the halves: bit s of a sample's number, int64 [n], tells its half in split s."""
-    return (draw_halves(samples, SPLITS, seed, role).long() << torch.arange(SPLITS)).sum(1).to(device)
+    second = draw_halves(samples, SPLITS, seed, role)
+    return second @ (1 << np.arange(SPLITS, dtype=np.int64))
 
 
-def _halves(x: Tensor, cells: Tensor) -> Halves:
+def _halves(x: Array, cells: npt.NDArray[np.int64]) -> Halves:
     """Take the moments of all halves, reading every row once."""
-    parts = {cell: Moments.of(x[cells == cell]) for cell in cells.unique().tolist()}
+    parts = {cell: Moments.of(_rows(x, cells == cell)) for cell in np.unique(cells).tolist()}
     return tuple(
         (
             Moments.total(part for cell, part in parts.items() if not cell >> split & 1),
@@ -116,15 +118,19 @@ def _halves(x: Tensor, cells: Tensor) -> Halves:
     )
 
 
-def _without_each(halves: Halves, x: Tensor, cells: Tensor, blocks: Blocks) -> Iterator[Halves]:
+def _without_each(halves: Halves, x: Array, cells: npt.NDArray[np.int64], blocks: Blocks) -> Iterator[Halves]:
     """Yield the halves without each block."""
     for block in range(len(blocks)):
-        rows, own = x[blocks.labels == block], cells[blocks.labels == block]
+        rows, own = _rows(x, blocks.labels == block), cells[blocks.labels == block]
         yield tuple(
-            (_less(first, rows[(own >> split & 1) == 0]), _less(second, rows[(own >> split & 1) == 1]))
+            (_less(first, _rows(rows, own >> split & 1 == 0)), _less(second, _rows(rows, own >> split & 1 == 1)))
             for split, (first, second) in enumerate(halves)
         )
 
 
-def _less(half: Moments, rows: Tensor) -> Moments:
+def _less(half: Moments, rows: Array) -> Moments:
     return half.without(Moments.of(rows)) if len(rows) else half
+
+
+def _rows(x: Array, chosen: npt.NDArray[np.bool_]) -> Array:
+    return take_rows(x, beside(x, np.flatnonzero(chosen)))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dprune.metrics.jackknife import Blocks, draw_halves
 from dprune.metrics.rows import spans
+from dprune.namespace import beside
 
 # Pairs at once, times the ways to halve: points that are all one are all in each other's balls.
 PAIRS = 1 << 21
@@ -63,8 +64,8 @@ class HalvedBalls:
     def __init__(
         self, blocks: Blocks, generated: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor], k: int, density_k: int
     ) -> None:
-        self._ours = _Side.of(blocks.halves(), *generated, k)
-        second = draw_halves(len(reference[0]), len(blocks), blocks.seed, "reference").to(reference[0].device)
+        self._ours = _Side.of(beside(generated[0], blocks.halves()), *generated, k)
+        second = beside(reference[0], draw_halves(len(reference[0]), len(blocks), blocks.seed, "reference"))
         whole = _Side.of(second, *reference, density_k)
         self._theirs = _Side(second, whole.squares.masked_fill(~second, -torch.inf))
         # By reference point, first and second half of the generated points, and way.

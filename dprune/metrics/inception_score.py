@@ -11,6 +11,7 @@ from torch import Tensor
 from dprune.errors import InputError
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_rows, spans
+from dprune.namespace import beside
 from dprune.seeds import generator
 
 
@@ -53,9 +54,9 @@ def inception_score(
         position = generator(seed, "Inception score").permutation(count)
     # The first row of split i is i * count // splits, as everywhere in the literature.
     bounds = np.arange(1, splits) * count // splits
-    owner = torch.from_numpy(np.searchsorted(bounds, position, side="right")).to(logits.device)
+    owner = beside(logits, np.searchsorted(bounds, position, side="right"))
     blocks = blocks or Blocks.whole(logits)
-    group = owner * len(blocks) + blocks.labels
+    group = owner * len(blocks) + beside(logits, blocks.labels)
     sums = _grouped(logits, group, splits * len(blocks)).view(splits, len(blocks), -1)
     scores = _scores(sums.sum(1))
     score = blocks.estimate(float(scores.mean()), _scores(sums.sum(1, keepdim=True) - sums).mean(0))

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from dprune.metrics.differences import jackknife_error
+from dprune.namespace import Array, beside, host, take_rows
 from dprune.seeds import generator
 
 COUNT = 20
@@ -54,28 +53,24 @@ class Blocks:
     Random, because samples are often sorted by class, and a block of one class would be no sample of the whole.
 
     Attributes:
-        labels: block of each sample, int64 [n], on the samples' device.
+        labels: block of each sample, int64 [n].
         sizes: samples in each block.
         seed: that they were drawn by.
         strata: what was spread evenly over them, int64 [n], or None.
     """
 
-    labels: Tensor
+    labels: npt.NDArray[np.int64]
     sizes: tuple[int, ...]
     seed: int = 0
     strata: Strata | None = None
 
     @classmethod
-    def draw(
-        cls, samples: int, seed: int = 0, device: torch.device | str = "cpu", count: int = COUNT,
-        strata: Strata | None = None,
-    ) -> Blocks:  # fmt: skip
+    def draw(cls, samples: int, seed: int = 0, count: int = COUNT, strata: Strata | None = None) -> Blocks:
         """Partition `samples` samples into `count` blocks, or into single ones where there are fewer.
 
         Args:
             samples: how many there are.
             seed: seed of the partition.
-            device: where they are.
             count: blocks.
             strata: the class of each sample, int64 [n], where the numbers of each class were fixed and not left to
                 chance: every block gets a like share of each, so that errors do not hold what cannot vary. There
@@ -86,12 +81,12 @@ class Blocks:
             count = _evenest(strata, count)
         labels = _dealt(samples, count, generator(seed, "jackknife blocks"), strata)
         sizes = np.bincount(labels, minlength=count)
-        return cls(torch.from_numpy(labels).to(device), tuple(sizes.tolist()), seed, strata)
+        return cls(labels, tuple(sizes.tolist()), seed, strata)
 
     @classmethod
-    def whole(cls, x: Tensor) -> Blocks:
+    def whole(cls, x: Array) -> Blocks:
         """Put all rows of `x` [n, ...] into one block, without which nothing is left: no error can be told."""
-        return cls(torch.zeros(len(x), dtype=torch.int64, device=x.device), (len(x),))
+        return cls(np.zeros(len(x), dtype=np.int64), (len(x),))
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -101,49 +96,51 @@ class Blocks:
         """Samples that are left without each block."""
         return tuple(len(self.labels) - size for size in self.sizes)
 
-    def rows(self, x: Tensor) -> Iterator[Tensor]:
+    def rows(self, x: Array) -> Iterator[Array]:
         """Yield the rows of `x` [n, ...] that belong to each block."""
-        order = self.labels.argsort(stable=True)
-        for ids in order.split(list(self.sizes)):
-            yield x.index_select(0, ids)
+        order = np.argsort(self.labels, kind="stable")
+        for ids in np.split(order, np.cumsum(self.sizes)[:-1]):
+            yield take_rows(x, beside(x, ids))
 
-    def one_hot(self, dtype: torch.dtype) -> Tensor:
+    def without(self, block: int) -> npt.NDArray[np.int64]:
+        """Return the places of the samples outside a block, int64 [m]."""
+        return np.flatnonzero(self.labels != block)
+
+    def one_hot(self) -> npt.NDArray[np.float64]:
         """Return membership as a matrix [n, blocks] of zeros and ones."""
-        table = torch.zeros((len(self.labels), len(self)), dtype=dtype, device=self.labels.device)
-        return table.scatter_(1, self.labels.unsqueeze(1), 1)
+        return np.eye(len(self))[self.labels]
 
-    def without_each(self, sums: Tensor) -> Tensor:
+    def without_each(self, sums: Array) -> Array:
         """Return the total of block sums [blocks, ...] without each block, of the same shape."""
-        return sums.sum(0, keepdim=True) - sums
+        return sums.sum(0)[None] - sums
 
-    def halves(self) -> Tensor:
+    def halves(self) -> npt.NDArray[np.bool_]:
         """Draw as many ways to halve the samples as there are blocks, bool [n, blocks]."""
-        return draw_halves(len(self.labels), len(self), self.seed, "generated", self.strata).to(self.labels.device)
+        return draw_halves(len(self.labels), len(self), self.seed, "generated", self.strata)
 
-    def estimate(self, value: float, replicates: Sequence[float] | npt.NDArray[np.float64] | Tensor) -> Estimate:
+    def estimate(self, value: float, replicates: Sequence[float] | Array) -> Estimate:
         """Put the standard error beside a value, see `jackknife_error`.
 
         Args:
             value: the statistic of all samples.
             replicates: the statistic without each block, in their order.
         """
-        if isinstance(replicates, torch.Tensor):
-            replicates = replicates.tolist()
-        left_out = np.asarray(replicates, dtype=np.float64)
+        left_out = np.asarray(replicates if isinstance(replicates, Sequence) else host(replicates), dtype=np.float64)
         if len(left_out) < 2:
             return Estimate(value)
         return Estimate(value, jackknife_error(value, left_out, self.sizes), tuple(left_out.tolist()))
 
-    def mean(self, values: Tensor) -> Estimate:
+    def mean(self, values: Array) -> Estimate:
         """Return the mean of values [n] and its error; what is not finite is left out."""
-        known = torch.isfinite(values)
-        table = torch.stack([values.double().where(known, 0.0), known.double()], 1)
-        sums = table.new_zeros((len(self), 2)).index_add_(0, self.labels, table)
-        mean = sums.sum(0)
-        left_out = self.without_each(sums)
-        return self.estimate(float(mean[0] / mean[1]), left_out[:, 0] / left_out[:, 1])
+        numbers = host(values).astype(np.float64)
+        known = np.isfinite(numbers)
+        weights = (np.where(known, numbers, 0.0), known)
+        sums = np.stack([np.bincount(self.labels, each, len(self)) for each in weights], 1)
+        with np.errstate(invalid="ignore"):
+            mean, left_out = (both[..., 0] / both[..., 1] for both in (sums.sum(0), self.without_each(sums)))
+        return self.estimate(float(mean), left_out)
 
-    def estimate_by_halves(self, value: float, differences: Tensor) -> Estimate:
+    def estimate_by_halves(self, value: float, differences: Array) -> Estimate:
         """Put the standard error beside a value of which leaving out blocks would tell too large a one.
 
         Where a statistic hangs on which points are nearest, what samples do together is counted once for each of them
@@ -157,10 +154,10 @@ class Blocks:
             differences: of the statistic between both halves, for each of `halves`, float64 [blocks].
         """
         times = sum(self.sizes) / np.asarray(self.sizes, dtype=np.float64)
-        return self.estimate(value, value + differences.cpu().numpy() * np.sqrt(times) / (2 * (times - 1)))
+        return self.estimate(value, value + host(differences) * np.sqrt(times) / (2 * (times - 1)))
 
 
-def draw_halves(samples: int, ways: int, seed: int, role: str, strata: Strata | None = None) -> Tensor:
+def draw_halves(samples: int, ways: int, seed: int, role: str, strata: Strata | None = None) -> npt.NDArray[np.bool_]:
     """Draw halves of a side.
 
     Args:
@@ -175,7 +172,7 @@ def draw_halves(samples: int, ways: int, seed: int, role: str, strata: Strata | 
     """
     draw = generator(seed, f"halves of the {role} samples")
     drawn = [_dealt(samples, 2, draw, strata) for _ in range(ways)]
-    return torch.from_numpy(np.stack(drawn, 1) > 0)
+    return np.stack(drawn, 1) > 0
 
 
 def _evenest(strata: Strata, count: int) -> int:

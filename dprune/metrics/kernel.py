@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_pair, spans, unit_rows
+from dprune.namespace import beside
 
 # Turns inner products [n, m] of rows [n, d] and columns [m, d] into values of the kernel; may overwrite them.
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -119,7 +120,7 @@ def _discrepancy(
 
 
 def _sums(generated: Tensor, reference: Tensor, kernel: Kernel, prepare: Prepare, blocks: Blocks) -> _Sums:
-    x_member, y_member = (own.one_hot(torch.float64) for own in (blocks, Blocks.whole(reference)))
+    x_member, y_member = (beside(generated, own.one_hot()) for own in (blocks, Blocks.whole(reference)))
     sides = [(generated, x_member), (reference, y_member)]
     xx, yy = (_pair_sums(x, x, own, own, kernel, prepare) for x, own in sides)
     xy = _pair_sums(generated, reference, x_member, y_member, kernel, prepare)

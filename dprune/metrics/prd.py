@@ -13,6 +13,7 @@ from torch import Tensor
 from dprune.metrics.distances import common_centre
 from dprune.metrics.jackknife import Blocks, Estimate, draw_halves
 from dprune.metrics.rows import check_pair
+from dprune.namespace import beside
 from dprune.precision import float32
 from dprune.seeds import generator
 
@@ -159,8 +160,9 @@ def _halved(x: Tensor, balanced: Tensor, labels: Tensor, clusters: int, blocks: 
     Returns:
         F scores that weigh recall and precision, of the first and second halves, float64 [2, ways, 2].
     """
-    ours, shapes = blocks.halves(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    theirs = draw_halves(len(x) - len(ours), len(blocks), blocks.seed, "reference").to(x.device)
+    shapes = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    ours = beside(x, blocks.halves())
+    theirs = beside(x, draw_halves(len(x) - len(ours), len(blocks), blocks.seed, "reference"))
     shapes[balanced] = True
     start = _centroids(x[balanced], labels[balanced], clusters, None)
     scores = torch.empty((2, len(blocks), 2), dtype=torch.float64, device=x.device)

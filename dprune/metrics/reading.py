@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
+
+from dprune.namespace import Array, Device, beside, device_type, namespace, namespace_on
 
 
 @dataclass(frozen=True)
@@ -53,45 +52,46 @@ class Rows(Protocol):
 class TensorRows:
     """Rows of a tensor or array [n, d]."""
 
-    values: Tensor | npt.NDArray[np.floating]
+    values: Array
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of rows and dimension."""
         return self.values.shape[0], self.values.shape[1]
 
-    def rows(self, begin: int, end: int) -> Tensor | npt.NDArray[np.floating]:
+    def rows(self, begin: int, end: int) -> Array:
         """Return rows `begin` to `end`."""
         rows = self.values[begin:end]
         # A copy, because torch does not take what is mapped read-only.
-        return rows if isinstance(rows, torch.Tensor) else np.array(rows)
+        return np.array(rows) if isinstance(rows, np.ndarray) else rows
 
 
-def as_rows(train: Rows | Tensor | npt.NDArray[np.floating]) -> Rows:
+def as_rows(train: Rows | Array) -> Rows:
     """Wrap a tensor or array [n, d]; leave alone what can be read by rows."""
-    return TensorRows(train) if isinstance(train, torch.Tensor | np.ndarray) else train
+    return train if hasattr(train, "rows") else TensorRows(train)
 
 
-def blocks(source: Rows, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+def blocks(source: Rows, device: Device) -> Iterator[tuple[int, Array]]:
     """Yield the first id and the rows of each block, on the device, reading one block ahead."""
     samples, dimension = source.shape
-    step = max(1, SIZES[device.type].block_bytes // (4 * max(1, dimension)))
-    begins = range(0, samples, step)
+    step = max(1, SIZES[device_type(device)].block_bytes // (4 * max(1, dimension)))
+    begins, xp = range(0, samples, step), namespace_on(device)
     with ThreadPoolExecutor(1) as reader:
         ahead = None
         for begin in begins:
             now = ahead or reader.submit(source.rows, begin, min(begin + step, samples))
             after = begin + step
             ahead = reader.submit(source.rows, after, min(after + step, samples)) if after < samples else None
-            rows = torch.as_tensor(now.result())
             # To the device first: half precision travels in half the time.
-            yield begin, rows.to(device).to(torch.float64 if rows.dtype == torch.float64 else torch.float32)
+            rows = xp.asarray(now.result(), device=device)
+            yield begin, rows if rows.dtype == xp.float64 else xp.asarray(rows, dtype=xp.float32)
 
 
-def take(train: Rows | Tensor | npt.NDArray[np.floating], ids: Tensor) -> Tensor:
+def take(train: Rows | Array, ids: Array) -> Array:
     """Read the training rows that `ids`, int64 [m] ascending, name, as floats [m, d] on the device of `ids`."""
-    source, found = as_rows(train), []
+    source, found, xp = as_rows(train), [], namespace(ids)
     for begin, rows in blocks(source, ids.device):
-        low, high = torch.searchsorted(ids, torch.tensor([begin, begin + len(rows)], device=ids.device)).tolist()
+        bounds = beside(ids, np.array([begin, begin + len(rows)]))
+        low, high = xp.searchsorted(ids, bounds).tolist()
         found.append(rows[ids[low:high] - begin])
-    return torch.cat(found) if found else torch.empty((0, source.shape[1]), device=ids.device)
+    return xp.concat(found) if found else xp.empty((0, source.shape[1]), device=ids.device)

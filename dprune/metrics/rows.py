@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-from torch import Tensor
-
 from dprune.errors import InputError, MismatchError
+from dprune.namespace import Array, is_floating, namespace
 
 CHUNK_BYTES = 64 << 20
 # Sums of squares of larger numbers leave float32.
 LARGEST = 1e15
 
 
-def finite_rows(x: Tensor) -> Tensor:
+def finite_rows(x: Array) -> Array:
     """Tell which rows [n, d] hold only finite numbers, bool [n]; samples that could not be decoded are NaN rows."""
-    kept = torch.empty(len(x), dtype=torch.bool, device=x.device)
+    xp = namespace(x)
+    kept = xp.empty(len(x), dtype=xp.bool, device=x.device)
     for low, high in spans(len(x), x.shape[1]):
-        kept[low:high] = torch.isfinite(x[low:high]).all(1)
+        kept[low:high] = xp.isfinite(x[low:high]).all(1)
     return kept
 
 
-def check_rows(x: Tensor, role: str, least: int = 1) -> None:
+def check_rows(x: Array, role: str, least: int = 1) -> None:
     """Refuse rows that no metric can take.
 
     Args:
@@ -33,14 +32,14 @@ def check_rows(x: Tensor, role: str, least: int = 1) -> None:
     Raises:
         InputError: they are no matrix of floats, too few, too large to compute with, or some are not finite.
     """
-    if x.ndim != 2 or not x.is_floating_point() or not x.shape[1]:
+    if x.ndim != 2 or not is_floating(x) or not x.shape[1]:
         raise InputError(f"the {role} features are {x.dtype} of {list(x.shape)}: give floats of shape [n, d].")
     if len(x) < least:
         raise InputError(f"{len(x)} {role} samples are too few for this metric: give at least {least}.")
     bad = len(x) - int(finite_rows(x).sum())
     if bad:
         raise InputError(f"{bad} rows of the {role} features hold NaN or infinity: leave those samples out.")
-    largest = max(abs(float(bound)) for bound in torch.aminmax(x)) if len(x) else 0.0
+    largest = max(-float(x.min()), float(x.max())) if len(x) else 0.0
     if largest > LARGEST:
         raise InputError(
             f"the {role} features reach {largest:.3g}, too large to compute with: divide those of "
@@ -48,7 +47,7 @@ def check_rows(x: Tensor, role: str, least: int = 1) -> None:
         )
 
 
-def check_pair(generated: Tensor, reference: Tensor, least: int = 1) -> None:
+def check_pair(generated: Array, reference: Array, least: int = 1) -> None:
     """Refuse two sets of rows that cannot be compared.
 
     Raises:
@@ -80,6 +79,8 @@ def spans(count: int, width: int) -> Iterator[tuple[int, int]]:
         yield low, min(low + step, count)
 
 
-def unit_rows(x: Tensor) -> Tensor:
+def unit_rows(x: Array) -> Array:
     """Scale rows [n, d] to unit length, as float64; zero rows stay zero."""
-    return torch.nn.functional.normalize(x.double(), dim=1, eps=torch.finfo(torch.float64).tiny)
+    xp = namespace(x)
+    rows = xp.asarray(x, dtype=xp.float64)
+    return rows / xp.clip(xp.linalg.vector_norm(rows, axis=1)[:, None], xp.finfo(xp.float64).tiny, None)

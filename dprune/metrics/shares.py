@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dprune.errors import InputError
 from dprune.metrics.jackknife import Blocks, Estimate
+from dprune.namespace import beside
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _histogram(labels: Tensor, groups: int, role: str, blocks: Blocks) -> Tensor
         raise InputError(f"no {role} sample belongs to a group: shares need labels or clusters.")
     if int(labels.max()) >= groups or int(labels.min()) < -1:
         raise InputError(f"labels of the {role} samples are outside -1 to {groups - 1}, the groups there are.")
-    cells = (blocks.labels * groups + labels)[known]
+    cells = (beside(labels, blocks.labels) * groups + labels)[known]
     return torch.bincount(cells, minlength=len(blocks) * groups).view(len(blocks), groups).double()
 
 

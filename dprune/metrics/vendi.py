@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_rows, spans, unit_rows
+from dprune.namespace import beside
 
 ORDERS = (0.5, 1.0, 2.0, math.inf)
 
@@ -59,7 +60,7 @@ def _eigenvalues(x: Tensor, blocks: Blocks) -> tuple[Tensor, list[Tensor]]:
     else:
         rows = unit_rows(x)
         whole = rows @ rows.T
-        kept = (torch.nonzero(blocks.labels != block).squeeze(1) for block in range(len(blocks)))
+        kept = (beside(whole, blocks.without(block)) for block in range(len(blocks)))
         left_out = (whole[ids][:, ids] for ids in kept)
     values: Tensor = torch.linalg.eigvalsh(whole)
     return values, [torch.linalg.eigvalsh(table) for table in left_out] if len(blocks) > 1 else []

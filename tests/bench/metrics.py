@@ -158,7 +158,7 @@ def prdc_formula(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]
 
 def own_times(x: Tensor, y: Tensor, repeats: int) -> dict[str, Any]:
     """Every metric with its standard errors."""
-    blocks = Blocks.draw(len(x), device=x.device)
+    blocks = Blocks.draw(len(x))
 
     def distance() -> float:
         whole, replicates = replicate_moments(x, blocks)
