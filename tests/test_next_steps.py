@@ -37,6 +37,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for command in ("train-vae", "train-dit"):
         record = make_record(command, {"steps": 3})
         publish_json(tmp_path / command / "manifest.json", {"kind": "run", "provenance": record})
+    (tmp_path / "package" / "img" / "twitter" / "64").mkdir(parents=True)
+    (tmp_path / "package" / "img" / "twitter" / "64" / "a.png").write_bytes(b"")
     (tmp_path / "results" / "one").mkdir(parents=True)
     (tmp_path / "results" / "one" / "metrics.json").write_text("{}")
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
@@ -63,6 +65,7 @@ ENCODE = "dprune encode {} --vae vae -o latents"
             f"is an archive of images, and dprune embed takes a folder of shards: run "
             f"{PACK.format('images.zip')}, and give shards",
         ),
+        ("embed package", f"run {PACK.format('package')}, and give shards"),
         ("train-vae flat", f"run {PACK.format('flat')}, and give shards"),
         ("cluster flat", f"run {PACK.format('flat')}, then {EMBED.format('shards')}, and give features"),
         ("cluster shards", f"run {EMBED.format('shards')}, and give features"),
@@ -107,10 +110,11 @@ def test_results_beside_stores_are_named_without_the_manifests_of_these(place: P
     dprune("report", "results", "-o", "out").fails(3, "give results/*/memorization.json results/*/metrics.json.")
 
 
-def test_a_folder_of_runs_with_a_picture_is_not_one_of_images(place: Path) -> None:
-    (place / "study").mkdir()
-    (place / "train-dit").rename(place / "study" / "dit")
-    (place / "study" / "grid.png").write_bytes(b"")
+@pytest.mark.parametrize("folder", ["study", "study/one"])
+def test_a_folder_of_runs_with_a_picture_is_not_one_of_images(place: Path, folder: str) -> None:
+    (place / folder).mkdir(parents=True)
+    (place / "train-dit").rename(place / folder / "dit")
+    (place / folder / "grid.png").write_bytes(b"")
     failed = dprune("sample", "study", "--vae", "train-vae", "--seeds", 0, "-o", "out").fails(3, "study")
     assert "pack" not in failed.err
 

@@ -194,13 +194,18 @@ def _of_folder(path: str) -> str:
 
     if any(Path(path).glob("*.tar")):
         return "shards"
-    inside = [entry.path for entry in _entries(path) if entry.is_dir()]
-    # Pictures beside runs and stores are what commands drew.
-    if any(Path(folder, MANIFEST).exists() for folder in inside):
-        return ""
-    places = [path, *inside][:LOOKED_AT]
-    images = (entry for place in places for entry in _entries(place) if entry.name.lower().endswith(IMAGE_SUFFIXES))
-    return "images" if next(images, None) else ""
+    places = [path]
+    for place in places:
+        entries = _entries(place)
+        below = [entry.path for entry in entries if entry.is_dir()]
+        # Pictures beside runs and stores are what commands drew.
+        if any(Path(folder, MANIFEST).exists() for folder in below):
+            return ""
+        if any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries):
+            return "images"
+        # Packages hold their images several folders deep, where dprune pack finds them.
+        places += below[: LOOKED_AT - len(places)]
+    return ""
 
 
 def _holds_images(path: str) -> bool:
