@@ -229,6 +229,17 @@ def test_one_clear_sentence(tied: tuple[Path, Path], args: list[str], code: int,
     dprune("select", *named).fails(code, *words)
 
 
+def test_the_shards_of_the_groups_name_the_ids(tmp_path: Path) -> None:
+    write_tar(tmp_path / "s" / "000000.tar", [part for i in range(12) for part in sample(f"k{i}", i, i % 3)])
+    draw = ("select", "--groups", tmp_path / "s", "--cap", 2, "--format")
+    dprune(*draw, "csv", "-o", tmp_path / "one.csv", "--figure", tmp_path / "sheet.png").ok()
+    dprune(*draw, "csv", "--shards", tmp_path / "s", "-o", tmp_path / "two.csv").ok()
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    assert (tmp_path / "sheet.png").exists()
+    np.save(tmp_path / "g.npy", np.arange(12) % 3)
+    dprune(*draw[:2], tmp_path / "g.npy", "--cap", 2, "--format", "keys", "-o", "-").fails(2, "name the dataset")
+
+
 def test_a_group_of_minus_one_is_none(tmp_path: Path) -> None:
     np.save(tmp_path / "g.npy", np.array([0, -1, 0, 1]))
     args = ("select", "--order", "random", "--groups", tmp_path / "g.npy", "-o", tmp_path / "k.npy", "--only")

@@ -81,8 +81,8 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
     stratum), and --only names classes. A class is called by its name in classes.txt or by its number; a name with a
     comma needs double quotes.
 
-    With --shards, keys and uids of DataComp are read in place of ids, and --format writes them. In this way a choice
-    among rows of clip-retrieval becomes one among shards, whose order differs.
+    With --shards, keys and uids of DataComp are read in place of ids, and --format writes them; for writing, shards in
+    --groups will do. In this way a choice among rows of clip-retrieval becomes one among shards, whose order differs.
 
     A CSV of SCORES or groups has a column of keys or ids and one of values. A first line names them: key,score. Of
     several columns of values FILE:COLUMN names one. --format csv writes such a table, with all that is known of each

@@ -24,7 +24,7 @@ from dprune.formats.provenance import Record, check_same_dataset, make_record, v
 from dprune.formats.publish import Output
 from dprune.formats.sample_labels import find_sample_labels
 from dprune.formats.subsets import narrowed, read_chosen
-from dprune.formats.values import Listed, read_values, whole
+from dprune.formats.values import read_values, whole
 from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
 from dprune.selecting.partition import CLASS, Grouping, Partition
@@ -85,27 +85,25 @@ def open_select(
     elif settings.count:
         raise UsageError("--count says that --keep or --prune is a number of samples: give one of them.")
     needing = "--figure" if settings.figure else f"--format {settings.format}" if settings.format in NAMING else ""
-    if needing and not settings.shards:
+    labels = find_sample_labels(settings.groups, members) if settings.groups else None
+    shards = settings.shards
+    if needing and not shards and settings.groups and labels is not None:
+        # What the classes are of is the dataset.
+        shards = (settings.groups,)
+    if needing and not shards:
         raise UsageError(f"{needing} and --shards go together: name the dataset that the ids are of.")
-    named = open_named(settings.shards, members) if settings.shards else None
+    named = open_named(shards, members) if shards else None
     if settings.figure and not isinstance(named, NamedShards):
-        raise InputError(
-            f"{settings.shards[0]}: holds no images to draw with --figure: name their shards with --shards."
-        )
+        raise InputError(f"{shards[0]}: holds no images to draw with --figure: name their shards with --shards.")
     clusters = read_clusters(settings.clusters) if settings.clusters else None
     ranked = read_values(scores, "scores", named) if scores else None
-    groups = _read_groups(settings.groups, named, members) if settings.groups else None
+    groups = labels or (read_values(settings.groups, "groups", named) if settings.groups else None)
     ranked, groups = whole(ranked, groups, named, clusters)
     within, without, unions = (
         tuple(read_chosen(path, named) for path in paths)
         for paths in (settings.within, settings.without, settings.unions)
     )
     return SelectJob(settings, ranked, clusters, groups, within, without, unions, named, output)
-
-
-def _read_groups(path: str, named: NamedSamples | None, members: MemberChoice | None) -> Array | Listed:
-    """Read groups from a .npy or a table, or the labels from a store or from shards."""
-    return find_sample_labels(path, members) or read_values(path, "groups", named)
 
 
 @dataclass(frozen=True)
