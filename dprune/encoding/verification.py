@@ -133,6 +133,7 @@ class _Comparison:
         self._equal: dict[int, list[int]] = defaultdict(lambda: [0, 0])
 
     def add(self, piece: Piece, decoded: Decoded) -> None:
+        """Compare what is stored of some samples with what is made of their images anew."""
         stored = {name: self._parts[piece.shard][name][list(piece.rows)] for name in self._names}
         *latents, _ = self._encoder([decoded.images])
         for name, fresh in zip(self._names, latents, strict=True):
@@ -165,6 +166,7 @@ class _Comparison:
         return min(shares, default=(1.0, None))
 
     def summary(self) -> dict[str, Any]:
+        """Return how many samples were compared, the share of equal values, and how well they are reconstructed, dB."""
         if not self._psnr:
             return {"verified": 0}
         psnr = torch.cat(self._psnr)

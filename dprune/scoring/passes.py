@@ -193,6 +193,7 @@ class _Measured:
             self._values = found
 
     def wait(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        """Return the values, once the device has them all."""
         if self._event is not None:
             self._event.synchronize()
         return self._values.numpy()
