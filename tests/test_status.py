@@ -566,7 +566,12 @@ def test_none(tmp_path: Path) -> None:
 def test_what_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes").write_text("mine")
-    dprune("status", tmp_path / "folder").fails(3, "folder", "without anything that dprune makes")
+    dprune("status", tmp_path / "folder").fails(3, "folder", "that no command of dprune made")
+    np.save(tmp_path / "folder" / "keep.npy", np.arange(3))
+    (tmp_path / "folder" / "cut.npy").write_bytes((tmp_path / "folder" / "keep.npy").read_bytes()[:20])
+    for command in ("status", "info"):
+        dprune(command, tmp_path / "folder").fails(3, "holds outputs of commands and is none itself", "folder/keep.npy")
+    assert status(tmp_path / "folder")["state"] == "none"
     (tmp_path / "text").write_text("mine")
     dprune("status", tmp_path / "text").fails(3, "text", "not something that dprune makes")
     os.mkfifo(tmp_path / "pipe")

@@ -19,6 +19,7 @@ TENSOR_FILES = ("clusters", "statistics", "features", "tensors")
 """Kinds of safetensors files."""
 ARRAY_FILES = ("vector", "matrix", "array")
 """Kinds of .npy files."""
+_OUTPUTS = ("shards", "features", "latents", "sweep", "run", "report", "keys", "vector", "matrix", *TENSOR_FILES)
 
 
 def kind_of(path: str | Path) -> str:
@@ -56,6 +57,18 @@ def kind_of(path: str | Path) -> str:
         return _tensors(path)
     beginnings = {b"PK\x03\x04": "zip", b"\x89PNG\r\n\x1a\n": "png", MARK: "keys"}
     return next((kind for beginning, kind in beginnings.items() if head.startswith(beginning)), "file")
+
+
+def no_output(folder: str | Path) -> str:
+    """Say of a folder that no command made why it is none of dprune's, and what is."""
+    for entry in sorted(Path(folder).iterdir()):
+        try:
+            made = kind_of(entry) in _OUTPUTS
+        except InputError:
+            continue
+        if made:
+            return f"{folder}: holds outputs of commands and is none itself: name them, such as {entry}."
+    return f"{folder}: is a folder that no command of dprune made: name an output of a command."
 
 
 def _folder(path: str | Path) -> str:

@@ -14,6 +14,7 @@ from dprune.clustering.sweep_plot import PLOT, TABLE
 from dprune.errors import InputError
 from dprune.formats.clip_retrieval import ClipFolder
 from dprune.formats.img2dataset import warn_of_unfinished
+from dprune.formats.kinds import no_output
 from dprune.formats.latents import SUMS, open_latents
 from dprune.formats.locations import JOURNAL
 from dprune.formats.manifests import read_manifest
@@ -66,7 +67,7 @@ def inspect_folder(folder: str, kind: str, look: Look) -> Findings:
     elif (weights := weights_in(Path(folder))) != Path(folder):
         findings = inspect_torch(str(weights)) if is_torch_file(weights) else inspect_tensors(str(weights))
     else:
-        raise InputError(f"{folder}: is a folder without anything that dprune makes: name a file in it.")
+        raise InputError(no_output(folder))
     if unfinished:
         findings.problems.insert(0, f"{folder}: is not finished: run the command that makes it again.")
     return findings

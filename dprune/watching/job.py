@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dprune.errors import InputError, UsageError, unreadable
-from dprune.formats.kinds import kind_of
+from dprune.formats.kinds import kind_of, no_output
 from dprune.formats.locations import JOURNAL
 from dprune.formats.publish import STDOUT
 from dprune.formats.temporary import is_temporary
@@ -141,7 +141,7 @@ def _look_at_folder(folder: str, kind: str) -> Standing:
         return others
     if all(name == JOURNAL or is_temporary(name) for name in names_in(Path(folder))):
         return _not_begun(folder)
-    raise InputError(f"{folder}: is a folder without anything that dprune makes: name an output of a command.")
+    return _bad(folder, NONE, no_output(folder))
 
 
 def _not_begun(output: str) -> Standing:
