@@ -124,6 +124,10 @@ def test_what_is_wrong_with_the_right_kind_is_told_as_ever(place: Path) -> None:
     dprune("embed", "shards", "--model", "pixels", "--image-size", 4, "-o", "out").fails(3, "000000.tar")
     dprune("cluster", "nothing", "-o", "out").fails(3, "nothing: no such file or folder")
     dprune("cluster", "scores.npy", "-o", "out").fails(3, "features are floats of shape [n, d]")
+    (place / "cut.npy").write_bytes((place / "scores.npy").read_bytes()[:130])
+    for command in (["cluster", "cut.npy"], ["eval", "cut.npy", "features"], ["select", "cut.npy", "--keep", 2]):
+        failed = dprune(*command, "-o", "out").fails(3, "cut.npy")
+        assert "is an array, and" not in failed.err
     for path in ("arrays.npz", "results/one/metrics.json"):
         dprune("score", "random", path, "-o", "out").fails(3, "does not say what samples there are")
 

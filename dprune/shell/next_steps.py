@@ -157,8 +157,8 @@ def kind_called(path: str) -> str:
         return _of_folder(path)
     if kind == "run":
         return "vae" if read_manifest(path)["provenance"].get("command") == "train-vae" else "run"
-    if kind == "zip" and not _holds_images(path):
-        # Arrays of numpy and weights of torch are archives, too.
+    # Of a damaged array its reader tells; arrays of numpy and weights of torch are archives, too.
+    if kind == "array" or (kind == "zip" and not _holds_images(path)):
         return ""
     kind = _KINDS.get(kind, kind)
     return kind if kind in NAMES else ""
