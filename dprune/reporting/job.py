@@ -18,6 +18,8 @@ from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import FINDINGS_KEY, Record, make_record, parent_record, with_findings
 from dprune.formats.publish import Output, publish_bytes, publish_json
 from dprune.formats.results import read_result
+from dprune.reporting.agreement.inputs import AgreementInputs
+from dprune.reporting.agreement.score_names import split_labels
 from dprune.reporting.content import Content
 from dprune.reporting.feature_map import MapInputs, make_maps
 from dprune.reporting.image_folders import Folder, open_folders
@@ -49,6 +51,8 @@ class ReportSettings:
     baseline: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
     format: str | None = None
+    scores: tuple[str, ...] = ()
+    subsets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Hold the options together.
@@ -85,6 +89,7 @@ class ReportJob(Job):
         baselines: training sets that count as unpruned, whatever their provenance says.
         names: that users gave to lines, by their keys.
         formats: of the files of charts.
+        agreement: scores and subsets, or None.
     """
 
     points: tuple[Point, ...]
@@ -95,6 +100,7 @@ class ReportJob(Job):
     baselines: frozenset[Choice]
     names: Mapping[Hashable, str]
     formats: tuple[str, ...]
+    agreement: AgreementInputs | None
     output: Output
 
     @functools.cached_property
@@ -116,6 +122,11 @@ class ReportJob(Job):
             parents |= {"train": inputs.train.as_parent()}
             parents |= _numbered("generated", [features.as_parent() for features in inputs.generated])
             parents |= {"clusters": inputs.clusters.as_parent()} if inputs.clusters else {}
+        if self.agreement is not None:
+            scores, subsets = self.agreement.scores, self.agreement.subsets
+            options |= {"scores": self.agreement.names} if scores else {}
+            parents |= _numbered("scores", [score.parent for score in scores])
+            parents |= _numbered("subset", [kept.parent for kept in subsets])
         return make_record("report", options, parents=parents, tags=self.output.tags)
 
     def _labelled(self) -> dict[str, list[str]]:
@@ -165,7 +176,10 @@ class ReportJob(Job):
 
     def work(self) -> Mapping[str, Any]:
         """See `Job`."""
-        return {"results": len(self.points), "folders_of_images": len(self.folders)}
+        found = {"results": len(self.points), "folders_of_images": len(self.folders)}
+        if self.agreement is not None:
+            found |= {"scores": len(self.agreement.scores), "subsets": len(self.agreement.subsets)}
+        return found
 
     def summary(self) -> dict[str, Any]:
         """See `Job`."""
@@ -183,7 +197,8 @@ class ReportJob(Job):
         grid = make_grid(self.folders, self.image_seeds, known) if self.folders else None
         check_stop(monitor)
         maps = make_maps(self.map_inputs, known) if self.map_inputs else ()
-        return Content(self.title, self.points, grid, maps, self.map_inputs, self.names, self.formats)
+        return Content(self.title, self.points, grid, maps, self.map_inputs, self.names, self.formats,
+                       self.agreement)  # fmt: skip
 
 
 def open_report(results: Sequence[str], settings: ReportSettings, output: Output) -> ReportJob:
@@ -194,8 +209,12 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         MismatchError: features and clusters do not belong together.
     """
     points, folders = _read_points(results), open_folders(settings.images)
-    before = [*chain.from_iterable(compare_results(points).values())] if settings.label else []
-    named = [called_without(name, settings.label) for name in settings.baseline]
+    called, labels = split_labels(settings.label, settings.scores)
+    agreement = None
+    if settings.scores or settings.subsets:
+        agreement = AgreementInputs.open(settings.scores, settings.subsets, called)
+    before = [*chain.from_iterable(compare_results(points).values())] if labels else []
+    named = [called_without(name, labels) for name in settings.baseline]
     baselines = named_choices(named, points, {folder.name: folder.point for folder in folders})
     if baselines:
         points = tuple(point_of_result(point.result, baselines) for point in points if point.result)
@@ -206,9 +225,10 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         map_inputs = MapInputs.open(settings.train, settings.generated, settings.clusters, projection)
         map_inputs = replace(map_inputs, baselines=baselines)
     shown = settings.image_seeds or IMAGE_SEEDS
-    lines = [*chain.from_iterable(compare_results(points).values())] if settings.label else []
-    names = given_names(settings.label, lines, before)
-    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, names, settings.formats, output)
+    lines = [*chain.from_iterable(compare_results(points).values())] if labels else []
+    names = given_names(labels, lines, before)
+    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, names, settings.formats, agreement,
+                     output)  # fmt: skip
 
 
 def _read_points(paths: Sequence[str]) -> tuple[Point, ...]:
