@@ -21,6 +21,7 @@ from dprune.reporting.headlines import headline_tables
 from dprune.reporting.image_grid import ImageGrid, draw_grid
 from dprune.reporting.line_table import LineTable, line_table
 from dprune.reporting.markdown_tables import markdown_tables
+from dprune.reporting.pictures import Picture
 from dprune.reporting.study.experiments import Point
 from dprune.reporting.study.grouping import Comparison, compare_results
 from dprune.reporting.tables import Table, csv_table, csv_text
@@ -40,6 +41,7 @@ class Content:
         title: of the page.
         points: one for each result.
         grid: images, or None.
+        pictures: that were drawn before.
         maps: of features.
         map_inputs: what they show, or None.
         names: that users gave to lines, by their keys.
@@ -50,6 +52,7 @@ class Content:
     title: str
     points: Sequence[Point]
     grid: ImageGrid | None = None
+    pictures: Sequence[Picture] = ()
     maps: Sequence[FeatureMap] = ()
     map_inputs: MapInputs | None = None
     names: Mapping[Hashable, str] = field(default_factory=dict)

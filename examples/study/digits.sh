@@ -87,5 +87,5 @@ scores=$(methods | while read -r _ score _; do echo "$score"; done | sort -u | w
     if [ "$score" != random ]; then printf ' --scores %s' "$out/$score.npy"; fi
 done)
 # Without quotes, so that each is an argument.
-step dprune report $results $images $scores --subsets "$out/*/*/keep.npy" --train "$out/features" $maps --clusters "$out/clusters.safetensors" \
-    -o "$out/report" --overwrite
+step dprune report $results $images $scores --subsets "$out/*/*/keep.npy" --train "$out/features" $maps \
+    --clusters "$out/clusters.safetensors" -o "$out/report" --overwrite
