@@ -33,6 +33,8 @@ if TYPE_CHECKING:
                        help="Show this PNG or JPEG, such as one of select --figure. Repeatable."),
         options.option("--format", group="Page", common=True, metavar="LIST",
                        help="Write each chart as a file, too: svg, png, pdf, or several such as svg,pdf."),
+        options.option("--expect", group="Page", metavar="FILE",
+                       help="CSV of the trainings that the study should have: line, pruned, result."),
         options.option("--scores", group="Agreement", common=True, multiple=True, metavar="FILE",
                        help="Tell how far this score ranks samples as others do. Repeatable."),
         options.option("--subsets", group="Agreement", common=True, multiple=True, metavar="FILE|GLOB",
@@ -68,6 +70,10 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
     --scores tells how far scores rank samples alike. With --subsets, quoted where it is a glob, it tells what methods
     keep in common at each ratio, and how the mean score of what was kept goes with what was measured. A subset belongs
     to the results that name it in their provenance, or that were chosen alike.
+
+    A table shows which points are missing, or have fewer trainings than most. --expect says what should be there: a row
+    for each training, with the name of its line, its pruning ratio (0 for the unpruned) and one of its result files,
+    relative to the folder of the table. Lines without any result are shown by these names.
 
     Below each table are the differences from the unpruned result, with their errors, and a mark where the two can be
     told apart. The best is marked only where it can be told apart from all others.
