@@ -10,7 +10,7 @@ from dprune.formats.images import drawn_png
 from dprune.metrics.catalogue import MEMORIZATION, QUALITY, SHARES, Measure
 from dprune.reporting.agreement.findings import Agreement
 from dprune.reporting.agreement.inputs import AgreementInputs
-from dprune.reporting.agreement.texts import markdown_parts
+from dprune.reporting.agreement.texts import markdown_agreement
 from dprune.reporting.conclusions import Conclusions
 from dprune.reporting.conclusions_markup import markdown_summary
 from dprune.reporting.coverage import Coverage
@@ -139,7 +139,7 @@ class Content:
         figures = self.drawings.figures()
         found |= self.drawings.tables()
         if self.agreement is not None:
-            found["agreement.md"] = markdown_parts(self.agreement)
+            found["agreement.md"] = markdown_agreement(self.agreement)
             found |= self.agreement.files()
             figures |= self.agreement.figures()
         for number, drawn in enumerate(self.maps, 1):

@@ -26,7 +26,7 @@ ABOUT = "mean score of what is kept, in standard deviations"
 
 
 @dataclass(frozen=True)
-class Place:
+class LineMean:
     """A line at a ratio.
 
     Attributes:
@@ -59,7 +59,7 @@ class Prediction:
     ratio: str
     score: str
     measure: Measure
-    places: tuple[Place, ...]
+    places: tuple[LineMean, ...]
     lacking: tuple[str, ...]
 
     @functools.cached_property
@@ -141,6 +141,6 @@ def _prediction(
     kept: KeptSets,
 ) -> Prediction:
     known = [(row, kept.mean(row.cell, score[0]), row.estimates[metric[0]]) for row in rows]
-    places = [Place(row.line, mean, e) for row, mean, e in known if mean is not None and e is not None]
+    places = [LineMean(row.line, mean, e) for row, mean, e in known if mean is not None and e is not None]
     lacking = [row.line.label for row, mean, e in known if mean is None and e is not None]
     return Prediction(table.comparison, measurement, ratio, score[1], metric[1], tuple(places), tuple(lacking))

@@ -52,7 +52,7 @@ class WordTable:
 
 
 @dataclass(frozen=True)
-class Part:
+class Question:
     """One question with what answers it.
 
     Attributes:
@@ -68,20 +68,22 @@ class Part:
     tables: tuple[WordTable, ...]
 
 
-def parts_of(agreement: Agreement) -> list[Part]:
+def questions_of(agreement: Agreement) -> list[Question]:
     """Return what there is to tell, in its order."""
     found = []
     if (matrix := agreement.correlations) is not None:
-        found.append(Part(CORRELATIONS, (_OF_CORRELATIONS,), (matrix,), (_matrix_table(matrix),)))
+        found.append(Question(CORRELATIONS, (_OF_CORRELATIONS,), (matrix,), (_matrix_table(matrix),)))
     if overlaps := agreement.overlaps:
         notes = [_OF_OVERLAPS, _chance(overlaps), *([] if agreement.inputs.subsets else [_OF_ENDS])]
-        found.append(Part(OVERLAPS, tuple(filter(None, notes)), tuple(overlaps), tuple(map(_matrix_table, overlaps))))
+        found.append(
+            Question(OVERLAPS, tuple(filter(None, notes)), tuple(overlaps), tuple(map(_matrix_table, overlaps)))
+        )
     if known := agreement.predictions:
         tables = (
             _prediction_table(known, "Rank correlation", lambda prediction: prediction.spearman_text),
             _prediction_table(known, "Linear correlation", lambda prediction: prediction.pearson_text),
         )
-        found.append(Part(PREDICTIONS, (_OF_PREDICTIONS,), (), tables))
+        found.append(Question(PREDICTIONS, (_OF_PREDICTIONS,), (), tables))
     return found
 
 
@@ -119,14 +121,14 @@ def _prediction_table(found: Sequence[Prediction], caption: str, told: Callable[
     return WordTable(caption, ("Mean of", "Lines", *map(measure_head, measures)), tuple(texts))
 
 
-def markdown_parts(agreement: Agreement) -> str:
+def markdown_agreement(agreement: Agreement) -> str:
     """Write all of it as Markdown."""
-    return "\n".join(map(_markdown_part, parts_of(agreement)))
+    return "\n".join(map(_markdown_question, questions_of(agreement)))
 
 
-def _markdown_part(part: Part) -> str:
-    notes = "".join(markdown(note) + "\n\n" for note in part.notes)
-    return f"## {part.heading}\n\n{notes}" + "\n".join(map(_markdown_table, part.tables))
+def _markdown_question(question: Question) -> str:
+    notes = "".join(markdown(note) + "\n\n" for note in question.notes)
+    return f"## {question.heading}\n\n{notes}" + "\n".join(map(_markdown_table, question.tables))
 
 
 def _markdown_table(table: WordTable) -> str:

@@ -7,7 +7,7 @@ from itertools import groupby
 from dprune.charts.lines import legend_markup
 from dprune.charts.page import PageCharts
 from dprune.reporting.agreement.findings import Agreement
-from dprune.reporting.agreement.texts import PREDICTIONS, Part, WordTable, parts_of
+from dprune.reporting.agreement.texts import PREDICTIONS, Question, WordTable, questions_of
 from dprune.reporting.markup import escape
 from dprune.reporting.page.charts import html_charts
 from dprune.reporting.study.grouping import MISSING
@@ -15,18 +15,18 @@ from dprune.reporting.study.grouping import MISSING
 
 def html_agreement(agreement: Agreement, drawn: PageCharts) -> str:
     """Write the section."""
-    return "".join(_part(part, agreement, drawn) for part in parts_of(agreement))
+    return "".join(_question(question, agreement, drawn) for question in questions_of(agreement))
 
 
-def _part(part: Part, agreement: Agreement, drawn: PageCharts) -> str:
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in part.notes)
-    maps = html_charts([matrix.figure for matrix in part.matrices], drawn, "few") if part.matrices else ""
-    if part.heading == PREDICTIONS:
-        first, *others = part.tables
+def _question(question: Question, agreement: Agreement, drawn: PageCharts) -> str:
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in question.notes)
+    maps = html_charts([matrix.figure for matrix in question.matrices], drawn, "few") if question.matrices else ""
+    if question.heading == PREDICTIONS:
+        first, *others = question.tables
         shown = _table(first) + _scatters(agreement, drawn) + "".join(map(_folded, others))
     else:
-        shown = maps + "".join(map(_folded, part.tables))
-    return f"<h3>{part.heading}</h3>{notes}{shown}"
+        shown = maps + "".join(map(_folded, question.tables))
+    return f"<h3>{question.heading}</h3>{notes}{shown}"
 
 
 def _folded(table: WordTable) -> str:
