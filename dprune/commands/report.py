@@ -33,6 +33,8 @@ if TYPE_CHECKING:
                        help="Show this PNG or JPEG, such as one of select --figure. Repeatable."),
         options.option("--format", group="Page", common=True, metavar="LIST",
                        help="Write each chart as a file, too: svg, png, pdf, or several such as svg,pdf."),
+        options.option("--expect", group="Page", metavar="FILE",
+                       help="CSV of the trainings that the study should have: line, pruned, result."),
         options.option("--train", group="Map", common=True, metavar="FEATURES",
                        help="Draw a map of these features of the training set."),
         options.option("--generated", group="Map", common=True, multiple=True, metavar="FEATURES",
@@ -60,6 +62,10 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
 
     Results of other tools are placed by tags, given at any step: --tag method=mine --tag keep=0.25 --tag order=lowest
     --tag seed=3. The tag keep=1 means unpruned.
+
+    A table shows which points are missing, or have fewer trainings than most. --expect says what should be there: a row
+    for each training, with the name of its line, its pruning ratio (0 for the unpruned) and one of its result files,
+    relative to the folder of the table. Lines without any result are shown by these names.
 
     Below each table are the differences from the unpruned result, with their errors, and a mark where the two can be
     told apart. The best is marked only where it can be told apart from all others.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from dprune.metrics.differences import TRAININGS, Difference
 from dprune.reporting.cautions import cautions_of
+from dprune.reporting.coverage import Coverage
 from dprune.reporting.study.estimates import CellMean
 from dprune.reporting.study.grouping import Line
 from dprune.reporting.study.training_sets import UNPRUNED
@@ -45,9 +46,11 @@ class Conclusions:
 
     Attributes:
         tables: by their names in the report, `quality`, `shares` and `memorization`.
+        coverage: which points there are.
     """
 
     tables: Mapping[str, Sequence[Table]]
+    coverage: Coverage
 
     @functools.cached_property
     def verdicts(self) -> list[tuple[Table, Verdict]]:
@@ -67,7 +70,7 @@ class Conclusions:
             f"Each metric was compared with the baseline up to {most} times: chance alone makes about {most / 20:.2g} "
             "of these seem different."
         )
-        return (*cautions_of(self.tables), *([chance] if most > 1 else []))
+        return (*cautions_of(self.tables, self.coverage), *([chance] if most > 1 else []))
 
     def summary(self) -> dict[str, Any]:
         """Return all of it in what JSON can hold."""
