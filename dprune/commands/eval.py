@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     options.gathers(
         "settings", "dprune.measuring.settings:EvalSettings",
         options.option("--metrics", group="Metrics", common=True, metavar="LIST",
-                       help="Metrics: fid,is,prdc,kid,cmmd,prd,vendi,shares,paired.  [default: all but paired that the "
-                            "inputs allow]"),
+                       help="Metrics: fid,is,prdc,kid,cmmd,prd,vendi,shares,paired.  [default: all but paired]"),
         options.option("--subset", group="Data", common=True, metavar="FILE",
                        help="Compare with these samples of the reference only: ids, keys or a mask."),
         options.option("--clusters", group="Data", common=True, metavar="FILE",
@@ -64,6 +63,8 @@ def command(
     pytorch-fid, clean-fid, guided-diffusion and others do not say which --model and --resize they are for; the manual
     has a table. Where both sides have labels, their classes should have equal shares, too; otherwise there is a
     warning.
+
+    By default, metrics that the inputs do not allow are left out.
 
     Further metrics are the Inception score (is), precision, recall, density and coverage (prdc), KID, CMMD, the
     precision-recall curve (prd), the Vendi score, and the shares of clusters and classes. Where classes were asked for,
