@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from dprune.formats.images import drawn_png
 from dprune.metrics.catalogue import MEMORIZATION, QUALITY, SHARES, Measure
+from dprune.reporting.agreement.findings import Agreement
+from dprune.reporting.agreement.inputs import AgreementInputs
+from dprune.reporting.agreement.texts import markdown_agreement
 from dprune.reporting.conclusions import Conclusions
 from dprune.reporting.conclusions_markup import markdown_summary
 from dprune.reporting.coverage import Coverage
@@ -15,6 +18,7 @@ from dprune.reporting.curves import Colours
 from dprune.reporting.distributions import shares_csv
 from dprune.reporting.drawings import Drawings
 from dprune.reporting.feature_map import FeatureMap, MapInputs
+from dprune.reporting.headlines import headline_tables
 from dprune.reporting.image_grid import ImageGrid, draw_grid
 from dprune.reporting.line_table import LineTable, line_table
 from dprune.reporting.markdown_tables import markdown_tables
@@ -45,6 +49,7 @@ class Content:
         names: that users gave to lines, by their keys.
         formats: of the files of charts.
         expected: trainings that the study should have.
+        agreement_inputs: scores and subsets, or None.
     """
 
     title: str
@@ -56,6 +61,7 @@ class Content:
     names: Mapping[Hashable, str] = field(default_factory=dict)
     formats: Sequence[str] = ()
     expected: Expected = field(default_factory=Expected)
+    agreement_inputs: AgreementInputs | None = None
 
     @functools.cached_property
     def comparisons(self) -> dict[str, list[Comparison]]:
@@ -98,7 +104,17 @@ class Content:
     @functools.cached_property
     def conclusions(self) -> Conclusions:
         """What the tables say, in words."""
-        return Conclusions(self._tables, self.coverage)
+        found = self.agreement
+        return Conclusions(self._tables, self.coverage, *((found.statements, found.cautions) if found else ()))
+
+    @functools.cached_property
+    def agreement(self) -> Agreement | None:
+        """What scores and subsets say, None where none were given."""
+        if self.agreement_inputs is None:
+            return None
+        every = [comparison for found in self.comparisons.values() for comparison in found]
+        tables = [table for tables in headline_tables(self.comparisons) for table in tables]
+        return Agreement(self.agreement_inputs, self.points, every, tables, self.colours)
 
     @functools.cached_property
     def drawings(self) -> Drawings:
@@ -122,6 +138,10 @@ class Content:
             found["shares-by-group.csv"] = shares
         figures = self.drawings.figures()
         found |= self.drawings.tables()
+        if self.agreement is not None:
+            found["agreement.md"] = markdown_agreement(self.agreement)
+            found |= self.agreement.files()
+            figures |= self.agreement.figures()
         for number, drawn in enumerate(self.maps, 1):
             name = f"map-{number}" if len(self.maps) > 1 else "map"
             figures[name], found[f"{name}.csv"] = drawn.figure(), drawn.csv()

@@ -19,6 +19,8 @@ from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import FINDINGS_KEY, Record, make_record, parent_record, with_findings
 from dprune.formats.publish import Output, publish_bytes, publish_json
 from dprune.formats.results import read_result
+from dprune.reporting.agreement.inputs import AgreementInputs
+from dprune.reporting.agreement.score_names import split_labels
 from dprune.reporting.content import Content
 from dprune.reporting.feature_map import MapInputs, make_maps
 from dprune.reporting.image_folders import Folder, open_folders
@@ -53,6 +55,8 @@ class ReportSettings:
     baseline: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
     format: str | None = None
+    scores: tuple[str, ...] = ()
+    subsets: tuple[str, ...] = ()
     expect: str | None = None
 
     def __post_init__(self) -> None:
@@ -91,6 +95,7 @@ class ReportJob(Job):
         baselines: training sets that count as unpruned, whatever their provenance says.
         names: that users gave to lines, by their keys.
         formats: of the files of charts.
+        agreement: scores and subsets, or None.
         expected: trainings that the study should have; empty where no table says so.
     """
 
@@ -103,6 +108,7 @@ class ReportJob(Job):
     baselines: frozenset[Choice]
     names: Mapping[Hashable, str]
     formats: tuple[str, ...]
+    agreement: AgreementInputs | None
     expected: Expected
     output: Output
 
@@ -129,6 +135,11 @@ class ReportJob(Job):
             parents |= {"train": inputs.train.as_parent()}
             parents |= _numbered("generated", [features.as_parent() for features in inputs.generated])
             parents |= {"clusters": inputs.clusters.as_parent()} if inputs.clusters else {}
+        if self.agreement is not None:
+            scores, subsets = self.agreement.scores, self.agreement.subsets
+            options |= {"scores": self.agreement.names} if scores else {}
+            parents |= _numbered("scores", [score.parent for score in scores])
+            parents |= _numbered("subset", [kept.parent for kept in subsets])
         return make_record("report", options, parents=parents, tags=self.output.tags)
 
     def _labelled(self) -> dict[str, list[str]]:
@@ -179,6 +190,8 @@ class ReportJob(Job):
     def work(self) -> Mapping[str, Any]:
         """See `Job`."""
         found = {"results": len(self.points), "folders_of_images": len(self.folders)}
+        if self.agreement is not None:
+            found |= {"scores": len(self.agreement.scores), "subsets": len(self.agreement.subsets)}
         return found | ({"pictures": len(self.pictures)} if self.pictures else {})
 
     def summary(self) -> dict[str, Any]:
@@ -207,6 +220,7 @@ class ReportJob(Job):
             names=self.names,
             formats=self.formats,
             expected=self.expected,
+            agreement_inputs=self.agreement,
         )
 
 
@@ -220,8 +234,12 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
     points, marks = _read_points(results)
     folders, pictures = open_folders(settings.images), open_pictures(settings.picture)
     expected = Expected.open(settings.expect, marks) if settings.expect else Expected()
-    before = [*chain.from_iterable(compare_results(points).values())] if settings.label else []
-    named = [called_without(name, settings.label) for name in settings.baseline]
+    called, labels = split_labels(settings.label, settings.scores)
+    agreement = None
+    if settings.scores or settings.subsets:
+        agreement = AgreementInputs.open(settings.scores, settings.subsets, called)
+    before = [*chain.from_iterable(compare_results(points).values())] if labels else []
+    named = [called_without(name, labels) for name in settings.baseline]
     baselines = named_choices(named, points, {folder.name: folder.point for folder in folders})
     if baselines:
         points = tuple(point_of_result(point.result, baselines) for point in points if point.result)
@@ -232,8 +250,8 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         map_inputs = MapInputs.open(settings.train, settings.generated, settings.clusters, projection)
         map_inputs = replace(map_inputs, baselines=baselines)
     shown = settings.image_seeds or IMAGE_SEEDS
-    lines = [*chain.from_iterable(compare_results(points).values())] if settings.label else []
-    names = given_names(settings.label, lines, before)
+    lines = [*chain.from_iterable(compare_results(points).values())] if labels else []
+    names = given_names(labels, lines, before)
     return ReportJob(
         points=points,
         title=settings.title,
@@ -244,6 +262,7 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         baselines=baselines,
         names=names,
         formats=settings.formats,
+        agreement=agreement,
         expected=expected,
         output=output,
     )
