@@ -38,6 +38,7 @@ class Run:
         packed: whether the training set was packed, so that the autoencoder may be trained on it, too.
         grouped: whether samples were chosen inside each cluster.
         baseline: `vae` or `gan` for such a model in the place of a DiT.
+        network: what `encode` says of the latents; pixels have no autoencoder.
     """
 
     scores: str = ""
@@ -61,6 +62,7 @@ class Run:
     without: bool = False
     grouped: bool = True
     baseline: str = ""
+    network: dict[str, Any] = field(default_factory=dict)
 
     def seed_of(self, command: str) -> int:
         return self.seeds.get(command, self.seed)
@@ -133,8 +135,9 @@ class Run:
             return {"model": made(model)}
         vae = make_record("train-vae", {"steps": 900, "width": 16}, seed=self.seeds.get("train-vae", 0),
                           parents={"shards": made((self.vae_of or self).shards(pruned=self.own_vae))})  # fmt: skip
-        latents = make_record("encode", {"flips": False},
-                              parents={"shards": made(self.shards(pruned=self.packed)), "vae": made(vae)})  # fmt: skip
+        decoder = {} if self.network.get("kind") == "pixels" else {"vae": made(vae)}
+        latents = make_record("encode", {"flips": False, **({"network": self.network} if self.network else {})},
+                              parents={"shards": made(self.shards(pruned=self.packed)), **decoder})  # fmt: skip
         parents, subset = {"latents": made(latents)}, self.chosen()
         if subset and not self.packed:
             parents["subset"] = subset
@@ -142,7 +145,7 @@ class Run:
         model = make_record(
             "train-dit", options, seed=self.seed_of("train-dit"), parents=parents, tags=self.tags.get("train-dit")
         )
-        return {"model": made(model), "vae": made(vae)}
+        return {"model": made(model), **decoder}
 
 
 def write_metrics(path: Path, run: Run, metrics: dict[str, Any] | None = None, *, details: dict[str, Any] | None = None,
