@@ -25,6 +25,7 @@ from dprune.measuring.replicates import kept_replicates, pairing_digest
 from dprune.measuring.settings import EvalSettings
 from dprune.measuring.sides import Measurement, chosen_ids, describe_side, load_side
 from dprune.measuring.sources import FeatureSource
+from dprune.measuring.training_set import TrainingSet
 from dprune.metrics.catalogue import METRICS
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_dimensions
@@ -43,6 +44,7 @@ def evaluate(
     *,
     subset: Array | None,
     clusters: Clusters | None,
+    trained: TrainingSet | None,
     logits: Array | None,
     saved: Beside | None,
     held_ids: Array | None,
@@ -69,7 +71,7 @@ def evaluate(
             against.check_count(sides["generated"].count)
         taken = _logits(sides["generated"], logits, place) if "is" in settings.names else None
         held_out = _held_out(features, held_ids, place) if "held_out" in features else None
-        pair = ReadyPair(sides["generated"], sides["reference"], settings, monitor, clusters, taken, held_out)
+        pair = ReadyPair(sides["generated"], sides["reference"], settings, monitor, clusters, taken, held_out, trained)
         estimates, details = _compute_all(pair)
         details |= _jackknife(estimates, pair.generated, parents, settings)
         metrics = _numbers(estimates)
