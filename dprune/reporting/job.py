@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -18,12 +19,16 @@ from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import FINDINGS_KEY, Record, make_record, parent_record, with_findings
 from dprune.formats.publish import Output, publish_bytes, publish_json
 from dprune.formats.results import read_result
+from dprune.reporting.agreement.inputs import AgreementInputs
+from dprune.reporting.agreement.score_names import split_labels
 from dprune.reporting.content import Content
 from dprune.reporting.feature_map import MapInputs, make_maps
 from dprune.reporting.image_folders import Folder, open_folders
 from dprune.reporting.image_grid import make_grid
 from dprune.reporting.page.rendering import render
+from dprune.reporting.pictures import Picture, open_pictures
 from dprune.reporting.study.baselines import named_choices
+from dprune.reporting.study.expected import Expected
 from dprune.reporting.study.experiments import Choice, Point, point_of_result
 from dprune.reporting.study.given_names import called_without, given_names
 from dprune.reporting.study.grouping import compare_results
@@ -42,6 +47,7 @@ class ReportSettings:
     title: str = "What pruning did"
     images: tuple[str, ...] = ()
     image_seeds: int | None = None
+    picture: tuple[str, ...] = ()
     train: str | None = None
     generated: tuple[str, ...] = ()
     clusters: str | None = None
@@ -49,6 +55,9 @@ class ReportSettings:
     baseline: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
     format: str | None = None
+    scores: tuple[str, ...] = ()
+    subsets: tuple[str, ...] = ()
+    expect: str | None = None
 
     def __post_init__(self) -> None:
         """Hold the options together.
@@ -81,20 +90,26 @@ class ReportJob(Job):
         title: of the page.
         folders: of generated images.
         image_seeds: images in a cell of the grid.
+        pictures: that stand in it as they are.
         map_inputs: what is drawn as a map, or None.
         baselines: training sets that count as unpruned, whatever their provenance says.
         names: that users gave to lines, by their keys.
         formats: of the files of charts.
+        agreement: scores and subsets, or None.
+        expected: trainings that the study should have; empty where no table says so.
     """
 
     points: tuple[Point, ...]
     title: str
     folders: tuple[Folder, ...]
     image_seeds: int
+    pictures: tuple[Picture, ...]
     map_inputs: MapInputs | None
     baselines: frozenset[Choice]
     names: Mapping[Hashable, str]
     formats: tuple[str, ...]
+    agreement: AgreementInputs | None
+    expected: Expected
     output: Output
 
     @functools.cached_property
@@ -105,6 +120,10 @@ class ReportJob(Job):
         options: dict[str, Any] = {"title": self.title}
         options |= {"image_seeds": self.image_seeds} if self.folders else {}
         options |= {"formats": sorted(self.formats)} if self.formats else {}
+        if self.pictures:
+            parents |= _numbered("picture", [parent_record(None, picture.digest) for picture in self.pictures])
+            options["captions"] = [picture.caption for picture in self.pictures]
+        parents |= {"expected": parent_record(None, self.expected.digest)} if self.expected.digest else {}
         if self.baselines:
             every = (*self.points, *(folder.point for folder in self.folders))
             options["baseline"] = sorted(point.mark for point in every if point.choice in self.baselines)
@@ -116,6 +135,11 @@ class ReportJob(Job):
             parents |= {"train": inputs.train.as_parent()}
             parents |= _numbered("generated", [features.as_parent() for features in inputs.generated])
             parents |= {"clusters": inputs.clusters.as_parent()} if inputs.clusters else {}
+        if self.agreement is not None:
+            scores, subsets = self.agreement.scores, self.agreement.subsets
+            options |= {"scores": self.agreement.names} if scores else {}
+            parents |= _numbered("scores", [score.parent for score in scores])
+            parents |= _numbered("subset", [kept.parent for kept in subsets])
         return make_record("report", options, parents=parents, tags=self.output.tags)
 
     def _labelled(self) -> dict[str, list[str]]:
@@ -165,7 +189,10 @@ class ReportJob(Job):
 
     def work(self) -> Mapping[str, Any]:
         """See `Job`."""
-        return {"results": len(self.points), "folders_of_images": len(self.folders)}
+        found = {"results": len(self.points), "folders_of_images": len(self.folders)}
+        if self.agreement is not None:
+            found |= {"scores": len(self.agreement.scores), "subsets": len(self.agreement.subsets)}
+        return found | ({"pictures": len(self.pictures)} if self.pictures else {})
 
     def summary(self) -> dict[str, Any]:
         """See `Job`."""
@@ -183,7 +210,18 @@ class ReportJob(Job):
         grid = make_grid(self.folders, self.image_seeds, known) if self.folders else None
         check_stop(monitor)
         maps = make_maps(self.map_inputs, known) if self.map_inputs else ()
-        return Content(self.title, self.points, grid, maps, self.map_inputs, self.names, self.formats)
+        return Content(
+            title=self.title,
+            points=self.points,
+            grid=grid,
+            pictures=self.pictures,
+            maps=maps,
+            map_inputs=self.map_inputs,
+            names=self.names,
+            formats=self.formats,
+            expected=self.expected,
+            agreement_inputs=self.agreement,
+        )
 
 
 def open_report(results: Sequence[str], settings: ReportSettings, output: Output) -> ReportJob:
@@ -193,9 +231,15 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         InputError: a file or folder is not what it should be, or a baseline is not there.
         MismatchError: features and clusters do not belong together.
     """
-    points, folders = _read_points(results), open_folders(settings.images)
-    before = [*chain.from_iterable(compare_results(points).values())] if settings.label else []
-    named = [called_without(name, settings.label) for name in settings.baseline]
+    points, marks = _read_points(results)
+    folders, pictures = open_folders(settings.images), open_pictures(settings.picture)
+    expected = Expected.open(settings.expect, marks) if settings.expect else Expected()
+    called, labels = split_labels(settings.label, settings.scores)
+    agreement = None
+    if settings.scores or settings.subsets:
+        agreement = AgreementInputs.open(settings.scores, settings.subsets, called)
+    before = [*chain.from_iterable(compare_results(points).values())] if labels else []
+    named = [called_without(name, labels) for name in settings.baseline]
     baselines = named_choices(named, points, {folder.name: folder.point for folder in folders})
     if baselines:
         points = tuple(point_of_result(point.result, baselines) for point in points if point.result)
@@ -206,19 +250,35 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         map_inputs = MapInputs.open(settings.train, settings.generated, settings.clusters, projection)
         map_inputs = replace(map_inputs, baselines=baselines)
     shown = settings.image_seeds or IMAGE_SEEDS
-    lines = [*chain.from_iterable(compare_results(points).values())] if settings.label else []
-    names = given_names(settings.label, lines, before)
-    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, names, settings.formats, output)
+    lines = [*chain.from_iterable(compare_results(points).values())] if labels else []
+    names = given_names(labels, lines, before)
+    return ReportJob(
+        points=points,
+        title=settings.title,
+        folders=folders,
+        image_seeds=shown,
+        pictures=pictures,
+        map_inputs=map_inputs,
+        baselines=baselines,
+        names=names,
+        formats=settings.formats,
+        agreement=agreement,
+        expected=expected,
+        output=output,
+    )
 
 
-def _read_points(paths: Sequence[str]) -> tuple[Point, ...]:
+def _read_points(paths: Sequence[str]) -> tuple[tuple[Point, ...], dict[str, str]]:
+    """Read results, and return their digests by the real paths of their files, too."""
     found: dict[str, Point] = {}
+    marks: dict[str, str] = {}
     for path in paths:
         point = point_of_result(read_result(path))
+        marks[os.path.realpath(path)] = point.mark
         if (known := found.get(point.mark)) is not None and known.result is not None:
             _log.warning("%s says the same as %s and counts once.", path, known.result.name)
         found.setdefault(point.mark, point)
-    return tuple(found[mark] for mark in sorted(found))
+    return tuple(found[mark] for mark in sorted(found)), marks
 
 
 def _numbered(role: str, parents: Sequence[Record]) -> dict[str, Record]:

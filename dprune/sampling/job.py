@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dprune.errors import UsageError
 from dprune.formats.claims import TASK, claim_of
 from dprune.formats.jobs import Job
+from dprune.formats.latents import PIXELS
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import FINDINGS_KEY, Record, difference, make_record, parent, with_findings
 from dprune.formats.publish import Output
@@ -29,7 +31,9 @@ from dprune.models.vae_files import (
     check_made,
     decoded_network,
     latent_network,
+    made_by,
     open_vae,
+    vae_parents,
 )
 from dprune.runtime import Monitor, array_task
 from dprune.sampling.cautions import cautions
@@ -56,7 +60,7 @@ class SampleJob(Job):
         quantized = latent_network(self.vae)["kind"] == "vq"
         options = self.settings.options(conditional=conditional, quantized=quantized) | beside_digest(self.vae)
         options |= {} if self.model.network else LatentScale.of(self.vae).options()
-        parents = {"model": self.model.as_parent(), "vae": self.vae.as_parent()}
+        parents = {"model": self.model.as_parent(), **vae_parents(self.vae)}
         return make_record("sample", options, parents=parents, tags=self.output.tags)
 
     @functools.cached_property
@@ -185,8 +189,11 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
         MismatchError: the networks do not fit each other.
         UsageError: an option cannot be read, contradicts another, or is not for such networks.
     """
-    file, vae = ModelFile.open(weights_in(Path(model), "transformer")), open_vae(options.vae)
+    file = ModelFile.open(weights_in(Path(model), "transformer"))
     file.check_kind("dit", "a DiT", "train-dit")
+    latents = parent(file.record, "latents")
+    decoder = options.vae or _undecoded(model, latents)
+    options, vae = replace(options, vae=decoder), open_vae(decoder)
     if not file.network and (scale := LatentScale.of(vae)) != LatentScale():
         said = vae.path.with_name("config.json")
         _log.info(
@@ -198,8 +205,19 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
     settings = options.resolve(file.class_names, model)
     settings = replace(settings, parametrization=parametrization_of(file, options.parametrization))
     job = SampleJob(file, vae, settings, output)
-    latents = parent(file.record, "latents")
     if file.network:
         check_fit(settings, file.network, decoded_network(vae, file.network["input_size"], latents), file.path)
     check_made(vae, latents, f"the latents that {model} was trained on")
     return job
+
+
+def _undecoded(model: str, latents: Record) -> str:
+    """Return what decodes nothing, where a transformer makes pixels.
+
+    Raises:
+        UsageError: it makes latents.
+    """
+    if made_by(latents) != PIXELS:
+        raise UsageError(f"--vae is missing: {model} makes latents: give the autoencoder that its training set was "
+                         "encoded with.")  # fmt: skip
+    return PIXELS

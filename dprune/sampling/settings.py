@@ -27,7 +27,7 @@ RATES = ("sampling_img_per_s", "decoding_and_png_img_per_s")
 class SampleOptions:
     """Which images are asked for, in the words of `dprune sample`, which says what each means."""
 
-    vae: str
+    vae: str | None
     seeds: str
     classes: str | None = None
     parametrization: str | None = None

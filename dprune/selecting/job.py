@@ -249,7 +249,7 @@ class SelectJob(FileJob):
             from dprune.selecting.contact_sheet import draw_sheet
 
             assert isinstance(self.named, NamedShards)
-            draw_sheet(self.named.dataset, ranking, kept, self.partition, picture.path, picture.mark)
+            draw_sheet(self.named.dataset, ranking, kept, self.partition, picture)
         return self._summary(candidates, kept)
 
     def work(self) -> Mapping[str, Any]:

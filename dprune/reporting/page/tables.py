@@ -19,6 +19,7 @@ from dprune.reporting.cell_texts import (
     estimate_spread,
     measure_head,
 )
+from dprune.reporting.coverage import Coverage, CoveredPoint
 from dprune.reporting.line_table import LineTable
 from dprune.reporting.markup import escape
 from dprune.reporting.study.estimates import CellMean
@@ -194,6 +195,26 @@ def _missing(reason: str) -> str:
 
 def _spread(spread: str, said: str) -> str:
     return f' <span class="spread" title="{escape(said)}">{spread}</span>' if spread else ""
+
+
+def html_coverage(coverage: Coverage) -> str:
+    """Write how many trainings each point has, and which are missing."""
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("Line", *coverage.heads))
+    rows = "".join(
+        f'<tr><th scope="row">{escape(line)}</th>{"".join(map(_covered, points))}</tr>'
+        for line, points in coverage.rows
+    )
+    caption = "Trainings behind each point"
+    return (
+        f'<p class="note">{coverage.sentence}.</p>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _covered(point: CoveredPoint) -> str:
+    css = ' class="gap"' if point.is_gap else "" if point.found else ' class="missing"'
+    return f"<td{css}{_titled('; '.join(point.absent))}>{point.text}</td>"
 
 
 def html_lines(lines: LineTable) -> str:

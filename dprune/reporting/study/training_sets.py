@@ -163,7 +163,7 @@ def _selected(record: Record, counted: Fraction | None) -> Subset:
         return Subset(order, order, axis, ratio, given=True)
     if "scores" not in step.get("parents", {}):
         return Subset(EXTERNAL, "", axis, ratio, given=True)
-    return Subset(_score_name(parent(step, "scores")), order, axis, ratio, given=True)
+    return Subset(score_name(parent(step, "scores")), order, axis, ratio, given=True)
 
 
 def _axis(step: Record) -> str:
@@ -177,7 +177,8 @@ def _axis(step: Record) -> str:
     return str(options.get("keep", named or options.get("quota", "")))
 
 
-def _score_name(record: Record) -> str:
+def score_name(record: Record) -> str:
+    """Return the method that scores are by, as its command calls it."""
     method = str(record.get("command", EXTERNAL)).removeprefix("score ")
     # Standard errors are scores, too.
     values = _options(record).get("values")
