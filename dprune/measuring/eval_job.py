@@ -28,7 +28,7 @@ from dprune.measuring.making import Embedding
 from dprune.measuring.settings import EvalSettings
 from dprune.measuring.side_paths import SidePath
 from dprune.measuring.sources import FeatureSource, check_held_out, check_space, open_with_held_out
-from dprune.measuring.training_set import TrainingSet, training_set
+from dprune.measuring.trained_samples import TrainedSamples, trained_samples
 from dprune.runtime import Monitor
 
 _log = logging.getLogger("dprune")
@@ -70,7 +70,7 @@ class EvalJob(FileJob):
         reference = self.sources["reference"]
         if self.subset is not None and isinstance(reference, FeatureSource):
             check_same_dataset({self.subset.name: self.subset.fingerprint, reference.name: reference.fingerprint})
-        self._check_training_set()
+        self._check_trained()
         check_held_out(self.sources, self.held_ids, "reference")
         if self.clusters is not None:
             self._check_clusters(self.clusters)
@@ -108,8 +108,8 @@ class EvalJob(FileJob):
                 "features of --model inception."
             )
 
-    def _check_training_set(self) -> None:
-        _ = self.training_set
+    def _check_trained(self) -> None:
+        _ = self.trained_samples
         if self.trained is None or self.trained.fingerprint is None:
             return
         sides = self.sources["reference"], self.clusters
@@ -139,9 +139,9 @@ class EvalJob(FileJob):
                 ) from error
 
     @functools.cached_property
-    def training_set(self) -> TrainingSet | None:
+    def trained_samples(self) -> TrainedSamples | None:
         """What the model was trained on, as far as anything tells."""
-        return training_set(self.sources["generated"].record, self.trained, self.subset)
+        return trained_samples(self.sources["generated"].record, self.trained, self.subset)
 
     @functools.cached_property
     def parents(self) -> dict[str, Record]:
@@ -168,7 +168,7 @@ class EvalJob(FileJob):
 
         found = evaluate(
             self.sources, self.settings, self.device, monitor,
-            subset=self.subset, clusters=self.clusters, trained=self.training_set, logits=self.logits,
+            subset=self.subset, clusters=self.clusters, trained=self.trained_samples, logits=self.logits,
             saved=self.statistics, held_ids=self.held_ids,
             against=self.against, parents=self.parents,
         )  # fmt: skip

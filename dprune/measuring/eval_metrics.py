@@ -16,7 +16,7 @@ from dprune.measuring.real_baseline import HeldOut, real_baseline
 from dprune.measuring.settings import EvalSettings, order_name
 from dprune.measuring.sides import Side
 from dprune.measuring.sources import is_sampled
-from dprune.measuring.training_set import IntArray, TrainingSet
+from dprune.measuring.trained_samples import IntArray, TrainedSamples
 from dprune.metrics.catalogue import METRICS, VENDI_ORDER
 from dprune.metrics.frechet import frechet_distance
 from dprune.metrics.frechet_infinity import FEW, FEWEST, frechet_infinity, scarce
@@ -55,7 +55,7 @@ class ReadyPair:
     clusters: Clusters | None = None
     logits: Array | None = None
     held_out: HeldOut | None = None
-    trained: TrainingSet | None = None
+    trained: TrainedSamples | None = None
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -240,7 +240,7 @@ def _vendi(pair: ReadyPair) -> Found:
 @_computes("shares")
 def _shares(pair: ReadyPair) -> Found:
     from dprune.measuring.groups import PredictedClasses
-    from dprune.metrics.shares import follow, shares
+    from dprune.metrics.shares import follow_training, shares
 
     metrics: dict[str, Estimate] = {}
     details: dict[str, Any] = {}
@@ -264,7 +264,9 @@ def _shares(pair: ReadyPair) -> Found:
             "unlabelled": found.unlabelled,
         }
         if (training := pair.training_groups(kind)) is not None:
-            followed = follow(groups.generated, groups.places(training), len(groups.names), pair.generated.blocks)
+            followed = follow_training(
+                groups.generated, groups.places(training), len(groups.names), pair.generated.blocks
+            )
             slope = {} if followed.slope is None else {f"{kind}_training_slope": followed.slope}
             metrics |= {f"{kind}_training_variation": followed.total_variation, **slope}
             details[kind]["training"] = followed.training.tolist()

@@ -25,7 +25,7 @@ from dprune.measuring.replicates import kept_replicates, pairing_digest
 from dprune.measuring.settings import EvalSettings
 from dprune.measuring.sides import Measurement, chosen_ids, describe_side, load_side
 from dprune.measuring.sources import FeatureSource
-from dprune.measuring.training_set import TrainingSet
+from dprune.measuring.trained_samples import TrainedSamples
 from dprune.metrics.catalogue import METRICS
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_dimensions
@@ -44,7 +44,7 @@ def evaluate(
     *,
     subset: Array | None,
     clusters: Clusters | None,
-    trained: TrainingSet | None,
+    trained: TrainedSamples | None,
     logits: Array | None,
     saved: Beside | None,
     held_ids: Array | None,

@@ -85,7 +85,7 @@ def shares(generated: Tensor, reference: Tensor, groups: int, blocks: Blocks | N
     )  # fmt: skip
 
 
-def follow(generated: Tensor, training: Tensor, groups: int, blocks: Blocks | None = None) -> Followed:
+def follow_training(generated: Tensor, training: Tensor, groups: int, blocks: Blocks | None = None) -> Followed:
     """Hold the shares of groups to those of the training set, whose samples are fixed.
 
     Args:

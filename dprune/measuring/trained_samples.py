@@ -18,7 +18,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class TrainingSet:
+class TrainedSamples:
     """The samples that a model was trained on.
 
     Attributes:
@@ -58,7 +58,7 @@ class TrainingSet:
         return next((groups for groups in found if groups is not None), None)
 
 
-def training_set(generated: Record | None, given: Array | None, subset: Array | None) -> TrainingSet | None:
+def trained_samples(generated: Record | None, given: Array | None, subset: Array | None) -> TrainedSamples | None:
     """Tell which samples the model behind generated ones was trained on, None where nothing tells.
 
     Args:
@@ -80,7 +80,7 @@ def training_set(generated: Record | None, given: Array | None, subset: Array | 
         )
     named = given or (subset if subset is not None and subset.as_parent()["digest"] == digest else None)
     if named is not None:
-        return TrainingSet(named, named.fingerprint)
+        return TrainedSamples(named, named.fingerprint)
     # Shards that were packed from a subset are a dataset of its own, of which the training took all.
     whole = model is not None and "subset" not in parents_of(model) and model.get("fingerprint")
-    return TrainingSet(None, whole) if whole else None
+    return TrainedSamples(None, whole) if whole else None
