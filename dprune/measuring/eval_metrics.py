@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.formats.clusters import Clusters
+from dprune.formats.named import NamedSamples
 from dprune.measuring.moments import Measured, stoppable
 from dprune.measuring.real_baseline import HeldOut, real_baseline
 from dprune.measuring.settings import EvalSettings, order_name
@@ -46,6 +47,7 @@ class ReadyPair:
         logits: class logits of the generated samples that take part [n, classes], or None.
         held_out: real samples that are measured as the generated ones are, or None.
         trained: what the model was trained on, None where nothing tells.
+        named: what tells the keys of the generated samples and of the reference, None where nothing does.
     """
 
     generated: Measured
@@ -56,6 +58,7 @@ class ReadyPair:
     logits: Array | None = None
     held_out: HeldOut | None = None
     trained: TrainedSamples | None = None
+    named: Sequence[NamedSamples | None] = (None, None)
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -274,6 +277,14 @@ def _shares(pair: ReadyPair) -> Found:
             metrics |= _accuracies(groups, pair.generated.blocks)
             details[kind]["reference_predicted"] = groups.reference_count
     return metrics, {"shares": details}
+
+
+@_computes("paired")
+def _paired(pair: ReadyPair) -> Found:
+    from dprune.measuring.same_seeds import measure_pairs
+
+    metrics, details = measure_pairs(pair.generated, pair.reference, pair.named, pair.settings)
+    return metrics, {"paired": details}
 
 
 def _accuracies(classes: PredictedClasses, blocks: Blocks | None) -> dict[str, Estimate]:

@@ -59,7 +59,8 @@ def evaluate(
         MismatchError: the sides do not belong together, or what they are held to was measured otherwise.
     """
     moments_do = _moments_do(sources, settings)
-    place = HOST if moments_do and device in ("auto", "cpu") and not is_gpu(device) else take_device(device)
+    numpy_does = moments_do or set(settings.names) <= {"fid", "paired"}
+    place = HOST if numpy_does and device in ("auto", "cpu") and not is_gpu(device) else take_device(device)
     features = {role: source.open(monitor) for role, source in sources.items() if isinstance(source, FeatureSource)}
     dimension = _common_dimension(sources, features, clusters)
     if {"generated", "reference"} <= features.keys():
@@ -71,7 +72,9 @@ def evaluate(
             against.check_count(sides["generated"].count)
         taken = _logits(sides["generated"], logits, place) if "is" in settings.names else None
         held_out = _held_out(features, held_ids, place) if "held_out" in features else None
-        pair = ReadyPair(sides["generated"], sides["reference"], settings, monitor, clusters, taken, held_out, trained)
+        named = [source.named if isinstance(source := sources[role], FeatureSource) else None for role in sides]
+        beside = clusters, taken, held_out, trained, named
+        pair = ReadyPair(sides["generated"], sides["reference"], settings, monitor, *beside)
         estimates, details = _compute_all(pair)
         details |= _jackknife(estimates, pair.generated, parents, settings)
         metrics = _numbers(estimates)

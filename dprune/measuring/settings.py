@@ -71,7 +71,7 @@ class EvalSettings:
     def names(self) -> tuple[str, ...]:
         """Metrics to be computed, in the order of the catalogue."""
         if self.metrics is None:
-            return tuple(METRICS)
+            return tuple(name for name, metric in METRICS.items() if metric.by_default)
         wanted = [name.strip() for name in self.metrics.split(",")]
         unknown = next((name for name in wanted if name not in METRICS), None)
         if unknown is not None:
