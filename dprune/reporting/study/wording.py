@@ -45,6 +45,10 @@ _OPTIONS: dict[tuple[str, str], tuple[str, str | dict[str, str]]] = {
     ("score", "sigma"): ("the noise level (sigma)", "\N{GREEK SMALL LETTER SIGMA}={}"),
     ("score", "draws"): ("draws", "{} draws"),
     ("score", "checkpoints"): ("checkpoints", "{} checkpoints"),
+    ("encode", "network kind"): (
+        "what diffusion works on",
+        {"pixels": "on pixels", "vq": "on codes", "kl": "on latents"},
+    ),
     ("sample", "cfg"): ("guidance (cfg)", "guidance {}"),
     ("sample", "solver"): ("the solver", "{} solver"),
     ("sample", "steps"): ("sampling steps", "{} sampling steps"),
