@@ -37,6 +37,8 @@ _KEPT = {"lowest": "the lowest", "middle": "the middle", "highest": "the highest
 _OPTIONS: dict[tuple[str, str], tuple[str, str | dict[str, str]]] = {
     ("select", "quota"): ("quotas", "{} quotas"),
     ("select", "cap"): ("the cap of a group", "cap {}"),
+    ("select", "counts"): ("the counts of groups", "counts {}"),
+    ("select", "tail"): ("the tail", "long tail {}"),
     ("select", "only"): ("the groups", "only {}"),
     ("cluster", "k"): ("the number of clusters", "{} clusters"),
     ("cluster", "metric"): ("the metric of clusters", {"l2": "Euclidean clusters", "cosine": "cosine clusters"}),
