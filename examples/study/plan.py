@@ -34,7 +34,7 @@ def work(rule: str, config: Config, run: Run | None) -> tuple[float, str]:
         case "embed_generated":
             return config["generated"], "embed"
         case "train_vae":
-            return config["vae"]["steps"] * config["vae"]["batch"], "vae"
+            return config["vae"]["steps"] * config["vae"]["batch"], "autoencoder"
         case "train_scoring":
             return config["scoring"]["steps"] * batch, "train"
         case "train_fold":
@@ -49,7 +49,7 @@ def work(rule: str, config: Config, run: Run | None) -> tuple[float, str]:
             return study.steps_of(run, config) * batch, "train"
         case "train_baseline":
             baseline = config["baselines"][run.line.model]
-            return baseline["steps"] * baseline["batch"], run.line.model
+            return baseline["steps"] * baseline["batch"], f"train_{run.line.model}"
         case "sample":
             return config["generated"], "sample" if run.line.model == "dit" else f"sample_{run.line.model}"
     return 0, ""
@@ -100,7 +100,7 @@ def pipeline(run: Run, config: Config) -> Iterator[tuple[str, str]]:
         yield "select", "keep.npy"
     yield "train_dit" if run.line.model == "dit" else "train_baseline", f"{run.line.model}/model.safetensors"
     yield "sample", "generated.done"
-    for judge in study.judges_of(config):
+    for judge in study.judges_of(config) if run.line.fold is None else [""]:
         yield "embed_generated", f"features{judge}.done"
     for result in study.results_of(run, config):
         yield "eval" if result.startswith("metrics") else "memorization", result
@@ -114,12 +114,16 @@ def preparation(config: Config) -> Iterator[tuple[str, str]]:
     tails = ["", "tailed-"] if any(run.line.tailed for run in runs) else [""]
     yield "pack", "images.done"
     for judge in study.judges_of(config):
-        yield "embed", f"features{judge}.done"
-    yield "held_out", "held-out.npy"
+        if not (judge and config["validation"]):
+            yield "embed", f"features{judge}.done"
+        if config["validation"]:
+            yield "embed", f"validation-features{judge}.done"
+    yield ("pack_validation", "validation.done") if config["validation"] else ("held_out", "held-out.npy")
     yield "unpruned", "unpruned.npy"
     if config["latents"] == "vae":
-        yield "pack_training", "training.done"
-        yield "pack_held_out", "held-out.done"
+        if not config["validation"]:
+            yield "pack_training", "training.done"
+            yield "pack_held_out", "held-out.done"
         yield "train_vae", "vae/model.safetensors"
     yield "encode", "latents.done"
     if len(tails) > 1:
@@ -129,6 +133,8 @@ def preparation(config: Config) -> Iterator[tuple[str, str]]:
         mine = [run.line for run in runs if run.prefix == tail]
         if any(line.scores == "distance" for line in mine):
             yield "distance", f"{tail}distance.npy"
+            if not tail:
+                yield "sheet", "clusters.png"
         if any(study.SMALLEST in (line.keeps or ()) and line.quota != "equal" for line in mine):
             yield "smallest", f"{tail}{study.SMALLEST}.npy"
     yield from _scoring(config, {run.line.scores for run in runs})
@@ -173,17 +179,6 @@ def table(config: Config, gpus: int) -> str:
     if unknown:
         lines.append(f"Counted as nothing, since rates has no number for them: {', '.join(unknown)}.")
     return "\n".join(lines)
-
-
-def report(config: Config) -> str:
-    """The arguments of `dprune report`: what there is of all that the study is to have."""
-    out, runs = config["out"], study.runs_of(config)
-    wanted = [path for run in runs.values() for path in study.outcome(run, config, out)]
-    words = [path for path in dict.fromkeys(wanted) if os.path.exists(path)]
-    first = config["seeds"][0]
-    pictured = [f"{out}/{folder}/generated" for folder, run in runs.items() if run.seed == first]
-    words += [f"--images {folder}" for folder in pictured if os.path.exists(f"{folder}.done")]
-    return " ".join(words)
 
 
 def _rates(config: Config) -> Iterator[str]:

@@ -83,12 +83,14 @@ class Run:
         return "tailed-" if self.line.tailed else ""
 
 
-OPTIONAL = {
-    "pack": "", "judges": {}, "vae": None, "scoring": None, "grand": "", "monotonicity": "", "moso": "", "fold": None,
-    "folds": 0, "baselines": {}, "tailed": None, "keep": ["models", "images"], "seeds_first": False, "at_once": 1,
-    "gpus": 1, "gpus_per_training": 1, "cpus": 1, "mem_mb": 8000, "time_limit": 0, "rates": {}, "weights": "",
+# What a configuration may leave out. README.md says what each means.
+OPTIONAL: dict[str, Any] = {
+    "pack": "", "weights": "", "judges": {}, "validation": "", "held_out": "10%",
+    "vae": None, "scoring": None, "grand": "", "monotonicity": "", "folds": 0, "fold": None, "moso": "",
+    "baselines": {}, "tailed": None, "seeds_first": False, "keep": ["models", "images"],
+    "gpus": 1, "at_once": 1, "gpus_per_training": 1, "cpus": 1, "mem_mb": 8000, "time_limit": 0, "rates": {},
 }  # fmt: skip
-REQUIRED = ("out", "images", "samples", "embed", "cluster", "held_out", "latents", "dit", "steps", "batch", "sample",
+REQUIRED = ("out", "images", "samples", "embed", "cluster", "latents", "dit", "steps", "batch", "sample",
             "generated", "keeps", "seeds", "stages")  # fmt: skip
 
 
@@ -145,6 +147,28 @@ def unwanted(config: Config) -> str:
     """What is removed from the folder of a run when its results are there, as patterns of a shell."""
     patterns = {"models": "{dit,vae,gan}/{*.safetensors,checkpoints}", "images": "generated generated.done"}
     return " ".join(pattern for kept, pattern in patterns.items() if kept not in config["keep"])
+
+
+def held_out(config: Config, out: str) -> str:
+    """Real images that no model sees: features of a validation set, or a share of the dataset."""
+    return f"{out}/validation-features" if config["validation"] else f"{out}/held-out.npy"
+
+
+def comparison(judge: str, config: Config, out: str) -> str:
+    """The reference of `dprune eval` and its options: all images, or by judges those of a validation set if any."""
+    if judge and config["validation"]:
+        return f"{out}/validation-features{judge}"
+    options = f"--clusters {out}/clusters.safetensors" if not judge else ""
+    real = held_out(config, out) + (judge if config["validation"] else "")
+    return f"{out}/features{judge} {options} --held-out {real}"
+
+
+def compared(judge: str, config: Config, out: str) -> list[str]:
+    """The files that tell that these are complete."""
+    if not config["validation"]:
+        return [f"{out}/features{judge}.done", f"{out}/clusters.safetensors", f"{out}/held-out.npy"]
+    validation = f"{out}/validation-features{judge}.done"
+    return [validation] if judge else [f"{out}/features.done", f"{out}/clusters.safetensors", validation]
 
 
 def reads(run: Run) -> list[str]:
