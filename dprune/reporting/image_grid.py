@@ -77,14 +77,15 @@ def make_grid(folders: Sequence[Folder], count: int, known: Sequence[Comparison]
     comparison = called_alike(found, known)
     cells = comparison.cells()
     images = {
-        (line.label, cell_ratio(line, cell)): scaled(by_mark[cell.points[0].mark].images(seeds)) for line, cell in cells
+        (line.label, cell_ratio(line, cell)): for_grid(by_mark[cell.points[0].mark].images(seeds))
+        for line, cell in cells
     }
     every = sorted({(cell.ratio is None, cell.ratio or 0.0) for line, cell in cells if not line.is_unpruned})
     ratios = dict.fromkeys(ratio_text(None if unknown else ratio) for unknown, ratio in every)
     return ImageGrid(comparison, tuple(ratios) or ("0",), tuple(seeds), images)
 
 
-def scaled(images: Sequence[SeedImage]) -> tuple[SeedImage, ...]:
+def for_grid(images: Sequence[SeedImage]) -> tuple[SeedImage, ...]:
     """Scale images to sizes at which they can be compared."""
     return tuple(shown._replace(image=sized(shown.image, SMALLEST, LARGEST)) for shown in images)
 

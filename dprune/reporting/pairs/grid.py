@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dprune.reporting.image_folders import Folder, SeedImage, shown_seeds
-from dprune.reporting.image_grid import GAP, captions, scaled, seeds_text
+from dprune.reporting.image_grid import GAP, captions, for_grid, seeds_text
 from dprune.reporting.pairs.findings import PairRow, Pairs
 from dprune.reporting.pairs.inputs import PairResult
 from dprune.sheets.sheet import Sheet, SheetCell, SheetRow
@@ -87,5 +87,5 @@ def _both(row: PairRow, folders: Sequence[Folder]) -> tuple[Folder, Folder] | No
 
 def _grid(row: PairRow, both: tuple[Folder, Folder], count: int) -> PairGrid:
     seeds = tuple(shown_seeds(both, count))
-    first, second = (scaled(folder.images(seeds)) for folder in both)
+    first, second = (for_grid(folder.images(seeds)) for folder in both)
     return PairGrid(row.title, row.names, seeds, (first, second))
