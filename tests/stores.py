@@ -55,15 +55,18 @@ def latent_store(
 
 def generated_features(folder: Path, x: np.ndarray, label: np.ndarray | None = None, *, model: str = "all",
                        shard_size: int = 50, shards: tuple[str, ...] = (), keys: Sequence[str] | None = None,
-                       **options: Any) -> Path:  # fmt: skip
+                       subset: dict[str, Any] | None = None, fingerprint: str | None = None,
+                       space: dict[str, Any] | None = None, **options: Any) -> Path:  # fmt: skip
     """Features `x` [n, d] as those of images that `sample` drew from a model with the seeds 0 to n - 1.
 
     Their keys are kept where they are given, as an older dprune did not.
     """
-    trained = make_record("train-dit", {"steps": 5}, parents={"latents": {"digest": model, "external": True}})
+    latents = {"digest": model, "external": True}
+    trained = make_record("train-dit", {"steps": 5}, fingerprint=fingerprint,
+                          parents={"latents": latents, **({"subset": subset} if subset else {})})  # fmt: skip
     options = {"seeds": f"0-{len(x) - 1}", "steps": 20, "cfg": 1.0, **options}
     images = make_record("sample", options, parents={"model": parent_record(trained, model)})
-    record = make_record("embed", {"model": "pixels", "dtype": "float32"},
+    record = make_record("embed", {"model": "pixels", "dtype": "float32", **(space or {})},
                          parents={"shards": parent_record(images, digest(images))})  # fmt: skip
     count = -(-len(x) // shard_size)
     store = Store(folder, "features", shards or tuple(f"{n:06d}.tar" for n in range(count)), (), record)

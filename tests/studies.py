@@ -37,6 +37,7 @@ class Run:
         seeds: of single commands, in place of `seed`.
         packed: whether the training set was packed, so that the autoencoder may be trained on it, too.
         grouped: whether samples were chosen inside each cluster.
+        network: what `encode` says of the latents; pixels have no autoencoder.
     """
 
     scores: str = ""
@@ -59,6 +60,7 @@ class Run:
     subset: dict[str, Any] | None = None
     without: bool = False
     grouped: bool = True
+    network: dict[str, Any] = field(default_factory=dict)
 
     def seed_of(self, command: str) -> int:
         return self.seeds.get(command, self.seed)
@@ -115,8 +117,9 @@ class Run:
         """Provenance of the generated features."""
         vae = make_record("train-vae", {"steps": 900, "width": 16}, seed=self.seeds.get("train-vae", 0),
                           parents={"shards": made((self.vae_of or self).shards(pruned=self.own_vae))})  # fmt: skip
-        latents = make_record("encode", {"flips": False},
-                              parents={"shards": made(self.shards(pruned=self.packed)), "vae": made(vae)})  # fmt: skip
+        decoder = {} if self.network.get("kind") == "pixels" else {"vae": made(vae)}
+        latents = make_record("encode", {"flips": False, **({"network": self.network} if self.network else {})},
+                              parents={"shards": made(self.shards(pruned=self.packed)), **decoder})  # fmt: skip
         parents, subset, kept = {"latents": made(latents)}, self.chosen(), self.kept
         if subset and not self.packed:
             parents["subset"] = subset
@@ -125,7 +128,7 @@ class Run:
         model = make_record(
             "train-dit", options, seed=self.seed_of("train-dit"), parents=parents, tags=self.tags.get("train-dit")
         )
-        networks, options = {"model": made(model), "vae": made(vae)}, {"seeds": "0-499", "steps": 20, "cfg": 2.0}
+        networks, options = {"model": made(model), **decoder}, {"seeds": "0-499", "steps": 20, "cfg": 2.0}
         images = make_record("sample", options | self.sample, parents=networks, tags=self.tags.get("sample"))
         return make_record("embed", {"model": "inception", "dtype": "float16", **self.embed},
                            parents={"shards": made(images)}, tags=self.tags.get("embed"))  # fmt: skip

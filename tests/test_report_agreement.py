@@ -15,6 +15,7 @@ import pytest
 from conftest import dprune
 from scipy import stats
 from studies import FINGERPRINT, Run, write_metrics
+from test_report import page_of
 
 from dprune.formats.arrays import read_ids, write_array
 from dprune.formats.provenance import make_record, with_findings
@@ -108,6 +109,7 @@ def test_each_two_scores_are_correlated_and_each_beside_itself_scored_anew(told:
     assert float(rows["EL2N", "GraNd"]["rank_correlation"]) == pytest.approx(wanted)
     assert rows["EL2N", "GraNd"]["samples"] == str(SIZE - 10)
     assert float(rows["EL2N", "EL2N"]["rank_correlation"]) == 0.9
+    assert float(rows["EL2N", "GraNd"]["most"]) == pytest.approx(0.9)
 
 
 def test_overlaps_are_shares_of_what_is_kept_averaged_over_seeds(told: Study) -> None:
@@ -157,7 +159,7 @@ def test_it_is_said_in_words_on_the_page_and_in_the_summary(told: Study) -> None
     assert "no file of --subsets" not in said
     manifest = json.loads((told.folder / "report" / "manifest.json").read_text())
     assert any(words.startswith("Scores: EL2N and GraNd") for words in manifest["conclusions"]["statements"])
-    page = (told.folder / "report" / "report.html").read_text()
+    page = " ".join(page_of(told.folder / "report").text)
     for words in ("Rank correlation of scores", "Kept in common, pruned 0.5", "What the mean score predicts"):
         assert words in page
     tables = (told.folder / "report" / "agreement.md").read_text()
@@ -282,6 +284,24 @@ def test_what_was_not_scored_is_in_no_mean_and_no_correlation(study: Study) -> N
     assert {row["score"] for row in study.rows("means")} == {"EL2N"}
 
 
+@pytest.mark.parametrize(
+    ("sign", "noise", "words"),
+    [
+        (1, 0.3, "EL2N and MoSo order the samples much alike"),
+        (1, 1.7, "EL2N and MoSo order the samples somewhat alike"),
+        (1, 30, "EL2N and MoSo order the samples hardly alike"),
+        (-1, 1.4, "EL2N and MoSo order the samples somewhat the other way round"),
+        (-1, 0.2, "EL2N and MoSo order the samples much the other way round"),
+    ],
+)
+def test_words_follow_the_correlation(study: Study, sign: int, noise: float, words: str) -> None:
+    study.measure(study.keep("el2n", "el2n", "highest"), 9)
+    base = study.values["el2n"]
+    study.score("moso", sign * base + noise * np.random.default_rng(5).normal(size=SIZE))
+    summary = json.loads(study.report(scores=("el2n", "moso")).ok().out)
+    assert any(said.startswith(f"Scores: {words}") for said in summary["conclusions"]["statements"])
+
+
 def test_inputs_that_do_not_belong_together_are_refused(study: Study) -> None:
     kept = study.keep("el2n", "el2n", "highest")
     study.measure(kept, 9)
@@ -315,6 +335,7 @@ def test_neither_order_nor_repetition_makes_another_report_but_other_scores_do(s
     assert "counts once" in again.err
     assert files == {path: path.read_bytes() for path in files}
     dprune(*command, *one).fails(3, "--overwrite")
+    dprune(*command, *one, *other, "--label", f"{one[1]}=Loss").fails(3, "--overwrite")
     dprune("report", *command[1:2], "-o", study.folder / "bare").ok()
     record = json.loads((study.folder / "bare" / "manifest.json").read_text())["provenance"]
     assert set(record["options"]) == {"title"}

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
                        help="Compare with these samples of the reference only: ids, keys or a mask."),
         options.option("--clusters", group="Data", common=True, metavar="FILE",
                        help="Compare the shares of these clusters, too."),
+        options.option("--trained-on", group="Data", metavar="FILE",
+                       help="Samples that the model was trained on, for their shares: ids, keys or a mask."),
         options.option("--logits", group="Data", metavar="FILE",
                        help="Logits of the generated samples, a .npy [n, classes], for the Inception score."),
         options.option("--save-stats", group="Output", common=True, metavar="FILE",
@@ -70,6 +72,10 @@ def command(
     precision-recall curve (prd), the Vendi score, and the shares of clusters and classes. Where classes were asked for,
     as dprune sample does, a generated sample counts as the class of most of its 5 nearest reference samples; how often
     that is the class asked for is reported, too.
+
+    Shares are held to those of the training set, too, in one number: the slope of generated over training shares, 1
+    where a model follows them. A model that was trained on all samples of the reference or of the clusters says so
+    itself. For others --trained-on names the subset of these.
 
     --metrics paired takes samples of two models with the same seeds, which are known by their keys: the mean cosine and
     distance of the pairs, beside those of shuffled samples, of all and inside each class, and how often a sample's

@@ -62,7 +62,8 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
     than once, the spread over trainings is its error.
 
     A training set that leaves no candidate out is unpruned, whatever the order. Samples that --within and --without
-    kept from being candidates were not pruned.
+    kept from being candidates were not pruned. A set that select --counts or --tail composed at random is a data set of
+    its own: all of it is unpruned, and what was chosen within it is held to that.
 
     Results of other tools are placed by tags, given at any step: --tag method=mine --tag keep=0.25 --tag order=lowest
     --tag seed=3. The tag keep=1 means unpruned.

@@ -70,6 +70,11 @@ def _shares(kind: str, more: str = "") -> tuple[Measure, ...]:
                 optional=True),
         Measure(f"{kind}_smallest_share", f"Smallest {kind} share", "",
                 f"Share of the {kind} with the fewest generated samples{more}.", optional=True),
+        Measure(f"{kind}_training_slope", f"{name} slope", "",
+                f"Slope of generated {kind} shares over those of the training set; 1 follows them, 0 knows nothing of "
+                f"them{more}.", 1.0, optional=True),
+        Measure(f"{kind}_training_variation", f"{name} total variation, training", "",
+                f"Half the summed differences of {kind} shares to those of the training set{more}.", optional=True),
     )  # fmt: skip
 
 

@@ -137,7 +137,7 @@ class ReportJob(Job):
             parents |= {"clusters": inputs.clusters.as_parent()} if inputs.clusters else {}
         if self.agreement is not None:
             scores, subsets = self.agreement.scores, self.agreement.subsets
-            options |= {"scores": self.agreement.names} if scores else {}
+            options |= {"names": names} if (names := self.agreement.names) else {}
             parents |= _numbered("scores", [score.parent for score in scores])
             parents |= _numbered("subset", [kept.parent for kept in subsets])
         return make_record("report", options, parents=parents, tags=self.output.tags)

@@ -38,12 +38,14 @@ class MatrixCell:
         weight: from -1 to 1, how far it is from what says nothing, and to which side.
         said: what it is, in words.
         csv: what its row of the CSV holds behind the two names.
+        most: what noise allows it to be, None where nothing tells.
     """
 
     value: float
     weight: float
     said: str
     csv: tuple[object, ...]
+    most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,14 @@ def correlation_matrix(scores: Sequence[StudyScore]) -> Matrix | None:
     names = tuple(score.name for score in scores)
     cells = {(number, number): cell for number, score in enumerate(scores) if (cell := _reliability(score)) is not None}
     for (one, other), found in rank_agreements([score.array.values for score in scores]).items():
+        most = _most(cells.get((one, one)), cells.get((other, other)))
+        allowed = "" if most is None else f"\ntheir noise allows {share_text(most)}"
         said = (
             f"{names[one]} and {names[other]}\nrank correlation {share_text(found.value)}, 95% interval "
-            f"{share_text(found.low)} to {share_text(found.high)}\n{found.count:,} samples that both scored"
+            f"{share_text(found.low)} to {share_text(found.high)}{allowed}\n{found.count:,} samples that both scored"
         )
-        csv = (found.value, found.error, found.low, found.high, found.count)
-        cells[one, other] = MatrixCell(found.value, found.value, said, csv)
+        csv = (found.value, found.error, found.low, found.high, found.count, most)
+        cells[one, other] = MatrixCell(found.value, found.value, said, csv, most)
     return Matrix("correlations", "Rank correlation of scores", names, cells) if cells else None
 
 
@@ -140,7 +144,14 @@ def _reliability(score: StudyScore) -> MatrixCell | None:
         f"{share_text(half)} between halves of its draws"
     )
     count = int((~np.isnan(score.array.values)).sum())
-    return MatrixCell(whole, whole, said, (whole, None, None, None, count))
+    return MatrixCell(whole, whole, said, (whole, None, None, None, count, None))
+
+
+def _most(one: MatrixCell | None, other: MatrixCell | None) -> float | None:
+    """Return the most that two scores correlate whose noise is independent (Spearman 1904), by their reliabilities."""
+    if one is None or other is None:
+        return None
+    return math.sqrt(max(one.value, 0) * max(other.value, 0))
 
 
 def _number(value: object) -> float | None:

@@ -28,7 +28,8 @@ def statements(
 def _of_scores(matrix: Matrix) -> Iterator[str]:
     pairs, (most, least) = matrix.pairs, matrix.extremes
     value = pairs[most].value
-    yield f"{_pair(matrix, most)} order the samples {_alike(value)} (rank correlation {share_text(value)})."
+    allowed = "" if (bound := pairs[most].most) is None else f", where their noise allows {share_text(bound)}"
+    yield f"{_pair(matrix, most)} order the samples {_alike(value)} (rank correlation {share_text(value)}{allowed})."
     if len(pairs) > 1:
         yield f"Of {len(pairs)} pairs, {_pair(matrix, least)} agree least ({_value(matrix, least)})."
     for number, name in enumerate(matrix.names):
@@ -42,9 +43,7 @@ def _of_scores(matrix: Matrix) -> Iterator[str]:
 
 def _alike(value: float) -> str:
     how = "much" if abs(value) >= _ALIKE else "somewhat" if abs(value) >= _SOMEWHAT else "hardly"
-    if how == "hardly":
-        return "hardly alike"
-    return f"{how} alike" if value > 0 else "in opposite orders" if how == "much" else "in somewhat opposite orders"
+    return f"{how} alike" if value > 0 or how == "hardly" else f"{how} the other way round"
 
 
 def _pair(matrix: Matrix, place: tuple[int, int]) -> str:

@@ -37,12 +37,18 @@ _KEPT = {"lowest": "the lowest", "middle": "the middle", "highest": "the highest
 _OPTIONS: dict[tuple[str, str], tuple[str, str | dict[str, str]]] = {
     ("select", "quota"): ("quotas", "{} quotas"),
     ("select", "cap"): ("the cap of a group", "cap {}"),
+    ("select", "counts"): ("the counts of groups", "counts {}"),
+    ("select", "tail"): ("the tail", "long tail {}"),
     ("select", "only"): ("the groups", "only {}"),
     ("cluster", "k"): ("the number of clusters", "{} clusters"),
     ("cluster", "metric"): ("the metric of clusters", {"l2": "Euclidean clusters", "cosine": "cosine clusters"}),
     ("score", "sigma"): ("the noise level (sigma)", "\N{GREEK SMALL LETTER SIGMA}={}"),
     ("score", "draws"): ("draws", "{} draws"),
     ("score", "checkpoints"): ("checkpoints", "{} checkpoints"),
+    ("encode", "network kind"): (
+        "what diffusion works on",
+        {"pixels": "on pixels", "vq": "on codes", "kl": "on latents"},
+    ),
     ("sample", "cfg"): ("guidance (cfg)", "guidance {}"),
     ("sample", "solver"): ("the solver", "{} solver"),
     ("sample", "steps"): ("sampling steps", "{} sampling steps"),
