@@ -176,8 +176,9 @@ def table(config: Config, gpus: int) -> str:
     for rule, each in jobs.items():
         lines.append(f"{rule:16}{len(each):7,}{sum(each) / len(each):16,.3f}{sum(each):10,.2f}{left[rule]:10,.2f}")
     lines.append(f"{'in all':16}{sum(map(len, jobs.values())):7,}{'':16}{total:10,.2f}{rest:10,.2f}")
+    on = f"{gpus} GPUs" if gpus > 1 else "one GPU"
     lines.append(f"{len(runs):,} trainings, of which {len(runs) - len(missing):,} are measured. "
-                 f"What is left takes {rest / gpus:,.1f} hours on {gpus if gpus > 1 else 'one'} GPU{'s' * (gpus > 1)}.")  # fmt: skip
+                 f"What is left takes {rest / gpus:,.1f} hours on {on}.")  # fmt: skip
     unknown = sorted({rate for rate in _rates(config) if rate and not config["rates"].get(rate)})
     if unknown:
         lines.append(f"Counted as nothing, since rates has no number for them: {', '.join(unknown)}.")
