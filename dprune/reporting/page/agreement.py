@@ -23,17 +23,18 @@ def _question(question: Question, agreement: Agreement, drawn: PageCharts) -> st
     maps = html_charts([matrix.figure for matrix in question.matrices], drawn, "few") if question.matrices else ""
     if question.heading == PREDICTIONS:
         first, *others = question.tables
-        shown = _table(first) + _scatters(agreement, drawn) + "".join(map(_folded, others))
+        shown = html_words(first) + _scatters(agreement, drawn) + "".join(map(_folded, others))
     else:
         shown = maps + "".join(map(_folded, question.tables))
     return f"<h3>{question.heading}</h3>{notes}{shown}"
 
 
 def _folded(table: WordTable) -> str:
-    return f"<details><summary>{escape(table.caption)} as a table</summary>{_table(table)}</details>"
+    return f"<details><summary>{escape(table.caption)} as a table</summary>{html_words(table)}</details>"
 
 
-def _table(table: WordTable) -> str:
+def html_words(table: WordTable) -> str:
+    """Write a table of texts, in a frame that scrolls."""
     heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in table.heads)
     bodies = (
         f"<tbody>{_group_row(group, len(table.heads))}{''.join(_row(texts) for _, texts in rows)}</tbody>"
