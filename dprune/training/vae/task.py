@@ -22,7 +22,7 @@ from dprune.training.order import Visits
 from dprune.training.plan import Plan
 from dprune.training.task import Task
 from dprune.training.vae.evaluation import Reconstruction
-from dprune.training.vae.images import TrainingImages
+from dprune.training.images import TrainingImages
 from dprune.training.vae.loss import AutoencoderObjective, DiscriminatorObjective, ImageBatch, to_unit
 from dprune.training.vae.settings import VAESettings
 
