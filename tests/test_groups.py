@@ -281,3 +281,87 @@ def test_a_figure_has_names_at_its_rows(tmp_path: Path) -> None:
     assert (plain == numbered).all()
     wide = sheet("Smileys & Emotion, and all other faces\ndog\n")
     assert plain.shape[1] < wide.shape[1] < plain.shape[1] + 280
+
+
+def labels_of(found: np.ndarray, groups: int = 7) -> list[int]:
+    return np.bincount(LABELS[found], minlength=groups).tolist()
+
+
+def test_counts_are_exact(place: Path) -> None:
+    counts = 'cat:5,"emu, great":2,12:1'
+    found = kept(dprune("select", "--groups", place / "shards", "--counts", counts))
+    assert labels_of(found) == [5, 0, 0, 2, 0, 1, 0]
+    (place / "counts.txt").write_text('7-12:3\n"emu, great":2\r\n\n')
+    listed = dprune("select", "--groups", place / "shards", "--counts", f"@{place}/counts.txt")
+    # As with --only, a range is of names where these are numbers.
+    assert labels_of(kept(listed)) == [0, 0, 0, 2, 3, 3, 0]
+
+
+def test_counts_are_drawn_by_the_seed_or_by_scores(place: Path) -> None:
+    draw = ("--groups", place / "shards", "--counts", "cat:4,dog:3")
+    first, again, other = (kept(dprune("select", *draw, "--seed", seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert first.tolist() != other.tolist()
+    lowest = [np.flatnonzero(label == LABELS)[np.argsort(SCORES[label == LABELS])[:n]] for label, n in ((0, 4), (1, 3))]
+    assert kept(select(place, *draw)).tolist() == sorted(np.concatenate(lowest).tolist())
+
+
+def test_counts_of_a_subset_and_their_record(place: Path) -> None:
+    """--within narrows what counts are taken from, and a group is told that has too few there."""
+    np.save(place / "some.npy", np.flatnonzero(LABELS == 0)[:3])
+    within = ("--groups", place / "shards", "--within", place / "some.npy")
+    result = dprune("select", *within, "--counts", "cat:3")
+    assert labels_of(kept(result)) == [3, 0, 0, 0, 0, 0, 0]
+    options = json.loads(result.out.splitlines()[-1])["options"]
+    assert options == {"counts": "0:3", "order": "random", "quota": "proportional"}
+    dprune("select", *within, "--counts", "cat:4").fails(3, "--counts cat:4", "class cat has 3 samples")
+
+
+@pytest.mark.parametrize("quota", ["proportional", "equal"])
+def test_a_count_of_a_class_is_divided_among_its_clusters(place: Path, quota: str) -> None:
+    both = ("--clusters", place / "clusters.safetensors", "--groups", place / "shards")
+    counted = summary(place, place / "scores.npy", *both, "--counts", "cat:6,dog:3", "--quota", quota)
+    assert (counted["kept_by_class"]["cat"], counted["kept_by_class"]["dog"]) == (6, 3)
+    alone = summary(place, place / "scores.npy", *both, "--only", "cat", "--keep", 6, "--quota", quota)
+    for stratum, count in alone["kept_by_stratum"].items():
+        assert counted["kept_by_stratum"][stratum] == count
+    if quota == "equal":
+        assert [n for stratum, n in alone["kept_by_stratum"].items() if stratum.endswith("/cat")] == [2, 2, 2]
+
+
+def test_a_tail_is_that_of_long_tailed_cifar(tmp_path: Path) -> None:
+    """The counts of CIFAR-10-LT at an imbalance of 100, which everybody trains on."""
+    np.save(tmp_path / "labels.npy", np.repeat(np.arange(10), 5000))
+    tail = ("select", "--groups", tmp_path / "labels.npy", "--tail")
+    counts = np.bincount(kept(dprune(*tail, "0.01")) // 5000)
+    assert counts.tolist() == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    # Made of what it made, it is the same again.
+    dprune(*tail, "0.01", "-o", tmp_path / "tailed.npy").ok()
+    again = kept(dprune(*tail, "1%", "--within", tmp_path / "tailed.npy"))
+    np.testing.assert_array_equal(again, np.load(tmp_path / "tailed.npy"))
+    assert (np.bincount(kept(dprune(*tail, "1.0")) // 5000) == 5000).all()
+    some = np.bincount(kept(dprune(*tail, "0.5", "--only", "9,2,4")) // 5000, minlength=10)
+    assert some.tolist() == [0, 0, 5000, 0, 3535, 0, 0, 0, 0, 2500]
+
+
+def test_a_tail_is_as_large_as_its_groups_allow(tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", np.repeat(np.arange(3), [100, 30, 9]))
+    result = dprune("select", "--groups", tmp_path / "labels.npy", "--tail", "0.25")
+    # 40 of the first would take 20 and 10, of which there are only 9.
+    assert np.bincount(np.load(tmp_path / "labels.npy")[kept(result)]).tolist() == [39, 19, 9]
+    lost = dprune("select", "--groups", tmp_path / "labels.npy", "--tail", "0.001").ok()
+    assert "--tail leaves nothing of 2" in lost.err
+
+
+def test_as_many_as_another_subset(place: Path) -> None:
+    """Quotas in proportion, at the ratio that equal ones give."""
+    clusters = ("--clusters", place / "clusters.safetensors")
+    select(place, *clusters, "--quota", "equal", "-o", place / "equal.npy").ok()
+    result = select(place, *clusters, "--as-many-as", place / "equal.npy")
+    equal = np.load(place / "equal.npy")
+    np.testing.assert_array_equal(kept(result), kept(select(place, *clusters, "--keep", len(equal))))
+    record = json.loads(result.out.splitlines()[-1])
+    assert "keep" not in record["options"]
+    assert "as_many_as" in record["parents"]
+    np.save(place / "far.npy", [0, 50])
+    select(place, "--as-many-as", place / "far.npy").fails(3, "far.npy", "50")

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
                        help="Images of dprune sample for the grid of methods and ratios. Repeatable."),
         options.option("--image-seeds", group="Page", type=click.IntRange(min=1, max=64), metavar="N",
                        help="Number of seeds in the grid, a column each.  [default: 4]"),
+        options.option("--picture", group="Page", common=True, multiple=True, metavar="FILE[=CAPTION]",
+                       help="Show this PNG or JPEG, such as one of select --figure. Repeatable."),
         options.option("--format", group="Page", common=True, metavar="LIST",
                        help="Write each chart as a file, too: svg, png, pdf, or several such as svg,pdf."),
         options.option("--train", group="Map", common=True, metavar="FEATURES",
@@ -69,6 +71,7 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
       dprune report runs/*/metrics.json --label 'nearest=Near the centre' -o report
       dprune report runs/*/metrics.json --format svg,pdf -o report
       dprune report metrics.json --images pruned --images unpruned -o report
+      dprune report metrics.json --picture kept.png --picture 'pairs.png=Closest pairs' -o report
       dprune report metrics.json --train features --generated generated-features -o report
     """
     from dprune.reporting.job import open_report

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import click
 
 from dprune import options
 from dprune.delivery import Delivery
-from dprune.selecting.amount import Amount
+from dprune.selecting.amount import Amount, parse_share
 from dprune.shell.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
-    from dprune.selecting.job import SelectSettings
+    from dprune.selecting.settings import SelectSettings
 
 
 def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Amount | None:
@@ -23,14 +24,23 @@ def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Am
         raise click.BadParameter(str(error)) from None
 
 
+def _tail(ctx: click.Context, param: click.Parameter, value: str | None) -> Fraction | None:
+    try:
+        return None if value is None else parse_share(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @click.command(cls=GroupedCommand)
 @click.argument("scores", required=False, metavar="[SCORES]")
 @options.gathers(
-    "settings", "dprune.selecting.job:SelectSettings",
+    "settings", "dprune.selecting.settings:SelectSettings",
     options.option("--keep", group="Choice", common=True, metavar="AMOUNT", callback=_amount,
                    help="Keep this share (0.25, 1/4, 25%) or count (500)."),
     options.option("--prune", group="Choice", common=True, metavar="AMOUNT", callback=_amount,
                    help="Prune this share or count, which the paper calls PR."),
+    options.option("--as-many-as", group="Choice", metavar="FILE",
+                   help="Keep as many as this subset holds. It takes the place of --keep."),
     options.option("--count", group="Choice", is_flag=True,
                    help="Take a bare 1 for one sample. In a loop over shares it might mean all of them."),
     options.choice("--order", ["lowest", "middle", "highest", "random"], "Which scores to keep.  [default: lowest]",
@@ -44,6 +54,10 @@ def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Am
                    default="proportional"),
     options.count("--cap", "Keep at most this many of each group. Without SCORES they are drawn at random.",
                   group="Groups", common=True),
+    options.option("--counts", group="Groups", common=True, metavar="GROUP:N",
+                   help="Keep these counts, such as dog:500,5-9:20. Groups not named give none. @FILE reads a file."),
+    options.option("--tail", group="Groups", common=True, metavar="SHARE", callback=_tail,
+                   help="Make a long-tailed set. Counts decay over the groups, the last to this share of the first."),
     options.option("--only", group="Groups", common=True, metavar="GROUPS",
                    help="Keep only these groups, such as dog,cat or 3,40-49. @FILE reads them from a file."),
     options.option("--within", group="Data", common=True, multiple=True, metavar="FILE",
@@ -53,7 +67,7 @@ def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Am
     options.option("--or", "unions", group="Data", multiple=True, metavar="FILE",
                    help="Add these to the result. Repeatable."),
     options.choice("--format", ["npy", "csv", "keys", "datacomp"],
-                   "Format of the subset: ids, a table, keys, or uids of DataComp (u8,u8).",
+                   "Ids, a table, keys, or DataComp's uids.",
                    group="Output", common=True, default="npy"),
     options.option("--figure", group="Output", common=True, type=click.Path(dir_okay=False),
                    help="Draw the lowest, middle and highest of each group."),
@@ -81,8 +95,15 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
     stratum), and --only names classes. A class is called by its name in classes.txt or by its number; a name with a
     comma needs double quotes.
 
-    With --shards, keys and uids of DataComp are read in place of ids, and --format writes them; for writing, shards in
-    --groups will do. In this way a choice among rows of clip-retrieval becomes one among shards, whose order differs.
+    --counts and --tail compose a set of groups, at random where there are no SCORES. --tail does what is usual for
+    long-tailed CIFAR: of C groups in the order of their numbers, group c gives n * SHARE^(c / (C - 1)), with the
+    largest n that the groups allow. Both speak of classes where --clusters and --groups are given, and --quota then
+    divides the count of a class among its clusters. dprune report takes a set that was so composed at random for a data
+    set of its own: all of it counts as unpruned, and --within it is chosen from.
+
+    With --shards, keys and uids of DataComp (u8,u8) are read in place of ids, and --format writes them; for writing,
+    shards in --groups will do. In this way a choice among rows of clip-retrieval becomes one among shards, whose order
+    differs.
 
     A CSV of SCORES or groups has a column of keys or ids and one of values. A first line names them: key,score. Of
     several columns of values FILE:COLUMN names one. --format csv writes such a table, with all that is known of each
@@ -95,6 +116,9 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
       dprune select --order random --keep 10% --groups shards -o test.npy
       dprune select --groups shards --cap 100 -o balanced.npy
       dprune select distance.npy --clusters clusters.safetensors --groups shards --keep 0.25 -o strata.npy
+      dprune select --groups shards --tail 0.01 -o tailed.npy
+      dprune select --groups shards --counts cat:500,dog:20 -o few-dogs.npy
+      dprune select distance.npy --clusters clusters.safetensors --as-many-as even.npy -o proportional.npy
       dprune select --within a.npy --without b.npy -o difference.npy
       dprune select distance.npy --clusters clusters.safetensors --quota equal -o even.npy
       dprune select el2n.npy --keep 500 --without test.npy -o keep.npy

@@ -17,7 +17,7 @@ from dprune.errors import BadImage
 from dprune.formats.publish import publish_bytes
 from dprune.formats.shards import Dataset
 
-SOFTWARE, PNG_MARK = "dprune", "Content"
+SOFTWARE, PNG_MARK, PNG_WORDS = "dprune", "Content", "Description"
 MISSING = "#d9dee4"
 """Colour of the thumbnail of an image that cannot be decoded."""
 # Pillow opens more than images (PostScript, for one, by running Ghostscript), and some formats by no mark at all, so
@@ -205,9 +205,20 @@ def drawn_png(image: Image.Image, text: PngInfo | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def publish_png(image: Image.Image, path: str | Path, mark: str) -> None:
-    """Publish a picture as a PNG that says that dprune drew it, and by its mark of what; see `Beside.mark`."""
+def png_words(data: bytes) -> str:
+    """Return what a PNG that dprune drew says that it shows, empty for any other image."""
+    with Image.open(io.BytesIO(data), formats=DECODERS) as image:
+        text = dict(image.info)
+    return str(text.get(PNG_WORDS, "")) if text.get("Software") == SOFTWARE else ""
+
+
+def publish_png(image: Image.Image, path: str | Path, mark: str, words: str) -> None:
+    """Publish a picture as a PNG that says that dprune drew it, by its mark of what, and in words what it shows.
+
+    See `Beside.mark`.
+    """
     text = PngInfo()
     text.add_text("Software", SOFTWARE)
     text.add_text(PNG_MARK, mark)
+    text.add_text(PNG_WORDS, words)
     publish_bytes(path, drawn_png(image, text))

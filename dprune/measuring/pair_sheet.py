@@ -78,7 +78,7 @@ class PairSheet:
             note=_note(pairs, model),
             gap=GAP,
         )
-        publish_png(sheet.draw(), self.path, self.beside(record).mark)
+        publish_png(sheet.draw(), self.path, self.beside(record).mark, f"{sheet.title}. {sheet.note}")
 
 
 def _note(pairs: npt.NDArray[np.void], model: str | None) -> str:

@@ -17,6 +17,7 @@ from dprune.reporting.feature_map import FeatureMap, MapInputs
 from dprune.reporting.image_grid import ImageGrid, draw_grid
 from dprune.reporting.line_table import LineTable, line_table
 from dprune.reporting.markdown_tables import markdown_tables
+from dprune.reporting.pictures import Picture
 from dprune.reporting.study.experiments import Point
 from dprune.reporting.study.grouping import Comparison, compare_results
 from dprune.reporting.tables import Table, csv_table, csv_text
@@ -36,6 +37,7 @@ class Content:
         title: of the page.
         points: one for each result.
         grid: images, or None.
+        pictures: that were drawn before.
         maps: of features.
         map_inputs: what they show, or None.
         names: that users gave to lines, by their keys.
@@ -45,6 +47,7 @@ class Content:
     title: str
     points: Sequence[Point]
     grid: ImageGrid | None = None
+    pictures: Sequence[Picture] = ()
     maps: Sequence[FeatureMap] = ()
     map_inputs: MapInputs | None = None
     names: Mapping[Hashable, str] = field(default_factory=dict)

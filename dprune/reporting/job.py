@@ -23,6 +23,7 @@ from dprune.reporting.feature_map import MapInputs, make_maps
 from dprune.reporting.image_folders import Folder, open_folders
 from dprune.reporting.image_grid import make_grid
 from dprune.reporting.page.rendering import render
+from dprune.reporting.pictures import Picture, open_pictures
 from dprune.reporting.study.baselines import named_choices
 from dprune.reporting.study.experiments import Choice, Point, point_of_result
 from dprune.reporting.study.given_names import called_without, given_names
@@ -42,6 +43,7 @@ class ReportSettings:
     title: str = "What pruning did"
     images: tuple[str, ...] = ()
     image_seeds: int | None = None
+    picture: tuple[str, ...] = ()
     train: str | None = None
     generated: tuple[str, ...] = ()
     clusters: str | None = None
@@ -81,6 +83,7 @@ class ReportJob(Job):
         title: of the page.
         folders: of generated images.
         image_seeds: images in a cell of the grid.
+        pictures: that stand in it as they are.
         map_inputs: what is drawn as a map, or None.
         baselines: training sets that count as unpruned, whatever their provenance says.
         names: that users gave to lines, by their keys.
@@ -91,6 +94,7 @@ class ReportJob(Job):
     title: str
     folders: tuple[Folder, ...]
     image_seeds: int
+    pictures: tuple[Picture, ...]
     map_inputs: MapInputs | None
     baselines: frozenset[Choice]
     names: Mapping[Hashable, str]
@@ -105,6 +109,9 @@ class ReportJob(Job):
         options: dict[str, Any] = {"title": self.title}
         options |= {"image_seeds": self.image_seeds} if self.folders else {}
         options |= {"formats": sorted(self.formats)} if self.formats else {}
+        if self.pictures:
+            parents |= _numbered("picture", [parent_record(None, picture.digest) for picture in self.pictures])
+            options["captions"] = [picture.caption for picture in self.pictures]
         if self.baselines:
             every = (*self.points, *(folder.point for folder in self.folders))
             options["baseline"] = sorted(point.mark for point in every if point.choice in self.baselines)
@@ -165,7 +172,8 @@ class ReportJob(Job):
 
     def work(self) -> Mapping[str, Any]:
         """See `Job`."""
-        return {"results": len(self.points), "folders_of_images": len(self.folders)}
+        found = {"results": len(self.points), "folders_of_images": len(self.folders)}
+        return found | ({"pictures": len(self.pictures)} if self.pictures else {})
 
     def summary(self) -> dict[str, Any]:
         """See `Job`."""
@@ -183,7 +191,7 @@ class ReportJob(Job):
         grid = make_grid(self.folders, self.image_seeds, known) if self.folders else None
         check_stop(monitor)
         maps = make_maps(self.map_inputs, known) if self.map_inputs else ()
-        return Content(self.title, self.points, grid, maps, self.map_inputs, self.names, self.formats)
+        return Content(self.title, self.points, grid, self.pictures, maps, self.map_inputs, self.names, self.formats)
 
 
 def open_report(results: Sequence[str], settings: ReportSettings, output: Output) -> ReportJob:
@@ -193,7 +201,7 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         InputError: a file or folder is not what it should be, or a baseline is not there.
         MismatchError: features and clusters do not belong together.
     """
-    points, folders = _read_points(results), open_folders(settings.images)
+    points, folders, pictures = _read_points(results), open_folders(settings.images), open_pictures(settings.picture)
     before = [*chain.from_iterable(compare_results(points).values())] if settings.label else []
     named = [called_without(name, settings.label) for name in settings.baseline]
     baselines = named_choices(named, points, {folder.name: folder.point for folder in folders})
@@ -208,7 +216,9 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
     shown = settings.image_seeds or IMAGE_SEEDS
     lines = [*chain.from_iterable(compare_results(points).values())] if settings.label else []
     names = given_names(settings.label, lines, before)
-    return ReportJob(points, settings.title, folders, shown, map_inputs, baselines, names, settings.formats, output)
+    return ReportJob(
+        points, settings.title, folders, shown, pictures, map_inputs, baselines, names, settings.formats, output
+    )
 
 
 def _read_points(paths: Sequence[str]) -> tuple[Point, ...]:

@@ -68,7 +68,9 @@ class GridExport(Export):
         """See `Export`."""
         samples = list(itertools.islice(_rows(shards), self.record["options"]["count"]))
         images = [Image.fromarray(_pixels(sample)) for sample in samples]
-        publish_png(class_grid(images, list(map(_label, samples)), names).draw(), self.path, self.mark)
+        sheet = class_grid(images, list(map(_label, samples)), names)
+        said = f"The first {len(images):,} samples of the seeds {self.record['options']['seeds']}"
+        publish_png(sheet.draw(), self.path, self.mark, said)
 
 
 class NpzExport(Export):

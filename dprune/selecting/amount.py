@@ -85,5 +85,17 @@ class Amount:
         return _round_half_up(share * candidates)
 
 
+def parse_share(text: str) -> Fraction:
+    """Read a share of more than 0.
+
+    Raises:
+        ValueError: the text is none.
+    """
+    value = Amount.parse(text).value
+    if isinstance(value, int) or not value:
+        raise ValueError(f"{text!r} is no share of more than 0: give one such as 0.01 or 1/100.")
+    return value
+
+
 def _round_half_up(value: Fraction) -> int:
     return math.floor(value + Fraction(1, 2))

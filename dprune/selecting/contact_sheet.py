@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
+from dprune.formats.beside import Beside
 from dprune.formats.images import publish_png, thumbnails
+from dprune.formats.provenance import Record, parents_of
 from dprune.formats.shards import Dataset
 from dprune.selecting.partition import Partition
 from dprune.selecting.quotas import IntArray
@@ -24,7 +25,7 @@ TITLES = ("lowest", "middle", "highest")
 
 
 def draw_sheet(
-    dataset: Dataset, ranking: Ranking, kept: IntArray, partition: Partition | None, path: Path, mark: str
+    dataset: Dataset, ranking: Ranking, kept: IntArray, partition: Partition | None, picture: Beside
 ) -> None:
     """Publish a PNG with a row for each group, at most 32 of them, in which no image stands twice.
 
@@ -33,8 +34,7 @@ def draw_sheet(
         ranking: candidates by group, from the lowest to the highest.
         kept: sorted ids of the samples that are kept.
         partition: names the groups; None where all candidates are one.
-        path: where the picture goes.
-        mark: what it carries to tell what it shows, see `Beside`.
+        picture: where it goes, and the provenance of what it shows.
     """
     groups = [ranking.group(number) for number in range(min(len(ranking.names), MOST_GROUPS))]
     rows = [_ends_and_middle(ids) for ids in groups]
@@ -50,7 +50,15 @@ def draw_sheet(
         drawn.append(SheetRow(padded, _title(partition, number), f"{count:,} of {len(members):,}"))
     blocks = [ColumnBlock(width, title) for width, title in zip(widths, TITLES, strict=True) if width]
     said = _said(len(kept), len(ranking.ids), partition, len(ranking.names) - len(rows))
-    publish_png(Sheet(drawn, blocks=blocks, title=said, gap=GAP).draw(), path, mark)
+    sheet = Sheet(drawn, blocks=blocks, title=said, gap=GAP)
+    publish_png(sheet.draw(), picture.path, picture.mark, f"{_ranked(picture.record)}: {said}")
+
+
+def _ranked(record: Record) -> str:
+    """Say what stands in the blocks, and by which scores where these say so."""
+    made = parents_of(record).get("scores", {}).get("provenance", {})
+    method = str(made.get("command", "")).removeprefix("score ")
+    return f"The lowest, middle and highest{f' by {method}' if method else ''}"
 
 
 def _padded(ids: IntArray, cells: Mapping[int, SheetCell], width: int) -> list[SheetCell]:

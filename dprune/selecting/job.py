@@ -27,39 +27,14 @@ from dprune.formats.subsets import narrowed, read_chosen
 from dprune.formats.values import read_values, whole
 from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
+from dprune.selecting.composition import compose, read_counts, tail_counts
 from dprune.selecting.partition import CLASS, Grouping, Partition
 from dprune.selecting.quotas import IntArray
-from dprune.selecting.ranking import Ranking, allot, rank
+from dprune.selecting.ranking import Ranking, allot, division, rank
+from dprune.selecting.settings import SelectSettings
 from dprune.selecting.writing import NAMING, Known, write_subset
 
 _log = logging.getLogger("dprune")
-
-
-@dataclass(frozen=True)
-class SelectSettings:
-    """Which samples may be kept and how many of them, in the words of `dprune select`, which says what each means."""
-
-    keep: Amount | None = None
-    prune: Amount | None = None
-    count: bool = False
-    order: str | None = None
-    clusters: str | None = None
-    groups: str | None = None
-    quota: str = "proportional"
-    cap: int | None = None
-    only: str | None = None
-    within: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
-    unions: tuple[str, ...] = ()
-    format: str = "npy"
-    figure: str | None = None
-    shards: tuple[str, ...] = ()
-    seed: int = 0
-
-    @property
-    def amount(self) -> Amount | None:
-        """How much to keep."""
-        return self.keep or self.prune
 
 
 def open_select(
@@ -78,12 +53,6 @@ def open_select(
         MismatchError: the files do not belong together.
         UsageError: the settings contradict each other.
     """
-    if settings.keep and settings.prune:
-        raise UsageError("--keep and --prune exclude each other.")
-    if settings.amount is not None:
-        settings.amount.check(counted=settings.count)
-    elif settings.count:
-        raise UsageError("--count says that --keep or --prune is a number of samples: give one of them.")
     needing = "--figure" if settings.figure else f"--format {settings.format}" if settings.format in NAMING else ""
     labels = find_sample_labels(settings.groups, members) if settings.groups else None
     shards = settings.shards
@@ -103,7 +72,8 @@ def open_select(
         tuple(read_chosen(path, named) for path in paths)
         for paths in (settings.within, settings.without, settings.unions)
     )
-    return SelectJob(settings, ranked, clusters, groups, within, without, unions, named, output)
+    example = read_chosen(settings.as_many_as, named) if settings.as_many_as else None
+    return SelectJob(settings, ranked, clusters, groups, within, without, unions, example, named, output)
 
 
 @dataclass(frozen=True)
@@ -117,6 +87,7 @@ class SelectJob(FileJob):
     within: tuple[Array, ...]
     without: tuple[Array, ...]
     unions: tuple[Array, ...]
+    example: Array | None
     named: NamedSamples | None
     output: Output
 
@@ -132,26 +103,36 @@ class SelectJob(FileJob):
                 raise MismatchError(
                     f"{first} has {count:,} samples and {name} {other:,}: make both from the same dataset."
                 )
-        for subset in (*self.within, *self.without, *self.unions):
+        for subset in filter(None, (*self.within, *self.without, *self.unions, self.example)):
             if counts:
                 narrowed(subset, first, None, count)
         # What is said of one dataset has one fingerprint.
         _ = self.fingerprint
 
     @property
+    def amount(self) -> Amount | None:
+        """How much to keep, None for all that groups, quota and cap allow."""
+        if self.example is not None:
+            return Amount(len(self.example.values))
+        return self.settings.keep or self.settings.prune
+
+    @property
     def order(self) -> str:
-        """Which scores to keep; a cap alone is by chance where there are none, since nobody forgot to give them."""
+        """Which scores to keep; what bounds groups alone is by chance where there are none: nobody forgot them."""
         settings = self.settings
-        capped = settings.cap is not None and settings.amount is None and settings.quota != "equal"
-        return settings.order or ("random" if self.scores is None and capped else "lowest")
+        capped = settings.cap is not None and self.amount is None and settings.quota != "equal"
+        return settings.order or ("random" if self.scores is None and (capped or settings.composed) else "lowest")
 
     def _check_usage(self) -> None:
         settings, grouped = self.settings, self.partition is not None
-        bounded = settings.amount is not None or settings.quota == "equal" or settings.cap is not None
+        bounded = self.amount is not None or settings.quota == "equal" or settings.cap is not None or settings.composed
         if self.clusters is not None and not len(self.clusters):
             raise InputError(f"{self.clusters.name}: holds no samples to choose from: cluster features of some.")
-        if (settings.quota == "equal" or settings.cap is not None or settings.only is not None) and not grouped:
-            raise UsageError("--quota equal, --cap and --only need groups: give --clusters or --groups.")
+        by_group = settings.quota == "equal" or settings.composed
+        if (by_group or settings.cap is not None or settings.only is not None) and not grouped:
+            raise UsageError(
+                "--quota equal, --cap, --counts, --tail and --only need groups: give --clusters or --groups."
+            )
         if self.scores is None and not (grouped or self.within):
             raise UsageError("there is nothing to choose from: give SCORES, --clusters, --groups or --within.")
         if self.scores is None and self.order != "random" and bounded:
@@ -162,7 +143,7 @@ class SelectJob(FileJob):
 
     @functools.cached_property
     def _inputs(self) -> Mapping[str, Array | Clusters]:
-        single = {"scores": self.scores, "clusters": self.clusters, "groups": self.groups}
+        single = {"scores": self.scores, "clusters": self.clusters, "groups": self.groups, "as_many_as": self.example}
         many = {"within": self.within, "without": self.without, "or": self.unions}
         listed = {f"{role} {i}" if i else role: a for role, arrays in many.items() for i, a in enumerate(arrays)}
         return {role: value for role, value in {**single, **listed}.items() if value is not None}
@@ -176,10 +157,12 @@ class SelectJob(FileJob):
     @functools.cached_property
     def record(self) -> Record:
         """Provenance of the subset."""
-        settings, amount = self.settings, self.settings.amount
+        settings, amount = self.settings, self.settings.keep or self.settings.prune
         options: dict[str, Any] = {"keep": str(amount) if amount else None, "order": self.order}
         if self.partition is not None:
             options |= {"quota": settings.quota, "cap": settings.cap, "only": self.only and list(self.only)}
+            options["counts"] = ",".join(f"{group}:{count}" for group, count in self.counts.items()) or None
+            options["tail"] = None if settings.tail is None else str(Amount(settings.tail))
         parents = {role: value.as_parent() for role, value in self._inputs.items()}
         if settings.format != SelectSettings.format:
             options["format"] = settings.format
@@ -204,6 +187,18 @@ class SelectJob(FileJob):
         if self.partition is None or self.settings.only is None:
             return None
         return self.partition.chosen(self.settings.only)
+
+    @functools.cached_property
+    def counts(self) -> Mapping[int, int]:
+        """How many samples each group gives, by its number, where that was asked for.
+
+        Raises:
+            InputError: a group does not exist.
+            UsageError: what was asked for cannot be read.
+        """
+        if self.partition is None or self.settings.counts is None:
+            return {}
+        return read_counts(self.settings.counts, self.partition)
 
     def candidates(self, *, every_group: bool = False) -> IntArray:
         """Return the sorted ids that may be kept: scored, in a group that is asked for, within and not without.
@@ -254,7 +249,7 @@ class SelectJob(FileJob):
             from dprune.selecting.contact_sheet import draw_sheet
 
             assert isinstance(self.named, NamedShards)
-            draw_sheet(self.named.dataset, ranking, kept, self.partition, picture.path, picture.mark)
+            draw_sheet(self.named.dataset, ranking, kept, self.partition, picture)
         return self._summary(candidates, kept)
 
     def work(self) -> Mapping[str, Any]:
@@ -273,8 +268,23 @@ class SelectJob(FileJob):
         scores = None if self.scores is None else self.scores.values
         groups = None if self.partition is None else self.partition.values
         ranking = rank(candidates, scores, groups, self.order, settings.seed)
-        counts = allot(ranking.sizes, settings.amount, self.order, settings.quota, settings.cap)
+        if self.partition is not None and settings.composed:
+            counts = self._composed(ranking, self.partition)
+        else:
+            counts = allot(ranking.sizes, self.amount, self.order, settings.quota, settings.cap)
         return ranking, candidates, ranking.keep(counts, self.order)
+
+    def _composed(self, ranking: Ranking, partition: Partition) -> IntArray:
+        """Return how many candidates each group gives; raises `InputError` where one has fewer."""
+        groups, wanted = partition.of_last(ranking.names), self.counts
+        if self.settings.tail is not None:
+            names, places = np.unique(groups, return_inverse=True)
+            sizes = np.bincount(places, weights=ranking.sizes).astype(np.int64)
+            counts = tail_counts(self.settings.tail, sizes)
+            if len(lost := names[counts == 0]):
+                _log.warning("--tail leaves nothing of %s: give a larger share.", partition.last.names.listed(lost))
+            wanted = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        return compose(wanted, groups, ranking.sizes, division(self.settings.quota, self.order), partition)
 
     def _united(self, ids: IntArray) -> IntArray:
         for union in self.unions:

@@ -122,8 +122,29 @@ class Partition:
             grouped &= np.isin(self.last.values, list(numbers))
         return np.flatnonzero(grouped)
 
+    def of_last(self, numbers: IntArray) -> IntArray:
+        """Return the groups of `last` that some groups are, or that strata are of."""
+        return self._strata[1][numbers, -1] if len(self.groupings) > 1 else numbers
+
+    def listed(self, option: str, text: str) -> tuple[str, str]:
+        """Return what messages call an option, and its text: of a file where it is `@FILE`."""
+        if not text.startswith("@"):
+            return option, text
+        content = read_file(text[1:], MOST_BYTES_OF_GROUPS).decode("utf-8", "surrogateescape")
+        return f"{option} {text}:", content
+
+    def numbers(self, option: str, text: str) -> tuple[int, ...]:
+        """Read the groups of `last` that a text names; see `ClassList`.
+
+        Raises:
+            InputError: there is no such group.
+            UsageError: something is neither a name nor a number.
+        """
+        last = self.last
+        return ClassList(option, last.title, last.kind, last.names, last.present).parse(text)
+
     def chosen(self, text: str) -> tuple[int, ...]:
-        """Read the groups of `last` that somebody names, each once; see `ClassList`.
+        """Read the groups of `last` that somebody names with --only, each once.
 
         Args:
             text: of the option, or `@FILE` for that of a file.
@@ -132,13 +153,10 @@ class Partition:
             InputError: there is no such group.
             UsageError: none is named, or something is neither a name nor a number.
         """
-        last, option = self.last, "--only"
-        if text.startswith("@"):
-            option = f"--only {text}:"
-            text = read_file(text[1:], MOST_BYTES_OF_GROUPS).decode("utf-8", "surrogateescape")
-        found = ClassList(option, last.title, last.kind, last.names, last.present).parse(text)
+        option, text = self.listed("--only", text)
+        found = self.numbers(option, text)
         if not found:
-            few = ",".join(last.names.names[:2]) or "3,17,40-49"
+            few = ",".join(self.last.names.names[:2]) or "3,17,40-49"
             what = "names no group, and nothing would be kept"
             raise UsageError(f"{option.removesuffix(':')}: {what}: give some, as in --only {few}.")
         return tuple(dict.fromkeys(found))

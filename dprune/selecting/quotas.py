@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
+Division = Callable[[int, IntArray], IntArray]
+"""From how many samples to give, and the sizes of groups, to how many each gives."""
 
 
 def proportional(total: int, sizes: IntArray) -> IntArray:
@@ -53,7 +55,7 @@ def equal(total: int, sizes: IntArray) -> IntArray:
     return counts
 
 
-def capped(divide: Callable[[int, IntArray], IntArray], total: int, sizes: IntArray, cap: int | None) -> IntArray:
+def capped(divide: Division, total: int, sizes: IntArray, cap: int | None) -> IntArray:
     """Divide so that no group gives more than `cap`; the others make up for it as far as they can.
 
     Args:

@@ -13,7 +13,7 @@ from dprune.errors import InputError
 from dprune.seeds import hash_ids
 from dprune.selecting import quotas
 from dprune.selecting.amount import Amount
-from dprune.selecting.quotas import IntArray
+from dprune.selecting.quotas import Division, IntArray
 
 _log = logging.getLogger("dprune")
 
@@ -101,10 +101,14 @@ def allot(sizes: IntArray, amount: Amount | None, order: str, quota: str, cap: i
         total = int(bound.min(initial=available)) * len(sizes)
     else:
         total = available
-    divide = {"equal": quotas.equal, "proportional": quotas.proportional}[quota]
-    if quota == "proportional" and order == "highest":
-        divide = quotas.proportional_rest
-    counts = quotas.capped(divide, total, sizes, cap)
+    counts = quotas.capped(division(quota, order), total, sizes, cap)
     if amount is not None and counts.sum() < total:
         _log.warning("--cap %d leaves %d of the %d samples asked for.", cap, counts.sum(), total)
     return counts
+
+
+def division(quota: str, order: str) -> Division:
+    """Return how counts are divided among groups by a quota, so that opposite orders complement each other."""
+    if quota == "equal":
+        return quotas.equal
+    return quotas.proportional_rest if order == "highest" else quotas.proportional

@@ -1,14 +1,19 @@
-"""The grid of generated images as HTML: a table for each pruning ratio, beside each other where there is room."""
+"""The grid of generated images as HTML: a table for each pruning ratio, beside each other where there is room.
+
+And pictures that were drawn before, each in a frame that scrolls where it is wider than the page.
+"""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dprune.formats.images import drawn_png
 from dprune.reporting.image_folders import SeedImage
 from dprune.reporting.image_grid import ABSENT, ImageGrid, ratio_title, seeds_text
 from dprune.reporting.markup import escape
+from dprune.reporting.pictures import Picture
 from dprune.reporting.study.grouping import Line
 
 if TYPE_CHECKING:
@@ -59,4 +64,22 @@ def _picture(shown: SeedImage, said: str, *, captioned: bool) -> str:
 
 
 def _data(image: Image) -> str:
-    return f"data:image/png;base64,{base64.b64encode(drawn_png(image)).decode()}"
+    return _data_of("image/png", drawn_png(image))
+
+
+def _data_of(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def html_pictures(pictures: Iterable[Picture]) -> str:
+    """Write the section."""
+    return "".join(map(_figure, pictures))
+
+
+def _figure(picture: Picture) -> str:
+    caption, image = escape(picture.caption), picture.image
+    shown = f'<img src="{_data_of(*picture.encoded())}" width="{image.width}" height="{image.height}" alt="{caption}">'
+    return (
+        f'<figure class="picture"><div class="scroll" tabindex="0" role="region" aria-label="{caption}">{shown}</div>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )

@@ -19,7 +19,7 @@ from dprune.reporting.headlines import headline_tables
 from dprune.reporting.markup import escape
 from dprune.reporting.page.charts import html_cell_charts, html_charts, html_curves
 from dprune.reporting.page.facts import describe
-from dprune.reporting.page.images import html_images
+from dprune.reporting.page.images import html_images, html_pictures
 from dprune.reporting.page.tables import html_differences, html_lines, html_table
 from dprune.reporting.study.differences import BEST, NOTE
 from dprune.reporting.study.estimates import INTERVALS
@@ -27,7 +27,7 @@ from dprune.reporting.tables import Table
 
 _HEADINGS = {"quality": "Quality", "shares": "Balance", "memorization": "Memorization"}
 _LINKS = _HEADINGS | {"lines": "Lines", "map": "Map"}
-_OPEN = ("results", "images", "map")
+_OPEN = ("results", "images", "pictures", "map")
 """Sections that are not folded."""
 _CAPTIONS = {
     "quality": "Quality of generated samples by method and pruning ratio",
@@ -57,6 +57,8 @@ def render(content: Content) -> str:
     sections += [(name, f"{_HEADINGS[name]}: all metrics", _measures(content, name, drawn)) for name in measured]
     if content.grid is not None:
         sections.append(("images", "Images", html_images(content.grid)))
+    if content.pictures:
+        sections.append(("pictures", "Pictures", html_pictures(content.pictures)))
     if content.maps:
         sections.append(("map", "Map of features", _maps(content, drawn)))
     sections.append(("measured", "How it was made", describe(content.comparisons)))
