@@ -24,7 +24,8 @@ Record = dict[str, Any]
 
 METADATA_KEY = "dprune"
 FINDINGS_KEY = "findings"
-GENERATOR = "train-dit"
+GENERATORS = {"train-dit": "DiT", "train-baseline vae": "VAE", "train-baseline gan": "GAN"}
+"""Commands that train a model which images are drawn from, with what people call it."""
 ROWS = "clip:"
 """What the fingerprint of rows of a folder of clip-retrieval begins with, which are in another order than shards."""
 _TABLE = "ancestors"
@@ -222,7 +223,7 @@ def training_subset(record: Record | None) -> Record | None:
     Returns:
         Its description as an input, `digest` with `provenance` or `external`, or None where none is named.
     """
-    models = (step for step in nearest_first(record) if step.get("command") == GENERATOR)
+    models = (step for step in nearest_first(record) if step.get("command") in GENERATORS)
     return packed_subset(next(models, None), besides=("vae", "init"))
 
 

@@ -36,7 +36,8 @@ class Labels(nn.Module):
         """Return the vectors of labels, -1 for none, [B, size]; of no numbers where no classes are known."""
         if self.table is None:
             return torch.empty(len(labels_B), 0, device=labels_B.device)
-        return self.table(numbered(labels_B, self.table.num_embeddings - 1))  # type: ignore[no-any-return]
+        found: Tensor = self.table(numbered(labels_B, self.table.num_embeddings - 1))
+        return found
 
 
 def numbered(labels_B: Tensor, null: int) -> Tensor:
@@ -56,7 +57,8 @@ class ConditionedNorm(nn.Module):
 
     def forward(self, x_BCHW: Tensor, condition_BD: Tensor) -> Tensor:
         """Return [B, C, H, W]."""
-        scale, shift = self.affine(condition_BD)[:, :, None, None].chunk(2, dim=1)
+        affine: Tensor = self.affine(condition_BD)
+        scale, shift = affine[:, :, None, None].chunk(2, dim=1)
         return F.group_norm(x_BCHW, self.groups) * (1 + scale) + shift
 
 
@@ -112,4 +114,5 @@ class ImageGenerator(nn.Module):
         x = self.first(condition).unflatten(1, (-1, SMALLEST, SMALLEST))
         for block in self.blocks:
             x = block(x, condition)
-        return self.last(F.relu(self.norm(x, condition))).float().tanh()  # type: ignore[no-any-return]
+        images: Tensor = self.last(F.relu(self.norm(x, condition)))
+        return images.float().tanh()

@@ -9,6 +9,7 @@ Legend: B images, C channels, D numbers that an image comes to, H and W pixels.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -55,12 +56,16 @@ class Spectral(nn.Module):
         """Return the weight that the layer is to use; the vectors are constants of its gradient."""
         # No matrix product, which autocast would round.
         norm = (_matrix(layer) * torch.outer(self.left, self.right)).sum()
-        return layer.weight / norm  # type: ignore[operator, no-any-return]
+        return _weight(layer) / norm
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    found: Tensor = layer.weight  # type: ignore[assignment]
+    return found
 
 
 def _matrix(layer: nn.Module) -> Tensor:
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    return weight.flatten(1)
+    return _weight(layer).flatten(1)
 
 
 class SpectralConv(nn.Conv2d):
@@ -73,7 +78,7 @@ class SpectralConv(nn.Conv2d):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return [B, outputs, H, W]."""
-        return self._conv_forward(x_BCHW, self.spectral(self), self.bias)
+        return F.conv2d(x_BCHW, self.spectral(self), self.bias, padding=self.padding)
 
 
 class SpectralLinear(nn.Linear):
@@ -132,7 +137,7 @@ class ProjectionDiscriminator(nn.Module):
         super().__init__()
         channels = config.channels
         first = JudgingBlock(3, channels[0], halves=False, first=True)
-        blocks = (JudgingBlock(*sizes, halves=True) for sizes in zip(channels[:-1], channels[1:], strict=True))
+        blocks = (JudgingBlock(*sizes, halves=True) for sizes in itertools.pairwise(channels))
         self.blocks = nn.Sequential(first, *blocks)
         self.last = SpectralLinear(channels[-1], 1)
         self.table = SpectralTable(config.classes + 1, channels[-1]) if config.classes else None
@@ -141,11 +146,11 @@ class ProjectionDiscriminator(nn.Module):
     def forward(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
         """Return how real images in [-1, 1] look, given their labels (-1 for none), float32 [B, 1]."""
         found = F.relu(self.blocks(images_BCHW)).sum((2, 3))
-        judged = self.last(found).float()
-        if self.table is None:
-            return judged  # type: ignore[no-any-return]
-        vectors = self.table(numbered(labels_B, self.table.num_embeddings - 1))
-        return judged + (vectors * found).sum(1, keepdim=True).float()
+        judged: Tensor = self.last(found)
+        if self.table is not None:
+            vectors = self.table(numbered(labels_B, self.table.num_embeddings - 1))
+            judged = judged + (vectors * found).sum(1, keepdim=True)
+        return judged.float()
 
     def follow_weights(self) -> None:
         """Bring all singular vectors closer to the weights, once a step."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dprune.errors import UsageError
 from dprune.formats.claims import TASK, claim_of
 from dprune.formats.jobs import Job
 from dprune.formats.manifests import read_manifest
@@ -20,6 +21,7 @@ from dprune.formats.provenance import FINDINGS_KEY, Record, difference, make_rec
 from dprune.formats.publish import Output
 from dprune.formats.shard_journal import Journal, complete_shards, existing_shards, listed_shards
 from dprune.formats.turns import Turns, due_pieces, peeked
+from dprune.models.baselines import KIND as BASELINE
 from dprune.models.files import ModelFile
 from dprune.models.foreign_vaes import weights_in
 from dprune.models.parametrization import parametrization_of
@@ -34,17 +36,23 @@ from dprune.models.vae_files import (
 from dprune.runtime import Monitor, array_task
 from dprune.sampling.cautions import cautions
 from dprune.sampling.exports import Export, GridExport, NpzExport
-from dprune.sampling.settings import DEFAULT_GRID_COUNT, RATES, SampleOptions, SampleSettings, check_fit
+from dprune.sampling.settings import DEFAULT_GRID_COUNT, RATES, SampleOptions, SampleSettings, check_fit, check_one_pass
 
 _log = logging.getLogger("dprune")
 
 
 @dataclass(frozen=True)
 class SampleJob(Job):
-    """Generated images, as far as they are this worker's to make."""
+    """Generated images, as far as they are this worker's to make.
+
+    Attributes:
+        model: file of the transformer, or of a baseline.
+        vae: file of the autoencoder, None for a baseline, which makes images itself.
+        settings: what is asked of them.
+    """
 
     model: ModelFile
-    vae: ModelFile
+    vae: ModelFile | None
     settings: SampleSettings
     output: Output
 
@@ -53,10 +61,14 @@ class SampleJob(Job):
         """Provenance of the shards."""
         # A file made elsewhere does not say whether its model knows classes; those of DiT and SiT do.
         conditional = self.model.network.get("classes") != 0
-        quantized = latent_network(self.vae)["kind"] == "vq"
-        options = self.settings.options(conditional=conditional, quantized=quantized) | beside_digest(self.vae)
-        options |= {} if self.model.network else LatentScale.of(self.vae).options()
-        parents = {"model": self.model.as_parent(), "vae": self.vae.as_parent()}
+        parents = {"model": self.model.as_parent()}
+        if self.vae is None:
+            options = self.settings.options_of_one_pass(conditional=conditional)
+        else:
+            quantized = latent_network(self.vae)["kind"] == "vq"
+            options = self.settings.options(conditional=conditional, quantized=quantized) | beside_digest(self.vae)
+            options |= {} if self.model.network else LatentScale.of(self.vae).options()
+            parents["vae"] = self.vae.as_parent()
         return make_record("sample", options, parents=parents, tags=self.output.tags)
 
     @functools.cached_property
@@ -177,7 +189,7 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
     """Open what `dprune sample` was given.
 
     Args:
-        model: file of the transformer.
+        model: file of the transformer, or of a baseline.
         options: what is asked of it, and what decodes its latents.
 
     Raises:
@@ -185,8 +197,30 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
         MismatchError: the networks do not fit each other.
         UsageError: an option cannot be read, contradicts another, or is not for such networks.
     """
-    file, vae = ModelFile.open(weights_in(Path(model), "transformer")), open_vae(options.vae)
+    file = ModelFile.open(weights_in(Path(model), "transformer"))
+    return (
+        _open_baseline(file, options, output)
+        if file.network.get("kind") == BASELINE
+        else _open_diffusion(model, file, options, output)
+    )
+
+
+def _open_baseline(file: ModelFile, options: SampleOptions, output: Output) -> SampleJob:
+    """Open a model that makes images in one pass; see `open_sample`."""
+    file.check_kind(BASELINE, "a VAE or a GAN", "train-baseline")
+    file.digest_ahead()
+    settings = options.resolve(file.class_names, str(file.path))
+    check_one_pass(settings, file)
+    return SampleJob(file, None, settings, output)
+
+
+def _open_diffusion(model: str, file: ModelFile, options: SampleOptions, output: Output) -> SampleJob:
+    """Open a transformer and its autoencoder; see `open_sample`."""
     file.check_kind("dit", "a DiT", "train-dit")
+    if options.vae is None:
+        raise UsageError(f"--vae is missing: {model} makes latents: give the autoencoder that its training set was "
+                         "encoded with.")  # fmt: skip
+    vae = open_vae(options.vae)
     if not file.network and (scale := LatentScale.of(vae)) != LatentScale():
         said = vae.path.with_name("config.json")
         _log.info(

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dprune.formats.provenance import GENERATOR
+from dprune.formats.provenance import GENERATORS
 from dprune.reporting.study.experiments import NAMED, Point
 from dprune.reporting.study.factors import ANY, COMMAND, SOURCE, Factor, Factors
 from dprune.reporting.study.labels import Labeller
@@ -212,7 +212,7 @@ def _is_of_choice(factor: Factor) -> bool:
 
 def _is_of_model(factor: Factor) -> bool:
     """Tell whether `_model` says it."""
-    return factor.command == GENERATOR and factor.path[-1:] == ("model",) and factor.name in _OF_MODEL
+    return factor.command in GENERATORS and factor.path[-1:] == ("model",) and factor.name in _OF_MODEL
 
 
 def _numbered(names: Mapping[Hashable, Name], every: Sequence[View]) -> dict[Hashable, Name]:

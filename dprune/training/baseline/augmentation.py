@@ -1,7 +1,7 @@
 """Differentiable augmentation: what a discriminator sees is changed at random, images and generated ones alike.
 
-Zhao et al., "Differentiable augmentation for data-efficient GAN training" (2020), with the sizes of their code: it keeps
-a discriminator from learning a small training set by heart, and the changes do not show in what is generated.
+Zhao et al., "Differentiable augmentation for data-efficient GAN training" (2020), with the sizes of their code. It
+keeps a discriminator from learning a small training set by heart, and does not show in what is generated.
 """
 
 from __future__ import annotations

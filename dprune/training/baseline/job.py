@@ -23,8 +23,8 @@ from dprune.formats.subsets import read_subset
 from dprune.runtime import Monitor, Silent, ranks
 from dprune.seeds import purpose_key
 from dprune.training.baseline.settings import BaselineOptions, BaselineSettings
-from dprune.training.labels import check_labels, trained_classes
 from dprune.training.job import TrainingJob
+from dprune.training.labels import check_labels, trained_classes
 from dprune.training.plan import Plan, TrainingOptions
 
 if TYPE_CHECKING:
@@ -87,17 +87,19 @@ class BaselineJob(TrainingJob):
         import torch
         from torch import nn
 
+        from dprune.models.prior_vae import PriorVAE
         from dprune.training.memory import need_of
 
         size, latent_size = self.settings.config.image_size, self.settings.config.latent_size
 
         def forward(networks: nn.ModuleList) -> torch.Tensor:
-            label, noise = torch.zeros(1, dtype=torch.int64), torch.empty(1, latent_size)
-            generator, other = (networks[0].generator, networks[0].encoder) if len(networks) == 1 else networks
-            images: torch.Tensor = generator(noise, label)
+            label, first = torch.zeros(1, dtype=torch.int64), networks[0]
+            drawn, images = torch.empty(1, latent_size), torch.empty(2, 3, size, size)
+            if isinstance(first, PriorVAE):
+                mean, _ = first.encoder(images[:1], label)
+                return mean.sum() + first.generator(drawn, label).sum()  # type: ignore[no-any-return]
             # The discriminator sees an image and a generated one.
-            seen = images.expand(len(networks), 3, size, size)
-            return other(seen, label.expand(len(networks)))[0] + images.sum()  # type: ignore[no-any-return]
+            return first(drawn, label).sum() + networks[1](images, label.expand(2)).sum()  # type: ignore[no-any-return]
 
         return need_of(lambda: nn.ModuleList(self._networks()), forward if passes else None)
 
@@ -109,7 +111,7 @@ class BaselineJob(TrainingJob):
         """Make the networks and open the images."""
         import torch
 
-        from dprune.training.baseline.task import GANTraining, VAETraining
+        from dprune.training.baseline.task import baseline_task
 
         data = self._data(device, monitor)
         # Drawn on the CPU, so that they do not depend on the device.
@@ -119,8 +121,7 @@ class BaselineJob(TrainingJob):
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         for network in networks:
             network.to(device, memory_format=layout)  # type: ignore[call-overload]
-        training = VAETraining if self.settings.config.model == "vae" else GANTraining
-        return training(*networks, self.settings, self.plan.seed, data)  # type: ignore[arg-type]
+        return baseline_task(networks, self.settings, self.plan.seed, data)
 
     def _networks(self) -> list[nn.Module]:
         """Make what is trained: a VAE, or generator and discriminator."""
@@ -129,7 +130,9 @@ class BaselineJob(TrainingJob):
         from dprune.models.projection_discriminator import ProjectionDiscriminator
 
         config = self.settings.config
-        return [PriorVAE(config)] if config.model == "vae" else [ImageGenerator(config), ProjectionDiscriminator(config)]
+        if config.model == "vae":
+            return [PriorVAE(config)]
+        return [ImageGenerator(config), ProjectionDiscriminator(config)]
 
     def _data(self, device: torch.device, monitor: Monitor) -> TrainingData:
         from dprune.training.baseline.task import TrainingData
@@ -180,9 +183,7 @@ def open_train_baseline(
                        output)  # fmt: skip
 
 
-def _labels(
-    dataset: Dataset, ids: npt.NDArray[np.int64], *, unconditional: bool
-) -> tuple[npt.NDArray[np.int64], int]:
+def _labels(dataset: Dataset, ids: npt.NDArray[np.int64], *, unconditional: bool) -> tuple[npt.NDArray[np.int64], int]:
     """Return the labels of what is trained on, and how many classes the whole dataset has, 0 to leave them out.
 
     Raises:
@@ -202,8 +203,9 @@ def _first_side(dataset: Dataset) -> int:
     Raises:
         InputError: it cannot be decoded.
     """
-    reader = next(shard for shard in dataset.shards if shard.size.count).reader()
+    shard = next(shard for shard in dataset.shards if shard.size.count)
+    reader = shard.reader()
     try:
         return min(decode_image(reader.image(0)).size)
     except BadImage as error:
-        raise InputError(f"{dataset.title}: {reader.key(0)} {error}: give --image-size.") from error
+        raise InputError(f"{shard.location}: {reader.key(0)} {error}: give --image-size.") from error

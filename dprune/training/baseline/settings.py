@@ -88,9 +88,7 @@ class BaselineOptions:
             )
         width = self.width or preset["width"]
         if width % GROUP:
-            raise UsageError(
-                f"--width {width}: give a multiple of {GROUP}, since channels are normalised in groups."
-            )
+            raise UsageError(f"--width {width}: give a multiple of {GROUP}, since channels are normalised in groups.")
         config = BaselineConfig(model, size, width, self.latent_size or preset["latent_size"], classes)
         kl_weight = 1.0 if self.kl_weight is None else self.kl_weight
         return BaselineSettings(config, kl_weight, self.augment, self.flip)
@@ -101,7 +99,10 @@ class BaselineOptions:
 
     def _refuse_idle(self, model: str) -> None:
         """Refuse options that would do nothing."""
-        idle = {"--kl-weight": model == "gan" and self.kl_weight is not None, "--augment": model == "vae" and self.augment}
+        idle = {
+            "--kl-weight": model == "gan" and self.kl_weight is not None,
+            "--augment": model == "vae" and self.augment,
+        }
         for option, given in idle.items():
             if given:
                 raise UsageError(f"{option} does nothing with {TITLES[model]}: leave it out.")

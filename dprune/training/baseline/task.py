@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Generator, Hashable, Iterator, Mapping
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dprune import noise
@@ -151,3 +151,15 @@ class GANTraining(BaselineTask):
         """Follow the discriminator's weights with their singular vectors."""
         self._discriminator.follow_weights()
         return {}
+
+
+def baseline_task(
+    networks: Sequence[nn.Module], settings: BaselineSettings, seed: int, data: TrainingData
+) -> BaselineTask:
+    """Return the training of a VAE, or of a generator and its discriminator."""
+    match networks:
+        case [PriorVAE() as vae]:
+            return VAETraining(vae, settings, seed, data)
+        case [ImageGenerator() as generator, ProjectionDiscriminator() as discriminator]:
+            return GANTraining(generator, discriminator, settings, seed, data)
+    raise AssertionError(networks)

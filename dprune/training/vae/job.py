@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import torch
 
     from dprune.models.perceptual import PerceptualDistance
+    from dprune.training.images import TrainingImages
     from dprune.training.memory import Need
     from dprune.training.vae.evaluation import Reconstruction
-    from dprune.training.images import TrainingImages
     from dprune.training.vae.task import VAETask
 
 _log = logging.getLogger("dprune")
