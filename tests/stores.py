@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,19 @@ def latent_store(
 
 
 def generated_features(folder: Path, x: np.ndarray, label: np.ndarray | None = None, *, model: str = "all",
-                       shard_size: int = 50, shards: tuple[str, ...] = (),
-                       **options: Any) -> Path:  # fmt: skip
-    """Features `x` [n, d] as those of images that `sample` drew from a model with the seeds 0 to n - 1."""
-    trained = make_record("train-dit", {"steps": 5}, parents={"latents": {"digest": model, "external": True}})
+                       shard_size: int = 50, shards: tuple[str, ...] = (), keys: Sequence[str] | None = None,
+                       subset: dict[str, Any] | None = None, fingerprint: str | None = None,
+                       space: dict[str, Any] | None = None, **options: Any) -> Path:  # fmt: skip
+    """Features `x` [n, d] as those of images that `sample` drew from a model with the seeds 0 to n - 1.
+
+    Their keys are kept where they are given, as an older dprune did not.
+    """
+    latents = {"digest": model, "external": True}
+    trained = make_record("train-dit", {"steps": 5}, fingerprint=fingerprint,
+                          parents={"latents": latents, **({"subset": subset} if subset else {})})  # fmt: skip
     options = {"seeds": f"0-{len(x) - 1}", "steps": 20, "cfg": 1.0, **options}
     images = make_record("sample", options, parents={"model": parent_record(trained, model)})
-    record = make_record("embed", {"model": "pixels", "dtype": "float32"},
+    record = make_record("embed", {"model": "pixels", "dtype": "float32", **(space or {})},
                          parents={"shards": parent_record(images, digest(images))})  # fmt: skip
     count = -(-len(x) // shard_size)
     store = Store(folder, "features", shards or tuple(f"{n:06d}.tar" for n in range(count)), (), record)
@@ -68,5 +75,6 @@ def generated_features(folder: Path, x: np.ndarray, label: np.ndarray | None = N
     for number, shard in enumerate(store.shards):
         rows = slice(number * shard_size, (number + 1) * shard_size)
         tensors = {"features": x[rows].astype(np.float32), "label": label[rows].astype(np.int64)}
-        store.publish_part(shard, tensors, f"members{number}", len(x[rows]), [])
+        named = None if keys is None else keys[rows]
+        store.publish_part(shard, tensors, f"members{number}", len(x[rows]), [], keys=named)
     return folder

@@ -24,9 +24,11 @@ import pytest
 from PIL import Image
 
 from dprune.charts.axes import extent, padded
+from dprune.charts.correlation import correlation_marks
 from dprune.charts.curves import offsets, ratio_curves
 from dprune.charts.densities import density_steps
 from dprune.charts.figure import FORMATS, Figure
+from dprune.charts.heatmap import HeatCell, heat_map
 from dprune.charts.lines import SOLID, Estimated, LineStyle, baseline_style, legend_markup, pruned_style
 from dprune.charts.page import PageCharts
 from dprune.charts.ranking import ranked_dots
@@ -61,6 +63,9 @@ FIGURES = {
     "steps": density_steps("a", "said", [0, 1, 2], [0.5, 0.5], {"unseen": [0.2, 0.8]}, top=1, colour="red", about="x"),
     "tradeoff": precision_recall("a", "said", LINES, {0: ([1, 0.5], [0, 1]), 1: ([0.9, 0.4], [0, 0.8])}),
     "map": scatter("a", "said", [(0, 0), (1, 1)], [0, -1], [(0.5, 0.5)], [3], ((0, 0), (1, 1))),
+    "squares": heat_map("a", "said", ["one", "other"], {(0, 1): HeatCell(".58", 0.58, "one and other\n.58")}),
+    "marks": correlation_marks("a", "said", LINES, [(x, estimated(x, 0.5, 5 - x)) for x in (1, 2)],
+                               [estimated(0, 0, 4)], "mean score"),
     "sweep": sweep_curves([2, 4, 8], [9.0, 4.0, 3.0], [None, 0.2, 0.1], 4, "inertia"),
 }  # fmt: skip
 
@@ -306,3 +311,36 @@ def test_nothing_is_imported_before_a_chart_is_made() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_squares_are_as_deep_as_their_weight_and_empty_ones_have_frames_of_dashes() -> None:
+    cells = {
+        (0, 0): HeatCell("1", 1, "itself"),
+        (0, 1): HeatCell("-.5", -0.5, "apart"),
+        (1, 0): HeatCell("0", 0, "even"),
+    }
+    figure = heat_map("a", "said", ["one", "other"], cells)
+    told = {element.find(f"{SVG}title").text: element for element in ET.fromstring(figure.picture).iter()
+            if element.find(f"{SVG}title") is not None}  # fmt: skip
+    depths = {said: float(element.get("fill-opacity", "1")) for said, element in told.items()}
+    assert depths["itself"] == pytest.approx(2 * depths["apart"])
+    assert told["itself"].get("fill") != told["apart"].get("fill")
+    dashed = [mark for mark in marks(figure, "path") if mark.get("stroke-dasharray") == "2,2"]
+    assert len(dashed) == 1
+    texts = [element.text for element in ET.fromstring(figure.picture).iter(SVG + "text")]
+    assert texts.count("one") == texts.count("other") == 2
+    assert {"1", "-.5", "0"} <= {*texts}
+
+
+def test_many_squares_keep_numbers_that_can_be_read() -> None:
+    names = [f"line {number}" for number in range(24)]
+    cells = {(row, column): HeatCell("-.58", -0.58, "") for row in range(24) for column in range(24)}
+    sizes = {text.get("font-size") for text in ET.fromstring(heat_map("a", "b", names, cells).picture).iter()}
+    assert all(float(size.removesuffix("px")) >= 6 for size in sizes if size)
+
+
+def test_marks_stand_where_both_numbers_are_with_the_baseline_across() -> None:
+    figure = FIGURES["marks"]
+    (start, level), (left, upper), (right, lower) = sorted(places(figure))
+    assert 0 == start < left < right
+    assert level == upper < lower, "4 is above 3"

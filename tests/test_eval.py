@@ -13,7 +13,8 @@ from conftest import DATA, Result, dprune, dprune_process, sample, write_tar
 from safetensors.numpy import load_file, save_file
 from stores import generated_features
 
-from dprune.formats.provenance import parent
+from dprune.formats.arrays import read_ids, write_array
+from dprune.formats.provenance import make_record, parent
 from dprune.formats.results import read_result
 from dprune.formats.tensors import read_metadata, write_tensors
 from dprune.measuring.balance import strata_of
@@ -179,7 +180,8 @@ def test_the_result_says_what_was_compared(pair: tuple[Path, Path], tmp_path: Pa
 def test_by_default_all_that_the_inputs_allow_is_computed(pair: tuple[Path, Path], tmp_path: Path) -> None:
     said = dprune("eval", *pair, "-o", tmp_path / "m.json").ok().err
     metrics = json.loads((tmp_path / "m.json").read_text())["metrics"]
-    assert list(metrics) == [f"{key}{suffix}" for m in METRICS.values() for key in m.keys for suffix in ("", "_se")]
+    usual = [key for metric in METRICS.values() if metric.by_default for key in metric.keys]
+    assert list(metrics) == [f"{key}{suffix}" for key in usual for suffix in ("", "_se")]
     assert [key for key, number in metrics.items() if number is None] == ["inception_score", "inception_score_se"]
     assert said.count("no Inception score: ") == 1
     assert said.count("no shares: ") == 1
@@ -775,6 +777,87 @@ def test_an_assignment_of_another_dataset_is_not_used(save: Any, tmp_path: Path)
         given.tolist() != (np.bincount(load_file(tmp_path / "c.safetensors")["assignment"], minlength=3) / 60).tolist()
     )
     assert shares["cluster"]["reference"] == pytest.approx(given.tolist())
+
+
+@pytest.fixture
+def clustered(shards: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A store of 18 samples of three classes, and three clusters of it of 9, 6 and 3."""
+    store, path = embed(shards, tmp_path / "store"), tmp_path / "c.safetensors"
+    dprune("cluster", store, "-k", 3, "-o", path).ok()
+    assignment = np.repeat(np.arange(3, dtype=np.int32), [9, 6, 3])
+    write_tensors(path, {**load_file(path), "assignment": assignment}, read_metadata(path) or {})
+    return store, path
+
+
+def drawn_from(folder: Path, store: Path, rows: np.ndarray, **made: Any) -> Path:
+    features = np.concatenate([load_file(part)["features"] for part in sorted(store.glob("*.safetensors"))])
+    space = json.loads((store / "manifest.json").read_text())["provenance"]["options"] | {"dtype": "float32"}
+    return generated_features(folder, features.astype(np.float32)[rows], space=space, **made)
+
+
+def test_shares_of_the_training_set_stand_beside_those_of_its_samples(
+    clustered: tuple[Path, Path], tmp_path: Path
+) -> None:
+    store, clusters = clustered
+    np.save(tmp_path / "keep.npy", [0, 1, 2, 3, 4, 5, 9, 10, 15])
+    subset = read_ids(str(tmp_path / "keep.npy")).as_parent()
+    pruned = drawn_from(tmp_path / "x", store, np.arange(18) % 7, subset=subset)
+    args = (pruned, store, "--clusters", clusters, "--metrics", "shares")
+    # What nobody names is not known.
+    assert "training" not in evaluate(*args)["details"]["shares"]["cluster"]
+    found = evaluate(*args, "--trained-on", tmp_path / "keep.npy")
+    metrics, shares = found["metrics"], found["details"]["shares"]
+    assert shares["cluster"]["training"] == pytest.approx([6 / 9, 2 / 9, 1 / 9])
+    assert shares["cluster"]["reference"] == pytest.approx([9 / 18, 6 / 18, 3 / 18])
+    slope = np.polyfit(shares["cluster"]["training"], shares["cluster"]["generated"], 1)[0]
+    assert metrics["cluster_training_slope"] == pytest.approx(slope)
+    apart = np.abs(np.subtract(shares["cluster"]["training"], shares["cluster"]["generated"])).sum() / 2
+    assert metrics["cluster_training_variation"] == pytest.approx(apart)
+    assert metrics["cluster_training_variation_se"] > 0
+    errors = shares["cluster"]["generated_se"]
+    for share, error in zip(shares["cluster"]["generated"], errors, strict=True):
+        assert error == pytest.approx(np.sqrt(share * (1 - share) / 17))
+    labels = np.concatenate([load_file(part)["label"] for part in sorted(store.glob("*.safetensors"))])
+    kept = np.bincount(labels[[0, 1, 2, 3, 4, 5, 9, 10, 15]], minlength=3) / 9
+    assert shares["class"]["training"] == pytest.approx(kept.tolist())
+    # As the reference, the training set needs no second name.
+    own = evaluate(*args, "--subset", tmp_path / "keep.npy")["details"]["shares"]["cluster"]
+    assert own["training"] == own["reference"] == pytest.approx([6 / 9, 2 / 9, 1 / 9])
+
+
+def test_a_model_of_all_samples_says_so_itself(clustered: tuple[Path, Path], tmp_path: Path) -> None:
+    store, clusters = clustered
+    own = read_metadata(clusters)["fingerprint"]
+    made = drawn_from(tmp_path / "x", store, np.arange(18) % 7, fingerprint=own)
+    args = ("--clusters", clusters, "--metrics", "shares")
+    shares = evaluate(made, store, *args)["details"]["shares"]
+    assert shares["cluster"]["training"] == pytest.approx([9 / 18, 6 / 18, 3 / 18])
+    assert shares["class"]["training"] == shares["class"]["reference"]
+    # Held to other samples, the training set is that which was clustered.
+    other = labelled(tmp_path / "other.safetensors", normal(20, 48), np.arange(20) % 3)
+    shares = evaluate(made, other, *args)["details"]["shares"]
+    assert shares["cluster"]["training"] == pytest.approx([9 / 18, 6 / 18, 3 / 18])
+    assert shares["class"]["training"] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    elsewhere = drawn_from(tmp_path / "z", store, np.arange(18) % 7, fingerprint="e" * 64)
+    assert "training" not in evaluate(elsewhere, store, *args)["details"]["shares"]["cluster"]
+
+
+def test_what_was_not_trained_on_is_no_training_set(clustered: tuple[Path, Path], tmp_path: Path) -> None:
+    store, clusters = clustered
+    for name, ids in (("keep", [0, 1, 2]), ("other", [0, 1, 3]), ("far", [0, 18])):
+        np.save(tmp_path / f"{name}.npy", ids)
+    subset = read_ids(str(tmp_path / "keep.npy")).as_parent()
+    pruned = drawn_from(tmp_path / "x", store, np.arange(18), subset=subset)
+    everything, foreign = drawn_from(tmp_path / "z", store, np.arange(18)), tmp_path / "foreign.npy"
+    np.save(foreign, normal(18, 48))
+    asked = ("--clusters", clusters, "--metrics", "shares", "-o", tmp_path / "m.json", "--trained-on")
+    dprune("eval", pruned, store, *asked, tmp_path / "other.npy").fails(3, "other.npy", "trained on another subset")
+    dprune("eval", everything, store, *asked, tmp_path / "keep.npy").fails(3, "keep.npy", "on all samples")
+    dprune("eval", foreign, store, *asked, tmp_path / "far.npy").fails(3, "far.npy", "18 samples")
+    write_array(str(tmp_path / "else.npy"), np.arange(3), make_record("select", {}, fingerprint="e" * 64))
+    dprune("eval", foreign, store, *asked, tmp_path / "else.npy").fails(3, "else.npy", "different datasets")
+    asked = ("--metrics", "fid", "-o", tmp_path / "m.json", "--trained-on", tmp_path / "keep.npy")
+    dprune("eval", pruned, store, *asked).fails(2, "--trained-on", "'shares'")
 
 
 @pytest.mark.parametrize(

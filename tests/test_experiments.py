@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -524,6 +525,47 @@ def test_subsets_that_are_only_intersected_are_what_they_were(compared, selected
     selected("S --keep 0.5", name="HALF")
     (found,) = compared(selected("--within ALL --within HALF --without HELD", samples=500))
     assert shape(found) == {"external, lowest": [0.75]}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("composed", ["--tail 0.2 --clusters C", "--counts 0:5,1:3,2:3 --clusters C --seed 3"])
+def test_a_composed_set_is_a_data_set_of_its_own(compared, selected, composed, packed) -> None:
+    """All of it is unpruned, but no second training of all data, and what is chosen within it is held to it."""
+    tailed = selected(composed, name="TAIL", samples=11, packed=packed)
+    chosen = selected("S --keep 0.5 --within TAIL", samples=6, packed=packed)
+    (found,) = compared(Run(), tailed, selected("--within TAIL --order random --keep 1.0", packed=packed), chosen)
+    option, value = composed.split()[0].removeprefix("--"), composed.split()[1]
+    name = f"long tail {value}" if option == "tail" else f"counts {value}"
+    assert [line.label for line in found.unpruned] == ["unpruned", f"unpruned, {name}"]
+    # Given whole or as all that is within it, it is the same set.
+    assert [len(line.points) for line in found.unpruned] == [1, 2]
+    (line,) = found.pruned
+    assert line.unpruned == (f"unpruned, {name}",)
+    assert line.cells[0].ratio == 0.5
+    (alone,) = compared(tailed, chosen)
+    assert shape(alone) == {"unpruned": [0.0], "external, lowest": [0.5]}
+
+
+def test_groups_composed_by_scores_are_a_choice(compared, selected) -> None:
+    (found,) = compared(selected("S --tail 0.2 --clusters C"), selected("S --counts 0:2,3:2 --clusters C"))
+    # 5, 2, 1 and 1 of four clusters of five, and 2 of two.
+    assert shape(found) == {"external, lowest": [pytest.approx(1 - 9 / 20), pytest.approx(1 - 4 / 20)]}
+
+
+def test_as_many_as_equal_quotas_give_is_one_cell_over_clusterings(compared, selected, tmp_path) -> None:
+    """How many that is hangs on the clustering: it is asked for alike, and of the same ratio."""
+    runs = []
+    for seed, groups in enumerate(([7, 6, 4, 3], [8, 6, 5, 1])):
+        record = make_record("cluster", {"k": 4}, seed=seed, parents={"features": made(Run().features())})
+        assignment = np.repeat(np.arange(4, dtype=np.int32), groups)
+        save_file({"assignment": assignment, "distance": np.ones(20, np.float32)}, tmp_path / "c.safetensors",
+                  {"dprune": json.dumps(record)})  # fmt: skip
+        runs.append(selected("S --clusters C --quota equal", name="EQUAL", seed=seed))
+        runs.append(selected("S --clusters C --as-many-as EQUAL", seed=seed))
+    (found,) = compared(*runs)
+    ratio = 1 - (12 / 20 + 4 / 20) / 2
+    assert shape(found) == {"external, lowest, equal quotas": [pytest.approx(ratio)],
+                            "external, lowest": [pytest.approx(ratio)]}  # fmt: skip
 
 
 def test_tags_of_a_choice_are_kept_and_those_of_candidates_are_not(compared, selected) -> None:

@@ -11,9 +11,9 @@ from torch import nn
 
 from dprune.errors import DpruneError
 from dprune.flow import flow_loss
+from dprune.metrics.agreement import rank_correlation
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.gradients import SampleGradients
-from dprune.scoring.reliability import rank_correlation
 
 ORACLE = load_file(Path(__file__).parent / "data" / "flow.safetensors")
 CONFIG = DiTConfig(input_size=8, channels=4, patch=2, width=64, depth=3, heads=4, classes=10)

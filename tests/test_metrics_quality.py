@@ -25,7 +25,7 @@ from dprune.metrics.kernel import cmmd, kid
 from dprune.metrics.manifold import Manifold, manifold
 from dprune.metrics.neighbour_classes import predict_classes
 from dprune.metrics.prd import f_beta, prd, prd_curve
-from dprune.metrics.shares import shares
+from dprune.metrics.shares import follow_training, shares
 from dprune.metrics.vendi import vendi
 
 ORACLE = load_file(Path(__file__).parent / "data" / "metrics.safetensors")
@@ -224,6 +224,14 @@ def test_errors_of_the_inception_score_and_shares_equal_those_of_computing_all_a
     for name in ("total_variation", "entropy", "smallest"):
         expected = loop(lambda x, name=name: getattr(shares(x, theirs, groups), name).value, labels, blocks)
         assert getattr(found, name).error == pytest.approx(expected, rel=1e-9), name
+    for group in range(groups):
+        expected = loop(lambda x, group=group: float(shares(x, theirs, groups).generated[group]), labels, blocks)
+        assert float(found.errors[group]) == pytest.approx(expected, rel=1e-9)
+    trained = theirs[theirs > 1]
+    followed = follow_training(labels, trained, groups, blocks)
+    for name in ("total_variation", "slope"):
+        expected = loop(lambda x, name=name: getattr(follow_training(x, trained, groups), name).value, labels, blocks)
+        assert getattr(followed, name).error == pytest.approx(expected, rel=1e-9), name
 
 
 @pytest.mark.parametrize("samples", [12, 30])
@@ -583,6 +591,28 @@ def test_shares_of_groups() -> None:
         shares(torch.tensor([3]), torch.tensor([0]), 3)
     with pytest.raises(InputError, match="no generated sample"):
         shares(torch.tensor([-1]), torch.tensor([0]), 3)
+    assert found.errors.isnan().all()
+
+
+def test_shares_follow_those_of_the_training_set_by_a_slope() -> None:
+    """Held to numpy's straight line, and to what it is where nothing is left to estimate."""
+    draw = np.random.default_rng(5)
+    trained, made = draw.choice(6, 500, p=[0.4, 0.3, 0.15, 0.1, 0.05, 0]), draw.integers(0, 6, 300)
+    found = follow_training(torch.from_numpy(made), torch.from_numpy(trained), 6)
+    share, wanted = (np.bincount(some, minlength=6) / len(some) for some in (made, trained))
+    assert found.training.tolist() == pytest.approx(wanted.tolist())
+    assert found.slope is not None
+    assert found.slope.value == pytest.approx(np.polyfit(wanted, share, 1)[0])
+    assert found.total_variation.value == pytest.approx(np.abs(share - wanted).sum() / 2)
+    same = follow_training(torch.from_numpy(trained), torch.from_numpy(trained), 6)
+    assert same.slope is not None
+    assert (same.slope.value, same.total_variation.value) == (pytest.approx(1), 0)
+    flat = follow_training(torch.arange(6), torch.from_numpy(trained), 6)
+    assert flat.slope is not None
+    assert flat.slope.value == pytest.approx(0, abs=1e-12)
+    # Of as many samples each, give or take one, there is nothing to follow.
+    assert follow_training(torch.from_numpy(made), torch.tensor([0, 1, 2, 3, 4, 5, 5]), 6).slope is None
+    assert follow_training(torch.from_numpy(made), torch.tensor([0, 1, 2, 3, 4, 5, 5, 5]), 6).slope is not None
 
 
 def test_the_class_is_that_of_most_neighbours_and_of_the_nearer_ones_where_as_many() -> None:

@@ -11,6 +11,7 @@ import pytest
 from conftest import dprune
 from studies import Run, shares, write_memorization, write_metrics
 
+from dprune.reporting.curves import short_count
 from dprune.reporting.study.grouping import MISSING
 
 NEAREST = Run(scores="cluster-distance")
@@ -111,9 +112,11 @@ def test_rows_of_one_ratio_are_a_group_and_what_is_the_same_everywhere_is_said_o
     study(tmp_path)
     (top,) = open_tables(page(tmp_path))
     said = [row[0] for row in rows(top)]
-    assert said == ["unpruned", "pruned 0.5", "nearest", "furthest", "pruned 0.75", "nearest", "furthest"]
+    half, quarter = "pruned 0.5, 1,000 training samples", "pruned 0.75, 500 training samples"
+    assert said == ["unpruned", half, "nearest", "furthest", quarter, "nearest", "furthest"]
     note = top.parent.parent.children[top.parent.parent.children.index(top.parent) + 1]
-    assert note.text == "Every row: 1 training, 1 sampling of each training, 500 generated samples."
+    every = "Every row: 1 training, 1 sampling of each training, 500 generated samples."
+    assert note.text == f"{every} Unpruned: 2,000 training samples."
 
 
 def test_only_tables_that_need_it_scroll_inside_their_frame(tmp_path: Path) -> None:
@@ -131,7 +134,7 @@ def test_counts_that_differ_have_a_column(tmp_path: Path) -> None:
     (top,) = open_tables(page(tmp_path))
     assert heads(top)[-1] == "Trainings"
     counts = {row[0]: row[-1] for row in rows(top)}
-    assert counts == {"unpruned": "1", "pruned 0.75": "", "nearest": "2", "furthest": "1"}
+    assert counts == {"unpruned": "1", "pruned 0.75, 500 training samples": "", "nearest": "2", "furthest": "1"}
     # What was not measured is missing, and nothing else is.
     assert [row[4] for row in rows(top) if len(row) > 2].count(MISSING) == 1
 
@@ -200,3 +203,32 @@ def test_any_number_of_lines_makes_a_page(tmp_path: Path, count: int) -> None:
     (top,) = open_tables(root)
     assert len(top.all("th", scope="row")) == count
     assert not root.all("img")
+
+
+def test_how_much_was_trained_on_stands_by_the_ratios(tmp_path: Path) -> None:
+    study(tmp_path)
+    root = page(tmp_path)
+    assert "Unpruned: 2,000 training samples." in root.text
+    chart = next(node for node in root.all("svg") if "pruning ratio, training samples" in node.text)
+    assert "0.75 500" in chart.text
+    rows = list(csv.DictReader((tmp_path / "report" / "quality.csv").read_text().splitlines()))
+    assert {(row["pruned"], row["trained_on"]) for row in rows} == {("0.0", "2000"), ("0.5", "1000"), ("0.75", "500")}
+
+
+def test_where_lines_were_trained_on_unlike_numbers_the_axis_says_none(tmp_path: Path) -> None:
+    """Where candidates were fewer, half of them is fewer."""
+    for number, (order, samples) in enumerate((("lowest", 1000), ("highest", 900))):
+        for keep in ("0.5", "0.25"):
+            run = replace(NEAREST, order=order, keep=keep, samples=samples if keep == "0.5" else 500)
+            write_metrics(tmp_path / f"q{number}-{keep}.json", run)
+    root = page(tmp_path)
+    assert "pruned 0.5, 900 to 1,000 training samples" in root.text
+    assert "pruning ratio, training samples" not in root.text
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(809, "809"), (5_000, "5,000"), (9_999, "9,999"), (25_000, "25k"), (128_117, "128k"), (1_281_167, "1.28M")],
+)
+def test_counts_below_an_axis_are_short(count: int, said: str) -> None:
+    assert short_count(count) == said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -16,6 +16,8 @@ from dprune.charts.theme import FAINT, GROUND
 _HEIGHT = 190
 # Share of the axis that the name of a ratio takes.
 _ROOM = 0.09
+_RATIO_LETTERS = 4
+"""Of the longest ratio that this room is for."""
 # How far, in ratios, the axis goes on beyond the outermost ones, or beyond a single one.
 _BESIDE, _BESIDE_SINGLE = 0.06, 0.3
 # Shares of the axis that points at one ratio are apart at most, and of the way to the next ratio that they may take.
@@ -32,6 +34,7 @@ def ratio_curves(
     levels: Sequence[Estimated],
     reference: float | None = None,
     note: str = "",
+    below: Mapping[float, str] | None = None,
 ) -> Figure:
     """Draw curves over the pruning ratio.
 
@@ -43,6 +46,7 @@ def ratio_curves(
         levels: of baselines, whose ratio plays no part.
         reference: value that means that nothing happened.
         note: in small print in files.
+        below: numbers of training samples, which stand below the ratios.
     """
     ratios = sorted({point.ratio for point in points})
     beside = _BESIDE if len(ratios) > 1 else _BESIDE_SINGLE
@@ -56,10 +60,10 @@ def ratio_curves(
         "levels": [_row(level, up, across[0]) | {"end": across[1]} for level in levels],
         "references": [{"y": reference}] if reference is not None and up[0] < reference < up[1] else [],
     }
-    named = _named(ratios, across)
+    named = _named(ratios, across, below or {})
     words = {"across": list(across), "up": list(up), "ratios": list(named), "ratio_names": list(named.values())}
     names = tuple(line.name for line in lines)
-    return Figure(title, said, partial(_template, tuple(lines)), data, words, names, note)
+    return Figure(title, said, partial(_template, tuple(lines), counted=bool(below)), data, words, names, note)
 
 
 def offsets(points: Sequence[Estimated], width: float, room: float) -> dict[tuple[int, float], float]:
@@ -101,22 +105,23 @@ def _paths(rows: Rows, points: Sequence[Estimated], ratios: Sequence[float]) -> 
     return found
 
 
-def _named(ratios: Sequence[float], across: tuple[float, float]) -> dict[float, str]:
-    """Name every ratio that there is room for."""
+def _named(ratios: Sequence[float], across: tuple[float, float], below: Mapping[float, str]) -> dict[float, list[str]]:
+    """Name every ratio that there is room for, in lines."""
+    room = _ROOM * max(1, *(len(below.get(ratio, "")) / _RATIO_LETTERS for ratio in ratios), 0)
     shown: list[float] = []
     for ratio in ratios:
-        if not shown or (ratio - shown[-1]) / (across[1] - across[0]) > _ROOM:
+        if not shown or (ratio - shown[-1]) / (across[1] - across[0]) > room:
             shown.append(ratio)
-    return {ratio: f"{ratio:.4g}" for ratio in shown}
+    return {ratio: [f"{ratio:.4g}", *([below[ratio]] if ratio in below else [])] for ratio in shown}
 
 
 @cache
-def _template(lines: tuple[LineStyle, ...], *, paper: bool) -> Template:
+def _template(lines: tuple[LineStyle, ...], *, counted: bool, paper: bool) -> Template:
     import altair as alt
 
     axis = alt.Axis(values=alt.ExprRef("ratios"), labelExpr="ratio_names[indexof(ratios, datum.value)]")
     scale = alt.Scale(domain=alt.ExprRef("across"), nice=False, zero=False)
-    x = alt.X("x:Q", scale=scale, axis=axis, title="pruning ratio")
+    x = alt.X("x:Q", scale=scale, axis=axis, title="pruning ratio, training samples" if counted else "pruning ratio")
     y = alt.Y("y:Q", scale=alt.Scale(domain=alt.ExprRef("up"), nice=False, zero=False), title=None)
     common = encodings(lines, legend=paper)
     says = {"tooltip": alt.Tooltip("told:N"), "description": alt.Description("told:N")}

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @options.gathers(
     "encoding", "dprune.encoding.settings:EncodeSettings",
     options.option("--vae", group="Model", common=True, required=True, metavar="FILE",
-                   help="Autoencoder: the model.safetensors of train-vae, or that of another program."),
-    options.count("--image-size", "Side of the images in pixels.  [default: as trained, or 256]",
+                   help="Autoencoder: the model.safetensors of train-vae or of another program; or pixels."),
+    options.count("--image-size", "Side of the images in pixels.  [default: as trained, 256, or of pixels the first's]",
                   group="Images", common=True, most=1 << 14),
     options.option("--flips", group="Images", common=True, is_flag=True,
                    help="Store the latents of the mirrored images, too."),
@@ -44,6 +44,9 @@ def command(*, delivery: Delivery, shards: tuple[str, ...], members: MemberChoic
     Images are resized and cropped to the square that the autoencoder was trained on, or to --image-size. A rerun
     encodes only the shards that are missing.
 
+    --vae pixels stores the images themselves, without loss, for diffusion models that work on pixels. Such a store is
+    trained on, scored and sampled from as any other is. Patches of 4 or 8 pixels keep it quick, as in --arch S/4.
+
     For a vq autoencoder the store holds codes and the codebook, for a kl one means and log-variances. Processes with
     RANK and WORLD_SIZE set share the shards of one store, and so do the tasks of a SLURM array. An image that cannot be
     decoded gets a row of zeros and is marked as not valid.
@@ -61,6 +64,7 @@ def command(*, delivery: Delivery, shards: tuple[str, ...], members: MemberChoic
       dprune encode shards --vae vae/model.safetensors -o latents
       dprune encode shards --vae sd-vae-ft-mse.safetensors --image-size 256 -o latents
       dprune encode shards --vae vae/model.safetensors --flips -o latents
+      dprune encode shards --vae pixels --image-size 32 --flips -o pixels
       dprune encode shards --vae vae/model.safetensors --verify 64 -o latents
       dprune encode 'shards/{000000..000099}.tar' --vae vae/model.safetensors -o latents
       torchrun --nproc-per-node 8 -m dprune encode shards --vae vae/model.safetensors --stop-after 3h50m -o latents

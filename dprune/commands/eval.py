@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     options.gathers(
         "settings", "dprune.measuring.settings:EvalSettings",
         options.option("--metrics", group="Metrics", common=True, metavar="LIST",
-                       help="Metrics: fid,is,prdc,kid,cmmd,prd,vendi,shares.  [default: all that the inputs allow]"),
+                       help="Metrics: fid,is,prdc,kid,cmmd,prd,vendi,shares,paired.  [default: all but paired]"),
         options.option("--subset", group="Data", common=True, metavar="FILE",
                        help="Compare with these samples of the reference only: ids, keys or a mask."),
         options.option("--clusters", group="Data", common=True, metavar="FILE",
                        help="Compare the shares of these clusters, too."),
+        options.option("--trained-on", group="Data", metavar="FILE",
+                       help="Samples that the model was trained on, for their shares: ids, keys or a mask."),
         options.option("--logits", group="Data", metavar="FILE",
                        help="Logits of the generated samples, a .npy [n, classes], for the Inception score."),
         options.option("--save-stats", group="Output", common=True, metavar="FILE",
@@ -64,10 +66,21 @@ def command(
     has a table. Where both sides have labels, their classes should have equal shares, too; otherwise there is a
     warning.
 
+    By default, metrics that the inputs do not allow are left out.
+
     Further metrics are the Inception score (is), precision, recall, density and coverage (prdc), KID, CMMD, the
     precision-recall curve (prd), the Vendi score, and the shares of clusters and classes. Where classes were asked for,
     as dprune sample does, a generated sample counts as the class of most of its 5 nearest reference samples; how often
     that is the class asked for is reported, too.
+
+    Shares are held to those of the training set, too, in one number: the slope of generated over training shares, 1
+    where a model follows them. A model that was trained on all samples of the reference or of the clusters says so
+    itself. For others --trained-on names the subset of these.
+
+    --metrics paired takes samples of two models with the same seeds, which are known by their keys: the mean cosine and
+    distance of the pairs, beside those of shuffled samples, of all and inside each class, and how often a sample's
+    nearest neighbour in REFERENCE is its partner. So models of disjoint halves of a dataset show whether they generate
+    the same content.
 
     Standard errors are those of other generated samples, with the reference held fixed. So they tell how much of a
     difference between two models that are compared with the same reference is chance.
@@ -87,6 +100,7 @@ def command(
       dprune eval generated-features features --held-out held-out.npy -o metrics.json
       dprune eval pruned shards --against unpruned.json -o metrics.json
       dprune eval generated-features features --subset keep.npy --clusters clusters.safetensors -o metrics.json
+      dprune eval first-half second-half --metrics paired -o paired.json
       dprune eval samples.npz VIRTUAL_imagenet256_labeled.npz --resize tensorflow -o metrics.json
       dprune eval generated shards --metrics fid --save-stats shards.safetensors -o metrics.json
       dprune eval other shards.safetensors -o - | jq .metrics.frechet_distance

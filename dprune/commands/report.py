@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         options.option("--baseline", group="Page", common=True, multiple=True, metavar="FILE|LABEL",
                        help="Result, or line of the report, that counts as unpruned. Repeatable."),
         options.option("--label", group="Page", common=True, multiple=True, metavar="RESULT=NAME",
-                       help="Call a line NAME. RESULT is one of its files, or its present name. Repeatable."),
+                       help="Call a line NAME. RESULT is one of its files, its present name, or a score. Repeatable."),
         options.option("--images", group="Page", common=True, multiple=True, metavar="DIR",
                        help="Images of dprune sample for the grid of methods and ratios. Repeatable."),
         options.option("--image-seeds", group="Page", type=click.IntRange(min=1, max=64), metavar="N",
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
                        help="Show this PNG or JPEG, such as one of select --figure. Repeatable."),
         options.option("--format", group="Page", common=True, metavar="LIST",
                        help="Write each chart as a file, too: svg, png, pdf, or several such as svg,pdf."),
+        options.option("--expect", group="Page", metavar="FILE",
+                       help="CSV of the trainings that the study should have: line, pruned, result."),
+        options.option("--scores", group="Agreement", common=True, multiple=True, metavar="FILE",
+                       help="Tell how far this score ranks samples as others do. Repeatable."),
+        options.option("--subsets", group="Agreement", common=True, multiple=True, metavar="FILE|GLOB",
+                       help="Tell what these kept subsets have in common, and what their scores predict. Repeatable."),
         options.option("--train", group="Map", common=True, metavar="FEATURES",
                        help="Draw a map of these features of the training set."),
         options.option("--generated", group="Map", common=True, multiple=True, metavar="FEATURES",
@@ -56,10 +62,19 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
     than once, the spread over trainings is its error.
 
     A training set that leaves no candidate out is unpruned, whatever the order. Samples that --within and --without
-    kept from being candidates were not pruned.
+    kept from being candidates were not pruned. A set that select --counts or --tail composed at random is a data set of
+    its own: all of it is unpruned, and what was chosen within it is held to that.
 
     Results of other tools are placed by tags, given at any step: --tag method=mine --tag keep=0.25 --tag order=lowest
     --tag seed=3. The tag keep=1 means unpruned.
+
+    --scores tells how far scores rank samples alike. With --subsets, quoted where it is a glob, it tells what methods
+    keep in common at each ratio, and how the mean score of what was kept goes with what was measured. A subset belongs
+    to the results that name it in their provenance, or that were chosen alike.
+
+    A table shows which points are missing, or have fewer trainings than most. --expect says what should be there: a row
+    for each training, with the name of its line, its pruning ratio (0 for the unpruned) and one of its result files,
+    relative to the folder of the table. Lines without any result are shown by these names.
 
     Below each table are the differences from the unpruned result, with their errors, and a mark where the two can be
     told apart. The best is marked only where it can be told apart from all others.
@@ -70,6 +85,7 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
       dprune report runs/*/metrics.json --baseline runs/all/metrics.json -o report
       dprune report runs/*/metrics.json --label 'nearest=Near the centre' -o report
       dprune report runs/*/metrics.json --format svg,pdf -o report
+      dprune report runs/*/metrics.json --scores el2n.npy --subsets 'runs/*/keep.npy' -o report
       dprune report metrics.json --images pruned --images unpruned -o report
       dprune report metrics.json --picture kept.png --picture 'pairs.png=Closest pairs' -o report
       dprune report metrics.json --train features --generated generated-features -o report

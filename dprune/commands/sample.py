@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @options.gathers(
     "sampling", "dprune.sampling.settings:SampleOptions",
     options.option("--vae", group="Model", common=True, metavar="FILE",
-                   help="Autoencoder that decodes the latents of a DiT, as encode takes it."),
+                   help="Autoencoder that decodes the latents of a DiT, as encode takes it. A model of pixels needs "
+                        "none."),
     options.option("--seeds", group="Images", common=True, required=True, metavar="SEEDS",
                    help="Seeds, one per image: 0-49999, or 3,5,9-12."),
     options.option("--classes", group="Images", common=True, metavar="CLASSES",

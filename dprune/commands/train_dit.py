@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         options.option("--fold", group="Data", metavar="I/N",
                        help="Train on fold I, from 0 to N-1, of N disjoint ones."),
         options.option("--arch", group="Model", common=True, metavar="NAME/PATCH",
-                       help="Size (nano, tiny, S, B, L, XL) and patch (1, 2, 4, 8).  [default: XL/2, or that of "
+                       help="Size (nano, tiny, S, B, L, XL) and patch (1, 2, 4, 8, 16).  [default: XL/2, or that of "
                             "--init]"),
         options.option("--unconditional", group="Model", common=True, is_flag=True, help="Train without labels."),
         options.option("--label-dropout", group="Model", type=options.Number(0, 1), metavar="X",
@@ -74,6 +74,7 @@ def command(*, delivery: Delivery, store: str, model: DiTOptions, training: Trai
       dprune train-dit latents --arch XL/2 -o run
       dprune train-dit latents --subset keep.npy --arch B/2 --epochs 200 -o kept
       dprune train-dit latents --arch tiny/1 --batch-size 64 --steps 2000 -o tiny
+      dprune train-dit pixels --arch S/4 --vae pixels --evaluate-every 5000 -o run
       dprune train-dit latents --init run/model.safetensors --lr 1e-5 -o tuned
       dprune train-dit latents --arch tiny/1 --evaluate-every 500 --vae vae/model.safetensors -o run
       dprune train-dit latents --arch XL/2 --optimizer muon --lr 2e-4 --steps 60000 -o cheaper

@@ -17,11 +17,11 @@ from dprune.decoding import PIECE, CentreCrop, Images
 from dprune.encoding.settings import EncodeSettings
 from dprune.errors import InputError
 from dprune.formats.filling import Filling
-from dprune.formats.latents import CODEBOOK_FILE, SUMS, latent_tensors, part_sums
+from dprune.formats.latents import CODEBOOK_FILE, PIXELS, SUMS, latent_tensors, part_sums
 from dprune.formats.provenance import Record
 from dprune.models.files import ModelFile
 from dprune.models.paths import PLAIN, quicken_vae
-from dprune.models.pixels import centred
+from dprune.models.pixels import centred, to_pixels
 from dprune.models.vae import VAE, vae_of
 from dprune.models.vae_files import latent_network
 from dprune.parts import BatchNetwork, Part, parts
@@ -33,7 +33,7 @@ _HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Encoder(BatchNetwork):
-    """Maps images uint8 [n, 3, h, w] to latents: codes int32 [n, h * w], or moments float16 [n, c, h, w].
+    """Maps images uint8 [n, 3, h, w] to latents: codes int32 [n, h * w], moments float16 [n, c, h, w], or themselves.
 
     They come in the order of `latent_tensors`, and behind them, bool [n], whether all that the encoder says of an
     image is finite.
@@ -55,14 +55,14 @@ class Encoder(BatchNetwork):
         path = quicken_vae(self.vae) if last else PLAIN
         _log.debug("the autoencoder's layers run by the path: %s.", path)
         self._half = _HALVES.get(precision)
-        self._flips = flips
+        self._mirrors = flips and vae.config.kind != PIXELS
 
     def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         """See `BatchNetwork`."""
         images = centred(images).contiguous(memory_format=self._layout)
         with torch.inference_mode(), torch.autocast(self.device.type, self._half, enabled=self._half is not None):
             encoded = [self.vae.encode(images)]
-            if self._flips:
+            if self._mirrors:
                 encoded.append(self.vae.encode(images.flip(3)))
             finite = torch.stack([values.isfinite().flatten(1).all(1) for values in encoded]).all(0)
             return (*(tensor for values in encoded for tensor in self._latents(values)), finite)
@@ -70,6 +70,8 @@ class Encoder(BatchNetwork):
     def _latents(self, encoded: Tensor) -> tuple[Tensor, ...]:
         if self.vae.config.kind == "vq":
             return (self.vae.quantizer.chosen(encoded).to(torch.int32),)
+        if self.vae.config.kind == PIXELS:
+            return (to_pixels(encoded),)
         return tuple(moment.half() for moment in self.vae.split(encoded))
 
 

@@ -5,25 +5,26 @@ Nothing here imports torch, so that a store that is up to date is recognised at 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dprune.encoding.settings import EncodeSettings
+from dprune.errors import BadImage, InputError, UsageError
 from dprune.formats.filling import Filling, StoreJob, parents_by_name
-from dprune.formats.latents import CODEBOOK_FILE, KIND
+from dprune.formats.images import decode_image
+from dprune.formats.latents import CODEBOOK_FILE, KIND, PIXELS, latent_tensors
 from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, make_record
 from dprune.formats.publish import Output
 from dprune.formats.shards import Dataset, open_dataset
 from dprune.models.files import ModelFile
-from dprune.models.vae_files import LatentScale, beside_digest, latent_network, open_vae, takes_any_size
+from dprune.models.vae_files import LatentScale, beside_digest, latent_network, open_vae, takes_any_size, vae_parents
 from dprune.runtime import Monitor
-
-BYTES_OF_A_NUMBER = 2
-"""Codes are uint16, means and variances float16."""
 
 _log = logging.getLogger("dprune")
 
@@ -45,9 +46,10 @@ class EncodeJob(StoreJob):
     @functools.cached_property
     def record(self) -> Record:
         """Provenance of the store."""
-        options = {"network": self.network, "flips": self.settings.flips, "precision": self.settings.dtype}
+        options = {"network": self.network, "flips": self.settings.flips}
+        options |= {} if self.network["kind"] == PIXELS else {"precision": self.settings.dtype}
         options |= beside_digest(self.vae) | LatentScale.of(self.vae).options() | self.dataset.choice.options()
-        parents = {**parents_by_name(self.dataset), "vae": self.vae.as_parent()}
+        parents = {**parents_by_name(self.dataset), **vae_parents(self.vae)}
         return make_record("encode", options, parents=parents, tags=self.output.tags)
 
     @functools.cached_property
@@ -71,8 +73,8 @@ class EncodeJob(StoreJob):
     def work(self) -> Mapping[str, Any]:
         """See `Job`."""
         network, counts = self.network, super().work()
-        numbers = network["size"] ** 2 * (1 if network["kind"] == "vq" else 2 * network["channels"])
-        return {**counts, "bytes": counts["images"] * numbers * BYTES_OF_A_NUMBER * (1 + self.settings.flips)}
+        rows = latent_tensors(network, self.settings.flips).values()
+        return {**counts, "bytes": counts["images"] * sum(row.dtype.itemsize * math.prod(row.shape) for row in rows)}
 
     def fill(self, numbers: Iterable[int], monitor: Monitor) -> None:
         """See `StoreJob`."""
@@ -105,9 +107,40 @@ def open_encode(
         InputError: the shards are not there, or the autoencoder's file is none.
         UsageError: no latents stand for images of the size that is asked for.
     """
+    dataset = open_dataset(shards, members)
+    if settings.vae == PIXELS:
+        settings = _without_network(settings, dataset)
     vae = open_vae(settings.vae, settings.image_size)
     vae.digest_ahead()
     if settings.image_size is None and takes_any_size(vae):
         _log.info("--vae %s is for images of any size: they become %d pixels wide, unless --image-size says otherwise.",
                   settings.vae, latent_network(vae)["image_size"])  # fmt: skip
-    return EncodeJob(open_dataset(shards, members), vae, settings, output)
+    return EncodeJob(dataset, vae, settings, output)
+
+
+def _without_network(settings: EncodeSettings, dataset: Dataset) -> EncodeSettings:
+    """Fill in what pixels leave open: the size of the first image, and the processor that is at hand.
+
+    Raises:
+        UsageError: an option is the encoder's.
+        InputError: no image tells its size.
+    """
+    if settings.precision != "auto":
+        raise UsageError(f"--precision {settings.precision}: --vae pixels encodes nothing: leave it out.")
+    settings = replace(settings, device="cpu") if settings.device == "auto" else settings
+    if settings.image_size is not None:
+        return settings
+    size = _first_side(dataset)
+    _log.info("--vae pixels: images become %d pixels wide, as the first one is, unless --image-size says otherwise.",
+              size)  # fmt: skip
+    return replace(settings, image_size=size)
+
+
+def _first_side(dataset: Dataset) -> int:
+    """Return the shorter side of the first image that can be decoded."""
+    for shard in dataset.shards:
+        reader = shard.reader()
+        for row in range(shard.size.count):
+            with contextlib.suppress(BadImage):
+                return min(decode_image(reader.image(row)).size)
+    raise InputError(f"{dataset.title}: holds no image that can be decoded: give other shards.")

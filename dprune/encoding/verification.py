@@ -17,7 +17,7 @@ from dprune.encoding.encoder import Encoder, codebook, load_encoder
 from dprune.encoding.settings import EncodeSettings
 from dprune.errors import InputError
 from dprune.formats.filling import Filling
-from dprune.formats.latents import CODEBOOK_FILE, SUMS, checked_part, latent_tensors, part_sums
+from dprune.formats.latents import CODEBOOK_FILE, PIXELS, SUMS, checked_part, latent_tensors, part_sums
 from dprune.formats.provenance import Record
 from dprune.formats.shards import Shard
 from dprune.formats.stores import Store
@@ -33,6 +33,7 @@ from dprune.seeds import generator
 LEAST_EQUAL = {"float32": 0.99, "tfloat32": 0.9, "float16": 0.9, "bfloat16": 0.6}
 # Moments are equal when they differ by less than this, relative to one and to their size.
 TOLERANCES = {"float32": 2e-3, "tfloat32": 1e-2, "float16": 1e-2, "bfloat16": 5e-2}
+COMPARED = {"vq": "codes", "kl": "moments", PIXELS: PIXELS}
 # Another processor may add floats up in another order.
 SUM_TOLERANCE = 1e-9
 
@@ -74,7 +75,7 @@ def verify(vae: ModelFile, settings: EncodeSettings, filling: Filling, monitor: 
                 comparison.add(piece, decoded)
     share, worst = comparison.worst()
     if worst is not None and share < LEAST_EQUAL[settings.dtype]:
-        what = "codes" if network["kind"] == "vq" else "moments"
+        what = COMPARED[network["kind"]]
         raise InputError(
             f"{store.path(shards[worst].name)}: only {share:.1%} of the {what} that were compared match what "
             f"{vae.path} gives for the images: remove the file and {store.remedy}."
@@ -152,10 +153,12 @@ class _Comparison:
         return np.isclose(stored.astype(np.float64), fresh.astype(np.float64), rtol=tolerance, atol=tolerance)
 
     def _latents(self, stored: Tensors) -> Tensor:
-        """Return what decoding starts from, float32 [n, c, h, w]: the codes' vectors, or the means."""
+        """Return what decoding starts from, float32 [n, c, h, w]: the codes' vectors, the means, or the images."""
         device = self._encoder.device
         if "mean" in stored:
             return torch.from_numpy(stored["mean"]).to(device, torch.float32)
+        if PIXELS in stored:
+            return centred(torch.from_numpy(stored[PIXELS]).to(device))
         # Codes beyond the codebook are counted as unequal, and must not end the comparison before it is told.
         codes = np.minimum(stored["codes"].astype(np.int64), self._network["codes"] - 1)
         return self._encoder.vae.quantizer.look_up(torch.from_numpy(codes).to(device), self._network["size"])

@@ -1,4 +1,4 @@
-"""Latent stores: what an autoencoder makes of a dataset's images, as codes (`vq`) or as moments (`kl`).
+"""Latent stores: what an autoencoder makes of a dataset's images, as codes (`vq`), as moments (`kl`), or the images.
 
 Sums over a part's samples are tensors of the part beside its rows: in the metadata, which every rerun reads of every
 part, the counts of 16,384 codes would take more room than some parts' samples.
@@ -26,9 +26,12 @@ MOST_CODES = 1 << 16
 """Codes that uint16 can tell apart."""
 MOST_CLASSES = 1 << 17
 """Labels that a model holds a vector of, unless there are more samples than that."""
-SUMS = {"vq": "code_counts", "kl": "channel_sums"}
-NAMES = {"vq": ("codes",), "kl": ("mean", "logvar")}
+PIXELS = "pixels"
+"""The kind of latents that are the images themselves, and the word that asks for them where a file makes others."""
+SUMS = {"vq": "code_counts", "kl": "channel_sums", PIXELS: "pixel_sums"}
+NAMES = {"vq": ("codes",), "kl": ("mean", "logvar"), PIXELS: (PIXELS,)}
 FLIPPED = "_flipped"
+_LARGEST = 255
 # A channel that varies less than this, relative to its mean, does so by rounding alone.
 _CONSTANT = 1e-6
 _ROWS_AT_ONCE = 256
@@ -46,14 +49,15 @@ def latent_tensors(network: Record, flips: bool) -> dict[str, Row]:
 
     Args:
         network: with `kind`, `channels` and `size`.
-        flips: whether the mirrored images' latents are there too.
+        flips: whether the mirrored images' latents are there too; pixels need no tensor for them.
     """
-    size = network["size"]
-    if network["kind"] == "vq":
-        names, row = NAMES["vq"], Row(np.dtype("<u2"), (size * size,))
+    kind, size = network["kind"], network["size"]
+    if kind == "vq":
+        row = Row(np.dtype("<u2"), (size * size,))
     else:
-        names, row = NAMES["kl"], Row(np.dtype("<f2"), (network["channels"], size, size))
-    return {name + suffix: row for suffix in ("", FLIPPED)[: 1 + flips] for name in names}
+        row = Row(np.dtype("u1" if kind == PIXELS else "<f2"), (network["channels"], size, size))
+    suffixes = ("", FLIPPED) if flips and kind != PIXELS else ("",)
+    return {name + suffix: row for suffix in suffixes for name in NAMES[kind]}
 
 
 def row_tensors(network: Record, flips: bool) -> dict[str, Row]:
@@ -66,6 +70,11 @@ def sums_shape(network: Record) -> tuple[int, ...]:
     return (network["codes"],) if network["kind"] == "vq" else (network["channels"], 2)
 
 
+def sums_dtype(network: Record) -> np.dtype[Any]:
+    """Return their type: sums of whole numbers are exact."""
+    return np.dtype("<f8" if network["kind"] == "kl" else "<i8")
+
+
 def part_sums(network: Record, tensors: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Sum up a part's valid samples, flipped ones included.
 
@@ -75,9 +84,12 @@ def part_sums(network: Record, tensors: dict[str, npt.NDArray[Any]]) -> npt.NDAr
 
     Returns:
         `vq`: how often each code occurs, int64 [K]. `kl`: float64 [c, 2], of each channel the sum of the means and the
-        sum of the posterior's second moment, mean^2 + exp(logvar). It depends on nothing but the rows.
+        sum of the posterior's second moment, mean^2 + exp(logvar). `pixels`: int64 [c, 2], of each channel the sum of
+        the values, 0 to 255, and of their squares. It depends on nothing but the rows.
     """
     valid = tensors["valid"]
+    if network["kind"] == PIXELS:
+        return _pixel_sums(tensors[PIXELS], np.flatnonzero(valid))
     if network["kind"] == "vq":
         found = [tensors[name][valid].ravel() for name in tensors if name.startswith("codes")]
         return np.bincount(np.concatenate(found), minlength=network["codes"]).astype(np.int64)
@@ -86,6 +98,14 @@ def part_sums(network: Record, tensors: dict[str, npt.NDArray[Any]]) -> npt.NDAr
     for suffix in ("", FLIPPED):
         if f"mean{suffix}" in tensors:
             total += _moment_sums(tensors[f"mean{suffix}"][valid], tensors[f"logvar{suffix}"][valid])
+    return total
+
+
+def _pixel_sums(pixels: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    total = np.zeros((pixels.shape[1], 2), np.int64)
+    for begin in range(0, len(rows), _ROWS_AT_ONCE):
+        values = pixels[rows[begin : begin + _ROWS_AT_ONCE]].astype(np.uint32)
+        total += np.stack([power.sum((0, 2, 3), dtype=np.int64) for power in (values, values**2)], axis=1)
     return total
 
 
@@ -106,10 +126,10 @@ class Latents:
 
     Attributes:
         store: its folder, shards and counts.
-        network: `kind` (`vq` or `kl`), `channels` of a latent, `size` of its side, `codes` in the codebook (0 for
-            `kl`) and `image_size` in pixels.
-        flips: whether it holds the mirrored images' latents too.
-        codebook: float32 [K, c], None for `kl`.
+        network: `kind` (`vq`, `kl` or `pixels`), `channels` of a latent, `size` of its side, `codes` in the codebook
+            (0 without one) and `image_size` in pixels.
+        flips: whether it stands for the mirrored images' latents too.
+        codebook: float32 [K, c], None for all but `vq`.
     """
 
     store: Store
@@ -179,6 +199,20 @@ class Latents:
         parts = self.mapped(SUMS[self.network["kind"]])
         return functools.reduce(np.add, parts, np.zeros(sums_shape(self.network), parts[0].dtype))
 
+    @property
+    def _values(self) -> int:
+        """How many values of a channel the sums speak of."""
+        copies = len(self.tensors) // len(NAMES[self.network["kind"]])
+        return int(self.valid().sum()) * copies * int(self.network["size"]) ** 2
+
+    @property
+    def summed(self) -> bool:
+        """Whether the sums can be those of the samples."""
+        if self.network["kind"] == "vq":
+            return int(self.sums.sum()) == self._values
+        most = self._values * _LARGEST ** np.arange(1, 3) if self.network["kind"] == PIXELS else np.inf
+        return bool((np.isfinite(self.sums) & (self.sums <= most)).all())
+
     @functools.cached_property
     def _moments(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Mean and deviation of each channel, float64 [c], over all places of all valid samples."""
@@ -188,9 +222,12 @@ class Latents:
             mean = (share * codebook).sum(0)
             variance = (share * (codebook - mean) ** 2).sum(0)
         else:
-            values = int(self.valid().sum()) * (1 + self.flips) * self.network["size"] ** 2
-            mean, square = (self.sums / max(values, 1)).T
+            mean, square = (self.sums / max(self._values, 1)).T
             variance = np.maximum(square - mean**2, 0)
+        if self.network["kind"] == PIXELS:
+            # Networks see them from -1 to 1.
+            half = _LARGEST / 2
+            mean, variance = mean / half - 1, variance / half**2
         std = np.sqrt(variance)
         # A constant channel becomes zero by subtracting its mean; dividing by its deviation would give no number.
         return mean, np.where(std > _CONSTANT * np.abs(mean), std, 1.0)
@@ -255,8 +292,7 @@ def checked_part(store: Store, shard: str, count: int, network: Record, flips: b
         InputError: one is missing or of another shape.
     """
     expected = {name: (row.dtype, (count, *row.shape)) for name, row in row_tensors(network, flips).items()}
-    sums = np.dtype("<i8" if network["kind"] == "vq" else "<f8")
-    expected[SUMS[network["kind"]]] = sums, sums_shape(network)
+    expected[SUMS[network["kind"]]] = sums_dtype(network), sums_shape(network)
     path = store.path(shard)
     file = TensorFile.open(path)
     for name, (dtype, shape) in expected.items():
@@ -269,7 +305,7 @@ def checked_part(store: Store, shard: str, count: int, network: Record, flips: b
 
 
 def _codebook(store: Store, network: Record) -> npt.NDArray[np.float32] | None:
-    if network["kind"] == "kl":
+    if network["kind"] != "vq":
         return None
     codebook = store.read_beside(CODEBOOK_FILE).get("codebook")
     shape = (network["codes"], network["channels"])
@@ -283,9 +319,7 @@ def _codebook(store: Store, network: Record) -> npt.NDArray[np.float32] | None:
 
 def _check_sums(latents: Latents) -> None:
     """Refuse a store whose codes were counted otherwise than its samples: no channel would be normalised right."""
-    values = int(latents.valid().sum()) * (1 + latents.flips) * latents.network["size"] ** 2
-    sound = np.isfinite(latents.sums).all() and (latents.codebook is None or int(latents.sums.sum()) == values)
-    if not sound or not np.isfinite(latents.std).all():
+    if not latents.summed or not np.isfinite(latents.std).all():
         raise InputError(
             f"{latents.store.folder}: the sums in its files do not match its {len(latents):,} samples: remove "
             f"the files and {latents.store.remedy}."

@@ -28,6 +28,7 @@ from dprune.measuring.making import Embedding
 from dprune.measuring.settings import EvalSettings
 from dprune.measuring.side_paths import SidePath
 from dprune.measuring.sources import FeatureSource, check_held_out, check_space, open_with_held_out
+from dprune.measuring.trained_samples import TrainedSamples, trained_samples
 from dprune.runtime import Monitor
 
 _log = logging.getLogger("dprune")
@@ -42,6 +43,7 @@ class EvalJob(FileJob):
         settings: what to compute.
         device: name of the device.
         clusters: whose shares are compared, or None.
+        trained: what the model was trained on, as somebody says, or None.
         subset: ids of the reference that take part, None for all.
         logits: of the generated samples [n, classes], None for those that their features came with.
         statistics: where those of the reference go, or None.
@@ -53,6 +55,7 @@ class EvalJob(FileJob):
     settings: EvalSettings
     device: str
     clusters: Clusters | None
+    trained: Array | None
     subset: Array | None
     logits: Array | None
     statistics: Beside | None
@@ -67,6 +70,7 @@ class EvalJob(FileJob):
         reference = self.sources["reference"]
         if self.subset is not None and isinstance(reference, FeatureSource):
             check_same_dataset({self.subset.name: self.subset.fingerprint, reference.name: reference.fingerprint})
+        self._check_trained()
         check_held_out(self.sources, self.held_ids, "reference")
         if self.clusters is not None:
             self._check_clusters(self.clusters)
@@ -84,6 +88,7 @@ class EvalJob(FileJob):
         no_reference = "reference" in given
         options = {
             "--clusters": self.clusters is not None,
+            "--trained-on": self.trained is not None,
             "--logits": self.logits is not None,
             "--subset": no_reference and self.subset is not None,
             "--save-stats": no_reference and self.statistics is not None,
@@ -102,6 +107,15 @@ class EvalJob(FileJob):
                 f"--metrics is: features of {model} come without class logits: give --logits, or "
                 "features of --model inception."
             )
+
+    def _check_trained(self) -> None:
+        _ = self.trained_samples
+        if self.trained is None or self.trained.fingerprint is None:
+            return
+        sides = self.sources["reference"], self.clusters
+        others = [side for side in sides if isinstance(side, FeatureSource | Clusters)]
+        if not any(other.fingerprint in (None, self.trained.fingerprint) for other in others):
+            check_same_dataset({some.name: some.fingerprint for some in (self.trained, others[-1])})
 
     def _check_clusters(self, clusters: Clusters) -> None:
         if not len(clusters.centroids):
@@ -125,10 +139,16 @@ class EvalJob(FileJob):
                 ) from error
 
     @functools.cached_property
+    def trained_samples(self) -> TrainedSamples | None:
+        """What the model was trained on, as far as anything tells."""
+        return trained_samples(self.sources["generated"].record, self.trained, self.subset)
+
+    @functools.cached_property
     def parents(self) -> dict[str, Record]:
         """The inputs by role, as a record describes them."""
         parents = {role: source.parent for role, source in self.sources.items()}
-        given = {"clusters": self.clusters, "subset": self.subset, "logits": self.logits, "against": self.against}
+        given = {"clusters": self.clusters, "trained_on": self.trained, "subset": self.subset, "logits": self.logits,
+                 "against": self.against}  # fmt: skip
         return parents | {role: value.as_parent() for role, value in given.items() if value is not None}
 
     @functools.cached_property
@@ -148,8 +168,8 @@ class EvalJob(FileJob):
 
         found = evaluate(
             self.sources, self.settings, self.device, monitor,
-            subset=self.subset, clusters=self.clusters, logits=self.logits, saved=self.statistics,
-            held_ids=self.held_ids,
+            subset=self.subset, clusters=self.clusters, trained=self.trained_samples, logits=self.logits,
+            saved=self.statistics, held_ids=self.held_ids,
             against=self.against, parents=self.parents,
         )  # fmt: skip
         summary = found.publish(self.output.path, "metrics", self.record)
@@ -188,10 +208,13 @@ def open_eval(generated: str, reference: str, settings: EvalSettings, embedding:
     named = opened["reference"].named if "reference" in opened else None
     subset = read_chosen(settings.subset, named) if settings.subset else None
     clusters = read_clusters(settings.clusters) if settings.clusters else None
+    trained = read_chosen(settings.trained_on, named) if settings.trained_on else None
     logits = _read_logits(settings.logits) if settings.logits else None
     saved = _statistics_file(settings.save_stats, sources["reference"], subset) if settings.save_stats else None
     against = _baseline(settings.against, output) if settings.against else None
-    return EvalJob(sources, settings, embedding.device, clusters, subset, logits, saved, held_ids, against, output)
+    return EvalJob(
+        sources, settings, embedding.device, clusters, trained, subset, logits, saved, held_ids, against, output
+    )
 
 
 def _reference(path: str, settings: EvalSettings) -> SidePath:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.formats.clusters import Clusters
+from dprune.formats.named import NamedSamples
 from dprune.measuring.moments import Measured, stoppable
 from dprune.measuring.real_baseline import HeldOut, real_baseline
 from dprune.measuring.settings import EvalSettings, order_name
 from dprune.measuring.sides import Side
 from dprune.measuring.sources import is_sampled
+from dprune.measuring.trained_samples import IntArray, TrainedSamples
 from dprune.metrics.catalogue import METRICS, VENDI_ORDER
 from dprune.metrics.frechet import frechet_distance
 from dprune.metrics.frechet_infinity import FEW, FEWEST, frechet_infinity, scarce
@@ -44,6 +46,8 @@ class ReadyPair:
         clusters: whose shares are compared, or None.
         logits: class logits of the generated samples that take part [n, classes], or None.
         held_out: real samples that are measured as the generated ones are, or None.
+        trained: what the model was trained on, None where nothing tells.
+        named: what tells the keys of the generated samples and of the reference, None where nothing does.
     """
 
     generated: Measured
@@ -53,6 +57,8 @@ class ReadyPair:
     clusters: Clusters | None = None
     logits: Array | None = None
     held_out: HeldOut | None = None
+    trained: TrainedSamples | None = None
+    named: Sequence[NamedSamples | None] = (None, None)
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -92,6 +98,12 @@ class ReadyPair:
             # What was asked for says nothing of what came.
             found["class"] = by_neighbours(generated, asked, reference, labels, self.settings.seed)
         return {kind: groups for kind, groups in found.items() if groups is not None}
+
+    def training_groups(self, kind: str) -> IntArray | None:
+        """Return the clusters or classes of the training samples, int64 [n], None where nothing tells."""
+        if self.trained is None or self.reference.features is None:
+            return None
+        return self.trained.groups(kind, self.reference.features, self.clusters)
 
 
 def obstacle(name: str, pair: ReadyPair) -> str | None:
@@ -231,7 +243,7 @@ def _vendi(pair: ReadyPair) -> Found:
 @_computes("shares")
 def _shares(pair: ReadyPair) -> Found:
     from dprune.measuring.groups import PredictedClasses
-    from dprune.metrics.shares import shares
+    from dprune.metrics.shares import follow_training, shares
 
     metrics: dict[str, Estimate] = {}
     details: dict[str, Any] = {}
@@ -248,15 +260,31 @@ def _shares(pair: ReadyPair) -> Found:
             "names": titles,
             "by": groups.by,
             "generated": found.generated.tolist(),
+            "generated_se": found.errors.tolist(),
             "reference": found.reference.tolist(),
             "reference_entropy": found.reference_entropy,
             "smallest": titles[found.smallest_group],
             "unlabelled": found.unlabelled,
         }
+        if (training := pair.training_groups(kind)) is not None:
+            followed = follow_training(
+                groups.generated, groups.places(training), len(groups.names), pair.generated.blocks
+            )
+            slope = {} if followed.slope is None else {f"{kind}_training_slope": followed.slope}
+            metrics |= {f"{kind}_training_variation": followed.total_variation, **slope}
+            details[kind]["training"] = followed.training.tolist()
         if isinstance(groups, PredictedClasses):
             metrics |= _accuracies(groups, pair.generated.blocks)
             details[kind]["reference_predicted"] = groups.reference_count
     return metrics, {"shares": details}
+
+
+@_computes("paired")
+def _paired(pair: ReadyPair) -> Found:
+    from dprune.measuring.same_seeds import measure_pairs
+
+    metrics, details = measure_pairs(pair.generated, pair.reference, pair.named, pair.settings)
+    return metrics, {"paired": details}
 
 
 def _accuracies(classes: PredictedClasses, blocks: Blocks | None) -> dict[str, Estimate]:

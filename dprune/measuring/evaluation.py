@@ -25,6 +25,7 @@ from dprune.measuring.replicates import kept_replicates, pairing_digest
 from dprune.measuring.settings import EvalSettings
 from dprune.measuring.sides import Measurement, chosen_ids, describe_side, load_side
 from dprune.measuring.sources import FeatureSource
+from dprune.measuring.trained_samples import TrainedSamples
 from dprune.metrics.catalogue import METRICS
 from dprune.metrics.jackknife import Blocks, Estimate
 from dprune.metrics.rows import check_dimensions
@@ -43,6 +44,7 @@ def evaluate(
     *,
     subset: Array | None,
     clusters: Clusters | None,
+    trained: TrainedSamples | None,
     logits: Array | None,
     saved: Beside | None,
     held_ids: Array | None,
@@ -57,7 +59,8 @@ def evaluate(
         MismatchError: the sides do not belong together, or what they are held to was measured otherwise.
     """
     moments_do = _moments_do(sources, settings)
-    place = HOST if moments_do and device in ("auto", "cpu") and not is_gpu(device) else take_device(device)
+    numpy_does = moments_do or set(settings.names) <= {"fid", "paired"}
+    place = HOST if numpy_does and device in ("auto", "cpu") and not is_gpu(device) else take_device(device)
     features = {role: source.open(monitor) for role, source in sources.items() if isinstance(source, FeatureSource)}
     dimension = _common_dimension(sources, features, clusters)
     if {"generated", "reference"} <= features.keys():
@@ -69,7 +72,9 @@ def evaluate(
             against.check_count(sides["generated"].count)
         taken = _logits(sides["generated"], logits, place) if "is" in settings.names else None
         held_out = _held_out(features, held_ids, place) if "held_out" in features else None
-        pair = ReadyPair(sides["generated"], sides["reference"], settings, monitor, clusters, taken, held_out)
+        named = [source.named if isinstance(source := sources[role], FeatureSource) else None for role in sides]
+        beside = clusters, taken, held_out, trained, named
+        pair = ReadyPair(sides["generated"], sides["reference"], settings, monitor, *beside)
         estimates, details = _compute_all(pair)
         details |= _jackknife(estimates, pair.generated, parents, settings)
         metrics = _numbers(estimates)

@@ -39,6 +39,12 @@ class Groups:
     names: list[int]
     by: str
 
+    def places(self, labels: npt.NDArray[np.int64]) -> Tensor:
+        """Return the groups of other samples by what these are called, int64 [n], -1 for none."""
+        names = np.asarray(self.names, dtype=np.int64)
+        found = np.minimum(np.searchsorted(names, labels), len(names) - 1)
+        return torch.from_numpy(np.where(names[found] == labels, found, -1)).to(self.generated.device)
+
 
 @dataclass(frozen=True)
 class PredictedClasses(Groups):
@@ -143,6 +149,9 @@ def by_cluster(clusters: Clusters, generated: Side, reference: Side, features: F
     if clusters.fingerprint and clusters.fingerprint == features.fingerprint:
         assigned = clusters.assignment[reference.ids].astype(np.int64)
         theirs = torch.from_numpy(assigned).to(reference.x.device)
+        if (others := theirs < 0).any():
+            # What is usable here was left out of the clustering.
+            theirs[others] = nearest_centroids(reference.x[others], clusters)
     else:
         theirs = nearest_centroids(reference.x, clusters)
     return Groups(

@@ -49,7 +49,7 @@ def pairing_digest(features: Features, ids: npt.NDArray[np.int64], blocks: Block
         blocks: of these.
         alike: what else must be the same, such as the reference.
     """
-    seeds, labels = _seeds(features), features.labels()
+    seeds, labels = seeds_in_order(features), features.labels()
     if seeds is None:
         return None
     return digest({
@@ -60,7 +60,7 @@ def pairing_digest(features: Features, ids: npt.NDArray[np.int64], blocks: Block
     })  # fmt: skip
 
 
-def _seeds(features: Features) -> npt.NDArray[np.int64] | None:
+def seeds_in_order(features: Features) -> npt.NDArray[np.int64] | None:
     """Return the seed of each sample, int64 [n], None where the features are not those of all images of one `sample`.
 
     `sample` writes images in the order of their seeds.

@@ -18,6 +18,7 @@ class EvalSettings:
     metrics: str | None = None
     subset: str | None = None
     clusters: str | None = None
+    trained_on: str | None = None
     logits: str | None = None
     save_stats: str | None = None
     against: str | None = None
@@ -43,6 +44,7 @@ class EvalSettings:
             raise UsageError("--fid-infinity extrapolates the Fréchet distance: add fid to --metrics.")
         for_one = (
             (self.clusters, "shares", "clusters"),
+            (self.trained_on, "shares", "trained-on"),
             (self.logits, "is", "logits"),
             (self.held_out, "fid", "held-out"),
         )
@@ -62,13 +64,14 @@ class EvalSettings:
     def takes_samples(self) -> bool:
         """Whether what was asked for takes the reference's samples, for which statistics do not do."""
         more = self.stated and self.names != ("fid",)
-        return more or any(option is not None for option in (self.subset, self.clusters, self.save_stats))
+        options = self.subset, self.clusters, self.trained_on, self.save_stats
+        return more or any(option is not None for option in options)
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Metrics to be computed, in the order of the catalogue."""
         if self.metrics is None:
-            return tuple(METRICS)
+            return tuple(name for name, metric in METRICS.items() if metric.by_default)
         wanted = [name.strip() for name in self.metrics.split(",")]
         unknown = next((name for name in wanted if name not in METRICS), None)
         if unknown is not None:

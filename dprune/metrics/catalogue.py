@@ -47,11 +47,13 @@ class Metric:
         name: that --metrics takes.
         title: what messages call it.
         measures: the numbers that it gives, in the order of the result.
+        by_default: whether it is computed where no metrics are asked for.
     """
 
     name: str
     title: str
     measures: tuple[Measure, ...]
+    by_default: bool = True
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -68,6 +70,11 @@ def _shares(kind: str, more: str = "") -> tuple[Measure, ...]:
                 optional=True),
         Measure(f"{kind}_smallest_share", f"Smallest {kind} share", "",
                 f"Share of the {kind} with the fewest generated samples{more}.", optional=True),
+        Measure(f"{kind}_training_slope", f"{name} slope", "",
+                f"Slope of generated {kind} shares over those of the training set; 1 follows them, 0 knows nothing of "
+                f"them{more}.", 1.0, optional=True),
+        Measure(f"{kind}_training_variation", f"{name} total variation, training", "",
+                f"Half the summed differences of {kind} shares to those of the training set{more}.", optional=True),
     )  # fmt: skip
 
 
@@ -80,6 +87,25 @@ _CLASSES = (
             "Share of reference samples whose nearest other reference samples are of their own class: the real "
             "baseline.", optional=True),
 )  # fmt: skip
+PAIRED = (
+    Measure("paired_cosine", "Cosine of pairs", "", "Mean cosine of the features of samples of the same seed."),
+    Measure("shuffled_cosine", "Cosine of shuffled pairs", "",
+            "Mean cosine of samples of different seeds: what it is without shared noise."),
+    Measure("class_shuffled_cosine", "Cosine of pairs shuffled in classes", "",
+            "Mean cosine of samples of different seeds and the same class: what class alone makes of it.",
+            optional=True),
+    Measure("paired_distance", "Distance of pairs", "",
+            "Mean Euclidean distance between the features of samples of the same seed."),
+    Measure("shuffled_distance", "Distance of shuffled pairs", "",
+            "Mean distance between samples of different seeds: what it is without shared noise."),
+    Measure("class_shuffled_distance", "Distance of pairs shuffled in classes", "",
+            "Mean distance between samples of different seeds and the same class: what class alone makes of it.",
+            optional=True),
+    Measure("paired_retrieval", "Nearest is the partner", "",
+            "Share of the samples whose nearest of the other model has the same seed; by chance it is one over their "
+            "number."),
+)  # fmt: skip
+"""How alike two models make of the same noise; neither end is better."""
 _ROWS = (
     Metric("fid", "Fréchet distance", (
         Measure("frechet_distance", "Fréchet distance", "lower",
@@ -121,6 +147,7 @@ _ROWS = (
         Measure("vendi", "Vendi score", "higher", "Effective number of distinct samples."),
     )),
     Metric("shares", "shares", _shares("cluster") + _CLASSES),
+    Metric("paired", "similarity of pairs", PAIRED, by_default=False),
 )  # fmt: skip
 METRICS = {metric.name: metric for metric in _ROWS}
 """By the name that --metrics takes, in the order of results."""
@@ -153,4 +180,4 @@ MEMORIZATION = (
 )  # fmt: skip
 
 SHARES = METRICS["shares"].measures
-QUALITY = tuple(measure for metric in _ROWS for measure in metric.measures if measure not in SHARES)
+QUALITY = tuple(measure for metric in _ROWS for measure in metric.measures if measure not in SHARES + PAIRED)

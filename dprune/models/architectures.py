@@ -15,7 +15,7 @@ ARCHITECTURES = {
     "L": (1024, 24, 16),
     "XL": (1152, 28, 16),
 }
-PATCHES = (1, 2, 4, 8)
+PATCHES = (1, 2, 4, 8, 16)
 HEADS = {width: heads for name, (width, _, heads) in ARCHITECTURES.items() if name in ("S", "B", "L", "XL")}
 """Heads of the published architectures by their width, since shapes of weights do not tell them."""
 
@@ -35,5 +35,5 @@ def parse_architecture(text: str) -> tuple[int, int, int, int]:
     known = [f"{size}/{side}" for size in ARCHITECTURES for side in PATCHES]
     close = get_close_matches(text, known, 1)
     hint = f"did you mean {close[0]}?" if close else "give NAME/PATCH such as XL/2."
-    sizes = ", ".join(ARCHITECTURES)
-    raise UsageError(f"--arch {text}: no such architecture (names are {sizes}; patches 1, 2, 4, 8): {hint}")
+    sizes, patches = ", ".join(ARCHITECTURES), ", ".join(map(str, PATCHES))
+    raise UsageError(f"--arch {text}: no such architecture (names are {sizes}; patches {patches}): {hint}")

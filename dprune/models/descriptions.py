@@ -6,7 +6,6 @@ A number beyond them would take hours and all memory before the weights turn out
 from __future__ import annotations
 
 from dprune.formats.checked_json import Flag, ListOf, Object, OneOf, Real, Shape, Text, Whole
-from dprune.formats.latents import SUMS
 from dprune.models.baselines import KIND, LEAST_SIDE, MOST_SIDE, TITLES
 
 _SIDE = Whole(1, 1 << 14)
@@ -27,7 +26,7 @@ DESCRIPTIONS: dict[str, Shape] = {
         {**_REACHED, **_CLASSES},
     ),
     "vae": Object(
-        {"latents": OneOf(tuple(SUMS)), "image_size": _SIDE, "width": _CHANNELS,
+        {"latents": OneOf(("vq", "kl")), "image_size": _SIDE, "width": _CHANNELS,
          "multipliers": ListOf(Whole(1, 1024), 1, 16), "blocks": Whole(0, 128), "latent_channels": _CHANNELS,
          "codes": Whole(0, 1 << 24), "l2_codes": Flag()},
         {**_REACHED, "attention": ListOf(Whole(0, 15), 0, 16), "middle_attention": Flag(), "groups": Whole(0, 1 << 10),

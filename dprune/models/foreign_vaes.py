@@ -15,6 +15,7 @@ from dprune.errors import InputError, MismatchError
 from dprune.formats.checked_json import ListOf, Object, Real, Text, Whole, read_json, shaped
 from dprune.formats.tensor_files import TensorFile, is_tensor_file
 from dprune.models.files import ModelFile
+from dprune.models.identity import IMAGE_SIZE
 from dprune.models.vae_config import VAEConfig
 from dprune.models.vae_naming import (
     DIFFUSERS,
@@ -32,8 +33,6 @@ from dprune.models.weights import map_state, read_tensor_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-IMAGE_SIZE = 256
-"""Side of the images that convolutions made for any size are used for unless told otherwise, in pixels."""
 GROUPS = 32
 """Of normalisations, unless a configuration says otherwise."""
 CONFIG = "config.json"

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from dprune.errors import InputError
 from dprune.formats.latents import Latents
+from dprune.models.pixels import centred
 
 
 class Normalisation:
@@ -32,7 +33,8 @@ class Normalisation:
     def __call__(self, rows: Tensor) -> Tensor:
         """Return latents float32 [n, c, h, w] of codes int16 [n, h * w], see `as_held`, or of values [n, c, h, w]."""
         if self._table is None:
-            return (rows.float() - self._mean) / self._std
+            values = centred(rows) if rows.dtype == torch.uint8 else rows.float()
+            return (values - self._mean) / self._std
         found: Tensor = F.embedding(rows.to(torch.int64) & 0xFFFF, self._table)
         grid: Tensor = found.transpose(1, 2).unflatten(2, (self._side, self._side))
         return grid.contiguous()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from dprune.formats.latents import PIXELS
 from dprune.kernels.available import triton_works
 from dprune.models.discriminator import PatchGAN
 from dprune.models.dit import DiT, DiTConfig
@@ -54,7 +55,7 @@ def quicken_vae(vae: VAE) -> str:
     Returns:
         The name of the path: `fused`, for which parameters should be channels last, or `plain`.
     """
-    if not triton_works(vae.last_weight.device):
+    if vae.config.kind == PIXELS or not triton_works(vae.last_weight.device):
         return PLAIN
     from dprune.kernels.codes import MOST_CHANNELS, nearest_rows
     from dprune.models.fast_vae import run_fused

@@ -2,7 +2,7 @@
 
 Encoder and decoder follow VQGAN (Esser et al., 2021) and latent diffusion (Rombach et al., 2022): residual blocks, one
 attention where the resolution is lowest, and a 1x1 convolution on either side of the latents, which are quantised
-(`vq`) or Gaussian (`kl`).
+(`vq`) or Gaussian (`kl`). One without layers, whose latents are the pixels, is the identity.
 """
 
 from __future__ import annotations
@@ -170,16 +170,16 @@ class VAE(nn.Module):
         return self.run(self.decoder, self.after_latent(latents_BCHW))
 
     def snap(self, latents_BCHW: Tensor) -> Tensor:
-        """Replace each place of latents [B, c, h, w] by the nearest code; Gaussian latents stay as they are."""
-        if self.config.kind == "kl":
+        """Replace each place of latents [B, c, h, w] by the nearest code; latents without codes stay as they are."""
+        if self.config.kind != "vq":
             return latents_BCHW
         return self.quantizer.look_up(self.quantizer.codes(latents_BCHW), latents_BCHW.shape[2])
 
     def reconstruct(self, images_BCHW: Tensor) -> Tensor:
         """Encode and decode images; Gaussian latents are taken at their mean."""
-        if self.config.kind == "kl":
-            return self.decode(self.moments(images_BCHW)[0])
         encoded = self.encode(images_BCHW)
+        if self.config.kind != "vq":
+            return self.decode(encoded[:, : self.config.latent_channels])
         return self.decode(self.quantizer.look_up(self.quantizer.chosen(encoded), encoded.shape[2]))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, NamedTuple
 
+from dprune.formats.latents import PIXELS
+
 IMAGE_CHANNELS = 3
 LATENT_SCALE = 0.18215
 """What the latents of Stable Diffusion's autoencoder are multiplied with for transformers made elsewhere."""
@@ -16,7 +18,7 @@ class VAEConfig:
     """What determines an autoencoder's parameters.
 
     Attributes:
-        kind: `vq` or `kl`.
+        kind: `vq`, `kl`, or `pixels` for what has no layers, see `Identity`.
         image_size: side of the images that it was trained on, in pixels; of one made elsewhere, that it is used for.
         width: channels at full resolution, a multiple of 4.
         multipliers: of the width at each resolution; each but the first has half the side of the one before.
@@ -115,6 +117,8 @@ class Layer(NamedTuple):
 
 def encoder_layers(config: VAEConfig) -> list[Layer]:
     """Return the layers from images [B, 3, H, W] to [B, moments * between, h, w]."""
+    if config.kind == PIXELS:
+        return []
     channels = config.width
     layers = [Layer("first", IMAGE_CHANNELS, channels)]
     for level, multiplier in enumerate(config.multipliers):
@@ -127,6 +131,8 @@ def encoder_layers(config: VAEConfig) -> list[Layer]:
 
 def decoder_layers(config: VAEConfig) -> list[Layer]:
     """Return the layers from [B, between, h, w] to images [B, 3, H, W]; one block a level more than the encoder."""
+    if config.kind == PIXELS:
+        return []
     channels = config.width * config.multipliers[-1]
     layers = [Layer("first", config.between, channels), *_middle(config)]
     for level, multiplier in reversed(list(enumerate(config.multipliers))):

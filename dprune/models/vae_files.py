@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.latents import MOST_CODES
+from dprune.formats.latents import MOST_CODES, PIXELS
 from dprune.formats.provenance import Record
 from dprune.models.files import ModelFile
 from dprune.models.foreign_vaes import GROUPS, ForeignVAE, open_foreign_vae, weights_in
+from dprune.models.identity import IMAGE_SIZE, Identity
 from dprune.models.vae_config import LATENT_SCALE, VAEConfig
 
 
@@ -19,13 +20,15 @@ def open_vae(path: str | Path, image_size: int | None = None) -> ModelFile:
 
     Args:
         path: a `model.safetensors` of `train-vae`; or a file, or a folder of diffusers, of an autoencoder made
-            elsewhere, see `foreign_vaes`.
+            elsewhere, see `foreign_vaes`; or `pixels` for images that are their own latents.
         image_size: side of the images that it is used for, in pixels; None for those that it was trained on.
 
     Raises:
         InputError: it is no autoencoder that dprune knows, or has more codes than a store can hold.
         UsageError: no latents stand for images of this size.
     """
+    if path == PIXELS:
+        return Identity.of(image_size or IMAGE_SIZE)
     file = ModelFile.open(weights_in(Path(path)))
     if not file.network:
         file = open_foreign_vae(file.path)
@@ -47,7 +50,7 @@ def open_vae(path: str | Path, image_size: int | None = None) -> ModelFile:
 
 def takes_any_size(file: ModelFile) -> bool:
     """Tell whether an autoencoder is for images of no size in particular, as those made elsewhere are."""
-    return isinstance(file, ForeignVAE)
+    return isinstance(file, ForeignVAE | Identity)
 
 
 def beside_digest(file: ModelFile) -> Record:
@@ -102,8 +105,15 @@ def decoded_network(file: ModelFile, size: int, latents: Record) -> Record:
     return found
 
 
+def vae_parents(file: ModelFile) -> dict[str, Record]:
+    """Describe an autoencoder as the input of another file; pixels come from none."""
+    return {} if isinstance(file, Identity) else {"vae": file.as_parent()}
+
+
 def made_by(latents: Record) -> str | None:
-    """Return the digest of the autoencoder that made latents, None for a record that does not say."""
+    """Return the digest of the autoencoder that made latents, `pixels` for none, None for a record without it."""
+    if latents.get("options", {}).get("network", {}).get("kind") == PIXELS:
+        return PIXELS
     digest = latents.get("parents", {}).get("vae", {}).get("digest")
     return digest if isinstance(digest, str) else None
 
@@ -123,5 +133,5 @@ def check_made(vae: ModelFile, latents: Record, title: str) -> None:
     if theirs and vae.digest != theirs:
         raise MismatchError(
             f"--vae {vae.path} ({vae.digest[:12]}) is not the autoencoder that made {title} ({theirs[:12]}): "
-            "give that one."
+            f"give {'--vae pixels' if theirs == PIXELS else 'that one'}."
         )

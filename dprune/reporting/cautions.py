@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from dprune.formats.provenance import FINDINGS_KEY, nearest_first, training_subset
+from dprune.reporting.coverage import Coverage
 from dprune.reporting.headlines import HEADLINES
 from dprune.reporting.study.estimates import t_quantile
 from dprune.reporting.study.factors import COUNT
@@ -20,16 +21,19 @@ _NAMED = 4
 _FAR, _CHANCES = 0.1, 2.0
 
 
-def cautions_of(tables: Mapping[str, Sequence[Table]]) -> list[str]:
+def cautions_of(tables: Mapping[str, Sequence[Table]], coverage: Coverage) -> list[str]:
     """Return sentences, none twice.
 
     Args:
         tables: by their names in the report.
+        coverage: which points there are.
     """
     every = [table for some in tables.values() for table in some]
-    found = [_without_baseline(every), _trained_once(every)]
+    found = [_without_baseline(every), _trained_once(every), _unlike_the_list(coverage)]
     for table in every:
-        found += [_counts(table.comparison), *_missing(table), *_fewer_trainings(table)]
+        # Where a list says what should be there, nothing is to be guessed from other lines.
+        guessed = () if coverage.is_listed else (*_missing_points(table), *_fewer_trainings(table))
+        found += [_counts(table.comparison), *guessed, *_missing_metrics(table)]
     found.append(_few_trainings(every))
     found += [_class_shares(table) for table in tables.get("shares", ())]
     found += _noisy_rankings([line for table in every for line in table.comparison.pruned])
@@ -37,7 +41,7 @@ def cautions_of(tables: Mapping[str, Sequence[Table]]) -> list[str]:
 
 
 def _without_baseline(tables: Sequence[Table]) -> str:
-    if any(table.comparison.unpruned for table in tables):
+    if not tables or any(table.comparison.unpruned for table in tables):
         return ""
     return "No result is of the unpruned training set, so nothing says what pruning cost."
 
@@ -77,15 +81,26 @@ def _counts(comparison: Comparison) -> str:
     )
 
 
-def _missing(table: Table) -> Iterator[str]:
-    """Tell of pruning ratios that most lines have and one has not, and of metrics that most points have."""
+def _unlike_the_list(coverage: Coverage) -> str:
+    """Tell which of the trainings that are expected have no result."""
+    gaps = [f"{title} ({point.text})" if point.found else title for title, point in coverage.gaps()]
+    return f"{coverage.sentence}: {_listed(gaps)}." if coverage.is_listed and gaps else ""
+
+
+def _missing_points(table: Table) -> Iterator[str]:
+    """Tell of pruning ratios that most lines have and one has not, unless it has none of them."""
     lines = table.comparison.pruned
     ratios = {line.label: {ratio_of(row) for row in table.rows if row.line is line} for line in lines}
     common = [ratio for ratio, count in Counter(r for some in ratios.values() for r in some).items()
               if len(lines) > 1 and 2 * count >= len(lines)]  # fmt: skip
-    absent = [f"{label}, pruned {r}" for label, some in ratios.items() for r in sorted(common) if r not in some]
+    usual = {label: some for label, some in ratios.items() if not some.isdisjoint(common)}
+    absent = [f"{label}, pruned {r}" for label, some in usual.items() for r in sorted(common) if r not in some]
     if absent:
         yield f"Missing: no result of {_listed(absent)}."
+
+
+def _missing_metrics(table: Table) -> Iterator[str]:
+    """Tell of metrics that most points have and some have not."""
     for column, measure in enumerate(table.measures):
         without = [title_of(row) for row in table.rows if row.estimates[column] is None]
         if measure.key in HEADLINES and 0 < len(without) < len(table.rows):

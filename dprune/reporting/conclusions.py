@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from dprune.metrics.differences import TRAININGS, Difference
 from dprune.reporting.cautions import cautions_of
+from dprune.reporting.coverage import Coverage
 from dprune.reporting.study.estimates import CellMean
 from dprune.reporting.study.grouping import Line
 from dprune.reporting.study.training_sets import UNPRUNED
@@ -45,9 +46,15 @@ class Conclusions:
 
     Attributes:
         tables: by their names in the report, `quality`, `shares` and `memorization`.
+        coverage: which points there are.
+        more: what is said beside them.
+        more_cautions: what to know of that.
     """
 
     tables: Mapping[str, Sequence[Table]]
+    coverage: Coverage
+    more: tuple[Statement, ...] = ()
+    more_cautions: tuple[str, ...] = ()
 
     @functools.cached_property
     def verdicts(self) -> list[tuple[Table, Verdict]]:
@@ -57,7 +64,7 @@ class Conclusions:
     @functools.cached_property
     def statements(self) -> tuple[Statement, ...]:
         """What leads in each headline metric, how far it is from the baseline, and what cannot be told apart."""
-        return (*self._of_quality(), *self._of_memorization())
+        return (*self._of_quality(), *self._of_memorization(), *self.more)
 
     @functools.cached_property
     def cautions(self) -> tuple[str, ...]:
@@ -67,7 +74,7 @@ class Conclusions:
             f"Each metric was compared with the baseline up to {most} times: chance alone makes about {most / 20:.2g} "
             "of these seem different."
         )
-        return (*cautions_of(self.tables), *([chance] if most > 1 else []))
+        return (*cautions_of(self.tables, self.coverage), *self.more_cautions, *([chance] if most > 1 else []))
 
     def summary(self) -> dict[str, Any]:
         """Return all of it in what JSON can hold."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dprune.reporting.conclusions import Conclusions
+from dprune.reporting.coverage import Coverage
 from dprune.reporting.line_table import LineTable
 from dprune.reporting.markup import escape, markdown
 
@@ -24,11 +25,17 @@ def _unbroken(text: str) -> str:
     return escape(text).replace(" ±", "&nbsp;±").replace("± ", "±&nbsp;")
 
 
-def markdown_summary(title: str, conclusions: Conclusions, lines: LineTable) -> str:
-    """Write title, conclusions, cautions and a table of the lines."""
+def markdown_summary(title: str, conclusions: Conclusions, lines: LineTable, coverage: Coverage) -> str:
+    """Write title, conclusions, cautions, a table of the lines and, where it says more, one of the trainings."""
     said = "".join(f"- **{markdown(s.heading)}**: {markdown(s.text)}\n" for s in conclusions.statements)
     listed = "".join(f"- {markdown(caution)}\n" for caution in conclusions.cautions)
-    parts = [f"# {markdown(title)}\n", said, f"## {CAUTIONS}\n\n{listed}" if listed else "", _lines(lines)]
+    parts = [
+        f"# {markdown(title)}\n",
+        said,
+        f"## {CAUTIONS}\n\n{listed}" if listed else "",
+        _lines(lines) if lines.rows else "",
+        _trainings(coverage),
+    ]
     return "\n".join(filter(None, parts))
 
 
@@ -36,6 +43,15 @@ def _lines(lines: LineTable) -> str:
     shared = "".join(f"{markdown(heading)} of all: {markdown(text)}\n\n" for heading, text in lines.shared)
     rows = [lines.heads, ["---"] * len(lines.heads), *([markdown(cell) for cell in row] for row in lines.rows)]
     return f"## What the lines are\n\n{shared}{''.join(map(_row, rows))}"
+
+
+def _trainings(coverage: Coverage) -> str:
+    if not coverage.is_shown:
+        return ""
+    heads = ("Line", *coverage.heads)
+    rows = [heads, ["---"] * len(heads)]
+    rows += [(markdown(line), *(point.text for point in points)) for line, points in coverage.rows]
+    return f"## Trainings\n\n{coverage.sentence}.\n\n{''.join(map(_row, rows))}"
 
 
 def _row(cells: Sequence[str]) -> str:

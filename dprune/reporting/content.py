@@ -8,16 +8,24 @@ from dataclasses import dataclass, field
 
 from dprune.formats.images import drawn_png
 from dprune.metrics.catalogue import MEMORIZATION, QUALITY, SHARES, Measure
+from dprune.reporting.agreement.findings import Agreement
+from dprune.reporting.agreement.inputs import AgreementInputs
+from dprune.reporting.agreement.texts import markdown_agreement
 from dprune.reporting.conclusions import Conclusions
 from dprune.reporting.conclusions_markup import markdown_summary
+from dprune.reporting.coverage import Coverage
 from dprune.reporting.curves import Colours
 from dprune.reporting.distributions import shares_csv
 from dprune.reporting.drawings import Drawings
 from dprune.reporting.feature_map import FeatureMap, MapInputs
+from dprune.reporting.headlines import headline_tables
 from dprune.reporting.image_grid import ImageGrid, draw_grid
 from dprune.reporting.line_table import LineTable, line_table
 from dprune.reporting.markdown_tables import markdown_tables
+from dprune.reporting.pairs.findings import Pairs
+from dprune.reporting.pairs.grid import PairGrid
 from dprune.reporting.pictures import Picture
+from dprune.reporting.study.expected import Expected
 from dprune.reporting.study.experiments import Point
 from dprune.reporting.study.grouping import Comparison, compare_results
 from dprune.reporting.tables import Table, csv_table, csv_text
@@ -37,21 +45,29 @@ class Content:
         title: of the page.
         points: one for each result.
         grid: images, or None.
+        pairs: models that were sampled with the same seeds, or None.
+        pair_grids: what some of these made of the same noise.
         pictures: that were drawn before.
         maps: of features.
         map_inputs: what they show, or None.
         names: that users gave to lines, by their keys.
         formats: of the files of charts.
+        expected: trainings that the study should have.
+        agreement_inputs: scores and subsets, or None.
     """
 
     title: str
     points: Sequence[Point]
     grid: ImageGrid | None = None
+    pairs: Pairs | None = None
+    pair_grids: Sequence[PairGrid] = ()
     pictures: Sequence[Picture] = ()
     maps: Sequence[FeatureMap] = ()
     map_inputs: MapInputs | None = None
     names: Mapping[Hashable, str] = field(default_factory=dict)
     formats: Sequence[str] = ()
+    expected: Expected = field(default_factory=Expected)
+    agreement_inputs: AgreementInputs | None = None
 
     @functools.cached_property
     def comparisons(self) -> dict[str, list[Comparison]]:
@@ -87,9 +103,26 @@ class Content:
         return {name: [table for table in tables if table.measures] for name, tables in made.items()}
 
     @functools.cached_property
+    def coverage(self) -> Coverage:
+        """Which points there are, and which are missing."""
+        return Coverage.of((c for found in self.comparisons.values() for c in found), self.expected)
+
+    @functools.cached_property
     def conclusions(self) -> Conclusions:
         """What the tables say, in words."""
-        return Conclusions(self._tables)
+        found = self.agreement
+        more, cautions = (found.statements, found.cautions) if found else ((), ())
+        more = (*more, self.pairs.statement) if self.pairs else more
+        return Conclusions(self._tables, self.coverage, more, cautions)
+
+    @functools.cached_property
+    def agreement(self) -> Agreement | None:
+        """What scores and subsets say, None where none were given."""
+        if self.agreement_inputs is None:
+            return None
+        every = [comparison for found in self.comparisons.values() for comparison in found]
+        tables = [table for tables in headline_tables(self.comparisons) for table in tables]
+        return Agreement(self.agreement_inputs, self.points, every, tables, self.colours)
 
     @functools.cached_property
     def drawings(self) -> Drawings:
@@ -106,15 +139,24 @@ class Content:
             if tables := self.tables(name):
                 found[f"{name}.md"] = markdown_tables(tables)
                 found[f"{name}.csv"] = csv_table(tables)
-        found["summary.md"] = markdown_summary(self.title, self.conclusions, self.lines)
-        found["lines.csv"] = csv_text(self.lines.heads, self.lines.rows)
+        found["summary.md"] = markdown_summary(self.title, self.conclusions, self.lines, self.coverage)
+        found |= {"trainings.csv": self.coverage.csv()} if self.coverage.is_shown else {}
+        found |= {"lines.csv": csv_text(self.lines.heads, self.lines.rows)} if self.lines.rows else {}
         if shares := shares_csv(self.comparisons.get("metrics", [])):
             found["shares-by-group.csv"] = shares
         figures = self.drawings.figures()
         found |= self.drawings.tables()
+        if self.agreement is not None:
+            found["agreement.md"] = markdown_agreement(self.agreement)
+            found |= self.agreement.files()
+            figures |= self.agreement.figures()
+        if self.pairs is not None:
+            found |= {"pairs.md": self.pairs.markdown(), "pairs.csv": self.pairs.csv()}
         for number, drawn in enumerate(self.maps, 1):
             name = f"map-{number}" if len(self.maps) > 1 else "map"
             figures[name], found[f"{name}.csv"] = drawn.figure(), drawn.csv()
         files = {f"{path}.{kind}": figure.on_paper(kind) for path, figure in figures.items() for kind in self.formats}
         pictures = {"images/grid.png": drawn_png(draw_grid(self.grid))} if self.grid else {}
+        for number, pair in enumerate(self.pair_grids, 1):
+            pictures[f"images/pairs{f'-{number}' if len(self.pair_grids) > 1 else ''}.png"] = drawn_png(pair.draw())
         return {path: text.encode() for path, text in found.items()} | files | pictures

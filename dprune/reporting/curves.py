@@ -11,8 +11,8 @@ from dprune.charts.ranking import ranked_dots
 from dprune.charts.theme import PALETTE
 from dprune.formats.readable import presentable
 from dprune.metrics.catalogue import Measure
-from dprune.reporting.study.estimates import SAMPLING, CellMean, samplings_text
-from dprune.reporting.study.grouping import Comparison, Line, ratio_text
+from dprune.reporting.study.estimates import SAMPLING, CellMean, samplings_text, trained_on_text
+from dprune.reporting.study.grouping import Cell, Comparison, Line, ratio_text
 from dprune.reporting.tables import csv_text, half_text, number_text
 
 _MARKERS = {"lowest": "circle", "highest": "square", "middle": "triangle-up", "random": "diamond"}
@@ -20,6 +20,8 @@ _DASHES = {"highest": (6, 3), "middle": (2, 3)}
 # Numbers that readers of screens are told of a chart: more are for its table.
 _MOST_SAID = 24
 _HEADS = ("line", "pruned", "mean", "half_width", "over", "units", "trainings", "samplings")
+_ALIKE = 0.01
+"""Share by which numbers of training samples may differ that are said as one."""
 
 
 class Colours:
@@ -80,7 +82,26 @@ def curve(comparison: Comparison, measure: Measure, colours: Colours) -> Figure 
         every = [estimate for *_, estimate in known]
         return ranked_dots(title, said, styles, every, baselines, measure.better, measure.baseline, note)
     levels = [estimate for line, _, estimate in known if line.is_unpruned]
-    return ratio_curves(title, said, styles, pruned, levels, measure.baseline, note)
+    return ratio_curves(title, said, styles, pruned, levels, measure.baseline, note, _training_samples(comparison))
+
+
+def _training_samples(comparison: Comparison) -> dict[float, str]:
+    """Say how many samples were trained on at each ratio, where that is nearly the same for all lines."""
+    found: dict[float, set[int]] = {}
+    for line in comparison.pruned:
+        for cell in line.cells:
+            if cell.ratio is not None:
+                found.setdefault(cell.ratio, set()).update(cell.trained_on)
+    alike = all(counts and max(counts) - min(counts) <= _ALIKE * max(counts) for counts in found.values())
+    return {ratio: short_count(max(counts)) for ratio, counts in found.items()} if alike else {}
+
+
+def short_count(count: int) -> str:
+    """Write a count in few letters, with three digits where it is large."""
+    for unit, name in ((1_000_000, "M"), (1_000, "k")):
+        if count >= 10 * unit or (unit > 1_000 and count >= unit):
+            return f"{count / unit:.3g}{name}"
+    return f"{count:,}"
 
 
 def _estimates(comparison: Comparison, measure: Measure) -> list[tuple[Line, CellMean, Estimated]]:
@@ -90,7 +111,7 @@ def _estimates(comparison: Comparison, measure: Measure) -> list[tuple[Line, Cel
             ratio = 0.0 if line.is_unpruned else cell.ratio
             if ratio is not None and (mean := cell.estimate(measure.key)) is not None:
                 half, dotted = mean.half_width, not mean.over_trainings
-                drawn = Estimated(number, ratio, mean.mean, half, dotted, _tip(line, ratio, mean))
+                drawn = Estimated(number, ratio, mean.mean, half, dotted, _tip(line, cell, mean))
                 found.append((line, mean, drawn))
     return found
 
@@ -124,10 +145,11 @@ def _said(measure: Measure, known: Sequence[tuple[Line, CellMean, Estimated]]) -
     return presentable(f"{measure.name} over the pruning ratio. {said}.")
 
 
-def _tip(line: Line, ratio: float, mean: CellMean) -> str:
-    said = [] if line.is_unpruned else [f"pruned {ratio_text(ratio)}"]
+def _tip(line: Line, cell: Cell, mean: CellMean) -> str:
+    pruned = [] if line.is_unpruned else [f"pruned {ratio_text(cell.ratio)}"]
+    said = [", ".join(filter(None, (*pruned, trained_on_text(cell.trained_on))))]
     kind = [mean.kind] if mean.half_width else []
-    return "\n".join([*said, _value(mean), *kind, samplings_text(mean.samplings)])
+    return "\n".join([*filter(None, said), _value(mean), *kind, samplings_text(mean.samplings)])
 
 
 def _value(mean: CellMean) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -17,14 +18,21 @@ from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import FINDINGS_KEY, Record, make_record, parent_record, with_findings
 from dprune.formats.publish import Output, publish_bytes, publish_json
-from dprune.formats.results import read_result
+from dprune.formats.results import Result, read_result, result_digest
+from dprune.reporting.agreement.inputs import AgreementInputs
+from dprune.reporting.agreement.score_names import split_labels
 from dprune.reporting.content import Content
 from dprune.reporting.feature_map import MapInputs, make_maps
 from dprune.reporting.image_folders import Folder, open_folders
 from dprune.reporting.image_grid import make_grid
 from dprune.reporting.page.rendering import render
+from dprune.reporting.pairs.findings import Pairs
+from dprune.reporting.pairs.grid import SEEDS as PAIR_SEEDS
+from dprune.reporting.pairs.grid import make_pair_grids, without_pairs_alone
+from dprune.reporting.pairs.inputs import PairResult, pair_results
 from dprune.reporting.pictures import Picture, open_pictures
 from dprune.reporting.study.baselines import named_choices
+from dprune.reporting.study.expected import Expected
 from dprune.reporting.study.experiments import Choice, Point, point_of_result
 from dprune.reporting.study.given_names import called_without, given_names
 from dprune.reporting.study.grouping import compare_results
@@ -51,6 +59,9 @@ class ReportSettings:
     baseline: tuple[str, ...] = ()
     label: tuple[str, ...] = ()
     format: str | None = None
+    scores: tuple[str, ...] = ()
+    subsets: tuple[str, ...] = ()
+    expect: str | None = None
 
     def __post_init__(self) -> None:
         """Hold the options together.
@@ -79,26 +90,32 @@ class ReportJob(Job):
     """One report, its inputs read.
 
     Attributes:
-        points: one for each result, sorted by digest.
+        points: one for each result, sorted by digest; those of pairs alone are none.
+        pairs: results of pairs of models.
         title: of the page.
         folders: of generated images.
-        image_seeds: images in a cell of the grid.
+        image_seeds: images in a cell of the grid, None for the default.
         pictures: that stand in it as they are.
         map_inputs: what is drawn as a map, or None.
         baselines: training sets that count as unpruned, whatever their provenance says.
         names: that users gave to lines, by their keys.
         formats: of the files of charts.
+        agreement: scores and subsets, or None.
+        expected: trainings that the study should have; empty where no table says so.
     """
 
     points: tuple[Point, ...]
+    pairs: tuple[PairResult, ...]
     title: str
     folders: tuple[Folder, ...]
-    image_seeds: int
+    image_seeds: int | None
     pictures: tuple[Picture, ...]
     map_inputs: MapInputs | None
     baselines: frozenset[Choice]
     names: Mapping[Hashable, str]
     formats: tuple[str, ...]
+    agreement: AgreementInputs | None
+    expected: Expected
     output: Output
 
     @functools.cached_property
@@ -107,11 +124,13 @@ class ReportJob(Job):
         results = [parent_record(point.result.record, point.mark) for point in self.points if point.result]
         parents = _numbered("result", results) | _numbered("images", [folder.parent for folder in self.folders])
         options: dict[str, Any] = {"title": self.title}
-        options |= {"image_seeds": self.image_seeds} if self.folders else {}
+        parents |= _numbered("pairs", [parent_record(p.result.record, p.mark) for p in self.pairs if p.is_all])
+        options |= {"image_seeds": self._image_seeds} if self.folders else {}
         options |= {"formats": sorted(self.formats)} if self.formats else {}
         if self.pictures:
             parents |= _numbered("picture", [parent_record(None, picture.digest) for picture in self.pictures])
             options["captions"] = [picture.caption for picture in self.pictures]
+        parents |= {"expected": parent_record(None, self.expected.digest)} if self.expected.digest else {}
         if self.baselines:
             every = (*self.points, *(folder.point for folder in self.folders))
             options["baseline"] = sorted(point.mark for point in every if point.choice in self.baselines)
@@ -123,7 +142,16 @@ class ReportJob(Job):
             parents |= {"train": inputs.train.as_parent()}
             parents |= _numbered("generated", [features.as_parent() for features in inputs.generated])
             parents |= {"clusters": inputs.clusters.as_parent()} if inputs.clusters else {}
+        if self.agreement is not None:
+            scores, subsets = self.agreement.scores, self.agreement.subsets
+            options |= {"names": names} if (names := self.agreement.names) else {}
+            parents |= _numbered("scores", [score.parent for score in scores])
+            parents |= _numbered("subset", [kept.parent for kept in subsets])
         return make_record("report", options, parents=parents, tags=self.output.tags)
+
+    @property
+    def _image_seeds(self) -> int:
+        return self.image_seeds or IMAGE_SEEDS
 
     def _labelled(self) -> dict[str, list[str]]:
         """Return the digests of the results of each line that the user named."""
@@ -162,7 +190,7 @@ class ReportJob(Job):
         publish_json(folder / MANIFEST, manifest | {"conclusions": content.conclusions.summary()})
         for name, data in found.items():
             publish_bytes(folder / name, data)
-        if not content.has_unpruned:
+        if self.points and not content.has_unpruned:
             _log.warning(
                 "no result is of the unpruned training set, to compare with: if one is, name it with --baseline."
             )
@@ -172,15 +200,21 @@ class ReportJob(Job):
 
     def work(self) -> Mapping[str, Any]:
         """See `Job`."""
-        found = {"results": len(self.points), "folders_of_images": len(self.folders)}
+        found = {"results": self._results, "folders_of_images": len(self.folders)}
+        if self.agreement is not None:
+            found |= {"scores": len(self.agreement.scores), "subsets": len(self.agreement.subsets)}
         return found | ({"pictures": len(self.pictures)} if self.pictures else {})
 
     def summary(self) -> dict[str, Any]:
         """See `Job`."""
         found = (self.existing() or {}).get(FINDINGS_KEY, {})
-        counts = {"results": len(self.points), "lines": found.get("lines"), "files": len(_listed(self.output.path))}
+        counts = {"results": self._results, "lines": found.get("lines"), "files": len(_listed(self.output.path))}
         conclusions = read_manifest(self.output.path).get("conclusions")
         return counts | {"page": str(Path(self.output.path) / PAGE), "conclusions": conclusions}
+
+    @property
+    def _results(self) -> int:
+        return len(self.points) + sum(pair.is_all for pair in self.pairs)
 
     def touched(self) -> Sequence[Path]:
         """See `Job`."""
@@ -188,10 +222,26 @@ class ReportJob(Job):
 
     def _content(self, monitor: Monitor) -> Content:
         known = [*chain.from_iterable(compare_results(self.points, self.names).values())]
-        grid = make_grid(self.folders, self.image_seeds, known) if self.folders else None
+        pairs = Pairs.of(self.pairs, known) if self.pairs else None
+        shown = without_pairs_alone(self.folders, self.pairs, {point.training.mark for point in self.points})
+        grid = make_grid(shown, self._image_seeds, known) if shown else None
+        pair_grids = make_pair_grids(pairs, self.folders, self.image_seeds or PAIR_SEEDS) if pairs else ()
         check_stop(monitor)
         maps = make_maps(self.map_inputs, known) if self.map_inputs else ()
-        return Content(self.title, self.points, grid, self.pictures, maps, self.map_inputs, self.names, self.formats)
+        return Content(
+            title=self.title,
+            points=self.points,
+            grid=grid,
+            pairs=pairs,
+            pair_grids=pair_grids,
+            pictures=self.pictures,
+            maps=maps,
+            map_inputs=self.map_inputs,
+            names=self.names,
+            formats=self.formats,
+            expected=self.expected,
+            agreement_inputs=self.agreement,
+        )
 
 
 def open_report(results: Sequence[str], settings: ReportSettings, output: Output) -> ReportJob:
@@ -201,9 +251,15 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         InputError: a file or folder is not what it should be, or a baseline is not there.
         MismatchError: features and clusters do not belong together.
     """
-    points, folders, pictures = _read_points(results), open_folders(settings.images), open_pictures(settings.picture)
-    before = [*chain.from_iterable(compare_results(points).values())] if settings.label else []
-    named = [called_without(name, settings.label) for name in settings.baseline]
+    points, pairs, marks = _read_points(results)
+    folders, pictures = open_folders(settings.images), open_pictures(settings.picture)
+    expected = Expected.open(settings.expect, marks) if settings.expect else Expected()
+    called, labels = split_labels(settings.label, settings.scores)
+    agreement = None
+    if settings.scores or settings.subsets:
+        agreement = AgreementInputs.open(settings.scores, settings.subsets, called)
+    before = [*chain.from_iterable(compare_results(points).values())] if labels else []
+    named = [called_without(name, labels) for name in settings.baseline]
     baselines = named_choices(named, points, {folder.name: folder.point for folder in folders})
     if baselines:
         points = tuple(point_of_result(point.result, baselines) for point in points if point.result)
@@ -213,22 +269,38 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         projection = settings.projection or PROJECTION
         map_inputs = MapInputs.open(settings.train, settings.generated, settings.clusters, projection)
         map_inputs = replace(map_inputs, baselines=baselines)
-    shown = settings.image_seeds or IMAGE_SEEDS
-    lines = [*chain.from_iterable(compare_results(points).values())] if settings.label else []
-    names = given_names(settings.label, lines, before)
+    lines = [*chain.from_iterable(compare_results(points).values())] if labels else []
+    names = given_names(labels, lines, before)
     return ReportJob(
-        points, settings.title, folders, shown, pictures, map_inputs, baselines, names, settings.formats, output
+        points=points,
+        pairs=pairs,
+        title=settings.title,
+        folders=folders,
+        image_seeds=settings.image_seeds,
+        pictures=pictures,
+        map_inputs=map_inputs,
+        baselines=baselines,
+        names=names,
+        formats=settings.formats,
+        agreement=agreement,
+        expected=expected,
+        output=output,
     )
 
 
-def _read_points(paths: Sequence[str]) -> tuple[Point, ...]:
-    found: dict[str, Point] = {}
+def _read_points(paths: Sequence[str]) -> tuple[tuple[Point, ...], tuple[PairResult, ...], dict[str, str]]:
+    """Read results, those of pairs apart, and return the digests of all by the real paths of their files, too."""
+    found: dict[str, Result] = {}
+    marks: dict[str, str] = {}
     for path in paths:
-        point = point_of_result(read_result(path))
-        if (known := found.get(point.mark)) is not None and known.result is not None:
-            _log.warning("%s says the same as %s and counts once.", path, known.result.name)
-        found.setdefault(point.mark, point)
-    return tuple(found[mark] for mark in sorted(found))
+        result = read_result(path)
+        mark = marks[os.path.realpath(path)] = result_digest(result)
+        if (known := found.get(mark)) is not None:
+            _log.warning("%s says the same as %s and counts once.", path, known.name)
+        found.setdefault(mark, result)
+    pairs = pair_results(found.values())
+    alone = {pair.mark for pair in pairs if pair.is_all}
+    return tuple(point_of_result(found[mark]) for mark in sorted(found) if mark not in alone), pairs, marks
 
 
 def _numbered(role: str, parents: Sequence[Record]) -> dict[str, Record]:

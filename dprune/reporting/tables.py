@@ -178,13 +178,15 @@ def csv_table(tables: Sequence[Table]) -> str:
             reference = row.count("reference" if row.count("train") is None else "train")
             line: list[object] = [table.comparison.title, row.line.label, first.method, first.order]
             line += [row.cell.ratio, len(row.cell.samplings), sum(row.cell.samplings)]
-            line += [notes.seeds_text(row.cell) or None, row.count("generated"), reference]
+            trained_on = row.cell.trained_on
+            line += [notes.seeds_text(row.cell) or None, trained_on.pop() if len(trained_on) == 1 else None]
+            line += [row.count("generated"), reference]
             line.append(row.baseline and row.baseline.label)
             known = dict(zip(table.measures, row.columns(), strict=True))
             for measure in measures:
                 line += known.get(measure, [None] * (1 + len(_OF_MEANS + _OF_DIFFERENCES)))
             lines.append(line)
-    heads = ("measurement", "line", "method", "order", "pruned", "trainings", "samplings", "drawn_anew")
+    heads = ("measurement", "line", "method", "order", "pruned", "trainings", "samplings", "drawn_anew", "trained_on")
     return csv_text((*heads, "generated", "reference", "baseline", *names), lines)
 
 

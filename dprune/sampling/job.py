@@ -16,6 +16,7 @@ from typing import Any
 from dprune.errors import UsageError
 from dprune.formats.claims import TASK, claim_of
 from dprune.formats.jobs import Job
+from dprune.formats.latents import PIXELS
 from dprune.formats.manifests import read_manifest
 from dprune.formats.provenance import FINDINGS_KEY, Record, difference, make_record, parent, with_findings
 from dprune.formats.publish import Output
@@ -31,12 +32,22 @@ from dprune.models.vae_files import (
     check_made,
     decoded_network,
     latent_network,
+    made_by,
     open_vae,
+    vae_parents,
 )
 from dprune.runtime import Monitor, array_task
 from dprune.sampling.cautions import cautions
 from dprune.sampling.exports import Export, GridExport, NpzExport
-from dprune.sampling.settings import DEFAULT_GRID_COUNT, RATES, SampleOptions, SampleSettings, check_fit, check_one_pass
+from dprune.sampling.settings import (
+    DEFAULT_GRID_COUNT,
+    RATES,
+    SampleOptions,
+    SampleSettings,
+    check_classes,
+    check_fit,
+    refuse_diffusion,
+)
 
 _log = logging.getLogger("dprune")
 
@@ -68,7 +79,7 @@ class SampleJob(Job):
             quantized = latent_network(self.vae)["kind"] == "vq"
             options = self.settings.options(conditional=conditional, quantized=quantized) | beside_digest(self.vae)
             options |= {} if self.model.network else LatentScale.of(self.vae).options()
-            parents["vae"] = self.vae.as_parent()
+            parents |= vae_parents(self.vae)
         return make_record("sample", options, parents=parents, tags=self.output.tags)
 
     @functools.cached_property
@@ -198,29 +209,27 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
         UsageError: an option cannot be read, contradicts another, or is not for such networks.
     """
     file = ModelFile.open(weights_in(Path(model), "transformer"))
-    return (
-        _open_baseline(file, options, output)
-        if file.network.get("kind") == BASELINE
-        else _open_diffusion(model, file, options, output)
-    )
+    if file.network.get("kind") == BASELINE:
+        return _open_baseline(file, options, output)
+    return _open_diffusion(model, file, options, output)
 
 
 def _open_baseline(file: ModelFile, options: SampleOptions, output: Output) -> SampleJob:
     """Open a model that makes images in one pass; see `open_sample`."""
     file.check_kind(BASELINE, "a VAE or a GAN", "train-baseline")
     file.digest_ahead()
+    refuse_diffusion(options, file)
     settings = options.resolve(file.class_names, str(file.path))
-    check_one_pass(settings, file)
+    check_classes(settings, file.network, file.path)
     return SampleJob(file, None, settings, output)
 
 
 def _open_diffusion(model: str, file: ModelFile, options: SampleOptions, output: Output) -> SampleJob:
     """Open a transformer and its autoencoder; see `open_sample`."""
     file.check_kind("dit", "a DiT", "train-dit")
-    if options.vae is None:
-        raise UsageError(f"--vae is missing: {model} makes latents: give the autoencoder that its training set was "
-                         "encoded with.")  # fmt: skip
-    vae = open_vae(options.vae)
+    latents = parent(file.record, "latents")
+    decoder = options.vae or _undecoded(model, latents)
+    options, vae = replace(options, vae=decoder), open_vae(decoder)
     if not file.network and (scale := LatentScale.of(vae)) != LatentScale():
         said = vae.path.with_name("config.json")
         _log.info(
@@ -232,8 +241,19 @@ def _open_diffusion(model: str, file: ModelFile, options: SampleOptions, output:
     settings = options.resolve(file.class_names, model)
     settings = replace(settings, parametrization=parametrization_of(file, options.parametrization))
     job = SampleJob(file, vae, settings, output)
-    latents = parent(file.record, "latents")
     if file.network:
         check_fit(settings, file.network, decoded_network(vae, file.network["input_size"], latents), file.path)
     check_made(vae, latents, f"the latents that {model} was trained on")
     return job
+
+
+def _undecoded(model: str, latents: Record) -> str:
+    """Return what decodes nothing, where a transformer makes pixels.
+
+    Raises:
+        UsageError: it makes latents.
+    """
+    if made_by(latents) != PIXELS:
+        raise UsageError(f"--vae is missing: {model} makes latents: give the autoencoder that its training set was "
+                         "encoded with.")  # fmt: skip
+    return PIXELS

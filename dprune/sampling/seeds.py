@@ -13,7 +13,7 @@ from dprune.formats.class_lists import ClassList
 from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.models.classes import IntArray, TrainedClasses
 
-MOST_IMAGES = 1_000_000_000
+MOST_IMAGES, LARGEST_SEED = 1_000_000_000, (1 << 63) - 1
 # A key is its seed with so many digits at least, so that runs with other seeds give the same seed the same key.
 KEY_DIGITS = 8
 BALANCED, RANDOM, PROPORTIONAL = "balanced", "random", "proportional"
@@ -36,7 +36,7 @@ class Seeds:
         for token in text.split(","):
             match = re.fullmatch(r"([0-9]{1,19})(?:-([0-9]{1,19}))?", token.strip())
             first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-            if first > last or last >= 1 << 63:
+            if first > last or last > LARGEST_SEED:
                 raise UsageError(
                     f"--seeds {text}: {token.strip()!r} is not a seed or a range: write it as 0-49999 or 3,5,9-12."
                 )
@@ -76,6 +76,16 @@ class Seeds:
 def key_of(seed: int) -> str:
     """Return the key of a seed's image."""
     return f"{seed:0{KEY_DIGITS}d}"
+
+
+def seed_of(key: str) -> int | None:
+    """Return the seed that a key says, whatever folders are before it; None where it says none.
+
+    Programs that write a folder of images name these after their seeds, with as many digits as they like.
+    """
+    name = key.rpartition("/")[2]
+    seed = int(name) if re.fullmatch(r"[0-9]{1,19}", name) else LARGEST_SEED + 1
+    return seed if seed <= LARGEST_SEED else None
 
 
 @dataclass(frozen=True)

@@ -210,13 +210,12 @@ def check_fit(settings: SampleSettings, network: Mapping[str, Any], latents: Rec
         raise UsageError(f"--cfg: {model} was trained without classes: leave it out.")
 
 
-def check_one_pass(settings: SampleSettings, file: ModelFile) -> None:
-    """Hold options to a model that makes images in one pass, without an autoencoder.
+def refuse_diffusion(given: SampleOptions, file: ModelFile) -> None:
+    """Refuse options that a model which makes images in one pass, without an autoencoder, has no use for.
 
     Raises:
-        UsageError: an option is not for such a model.
+        UsageError: one was given.
     """
-    given = settings.given
     of_diffusion = {
         "--vae": given.vae, "--solver": given.solver, "--steps": given.steps, "--cfg": given.cfg,
         "--cfg-interval": given.cfg_interval, "--cfg-channels": given.cfg_channels,
@@ -229,7 +228,6 @@ def check_one_pass(settings: SampleSettings, file: ModelFile) -> None:
                 f"{option} is for diffusion models, and {file.path} is {TITLES[file.network['model']]}, which makes "
                 "images in one pass: leave it out."
             )
-    check_classes(settings, file.network, file.path)
 
 
 def check_classes(settings: SampleSettings, network: Mapping[str, Any], model: Path) -> None:

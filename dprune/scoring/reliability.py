@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dprune.metrics.agreement import rank_correlation
 from dprune.seeds import generator
 
 Floats = npt.NDArray[np.float64]
@@ -97,16 +98,6 @@ def _half_samples(count: int, seed: int) -> list[list[int]]:
         over = set(range(count)).difference(*split)
         found |= {tuple(sorted(half)) for each in split for half in (each, (*each, *over))}
     return [list(half) for half in sorted(found)]
-
-
-def rank_correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
-    """Return Spearman's rank correlation of two vectors; NaN where one of them is constant or empty."""
-    # Slow to import, and wanted at the end of a scoring.
-    from scipy.stats import rankdata
-
-    x, y = (rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
-    scale = math.sqrt(float(x @ x) * float(y @ y))
-    return float(x @ y) / scale if scale else math.nan
 
 
 def mean_of_pairs(pairs: Floats) -> Floats:

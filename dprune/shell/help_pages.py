@@ -16,7 +16,7 @@ import click
 
 Group = Literal[
     "Choice", "Groups", "Data", "Images", "Model", "Loss", "Noise", "Method", "Sampling", "Optimisation", "Metrics",
-    "Checkpoints", "Page", "Map", "Output", "Running", "Help",
+    "Checkpoints", "Page", "Agreement", "Map", "Output", "Running", "Help",
 ]  # fmt: skip
 GROUPS: tuple[Group, ...] = get_args(Group)
 """Titles of the groups, in the order in which a help lists them."""

@@ -83,6 +83,9 @@ images=$(points | while read -r name _ _ _ keep; do printf ' --images %s' "$out/
 maps=$(points | while read -r name _ _ _ keep; do
     case $name in unpruned | nearest) printf ' --generated %s' "$out/$name-$keep/$first/features" ;; esac
 done)
+scores=$(methods | while read -r _ score _; do echo "$score"; done | sort -u | while read -r score; do
+    if [ "$score" != random ]; then printf ' --scores %s' "$out/$score.npy"; fi
+done)
 # Without quotes, so that each is an argument.
-step dprune report $results $images --train "$out/features" $maps --clusters "$out/clusters.safetensors" \
-    -o "$out/report" --overwrite
+step dprune report $results $images $scores --subsets "$out/*/*/keep.npy" --train "$out/features" $maps \
+    --clusters "$out/clusters.safetensors" -o "$out/report" --overwrite

@@ -6,7 +6,7 @@ Several tables of the same lines stand side by side as one, so that quality and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dprune.metrics.catalogue import Measure
@@ -19,9 +19,10 @@ from dprune.reporting.cell_texts import (
     estimate_spread,
     measure_head,
 )
+from dprune.reporting.coverage import Coverage, CoveredPoint
 from dprune.reporting.line_table import LineTable
 from dprune.reporting.markup import escape
-from dprune.reporting.study.estimates import CellMean
+from dprune.reporting.study.estimates import CellMean, trained_on_text
 from dprune.reporting.study.grouping import MISSING, Line
 from dprune.reporting.tables import Table, TableRow, number_text
 
@@ -42,10 +43,12 @@ class _Body:
     Attributes:
         heads: name and explanation of each column behind the lines.
         rows: line, pruning ratio (`0` for the unpruned) and cells.
+        trained_on: numbers of training samples by pruning ratio.
     """
 
     heads: Sequence[_Head]
     rows: Sequence[tuple[Line, str, _Cells]]
+    trained_on: Mapping[str, set[int]]
 
 
 def html_table(tables: Sequence[Table], caption: str) -> str:
@@ -62,7 +65,9 @@ def html_table(tables: Sequence[Table], caption: str) -> str:
         cells += [f"<td>{some[number]}</td>" for number in shown]
         body.append((row.line, key[1], cells))
     heads = [_head(table.measures[number]) for table, number in columns] + [COUNTS[number][:2] for number in shown]
-    return _framed(caption, _Body(heads, body)) + _below(tables, counts[0], shown)
+    trained_on = _trained_on(rows)
+    unpruned = trained_on_text(trained_on.get("0", ()))
+    return _framed(caption, _Body(heads, body, trained_on)) + _below(tables, counts[0], shown, unpruned)
 
 
 def html_differences(tables: Sequence[Table], caption: str) -> str:
@@ -74,7 +79,8 @@ def html_differences(tables: Sequence[Table], caption: str) -> str:
     places = {id(table): found for table, found in zip(tables, held, strict=True)}
     several = any(table.several_baselines for table in tables)
     body = []
-    for key, row in _merged(tables).items():
+    rows = _merged(tables)
+    for key, row in rows.items():
         if not any(key in found for found in held):
             continue
         baseline = next(found[key].baseline for found in held if key in found)
@@ -82,7 +88,8 @@ def html_differences(tables: Sequence[Table], caption: str) -> str:
         cells += [_difference_at(places[id(table)].get(key), number) for table, number in columns]
         body.append((row.line, key[1], cells))
     heads = [("Held to", "")] if several else []
-    return _framed(caption, _Body([*heads, *(_head(table.measures[n]) for table, n in columns)], body))
+    heads += [_head(table.measures[number]) for table, number in columns]
+    return _framed(caption, _Body(heads, body, _trained_on(rows)))
 
 
 def _key(row: TableRow) -> _Key:
@@ -103,18 +110,26 @@ def _merged(tables: Sequence[Table]) -> dict[_Key, TableRow]:
     return {key: found[key] for key in sorted(found, key=lambda key: (*first[key[1]], order[key]))}
 
 
+def _trained_on(rows: Mapping[_Key, TableRow]) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for (_, ratio, *_), row in rows.items():
+        found.setdefault(ratio, set()).update(row.cell.trained_on)
+    return found
+
+
 def _counts(key: _Key, keyed: Iterable[dict[_Key, tuple[int, TableRow]]]) -> tuple[str, ...]:
     """Return what stands behind the numbers of a row; where tables differ in it, of each of them."""
     known = [found[key][1].names()[2:] for found in keyed if key in found]
     return tuple(" / ".join(dict.fromkeys(values)) for values in zip(*known, strict=True))
 
 
-def _below(tables: Sequence[Table], counts: tuple[str, ...], shown: Sequence[int]) -> str:
+def _below(tables: Sequence[Table], counts: tuple[str, ...], shown: Sequence[int], unpruned: str) -> str:
     """Say what all rows have in common, and which metrics have no number."""
     alike = [
         COUNTS[number][2](value) for number, value in enumerate(counts) if number not in shown and value != MISSING
     ]
     said = [f"Every row: {', '.join(alike)}."] if alike else []
+    said += [f"Unpruned: {unpruned}."] if unpruned else []
     lost = [table.measures[n].name for table in tables for n in range(len(table.measures)) if n not in _measured(table)]
     said += [f"Not computable from these samples: {', '.join(lost)}."] if lost else []
     return f'<p class="note">{escape(" ".join(said))}</p>' if said else ""
@@ -137,9 +152,7 @@ def _framed(caption: str, body: _Body) -> str:
     for line, ratio, cells in body.rows:
         row = f'<tr><th scope="row"{_titled(line.description)}>{escape(line.label)}</th>{"".join(cells)}</tr>'
         groups.setdefault(ratio, []).append(row)
-    rows = "".join(
-        f"<tbody>{_ratio_row(ratio, len(body.heads))}{''.join(some)}</tbody>" for ratio, some in groups.items()
-    )
+    rows = "".join(f"<tbody>{_ratio_row(ratio, body)}{''.join(some)}</tbody>" for ratio, some in groups.items())
     css = "scroll narrow" if len(body.heads) <= _NARROW else "scroll"
     return (
         f'<div class="{css}" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
@@ -147,11 +160,12 @@ def _framed(caption: str, body: _Body) -> str:
     )
 
 
-def _ratio_row(ratio: str, columns: int) -> str:
+def _ratio_row(ratio: str, body: _Body) -> str:
     if ratio == "0":
         return ""
-    said = "pruning ratio not known" if ratio == MISSING else f"pruned {ratio}"
-    return f'<tr class="group"><th scope="rowgroup">{said}</th><td colspan="{columns}"></td></tr>'
+    pruned = "pruning ratio not known" if ratio == MISSING else f"pruned {ratio}"
+    said = ", ".join(filter(None, (pruned, trained_on_text(body.trained_on[ratio]))))
+    return f'<tr class="group"><th scope="rowgroup">{said}</th><td colspan="{len(body.heads)}"></td></tr>'
 
 
 def _unbroken(head: str) -> str:
@@ -194,6 +208,26 @@ def _missing(reason: str) -> str:
 
 def _spread(spread: str, said: str) -> str:
     return f' <span class="spread" title="{escape(said)}">{spread}</span>' if spread else ""
+
+
+def html_coverage(coverage: Coverage) -> str:
+    """Write how many trainings each point has, and which are missing."""
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("Line", *coverage.heads))
+    rows = "".join(
+        f'<tr><th scope="row">{escape(line)}</th>{"".join(map(_covered, points))}</tr>'
+        for line, points in coverage.rows
+    )
+    caption = "Trainings behind each point"
+    return (
+        f'<p class="note">{coverage.sentence}.</p>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _covered(point: CoveredPoint) -> str:
+    css = ' class="gap"' if point.is_gap else "" if point.found else ' class="missing"'
+    return f"<td{css}{_titled('; '.join(point.absent))}>{point.text}</td>"
 
 
 def html_lines(lines: LineTable) -> str:

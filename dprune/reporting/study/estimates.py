@@ -128,6 +128,11 @@ def count_range(counts: Collection[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
+def trained_on_text(counts: Collection[int]) -> str:
+    """Say how many samples models were trained on; empty where nothing tells."""
+    return f"{count_range(counts)} training samples" if counts else ""
+
+
 @functools.cache
 def t_quantile(degrees: float) -> float:
     """Return how many standard errors make half a 95% interval where `degrees` degrees of freedom tell their size.

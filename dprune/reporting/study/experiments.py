@@ -12,6 +12,7 @@ from dprune.reporting.study.factors import (
     ANY,
     ASIDE,
     COUNT,
+    GENERATED,
     IMAGES,
     OWN,
     SOURCE,
@@ -37,10 +38,12 @@ from dprune.reporting.study.wording import choice_name
 Choice = Hashable
 """How a training set was chosen: equal for all results whose models differ in seeds or options of training alone."""
 
-GENERATED, AGAINST, UNKNOWN = "generated", "against", "unknown"
+AGAINST, UNKNOWN = "against", "unknown"
 NAMED = Factor(SUBSET, "", "baseline")
 """What the selection of a training set holds that counts as unpruned since the user says so."""
 _OTHERS = ("reference", "train", "held_out")
+# What changes no number of others: the training set is that of the model, whether somebody names it or not.
+_NO_MEASURE = (GENERATED, AGAINST, "trained_on")
 # Options that change no number that a result has without them, and inputs that only some metrics take: results that
 # differ in whether they have them are comparable.
 _CHOOSING = ("metrics", "fid_infinity", "jackknife")
@@ -100,7 +103,7 @@ def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point
     known = training_set(result.name, result.record, chain, main)
     subset, selection, choice = _chosen(known, main, samples, baselines)
     own = _digest(main)
-    beside = {role: entry for role, entry in result.record["parents"].items() if role not in (GENERATED, AGAINST)}
+    beside = {role: entry for role, entry in result.record["parents"].items() if role not in _NO_MEASURE}
     measured = {**result.record, "parents": beside}
     # Two references are never taken for one, whatever tags say.
     measuring = flatten(measured, own=own, tags_speak=False)

@@ -54,6 +54,11 @@ class Cell:
         """Sets of generated samples of each training."""
         return tuple(map(len, self.nested.values()))
 
+    @property
+    def trained_on(self) -> set[int]:
+        """How many samples its models were trained on, as far as these say so."""
+        return {point.passes[2] for point in self.points if point.passes is not None}
+
     def measured(self, key: str) -> bool:
         """Tell whether any result speaks of a metric, if only to say that it could not be computed."""
         return any(point.result is not None and key in point.result.metrics for point in self.points)

@@ -9,18 +9,22 @@ from fractions import Fraction
 from itertools import chain as joined
 
 from dprune.errors import InputError
-from dprune.formats.provenance import FINDINGS_KEY, GENERATORS, Record, nearest_first, parent, parents_of
+from dprune.formats.provenance import FINDINGS_KEY, Record, generator_of, nearest_first, parent, parents_of
 from dprune.reporting.study.factors import ASIDE, AXES, COMMAND, SOURCE, Factor, Factors, Path, flatten, text
 from dprune.selecting.amount import Amount
 
 UNPRUNED, EXTERNAL = "unpruned", "external"
 SUBSET: Path = ("subset",)
+EXAMPLE = "as_many_as"
+"""Role of a subset that says how much another keeps, and nothing else of it."""
 _BOUNDS = ("keep", "cap", "quota")
+# What says of each group how many samples it gives: by chance, the set is no choice, but what others choose from.
+_COMPOSING = ("counts", "tail")
 # What chooses among candidates says nothing where all of them are kept.
 _IDLE_ROLES, _IDLE_OPTIONS = ("scores", "clusters", "groups"), (COMMAND, "order", *_BOUNDS)
 _POOLS = ("within", "or")
 # Roles that cannot speak of the training set: its candidates, its real baselines, and what the autoencoder is from.
-_SILENT = (*ASIDE, *_POOLS, "without", "clusters", "groups", "features")
+_SILENT = (*ASIDE, *_POOLS, EXAMPLE, "without", "clusters", "groups", "features")
 _LONGEST = 24
 
 
@@ -93,17 +97,32 @@ def selection_factors(main: Record | None, subset: Subset) -> Factors:
         return {} if subset.method != EXTERNAL else {Factor(SUBSET, "", SOURCE): str(main.get("digest"))[:12]}
     # Where there are groups, that each gives the same share goes without saying.
     record = _written(main["provenance"])
-    flat = flatten(record, SUBSET).factors
+    # All of a composed set is what is chosen within it.
+    place = (*SUBSET, "within") if _composes(record) else SUBSET
+    flat = _composed_alone(flatten(record, place).factors)
     found = {factor: value for factor, value in flat.items() if (factor.name, value) != ("quota", "proportional")}
+    if place != SUBSET:
+        return found
     step, path = _choosing_step(record)
+    found = {f: v for f, v in found.items() if f.path[: len(path) + 1] != (*path, EXAMPLE)}
     found.pop(Factor(path, step["command"], "format"), None)
     if not subset.pruned:
         return {f: v for f, v in found.items() if not _is_idle(f, found, path)}
     named = {Factor(path, step["command"], "order"), Factor(path, step["command"], "keep"),
              Factor((*path, "scores"), "", COMMAND)}  # fmt: skip
     if "keep" not in _options(step):
-        named.add(Factor(path, step["command"], "cap"))
+        named |= {Factor(path, step["command"], name) for name in ("cap", *_COMPOSING)}
     return {f: v for f, v in found.items() if f not in named}
+
+
+def _composed_alone(factors: Factors) -> Factors:
+    """Leave out of steps that composed a set what goes without saying beside how they did."""
+    steps = {f.path: f.command for f in factors if f.name in _COMPOSING}
+    by_chance = [
+        (path, command) for path, command in steps.items() if factors.get(Factor(path, command, "order")) == "random"
+    ]
+    said = {Factor(path, *rest) for path, command in by_chance for rest in (("", COMMAND), (command, "order"))}
+    return {factor: value for factor, value in factors.items() if factor not in said}
 
 
 def _written(record: Record) -> Record:
@@ -130,7 +149,7 @@ def _selected(record: Record, counted: Fraction | None) -> Subset:
     step, _ = _choosing_step(record)
     options = _options(step)
     if not _chooses(step):
-        return Subset(EXTERNAL, "", "", counted, given=True)
+        return unpruned(given=True) if _is_composed(record) else Subset(EXTERNAL, "", "", counted, given=True)
     if _keeps_all(step):
         return unpruned(given=True)
     ratio = _ratio(record, step, counted)
@@ -139,17 +158,27 @@ def _selected(record: Record, counted: Fraction | None) -> Subset:
         names = _names_of(step) or groups
         shown = names if len(names) <= _LONGEST else f"{groups.count(',') + 1} groups"
         return Subset(f"only {shown}", "", "only", ratio, given=True)
-    keep, order = options.get("keep"), str(options.get("order", ""))
-    # How many the smallest group has follows from the clustering, and so from its seed.
-    axis = str(keep if keep is not None else f"cap {options['cap']}" if "cap" in options else options.get("quota", ""))
+    order, axis = str(options.get("order", "")), _axis(step)
     if order == "random":
         return Subset(order, order, axis, ratio, given=True)
     if "scores" not in step.get("parents", {}):
         return Subset(EXTERNAL, "", axis, ratio, given=True)
-    return Subset(_score_name(parent(step, "scores")), order, axis, ratio, given=True)
+    return Subset(score_name(parent(step, "scores")), order, axis, ratio, given=True)
 
 
-def _score_name(record: Record) -> str:
+def _axis(step: Record) -> str:
+    """Return how much a selection was to keep: of another subset as much as that was to."""
+    options, example = _options(step), parents_of(step).get(EXAMPLE)
+    if example is not None:
+        made = example.get("provenance")
+        return _axis(_choosing_step(made)[0]) if made else f"as many as {example.get('digest')}"
+    # How many the smallest group has follows from the clustering, and so from its seed.
+    named = next((f"{name} {options[name]}" for name in ("cap", *_COMPOSING) if name in options), None)
+    return str(options.get("keep", named or options.get("quota", "")))
+
+
+def score_name(record: Record) -> str:
+    """Return the method that scores are by, as its command calls it."""
     method = str(record.get("command", EXTERNAL)).removeprefix("score ")
     # Standard errors are scores, too.
     values = _options(record).get("values")
@@ -200,8 +229,24 @@ def _names_of(step: Record) -> str:
 
 
 def _chooses(step: Record) -> bool:
-    """Tell whether a selection does more than intersect or unite subsets."""
-    return "scores" in step.get("parents", {}) or any(name in _options(step) for name in _BOUNDS)
+    """Tell whether a selection does more than intersect or unite subsets, or compose a set by chance."""
+    parents = step.get("parents", {})
+    chooses = "scores" in parents or EXAMPLE in parents or any(name in _options(step) for name in _BOUNDS)
+    return chooses and not _composes(step)
+
+
+def _composes(step: Record) -> bool:
+    """Tell whether a selection says of each group how many samples it gives, which are drawn by chance."""
+    options = _options(step)
+    return any(name in options for name in _COMPOSING) and options.get("order") == "random"
+
+
+def _is_composed(record: Record) -> bool:
+    """Tell whether a subset was composed, or is what intersections and unions made of such a set."""
+    if _composes(record):
+        return True
+    pools = (entry.get("provenance") for role, entry in parents_of(record).items() if role.startswith(_POOLS))
+    return any(_is_composed(made) for made in pools if made and not _chooses(record))
 
 
 def _takes_groups(step: Record) -> bool:
@@ -217,6 +262,8 @@ def _keeps_all(step: Record) -> bool:
     options = _options(step)
     if "keep" in options:
         return _share(options["keep"]) == 1 and "cap" not in options
+    if EXAMPLE in step.get("parents", {}) or any(name in options for name in _COMPOSING):
+        return False
     return "cap" not in options and options.get("quota") != "equal" and not _takes_groups(step)
 
 
@@ -264,7 +311,7 @@ def _counted_ratio(chain: Record | None, main: Record) -> Fraction | None:
 
 def model_of(chain: Record | None) -> Record:
     """Return the record of the training of the model behind samples, empty where none is known."""
-    return next((step for step in nearest_first(chain) if step.get("command") in GENERATORS), {})
+    return generator_of(chain) or {}
 
 
 def axis_tags(record: Record, chain: Record | None, main: Record | None) -> dict[str, str]:

@@ -101,7 +101,7 @@ class DiTJob(TrainingJob):
         import torch
 
         from dprune.models.paths import quicken_dit
-        from dprune.models.vae import load_vae
+        from dprune.models.vae import vae_of
         from dprune.training.dit.latents import TrainingLatents
         from dprune.training.dit.task import DiTTask
 
@@ -113,7 +113,7 @@ class DiTJob(TrainingJob):
         held = TrainingLatents(latents, ids, device, self.settings.place, self.plan.seed)
         _log.debug("%d latents are held on: %s.", len(held), held.place)
         fingerprint = digest([latents.fingerprint, digest_array(ids)])
-        preview = None if self.settings.vae is None else load_vae(self.settings.vae, device)[0]
+        preview = None if self.settings.vae is None else vae_of(self.settings.vae, device)
         return DiTTask(network, self.settings, self.plan.seed, held, latents, self.data.classes, fingerprint, preview,
                        wait)  # fmt: skip
 

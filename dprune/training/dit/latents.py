@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dprune import noise
-from dprune.formats.latents import FLIPPED, NAMES, Latents
+from dprune.formats.latents import FLIPPED, NAMES, PIXELS, Latents
 from dprune.formats.shards import split_ids
 from dprune.memory import free_memory
 from dprune.models.latents import Normalisation, as_held, pinned, sent
@@ -58,7 +58,7 @@ class TrainingLatents:
         self, latents: Latents, ids: npt.NDArray[np.int64], device: torch.device, place: str, seed: int
     ) -> None:
         self._device, self._seed = device, seed
-        self._network = latents.network
+        self._kind, self._flips = latents.network["kind"], latents.flips
         size = len(ids) * sum(row.dtype.itemsize * math.prod(row.shape) for row in latents.tensors.values())
         self.place = _fitting(size, device) if place == "auto" else place
         rows = split_ids(ids, latents.store.counts)
@@ -77,13 +77,16 @@ class TrainingLatents:
         positions = visits.positions
         where, before = sent(torch.from_numpy(np.stack(visits)), self._device)
         ids = self._ids[where]
-        names = NAMES[self._network["kind"]]
+        names = NAMES[self._kind]
         rows = [self._tensors[name].take(positions, where) for name in names]
-        if len(self._tensors) > len(names):
+        if self._flips:
             flip = noise.uniform(self._seed, "flip of a latent", ids, before) < 0.5
-            flipped = [self._tensors[name + FLIPPED].take(positions, where) for name in names]
+            if self._kind == PIXELS:
+                flipped = [rows[0].flip(3)]
+            else:
+                flipped = [self._tensors[name + FLIPPED].take(positions, where) for name in names]
             rows = [torch.where(flip.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(rows, flipped, strict=True)]
-        latents = rows[0] if self._network["kind"] == "vq" else self._drawn(rows, ids, before)
+        latents = self._drawn(rows, ids, before) if self._kind == "kl" else rows[0]
         return LatentBatch(ids, before, self._labels[where], self.normalised(latents))
 
     def _drawn(self, rows: Sequence[Tensor], ids: Tensor, before: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class DiTSettings:
         label_dropout: share of the labels that are left out, so that guidance has something to compare with.
         time: how times are drawn, `uniform` or `logit-normal`.
         init: file of weights to begin with, None to draw them.
-        vae: file of the autoencoder that decodes pictures, None for no pictures.
+        vae: the autoencoder that decodes pictures, None for no pictures.
         compile: whether blocks are compiled.
         place: where latents are held; see `TrainingLatents`.
         predicts: what the weights of `init` do, `VELOCITY` or `INFERRED`.
@@ -55,7 +55,7 @@ class DiTSettings:
     label_dropout: float
     time: str
     init: Path | None
-    vae: Path | None
+    vae: ModelFile | None
     compile: bool
     place: str
     predicts: str = VELOCITY
@@ -89,7 +89,7 @@ class DiTSettings:
         if not self.unconditional and not latents.classes:
             raise InputError(f"{latents.store.folder}: its samples have no labels: give --unconditional.")
         if self.vae is not None:
-            check_made(open_vae(self.vae), latents.record, str(latents.store.folder))
+            check_made(self.vae, latents.record, str(latents.store.folder))
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class DiTOptions:
             label_dropout=LABEL_DROPOUT if self.label_dropout is None else self.label_dropout,
             time=self.time,
             init=init,
-            vae=open_vae(self.vae).path if self.vae else None,
+            vae=open_vae(self.vae) if self.vae else None,
             compile=is_gpu(device) if self.compiles is None else self.compiles,
             place=self.place,
             predicts=predicts,

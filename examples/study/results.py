@@ -1,0 +1,58 @@
+"""What a study has so far, as arguments of `dprune report`, and the table of what it should have."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import study
+from study import Config, Run
+
+
+def arguments(config: Config) -> str:
+    """All that there is of what the study is to have."""
+    return " ".join(_arguments(config, study.runs_of(config)))
+
+
+def _arguments(config: Config, runs: dict[str, Run]) -> Iterator[str]:
+    out = config["out"]
+    outcomes = [path for run in runs.values() for path in study.outcome(run, config, out)]
+    yield from _there("", dict.fromkeys(outcomes))
+    yield from _there("--scores ", (f"{out}/{score}.npy" for score in ("distance", *study.SCORES)))
+    yield from _there("--subsets ", (f"{out}/{folder}/keep.npy" for folder in runs))
+    first = [folder for folder, run in runs.items() if run.seed == config["seeds"][0]]
+    yield from _there("--images ", (f"{out}/{folder}/generated" for folder in first))
+    yield from _there("--picture ", (f"{out}/clusters.png", f"{out}/{first[0]}/pairs.png"))
+    if os.path.exists(f"{out}/features.done") and os.path.exists(f"{out}/clusters.safetensors"):
+        yield f"--train {out}/features --clusters {out}/clusters.safetensors"
+        mapped = (folder for folder in first if runs[folder].name in ("unpruned", "nearest", *TAILED))
+        yield from _there("--generated ", (f"{out}/{folder}/features" for folder in mapped))
+    yield f"--expect {expected(config, runs)}"
+
+
+TAILED = ("tailed-balanced", "tailed-proportional")
+
+
+def _there(option: str, paths) -> Iterator[str]:
+    """Stores and folders count from when they are complete."""
+    for path in paths:
+        if os.path.exists(path if Path(path).suffix else f"{path}.done"):
+            yield f"{option}{path}"
+
+
+def expected(config: Config, runs: dict[str, Run]) -> str:
+    """Write the table of all trainings, so that the page shows what is missing, and return its name.
+
+    What equal quotas leave is known only when they are drawn, so these lines are not in it.
+    """
+    path = f"{config['out']}/expected.csv"
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("line", "pruned", "result"))
+        for folder, run in runs.items():
+            if run.keep != study.SMALLEST and run.line.fold is None:
+                rows.writerow((run.name, 1 - Decimal(run.keep), f"{folder}/metrics.json"))
+    return path
