@@ -19,7 +19,7 @@ LABEL_SIZE = 64
 """Numbers that stand for a class."""
 
 
-class Labels(nn.Module):
+class LabelTable(nn.Module):
     """Vectors of the classes, and one for images without a label.
 
     Args:
@@ -95,7 +95,7 @@ class ImageGenerator(nn.Module):
         super().__init__()
         self.config = config
         channels = config.channels
-        self.labels = Labels(config.classes, LABEL_SIZE)
+        self.labels = LabelTable(config.classes, LABEL_SIZE)
         condition = config.latent_size + self.labels.size
         self.first = nn.Linear(condition, channels[-1] * SMALLEST**2)
         steps = zip(channels[:0:-1], channels[-2::-1], strict=True)
