@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     options.count("--cfg-channels", "Guide only the first N channels. The code of DiT, SiT and the paper guides 3.",
                   group="Sampling"),
     options.option("--quantize/--no-quantize", group="Sampling", default=None,
-                   help="Replace latents by the nearest code where the autoencoder has codes. The paper does not.  "
+                   help="Replace latents by the nearest code, if there are codes. The paper does not.  "
                         "[default: quantize]"),
     options.count("--shard-size", "Images per shard.", group="Output", default=1000),
     options.option("--grid", group="Output", common=True, metavar="FILE",

@@ -69,7 +69,7 @@ def command(
     baseline: BaselineOptions,
     training: TrainingOptions,
 ) -> None:
-    """Train a VAE or a GAN on images, to hold a diffusion transformer to.
+    """Train a VAE or a GAN on images, to hold a DiT to.
 
     Both make an image in one pass, of its class where the shards have labels, and dprune sample draws from them without
     an autoencoder. So a study can tell whether pruned data harm them as they harm a diffusion model. The run folder
