@@ -85,6 +85,54 @@ def test_inertia_is_scikit_learns_from_the_same_init(tmp_path: Path, engine: str
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_a_subset_is_clustered_as_if_there_were_no_others(tmp_path: Path, engine: str, metric: str) -> None:
+    x = blobs(600, 8)
+    x[5] = np.nan
+    chosen = np.arange(0, 600, 3)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "some.npy", x[chosen])
+    np.save(tmp_path / "ids.npy", chosen)
+    # A mask says the same.
+    np.save(tmp_path / "mask.npy", np.isin(np.arange(600), chosen))
+    how = ("-k", 5, "--metric", metric, "--engine", engine)
+    alone = cluster(tmp_path / "some.npy", tmp_path / "alone.safetensors", *how)
+    for name in ("ids", "mask"):
+        given = ("--subset", tmp_path / f"{name}.npy")
+        found = cluster(tmp_path / "x.npy", tmp_path / f"{name}.safetensors", *how, *given)
+        others = np.setdiff1d(np.arange(600), chosen)
+        assert (found["assignment"][others] == -1).all()
+        assert np.isnan(found["distance"][others]).all()
+        assert found["sizes"].sum() == len(chosen)
+        for tensor in ("assignment", "distance", "second_distance"):
+            np.testing.assert_array_equal(found[tensor][chosen], alone[tensor])
+        np.testing.assert_array_equal(found["centroids"], alone["centroids"])
+    # What is in no cluster is never kept.
+    dprune("score", "cluster-distance", tmp_path / "ids.safetensors", "-o", tmp_path / "d.npy").ok()
+    dprune("select", tmp_path / "d.npy", "--clusters", tmp_path / "ids.safetensors", "--keep", "1.0", "-o",
+           tmp_path / "kept.npy").ok()  # fmt: skip
+    np.testing.assert_array_equal(np.load(tmp_path / "kept.npy"), chosen)
+
+
+def test_subsets_that_cannot_be_clustered(features: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "few.npy", np.arange(4))
+    np.save(tmp_path / "far.npy", np.array([0, 10**6]))
+    np.save(tmp_path / "none.npy", np.arange(0))
+    asked = ("cluster", features, "-o", tmp_path / "c.safetensors", "-k", 5, "--subset")
+    dprune(*asked, tmp_path / "few.npy").fails(3, "few.npy", "has 4 samples", "-k")
+    dprune(*asked, tmp_path / "none.npy").fails(3, "none.npy", "has 0 samples")
+    dprune(*asked, tmp_path / "far.npy").fails(3, "far.npy", "1000000")
+    dprune(*asked, features).fails(3, features.name)
+    np.save(tmp_path / "some.npy", np.arange(20))
+    summary = json.loads(dprune(*asked, tmp_path / "some.npy", "--json").ok().out)
+    assert (summary["samples"], summary["left_out"], summary["without_features"]) == (
+        20,
+        len(np.load(features)) - 20,
+        0,
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_same_seed_same_bytes(tmp_path: Path, engine: str) -> None:
     np.save(tmp_path / "x.npy", blobs(4000, 16, groups=3))
     outputs = [tmp_path / f"{name}.safetensors" for name in "abc"]

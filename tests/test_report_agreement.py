@@ -8,6 +8,7 @@ import json
 import math
 import resource
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,14 @@ from test_report import page_of
 
 from dprune.formats.arrays import read_ids, write_array
 from dprune.formats.provenance import make_record, with_findings
+from dprune.metrics.catalogue import QUALITY
 from dprune.reporting.agreement.inputs import AgreementInputs
 from dprune.reporting.agreement.kept_sets import KeptSets
 from dprune.reporting.agreement.matrices import overlap_matrices
-from dprune.reporting.study.grouping import MISSING
+from dprune.reporting.agreement.predictions import LineMean, Prediction
+from dprune.reporting.agreement.statements import statements
+from dprune.reporting.study.estimates import CellMean
+from dprune.reporting.study.grouping import MISSING, Comparison, Line
 
 SIZE = 400
 METHODS = ("el2n", "grand", "moso")
@@ -155,7 +160,7 @@ def test_it_is_said_in_words_on_the_page_and_in_the_summary(told: Study) -> None
     assert "EL2N and GraNd order the samples much alike" in said
     assert "MoSo orders them like none of the others" in said
     assert "EL2N, lowest, and EL2N, highest, the least: 0.00" in said
-    assert "Fréchet distance by mean score" in said
+    assert "**Fréchet distance by mean score**: 2 of 3 rank correlations" in said
     assert "no file of --subsets" not in said
     manifest = json.loads((told.folder / "report" / "manifest.json").read_text())
     assert any(words.startswith("Scores: EL2N and GraNd") for words in manifest["conclusions"]["statements"])
@@ -167,12 +172,38 @@ def test_it_is_said_in_words_on_the_page_and_in_the_summary(told: Study) -> None
     assert tables.count("### Kept in common") == 2
 
 
+def test_each_score_has_its_density(told: Study) -> None:
+    """All scored samples count, those beyond the axis and without those that were not scored."""
+    rows = told.rows("spreads")
+    for title, name in (("EL2N", "el2n"), ("MoSo", "moso")):
+        own = [[float(row[key]) for key in ("begin", "end", "density")] for row in rows if row["score"] == title]
+        scored = told.values[name][10:].astype(np.float32)
+        for begin, end, density in own[5:35:5]:
+            inside = np.mean((scored >= begin) & (scored < end))
+            assert density * (end - begin) == pytest.approx(inside, abs=1e-6)
+        assert own[0][0] == pytest.approx(np.quantile(scored, 0.005), abs=1e-6)
+        assert 0.98 < sum(density * (end - begin) for begin, end, density in own) <= 1
+    assert "How each score is spread (3 charts)" in " ".join(page_of(told.folder / "report").text)
+
+
+def test_constants_and_what_was_never_scored_have_no_density(study: Study) -> None:
+    study.whole()
+    study.score("moso", np.full(SIZE, 2.0))
+    study.score("grand", np.where(np.arange(SIZE) % 2, np.inf, study.values["grand"]))
+    study.report().ok()
+    assert {row["score"] for row in study.rows("spreads")} == {"EL2N", "GraNd"}
+    study.score("el2n", np.full(SIZE, np.nan))
+    study.report(scores=("el2n", "moso"), results="random-0.5/0/metrics.json").ok()
+    assert "is spread" not in " ".join(page_of(study.folder / "report").text)
+
+
 def test_charts_are_files_where_these_are_asked_for(told: Study) -> None:
     told.report(*told.subsets, "--format", "svg").ok()
     found = {path.name for path in (told.folder / "report" / "agreement").glob("*.svg")}
     # The first metric over the mean of each score, at both ratios.
     scatters = {f"prediction-{n:02d}.svg" for n in range(1, 7)}
-    assert found == {"correlations.svg", "overlap-0.5.svg", "overlap-0.9.svg"} | scatters
+    spreads = {f"spread-{n:02d}.svg" for n in range(1, 4)}
+    assert found == {"correlations.svg", "overlap-0.5.svg", "overlap-0.9.svg"} | scatters | spreads
 
 
 def test_a_line_without_its_subset_has_empty_cells_and_a_caution(study: Study) -> None:
@@ -300,6 +331,54 @@ def test_words_follow_the_correlation(study: Study, sign: int, noise: float, wor
     study.score("moso", sign * base + noise * np.random.default_rng(5).normal(size=SIZE))
     summary = json.loads(study.report(scores=("el2n", "moso")).ok().out)
     assert any(said.startswith(f"Scores: {words}") for said in summary["conclusions"]["statements"])
+
+
+def predicted(values: Sequence[float]) -> Prediction:
+    """The Fréchet distance of lines whose mean scores are 0, 1, 2 and so on."""
+    estimates = [CellMean(value, None, None, "sampling", 1, (1,)) for value in values]
+    means = tuple(LineMean(Line("", "", "", ()), float(n), estimate) for n, estimate in enumerate(estimates))
+    return Prediction(Comparison("", (), {}), "", "0.5", "EL2N", QUALITY[0], means, ())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([1, 4, 2, 3, 0], "no mean score of what is kept predicts it beyond chance: of 1 rank correlation, none has"),
+        ([0, 1, 2, 3, 4], "1 of 1 rank correlation with the mean score of what is kept has p below 0.05, where chance"),
+    ],
+)
+def test_what_chance_makes_is_no_prediction(values: list[float], words: str) -> None:
+    (statement,) = statements(None, [], [predicted(values)])
+    assert statement.heading == "Fréchet distance by mean score"
+    assert statement.sentences[0].startswith(words)
+    assert "over 5 lines pruned 0.5" in statement.sentences[1]
+    assert not [*statements(None, [], [predicted([1, 2, 3])])], "three lines are too few"
+
+
+def test_names_of_others_do_nothing(study: Study) -> None:
+    """Whatever a score or a file is called, it is text."""
+    study.measure(study.keep("el2n", "el2n", "highest"), 9)
+    for name, start in (("<b>a", 0), ("=1|2", 100)):
+        np.save(study.folder / f"{name}.npy", np.arange(start, start + 200))
+    study.report("--label", f"{study.folder / 'el2n.npy'}=<script>1</script>|*", "--format", "svg",
+                 "--subsets", study.folder / "<b>a.npy", "--subsets", study.folder / "=1|2.npy",
+                 scores=("el2n", "moso")).ok()  # fmt: skip
+    page = page_of(study.folder / "report")
+    assert "<script>1</script>|*" in " ".join(page.text)
+    tables = (study.folder / "report" / "agreement.md").read_text()
+    assert "&lt;script&gt;1&lt;/script&gt;\\|\\*" in tables
+    assert {row["line"] for row in study.rows("overlaps")} >= {"'=1|2", "<b>a"}
+
+
+def test_results_and_subsets_of_unknown_ratios_are_told_so(study: Study) -> None:
+    study.measure(study.keep("el2n", "el2n", "highest"), 9)
+    for name in ("ours", "theirs"):
+        np.save(study.folder / f"{name}.npy", np.arange(len(name), 200))
+    files = [word for name in ("ours", "theirs") for word in ("--subsets", study.folder / f"{name}.npy")]
+    study.report(*files, "--format", "svg", scores=()).ok()
+    assert {(row["pruned"], row["chance"]) for row in study.rows("overlaps")} == {(MISSING, "")}
+    assert (study.folder / "report" / "agreement" / "overlap-unknown.svg").exists()
+    assert "pruning ratio not known" in (study.folder / "report" / "report.html").read_text()
 
 
 def test_inputs_that_do_not_belong_together_are_refused(study: Study) -> None:

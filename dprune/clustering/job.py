@@ -20,6 +20,7 @@ from dprune.formats.jobs import Job
 from dprune.formats.kinds import TENSOR_FILES, kind_of
 from dprune.formats.provenance import Record
 from dprune.formats.publish import STDOUT, Output
+from dprune.formats.subsets import narrowed, read_chosen
 from dprune.runtime import ranks
 
 STARTS = ("kmeans++", "random")
@@ -31,6 +32,7 @@ class ClusterSettings:
 
     k: int | None = None
     sweep: tuple[int, ...] | None = None
+    subset: str | None = None
     metric: str = KMeansSettings.metric
     init: str = KMeansSettings.init
     n_init: int = KMeansSettings.n_init
@@ -49,7 +51,8 @@ def open_cluster(path: str, settings: ClusterSettings, output: Output) -> Job:
         settings: how to cluster.
 
     Raises:
-        InputError: the features or the init file cannot be used, or there are fewer samples than clusters.
+        InputError: the features, the subset or the init file cannot be used, or there are fewer samples than clusters.
+        MismatchError: the subset was chosen from another dataset.
         UsageError: the settings contradict each other, or the engine or the device is not available.
     """
     _check(settings, output)
@@ -65,9 +68,12 @@ def open_cluster(path: str, settings: ClusterSettings, output: Output) -> Job:
         init, k = "file", len(centroids)
     resolved = KMeansSettings(k or KMeansSettings.k, settings.metric, init, settings.n_init, settings.iterations,
                               settings.tolerance, engine, centroids)  # fmt: skip
-    if resolved.k > features.shape[0]:
-        raise InputError(f"{features.name}: has {features.shape[0]:,} samples: give -k at most that.")
-    job = ClusterJob(features, parents, resolved, settings.seed, devices, output)
+    chosen = None
+    if settings.subset is not None:
+        chosen, parents["subset"] = _read_subset(settings.subset, features)
+    if resolved.k > (count := features.shape[0] if chosen is None else len(chosen)):
+        raise InputError(f"{settings.subset or features.name}: has {count:,} samples: give -k at most that.")
+    job = ClusterJob(features, parents, resolved, settings.seed, devices, output, chosen)
     return SweepJob(job, settings.sweep, output) if settings.sweep else job
 
 
@@ -80,6 +86,12 @@ def _check(settings: ClusterSettings, output: Output) -> None:
         raise UsageError("--sweep chooses the numbers of clusters itself: drop -k and --init FILE.")
     if settings.sweep and output.path == STDOUT:
         raise UsageError("--sweep writes a folder: give -o DIR.")
+
+
+def _read_subset(path: str, features: Features) -> tuple[npt.NDArray[np.int64], Record]:
+    """Return the ids of the samples that are clustered, and the subset's description as an input."""
+    subset = read_chosen(path, None)
+    return narrowed(subset, features.name, features.fingerprint, features.shape[0]), subset.as_parent()
 
 
 def _read_centroids(path: str, k: int | None, features: Features) -> tuple[npt.NDArray[np.float32], Record]:

@@ -80,7 +80,9 @@ def unit(rows: Array) -> Array:
     return rows / xp.clip(xp.linalg.vector_norm(rows, axis=1, keepdims=True), SMALLEST_NORM, None)
 
 
-def load_points(features: Features, metric: str, device: Device, monitor: Monitor) -> Points:
+def load_points(
+    features: Features, metric: str, device: Device, monitor: Monitor, chosen: npt.NDArray[np.int64] | None = None
+) -> Points:
     """Read this rank's slice of the features.
 
     Rows that could not be decoded (NaN), that overflow float32 when squared, and for cosine those of zero length,
@@ -91,6 +93,7 @@ def load_points(features: Features, metric: str, device: Device, monitor: Monito
         metric: `l2` or `cosine`.
         device: where the points are to be.
         monitor: told of the rows read.
+        chosen: sorted ids of the samples that are clustered, None for all.
 
     Raises:
         InputError: no row is usable.
@@ -99,11 +102,14 @@ def load_points(features: Features, metric: str, device: Device, monitor: Monito
     begin, end = (samples * rank // worker.world for rank in (worker.rank, worker.rank + 1))
     x = xp.empty((end - begin, dimension), dtype=xp.float32, device=device)
     sums = xp.zeros(dimension, dtype=xp.float64, device=device)
+    wanted = None if chosen is None else _mask(chosen, begin, end)
     valid, filled, read = np.zeros(end - begin, dtype=np.bool_), 0, 0
     monitor.start("reading features", end - begin, "samples")
     for rows in read_rows(features, begin, end, device):
-        kept = _usable(rows, metric)
         here = slice(read, read := read + len(rows))
+        kept = _usable(rows, metric)
+        if wanted is not None:
+            kept = kept & xp.asarray(wanted[here], device=device)
         valid[here] = host(kept)
         usable = rows if valid[here].all() else rows[kept]
         x[filled : filled + len(usable)] = usable
@@ -116,6 +122,13 @@ def load_points(features: Features, metric: str, device: Device, monitor: Monito
     # Products of centred vectors lose the fewest digits; any centre is right as long as all ranks share it.
     mean = all_sum(sums) / sum(counts) if metric == "l2" else xp.zeros_like(sums)
     return _placed(x[:filled], valid, counts, metric, xp.asarray(mean, dtype=xp.float32))
+
+
+def _mask(chosen: npt.NDArray[np.int64], begin: int, end: int) -> npt.NDArray[np.bool_]:
+    """Tell which of the samples from `begin` to `end` are chosen."""
+    found = np.zeros(end - begin, dtype=np.bool_)
+    found[chosen[(chosen >= begin) & (chosen < end)] - begin] = True
+    return found
 
 
 def _usable(rows: Array, metric: str) -> Array:

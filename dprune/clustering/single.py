@@ -38,6 +38,7 @@ class ClusterJob(FileJob):
 
     Attributes:
         parents: inputs besides the features.
+        chosen: sorted ids of the samples that are clustered, int64, or None for all.
         devices: one, or several that share the work in this process; `HOST` where torch is not needed.
     """
 
@@ -47,6 +48,7 @@ class ClusterJob(FileJob):
     seed: int
     devices: tuple[Device, ...]
     output: Output
+    chosen: npt.NDArray[np.int64] | None = None
     together = True
 
     @functools.cached_property
@@ -85,7 +87,7 @@ class ClusterJob(FileJob):
 
     def _run(self, device: Device, monitor: Monitor, warm: Ahead[None]) -> dict[str, Any]:
         with process_group(device) as here:
-            points = load_points(self.features, self.settings.metric, device, monitor)
+            points = load_points(self.features, self.settings.metric, device, monitor, self.chosen)
             warm.wait()
             clusters = self.cluster(points, monitor)
             if here.rank:
@@ -95,7 +97,8 @@ class ClusterJob(FileJob):
     def work(self) -> Mapping[str, Any]:
         """See `Job`."""
         samples, dimension = self.features.shape
-        return {"samples": samples, "dimension": dimension, "k": self.settings.k}
+        some = samples if self.chosen is None else len(self.chosen)
+        return {"samples": some, "dimension": dimension, "k": self.settings.k}
 
     def summary(self) -> dict[str, Any]:
         """See `Job`."""
@@ -104,9 +107,11 @@ class ClusterJob(FileJob):
     def _summary(self, clusters: Clusters) -> dict[str, Any]:
         sizes, samples = clusters.sizes, int(clusters.sizes.sum())
         found = (clusters.record or {}).get(FINDINGS_KEY, {})
+        left_out = 0 if self.chosen is None else len(clusters) - len(self.chosen)
         return {
             "samples": samples,
-            "without_features": len(clusters) - samples,
+            **({} if self.chosen is None else {"left_out": left_out}),
+            "without_features": len(clusters) - samples - left_out,
             "k": len(sizes),
             "engine": self.settings.engine,
             "device": None,

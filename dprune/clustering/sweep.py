@@ -79,7 +79,7 @@ class SweepJob(Job):
         with process_group(device) as here:
             if not here.rank:
                 self._publish_manifest(folder)
-            points = load_points(common.features, common.settings.metric, device, monitor)
+            points = load_points(common.features, common.settings.metric, device, monitor, common.chosen)
             rows, positions = points.sample(SILHOUETTE_SAMPLES, common.seed, "silhouette")
             qualities = []
             for job in self.jobs:

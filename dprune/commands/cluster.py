@@ -45,6 +45,8 @@ class Sweep(click.ParamType[tuple[int, ...]]):
     options.count("-k", "Number of clusters.  [default: 24, or as many as --init holds]", group="Method", common=True),
     options.option("--sweep", group="Method", common=True, type=Sweep(), metavar="START:STOP:STEP",
                    help="Cluster for each of these k and plot the quality, such as 8:64:8."),
+    options.option("--subset", group="Method", common=True, metavar="FILE",
+                   help="Cluster these samples only: ids or a mask. Others are in no cluster."),
     options.choice("--metric", ["l2", "cosine"], "Distance. Euclidean, or 1 - cosine by spherical k-means.",
                    group="Method", common=True, default="l2"),
     options.option("--init", group="Method", default="kmeans++", show_default=True, metavar="kmeans++|random|FILE",
@@ -68,12 +70,15 @@ def command(delivery: Delivery, features: str, settings: ClusterSettings) -> Non
     FEATURES is a feature store, a .npy of shape [n, d], or a .safetensors with a tensor called features. Each sample
     gets its cluster and its distances to the nearest and the second nearest centroid.
 
-    All samples take part. Those without features get cluster -1. Several GPUs share the work when --device names them,
-    or under torchrun.
+    Without --subset all samples take part. Those that do not, and those without features, get cluster -1: no selection
+    keeps them. So the clusters of a long-tailed set are its own, and not those of all the data.
+
+    Several GPUs share the work when --device names them, or under torchrun.
 
     \b
     Examples:
       dprune cluster features -k 24 -o clusters.safetensors
+      dprune cluster features -k 10 --subset tailed.npy -o tailed-clusters.safetensors
       dprune cluster features --sweep 8:64:8 -o sweep
       dprune cluster features.npy --metric cosine -o clusters.safetensors
       dprune cluster features -k 24 -o - | dprune score cluster-distance - -o distance.npy

@@ -9,7 +9,8 @@ from fractions import Fraction
 
 from dprune.formats.provenance import parents_of, training_subset
 from dprune.reporting.agreement.inputs import AgreementInputs, KeptSet
-from dprune.reporting.study.experiments import GENERATED, Point
+from dprune.reporting.study.experiments import Point
+from dprune.reporting.study.factors import GENERATED
 from dprune.reporting.study.grouping import RATIO, Cell, Comparison, Line, called_alike, compare, ratio_text
 from dprune.reporting.study.training_sets import EXTERNAL, Subset, selection_factors, training_set
 from dprune.reporting.study.trainings import Training

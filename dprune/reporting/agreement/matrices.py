@@ -178,7 +178,7 @@ def end_matrices(scores: Sequence[StudyScore], ratios: Sequence[float]) -> list[
         return []
     ranked = [rank(candidates, score.array.values, None, "lowest", 0) for score in scores]
     found = []
-    for ratio in sorted(set(ratios)) or [USUAL_RATIO]:
+    for ratio in sorted({ratio_text(ratio): ratio for ratio in ratios}.values()) or [USUAL_RATIO]:
         amount, rows = Amount.parse(f"{1 - ratio:.6f}"), []
         for score, ranking in zip(scores, ranked, strict=True):
             for end in ENDS:
@@ -199,8 +199,9 @@ def _overlaps(ratio: str, pruned: float | None, rows: Sequence[tuple[str, Sequen
             shares = _shares(ours, theirs, alone=one == other)
             if shares:
                 cells[one, other] = _overlap(fmean(shares), chance, (name, len(ours)), (their_name, len(theirs)))
-    title = f"Kept in common, pruned {ratio}"
-    return Matrix(f"overlap-{ratio}", title, tuple(name for name, _ in rows), cells, ratio, chance, half)
+    title = f"Kept in common, {'pruning ratio not known' if pruned is None else f'pruned {ratio}'}"
+    path = f"overlap-{'unknown' if pruned is None else ratio}"
+    return Matrix(path, title, tuple(name for name, _ in rows), cells, ratio, chance, half)
 
 
 def _shares(ours: Sequence[IdBits], theirs: Sequence[IdBits], *, alone: bool) -> list[float]:

@@ -45,11 +45,13 @@ class WordTable:
         caption: what it is of.
         heads: of its columns, the first of names.
         rows: names and texts, empty for what is missing; by what they are grouped under, empty for no group.
+        group_head: what the groups are, in Markdown, where these are a column.
     """
 
     caption: str
     heads: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
+    group_head: str = "Pruned"
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,13 @@ def markdown_agreement(agreement: Agreement) -> str:
 
 def _markdown_question(question: Question) -> str:
     notes = "".join(markdown(note) + "\n\n" for note in question.notes)
-    return f"## {question.heading}\n\n{notes}" + "\n".join(map(_markdown_table, question.tables))
+    return f"## {question.heading}\n\n{notes}" + "\n".join(map(markdown_table, question.tables))
 
 
-def _markdown_table(table: WordTable) -> str:
+def markdown_table(table: WordTable) -> str:
+    """Write a table with its caption as GitHub's Markdown."""
     grouped = any(group for group, _ in table.rows)
-    heads = [*(["Pruned"] if grouped else []), *map(markdown, table.heads)]
+    heads = [*([table.group_head] if grouped else []), *map(markdown, table.heads)]
     rows = [[*([markdown(group)] if grouped else []), *(markdown(text) or MISSING for text in texts)]
             for group, texts in table.rows]  # fmt: skip
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]

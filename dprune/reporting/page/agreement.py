@@ -12,10 +12,26 @@ from dprune.reporting.markup import escape
 from dprune.reporting.page.charts import html_charts
 from dprune.reporting.study.grouping import MISSING
 
+SPREADS = "How each score is spread"
+
 
 def html_agreement(agreement: Agreement, drawn: PageCharts) -> str:
     """Write the section."""
-    return "".join(_question(question, agreement, drawn) for question in questions_of(agreement))
+    return "".join(_question(question, agreement, drawn) for question in questions_of(agreement)) + _spreads(
+        agreement, drawn
+    )
+
+
+def _spreads(agreement: Agreement, drawn: PageCharts) -> str:
+    """Write how scores are spread, folded; empty where there are none."""
+    if not agreement.spreads:
+        return ""
+    return (
+        f"<details><summary>{SPREADS} ({len(agreement.spreads)} "
+        f"{'chart' if len(agreement.spreads) == 1 else 'charts'})</summary>"
+        f'<p class="note">Density over all scored samples. A half percent of them at either end may lie beyond the '
+        f"axis.</p>{html_charts(agreement.spreads, drawn, 'small')}</details>"
+    )
 
 
 def _question(question: Question, agreement: Agreement, drawn: PageCharts) -> str:
@@ -23,17 +39,18 @@ def _question(question: Question, agreement: Agreement, drawn: PageCharts) -> st
     maps = html_charts([matrix.figure for matrix in question.matrices], drawn, "few") if question.matrices else ""
     if question.heading == PREDICTIONS:
         first, *others = question.tables
-        shown = _table(first) + _scatters(agreement, drawn) + "".join(map(_folded, others))
+        shown = html_words(first) + _scatters(agreement, drawn) + "".join(map(_folded, others))
     else:
         shown = maps + "".join(map(_folded, question.tables))
     return f"<h3>{question.heading}</h3>{notes}{shown}"
 
 
 def _folded(table: WordTable) -> str:
-    return f"<details><summary>{escape(table.caption)} as a table</summary>{_table(table)}</details>"
+    return f"<details><summary>{escape(table.caption)} as a table</summary>{html_words(table)}</details>"
 
 
-def _table(table: WordTable) -> str:
+def html_words(table: WordTable) -> str:
+    """Write a table of texts, in a frame that scrolls."""
     heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in table.heads)
     bodies = (
         f"<tbody>{_group_row(group, len(table.heads))}{''.join(_row(texts) for _, texts in rows)}</tbody>"
