@@ -64,13 +64,15 @@ def planned(said: str) -> dict[str, int]:
 
 PREPARED = {"pack": 1, "unpruned": 1, "encode": 1, "cluster": 1, "distance": 1, "sheet": 1, "train_scoring": 1,
             "grand": 1, "monotonicity": 1, "moso": 1}  # fmt: skip
+TAILED = {"cluster": 2, "distance": 2, "tailed": 1, "smallest": 1}
 # By hand, from the lines of each configuration: chance, three distances, four scores from both ends or three, at four
 # ratios or three; of the paper's two at .95 and .99, too; models of the tailed set, of halves, and the baselines.
 PAPER = 1 + 6 + 6 + 4 + 4 + 1 + 3 * 16
 EXPECTED = {
-    "cifar10.yaml": (3 + (1 + 3 + 8 + 9) * 3 * 3, 0, 0, 2, {"embed": 2, "held_out": 1, "train_fold": 4}),
+    "cifar10.yaml": (3 * (1 + (1 + 3 + 8 + 9) * 3 + 3 + 1), 6, 24, 2,
+                     {"embed": 2, "held_out": 1, "train_fold": 4, "paired": 3} | TAILED),
     "imagenet.yaml": (PAPER + 3, 2, 10, 2, {"embed": 3, "pack_validation": 1, "train_vae": 1, "train_fold": 12,
-                                            "paired": 1, "cluster": 2, "distance": 2, "tailed": 1, "smallest": 1}),
+                                            "paired": 1} | TAILED),
     "celebahq.yaml": (PAPER, 2, 10, 2, {"embed": 3, "pack_validation": 1, "train_vae": 1, "train_fold": 12,
                                         "paired": 1}),
 }  # fmt: skip
@@ -92,8 +94,8 @@ def test_a_dry_run_lists_every_step(configuration: str, tmp_path: Path) -> None:
 
 # Two models of the digits' pixels.
 TINY = {"latents": "pixels", "dit": "--arch nano/4 --lr 2e-3 --ema 0.9 --log-every 10", "batch": 16, "steps": 150,
-        "generated": 30, "sample": "--steps 2", "scoring": "{steps: 20, save_every: 10}", "grand": "--draws 2", "keeps": "[0.5]",
-        "stages": "[{lines: [unpruned]}, {lines: [el2n]}]"}  # fmt: skip
+        "generated": 30, "sample": "--steps 2", "scoring": "{steps: 20, save_every: 10}", "grand": "--draws 2",
+        "keeps": "[0.5]", "stages": "[{lines: [unpruned]}, {lines: [el2n]}]"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +218,12 @@ exec "$PYTHON" -m dprune "$@"
 def test_a_cluster_is_asked_for_what_each_job_needs(finished: Path, cluster: Path) -> None:
     """A job a model, with a GPU and the time of all its steps, and one without for what needs none."""
     prepared(finished, cluster)
-    changed = TINY | {"stages": "[{lines: [nearest]}]", "time_limit": 100, "mem_mb": 3000}
+    changed = TINY | {
+        "stages": "[{lines: [nearest]}]",
+        "time_limit": 600,
+        "rates": "{train: 100, sample: 100, embed: 100}",
+        "mem_mb": 3000,
+    }
     line = command(cluster, "digits.yaml", *SLURM, **changed)
     variables = environment(cluster) | {"SPOOL": str(cluster / "spool"), "PYTHON": warm_python()}
     install(cluster, "dprune", IN_PIECES)
@@ -226,7 +233,7 @@ def test_a_cluster_is_asked_for_what_each_job_needs(finished: Path, cluster: Pat
     asked = [path.read_text() for path in cluster.glob("spool/*.options")]
     sent = {re.findall("--comment rule_([a-z]+)", options)[0]: options for options in asked}
     assert len(sent) == len(asked)
-    for rule, time, gpus in (("distance", 60, 0), ("sheet", 60, 0), ("run", 10 + 5 * 15, 1)):
+    for rule, time, gpus in (("distance", 60, 0), ("sheet", 60, 0), ("run", 10 + 5 * 20, 1)):
         assert f"-A paper -p gpu -t {time} --mem 3000 " in sent[rule]
         assert re.findall("--gpus=([0-9]+)", sent[rule]) == ["1"] * gpus
     assert len(sent) == 3
