@@ -74,7 +74,7 @@ def hours(rule: str, config: Config, run: Run | None = None) -> float:
 
 
 def minutes(rule: str, config: Config, run: Run | None = None) -> int:
-    """How long a job may take, without regard to the limit of the machine; a training without a rate, as long as that."""
+    """How long a job may take, whatever the limit of the machine; a training without a rate takes all of that."""
     if rule.startswith("train_") and not hours(rule, config, run):
         return config["time_limit"] or START
     gpus = config["gpus_per_training"] if rule in SPREAD else 1
