@@ -25,7 +25,7 @@ from dprune.models.prior_vae import PriorVAE
 from dprune.models.projection_discriminator import ProjectionDiscriminator, Spectral
 from dprune.training.baseline.augmentation import Augmentation, coloured, cut_out, translated
 from dprune.training.baseline.loss import BoundObjective, GeneratorObjective, JudgingObjective, LabelledImages
-from dprune.training.baseline.settings import OF_MODEL, PLANS, PRESETS
+from dprune.training.baseline.settings import GAN_RATES, PLANS, PRESETS, VAE_PLAN
 
 CPU = torch.device("cpu")
 SMALL = ("--preset", "tiny", "--width", "16", "--latent-size", "8", "--batch-size", "6", "--workers", "0",
@@ -215,6 +215,7 @@ def test_images_of_any_size_are_cropped_to_one_that_is_made(
     ("model", "options", "words"),
     [
         ("vae", ("--augment", "colour"), ["--augment", "a VAE", "leave it out"]),
+        ("vae", ("--discriminator-rate", "2"), ["--discriminator-rate", "a VAE", "leave it out"]),
         ("gan", ("--kl-weight", "2"), ["--kl-weight", "a GAN", "leave it out"]),
         ("gan", ("--augment", "colour,rain"), ["'rain'", "cutout"]),
         ("gan", ("--width", "40"), ["--width 40", "multiple of 16"]),
@@ -235,7 +236,7 @@ def test_presets_are_those_of_the_help(shards: Path, tmp_path: Path) -> None:
             plan = json.loads(dprune("train-baseline", model, shards, *options).ok().out)["provenance"]["options"]
             assert {name: plan[name] for name in ("width", "latent_size")} == PRESETS[preset]
             assert (plan["steps"], plan["batch_size"]) == (PLANS[preset]["steps"], PLANS[preset]["batch_size"])
-            assert plan["lr"] == OF_MODEL[model]["lr"]
+            assert plan["lr"] == (VAE_PLAN["lr"] if model == "vae" else GAN_RATES[preset])
     assert not (tmp_path / "run").exists()
 
 
