@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass
 
 from dprune.formats.provenance import is_generator
+from dprune.reporting.study.epochs import steps_text
 from dprune.reporting.study.experiments import NAMED, Point
-from dprune.reporting.study.factors import ANY, COMMAND, SOURCE, Factor, Factors
+from dprune.reporting.study.factors import ANY, COMMAND, EPOCHS, SOURCE, Factor, Factors
 from dprune.reporting.study.labels import Labeller
 from dprune.reporting.study.training_sets import EXTERNAL, SUBSET
 from dprune.reporting.study.views import View, grouped, line_key
@@ -55,9 +56,13 @@ class Names:
         experiments = _Saying([(_tables(view.lines, view.experiment), []) for view in every])
         selections = _by_method(every)
         first = {line_key(points[0]): (view, points[0]) for view in reversed(every) for points in view.lines}
+        of_line: dict[Hashable, list[Point]] = defaultdict(list)
+        for point in (point for view in every for point in view.points):
+            of_line[line_key(point)].append(point)
         self._names: dict[Hashable, Name] = {}
         for key, (view, point) in first.items():
-            self._names[key] = _name(point, view.experiment(point), selections[_head(point)], experiments)
+            made = view.experiment(point)
+            self._names[key] = _name(point, made, selections[_head(point)], experiments, _model(made, of_line[key]))
         self._names |= _numbered(self._names, every)
         for key, label in (given or {}).items():
             known = self._names[key]
@@ -161,7 +166,7 @@ def _group_roles(point: Point) -> list[str]:
     return [role for role in _GROUPS if role in roles]
 
 
-def _name(point: Point, experiment: Factors, choosing: _Saying, making: _Saying) -> Name:
+def _name(point: Point, experiment: Factors, choosing: _Saying, making: _Saying, model: str) -> Name:
     subset, named = point.subset, point.selection.get(NAMED)
     extras = [choosing.shortly(point.selection), making.shortly(experiment)]
     head = f"baseline: {named}" if named else choice_name(subset.method, subset.order)
@@ -169,7 +174,7 @@ def _name(point: Point, experiment: Factors, choosing: _Saying, making: _Saying)
     family = ", ".join(filter(None, (subset.method, *extras)))
     chosen = choosing.wholly({f: v for f, v in point.selection.items() if not _is_of_choice(f)})
     made = making.wholly({f: v for f, v in experiment.items() if not _is_of_model(f)})
-    said = (_kept(point), _chosen(point), _model(experiment), ", ".join(filter(None, (chosen, made))))
+    said = (_kept(point), _chosen(point), model, ", ".join(filter(None, (chosen, made))))
     return Name(label, family, tuple(zip(HEADINGS, said, strict=True)))
 
 
@@ -197,9 +202,11 @@ def _chosen(point: Point) -> str:
     return ", ".join([*parts, *(phrase(factor, value) for factor, value in own.items())])
 
 
-def _model(experiment: Factors) -> str:
-    """Say which model was trained, and how long."""
-    said = {f.name: phrase(f, v) for f, v in experiment.items() if _is_of_model(f)}
+def _model(experiment: Factors, points: Sequence[Point]) -> str:
+    """Say which model was trained, and how long: of equal epochs, which steps these were, the largest subset first."""
+    said = {f.name: phrase(f, v) for f, v in experiment.items() if _is_of_model(f) and v != ANY}
+    if epochs := next((value for factor, value in experiment.items() if factor.name == EPOCHS and value != ANY), ""):
+        said["steps"] = f"{steps_text(points)} training steps ({epochs} epochs each)"
     # Of a DiT its architecture says enough.
     if "arch" in said:
         said.pop(COMMAND, None)
@@ -217,7 +224,7 @@ def _is_of_model(factor: Factor) -> bool:
     """Tell whether `_model` says it."""
     if is_model(factor):
         return True
-    return is_generator(factor.command) and factor.path[-1:] == ("model",) and factor.name in _OF_MODEL
+    return is_generator(factor.command) and factor.path[-1:] == ("model",) and factor.name in (*_OF_MODEL, EPOCHS)
 
 
 def _numbered(names: Mapping[Hashable, Name], every: Sequence[View]) -> dict[Hashable, Name]:
