@@ -242,5 +242,6 @@ def html_lines(lines: LineTable) -> str:
     frame = f'<div class="scroll texts" tabindex="0" role="region" aria-label="{caption}">'
     return (
         f"{frame}<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+        + (f'<p class="note">Unless a line says otherwise: {escape(lines.usual)}.</p>' if lines.usual else "")
         + (f'<p class="note">All of them share:</p><dl>{shared}</dl>' if shared else "")
     )

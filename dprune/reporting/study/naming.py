@@ -20,8 +20,9 @@ _Group = tuple[Mapping[Hashable, Factors], Sequence[Factors]]
 _QUOTA = Factor(SUBSET, "select", "quota")
 _GROUPS = ("clusters", "groups")
 _OF_MODEL = (COMMAND, "arch", "steps", "batch_size")
-HEADINGS = ("What is kept", "Chosen", "Model", "Differs in")
-"""What `Name.about` says, in its order."""
+USUAL = "Usually"
+HEADINGS = ("What is kept", "Chosen", "Model", "Differs in", USUAL)
+"""What `Name.about` says, in its order: the last is what holds of each line of which the others say nothing else."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class _Saying:
         self._needed = sorted({factor for labeller in labellers for factor in labeller.needed}.union(also))
         self._differing = sorted({factor for labeller in labellers for factor in labeller.differing}.union(also))
         self._usual = {f: _usual(f, tables, beside) for f in self._needed if f not in also}
+        self._most = {f: value for f in self._differing if (value := _most_common(table.get(f) for table in tables))}
 
     def shortly(self, table: Factors) -> str:
         """Say as little as tells a table apart: what most have goes without saying."""
@@ -100,9 +102,14 @@ class _Saying:
         quotas = _QUOTA in told and _QUOTA in table
         return self._all.name(table, [factor for factor in told if not (quotas and _is_grouping(factor))])
 
-    def wholly(self, table: Factors) -> str:
-        """Say everything in which it differs from any."""
-        return self._all.name(table, self._differing)
+    def wholly(self, table: Factors, *, usual: bool = True) -> str:
+        """Say everything in which it differs from any, without `usual` only what most others do not say, too."""
+        told = [f for f in self._differing if usual or f not in self._most or table.get(f) != self._most[f]]
+        return self._all.name(table, told)
+
+    def usually(self) -> str:
+        """Say what most tables have of that in which any differ."""
+        return self._all.name({f: v for f, v in self._most.items() if not _is_of_model(f)}, self._differing)
 
 
 def _usual(factor: Factor, tables: Sequence[Factors], beside: Sequence[Factors]) -> str:
@@ -110,7 +117,13 @@ def _usual(factor: Factor, tables: Sequence[Factors], beside: Sequence[Factors])
     values = [value for table in tables if (value := table.get(factor)) != ANY]
     if None in values or len({*values} | {table.get(factor) for table in beside} - {ANY}) > len({*values}):
         return ANY
-    return next((str(value) for value, count in Counter(values).most_common(1) if 2 * count > len(values)), ANY)
+    return _most_common(values)
+
+
+def _most_common(values: Iterable[str | None]) -> str:
+    """Return what more than half are, unknown where that is nothing."""
+    known = [value for value in values if value != ANY]
+    return next((str(v) for v, n in Counter(known).most_common(1) if v is not None and 2 * n > len(known)), ANY)
 
 
 def _by_method(every: Sequence[View]) -> dict[str, _Saying]:
@@ -172,9 +185,9 @@ def _name(point: Point, experiment: Factors, choosing: _Saying, making: _Saying,
     head = f"baseline: {named}" if named else choice_name(subset.method, subset.order)
     label = ", ".join(filter(None, (head, *extras)))
     family = ", ".join(filter(None, (subset.method, *extras)))
-    chosen = choosing.wholly({f: v for f, v in point.selection.items() if not _is_of_choice(f)})
-    made = making.wholly({f: v for f, v in experiment.items() if not _is_of_model(f)})
-    said = (_kept(point), _chosen(point), model, ", ".join(filter(None, (chosen, made))))
+    chosen = choosing.wholly({f: v for f, v in point.selection.items() if not _is_of_choice(f, point)})
+    made = making.wholly({f: v for f, v in experiment.items() if not _is_of_model(f)}, usual=False)
+    said = (_kept(point), _chosen(point), model, ", ".join(filter(None, (chosen, made))), making.usually())
     return Name(label, family, tuple(zip(HEADINGS, said, strict=True)))
 
 
@@ -213,8 +226,10 @@ def _model(experiment: Factors, points: Sequence[Point]) -> str:
     return ", ".join(said[name] for name in _OF_MODEL if name in said)
 
 
-def _is_of_choice(factor: Factor) -> bool:
-    """Tell whether `_chosen` says it."""
+def _is_of_choice(factor: Factor, point: Point) -> bool:
+    """Tell whether `_chosen` says it, or, of what leaves nothing out, that it was among candidates at all."""
+    if not point.subset.pruned and factor.name == COMMAND and factor.path[1:2] == ("within",):
+        return True
     if factor.path == SUBSET:
         return factor.name in ("quota", "cap", "only")
     return _is_grouping(factor) or (factor.path == (*SUBSET, "clusters") and factor.name == "k")
