@@ -19,7 +19,7 @@ from dprune.reporting.study.estimates import CellMean, nested_mean
 from dprune.reporting.study.experiments import NAMED, Point
 from dprune.reporting.study.factors import ANY, EPOCHS, Factor, Factors, agree
 from dprune.reporting.study.labels import Labeller
-from dprune.reporting.study.measurements import Measurement, differences, measurements
+from dprune.reporting.study.measurements import MeasurementName, differences, measurements
 from dprune.reporting.study.naming import Names
 from dprune.reporting.study.trainings import Training
 from dprune.reporting.study.views import View, grouped, is_of_measuring, line_key, views
@@ -238,7 +238,7 @@ def _compared(found: Sequence[View], names: Names) -> list[Comparison]:
     return [_comparison(measured_by, view, names, beside) for measured_by, view in ordered]
 
 
-def _comparison(measured_by: Measurement, view: View, names: Names, beside: tuple[str, ...]) -> Comparison:
+def _comparison(measured_by: MeasurementName, view: View, names: Names, beside: tuple[str, ...]) -> Comparison:
     lines = [_line(points, names) for points in view.lines]
     unpruned = [line for line in lines if line.is_unpruned]
     pruned = [_with_unpruned(line, unpruned) for line in lines if not line.is_unpruned]

@@ -13,7 +13,7 @@ _MODEL = Factor((GENERATED,), "embed", "model")
 _PIXELS = "pixels"
 
 
-class Measurement(NamedTuple):
+class MeasurementName(NamedTuple):
     """One way of measuring among several.
 
     Attributes:
@@ -27,7 +27,7 @@ class Measurement(NamedTuple):
     place: tuple[bool, int, bool, str, str]
 
 
-def measurements(found: Sequence[View]) -> list[Measurement]:
+def measurements(found: Sequence[View]) -> list[MeasurementName]:
     """Name each of several ways of measuring by its backbone, and by other options where several have the same."""
     names = _backbone_names([view.measure for view in found])
     groups = {name: [view for view, other in zip(found, names, strict=True) if other == name] for name in names}
@@ -37,7 +37,7 @@ def measurements(found: Sequence[View]) -> list[Measurement]:
         backbone, several = name if len(groups) > 1 else "", len(groups[name]) > 1
         said = _said(naming[name], view.measure) if several else ""
         title = ", ".join(filter(None, (backbone, said)))
-        made.append(Measurement(title, backbone, _place(view, title, groups[name], backbone)))
+        made.append(MeasurementName(title, backbone, _place(view, title, groups[name], backbone)))
     return made
 
 
