@@ -36,8 +36,7 @@ def cautions_of(tables: Mapping[str, Sequence[Table]], coverage: Coverage) -> li
     found += [sentence for table in every for sentence in _missing_metrics(table)]
     found.append(_few_trainings(every))
     # Classes are told by the nearest reference samples: where several backbones do, by that of the first table.
-    shares = tables.get("shares", ())
-    found += [_class_shares(t) for t in shares if t.comparison.backbone == shares[0].comparison.backbone]
+    found += [_class_shares(table) for table in tables.get("shares", ()) if not table.comparison.is_beside]
     found += _noisy_rankings([line for table in every for line in table.comparison.pruned])
     return [*dict.fromkeys(filter(None, found))]
 

@@ -88,10 +88,8 @@ class Conclusions:
         groups: dict[tuple[str, str], list[Verdict]] = {}
         others: dict[tuple[str, str], list[Verdict]] = {}
         for table, verdict in self.verdicts:
-            # Of the backbones, the first is spoken of in full.
-            is_first = table.comparison.backbone == self.verdicts[0][0].comparison.backbone
-            of_kind = groups if is_first else others
-            of_kind.setdefault((table.comparison.title, verdict.group), []).append(verdict)
+            found = others if table.comparison.is_beside else groups
+            found.setdefault((table.comparison.title, verdict.group), []).append(verdict)
         shown = sorted(groups, key=lambda where: -max(len(verdict.rivals) for verdict in groups[where]))[:_MOST]
         for where in (where for where in groups if where in shown):
             for verdict in groups[where]:
@@ -144,11 +142,11 @@ def _briefly(found: Sequence[Verdict]) -> Iterator[str]:
     """Say in a sentence for each metric which point is ahead, and how many are told apart from the baseline."""
     for verdict in found:
         best = "lowest" if verdict.measure.better == "lower" else "highest"
-        tied = f", which {len(verdict.tied):,} others cannot be told apart from" if len(verdict.tied) > 1 else ""
-        yield (
-            f"{verdict.measure.name} is {best} for {title_of(verdict.leader)}: {value_text(verdict.estimate)}{tied}."
-            f" {_against_baseline(verdict)}"
-        ).strip()
+        tied = len(verdict.tied)
+        others = f", from which {_points(tied)} cannot be told apart" if tied else ""
+        ahead = f"is {best} for" if verdict.rivals else "of"
+        value = f"{title_of(verdict.leader)}: {value_text(verdict.estimate)}"
+        yield f"{verdict.measure.name} {ahead} {value}{others}. {_against_baseline(verdict)}".strip()
 
 
 def _listed(rows: Sequence[TableRow]) -> str:

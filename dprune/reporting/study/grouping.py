@@ -19,7 +19,7 @@ from dprune.reporting.study.estimates import CellMean, nested_mean
 from dprune.reporting.study.experiments import NAMED, Point
 from dprune.reporting.study.factors import ANY, EPOCHS, Factor, Factors, agree
 from dprune.reporting.study.labels import Labeller
-from dprune.reporting.study.measurements import MeasurementName, differences, measurements
+from dprune.reporting.study.measurements import differences, measurements
 from dprune.reporting.study.naming import Names
 from dprune.reporting.study.trainings import Training
 from dprune.reporting.study.views import View, grouped, is_of_measuring, line_key, views
@@ -170,7 +170,7 @@ class Comparison:
         common: factors that all results share.
         apart: in what its lines were sampled or measured differently, factors with their values.
         beside: in what the comparisons of its kind were.
-        backbone: model of its features, where comparisons of its kind have several; the most important come first.
+        is_beside: whether its features are of another backbone than those of the first of its kind.
     """
 
     title: str
@@ -178,7 +178,7 @@ class Comparison:
     common: Factors
     apart: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
-    backbone: str = ""
+    is_beside: bool = False
 
     @property
     def unpruned(self) -> tuple[Line, ...]:
@@ -235,18 +235,17 @@ def compare_kinds(
 def _compared(found: Sequence[View], names: Names) -> list[Comparison]:
     ordered = sorted(zip(measurements(found), found, strict=True), key=lambda pair: pair[0].place)
     beside = differences(found)
-    return [_comparison(measured_by, view, names, beside) for measured_by, view in ordered]
+    made = [(name, _comparison(name.title, view, names, beside)) for name, view in ordered]
+    return [replace(comparison, is_beside=name.backbone != made[0][0].backbone) for name, comparison in made]
 
 
-def _comparison(measured_by: MeasurementName, view: View, names: Names, beside: tuple[str, ...]) -> Comparison:
+def _comparison(title: str, view: View, names: Names, beside: tuple[str, ...]) -> Comparison:
     lines = [_line(points, names) for points in view.lines]
     unpruned = [line for line in lines if line.is_unpruned]
     pruned = [_with_unpruned(line, unpruned) for line in lines if not line.is_unpruned]
     ordered = [*sorted(unpruned, key=lambda line: (not line.is_named, line.label)), *sorted(pruned, key=_place)]
     apart = Labeller([view.experiment(points[0]) for points in view.lines]).apart(is_of_measuring)
-    return Comparison(
-        measured_by.title, tuple(ordered), _common(view.points), tuple(apart), beside, measured_by.backbone
-    )
+    return Comparison(title, tuple(ordered), _common(view.points), tuple(apart), beside)
 
 
 def _place(line: Line) -> tuple[bool, tuple[tuple[str, int], ...], int, str]:

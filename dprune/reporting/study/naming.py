@@ -196,10 +196,14 @@ def _kept(point: Point) -> str:
     if NAMED in point.selection:
         return "the baseline, which counts as unpruned"
     if not subset.pruned:
-        return "all samples"
+        return f"all samples{' of a set with a long tail' if _is_tailed(point) else ''}"
     if subset.method == EXTERNAL:
         return "a subset made elsewhere" if not subset.order else f"the {subset.order} of scores made elsewhere"
     return choice_text(subset.method, subset.order)
+
+
+def _is_tailed(point: Point) -> bool:
+    return any((factor.command, factor.name) == ("select", "tail") for factor in point.selection)
 
 
 def _chosen(point: Point) -> str:
