@@ -83,9 +83,16 @@ class DiTSettings:
             InputError: the latents have no labels.
             MismatchError: another autoencoder made the latents.
         """
-        *_, patch = parse_architecture(self.arch)
+        width, *_, patch = parse_architecture(self.arch)
         if (side := latents.network["size"]) % patch:
             raise UsageError(f"--arch {self.arch}: latents of {side} x {side} cannot be cut into patches of {patch}.")
+        if (numbers := latents.network["channels"] * patch**2) >= width:
+            # Velocities hold noise, and noise of n dimensions does not go through fewer (Li and He, "Back to basics:
+            # let denoising generative models denoise", 2025).
+            _log.warning(
+                "--arch %s: a patch has %d numbers, and the model is %d wide: its images keep noise. "
+                "Give a smaller patch or a wider model.", self.arch, numbers, width,
+            )  # fmt: skip
         if not self.unconditional and not latents.classes:
             raise InputError(f"{latents.store.folder}: its samples have no labels: give --unconditional.")
         if self.vae is not None:
