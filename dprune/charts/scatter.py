@@ -61,7 +61,8 @@ def _dots(places: Sequence[Place], groups: Sequence[int], width: float, pale: fl
     return [
         {"colour": FAINT if group < 0 else colour(f"c{group % PALETTE}"), "width": width, "pale": pale,
          "places": by_group[group]}
-        for group in sorted(by_group)
+        # Those of few points on top, or nobody would see them.
+        for group in sorted(by_group, key=lambda group: (-len(by_group[group]), group))
     ]  # fmt: skip
 
 

@@ -137,7 +137,8 @@ def make_maps(inputs: MapInputs, known: Sequence[Comparison] = ()) -> list[Featu
     Raises:
         InputError: too few samples have features that are numbers.
     """
-    train, ids = _shown(inputs.train, MOST_TRAIN)
+    clustered = None if inputs.clusters is None else np.flatnonzero(inputs.clusters.assignment >= 0)
+    train, ids = _shown(inputs.train, MOST_TRAIN, clustered)
     if len(train) < 3:
         raise InputError(f"{inputs.train.name}: fewer than three samples have features that are numbers: embed again.")
     group = inputs.clusters.assignment[ids].astype(np.int64) if inputs.clusters else np.full(len(ids), -1)
@@ -152,11 +153,18 @@ def make_maps(inputs: MapInputs, known: Sequence[Comparison] = ()) -> list[Featu
     ]
 
 
-def _shown(features: Features, most: int) -> tuple[FloatArray, IntArray]:
-    """Return the features of at most so many samples that have any, and their ids."""
-    count = features.shape[0]
+def _shown(features: Features, most: int, among: IntArray | None = None) -> tuple[FloatArray, IntArray]:
+    """Return the features of at most so many samples that have any, and their ids.
+
+    Args:
+        features: of all samples.
+        most: samples that are shown.
+        among: ids of those that may be, None for all: what was left out of the clusters is in no training set.
+    """
+    count = features.shape[0] if among is None else len(among)
     draw = generator(0, "samples on a map")
-    ids = np.sort(draw.choice(count, min(most, count), replace=False)).astype(np.int64)
+    places = np.sort(draw.choice(count, min(most, count), replace=False)).astype(np.int64)
+    ids = places if among is None else among[places]
     x = features.take(ids).astype(np.float64)
     kept = np.isfinite(x).all(1)
     if kept.sum() < 1:
