@@ -37,6 +37,8 @@ class Run:
         seeds: of single commands, in place of `seed`.
         packed: whether the training set was packed, so that the autoencoder may be trained on it, too.
         grouped: whether samples were chosen inside each cluster.
+        baseline: `vae` or `gan` for such a model in the place of a DiT.
+        network: what `encode` says of the latents; pixels have no autoencoder.
     """
 
     scores: str = ""
@@ -59,6 +61,8 @@ class Run:
     subset: dict[str, Any] | None = None
     without: bool = False
     grouped: bool = True
+    baseline: str = ""
+    network: dict[str, Any] = field(default_factory=dict)
 
     def seed_of(self, command: str) -> int:
         return self.seeds.get(command, self.seed)
@@ -113,22 +117,35 @@ class Run:
 
     def generated(self) -> dict[str, Any]:
         """Provenance of the generated features."""
-        vae = make_record("train-vae", {"steps": 900, "width": 16}, seed=self.seeds.get("train-vae", 0),
-                          parents={"shards": made((self.vae_of or self).shards(pruned=self.own_vae))})  # fmt: skip
-        latents = make_record("encode", {"flips": False},
-                              parents={"shards": made(self.shards(pruned=self.packed)), "vae": made(vae)})  # fmt: skip
-        parents, subset, kept = {"latents": made(latents)}, self.chosen(), self.kept
-        if subset and not self.packed:
-            parents["subset"] = subset
-        options = {"arch": "nano/2", "steps": 500, "batch_size": 64, "samples": kept,
-                   "of": kept if self.packed else TOTAL, **self.train}  # fmt: skip
-        model = make_record(
-            "train-dit", options, seed=self.seed_of("train-dit"), parents=parents, tags=self.tags.get("train-dit")
-        )
-        networks, options = {"model": made(model), "vae": made(vae)}, {"seeds": "0-499", "steps": 20, "cfg": 2.0}
+        networks = self.networks()
+        options = {"seeds": "0-499", **({} if self.baseline else {"steps": 20, "cfg": 2.0})}
         images = make_record("sample", options | self.sample, parents=networks, tags=self.tags.get("sample"))
         return make_record("embed", {"model": "inception", "dtype": "float16", **self.embed},
                            parents={"shards": made(images)}, tags=self.tags.get("embed"))  # fmt: skip
+
+    def networks(self) -> dict[str, Any]:
+        """Provenance of the model and its autoencoder."""
+        counts = {"samples": self.kept, "of": self.kept if self.packed else TOTAL}
+        if self.baseline:
+            parents, subset = {"shards": made(self.shards(pruned=self.packed))}, self.chosen()
+            parents |= {"subset": subset} if subset and not self.packed else {}
+            options = {"width": 64, "latent_size": 128, "flip": False, "steps": 900, "batch_size": 128, **counts}
+            command, seed = f"train-baseline {self.baseline}", self.seed_of("train-dit")
+            model = make_record(command, options | self.train, seed=seed, parents=parents)
+            return {"model": made(model)}
+        vae = make_record("train-vae", {"steps": 900, "width": 16}, seed=self.seeds.get("train-vae", 0),
+                          parents={"shards": made((self.vae_of or self).shards(pruned=self.own_vae))})  # fmt: skip
+        decoder = {} if self.network.get("kind") == "pixels" else {"vae": made(vae)}
+        latents = make_record("encode", {"flips": False, **({"network": self.network} if self.network else {})},
+                              parents={"shards": made(self.shards(pruned=self.packed)), **decoder})  # fmt: skip
+        parents, subset = {"latents": made(latents)}, self.chosen()
+        if subset and not self.packed:
+            parents["subset"] = subset
+        options = {"arch": "nano/2", "steps": 500, "batch_size": 64, **counts, **self.train}
+        model = make_record(
+            "train-dit", options, seed=self.seed_of("train-dit"), parents=parents, tags=self.tags.get("train-dit")
+        )
+        return {"model": made(model), **decoder}
 
 
 def write_metrics(path: Path, run: Run, metrics: dict[str, Any] | None = None, *, details: dict[str, Any] | None = None,

@@ -50,7 +50,7 @@ def completed(*words: str, shell: str = "bash") -> list[tuple[str, str]]:
         (("train-vae", "--perceptual", ""), ["none", "lpips"]),
         (("embed", "shards", "--model", "dinov2-"), ["dinov2-s", "dinov2-b", "dinov2-l"]),
         (("eval", "a", "b", "--model", "p"), ["pixels"]),
-        (("train-dit", "latents", "--arch", "XL/"), ["XL/1", "XL/2", "XL/4", "XL/8"]),
+        (("train-dit", "latents", "--arch", "XL/"), ["XL/1", "XL/2", "XL/4", "XL/8", "XL/16"]),
         (("eval", "a", "b", "--metrics", "prdc,k"), ["prdc,kid"]),
         (("eval", "a", "b", "--metrics", "prdc,prd"), ["prdc,prd"]),
         (("sample", "missing", "--classes", "ba"), ["balanced"]),

@@ -84,6 +84,18 @@ def test_a_chain_never_stands_in_a_name(named) -> None:
     ]
 
 
+def test_what_is_trained_on_pixels_is_told_where_there_are_latents_too(named) -> None:
+    pixels, codes = (
+        {"kind": kind, "channels": channels, "size": size, "codes": count, "image_size": 32}
+        for kind, channels, size, count in (("pixels", 3, 32, 0), ("vq", 4, 8, 512))
+    )
+    on_pixels, on_codes = (replace(NEAREST, network=network) for network in (pixels, codes))
+    assert labels(named(on_pixels, replace(on_pixels, order="highest"))) == ["nearest", "furthest"]
+    found = named(on_pixels, on_codes)
+    assert labels(found) == ["nearest, on codes", "nearest, on pixels"]
+    assert "on pixels" in dict(found.lines[1].about)["Differs in"]
+
+
 def test_strata_and_other_peoples_groups_are_told(named) -> None:
     groups = {"groups": parent_record(None, "a" * 64)}
     plain, strata, others = (chosen(NEAREST, more) for more in ({}, groups, {"groups": parent_record(None, "b" * 64)}))

@@ -184,6 +184,13 @@ def test_samples_are_pixels_without_an_autoencoder(store: Path, tmp_path: Path) 
     assert "quantize" not in record["options"]
 
 
+def test_patches_of_16_pixels(shards: Path, tmp_path: Path) -> None:
+    encode(shards, tmp_path / "l", "--image-size", 32).ok()
+    train(tmp_path / "l", tmp_path / "run", "--arch", "nano/16").ok()
+    dprune("sample", tmp_path / "run", "--seeds", "0-1", "--steps", "2", "-o", tmp_path / "g").ok()
+    assert [image.shape for image in drawn(tmp_path / "g").values()] == [(32, 32, 3)] * 2
+
+
 def test_what_goes_beyond_black_and_white_is_clamped(store: Path, tmp_path: Path) -> None:
     train(store, tmp_path / "run").ok()
     loaded = load_dit(tmp_path / "run" / "model.safetensors", CPU)

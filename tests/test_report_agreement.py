@@ -8,6 +8,7 @@ import json
 import math
 import resource
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,18 @@ import pytest
 from conftest import dprune
 from scipy import stats
 from studies import FINGERPRINT, Run, write_metrics
+from test_report import page_of
 
 from dprune.formats.arrays import read_ids, write_array
 from dprune.formats.provenance import make_record, with_findings
+from dprune.metrics.catalogue import QUALITY
 from dprune.reporting.agreement.inputs import AgreementInputs
 from dprune.reporting.agreement.kept_sets import KeptSets
 from dprune.reporting.agreement.matrices import overlap_matrices
-from dprune.reporting.study.grouping import MISSING
+from dprune.reporting.agreement.predictions import LineMean, Prediction
+from dprune.reporting.agreement.statements import statements
+from dprune.reporting.study.estimates import CellMean
+from dprune.reporting.study.grouping import MISSING, Comparison, Line
 
 SIZE = 400
 METHODS = ("el2n", "grand", "moso")
@@ -108,6 +114,7 @@ def test_each_two_scores_are_correlated_and_each_beside_itself_scored_anew(told:
     assert float(rows["EL2N", "GraNd"]["rank_correlation"]) == pytest.approx(wanted)
     assert rows["EL2N", "GraNd"]["samples"] == str(SIZE - 10)
     assert float(rows["EL2N", "EL2N"]["rank_correlation"]) == 0.9
+    assert float(rows["EL2N", "GraNd"]["most"]) == pytest.approx(0.9)
 
 
 def test_overlaps_are_shares_of_what_is_kept_averaged_over_seeds(told: Study) -> None:
@@ -153,11 +160,11 @@ def test_it_is_said_in_words_on_the_page_and_in_the_summary(told: Study) -> None
     assert "EL2N and GraNd order the samples much alike" in said
     assert "MoSo orders them like none of the others" in said
     assert "EL2N, lowest, and EL2N, highest, the least: 0.00" in said
-    assert "Fréchet distance by mean score" in said
+    assert "**Fréchet distance by mean score**: 2 of 3 rank correlations" in said
     assert "no file of --subsets" not in said
     manifest = json.loads((told.folder / "report" / "manifest.json").read_text())
     assert any(words.startswith("Scores: EL2N and GraNd") for words in manifest["conclusions"]["statements"])
-    page = (told.folder / "report" / "report.html").read_text()
+    page = " ".join(page_of(told.folder / "report").text)
     for words in ("Rank correlation of scores", "Kept in common, pruned 0.5", "What the mean score predicts"):
         assert words in page
     tables = (told.folder / "report" / "agreement.md").read_text()
@@ -282,6 +289,72 @@ def test_what_was_not_scored_is_in_no_mean_and_no_correlation(study: Study) -> N
     assert {row["score"] for row in study.rows("means")} == {"EL2N"}
 
 
+@pytest.mark.parametrize(
+    ("sign", "noise", "words"),
+    [
+        (1, 0.3, "EL2N and MoSo order the samples much alike"),
+        (1, 1.7, "EL2N and MoSo order the samples somewhat alike"),
+        (1, 30, "EL2N and MoSo order the samples hardly alike"),
+        (-1, 1.4, "EL2N and MoSo order the samples somewhat the other way round"),
+        (-1, 0.2, "EL2N and MoSo order the samples much the other way round"),
+    ],
+)
+def test_words_follow_the_correlation(study: Study, sign: int, noise: float, words: str) -> None:
+    study.measure(study.keep("el2n", "el2n", "highest"), 9)
+    base = study.values["el2n"]
+    study.score("moso", sign * base + noise * np.random.default_rng(5).normal(size=SIZE))
+    summary = json.loads(study.report(scores=("el2n", "moso")).ok().out)
+    assert any(said.startswith(f"Scores: {words}") for said in summary["conclusions"]["statements"])
+
+
+def predicted(values: Sequence[float]) -> Prediction:
+    """The Fréchet distance of lines whose mean scores are 0, 1, 2 and so on."""
+    estimates = [CellMean(value, None, None, "sampling", 1, (1,)) for value in values]
+    means = tuple(LineMean(Line("", "", "", ()), float(n), estimate) for n, estimate in enumerate(estimates))
+    return Prediction(Comparison("", (), {}), "", "0.5", "EL2N", QUALITY[0], means, ())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([1, 4, 2, 3, 0], "no mean score of what is kept predicts it beyond chance: of 1 rank correlation, none has"),
+        ([0, 1, 2, 3, 4], "1 of 1 rank correlation with the mean score of what is kept has p below 0.05, where chance"),
+    ],
+)
+def test_what_chance_makes_is_no_prediction(values: list[float], words: str) -> None:
+    (statement,) = statements(None, [], [predicted(values)])
+    assert statement.heading == "Fréchet distance by mean score"
+    assert statement.sentences[0].startswith(words)
+    assert "over 5 lines pruned 0.5" in statement.sentences[1]
+    assert not [*statements(None, [], [predicted([1, 2, 3])])], "three lines are too few"
+
+
+def test_names_of_others_do_nothing(study: Study) -> None:
+    """Whatever a score or a file is called, it is text."""
+    study.measure(study.keep("el2n", "el2n", "highest"), 9)
+    for name, start in (("<b>a", 0), ("=1|2", 100)):
+        np.save(study.folder / f"{name}.npy", np.arange(start, start + 200))
+    study.report("--label", f"{study.folder / 'el2n.npy'}=<script>1</script>|*", "--format", "svg",
+                 "--subsets", study.folder / "<b>a.npy", "--subsets", study.folder / "=1|2.npy",
+                 scores=("el2n", "moso")).ok()  # fmt: skip
+    page = page_of(study.folder / "report")
+    assert "<script>1</script>|*" in " ".join(page.text)
+    tables = (study.folder / "report" / "agreement.md").read_text()
+    assert "&lt;script&gt;1&lt;/script&gt;\\|\\*" in tables
+    assert {row["line"] for row in study.rows("overlaps")} >= {"'=1|2", "<b>a"}
+
+
+def test_results_and_subsets_of_unknown_ratios_are_told_so(study: Study) -> None:
+    study.measure(study.keep("el2n", "el2n", "highest"), 9)
+    for name in ("ours", "theirs"):
+        np.save(study.folder / f"{name}.npy", np.arange(len(name), 200))
+    files = [word for name in ("ours", "theirs") for word in ("--subsets", study.folder / f"{name}.npy")]
+    study.report(*files, "--format", "svg", scores=()).ok()
+    assert {(row["pruned"], row["chance"]) for row in study.rows("overlaps")} == {(MISSING, "")}
+    assert (study.folder / "report" / "agreement" / "overlap-unknown.svg").exists()
+    assert "pruning ratio not known" in (study.folder / "report" / "report.html").read_text()
+
+
 def test_inputs_that_do_not_belong_together_are_refused(study: Study) -> None:
     kept = study.keep("el2n", "el2n", "highest")
     study.measure(kept, 9)
@@ -315,6 +388,7 @@ def test_neither_order_nor_repetition_makes_another_report_but_other_scores_do(s
     assert "counts once" in again.err
     assert files == {path: path.read_bytes() for path in files}
     dprune(*command, *one).fails(3, "--overwrite")
+    dprune(*command, *one, *other, "--label", f"{one[1]}=Loss").fails(3, "--overwrite")
     dprune("report", *command[1:2], "-o", study.folder / "bare").ok()
     record = json.loads((study.folder / "bare" / "manifest.json").read_text())["provenance"]
     assert set(record["options"]) == {"title"}

@@ -24,7 +24,7 @@ Record = dict[str, Any]
 
 METADATA_KEY = "dprune"
 FINDINGS_KEY = "findings"
-GENERATOR = "train-dit"
+GENERATOR, BASELINE = "train-dit", "train-baseline"
 ROWS = "clip:"
 """What the fingerprint of rows of a folder of clip-retrieval begins with, which are in another order than shards."""
 _TABLE = "ancestors"
@@ -222,8 +222,17 @@ def training_subset(record: Record | None) -> Record | None:
     Returns:
         Its description as an input, `digest` with `provenance` or `external`, or None where none is named.
     """
-    models = (step for step in nearest_first(record) if step.get("command") == GENERATOR)
-    return packed_subset(next(models, None), besides=("vae", "init"))
+    return packed_subset(generator_of(record), besides=("vae", "init"))
+
+
+def generator_of(record: Record | None) -> Record | None:
+    """Return the record of the training of the model that made samples, None where none is known."""
+    return next((step for step in nearest_first(record) if is_generator(str(step.get("command")))), None)
+
+
+def is_generator(command: str) -> bool:
+    """Tell whether a command trains a model that makes images: a DiT, or a VAE or a GAN that it is held to."""
+    return command.partition(" ")[0] in (GENERATOR, BASELINE)
 
 
 def packed_subset(record: Record | None, besides: Sequence[str] = ()) -> Record | None:

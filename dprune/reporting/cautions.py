@@ -41,7 +41,7 @@ def cautions_of(tables: Mapping[str, Sequence[Table]], coverage: Coverage) -> li
 
 
 def _without_baseline(tables: Sequence[Table]) -> str:
-    if any(table.comparison.unpruned for table in tables):
+    if not tables or any(table.comparison.unpruned for table in tables):
         return ""
     return "No result is of the unpruned training set, so nothing says what pruning cost."
 

@@ -33,7 +33,7 @@ def markdown_summary(title: str, conclusions: Conclusions, lines: LineTable, cov
         f"# {markdown(title)}\n",
         said,
         f"## {CAUTIONS}\n\n{listed}" if listed else "",
-        _lines(lines),
+        _lines(lines) if lines.rows else "",
         _trainings(coverage),
     ]
     return "\n".join(filter(None, parts))

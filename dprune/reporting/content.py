@@ -22,6 +22,8 @@ from dprune.reporting.headlines import headline_tables
 from dprune.reporting.image_grid import ImageGrid, draw_grid
 from dprune.reporting.line_table import LineTable, line_table
 from dprune.reporting.markdown_tables import markdown_tables
+from dprune.reporting.pairs.findings import Pairs
+from dprune.reporting.pairs.grid import PairGrid
 from dprune.reporting.pictures import Picture
 from dprune.reporting.share_texts import markdown_shares
 from dprune.reporting.study.expected import Expected
@@ -44,6 +46,8 @@ class Content:
         title: of the page.
         points: one for each result.
         grid: images, or None.
+        pairs: models that were sampled with the same seeds, or None.
+        pair_grids: what some of these made of the same noise.
         pictures: that were drawn before.
         maps: of features.
         map_inputs: what they show, or None.
@@ -56,6 +60,8 @@ class Content:
     title: str
     points: Sequence[Point]
     grid: ImageGrid | None = None
+    pairs: Pairs | None = None
+    pair_grids: Sequence[PairGrid] = ()
     pictures: Sequence[Picture] = ()
     maps: Sequence[FeatureMap] = ()
     map_inputs: MapInputs | None = None
@@ -106,7 +112,9 @@ class Content:
     def conclusions(self) -> Conclusions:
         """What the tables say, in words."""
         found = self.agreement
-        return Conclusions(self._tables, self.coverage, *((found.statements, found.cautions) if found else ()))
+        more, cautions = (found.statements, found.cautions) if found else ((), ())
+        more = (*more, self.pairs.statement) if self.pairs else more
+        return Conclusions(self._tables, self.coverage, more, cautions)
 
     @functools.cached_property
     def agreement(self) -> Agreement | None:
@@ -135,7 +143,7 @@ class Content:
                 found[f"{name}.csv"] = csv_table(tables)
         found["summary.md"] = markdown_summary(self.title, self.conclusions, self.lines, self.coverage)
         found |= {"trainings.csv": self.coverage.csv()} if self.coverage.is_shown else {}
-        found["lines.csv"] = csv_text(self.lines.heads, self.lines.rows)
+        found |= {"lines.csv": csv_text(self.lines.heads, self.lines.rows)} if self.lines.rows else {}
         if by_group := shares_csv(self.comparisons.get("metrics", [])):
             found["shares-by-group.csv"] = by_group
         figures = self.drawings.figures()
@@ -144,9 +152,13 @@ class Content:
             found["agreement.md"] = markdown_agreement(self.agreement)
             found |= self.agreement.files()
             figures |= self.agreement.figures()
+        if self.pairs is not None:
+            found |= {"pairs.md": self.pairs.markdown(), "pairs.csv": self.pairs.csv()}
         for number, drawn in enumerate(self.maps, 1):
             name = f"map-{number}" if len(self.maps) > 1 else "map"
             figures[name], found[f"{name}.csv"] = drawn.figure(), drawn.csv()
         files = {f"{path}.{kind}": figure.on_paper(kind) for path, figure in figures.items() for kind in self.formats}
         pictures = {"images/grid.png": drawn_png(draw_grid(self.grid))} if self.grid else {}
+        for number, pair in enumerate(self.pair_grids, 1):
+            pictures[f"images/pairs{f'-{number}' if len(self.pair_grids) > 1 else ''}.png"] = drawn_png(pair.draw())
         return {path: text.encode() for path, text in found.items()} | files | pictures

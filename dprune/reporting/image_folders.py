@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dprune.errors import BadImage, DpruneError, InputError
 from dprune.formats.images import decode_image
 from dprune.formats.manifests import read_manifest
-from dprune.formats.provenance import Record
+from dprune.formats.provenance import Record, record_digest
 from dprune.formats.shards import Dataset, ShardReader, open_dataset
 from dprune.reporting.study.experiments import Choice, Point, point_of_images
 from dprune.sampling.seeds import KEY_DIGITS, Seeds
@@ -45,6 +45,11 @@ class Folder:
     seeds: Seeds
     point: Point
     parent: Record
+
+    @property
+    def drawn(self) -> str:
+        """Digest of what was asked of `sample`, by which features of the images know them."""
+        return record_digest(self.parent["provenance"])
 
     def placed(self, baselines: frozenset[Choice]) -> Folder:
         """Place it anew, with training sets that count as unpruned."""

@@ -77,14 +77,16 @@ def make_grid(folders: Sequence[Folder], count: int, known: Sequence[Comparison]
     comparison = called_alike(found, known)
     cells = comparison.cells()
     images = {
-        (line.label, cell_ratio(line, cell)): _sized(by_mark[cell.points[0].mark].images(seeds)) for line, cell in cells
+        (line.label, cell_ratio(line, cell)): for_grid(by_mark[cell.points[0].mark].images(seeds))
+        for line, cell in cells
     }
     every = sorted({(cell.ratio is None, cell.ratio or 0.0) for line, cell in cells if not line.is_unpruned})
     ratios = dict.fromkeys(ratio_text(None if unknown else ratio) for unknown, ratio in every)
     return ImageGrid(comparison, tuple(ratios) or ("0",), tuple(seeds), images)
 
 
-def _sized(images: Sequence[SeedImage]) -> tuple[SeedImage, ...]:
+def for_grid(images: Sequence[SeedImage]) -> tuple[SeedImage, ...]:
+    """Scale images to sizes at which they can be compared."""
     return tuple(shown._replace(image=sized(shown.image, SMALLEST, LARGEST)) for shown in images)
 
 
@@ -95,7 +97,7 @@ def draw_grid(grid: ImageGrid) -> Image.Image:
     for line in grid.lines:
         cells: list[SheetCell] = []
         for ratio in grid.ratios:
-            shown = [SheetCell(image, _captions(name, heads)) for image, name in grid.shown(line, ratio)]
+            shown = [SheetCell(image, captions(name, heads)) for image, name in grid.shown(line, ratio)]
             cells += shown or [SheetCell(None, absent=ABSENT)] * count
         rows.append(SheetRow(cells, line.label))
     blocks = [ColumnBlock(count, title) for title in grid.titles]
@@ -103,7 +105,8 @@ def draw_grid(grid: ImageGrid) -> Image.Image:
     return Sheet(rows, heads * len(blocks), blocks, note=said, gap=GAP).draw()
 
 
-def _captions(name: str, heads: Sequence[str]) -> tuple[Caption, ...]:
+def captions(name: str, heads: Sequence[str]) -> tuple[Caption, ...]:
+    """Write the class below an image, where it does not stand above the column."""
     return (Caption(drawable(name) or "?"),) if name and not heads else ()
 
 

@@ -18,7 +18,7 @@ from dprune.formats.manifests import MANIFEST, read_manifest
 from dprune.formats.outputs import existing_record
 from dprune.formats.provenance import FINDINGS_KEY, Record, make_record, parent_record, with_findings
 from dprune.formats.publish import Output, publish_bytes, publish_json
-from dprune.formats.results import read_result
+from dprune.formats.results import Result, read_result, result_digest
 from dprune.reporting.agreement.inputs import AgreementInputs
 from dprune.reporting.agreement.score_names import split_labels
 from dprune.reporting.content import Content
@@ -26,6 +26,10 @@ from dprune.reporting.feature_map import MapInputs, make_maps
 from dprune.reporting.image_folders import Folder, open_folders
 from dprune.reporting.image_grid import make_grid
 from dprune.reporting.page.rendering import render
+from dprune.reporting.pairs.findings import Pairs
+from dprune.reporting.pairs.grid import SEEDS as PAIR_SEEDS
+from dprune.reporting.pairs.grid import make_pair_grids, without_pairs_alone
+from dprune.reporting.pairs.inputs import PairResult, pair_results
 from dprune.reporting.pictures import Picture, open_pictures
 from dprune.reporting.study.baselines import named_choices
 from dprune.reporting.study.expected import Expected
@@ -86,10 +90,11 @@ class ReportJob(Job):
     """One report, its inputs read.
 
     Attributes:
-        points: one for each result, sorted by digest.
+        points: one for each result, sorted by digest; those of pairs alone are none.
+        pairs: results of pairs of models.
         title: of the page.
         folders: of generated images.
-        image_seeds: images in a cell of the grid.
+        image_seeds: images in a cell of the grid, None for the default.
         pictures: that stand in it as they are.
         map_inputs: what is drawn as a map, or None.
         baselines: training sets that count as unpruned, whatever their provenance says.
@@ -100,9 +105,10 @@ class ReportJob(Job):
     """
 
     points: tuple[Point, ...]
+    pairs: tuple[PairResult, ...]
     title: str
     folders: tuple[Folder, ...]
-    image_seeds: int
+    image_seeds: int | None
     pictures: tuple[Picture, ...]
     map_inputs: MapInputs | None
     baselines: frozenset[Choice]
@@ -118,7 +124,8 @@ class ReportJob(Job):
         results = [parent_record(point.result.record, point.mark) for point in self.points if point.result]
         parents = _numbered("result", results) | _numbered("images", [folder.parent for folder in self.folders])
         options: dict[str, Any] = {"title": self.title}
-        options |= {"image_seeds": self.image_seeds} if self.folders else {}
+        parents |= _numbered("pairs", [parent_record(p.result.record, p.mark) for p in self.pairs if p.is_all])
+        options |= {"image_seeds": self._image_seeds} if self.folders else {}
         options |= {"formats": sorted(self.formats)} if self.formats else {}
         if self.pictures:
             parents |= _numbered("picture", [parent_record(None, picture.digest) for picture in self.pictures])
@@ -137,10 +144,14 @@ class ReportJob(Job):
             parents |= {"clusters": inputs.clusters.as_parent()} if inputs.clusters else {}
         if self.agreement is not None:
             scores, subsets = self.agreement.scores, self.agreement.subsets
-            options |= {"scores": self.agreement.names} if scores else {}
+            options |= {"names": names} if (names := self.agreement.names) else {}
             parents |= _numbered("scores", [score.parent for score in scores])
             parents |= _numbered("subset", [kept.parent for kept in subsets])
         return make_record("report", options, parents=parents, tags=self.output.tags)
+
+    @property
+    def _image_seeds(self) -> int:
+        return self.image_seeds or IMAGE_SEEDS
 
     def _labelled(self) -> dict[str, list[str]]:
         """Return the digests of the results of each line that the user named."""
@@ -179,7 +190,7 @@ class ReportJob(Job):
         publish_json(folder / MANIFEST, manifest | {"conclusions": content.conclusions.summary()})
         for name, data in found.items():
             publish_bytes(folder / name, data)
-        if not content.has_unpruned:
+        if self.points and not content.has_unpruned:
             _log.warning(
                 "no result is of the unpruned training set, to compare with: if one is, name it with --baseline."
             )
@@ -189,7 +200,7 @@ class ReportJob(Job):
 
     def work(self) -> Mapping[str, Any]:
         """See `Job`."""
-        found = {"results": len(self.points), "folders_of_images": len(self.folders)}
+        found = {"results": self._results, "folders_of_images": len(self.folders)}
         if self.agreement is not None:
             found |= {"scores": len(self.agreement.scores), "subsets": len(self.agreement.subsets)}
         return found | ({"pictures": len(self.pictures)} if self.pictures else {})
@@ -197,9 +208,13 @@ class ReportJob(Job):
     def summary(self) -> dict[str, Any]:
         """See `Job`."""
         found = (self.existing() or {}).get(FINDINGS_KEY, {})
-        counts = {"results": len(self.points), "lines": found.get("lines"), "files": len(_listed(self.output.path))}
+        counts = {"results": self._results, "lines": found.get("lines"), "files": len(_listed(self.output.path))}
         conclusions = read_manifest(self.output.path).get("conclusions")
         return counts | {"page": str(Path(self.output.path) / PAGE), "conclusions": conclusions}
+
+    @property
+    def _results(self) -> int:
+        return len(self.points) + sum(pair.is_all for pair in self.pairs)
 
     def touched(self) -> Sequence[Path]:
         """See `Job`."""
@@ -207,13 +222,18 @@ class ReportJob(Job):
 
     def _content(self, monitor: Monitor) -> Content:
         known = [*chain.from_iterable(compare_results(self.points, self.names).values())]
-        grid = make_grid(self.folders, self.image_seeds, known) if self.folders else None
+        pairs = Pairs.of(self.pairs, known) if self.pairs else None
+        shown = without_pairs_alone(self.folders, self.pairs, {point.training.mark for point in self.points})
+        grid = make_grid(shown, self._image_seeds, known) if shown else None
+        pair_grids = make_pair_grids(pairs, self.folders, self.image_seeds or PAIR_SEEDS) if pairs else ()
         check_stop(monitor)
         maps = make_maps(self.map_inputs, known) if self.map_inputs else ()
         return Content(
             title=self.title,
             points=self.points,
             grid=grid,
+            pairs=pairs,
+            pair_grids=pair_grids,
             pictures=self.pictures,
             maps=maps,
             map_inputs=self.map_inputs,
@@ -231,7 +251,7 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         InputError: a file or folder is not what it should be, or a baseline is not there.
         MismatchError: features and clusters do not belong together.
     """
-    points, marks = _read_points(results)
+    points, pairs, marks = _read_points(results)
     folders, pictures = open_folders(settings.images), open_pictures(settings.picture)
     expected = Expected.open(settings.expect, marks) if settings.expect else Expected()
     called, labels = split_labels(settings.label, settings.scores)
@@ -249,14 +269,14 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         projection = settings.projection or PROJECTION
         map_inputs = MapInputs.open(settings.train, settings.generated, settings.clusters, projection)
         map_inputs = replace(map_inputs, baselines=baselines)
-    shown = settings.image_seeds or IMAGE_SEEDS
     lines = [*chain.from_iterable(compare_results(points).values())] if labels else []
     names = given_names(labels, lines, before)
     return ReportJob(
         points=points,
+        pairs=pairs,
         title=settings.title,
         folders=folders,
-        image_seeds=shown,
+        image_seeds=settings.image_seeds,
         pictures=pictures,
         map_inputs=map_inputs,
         baselines=baselines,
@@ -268,17 +288,19 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
     )
 
 
-def _read_points(paths: Sequence[str]) -> tuple[tuple[Point, ...], dict[str, str]]:
-    """Read results, and return their digests by the real paths of their files, too."""
-    found: dict[str, Point] = {}
+def _read_points(paths: Sequence[str]) -> tuple[tuple[Point, ...], tuple[PairResult, ...], dict[str, str]]:
+    """Read results, those of pairs apart, and return the digests of all by the real paths of their files, too."""
+    found: dict[str, Result] = {}
     marks: dict[str, str] = {}
     for path in paths:
-        point = point_of_result(read_result(path))
-        marks[os.path.realpath(path)] = point.mark
-        if (known := found.get(point.mark)) is not None and known.result is not None:
-            _log.warning("%s says the same as %s and counts once.", path, known.result.name)
-        found.setdefault(point.mark, point)
-    return tuple(found[mark] for mark in sorted(found)), marks
+        result = read_result(path)
+        mark = marks[os.path.realpath(path)] = result_digest(result)
+        if (known := found.get(mark)) is not None:
+            _log.warning("%s says the same as %s and counts once.", path, known.name)
+        found.setdefault(mark, result)
+    pairs = pair_results(found.values())
+    alone = {pair.mark for pair in pairs if pair.is_all}
+    return tuple(point_of_result(found[mark]) for mark in sorted(found) if mark not in alone), pairs, marks
 
 
 def _numbered(role: str, parents: Sequence[Record]) -> dict[str, Record]:

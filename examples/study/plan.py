@@ -82,8 +82,11 @@ def minutes(rule: str, config: Config, run: Run | None = None) -> int:
 
 def limit(rule: str, config: Config, run: Run | None = None) -> int:
     """The time limit of a job in minutes."""
-    needed = minutes(rule, config, run)
-    return min(needed, config["time_limit"]) if config["time_limit"] else needed
+    needed, most = minutes(rule, config, run), config["time_limit"]
+    if rule.startswith("train_") and run is not None:
+        # One job of a cluster does all of a run.
+        most -= sum(minutes(other, config, run) for other, _ in pipeline(run, config) if other != rule)
+    return min(needed, max(most, 2 * MARGIN)) if config["time_limit"] else needed
 
 
 def pieces(rule: str, config: Config) -> int:
@@ -173,8 +176,9 @@ def table(config: Config, gpus: int) -> str:
     for rule, each in jobs.items():
         lines.append(f"{rule:16}{len(each):7,}{sum(each) / len(each):16,.3f}{sum(each):10,.2f}{left[rule]:10,.2f}")
     lines.append(f"{'in all':16}{sum(map(len, jobs.values())):7,}{'':16}{total:10,.2f}{rest:10,.2f}")
+    on = f"{gpus} GPUs" if gpus > 1 else "one GPU"
     lines.append(f"{len(runs):,} trainings, of which {len(runs) - len(missing):,} are measured. "
-                 f"What is left takes {rest / gpus:,.1f} hours on {gpus} GPUs.")  # fmt: skip
+                 f"What is left takes {rest / gpus:,.1f} hours on {on}.")  # fmt: skip
     unknown = sorted({rate for rate in _rates(config) if rate and not config["rates"].get(rate)})
     if unknown:
         lines.append(f"Counted as nothing, since rates has no number for them: {', '.join(unknown)}.")

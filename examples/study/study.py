@@ -94,7 +94,7 @@ REQUIRED = ("out", "images", "samples", "embed", "cluster", "latents", "dit", "s
             "generated", "keeps", "seeds", "stages")  # fmt: skip
 
 
-def complete(config: Config) -> dict[str, Any]:
+def complete(config: Config) -> Any:
     """A configuration with everything that may be left out. Raises a ValueError for what it lacks or does not know."""
     for key in REQUIRED:
         if key not in config:
@@ -102,7 +102,16 @@ def complete(config: Config) -> dict[str, Any]:
     for key in config:
         if key not in REQUIRED and key not in OPTIONAL:
             raise ValueError(f"The configuration has a {key}, which means nothing. Correct or remove it.")
-    return {**OPTIONAL, **config}
+    return _with_numbers({**OPTIONAL, **config})
+
+
+def _with_numbers(value: Any) -> Any:
+    """Numbers inside `--config 'scoring={steps: 10}'` come as text."""
+    if isinstance(value, dict):
+        return {key: _with_numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(each) for each in value]
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 def runs_of(config: Config) -> dict[str, Run]:

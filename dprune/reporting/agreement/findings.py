@@ -16,11 +16,11 @@ from dprune.reporting.agreement.statements import statements
 from dprune.reporting.conclusions import Statement
 from dprune.reporting.curves import Colours
 from dprune.reporting.study.experiments import Point
-from dprune.reporting.study.grouping import Comparison, cell_title
+from dprune.reporting.study.grouping import Comparison
 from dprune.reporting.tables import Table, csv_text
 
 _NAMED = 4
-_CORRELATIONS = ("score", "other", "rank_correlation", "se", "low", "high", "samples")
+_CORRELATIONS = ("score", "other", "rank_correlation", "se", "low", "high", "samples", "most")
 _OVERLAPS = ("line", "other", "share", "chance", "sets", "other_sets")
 _PREDICTIONS = ("measurement", "pruned", "score", "metric", "lines", "spearman", "spearman_p", "pearson", "pearson_p")
 _PLACES = ("measurement", "pruned", "score", "metric", "line", "mean_score", "value", "half_width")
@@ -90,8 +90,7 @@ class Agreement:
     @property
     def cautions(self) -> tuple[str, ...]:
         """What is missing."""
-        lacking = [cell_title(choosing.line, cell) for choosing in self._kept.choosings if not choosing.sets
-                   for cell in choosing.line.cells if cell.ratio == choosing.ratio]  # fmt: skip
+        lacking = [choosing.title for choosing in self._kept.choosings if not choosing.sets]
         if not lacking or not self.inputs.subsets:
             return ()
         more = [f"{len(lacking) - _NAMED} more"] if len(lacking) > _NAMED else []

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -31,12 +32,14 @@ class StudyScore:
         array: one number a sample, NaN where it was not scored.
         parent: it as an input.
         standard: it in standard deviations.
+        named: whether the user or its file gives it the name, which its provenance does not tell.
     """
 
     name: str
     array: Array
     parent: Record
     standard: Standard
+    named: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,11 @@ class KeptSet:
         """Digest of its ids, by which results name it."""
         return str(self.parent["digest"])
 
+    @property
+    def stem(self) -> str:
+        """What its file is called."""
+        return Path(self.name).stem
+
 
 @dataclass(frozen=True)
 class AgreementInputs:
@@ -77,8 +85,9 @@ class AgreementInputs:
 
     @property
     def names(self) -> dict[str, str]:
-        """Names of the scores by their digests."""
-        return {str(score.parent["digest"]): score.name for score in self.scores}
+        """Names of scores and subsets that their provenance does not tell, by their digests."""
+        scores = {str(score.parent["digest"]): score.name for score in self.scores if score.named}
+        return scores | {kept.digest: kept.stem for kept in self.subsets if "provenance" not in kept.parent}
 
     @classmethod
     def open(cls, scores: Sequence[str], subsets: Sequence[str], names: Mapping[str, str]) -> AgreementInputs:
@@ -97,8 +106,14 @@ class AgreementInputs:
         total = len(arrays[0].values) if arrays else None
         _check_lengths(arrays)
         called = score_names(arrays, names)
-        found = sorted((StudyScore(called[array.name], array, array.as_parent(), Standard.of(array.values))
-                        for array in arrays), key=lambda score: score.name)  # fmt: skip
+        found = [
+            StudyScore(
+                name := called[array.name], array, array.as_parent(), Standard.of(array.values),
+                named=array.record is None or name in names.values(),
+            )
+            for array in arrays
+        ]  # fmt: skip
+        found.sort(key=lambda score: (score.name.casefold(), score.name))
         return cls(tuple(found), _read_subsets(subsets, found), total)
 
 

@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 
 from dprune.formats.provenance import parents_of, training_subset
 from dprune.reporting.agreement.inputs import AgreementInputs, KeptSet
-from dprune.reporting.study.experiments import GENERATED, Point
-from dprune.reporting.study.grouping import Cell, Comparison, Line, called_alike, compare, ratio_text
+from dprune.reporting.study.experiments import Point
+from dprune.reporting.study.factors import GENERATED
+from dprune.reporting.study.grouping import RATIO, Cell, Comparison, Line, called_alike, compare, ratio_text
 from dprune.reporting.study.training_sets import EXTERNAL, Subset, selection_factors, training_set
 from dprune.reporting.study.trainings import Training
 
@@ -29,6 +29,11 @@ class Choosing:
     line: Line
     ratio: float | None
     sets: tuple[KeptSet, ...]
+
+    @property
+    def title(self) -> str:
+        """Its name."""
+        return f"{self.line.label}{RATIO}{ratio_text(self.ratio)}"
 
 
 class KeptSets:
@@ -128,7 +133,7 @@ def _point_of_subset(kept: KeptSet, total: int | None) -> Point:
     subset = training_set(kept.name, {}, None, kept.parent)
     if subset.method == EXTERNAL and "provenance" not in kept.parent:
         share = Fraction(kept.bits.count, total) if total else None
-        subset = Subset(Path(kept.name).stem, "", "", None if share is None else 1 - share, given=True)
+        subset = Subset(kept.stem, "", "", None if share is None else 1 - share, given=True)
     mark = kept.digest
     return Point(
         subset=subset,

@@ -38,12 +38,14 @@ class MatrixCell:
         weight: from -1 to 1, how far it is from what says nothing, and to which side.
         said: what it is, in words.
         csv: what its row of the CSV holds behind the two names.
+        most: what noise allows it to be, None where nothing tells.
     """
 
     value: float
     weight: float
     said: str
     csv: tuple[object, ...]
+    most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,14 @@ def correlation_matrix(scores: Sequence[StudyScore]) -> Matrix | None:
     names = tuple(score.name for score in scores)
     cells = {(number, number): cell for number, score in enumerate(scores) if (cell := _reliability(score)) is not None}
     for (one, other), found in rank_agreements([score.array.values for score in scores]).items():
+        most = _most(cells.get((one, one)), cells.get((other, other)))
+        allowed = "" if most is None else f"\ntheir noise allows {share_text(most)}"
         said = (
             f"{names[one]} and {names[other]}\nrank correlation {share_text(found.value)}, 95% interval "
-            f"{share_text(found.low)} to {share_text(found.high)}\n{found.count:,} samples that both scored"
+            f"{share_text(found.low)} to {share_text(found.high)}{allowed}\n{found.count:,} samples that both scored"
         )
-        csv = (found.value, found.error, found.low, found.high, found.count)
-        cells[one, other] = MatrixCell(found.value, found.value, said, csv)
+        csv = (found.value, found.error, found.low, found.high, found.count, most)
+        cells[one, other] = MatrixCell(found.value, found.value, said, csv, most)
     return Matrix("correlations", "Rank correlation of scores", names, cells) if cells else None
 
 
@@ -140,7 +144,14 @@ def _reliability(score: StudyScore) -> MatrixCell | None:
         f"{share_text(half)} between halves of its draws"
     )
     count = int((~np.isnan(score.array.values)).sum())
-    return MatrixCell(whole, whole, said, (whole, None, None, None, count))
+    return MatrixCell(whole, whole, said, (whole, None, None, None, count, None))
+
+
+def _most(one: MatrixCell | None, other: MatrixCell | None) -> float | None:
+    """Return the most that two scores correlate whose noise is independent (Spearman 1904), by their reliabilities."""
+    if one is None or other is None:
+        return None
+    return math.sqrt(max(one.value, 0) * max(other.value, 0))
 
 
 def _number(value: object) -> float | None:
@@ -167,7 +178,7 @@ def end_matrices(scores: Sequence[StudyScore], ratios: Sequence[float]) -> list[
         return []
     ranked = [rank(candidates, score.array.values, None, "lowest", 0) for score in scores]
     found = []
-    for ratio in sorted(set(ratios)) or [USUAL_RATIO]:
+    for ratio in sorted({ratio_text(ratio): ratio for ratio in ratios}.values()) or [USUAL_RATIO]:
         amount, rows = Amount.parse(f"{1 - ratio:.6f}"), []
         for score, ranking in zip(scores, ranked, strict=True):
             for end in ENDS:
@@ -188,8 +199,9 @@ def _overlaps(ratio: str, pruned: float | None, rows: Sequence[tuple[str, Sequen
             shares = _shares(ours, theirs, alone=one == other)
             if shares:
                 cells[one, other] = _overlap(fmean(shares), chance, (name, len(ours)), (their_name, len(theirs)))
-    title = f"Kept in common, pruned {ratio}"
-    return Matrix(f"overlap-{ratio}", title, tuple(name for name, _ in rows), cells, ratio, chance, half)
+    title = f"Kept in common, {'pruning ratio not known' if pruned is None else f'pruned {ratio}'}"
+    path = f"overlap-{'unknown' if pruned is None else ratio}"
+    return Matrix(path, title, tuple(name for name, _ in rows), cells, ratio, chance, half)
 
 
 def _shares(ours: Sequence[IdBits], theirs: Sequence[IdBits], *, alone: bool) -> list[float]:

@@ -89,8 +89,10 @@ class Prediction:
         said = presentable(
             f"{self.measure.name} over the mean {self.score} of what is kept, pruned {self.ratio}. {told}."
         )
-        note = f"rank correlation {self.spearman_text}" if self.spearman_text else ""
-        return correlation_marks(title, said, colours.styles(comparison), places, levels, ABOUT, note)
+        found = f", rank correlation {self.spearman_text}" if self.spearman_text else ""
+        return correlation_marks(
+            title, said, colours.styles(comparison), places, levels, ABOUT, f"{self.measure.name}{found}"
+        )
 
 
 def _with_p(value: float, p: float) -> str:

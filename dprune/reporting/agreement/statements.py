@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from dprune.metrics.agreement import Association
 from dprune.reporting.agreement.matrices import Matrix, share_text
 from dprune.reporting.agreement.predictions import Prediction
 from dprune.reporting.conclusions import Statement
@@ -28,7 +29,8 @@ def statements(
 def _of_scores(matrix: Matrix) -> Iterator[str]:
     pairs, (most, least) = matrix.pairs, matrix.extremes
     value = pairs[most].value
-    yield f"{_pair(matrix, most)} order the samples {_alike(value)} (rank correlation {share_text(value)})."
+    allowed = "" if (bound := pairs[most].most) is None else f", where their noise allows {share_text(bound)}"
+    yield f"{_pair(matrix, most)} order the samples {_alike(value)} (rank correlation {share_text(value)}{allowed})."
     if len(pairs) > 1:
         yield f"Of {len(pairs)} pairs, {_pair(matrix, least)} agree least ({_value(matrix, least)})."
     for number, name in enumerate(matrix.names):
@@ -42,9 +44,7 @@ def _of_scores(matrix: Matrix) -> Iterator[str]:
 
 def _alike(value: float) -> str:
     how = "much" if abs(value) >= _ALIKE else "somewhat" if abs(value) >= _SOMEWHAT else "hardly"
-    if how == "hardly":
-        return "hardly alike"
-    return f"{how} alike" if value > 0 else "in opposite orders" if how == "much" else "in somewhat opposite orders"
+    return f"{how} alike" if value > 0 or how == "hardly" else f"{how} the other way round"
 
 
 def _pair(matrix: Matrix, place: tuple[int, int]) -> str:
@@ -77,14 +77,21 @@ def _of_predictions(found: Sequence[Prediction]) -> Iterator[Statement]:
     if not known:
         return
     best, association = min(known, key=lambda pair: (pair[1].spearman_p, -abs(pair[1].spearman)))
-    rare = sum(found.spearman_p < _RARE for _, found in known)
-    of = f"Of {len(known)} correlations of a mean score with it, " if len(known) > 1 else ""
-    chance = f"; chance alone makes about {_RARE * len(known):.2g} of these" if len(known) > 1 else ""
+    strongest = f"with mean {best.score}, over {association.points} lines pruned {best.ratio}: {best.spearman_text}."
     yield Statement(
         f"{best.measure.name} by mean score",
-        (
-            f"over {association.points} lines pruned {best.ratio}, it goes with the mean {best.score} of what is kept "
-            f"by a rank correlation of {best.spearman_text}.",
-            *([f"{of}{rare or 'none'} {'has' if rare < 2 else 'have'} p below {_RARE}{chance}."] if of else []),
-        ),
+        (_count([found for _, found in known]), f"The strongest is that {strongest}"),
+    )
+
+
+def _count(known: Sequence[Association]) -> str:
+    """Say how many correlations there are that chance alone would rarely make."""
+    rare, count = sum(found.spearman_p < _RARE for found in known), len(known)
+    every = f"{count} rank correlation{'' if count == 1 else 's'}"
+    if not rare:
+        return f"no mean score of what is kept predicts it beyond chance: of {every}, none has p below {_RARE}."
+    has = "has" if rare == 1 else "have"
+    return (
+        f"{rare} of {every} with the mean score of what is kept {has} p below {_RARE}, where chance alone makes "
+        f"{_RARE * count:.2g}."
     )

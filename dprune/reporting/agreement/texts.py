@@ -21,8 +21,9 @@ CORRELATIONS, OVERLAPS, PREDICTIONS = (
 _OF_CORRELATIONS = (
     "Spearman's rank correlation of each two scores, over the samples that both scored; its 95% interval, told where "
     "one points at it, is by Fisher's z. On the diagonal is what a score would correlate with itself if it were scored "
-    "anew with other noise, as its halves tell: a score that is mostly noise cannot agree with any other. It is empty "
-    "where no noise is in a score, or nothing tells of it."
+    "anew with other noise, as its halves tell; it is empty where no noise is in a score, or nothing tells of it. Two "
+    "scores of independent noise correlate by the root of the product of these at most; with the same noise, such as "
+    "EL2N and GraNd of one pass have, they may by more."
 )
 _OF_OVERLAPS = (
     "The share of the kept samples that two lines have in common. Where a line has several seeds, it is the mean over "

@@ -6,7 +6,7 @@ And pictures that were drawn before, each in a frame that scrolls where it is wi
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from dprune.formats.images import drawn_png
@@ -32,26 +32,35 @@ def html_images(grid: ImageGrid) -> str:
 
 def _block(grid: ImageGrid, ratio: str) -> str:
     """Write the images of one pruning ratio."""
-    seeds = [f"seed {seed}" for seed in grid.seeds]
-    heads = [
-        f'<th scope="col" title="{seed}">{escape(name or seed)}</th>'
-        for name, seed in zip(grid.heads or [""] * len(seeds), seeds, strict=True)
-    ]
     title = ratio_title(ratio)
     rows = "".join(_row(grid, line, ratio) for line in grid.lines)
     return (
         f'<div class="scroll images" tabindex="0" role="region" aria-label="Images, {title}"><table>'
         f"<caption>{title[:1].upper()}{title[1:]}</caption>"
-        f"<thead><tr><td></td>{''.join(heads)}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<thead><tr><td></td>{html_heads(grid.heads, grid.seeds)}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def html_heads(names: Sequence[str], seeds: Sequence[int]) -> str:
+    """Write the heads of columns of seeds: their classes where these are known, else the seeds."""
+    said = [f"seed {seed}" for seed in seeds]
+    return "".join(
+        f'<th scope="col" title="{seed}">{escape(name or seed)}</th>'
+        for name, seed in zip(names or [""] * len(said), said, strict=True)
+    )
+
+
+def html_cells(images: Sequence[SeedImage], seeds: Sequence[int], name: str, *, captioned: bool) -> str:
+    """Write a row's images, of seeds that `name` says whose they are; none where there are none."""
+    return "".join(
+        f"<td>{_picture(one, f'{name}, seed {seed}', captioned=captioned)}</td>"
+        for one, seed in zip(images, seeds, strict=False)
     )
 
 
 def _row(grid: ImageGrid, line: Line, ratio: str) -> str:
-    shown, where = grid.shown(line, ratio), "" if line.is_unpruned else f", {ratio_title(ratio)}"
-    cells = "".join(
-        f"<td>{_picture(one, f'{line.label}{where}, seed {seed}', captioned=not grid.heads)}</td>"
-        for one, seed in zip(shown, grid.seeds, strict=False)
-    )
+    where = "" if line.is_unpruned else f", {ratio_title(ratio)}"
+    cells = html_cells(grid.shown(line, ratio), grid.seeds, f"{line.label}{where}", captioned=not grid.heads)
     absent = f'<td colspan="{len(grid.seeds)}"><div class="absent">{ABSENT}s</div></td>'
     return f'<tr><th scope="row">{escape(line.label)}</th>{cells or absent}</tr>'
 

@@ -21,6 +21,7 @@ from dprune.reporting.page.agreement import html_agreement
 from dprune.reporting.page.charts import html_cell_charts, html_charts, html_curves
 from dprune.reporting.page.facts import describe
 from dprune.reporting.page.images import html_images, html_pictures
+from dprune.reporting.page.pairs import html_pairs
 from dprune.reporting.page.shares import html_shares
 from dprune.reporting.page.tables import html_coverage, html_differences, html_lines, html_table
 from dprune.reporting.study.differences import BEST, NOTE
@@ -28,8 +29,8 @@ from dprune.reporting.study.estimates import INTERVALS
 from dprune.reporting.tables import Table
 
 _HEADINGS = {"quality": "Quality", "shares": "Balance", "memorization": "Memorization"}
-_LINKS = _HEADINGS | {"lines": "Lines", "map": "Map", "agreement": "Agreement"}
-_OPEN = ("results", "trainings", "agreement", "images", "pictures", "map")
+_LINKS = _HEADINGS | {"lines": "Lines", "map": "Map", "agreement": "Agreement", "pairs": "Pairs"}
+_OPEN = ("results", "trainings", "agreement", "images", "pairs", "pictures", "map")
 """Sections that are not folded."""
 _CAPTIONS = {
     "quality": "Quality of generated samples by method and pruning ratio",
@@ -51,22 +52,25 @@ _NOTES = {
 def render(content: Content) -> str:
     """Write the page."""
     drawn = PageCharts()
-    sections = [
-        ("results", "Results", _results(content, drawn)),
-        *([("trainings", "Trainings", html_coverage(content.coverage))] if content.coverage.is_shown else []),
-        ("lines", "What the lines are", html_lines(content.lines)),
-    ]
+    sections = [("results", "Results", _results(content, drawn))] if content.points else []
+    if content.coverage.is_shown:
+        sections.append(("trainings", "Trainings", html_coverage(content.coverage)))
+    if content.points:
+        sections.append(("lines", "What the lines are", html_lines(content.lines)))
     measured = [name for name in _HEADINGS if content.tables(name)]
     sections += [(name, f"{_HEADINGS[name]}: all metrics", _measures(content, name, drawn)) for name in measured]
     if content.agreement is not None:
         sections.append(("agreement", "Agreement of scores", html_agreement(content.agreement, drawn)))
     if content.grid is not None:
         sections.append(("images", "Images", html_images(content.grid)))
+    if content.pairs is not None:
+        sections.append(("pairs", "Pairs of the same seeds", html_pairs(content.pairs, content.pair_grids)))
     if content.pictures:
         sections.append(("pictures", "Pictures", html_pictures(content.pictures)))
     if content.maps:
         sections.append(("map", "Map of features", _maps(content, drawn)))
-    sections.append(("measured", "How it was made", describe(content.comparisons)))
+    if content.points:
+        sections.append(("measured", "How it was made", describe(content.comparisons)))
     links = "".join(f'<li><a href="#{name}">{_LINKS.get(name, head)}</a></li>' for name, head, _ in sections)
     body = html_conclusions(content.conclusions) + "".join(_section(*section) for section in sections)
     style = files("dprune.reporting.page").joinpath("page.css").read_text(encoding="utf-8")
@@ -96,6 +100,9 @@ def _section(name: str, heading: str, html: str) -> str:
 
 
 def _lead(content: Content) -> str:
+    pairs = [_count(len(content.pairs.rows), "pair")] if content.pairs else []
+    if not content.points:
+        return f'<p class="lead">{"".join(pairs)} of models.</p>'
     every = [comparison for found in content.comparisons.values() for comparison in found]
     methods = len({line.label for comparison in every for line in comparison.pruned})
     ratios = len({cell.ratio for comparison in every for line in comparison.pruned for cell in line.cells})
@@ -103,6 +110,7 @@ def _lead(content: Content) -> str:
     parts = [_count(len(content.points), "result"), _count(methods, "pruned line"), _count(ratios, "pruning ratio")]
     parts.append(f"up to {trainings} trainings each" if trainings > 1 else "one training each")
     parts += [] if content.has_unpruned else ["none of them unpruned"]
+    parts += [f"{text} of models" for text in pairs]
     return f'<p class="lead">{", ".join(parts)}.</p>'
 
 

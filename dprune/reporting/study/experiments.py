@@ -12,6 +12,7 @@ from dprune.reporting.study.factors import (
     ANY,
     ASIDE,
     COUNT,
+    GENERATED,
     IMAGES,
     OWN,
     SOURCE,
@@ -37,7 +38,7 @@ from dprune.reporting.study.wording import choice_name
 Choice = Hashable
 """How a training set was chosen: equal for all results whose models differ in seeds or options of training alone."""
 
-GENERATED, AGAINST, UNKNOWN = "generated", "against", "unknown"
+AGAINST, UNKNOWN = "against", "unknown"
 NAMED = Factor(SUBSET, "", "baseline")
 """What the selection of a training set holds that counts as unpruned since the user says so."""
 _OTHERS = ("reference", "train", "held_out")

@@ -15,6 +15,8 @@ Factors = dict["Factor", str]
 
 ANY = ""
 """Value of a factor that is not known, and so fits all: tags speak for what has no provenance."""
+GENERATED = "generated"
+"""Role of the samples that were measured."""
 SOURCE, COMMAND, OWN, IMAGES, COUNT = "source", "command", "own subset", "images", "N"
 AXES = ("method", "order", "keep", "seed")
 """Tags that say where people's own results belong."""
@@ -24,7 +26,7 @@ ASIDE = ("vae", "init")
 _DIGITS = 12
 _SEEDS = ("seed", "seeds")
 # What follows from the subset and its dataset.
-_DERIVED = {"train-dit": ("samples", "of"), "train-vae": ("samples", "of")}
+_DERIVED = dict.fromkeys(("train-dit", "train-baseline", "train-vae"), ("samples", "of"))
 
 
 class Factor(NamedTuple):
@@ -117,7 +119,7 @@ def _choices(command: str, record: Record) -> Iterator[tuple[str, str]]:
     for name, value in _flat_options(record.get("options", {})):
         if command == "sample" and name == "seeds":
             yield IMAGES, count_seeds(str(value))
-        elif name not in _SEEDS and name not in _DERIVED.get(command, ()):
+        elif name not in _SEEDS and name not in _DERIVED.get(command.partition(" ")[0], ()):
             yield name, text(value)
     for name, value in record.get("tags", {}).items():
         if name not in AXES:

@@ -10,11 +10,11 @@ from itertools import combinations
 from operator import or_
 
 from dprune.reporting.study.factors import ANY, COMMAND, COUNT, OWN, SOURCE, Factor, Factors
-from dprune.reporting.study.wording import noun, phrase, shortened
+from dprune.reporting.study.wording import is_model, noun, phrase, shortened
 
 _MOST = 4
 # What is said rather than another factor that tells the same apart, the best first.
-_PREFERRED = {SOURCE: 4, OWN: 3, COMMAND: 2, COUNT: 1}
+_PREFERRED = {SOURCE: 4, OWN: 3, COMMAND: 2, COUNT: 1, "network kind": -1}
 
 
 class Labeller:
@@ -104,8 +104,13 @@ def _fewest(apart: dict[Factor, int]) -> list[Factor]:
 
 
 def _worst_first(factor: Factor) -> tuple[bool, int, int, Factor]:
-    # Whoever gave a tag meant it to be read.
-    return not factor.name.startswith("tag "), _PREFERRED.get(factor.name, 0), len(factor.path), factor
+    # Whoever gave a tag meant it to be read, and what kind of model it is says more than any of its options.
+    return (
+        not (factor.name.startswith("tag ") or is_model(factor)),
+        _PREFERRED.get(factor.name, 0),
+        len(factor.path),
+        factor,
+    )
 
 
 def _is_said(factor: Factor, differing: Sequence[Factor], tables: Sequence[Factors]) -> bool:

@@ -6,19 +6,19 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dprune.formats.provenance import GENERATOR
+from dprune.formats.provenance import is_generator
 from dprune.reporting.study.experiments import NAMED, Point
 from dprune.reporting.study.factors import ANY, COMMAND, SOURCE, Factor, Factors
 from dprune.reporting.study.labels import Labeller
 from dprune.reporting.study.training_sets import EXTERNAL, SUBSET
 from dprune.reporting.study.views import View, grouped, line_key
-from dprune.reporting.study.wording import choice_name, choice_text, phrase
+from dprune.reporting.study.wording import choice_name, choice_text, is_model, phrase
 
 _Group = tuple[Mapping[Hashable, Factors], Sequence[Factors]]
 
 _QUOTA = Factor(SUBSET, "select", "quota")
 _GROUPS = ("clusters", "groups")
-_OF_MODEL = ("arch", "steps", "batch_size")
+_OF_MODEL = (COMMAND, "arch", "steps", "batch_size")
 HEADINGS = ("What is kept", "Chosen", "Model", "Differs in")
 """What `Name.about` says, in its order."""
 
@@ -200,6 +200,9 @@ def _chosen(point: Point) -> str:
 def _model(experiment: Factors) -> str:
     """Say which model was trained, and how long."""
     said = {f.name: phrase(f, v) for f, v in experiment.items() if _is_of_model(f)}
+    # Of a DiT its architecture says enough.
+    if "arch" in said:
+        said.pop(COMMAND, None)
     return ", ".join(said[name] for name in _OF_MODEL if name in said)
 
 
@@ -212,7 +215,9 @@ def _is_of_choice(factor: Factor) -> bool:
 
 def _is_of_model(factor: Factor) -> bool:
     """Tell whether `_model` says it."""
-    return factor.command == GENERATOR and factor.path[-1:] == ("model",) and factor.name in _OF_MODEL
+    if is_model(factor):
+        return True
+    return is_generator(factor.command) and factor.path[-1:] == ("model",) and factor.name in _OF_MODEL
 
 
 def _numbered(names: Mapping[Hashable, Name], every: Sequence[View]) -> dict[Hashable, Name]:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import chain as joined
 
 from dprune.errors import InputError
-from dprune.formats.provenance import FINDINGS_KEY, GENERATOR, Record, nearest_first, parent, parents_of
+from dprune.formats.provenance import FINDINGS_KEY, Record, generator_of, nearest_first, parent, parents_of
 from dprune.reporting.study.factors import ASIDE, AXES, COMMAND, SOURCE, Factor, Factors, Path, flatten, text
 from dprune.selecting.amount import Amount
 
@@ -311,7 +311,7 @@ def _counted_ratio(chain: Record | None, main: Record) -> Fraction | None:
 
 def model_of(chain: Record | None) -> Record:
     """Return the record of the training of the model behind samples, empty where none is known."""
-    return next((step for step in nearest_first(chain) if step.get("command") == GENERATOR), {})
+    return generator_of(chain) or {}
 
 
 def axis_tags(record: Record, chain: Record | None, main: Record | None) -> dict[str, str]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from dprune.reporting.study.experiments import GENERATED, Point
-from dprune.reporting.study.factors import ANY, COUNT, OWN, Factor, Factors, agree
+from dprune.formats.provenance import is_generator
+from dprune.reporting.study.experiments import Point
+from dprune.reporting.study.factors import ANY, COUNT, GENERATED, OWN, Factor, Factors, agree
 
-_STEPS = ("train-dit", "steps")
 _Item = TypeVar("_Item")
 
 
@@ -108,6 +108,11 @@ def grouped(items: Iterable[_Item], key: Callable[[_Item], Hashable]) -> list[li
     return list(found.values())
 
 
+def _is_steps(factor: Factor) -> bool:
+    """Tell whether a factor is how long the model was trained."""
+    return factor.name == "steps" and is_generator(factor.command)
+
+
 def _by_epochs(points: Sequence[Point]) -> list[Point]:
     """Leave out the number of steps where all trainings made as many passes over their own training sets."""
     known = [point.passes for point in points]
@@ -118,6 +123,5 @@ def _by_epochs(points: Sequence[Point]) -> list[Point]:
     if max(low for low, _ in bounds) >= min(high for _, high in bounds):
         return list(points)
     return [
-        replace(point, experiment={f: v for f, v in point.experiment.items() if (f.command, f.name) != _STEPS})
-        for point in points
+        replace(point, experiment={f: v for f, v in point.experiment.items() if not _is_steps(f)}) for point in points
     ]

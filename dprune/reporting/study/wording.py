@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dprune.reporting.study.factors import ASIDE, COMMAND, COUNT, OWN, SOURCE, Factor
+from dprune.reporting.study.factors import ASIDE, COMMAND, COUNT, GENERATED, OWN, SOURCE, Factor
 
 _METHODS = {
     "cluster-distance": "cluster distance",
@@ -45,6 +45,10 @@ _OPTIONS: dict[tuple[str, str], tuple[str, str | dict[str, str]]] = {
     ("score", "sigma"): ("the noise level (sigma)", "\N{GREEK SMALL LETTER SIGMA}={}"),
     ("score", "draws"): ("draws", "{} draws"),
     ("score", "checkpoints"): ("checkpoints", "{} checkpoints"),
+    ("encode", "network kind"): (
+        "what diffusion works on",
+        {"pixels": "on pixels", "vq": "on codes", "kl": "on latents"},
+    ),
     ("sample", "cfg"): ("guidance (cfg)", "guidance {}"),
     ("sample", "solver"): ("the solver", "{} solver"),
     ("sample", "steps"): ("sampling steps", "{} sampling steps"),
@@ -58,6 +62,8 @@ _OPTIONS: dict[tuple[str, str], tuple[str, str | dict[str, str]]] = {
     ("eval", "k"): ("neighbours (k)", "k={}"),
     ("memorization", "full"): ("what distances are to (full)", {"yes": "to the full training set"}),
 }
+_LIKE = {"train-baseline": "train-dit"}
+"""Commands whose options are called as those of others."""
 _COMMANDS = {
     "pack": "packing",
     "embed": "features",
@@ -66,6 +72,8 @@ _COMMANDS = {
     "train-vae": "autoencoder",
     "encode": "encoding",
     "train-dit": "training",
+    "train-baseline vae": "training",
+    "train-baseline gan": "training",
     "sample": "sampling",
     "eval": "evaluation",
 }
@@ -91,6 +99,8 @@ _STEPS = {
     "within": "among some",
     "or": "some added",
 }
+_MODELS = {"train-dit": "DiT", "train-baseline vae": "VAE", "train-baseline gan": "GAN"}
+"""What kind of model a training makes."""
 _LONGEST, _DIGITS = 32, 12
 _DIGEST = 8
 
@@ -115,6 +125,11 @@ def choice_text(method: str, order: str) -> str:
     by = _SCORES.get(method, method_name(method))
     option = f" ({method})" if method in _SCORES else ""
     return f"{_KEPT.get(order, order)} by {by}{option}"
+
+
+def is_model(factor: Factor) -> bool:
+    """Tell whether a factor says what kind of model made the samples."""
+    return factor.name == COMMAND and factor.path[:1] == (GENERATED,) and factor.path[-1] == "model"
 
 
 def role_name(role: str) -> str:
@@ -147,7 +162,7 @@ def noun(factor: Factor, *, of_command: bool = False, of_place: bool = False, of
         return _step(factor)
     if factor.name.startswith("tag "):
         return factor.name.removeprefix("tag ")
-    known = _OPTIONS.get((factor.command.partition(" ")[0], factor.name))
+    known = _option_words(factor)
     words = [place] if of_place else []
     if known is None and (of_command or len(factor.name) == 1):
         words.append(_command(factor.command))
@@ -164,7 +179,7 @@ def phrase(
         return noun(factor)
     if factor.name in (SOURCE, COMMAND):
         return _made(factor, value, of_value=of_value)
-    shown, known = shortened(factor, value), _OPTIONS.get((factor.command.partition(" ")[0], factor.name))
+    shown, known = shortened(factor, value), _option_words(factor)
     if factor.name.startswith("tag "):
         return f"{noun(factor)}={shown}"
     if known is None:
@@ -172,6 +187,11 @@ def phrase(
     said = known[1] if isinstance(known[1], str) else known[1].get(value, f"{known[0]} {{}}")
     said = _singular(said.format(shown.removesuffix(".0") if "." in shown else shown))
     return f"{place_of(factor)} {said}".strip() if of_place else said
+
+
+def _option_words(factor: Factor) -> tuple[str, str | dict[str, str]] | None:
+    command = factor.command.partition(" ")[0]
+    return _OPTIONS.get((_LIKE.get(command, command), factor.name))
 
 
 def shortened(factor: Factor, value: str) -> str:
@@ -215,6 +235,8 @@ def _aside(factor: Factor) -> str:
 
 def _step(factor: Factor) -> str:
     """Name the step or file at the end of a path."""
+    if is_model(factor):
+        return "the kind of model"
     last = factor.path[-1] if factor.path else "measurement"
     if aside := _aside(factor):
         return f"the training set of the {aside}" if "subset" in factor.path else f"the {aside}"
@@ -224,6 +246,8 @@ def _step(factor: Factor) -> str:
 def _made(factor: Factor, value: str, *, of_value: bool) -> str:
     """Say that a step was made at all, or which file stands in its place."""
     role = factor.path[-1].partition(" ")[0] if factor.path else ""
+    if is_model(factor):
+        return _MODELS.get(value, value)
     if "subset" in factor.path and (aside := _aside(factor)):
         return f"{aside} of the subset {shortened(factor, value)}" if of_value else f"{aside} of a subset"
     if len(factor.path) == 2 and factor.path[0] == "subset" and role in _STEPS and not of_value:
