@@ -14,7 +14,7 @@ from test_cli import subcommands
 
 from dprune.formats.arrays import write_array
 from dprune.formats.clusters import Clusters
-from dprune.formats.provenance import make_record
+from dprune.formats.provenance import make_record, parent_record
 from dprune.formats.publish import publish_json
 from dprune.shell.next_steps import LEGS, NAMES, TAKES, TAKES_OF
 
@@ -37,6 +37,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for command in ("train-vae", "train-dit"):
         record = make_record(command, {"steps": 3})
         publish_json(tmp_path / command / "manifest.json", {"kind": "run", "provenance": record})
+    encoded = make_record("encode", {"network": {"kind": "pixels"}})
+    record = make_record("train-dit", {"steps": 3}, parents={"latents": parent_record(encoded, "cafe")})
+    publish_json(tmp_path / "on-pixels" / "manifest.json", {"kind": "run", "provenance": record})
     (tmp_path / "package" / "img" / "twitter" / "64").mkdir(parents=True)
     (tmp_path / "package" / "img" / "twitter" / "64" / "a.png").write_bytes(b"")
     (tmp_path / "results" / "one").mkdir(parents=True)
@@ -95,6 +98,7 @@ ENCODE = "dprune encode {} --vae vae -o latents"
             "memorization train-dit features",
             "run dprune sample train-dit --vae vae --seeds 0-9999 -o generated, and give generated",
         ),
+        ("embed on-pixels", "run dprune sample on-pixels --seeds 0-9999 -o generated, and give generated"),
         ("report features", "run dprune eval features REFERENCE -o metrics.json, and give metrics.json"),
         ("report results", "give results/*/metrics.json"),
     ],

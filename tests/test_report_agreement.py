@@ -172,12 +172,38 @@ def test_it_is_said_in_words_on_the_page_and_in_the_summary(told: Study) -> None
     assert tables.count("### Kept in common") == 2
 
 
+def test_each_score_has_its_density(told: Study) -> None:
+    """All scored samples count, those beyond the axis and without those that were not scored."""
+    rows = told.rows("spreads")
+    for title, name in (("EL2N", "el2n"), ("MoSo", "moso")):
+        own = [[float(row[key]) for key in ("begin", "end", "density")] for row in rows if row["score"] == title]
+        scored = told.values[name][10:].astype(np.float32)
+        for begin, end, density in own[5:35:5]:
+            inside = np.mean((scored >= begin) & (scored < end))
+            assert density * (end - begin) == pytest.approx(inside, abs=1e-6)
+        assert own[0][0] == pytest.approx(np.quantile(scored, 0.005), abs=1e-6)
+        assert 0.98 < sum(density * (end - begin) for begin, end, density in own) <= 1
+    assert "How each score is spread (3 charts)" in " ".join(page_of(told.folder / "report").text)
+
+
+def test_constants_and_what_was_never_scored_have_no_density(study: Study) -> None:
+    study.whole()
+    study.score("moso", np.full(SIZE, 2.0))
+    study.score("grand", np.where(np.arange(SIZE) % 2, np.inf, study.values["grand"]))
+    study.report().ok()
+    assert {row["score"] for row in study.rows("spreads")} == {"EL2N", "GraNd"}
+    study.score("el2n", np.full(SIZE, np.nan))
+    study.report(scores=("el2n", "moso"), results="random-0.5/0/metrics.json").ok()
+    assert "is spread" not in " ".join(page_of(study.folder / "report").text)
+
+
 def test_charts_are_files_where_these_are_asked_for(told: Study) -> None:
     told.report(*told.subsets, "--format", "svg").ok()
     found = {path.name for path in (told.folder / "report" / "agreement").glob("*.svg")}
     # The first metric over the mean of each score, at both ratios.
     scatters = {f"prediction-{n:02d}.svg" for n in range(1, 7)}
-    assert found == {"correlations.svg", "overlap-0.5.svg", "overlap-0.9.svg"} | scatters
+    spreads = {f"spread-{n:02d}.svg" for n in range(1, 4)}
+    assert found == {"correlations.svg", "overlap-0.5.svg", "overlap-0.9.svg"} | scatters | spreads
 
 
 def test_a_line_without_its_subset_has_empty_cells_and_a_caution(study: Study) -> None:

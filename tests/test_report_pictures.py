@@ -12,6 +12,7 @@ import pytest
 from conftest import Result, dprune
 from PIL import Image
 from studies import Run, write_metrics
+from test_report import generated
 from test_report_page import Node, Tree
 
 from dprune.formats.manifests import read_manifest
@@ -124,3 +125,13 @@ def test_what_cannot_be_shown(result: Path, tmp_path: Path) -> None:
     report(result, cut).fails(3, "cut.png", "cannot be decoded")
     report(result, tmp_path).fails(3, "--picture", "cannot be read")
     assert not (result.parent / "report").exists()
+
+
+def test_grids_of_a_report_say_what_they_show_in_another(result: Path, tmp_path: Path) -> None:
+    """So a page can be made anew where the images are gone."""
+    dprune("report", result, "--images", generated(tmp_path / "images", Run()), "-o", tmp_path / "first").ok()
+    grid = tmp_path / "first" / "images" / "grid.png"
+    report(result, grid).ok()
+    (figure,) = figures(result)
+    assert figure.text == "Generated images of the seeds 0 to 3 by line, unpruned"
+    assert np.array_equal(shown(figure), Image.open(grid))

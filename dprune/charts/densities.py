@@ -25,6 +25,7 @@ def density_steps(
     top: float,
     colour: str,
     about: str,
+    of: str = "generated",
 ) -> Figure:
     """Draw densities over each other.
 
@@ -37,6 +38,7 @@ def density_steps(
         top: the highest density of all charts that are to be held against each other.
         colour: of the area, in CSS.
         about: what the numbers are.
+        of: what the area is the density of.
     """
     bins = list(itertools.pairwise(edges))
     data = {
@@ -44,7 +46,7 @@ def density_steps(
         "steps": [row for number, heights in enumerate(steps.values()) for row in _outline(bins, heights, number)],
     }
     words = {"top": top * _ABOVE, "colour": colour, "across": [edges[0], edges[-1]]}
-    note = ", ".join(["filled: generated", *(f"{how}: {name}" for how, name in zip(("line", "dotted"), steps))])
+    note = ", ".join([f"filled: {of}", *(f"{how}: {name}" for how, name in zip(("line", "dotted"), steps))])
     return Figure(title, said, partial(_template, about), data, words, note=note, alive=False)
 
 

@@ -212,13 +212,16 @@ def png_words(data: bytes) -> str:
     return str(text.get(PNG_WORDS, "")) if text.get("Software") == SOFTWARE else ""
 
 
-def publish_png(image: Image.Image, path: str | Path, mark: str, words: str) -> None:
-    """Publish a picture as a PNG that says that dprune drew it, by its mark of what, and in words what it shows.
-
-    See `Beside.mark`.
-    """
+def described_png(image: Image.Image, words: str, mark: str = "") -> bytes:
+    """Encode a picture as a PNG that says that dprune drew it, and in words what it shows; see `Beside.mark`."""
     text = PngInfo()
     text.add_text("Software", SOFTWARE)
-    text.add_text(PNG_MARK, mark)
+    if mark:
+        text.add_text(PNG_MARK, mark)
     text.add_text(PNG_WORDS, words)
-    publish_bytes(path, drawn_png(image, text))
+    return drawn_png(image, text)
+
+
+def publish_png(image: Image.Image, path: str | Path, mark: str, words: str) -> None:
+    """Publish what `described_png` makes."""
+    publish_bytes(path, described_png(image, words, mark))

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dprune.formats.images import drawn_png
+from dprune.formats.images import described_png
 from dprune.metrics.catalogue import MEMORIZATION, QUALITY, SHARES, Measure
 from dprune.reporting.agreement.findings import Agreement
 from dprune.reporting.agreement.inputs import AgreementInputs
@@ -158,7 +158,8 @@ class Content:
             name = f"map-{number}" if len(self.maps) > 1 else "map"
             figures[name], found[f"{name}.csv"] = drawn.figure(), drawn.csv()
         files = {f"{path}.{kind}": figure.on_paper(kind) for path, figure in figures.items() for kind in self.formats}
-        pictures = {"images/grid.png": drawn_png(draw_grid(self.grid))} if self.grid else {}
+        pictures = {"images/grid.png": described_png(draw_grid(self.grid), self.grid.words)} if self.grid else {}
         for number, pair in enumerate(self.pair_grids, 1):
-            pictures[f"images/pairs{f'-{number}' if len(self.pair_grids) > 1 else ''}.png"] = drawn_png(pair.draw())
+            name = f"images/pairs{f'-{number}' if len(self.pair_grids) > 1 else ''}.png"
+            pictures[name] = described_png(pair.draw(), pair.words)
         return {path: text.encode() for path, text in found.items()} | files | pictures

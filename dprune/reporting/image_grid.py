@@ -55,6 +55,11 @@ class ImageGrid:
         return next(iter(found)) if len(found) == 1 and any(next(iter(found))) else ()
 
     @property
+    def words(self) -> str:
+        """What it shows, where it stands alone."""
+        return f"Generated images of the seeds {seeds_text(self.seeds)} by line, {', '.join(self.titles)}"
+
+    @property
     def titles(self) -> list[str]:
         """What the blocks are called."""
         return [ratio_title(ratio) for ratio in self.ratios]

@@ -11,7 +11,10 @@ import shlex
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from dprune.formats.provenance import Record
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 LOOKED_AT = 1000
@@ -48,6 +51,7 @@ LEGS = (
     Leg("latents", "train-dit {}", "dit", "dit"),
     Leg("latents", "train-dit {} --save-every epoch", "run", "dit"),
     Leg("run", "sample {} --vae vae --seeds 0-9999", "generated", "generated"),
+    Leg("pixel run", "sample {} --seeds 0-9999", "generated", "generated"),
     Leg("generated", "embed {}", "features", "features"),
     Leg("features", "eval {} REFERENCE", "result", "metrics.json"),
 )
@@ -65,6 +69,7 @@ NAMES = {
     "vae": "an autoencoder",
     "dit": "a DiT",
     "run": "the run of a DiT's training",
+    "pixel run": "the run of a DiT's training on pixels",
     "result": "a result of dprune eval or memorization",
     "report": "a report",
     "array": "an array",
@@ -86,8 +91,8 @@ _ACCEPTED = {
     "scores": {"array", "archive"},
     "subset": {"array", "archive"},
     "vae": {"archive"},
-    "dit": {"run", "archive"},
-    "run": {"archive"},
+    "dit": {"run", "pixel run", "archive"},
+    "run": {"pixel run", "archive"},
     "result": {"table", "archive"},
     "samples": {"images", "shards", "generated", "features", "matrix", "archive"},
     "population": {"shards", "generated", "features", "latents", "clusters", "array", "matrix", "table"},
@@ -156,7 +161,7 @@ def kind_called(path: str) -> str:
     if kind == "folder":
         return _of_folder(path)
     if kind == "run":
-        return "vae" if read_manifest(path)["provenance"].get("command") == "train-vae" else "run"
+        return _of_run(read_manifest(path)["provenance"])
     # Of a damaged array its reader tells; arrays of numpy and weights of torch are archives, too.
     if kind == "array" or (kind == "zip" and not _holds_images(path)):
         return ""
@@ -187,6 +192,17 @@ def next_step(problem: str, command: str, given: Iterable[Given]) -> str | None:
         of = option or f"dprune {command}"
         return f"{path}: is {NAMES[found]}, and {of} takes {NAMES[wanted]}: {_remedy(path, found, wanted)}."
     return None
+
+
+def _of_run(record: Record) -> str:
+    from dprune.formats.latents import PIXELS
+    from dprune.formats.provenance import parent
+    from dprune.models.vae_files import made_by
+
+    if record.get("command") == "train-vae":
+        return "vae"
+    # What makes pixels is sampled without an autoencoder.
+    return "pixel run" if made_by(parent(record, "latents")) == PIXELS else "run"
 
 
 def _of_folder(path: str) -> str:
@@ -259,5 +275,7 @@ def _way(found: str, wanted: str) -> list[Leg]:
         if at in (wanted, *_ACCEPTED[wanted]):
             return way
         # Nobody trains a model to get images that another command takes.
-        ways += [(step.makes, [*way, step]) for step in LEGS if step.takes == at and not (way and at == "run")]
+        ways += [
+            (step.makes, [*way, step]) for step in LEGS if step.takes == at and not (way and step.makes == "generated")
+        ]
     return []

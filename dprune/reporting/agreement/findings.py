@@ -12,6 +12,7 @@ from dprune.reporting.agreement.inputs import AgreementInputs
 from dprune.reporting.agreement.kept_sets import KeptSets
 from dprune.reporting.agreement.matrices import Matrix, correlation_matrix, end_matrices, overlap_matrices
 from dprune.reporting.agreement.predictions import Prediction, predictions
+from dprune.reporting.agreement.spreads import spread_charts, spread_rows
 from dprune.reporting.agreement.statements import statements
 from dprune.reporting.conclusions import Statement
 from dprune.reporting.curves import Colours
@@ -22,6 +23,7 @@ from dprune.reporting.tables import Table, csv_text
 _NAMED = 4
 _CORRELATIONS = ("score", "other", "rank_correlation", "se", "low", "high", "samples", "most")
 _OVERLAPS = ("line", "other", "share", "chance", "sets", "other_sets")
+_SPREADS = ("score", "begin", "end", "density")
 _PREDICTIONS = ("measurement", "pruned", "score", "metric", "lines", "spearman", "spearman_p", "pearson", "pearson_p")
 _PLACES = ("measurement", "pruned", "score", "metric", "line", "mean_score", "value", "half_width")
 
@@ -82,6 +84,11 @@ class Agreement:
                 found.setdefault(prediction.measurement, []).append(prediction.figure(self.colours))
         return found
 
+    @functools.cached_property
+    def spreads(self) -> list[Figure]:
+        """How each score is spread over the samples."""
+        return spread_charts(self.inputs.scores)
+
     @property
     def statements(self) -> tuple[Statement, ...]:
         """What it says in words."""
@@ -100,12 +107,15 @@ class Agreement:
         """Return all charts by the path of their files, without its ending."""
         matrices = [*([self.correlations] if self.correlations else []), *self.overlaps]
         found = {f"agreement/{matrix.path}": matrix.figure for matrix in matrices}
+        found |= {f"agreement/spread-{n:02d}": figure for n, figure in enumerate(self.spreads, 1)}
         scatters = [figure for figures in self.scatters.values() for figure in figures]
         return found | {f"agreement/prediction-{n:02d}": figure for n, figure in enumerate(scatters, 1)}
 
     def files(self) -> dict[str, str]:
         """Return the numbers as CSV, by the path of their files."""
         found = {}
+        if self.spreads:
+            found["agreement/spreads.csv"] = csv_text(_SPREADS, spread_rows(self.inputs.scores))
         if self.correlations is not None:
             found["agreement/correlations.csv"] = csv_text(_CORRELATIONS, self.correlations.csv_rows())
         if self.overlaps:

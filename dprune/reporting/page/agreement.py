@@ -11,10 +11,26 @@ from dprune.reporting.page.charts import html_charts
 from dprune.reporting.page.word_tables import html_word_table
 from dprune.reporting.word_tables import WordTable
 
+SPREADS = "How each score is spread"
+
 
 def html_agreement(agreement: Agreement, drawn: PageCharts) -> str:
     """Write the section."""
-    return "".join(_question(question, agreement, drawn) for question in questions_of(agreement))
+    return "".join(_question(question, agreement, drawn) for question in questions_of(agreement)) + _spreads(
+        agreement, drawn
+    )
+
+
+def _spreads(agreement: Agreement, drawn: PageCharts) -> str:
+    """Write how scores are spread, folded; empty where there are none."""
+    if not agreement.spreads:
+        return ""
+    return (
+        f"<details><summary>{SPREADS} ({len(agreement.spreads)} "
+        f"{'chart' if len(agreement.spreads) == 1 else 'charts'})</summary>"
+        f'<p class="note">Density over all scored samples. A half percent of them at either end may lie beyond the '
+        f"axis.</p>{html_charts(agreement.spreads, drawn, 'small')}</details>"
+    )
 
 
 def _question(question: Question, agreement: Agreement, drawn: PageCharts) -> str:

@@ -41,6 +41,11 @@ class PairGrid:
         first, second = (tuple(shown.class_name for shown in images) for images in self.images)
         return first if first == second and any(first) else ()
 
+    @property
+    def words(self) -> str:
+        """What it shows, where it stands alone."""
+        return f"{self.title}: what {' and '.join(self.names)} made of the same noise"
+
     def draw(self) -> Image.Image:
         """Lay it out as a picture."""
         rows = [
