@@ -15,7 +15,7 @@ from dprune.formats.provenance import parents_of
 from dprune.formats.results import Result
 from dprune.metrics.differences import Sampling
 from dprune.reporting.study.estimates import CellMean, nested_mean
-from dprune.reporting.study.experiments import GENERATED
+from dprune.reporting.study.factors import GENERATED
 from dprune.reporting.study.grouping import Cell, Comparison, Line
 from dprune.reporting.study.trainings import Training
 from dprune.reporting.tables import csv_text
