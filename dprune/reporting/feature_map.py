@@ -26,6 +26,8 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 MOST_TRAIN, MOST_GENERATED = 2000, 500
+MOST_NUMBERS = 40
+"""Clusters whose numbers stand on the map: more would hide it."""
 # t-SNE looks at distances alone, which hardly change when directions of no variance go.
 _FIRST = 50
 
@@ -114,7 +116,16 @@ class FeatureMap:
         low, high = self.bounds.tolist()
         title = presentable(self.title)
         return scatter(title, f"Map of training samples and {title}", self.train.tolist(), self.train_groups.tolist(),
-                       self.generated.tolist(), self.generated_groups.tolist(), (low, high))  # fmt: skip
+                       self.generated.tolist(), self.generated_groups.tolist(), (low, high),
+                       self._middles())  # fmt: skip
+
+    def _middles(self) -> dict[int, tuple[float, float]]:
+        """Return the median place of the training samples of each cluster, none where there are too many."""
+        known = np.unique(self.train_groups[self.train_groups >= 0]).tolist()
+        if len(known) > MOST_NUMBERS:
+            return {}
+        middles = (np.median(self.train[self.train_groups == group], axis=0).tolist() for group in known)
+        return {group: (x, y) for group, (x, y) in zip(known, middles, strict=True)}
 
     def csv(self) -> str:
         """Write it, a row for each sample."""

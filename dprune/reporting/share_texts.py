@@ -45,11 +45,16 @@ def _blocks(table: ShareTable) -> Iterator[tuple[str, list[ShareColumn]]]:
     unpruned = [column for column in table.columns if column.line.is_unpruned]
     pruned = [column for column in table.columns if not column.line.is_unpruned]
     if len(table.columns) <= _MOST_COLUMNS or not pruned:
-        yield "", [*table.columns]
+        ratios = _ratios(table.columns)
+        yield ratios[0] if len(ratios) == 1 else "", [*table.columns]
         return
-    ratios = dict.fromkeys(ratio_text(column.cell.ratio) for column in pruned)
-    for ratio in sorted(ratios, key=lambda text: (not text[0].isdecimal(), text)):
+    for ratio in sorted(_ratios(pruned), key=lambda text: (not text[0].isdecimal(), text)):
         yield ratio, [*unpruned, *(column for column in pruned if ratio_text(column.cell.ratio) == ratio)]
+
+
+def _ratios(columns: Sequence[ShareColumn]) -> list[str]:
+    """Return the pruning ratios of what was pruned, each once."""
+    return list(dict.fromkeys(ratio_text(some.cell.ratio) for some in columns if not some.line.is_unpruned))
 
 
 def _caption(table: ShareTable, ratio: str, number: int) -> str:
@@ -61,8 +66,10 @@ def _caption(table: ShareTable, ratio: str, number: int) -> str:
 
 def _word_table(table: ShareTable, columns: Sequence[ShareColumn], caption: str) -> WordTable:
     heads = [table.kind.capitalize(), *(["Reference"] if table.reference else [])]
+    single = len(_ratios(columns)) < 2
     for column in columns:
-        title = cell_title(column.line, column.cell)
+        # What all have in common stands in the caption.
+        title = column.line.label if single else cell_title(column.line, column.cell)
         heads += [f"{title}: trained on"] if column.training else []
         heads.append(f"{title}: generated" if column.training else title)
     order, cut = table.order, len(table.order) > _MOST_ROWS
@@ -77,17 +84,18 @@ def _word_table(table: ShareTable, columns: Sequence[ShareColumn], caption: str)
 def _row(table: ShareTable, columns: Sequence[ShareColumn], place: int) -> tuple[str, ...]:
     cells = [table.names[place]]
     if table.reference:
-        cells.append(_percent(table.reference[place], columns[0].generated[place]))
+        cells.append(_percent(table.reference[place]))
     for column in columns:
         mean = column.generated[place]
-        cells += [_percent(column.training[place], mean)] if column.training else []
-        cells.append(" ".join(filter(None, (_percent(mean.mean, mean), estimate_spread(_scaled(mean))))))
+        cells += [_percent(column.training[place])] if column.training else []
+        shown = number_text(100 * mean.mean, 100 * mean.half_width) if mean.half_width else _percent(mean.mean)
+        cells.append(" ".join(filter(None, (shown, estimate_spread(_scaled(mean))))))
     return tuple(cells)
 
 
-def _percent(share: float, like: CellMean) -> str:
-    """Write a share with as many decimals as one beside it has."""
-    return number_text(100 * share, 100 * like.half_width if like.half_width else None)
+def _percent(share: float) -> str:
+    """Write a share that has no error of its own: with one decimal, below one percent with two digits that count."""
+    return f"{100 * share:.1f}" if share >= 0.01 or not share else f"{100 * share:.2g}"
 
 
 def _scaled(mean: CellMean) -> CellMean:

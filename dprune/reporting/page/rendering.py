@@ -165,9 +165,8 @@ def _maps(content: Content, drawn: PageCharts) -> str:
     pca, clusters = content.map_inputs.projection == "pca", content.map_inputs.clusters
     how = "the first two principal components of the training features" if pca else "t-SNE"
     colours = (
-        "Colours are clusters; a generated sample has that of the nearest centroid. Rare ones lie on top."
-        if clusters
-        else ""
+        "Colours are clusters; a generated sample has that of the nearest centroid. Rare clusters lie on top, and the "
+        "number of each stands in the middle of its training samples, unless there are too many."
     )
-    said = f"The map shows {how}. Training samples are light, generated ones framed. {colours}"
+    said = f"The map shows {how}. Training samples are light, generated ones framed. {colours if clusters else ''}"
     return f'<p class="note">{said}</p>{html_charts([some.figure() for some in content.maps], drawn)}'

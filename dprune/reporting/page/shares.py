@@ -18,5 +18,5 @@ def html_shares(comparison: Comparison) -> str:
     for table in tables:
         is_open = " open" if len(table.heads) <= _FEW else ""
         parts.append(f"<details{is_open}><summary>{escape(table.caption)}</summary>{html_word_table(table)}</details>")
-    note = f'<h4>{HEADING}</h4><p class="note">{escape(NOTE)}</p>' if tables else ""
+    note = f'<h3>{HEADING}</h3><p class="note">{escape(NOTE)}</p>' if tables else ""
     return note + "".join(parts)
