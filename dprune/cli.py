@@ -29,6 +29,7 @@ STAGES: dict[str, dict[str, str]] = {
         "train-vae": "Train an autoencoder on images.",
         "encode": "Turn the images of shards into a store of latents.",
         "train-dit": "Train a diffusion transformer on latents by flow matching.",
+        "train-baseline": "Train a VAE or a GAN on images, to hold a DiT to.",
         "sample": "Generate images, one per seed, as WebDataset shards.",
     },
     "Measure": {

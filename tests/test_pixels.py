@@ -184,6 +184,12 @@ def test_samples_are_pixels_without_an_autoencoder(store: Path, tmp_path: Path) 
     assert "quantize" not in record["options"]
 
 
+@pytest.mark.parametrize(("arch", "told"), [("nano/4", False), ("nano/8", True), ("S/8", False)])
+def test_patches_that_noise_does_not_go_through_are_told(arch: str, told: bool, store: Path, tmp_path: Path) -> None:
+    plan = train(store, tmp_path / "run", "--arch", arch, "--dry-run").ok()
+    assert ("a patch has 192 numbers, and the model is 128 wide" in plan.err) == told
+
+
 def test_patches_of_16_pixels(shards: Path, tmp_path: Path) -> None:
     encode(shards, tmp_path / "l", "--image-size", 32).ok()
     train(tmp_path / "l", tmp_path / "run", "--arch", "nano/16").ok()

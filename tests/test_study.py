@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import warm_python
+from conftest import wait_until, warm_python
 
 pytestmark = pytest.mark.skipif(not find_spec("snakemake"), reason="pip install 'dprune[study]'")
 
@@ -18,13 +20,17 @@ ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "examples" / "study"
 
 
-def environment(folder: Path, python: str) -> dict[str, str]:
+def install(folder: Path, name: str, script: str) -> None:
+    """Put a command into the folder's bin."""
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin" / name).write_text(script)
+    (folder / "bin" / name).chmod(0o755)
+
+
+def environment(folder: Path, python: str = "") -> dict[str, str]:
     """The environment of an installed dprune."""
-    command = folder / "bin" / "dprune"
-    command.parent.mkdir(exist_ok=True)
-    command.write_text(f'#!/bin/sh\nexec "{python}" -m dprune "$@"\n')
-    command.chmod(0o755)
-    return {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    install(folder, "dprune", f'#!/bin/sh\nexec "{python or warm_python()}" -m dprune "$@"\n')
+    return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
 def command(folder: Path, configuration: str, *args: str, **changed: object) -> list[str]:
@@ -37,7 +43,7 @@ def command(folder: Path, configuration: str, *args: str, **changed: object) -> 
 def study(folder: Path, configuration: str, *args: str, **changed: object) -> str:
     """What Snakemake says about a study in `folder`, and the plan in front of it."""
     line = command(folder, configuration, *args, **changed)
-    done = subprocess.run(line, env=environment(folder, warm_python()), capture_output=True, text=True, check=False)
+    done = subprocess.run(line, env=environment(folder), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -58,13 +64,15 @@ def planned(said: str) -> dict[str, int]:
 
 PREPARED = {"pack": 1, "unpruned": 1, "encode": 1, "cluster": 1, "distance": 1, "sheet": 1, "train_scoring": 1,
             "grand": 1, "monotonicity": 1, "moso": 1}  # fmt: skip
+TAILED = {"cluster": 2, "distance": 2, "tailed": 1, "smallest": 1}
 # By hand, from the lines of each configuration: chance, three distances, four scores from both ends or three, at four
 # ratios or three; of the paper's two at .95 and .99, too; models of the tailed set, of halves, and the baselines.
 PAPER = 1 + 6 + 6 + 4 + 4 + 1 + 3 * 16
 EXPECTED = {
-    "cifar10.yaml": (3 + (1 + 3 + 8 + 9) * 3 * 3, 0, 0, 2, {"embed": 2, "held_out": 1, "train_fold": 4}),
+    "cifar10.yaml": (3 * (1 + (1 + 3 + 8 + 9) * 3 + 3 + 1), 6, 24, 2,
+                     {"embed": 2, "held_out": 1, "train_fold": 4, "paired": 3} | TAILED),
     "imagenet.yaml": (PAPER + 3, 2, 10, 2, {"embed": 3, "pack_validation": 1, "train_vae": 1, "train_fold": 12,
-                                            "paired": 1, "cluster": 2, "distance": 2, "tailed": 1, "smallest": 1}),
+                                            "paired": 1} | TAILED),
     "celebahq.yaml": (PAPER, 2, 10, 2, {"embed": 3, "pack_validation": 1, "train_vae": 1, "train_fold": 12,
                                         "paired": 1}),
 }  # fmt: skip
@@ -82,3 +90,152 @@ def test_a_dry_run_lists_every_step(configuration: str, tmp_path: Path) -> None:
     expected = {rule: number for rule, number in (PREPARED | shared | each).items() if number}
     assert jobs(said) == expected
     assert planned(said) == expected
+
+
+# Two models of the digits' pixels.
+TINY = {"latents": "pixels", "dit": "--arch nano/4 --lr 2e-3 --ema 0.9 --log-every 10", "batch": 16, "steps": 150,
+        "generated": 30, "sample": "--steps 2", "scoring": "{steps: 20, save_every: 10}", "grand": "--draws 2",
+        "keeps": "[0.5]", "stages": "[{lines: [unpruned]}, {lines: [el2n]}]"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("finished")
+    said = study(folder, "digits.yaml", **TINY)
+    assert "(100%) done" in said
+    return folder
+
+
+def prepared(finished: Path, folder: Path) -> Path:
+    """A study of which everything is there but the runs: their subsets, models, images and results."""
+    shutil.copytree(finished / "out", folder / "out", ignore=shutil.ignore_patterns("*-1.0", "*-0.5"))
+    return folder
+
+
+def results(folder: Path, *patterns: str) -> dict[str, bytes]:
+    """The small files of a study."""
+    found = (
+        path
+        for pattern in patterns or ("*.npy", "*/*/keep.npy", "*/*/*.json")
+        for path in folder.glob(f"out/{pattern}")
+    )
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@pytest.mark.slow
+def test_a_finished_study_has_nothing_to_do(finished: Path) -> None:
+    assert len(results(finished, "*/*/metrics.json")) == 2
+    assert jobs(study(finished, "digits.yaml", "-n", "-q", "rules", **TINY)) == {}
+
+
+def steps(folder: Path) -> int:
+    """How many lines the logs of all trainings have on steps."""
+    return sum(log.read_text().count("img_per_s") for log in folder.glob("out/*/0/dit/log.jsonl"))
+
+
+@pytest.mark.slow
+def test_a_study_that_was_killed_goes_on(finished: Path, tmp_path: Path) -> None:
+    """Stopped in a training, killed in another, and the same bytes at the end."""
+    prepared(finished, tmp_path)
+    for number, code in ((signal.SIGTERM, 1), (signal.SIGKILL, -signal.SIGKILL)):
+        line = command(tmp_path, "digits.yaml", **TINY)
+        # A fresh Python dies with its group.
+        with subprocess.Popen(line, env=environment(tmp_path, sys.executable), start_new_session=True) as running:
+            before = steps(tmp_path)
+            wait_until(lambda before=before: steps(tmp_path) > before, 120)
+            os.killpg(running.pid, number)
+            assert running.wait(60) == code
+    assert list(tmp_path.glob("out/*/0/dit/state.safetensors"))
+    assert len(results(tmp_path, "*/*/metrics.json")) < 2
+    # What is killed cannot take its lock away.
+    study(tmp_path, "digits.yaml", "--unlock", **TINY)
+    study(tmp_path, "digits.yaml", **TINY)
+    assert results(tmp_path) == results(finished)
+
+
+@pytest.mark.slow
+def test_small_results_are_enough(finished: Path, tmp_path: Path) -> None:
+    """Without models and images, and with dates in any order, only what a missing result needs is made again."""
+    for name, data in results(finished).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    shutil.copy(finished / "out" / "clusters.safetensors", tmp_path / "out")
+    os.utime(tmp_path / "out" / "el2n.npy")
+    assert jobs(study(tmp_path, "digits.yaml", "-n", "-q", "rules", **TINY)) == {}
+    (tmp_path / "out" / "el2n-0.5" / "0" / "metrics.json").unlink()
+    one = ("pack", "embed", "encode", "train_dit", "sample", "embed_generated", "eval")
+    assert jobs(study(tmp_path, "digits.yaml", "-n", "-q", "rules", **TINY)) == dict.fromkeys(one, 1)
+
+
+# Runs a job at once, and notes with what resources.
+SBATCH = r"""#!/bin/bash
+number=$(($(ls "$SPOOL" | grep -c options) + 1))
+for argument; do
+    case $argument in --wrap=*) script=${argument#--wrap=} ;; *) printf '%s ' "$argument" ;; esac
+done > "$SPOOL/$number.options"
+export SLURM_JOB_ID=$number
+(bash -c "$script" &> "$SPOOL/$number.log" && echo COMPLETED > "$SPOOL/$number.state" \
+    || echo FAILED > "$SPOOL/$number.state") &> "$SPOOL/$number.shell" &
+echo RUNNING > "$SPOOL/$number.state"
+echo "$number"
+"""
+SRUN = """#!/bin/bash
+while [[ $1 == -* ]]; do shift; done
+exec "$@"
+"""
+SACCT = """#!/bin/bash
+cd "$SPOOL" && grep -H . *.state | sed 's/.state:/|/'
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Path:
+    """Stand-ins for SLURM in the folder's bin."""
+    scripts = {"sbatch": SBATCH, "srun": SRUN, "sacct": SACCT, "sacctmgr": "#!/bin/sh\necho paper\n"}
+    for name in ("sinfo", "squeue", "scancel", "scontrol"):
+        scripts[name] = "#!/bin/sh\n"
+    for name, script in scripts.items():
+        install(tmp_path, name, script)
+    (tmp_path / "spool").mkdir()
+    return tmp_path
+
+
+SLURM = ("--profile", str(STUDY / "slurm"), "--default-resources", "slurm_account=paper", "slurm_partition=gpu",
+         "--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1",
+         "--latency-wait", "5")  # fmt: skip
+
+
+# The first training stops as if its time were over.
+IN_PIECES = r"""#!/bin/bash
+[ "$1" != train-dit ] || mkdir "$SPOOL/stopped" || exec "$PYTHON" -m dprune "$@"
+[ "$1" != train-dit ] || exec "$PYTHON" -m dprune "$@" --stop-after 0s
+exec "$PYTHON" -m dprune "$@"
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_is_asked_for_what_each_job_needs(finished: Path, cluster: Path) -> None:
+    """A job a model, with a GPU and the time of all its steps, and one without for what needs none."""
+    prepared(finished, cluster)
+    changed = TINY | {
+        "stages": "[{lines: [nearest]}]",
+        "time_limit": 600,
+        "rates": "{train: 100, sample: 100, embed: 100}",
+        "mem_mb": 3000,
+    }
+    line = command(cluster, "digits.yaml", *SLURM, **changed)
+    variables = environment(cluster) | {"SPOOL": str(cluster / "spool"), "PYTHON": warm_python()}
+    install(cluster, "dprune", IN_PIECES)
+    done = subprocess.run(line, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert results(cluster, "nearest-0.5/0/metrics.json")
+    asked = [path.read_text() for path in cluster.glob("spool/*.options")]
+    sent = {re.findall("--comment rule_([a-z]+)", options)[0]: options for options in asked}
+    assert len(sent) == len(asked)
+    for rule, time, gpus in (("distance", 60, 0), ("sheet", 60, 0), ("run", 10 + 5 * 20, 1)):
+        assert f"-A paper -p gpu -t {time} --mem 3000 " in sent[rule]
+        assert re.findall("--gpus=([0-9]+)", sent[rule]) == ["1"] * gpus
+    assert len(sent) == 3
+    # What stopped before its limit went on: the log of the training begins twice.
+    assert (cluster / "out/nearest-0.5/0/dit/log.jsonl").read_text().count("start") == 2

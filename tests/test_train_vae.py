@@ -22,8 +22,8 @@ from dprune.formats.shards import open_dataset
 from dprune.models.files import ModelFile, publish_model
 from dprune.models.vae import load_vae
 from dprune.runtime import Ranks, Silent
+from dprune.training.images import TrainingImages
 from dprune.training.run import Run
-from dprune.training.vae.images import TrainingImages
 from dprune.training.vae.settings import PRESETS
 
 CPU = torch.device("cpu")

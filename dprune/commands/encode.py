@@ -45,7 +45,8 @@ def command(*, delivery: Delivery, shards: tuple[str, ...], members: MemberChoic
     encodes only the shards that are missing.
 
     --vae pixels stores the images themselves, without loss, for diffusion models that work on pixels. Such a store is
-    trained on, scored and sampled from as any other is. Patches of 4 or 8 pixels keep it quick, as in --arch S/4.
+    trained on, scored and sampled from as any other is. Patches of several pixels keep it quick, as in --arch S/4, and
+    should hold fewer numbers than the model is wide: 3 for each pixel.
 
     For a vq autoencoder the store holds codes and the codebook, for a kl one means and log-variances. Processes with
     RANK and WORLD_SIZE set share the shards of one store, and so do the tasks of a SLURM array. An image that cannot be

@@ -202,7 +202,8 @@ def inspect_torch(path: str) -> Findings:
 def _trained_classes(path: str) -> dict[str, Any]:
     """Return how many samples of each class a model was trained on, as far as its file says so."""
     file = ModelFile.open(path)
-    if DESCRIPTIONS["dit"].misfit(file.network) or "class_counts" not in file.network:
+    described = DESCRIPTIONS.get(str(file.network.get("kind")))
+    if described is None or described.misfit(file.network) or "class_counts" not in file.network:
         return {}
     names = file.class_names
     return {"classes": {names.name(label): count for label, count in enumerate(file.network["class_counts"])}}

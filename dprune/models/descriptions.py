@@ -6,9 +6,11 @@ A number beyond them would take hours and all memory before the weights turn out
 from __future__ import annotations
 
 from dprune.formats.checked_json import Flag, ListOf, Object, OneOf, Real, Shape, Text, Whole
+from dprune.models.baselines import KIND, LEAST_SIDE, MOST_SIDE, TITLES
 
 _SIDE = Whole(1, 1 << 14)
 _CHANNELS = Whole(1, 1 << 16)
+_CLASSES: dict[str, Shape] = {"class_counts": ListOf(Whole(0, 1 << 40)), "class_names": ListOf(Text())}
 _REACHED: dict[str, Shape] = {"step": Whole(), "epoch": Real(0), "reported": Whole()}
 DESCRIPTIONS: dict[str, Shape] = {
     "dit": Object(
@@ -16,7 +18,12 @@ DESCRIPTIONS: dict[str, Shape] = {
          "heads": Whole(1, 1024), "classes": Whole(0, 1 << 24), "learn_sigma": Flag(), "mean": ListOf(Real()),
          "std": ListOf(Real())},
         {**_REACHED, "parametrization": OneOf(("velocity", "reversed", "noise")), "label_count": Whole(0, 1 << 24),
-         "class_counts": ListOf(Whole(0, 1 << 40)), "class_names": ListOf(Text())},
+         **_CLASSES},
+    ),
+    KIND: Object(
+        {"model": OneOf(tuple(TITLES)), "image_size": Whole(LEAST_SIDE, MOST_SIDE), "width": _CHANNELS,
+         "latent_size": _CHANNELS, "classes": Whole(0, 1 << 24)},
+        {**_REACHED, **_CLASSES},
     ),
     "vae": Object(
         {"latents": OneOf(("vq", "kl")), "image_size": _SIDE, "width": _CHANNELS,

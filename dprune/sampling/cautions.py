@@ -19,9 +19,9 @@ def cautions(model: ModelFile, settings: SampleSettings) -> Iterator[str]:
     if trained.samples is not None:
         yield from _of_classes(model, trained, settings)
     labelled = None if trained.samples is None else sum(trained.samples)
-    if settings.given.cfg != 1 and not _knows_none(model.record, labelled):
+    if settings.cfg != 1 and not _knows_none(model.record, labelled):
         yield (
-            f"--cfg {settings.given.cfg:g}: {model.path} was trained with --label-dropout 0, so it never learnt "
+            f"--cfg {settings.cfg:g}: {model.path} was trained with --label-dropout 0, so it never learnt "
             "to draw without a label, which guidance needs: give --cfg 1, or train it with label dropout."
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from dprune.flow import Guidance, guided, solve, start
-from dprune.models.classes import IntArray
+from dprune.formats.provenance import Record
+from dprune.models.classes import IntArray, TrainedClasses
 from dprune.models.dit import DiT
 from dprune.models.dit_files import LoadedDiT
+from dprune.models.files import ModelFile
 from dprune.models.paths import quicken_dit, quicken_vae
 from dprune.models.pixels import to_pixels
 from dprune.models.vae import VAE
@@ -109,7 +112,78 @@ class Times:
         return {name: self.images / seconds for name, seconds in spent if seconds}
 
 
-class Sampler:
+class ImageSampler(ABC):
+    """Networks on a device, as the settings use them.
+
+    Attributes:
+        settings: what is asked of them.
+        file: of the model.
+        trained: the classes that it was trained on.
+        conditional: whether it knows classes.
+        findings: what was inferred of it, for the provenance of the images.
+        size: images in a batch; on a CPU whole pieces.
+        mixes: whether a batch may hold images of two shards: on a GPU one that is not full takes as long as one that
+            is.
+
+    Args:
+        settings: see above.
+        device: where the networks are.
+        file: see above.
+        trained: see above.
+    """
+
+    findings: Record = {}
+
+    def __init__(
+        self, settings: SampleSettings, device: torch.device, file: ModelFile, trained: TrainedClasses
+    ) -> None:
+        self.settings, self.file, self.trained = settings, file, trained
+        self.conditional = trained.count > 0
+        self._device = device
+        self._precision: torch.dtype = getattr(torch, settings.precision)
+        self._on_gpu = device.type == "cuda"
+        self._threads = None if self._on_gpu else single_threads()
+        self._cores = torch.get_num_threads()
+        size = settings.given.batch_size
+        self.size = size if self._on_gpu else -(-size // PIECE) * PIECE
+        self.mixes = self._on_gpu
+
+    def warm_up(self) -> None:
+        """Have a GPU's kernels compiled and loaded, so that no batch is timed with that."""
+        if self._on_gpu:
+            with torch.cuda.device(self._device):
+                self._try(torch.zeros(self.size, dtype=torch.int64, device=self._device))
+                torch.cuda.synchronize()
+
+    def _try(self, zeros: Tensor) -> None:
+        """Launch all that a batch does, at least once, given seeds and labels."""
+        self.images(self.latents(zeros, zeros))
+
+    def draw(self, batch: Batch) -> Drawn:
+        """Begin to draw a batch of at most `size` images, in any thread."""
+        if self._threads is not None:
+            return DrawnOnCpu(self, batch, self._threads, self._cores)
+        with torch.cuda.device(self._device):
+            return DrawnOnGpu(self, batch, self.size, self._device)
+
+    @abstractmethod
+    def latents(self, seeds: Tensor, labels: Tensor) -> Tensor:
+        """Draw what `images` takes, float32 [n, ...], given seeds and labels, int64 [n] each."""
+
+    @abstractmethod
+    def images(self, latents: Tensor, *, again: bool = False) -> tuple[Tensor, Tensor]:
+        """Make images of what was drawn.
+
+        Args:
+            latents: float32 [n, ...].
+            again: whether float16, where that is what is decoded in, had not range enough.
+
+        Returns:
+            Images uint8 [n, h, w, 3], and of which all was finite before, bool [n].
+        """
+
+
+class Sampler(ImageSampler):
     """The transformer and the autoencoder on a device, as the settings use them.
 
     Args:
@@ -120,60 +194,33 @@ class Sampler:
     """
 
     def __init__(self, loaded: LoadedDiT, vae: VAE, settings: SampleSettings, device: torch.device) -> None:
-        self.settings = settings
-        self._loaded, self._device = loaded, device
-        self._precision: torch.dtype = getattr(torch, settings.precision)
+        super().__init__(settings, device, loaded.file, loaded.trained)
+        self._loaded, self.findings = loaded, loaded.findings
         ready(loaded.model, self._precision, compiles=settings.compiles)
-        on_gpu = device.type == "cuda"
-        self._vae = vae.to(memory_format=torch.channels_last) if on_gpu else vae
+        self._vae = vae.to(memory_format=torch.channels_last) if self._on_gpu else vae
         path = quicken_vae(self._vae)
         _log.debug("the autoencoder's layers run by the path: %s.", path)
         low, high = settings.interval or (0.0, 1.0)
         interval = (1 - high - TIME_ROUNDING, 1 - low + TIME_ROUNDING)
-        self._guidance = Guidance(settings.given.cfg, interval, settings.given.cfg_channels)
-        self._threads = None if on_gpu else single_threads()
-        self._cores = torch.get_num_threads()
+        self._guidance = Guidance(settings.cfg, interval, settings.given.cfg_channels)
         # Of the decoder. With ten bits as tf32 has, and twice as fast.
-        self._half = on_gpu and self._precision != torch.float32
-        # Images in a batch; on a CPU whole pieces.
-        size = settings.given.batch_size
-        self.size = size if on_gpu else -(-size // PIECE) * PIECE
-        # Whether a batch may hold images of two shards: on a GPU one that is not full takes as long as one that is.
-        self.mixes = on_gpu and settings.steps is not None
+        self._half = self._on_gpu and self._precision != torch.float32
+        # dopri5 couples the images of a batch.
+        self.mixes = self._on_gpu and settings.steps is not None
 
-    def warm_up(self) -> None:
-        """Have a GPU's kernels compiled and loaded, so that no batch is timed with that."""
-        if self._device.type == "cuda":
-            with torch.cuda.device(self._device):
-                zeros = torch.zeros(self.size, dtype=torch.int64, device=self._device)
-                self.images(self._latents(zeros, zeros, steps=1))
-                torch.cuda.synchronize()
-
-    def draw(self, batch: Batch) -> Drawn:
-        """Begin to draw a batch of at most `size` images, in any thread."""
-        if self._threads is not None:
-            return DrawnOnCpu(self, batch, self._threads, self._cores)
-        with torch.cuda.device(self._device):
-            return DrawnOnGpu(self, batch, self.size, self._device)
+    def _try(self, zeros: Tensor) -> None:
+        self.images(self._latents(zeros, zeros, steps=1))
 
     def latents(self, seeds: Tensor, labels: Tensor) -> Tensor:
         """Draw latents float32 [n, C, H, W] as the autoencoder decodes them."""
-        return self._latents(seeds, labels, self.settings.given.solver, self.settings.steps or 0)
+        return self._latents(seeds, labels, self.settings.solver, self.settings.steps or 0)
 
     def _latents(self, seeds: Tensor, labels: Tensor, solver: str = "euler", steps: int = 1) -> Tensor:
         found = sample_latents(self._loaded.model, labels, seeds, self._guidance, solver, steps, self._precision)
         return self._loaded.denormalised(found)
 
     def images(self, latents: Tensor, *, again: bool = False) -> tuple[Tensor, Tensor]:
-        """Decode latents.
-
-        Args:
-            latents: float32 [n, c, h, w].
-            again: whether float16, where that is what is decoded in, had not range enough.
-
-        Returns:
-            Images uint8 [n, h, w, 3], and of which all was finite before, bool [n].
-        """
+        """Decode latents, float32 [n, c, h, w]; see `ImageSampler`."""
         side = latents.shape[2] * self._vae.config.downsample
         rows = max(1, DECODED_PIXELS // side**2)
         half = self._half and not again
@@ -183,7 +230,7 @@ class Sampler:
         return images, sound
 
     def _decoded(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        images = self._vae.decode(self._vae.snap(latents) if self.settings.given.quantize else latents)
+        images = self._vae.decode(self._vae.snap(latents) if self.settings.quantize else latents)
         # The nearest code of what is no number is a code all the same.
         sound = latents.isfinite().flatten(1).all(1) & images.isfinite().flatten(1).all(1)
         return to_pixels(images).permute(0, 2, 3, 1), sound
@@ -199,7 +246,7 @@ class DrawnOnGpu:
         device: the GPU.
     """
 
-    def __init__(self, sampler: Sampler, batch: Batch, size: int, device: torch.device) -> None:
+    def __init__(self, sampler: ImageSampler, batch: Batch, size: int, device: torch.device) -> None:
         columns = np.pad(np.stack(batch), ((0, 0), (0, size - len(batch.seeds))), "edge")
         seeds, labels = torch.from_numpy(columns).pin_memory().to(device, non_blocking=True)
         self._events = [self._event()]
@@ -246,7 +293,7 @@ class DrawnOnCpu:
         cores: how many there are at most.
     """
 
-    def __init__(self, sampler: Sampler, batch: Batch, pool: ThreadPoolExecutor, cores: int) -> None:
+    def __init__(self, sampler: ImageSampler, batch: Batch, pool: ThreadPoolExecutor, cores: int) -> None:
         def draw(begin: int) -> tuple[Tensor, bool, float, float]:
             seeds, labels = (torch.from_numpy(column[begin : begin + PIECE]) for column in batch)
             begun = time.perf_counter()

@@ -10,35 +10,38 @@ from contextlib import closing
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from dprune.errors import InputError
 from dprune.formats.images import encode_image
 from dprune.formats.provenance import Record, parent
 from dprune.formats.shard_journal import Entry, Journal
-from dprune.models.dit_files import LoadedDiT, load_dit
+from dprune.models.baseline_files import load_baseline
+from dprune.models.dit_files import load_dit
 from dprune.models.files import ModelFile
 from dprune.models.vae import vae_of
 from dprune.models.vae_files import LatentScale, decoded_network
 from dprune.precision import float32
 from dprune.runtime import Monitor, check_stop, default_workers, explained, take_device
-from dprune.sampling.drawing import Batch, Drawn, Sampler, Times
+from dprune.sampling.drawing import Batch, Drawn, ImageSampler, Sampler, Times
+from dprune.sampling.one_pass import OnePassSampler
 from dprune.sampling.seeds import BALANCED, Classes, key_of
 from dprune.sampling.settings import SampleSettings, check_fit
 
 
 def generate(
-    model: ModelFile, vae: ModelFile, settings: SampleSettings, begin: Callable[[Record], Journal | None],
+    model: ModelFile, vae: ModelFile | None, settings: SampleSettings, begin: Callable[[Record], Journal | None],
     turns: Iterable[Sequence[int]], monitor: Monitor,
 ) -> dict[str, float]:  # fmt: skip
     """Make shards, one after the other, and return how fast that was.
 
     Args:
-        model: file of the transformer.
-        vae: file of the autoencoder.
+        model: file of the transformer, or of a baseline.
+        vae: file of the autoencoder, None for a baseline.
         settings: what is asked of them.
         begin: opens the journal of the folder that the shards go to, None where nothing is left to make; asked for when
-            both networks are loaded, with what was found out of the transformer.
+            all networks are loaded, with what was found out of the model.
         turns: numbers of those that are missing, some at a time.
         monitor: progress and requests to stop.
     """
@@ -48,43 +51,51 @@ def generate(
         explained(device, f"a --batch-size below {settings.given.batch_size}"),
         float32(tf32=settings.precision != "float32"),
     ):
-        loaded = load_dit(model.path, device, settings.parametrization)
-        if not model.network:
-            loaded = loaded.scaled(*LatentScale.of(vae))
-        decoded = decoded_network(vae, loaded.model.config.input_size, parent(model.record, "latents"))
-        check_fit(settings, model.network or loaded.model.config.as_json(), decoded, model.path)
-        sampler = Sampler(loaded, vae_of(vae, device), settings, device)
+        sampler = _baseline(model, settings, device) if vae is None else _diffusion(model, vae, settings, device)
         with ThreadPoolExecutor(1) as drawer:
             warmed = drawer.submit(sampler.warm_up)
             # The provenance waits for digests of the files.
-            journal = begin(loaded.findings)
+            journal = begin(sampler.findings)
             warmed.result()
             if journal is None:
                 return times.rates()
             for shards in turns:
                 monitor.start("sampling", sum(map(settings.count_in, shards)), "images")
-                batches = _batches(loaded, settings, sampler, shards)
-                with closing(_samples(loaded, sampler, batches, drawer, times, monitor)) as samples:
+                batches = _batches(sampler, shards)
+                with closing(_samples(sampler, batches, drawer, times, monitor)) as samples:
                     for number in shards:
                         journal.write(number, itertools.islice(samples, settings.count_in(number)))
     return times.rates()
 
 
-def _batches(loaded: LoadedDiT, settings: SampleSettings, sampler: Sampler, shards: Sequence[int]) -> Iterator[Batch]:
+def _diffusion(model: ModelFile, vae: ModelFile, settings: SampleSettings, device: torch.device) -> ImageSampler:
+    loaded = load_dit(model.path, device, settings.parametrization)
+    if not model.network:
+        loaded = loaded.scaled(*LatentScale.of(vae))
+    decoded = decoded_network(vae, loaded.model.config.input_size, parent(model.record, "latents"))
+    check_fit(settings, model.network or loaded.model.config.as_json(), decoded, model.path)
+    return Sampler(loaded, vae_of(vae, device), settings, device)
+
+
+def _baseline(model: ModelFile, settings: SampleSettings, device: torch.device) -> ImageSampler:
+    return OnePassSampler(load_baseline(model, device), model, settings, device)
+
+
+def _batches(sampler: ImageSampler, shards: Sequence[int]) -> Iterator[Batch]:
     """Cut shards into batches, which cross the ends of shards where they may."""
+    settings = sampler.settings
     seeds, classes = np.empty(0, dtype=np.int64), settings.classes or Classes(BALANCED)
     for number in shards:
         seeds = np.concatenate((seeds, settings.seeds_in(number)))
         ends = not sampler.mixes or number == shards[-1]
         while len(seeds) >= (1 if ends else sampler.size):
             some, seeds = np.split(seeds, [sampler.size])
-            yield Batch(some, classes.labels(some, loaded.trained) if loaded.conditional else np.zeros_like(some))
+            yield Batch(some, classes.labels(some, sampler.trained) if sampler.conditional else np.zeros_like(some))
 
 
 def _samples(
-    loaded: LoadedDiT, sampler: Sampler, batches: Iterator[Batch], drawer: ThreadPoolExecutor, times: Times,
-    monitor: Monitor,
-) -> Generator[Entry]:  # fmt: skip
+    sampler: ImageSampler, batches: Iterator[Batch], drawer: ThreadPoolExecutor, times: Times, monitor: Monitor
+) -> Generator[Entry]:
     """Draw images; those of a batch become files while the device is at the next one.
 
     What is queued on a GPU is bounded, and whoever queues more waits: the drawer, a thread of its own, so that encoding
@@ -95,7 +106,7 @@ def _samples(
         images, sound = drawing.result().wait(times)
         if not sound:
             raise InputError(
-                f"{loaded.file.path}: gives numbers that are not finite in {sampler.settings.precision}: "
+                f"{sampler.file.path}: gives numbers that are not finite in {sampler.settings.precision}: "
                 "give --precision fp32, another model, or a lower --cfg."
             )
         begun = time.perf_counter()
@@ -103,7 +114,7 @@ def _samples(
         times.decoding += time.perf_counter() - begun
         times.images += len(pngs)
         for seed, label, png in zip(batch.seeds.tolist(), batch.labels.tolist(), pngs, strict=True):
-            label_member = [("cls", str(label).encode())] if loaded.conditional else []
+            label_member = [("cls", str(label).encode())] if sampler.conditional else []
             yield key_of(seed), [("png", png), *label_member]
             monitor.advance()
 

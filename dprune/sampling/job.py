@@ -22,6 +22,7 @@ from dprune.formats.provenance import FINDINGS_KEY, Record, difference, make_rec
 from dprune.formats.publish import Output
 from dprune.formats.shard_journal import Journal, complete_shards, existing_shards, listed_shards
 from dprune.formats.turns import Turns, due_pieces, peeked
+from dprune.models.baselines import KIND as BASELINE
 from dprune.models.files import ModelFile
 from dprune.models.foreign_vaes import weights_in
 from dprune.models.parametrization import parametrization_of
@@ -38,17 +39,31 @@ from dprune.models.vae_files import (
 from dprune.runtime import Monitor, array_task
 from dprune.sampling.cautions import cautions
 from dprune.sampling.exports import Export, GridExport, NpzExport
-from dprune.sampling.settings import DEFAULT_GRID_COUNT, RATES, SampleOptions, SampleSettings, check_fit
+from dprune.sampling.settings import (
+    DEFAULT_GRID_COUNT,
+    RATES,
+    SampleOptions,
+    SampleSettings,
+    check_classes,
+    check_fit,
+    refuse_diffusion,
+)
 
 _log = logging.getLogger("dprune")
 
 
 @dataclass(frozen=True)
 class SampleJob(Job):
-    """Generated images, as far as they are this worker's to make."""
+    """Generated images, as far as they are this worker's to make.
+
+    Attributes:
+        model: file of the transformer, or of a baseline.
+        vae: file of the autoencoder, None for a baseline, which makes images itself.
+        settings: what is asked of them.
+    """
 
     model: ModelFile
-    vae: ModelFile
+    vae: ModelFile | None
     settings: SampleSettings
     output: Output
 
@@ -57,10 +72,14 @@ class SampleJob(Job):
         """Provenance of the shards."""
         # A file made elsewhere does not say whether its model knows classes; those of DiT and SiT do.
         conditional = self.model.network.get("classes") != 0
-        quantized = latent_network(self.vae)["kind"] == "vq"
-        options = self.settings.options(conditional=conditional, quantized=quantized) | beside_digest(self.vae)
-        options |= {} if self.model.network else LatentScale.of(self.vae).options()
-        parents = {"model": self.model.as_parent(), **vae_parents(self.vae)}
+        parents = {"model": self.model.as_parent()}
+        if self.vae is None:
+            options = self.settings.options_of_one_pass(conditional=conditional)
+        else:
+            quantized = latent_network(self.vae)["kind"] == "vq"
+            options = self.settings.options(conditional=conditional, quantized=quantized) | beside_digest(self.vae)
+            options |= {} if self.model.network else LatentScale.of(self.vae).options()
+            parents |= vae_parents(self.vae)
         return make_record("sample", options, parents=parents, tags=self.output.tags)
 
     @functools.cached_property
@@ -181,7 +200,7 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
     """Open what `dprune sample` was given.
 
     Args:
-        model: file of the transformer.
+        model: file of the transformer, or of a baseline.
         options: what is asked of it, and what decodes its latents.
 
     Raises:
@@ -190,6 +209,23 @@ def open_sample(model: str, options: SampleOptions, output: Output) -> SampleJob
         UsageError: an option cannot be read, contradicts another, or is not for such networks.
     """
     file = ModelFile.open(weights_in(Path(model), "transformer"))
+    if file.network.get("kind") == BASELINE:
+        return _open_baseline(file, options, output)
+    return _open_diffusion(model, file, options, output)
+
+
+def _open_baseline(file: ModelFile, options: SampleOptions, output: Output) -> SampleJob:
+    """Open a model that makes images in one pass; see `open_sample`."""
+    file.check_kind(BASELINE, "a VAE or a GAN", "train-baseline")
+    file.digest_ahead()
+    refuse_diffusion(options, file)
+    settings = options.resolve(file.class_names, str(file.path))
+    check_classes(settings, file.network, file.path)
+    return SampleJob(file, None, settings, output)
+
+
+def _open_diffusion(model: str, file: ModelFile, options: SampleOptions, output: Output) -> SampleJob:
+    """Open a transformer and its autoencoder; see `open_sample`."""
     file.check_kind("dit", "a DiT", "train-dit")
     latents = parent(file.record, "latents")
     decoder = options.vae or _undecoded(model, latents)

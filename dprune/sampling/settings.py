@@ -10,7 +10,9 @@ from typing import Any
 from dprune.errors import MismatchError, UsageError
 from dprune.formats.class_names import NAMELESS, ClassNames
 from dprune.formats.provenance import Record
+from dprune.models.baselines import TITLES
 from dprune.models.classes import IntArray, TrainedClasses
+from dprune.models.files import ModelFile
 from dprune.models.parametrization import VELOCITY, recorded
 from dprune.precision import resolved
 from dprune.runtime import is_gpu
@@ -31,12 +33,12 @@ class SampleOptions:
     seeds: str
     classes: str | None = None
     parametrization: str | None = None
-    solver: str = "euler"
+    solver: str | None = None
     steps: int | None = None
-    cfg: float = 1.0
+    cfg: float | None = None
     cfg_interval: str | None = None
     cfg_channels: int | None = None
-    quantize: bool = True
+    quantize: bool | None = None
     shard_size: int = 1000
     grid: str | None = None
     grid_count: int | None = None
@@ -61,7 +63,7 @@ class SampleOptions:
         if adaptive and self.steps is not None:
             raise UsageError(f"--steps {self.steps}: dopri5 chooses its steps itself: leave it out.")
         for name, value in (("--cfg-interval", self.cfg_interval), ("--cfg-channels", self.cfg_channels)):
-            if value is not None and self.cfg == 1:
+            if value is not None and self.cfg in (None, 1):
                 raise UsageError(f"{name} says how to guide, and --cfg 1 does not guide: give a --cfg above 1.")
         if self.grid_count is not None and not self.grid:
             raise UsageError("--grid-count says how many images --grid shows: give --grid, or leave this out.")
@@ -124,6 +126,21 @@ class SampleSettings:
     parametrization: str = VELOCITY
 
     @property
+    def solver(self) -> str:
+        """Of the flow."""
+        return self.given.solver or "euler"
+
+    @property
+    def cfg(self) -> float:
+        """Scale of guidance, 1 for none."""
+        return 1.0 if self.given.cfg is None else self.given.cfg
+
+    @property
+    def quantize(self) -> bool:
+        """Whether latents are replaced by codes, where there are any."""
+        return self.given.quantize is not False
+
+    @property
     def shards(self) -> int:
         """How many shards there are to be."""
         return -(-len(self.seeds) // self.given.shard_size)
@@ -146,14 +163,22 @@ class SampleSettings:
         """
         given = self.given
         guidance = {"cfg_interval": self.interval and list(self.interval), "cfg_channels": given.cfg_channels}
-        found = {"seeds": str(self.seeds), "solver": given.solver, "cfg": given.cfg}
+        found = {"seeds": str(self.seeds), "solver": self.solver, "cfg": self.cfg}
         found |= {name: value for name, value in guidance.items() if value is not None}
         found |= {"precision": self.precision, "shard_size": given.shard_size}
-        found |= {"classes": str(self.classes or BALANCED)} if conditional else {}
-        found |= {"quantize": given.quantize} if quantized else {}
+        found |= self._classes(conditional=conditional)
+        found |= {"quantize": self.quantize} if quantized else {}
         found |= recorded(self.parametrization)
         # The step sizes of dopri5 depend on all images of a batch.
         return found | ({"batch_size": given.batch_size} if self.steps is None else {"steps": self.steps})
+
+    def options_of_one_pass(self, *, conditional: bool) -> dict[str, Any]:
+        """Return the same of a model that makes images in one pass."""
+        found = {"seeds": str(self.seeds), "precision": self.precision, "shard_size": self.given.shard_size}
+        return found | self._classes(conditional=conditional)
+
+    def _classes(self, *, conditional: bool) -> dict[str, Any]:
+        return {"classes": str(self.classes or BALANCED)} if conditional else {}
 
 
 def check_fit(settings: SampleSettings, network: Mapping[str, Any], latents: Record, model: Path) -> None:
@@ -169,25 +194,56 @@ def check_fit(settings: SampleSettings, network: Mapping[str, Any], latents: Rec
         MismatchError: the autoencoder has latents of another shape.
         UsageError: an option is not for such networks.
     """
-    channels, size, classes = (network[name] for name in ("channels", "input_size", "classes"))
+    channels, size = (network[name] for name in ("channels", "input_size"))
     given = settings.given
     if (channels, size) != (latents["channels"], latents["size"]):
         raise MismatchError(
             f"{model} makes latents of {channels} x {size} x {size}, and --vae {given.vae} takes "
             f"{latents['channels']} x {latents['size']} x {latents['size']}: give the one that it was trained with."
         )
-    if latents["kind"] != "vq" and not given.quantize:
+    if latents["kind"] != "vq" and not settings.quantize:
         raise UsageError(f"--no-quantize: {given.vae} has no codes: leave it out.")
     if given.cfg_channels is not None and given.cfg_channels > channels:
         raise UsageError(f"--cfg-channels {given.cfg_channels}: the latents have {channels} channels.")
-    asked = settings.classes
+    check_classes(settings, network, model)
+    if not network["classes"] and settings.cfg != 1:
+        raise UsageError(f"--cfg: {model} was trained without classes: leave it out.")
+
+
+def refuse_diffusion(given: SampleOptions, file: ModelFile) -> None:
+    """Refuse options that a model which makes images in one pass, without an autoencoder, has no use for.
+
+    Raises:
+        UsageError: one was given.
+    """
+    of_diffusion = {
+        "--vae": given.vae, "--solver": given.solver, "--steps": given.steps, "--cfg": given.cfg,
+        "--cfg-interval": given.cfg_interval, "--cfg-channels": given.cfg_channels,
+        "--parametrization": given.parametrization, "--quantize": given.quantize or None,
+        "--no-quantize": given.quantize is False or None, "--compile": given.compiles or None,
+    }  # fmt: skip
+    for option, said in of_diffusion.items():
+        if said is not None:
+            raise UsageError(
+                f"{option} is for diffusion models, and {file.path} is {TITLES[file.network['model']]}, which makes "
+                "images in one pass: leave it out."
+            )
+
+
+def check_classes(settings: SampleSettings, network: Mapping[str, Any], model: Path) -> None:
+    """Hold --classes to those that a model knows.
+
+    Raises:
+        UsageError: it knows none, not these, or not how often it saw each.
+    """
+    asked, classes = settings.classes, network["classes"]
+    if asked is None:
+        return
     if not classes:
-        for option, said in (("--classes", asked is not None), ("--cfg", given.cfg != 1)):
-            if said:
-                raise UsageError(f"{option}: {model} was trained without classes: leave it out.")
-    elif asked is not None and max(asked.listed, default=0) >= classes:
+        raise UsageError(f"--classes: {model} was trained without classes: leave it out.")
+    if max(asked.listed, default=0) >= classes:
         raise UsageError(f"--classes {asked}: {model} has classes 0 to {classes - 1}.")
-    elif asked is not None and asked.policy == PROPORTIONAL and TrainedClasses.of(network, classes).samples is None:
+    if asked.policy == PROPORTIONAL and TrainedClasses.of(network, classes).samples is None:
         raise UsageError(
             f"--classes {PROPORTIONAL}: {model} does not say how many samples of each class it was trained on: "
             "give balanced, or train it with this dprune."

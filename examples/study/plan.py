@@ -17,9 +17,9 @@ import yaml
 from study import Config, Run
 
 # A job may take this many times what its rate says, and this many minutes to begin.
-PATIENCE, START = 1.5, 15
+PATIENCE, START = 1.5, 20
 # A job stops by itself this many minutes before its limit, and goes on in the next.
-MARGIN = 10
+MARGIN = 5
 # Rules whose jobs share their work among the GPUs of a training.
 SPREAD = {"train_vae", "train_scoring", "grand", "monotonicity", "train_fold", "moso", "train_dit", "train_baseline",
           "sample"}  # fmt: skip
@@ -74,7 +74,9 @@ def hours(rule: str, config: Config, run: Run | None = None) -> float:
 
 
 def minutes(rule: str, config: Config, run: Run | None = None) -> int:
-    """How long a job may take, without regard to the limit of the machine."""
+    """How long a job may take, whatever the limit of the machine; a training without a rate takes all of that."""
+    if rule.startswith("train_") and not hours(rule, config, run):
+        return config["time_limit"] or START
     gpus = config["gpus_per_training"] if rule in SPREAD else 1
     alone = hours(rule, config, run) * config["at_once"] / gpus
     return math.ceil(START + PATIENCE * 60 * alone)

@@ -44,7 +44,7 @@ class PairGrid:
     @property
     def words(self) -> str:
         """What it shows, where it stands alone."""
-        return f"{self.title}: what {' and '.join(self.names)} made of the same noise"
+        return f"What {self.title} made of the same noise"
 
     def draw(self) -> Image.Image:
         """Lay it out as a picture."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dprune.formats.provenance import GENERATOR, Record, canonical, digest, nearest_first, parents_of, record_digest
+from dprune.formats.provenance import Record, canonical, digest, nearest_first, parents_of, record_digest
 from dprune.reporting.study.training_sets import model_of
 
 LEVELS = {
     "train-vae": ("autoencoder", "autoencoders"),
     "cluster": ("clustering", "clusterings"),
-    GENERATOR: ("earlier training", "earlier trainings"),
+    "train-dit": ("earlier training", "earlier trainings"),
     "score": ("scoring", "scorings"),
     "select": ("selection", "selections"),
 }

@@ -24,6 +24,7 @@ from dprune.models.vae_files import check_made, open_vae
 from dprune.models.weights import check_file
 from dprune.runtime import is_gpu
 from dprune.seeds import hash_ids
+from dprune.training.labels import check_labels, trained_classes
 
 DEFAULTS = {"steps": 120_000, "batch_size": 256, "lr": 1e-4}
 """Of the paper's trainings, which are of XL."""
@@ -82,9 +83,16 @@ class DiTSettings:
             InputError: the latents have no labels.
             MismatchError: another autoencoder made the latents.
         """
-        *_, patch = parse_architecture(self.arch)
+        width, *_, patch = parse_architecture(self.arch)
         if (side := latents.network["size"]) % patch:
             raise UsageError(f"--arch {self.arch}: latents of {side} x {side} cannot be cut into patches of {patch}.")
+        if (numbers := latents.network["channels"] * patch**2) >= width:
+            # Velocities hold noise, and noise of n dimensions does not go through fewer (Li and He, "Back to basics:
+            # let denoising generative models denoise", 2025).
+            _log.warning(
+                "--arch %s: a patch has %d numbers, and the model is %d wide: its images keep noise. "
+                "Give a smaller patch or a wider model.", self.arch, numbers, width,
+            )  # fmt: skip
         if not self.unconditional and not latents.classes:
             raise InputError(f"{latents.store.folder}: its samples have no labels: give --unconditional.")
         if self.vae is not None:
@@ -258,26 +266,12 @@ class TrainingSet(LatentSubset):
     @functools.cached_property
     def classes(self) -> TrainedClasses:
         """The classes of the store, and how many samples of each are trained on."""
-        labels, count = self.latents.labels()[self.ids], self.latents.classes
-        return TrainedClasses(count, tuple(np.bincount(labels[labels >= 0], minlength=count).tolist()))
+        return trained_classes(self.latents.labels()[self.ids], self.latents.classes)
 
     def check_labels(self) -> None:
-        """Say which labels have no sample, and how many samples have no label.
-
-        Raises:
-            InputError: none has one.
-        """
-        samples, labelled = len(self.ids), sum(self.classes.samples or ())
-        if not labelled:
-            raise InputError(f"{self.latents.store.folder}: no remaining sample has a label: give --unconditional.")
-        if labelled < samples:
-            _log.warning("%s of the %s samples have no label, and are trained on without one.",
-                         f"{samples - labelled:,}", f"{samples:,}")  # fmt: skip
-        if len(self.classes.empty):
-            _log.warning(
-                "no sample of %d of the %d classes is left to train on (%s): dprune sample leaves them out.",
-                len(self.classes.empty), self.classes.count, self.latents.class_names.listed(self.classes.empty),
-            )  # fmt: skip
+        """See `training.labels.check_labels`."""
+        latents = self.latents
+        check_labels(str(latents.store.folder), self.classes, len(self.ids), latents.class_names)
 
     @functools.cached_property
     def ids(self) -> npt.NDArray[np.int64]:

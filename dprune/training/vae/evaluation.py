@@ -18,8 +18,7 @@ from dprune.models.vae import VAE
 from dprune.runtime import ranks
 from dprune.sheets.classes import GAP, LEAST_SIDE
 from dprune.sheets.sheet import Sheet, SheetCell, SheetRow, sized
-from dprune.training.vae.images import TrainingImages
-from dprune.training.vae.loss import to_unit
+from dprune.training.images import TrainingImages, to_unit
 
 MOST_SAMPLES = 1024
 BATCH = 32

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import torch
 
     from dprune.models.perceptual import PerceptualDistance
+    from dprune.training.images import TrainingImages
     from dprune.training.memory import Need
     from dprune.training.vae.evaluation import Reconstruction
-    from dprune.training.vae.images import TrainingImages
     from dprune.training.vae.task import VAETask
 
 _log = logging.getLogger("dprune")
@@ -147,7 +147,7 @@ class VAEJob(TrainingJob):
     def _images(
         self, dataset: Dataset, ids: npt.NDArray[np.int64], device: torch.device, monitor: Monitor
     ) -> TrainingImages:
-        from dprune.training.vae.images import TrainingImages
+        from dprune.training.images import TrainingImages
 
         side = self.settings.config.image_size
         images = TrainingImages(dataset, ids, side, device, self.workers, strict=self.strict, monitor=monitor)

@@ -10,8 +10,8 @@ from torch.func import functional_call
 
 from dprune import noise
 from dprune.models.discriminator import PatchGAN, discriminator_loss, generator_loss
-from dprune.models.pixels import centred
 from dprune.models.vae import VAE
+from dprune.training.images import to_unit
 from dprune.training.vae.settings import VAESettings
 
 Terms = dict[str, Tensor]
@@ -40,12 +40,6 @@ class ImageBatch:
     codes: Tensor | None = None
     made: Tensor | None = None
     pulls: Tensor | None = None
-
-
-def to_unit(pixels: Tensor) -> Tensor:
-    """Bring uint8 [n, 3, H, W] to float32 in [-1, 1], channels last on a GPU, where convolutions want that."""
-    layout = torch.channels_last if pixels.is_cuda else torch.contiguous_format
-    return centred(pixels.contiguous(memory_format=layout))
 
 
 class AutoencoderObjective(nn.Module):

@@ -18,12 +18,12 @@ from dprune.models.discriminator import PatchGAN, adaptive_scale
 from dprune.models.quantizer import code_use
 from dprune.models.vae import VAE
 from dprune.runtime import ranks
+from dprune.training.images import TrainingImages, to_unit
 from dprune.training.order import Visits
 from dprune.training.plan import Plan
 from dprune.training.task import Task
 from dprune.training.vae.evaluation import Reconstruction
-from dprune.training.vae.images import TrainingImages
-from dprune.training.vae.loss import AutoencoderObjective, DiscriminatorObjective, ImageBatch, to_unit
+from dprune.training.vae.loss import AutoencoderObjective, DiscriminatorObjective, ImageBatch
 from dprune.training.vae.settings import VAESettings
 
 REVIVE_EVERY = 100

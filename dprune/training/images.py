@@ -21,6 +21,7 @@ from dprune.formats.images import decode_image, resize_image
 from dprune.formats.ranges import LocalBlocks, open_blocks
 from dprune.formats.remote import RemoteBlocks
 from dprune.formats.shards import Dataset, read_image
+from dprune.models.pixels import centred
 from dprune.runtime import Monitor, Silent
 from dprune.training.order import Positions
 
@@ -196,3 +197,9 @@ def _pieces(steps: Iterable[list[Positions]], ahead: deque[list[Positions]]) -> 
         ahead.append(parts)
         for part in parts:
             yield from (part[begin : begin + PIECE] for begin in range(0, len(part), PIECE))
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """Bring uint8 [n, 3, H, W] to float32 in [-1, 1], channels last on a GPU, where convolutions want that."""
+    layout = torch.channels_last if pixels.is_cuda else torch.contiguous_format
+    return centred(pixels.contiguous(memory_format=layout))

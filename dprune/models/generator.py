@@ -1,0 +1,118 @@
+"""The generator of a baseline: noise and a label to an image, in one pass of convolutions.
+
+Residual blocks as in Miyato and Koyama, "cGANs with projection discriminator" (2018), whose normalisation the noise and
+the class shift and scale. It is by groups of channels: with batch normalisation, images would depend on who is in their
+batch, and so on micro-batches, ranks and the batch size of sampling.
+
+Legend: B images, L numbers of noise, C channels, D numbers of a condition, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dprune.models.baselines import GROUP, SMALLEST, BaselineConfig
+
+LABEL_SIZE = 64
+"""Numbers that stand for a class."""
+
+
+class LabelTable(nn.Module):
+    """Vectors of the classes, and one for images without a label.
+
+    Args:
+        classes: that there are, 0 for none.
+        size: of a vector.
+    """
+
+    def __init__(self, classes: int, size: int) -> None:
+        super().__init__()
+        self.size = size if classes else 0
+        self.table = nn.Embedding(classes + 1, size) if classes else None
+
+    def forward(self, labels_B: Tensor) -> Tensor:
+        """Return the vectors of labels, -1 for none, [B, size]; of no numbers where no classes are known."""
+        if self.table is None:
+            return torch.empty(len(labels_B), 0, device=labels_B.device)
+        found: Tensor = self.table(numbered(labels_B, self.table.num_embeddings - 1))
+        return found
+
+
+def numbered(labels_B: Tensor, null: int) -> Tensor:
+    """Return the rows of labels in a table, of which the last, `null`, stands for none (-1)."""
+    return torch.where(labels_B < 0, null, labels_B)
+
+
+class ConditionedNorm(nn.Module):
+    """Normalises groups of channels, then shifts and scales each channel by what a condition says."""
+
+    def __init__(self, channels: int, condition: int) -> None:
+        super().__init__()
+        self.groups = channels // GROUP
+        self.affine = nn.Linear(condition, 2 * channels)
+        nn.init.normal_(self.affine.weight, std=0.02)
+        nn.init.zeros_(self.affine.bias)
+
+    def forward(self, x_BCHW: Tensor, condition_BD: Tensor) -> Tensor:
+        """Return [B, C, H, W]."""
+        affine: Tensor = self.affine(condition_BD)
+        scale, shift = affine[:, :, None, None].chunk(2, dim=1)
+        return F.group_norm(x_BCHW, self.groups) * (1 + scale) + shift
+
+
+class Doubling(nn.Module):
+    """A residual block that doubles the resolution."""
+
+    def __init__(self, inputs: int, outputs: int, condition: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = ConditionedNorm(inputs, condition), ConditionedNorm(outputs, condition)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x_BCHW: Tensor, condition_BD: Tensor) -> Tensor:
+        """Return [B, outputs, 2H, 2W]."""
+        inner = F.relu(self.norm1(x_BCHW, condition_BD))
+        inner = F.relu(self.norm2(self.conv1(_doubled(inner)), condition_BD))
+        # A convolution of single pixels may come before what repeats them, and costs a quarter there.
+        return self.conv2(inner) + _doubled(self.skip(x_BCHW))  # type: ignore[no-any-return]
+
+
+def _doubled(x_BCHW: Tensor) -> Tensor:
+    return F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest")
+
+
+class ImageGenerator(nn.Module):
+    """Makes images.
+
+    Args:
+        config: of the baseline.
+    """
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.channels
+        self.labels = LabelTable(config.classes, LABEL_SIZE)
+        condition = config.latent_size + self.labels.size
+        self.first = nn.Linear(condition, channels[-1] * SMALLEST**2)
+        steps = zip(channels[:0:-1], channels[-2::-1], strict=True)
+        self.blocks = nn.ModuleList(Doubling(inputs, outputs, condition) for inputs, outputs in steps)
+        self.norm = ConditionedNorm(channels[0], condition)
+        self.last = nn.Conv2d(channels[0], 3, 3, padding=1)
+
+    def forward(self, noise_BL: Tensor, labels_B: Tensor) -> Tensor:
+        """Return images in [-1, 1], float32 [B, 3, H, W].
+
+        Args:
+            noise_BL: of a standard normal.
+            labels_B: int64, -1 for none; without effect where no classes are known.
+        """
+        condition = torch.cat((noise_BL, self.labels(labels_B)), dim=1)
+        x = self.first(condition).unflatten(1, (-1, SMALLEST, SMALLEST))
+        for block in self.blocks:
+            x = block(x, condition)
+        images: Tensor = self.last(F.relu(self.norm(x, condition)))
+        return images.float().tanh()

@@ -1,0 +1,1 @@
+"""`train-baseline`: generators of images in one pass, which diffusion models are held to."""

@@ -1,0 +1,211 @@
+"""The job of `dprune train-baseline`."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dprune.errors import BadImage, InputError
+from dprune.formats.arrays import digest_array
+from dprune.formats.images import decode_image
+from dprune.formats.members import MemberChoice
+from dprune.formats.provenance import Record, digest, make_record
+from dprune.formats.publish import Output
+from dprune.formats.sample_labels import labels_of
+from dprune.formats.shards import Dataset, open_dataset
+from dprune.formats.subsets import read_subset
+from dprune.runtime import Monitor, Silent, ranks
+from dprune.seeds import purpose_key
+from dprune.training.baseline.settings import BaselineOptions, BaselineSettings
+from dprune.training.job import TrainingJob
+from dprune.training.labels import check_labels, trained_classes
+from dprune.training.plan import Plan, TrainingOptions
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from dprune.training.baseline.task import BaselineTask, TrainingData
+    from dprune.training.memory import Need
+
+_log = logging.getLogger("dprune")
+
+
+@dataclass(frozen=True)
+class BaselineJob(TrainingJob):
+    """A baseline, trained on a dataset or a subset of it.
+
+    Attributes:
+        dataset: the shards.
+        ids: of the samples that are trained on, sorted, int64 [n].
+        subset: the subset's description as an input, None for all samples.
+        labels: of the samples that are trained on, int64 [n], -1 for none.
+        settings: of the model and its loss.
+        workers: processes that decode, None for one a core.
+        strict: whether an image that cannot be decoded ends the work.
+    """
+
+    dataset: Dataset
+    ids: npt.NDArray[np.int64]
+    subset: Record | None
+    labels: npt.NDArray[np.int64]
+    settings: BaselineSettings
+    plan: Plan
+    device: str
+    workers: int | None
+    strict: bool
+    output: Output
+
+    @functools.cached_property
+    def record(self) -> Record:
+        """Provenance of the model, whose kind its command names."""
+        subset = {} if self.subset is None else {"subset": self.subset}
+        counts = {"samples": len(self.ids), "of": len(self.dataset)}
+        return make_record(
+            f"train-baseline {self.settings.config.model}",
+            self.settings.options() | counts | self.plan.options() | self.dataset.choice.options(),
+            seed=self.plan.seed,
+            fingerprint=self.dataset.fingerprint,
+            parents=self.dataset.parents() | subset,
+            tags=self.output.tags,
+        )
+
+    @property
+    def title(self) -> str:
+        """See `TrainingJob`."""
+        config = self.settings.config
+        return f"{config.title} of width {config.width} for images of {config.image_size} pixels"
+
+    def need(self, *, passes: bool) -> Need:
+        """See `TrainingJob`."""
+        import torch
+        from torch import nn
+
+        from dprune.models.prior_vae import PriorVAE
+        from dprune.training.memory import need_of
+
+        size, latent_size = self.settings.config.image_size, self.settings.config.latent_size
+
+        def forward(networks: nn.ModuleList) -> torch.Tensor:
+            label, first = torch.zeros(1, dtype=torch.int64), networks[0]
+            drawn, images = torch.empty(1, latent_size), torch.empty(2, 3, size, size)
+            if isinstance(first, PriorVAE):
+                mean, _ = first.encoder(images[:1], label)
+                return mean.sum() + first.generator(drawn, label).sum()  # type: ignore[no-any-return]
+            # The discriminator sees an image and a generated one.
+            return first(drawn, label).sum() + networks[1](images, label.expand(2)).sum()  # type: ignore[no-any-return]
+
+        return need_of(lambda: nn.ModuleList(self._networks()), forward if passes else None)
+
+    def smaller(self, free: int) -> str:
+        """See `TrainingJob`."""
+        return "--preset tiny, or a smaller --width or --image-size"
+
+    def task(self, device: torch.device, monitor: Monitor) -> BaselineTask:
+        """Make the networks and open the images."""
+        import torch
+
+        from dprune.training.baseline.task import baseline_task
+
+        data = self._data(device, monitor)
+        # Drawn on the CPU, so that they do not depend on the device.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(purpose_key(self.plan.seed, "initial weights"))
+            networks = self._networks()
+        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        for network in networks:
+            network.to(device, memory_format=layout)  # type: ignore[call-overload]
+        return baseline_task(networks, self.settings, self.plan.seed, data)
+
+    def _networks(self) -> list[nn.Module]:
+        """Make what is trained: a VAE, or generator and discriminator."""
+        from dprune.models.generator import ImageGenerator
+        from dprune.models.prior_vae import PriorVAE
+        from dprune.models.projection_discriminator import ProjectionDiscriminator
+
+        config = self.settings.config
+        if config.model == "vae":
+            return [PriorVAE(config)]
+        return [ImageGenerator(config), ProjectionDiscriminator(config)]
+
+    def _data(self, device: torch.device, monitor: Monitor) -> TrainingData:
+        from dprune.training.baseline.task import TrainingData
+        from dprune.training.images import TrainingImages
+
+        # Ranks agree on the step after which they end; one that left in a wait would cost all of them their steps.
+        monitor = Silent() if ranks().group else monitor
+        side = self.settings.config.image_size
+        images = TrainingImages(self.dataset, self.ids, side, device, self.workers, strict=self.strict, monitor=monitor)
+        _log.debug("%s images of %s are %s.", f"{len(images):,}", self.dataset.title,
+                   "held decoded" if images.held is not None else "decoded as they are needed")  # fmt: skip
+        trained = trained_classes(self.labels, self.settings.config.classes)
+        fingerprint = digest([self.dataset.fingerprint, digest_array(self.ids)])
+        return TrainingData(images, self.labels, trained, self.dataset.class_names, fingerprint)
+
+
+def open_train_baseline(
+    model: str,
+    shards: Sequence[str],
+    options: BaselineOptions,
+    training: TrainingOptions,
+    output: Output,
+    members: MemberChoice | None = None,
+) -> BaselineJob:
+    """Open what `dprune train-baseline` was given and fill in what was left out.
+
+    Args:
+        model: `vae` or `gan`.
+        shards: of the dataset.
+        options: of the model and its loss.
+        training: options of the loop.
+        output: the run's folder.
+        members: which members of shards are images and labels.
+
+    Raises:
+        UsageError: options contradict each other.
+        InputError: an input is missing, damaged, or does not fit the others.
+        MismatchError: the subset was chosen from other shards.
+    """
+    dataset, subset = open_dataset(shards, members), options.subset
+    ids, chosen = read_subset(subset, dataset) if subset else (np.arange(len(dataset), dtype=np.int64), None)
+    if not len(ids):
+        raise InputError(f"{subset or dataset.title}: holds no sample to train on: give more.")
+    labels, classes = _labels(dataset, ids, unconditional=options.unconditional)
+    settings = options.resolve(model, options.image_size or _first_side(dataset), classes)
+    plan = training.plan(len(ids), options.plan(model))
+    return BaselineJob(dataset, ids, chosen, labels, settings, plan, training.device, options.workers, options.strict,
+                       output)  # fmt: skip
+
+
+def _labels(dataset: Dataset, ids: npt.NDArray[np.int64], *, unconditional: bool) -> tuple[npt.NDArray[np.int64], int]:
+    """Return the labels of what is trained on, and how many classes the whole dataset has, 0 to leave them out.
+
+    Raises:
+        InputError: no sample has a label.
+    """
+    if unconditional:
+        return np.full(len(ids), -1), 0
+    every = labels_of(dataset)
+    labels, classes = every[ids], int(every.max(initial=-1)) + 1
+    check_labels(dataset.title, trained_classes(labels, classes), len(ids), dataset.class_names)
+    return labels, classes
+
+
+def _first_side(dataset: Dataset) -> int:
+    """Return the shorter side of the first image of the dataset, which is that of every subset as well.
+
+    Raises:
+        InputError: it cannot be decoded.
+    """
+    shard = next(shard for shard in dataset.shards if shard.size.count)
+    reader = shard.reader()
+    try:
+        return min(decode_image(reader.image(0)).size)
+    except BadImage as error:
+        raise InputError(f"{shard.location}: {reader.key(0)} {error}: give --image-size.") from error

@@ -1,0 +1,108 @@
+"""What a baseline is and how its loss is made up, resolved from options; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dprune.errors import UsageError
+from dprune.models.baselines import GROUP, TITLES, BaselineConfig, is_side
+
+AUGMENTATIONS = ("colour", "translation", "cutout")
+PRESETS: dict[str, dict[str, Any]] = {
+    "base": {"width": 64, "latent_size": 128},
+    "tiny": {"width": 32, "latent_size": 32},
+}
+PLANS: dict[str, dict[str, Any]] = {
+    "base": {"steps": 30_000, "batch_size": 128, "ema": 0.999},
+    "tiny": {"steps": 1000, "batch_size": 32, "ema": 0.999},
+}
+OF_MODEL: dict[str, dict[str, Any]] = {
+    "vae": {"lr": 1e-3, "betas": (0.9, 0.99)},
+    "gan": {"lr": 2e-4, "betas": (0.0, 0.99)},
+}
+"""Of the training, where models differ whatever the preset."""
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """Everything that changes the weights, besides the plan of the training and the data.
+
+    Attributes:
+        config: of the networks.
+        kl_weight: weight of the divergence from the prior; of a VAE.
+        augment: what is done to all images that the discriminator sees, of `AUGMENTATIONS` in their order; of a GAN.
+        flip: whether images are mirrored at random.
+    """
+
+    config: BaselineConfig
+    kl_weight: float = 1.0
+    augment: tuple[str, ...] = ()
+    flip: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """Return what changes the weights, as provenance holds it."""
+        config = self.config
+        shape = {"image_size": config.image_size, "width": config.width, "latent_size": config.latent_size}
+        own: dict[str, Any] = (
+            {"kl_weight": self.kl_weight} if config.model == "vae" else {"augment": list(self.augment)}
+        )
+        return shape | own | {"flip": self.flip} | ({} if config.classes else {"unconditional": True})
+
+
+@dataclass(frozen=True)
+class BaselineOptions:
+    """The options of `dprune train-baseline`, which says what each means, without those of the loop."""
+
+    subset: str | None = None
+    preset: str = "base"
+    image_size: int | None = None
+    width: int | None = None
+    latent_size: int | None = None
+    unconditional: bool = False
+    kl_weight: float | None = None
+    augment: tuple[str, ...] = ()
+    flip: bool = False
+    strict: bool = False
+    workers: int | None = None
+
+    def resolve(self, model: str, side: int, classes: int) -> BaselineSettings:
+        """Fill in what was not said, and check all against each other.
+
+        Args:
+            model: `vae` or `gan`.
+            side: of the first image in pixels.
+            classes: of the training set, 0 where they are left out.
+
+        Raises:
+            UsageError: options contradict each other, or no such images are made.
+        """
+        self._refuse_idle(model)
+        preset = PRESETS[self.preset]
+        size = self.image_size or side
+        if not is_side(size):
+            what = f"--image-size {size}" if self.image_size else f"the first image has {size} pixels on its short side"
+            raise UsageError(
+                f"{what}: dprune train-baseline makes images of 8, 16, 32, 64, 128 or 256 pixels: give --image-size."
+            )
+        width = self.width or preset["width"]
+        if width % GROUP:
+            raise UsageError(f"--width {width}: give a multiple of {GROUP}, since channels are normalised in groups.")
+        config = BaselineConfig(model, size, width, self.latent_size or preset["latent_size"], classes)
+        kl_weight = 1.0 if self.kl_weight is None else self.kl_weight
+        return BaselineSettings(config, kl_weight, self.augment, self.flip)
+
+    def plan(self, model: str) -> Mapping[str, Any]:
+        """What the training is where nothing was said of it."""
+        return PLANS[self.preset] | OF_MODEL[model]
+
+    def _refuse_idle(self, model: str) -> None:
+        """Refuse options that would do nothing."""
+        idle = {
+            "--kl-weight": model == "gan" and self.kl_weight is not None,
+            "--augment": model == "vae" and self.augment,
+        }
+        for option, given in idle.items():
+            if given:
+                raise UsageError(f"{option} does nothing with {TITLES[model]}: leave it out.")
