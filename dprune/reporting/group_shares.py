@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from dprune.errors import InputError
 from dprune.formats.provenance import parents_of
 from dprune.formats.results import Result
-from dprune.metrics.differences import Sampling
-from dprune.reporting.study.estimates import CellMean, nested_mean
+from dprune.reporting.study.estimates import CellMean, nested_means
 from dprune.reporting.study.factors import GENERATED
 from dprune.reporting.study.grouping import Cell, Comparison, Line
 from dprune.reporting.study.trainings import Training
@@ -47,6 +49,11 @@ class _Found:
     reference: list[float]
     training: list[float] | None
     count: int | None
+
+    @property
+    def numbers(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Generated shares and their errors, NaN where nothing tells."""
+        return np.array(self.generated), np.array(self.errors, dtype=np.float64)
 
     @classmethod
     def of(cls, result: Result, kind: str) -> _Found | None:
@@ -161,18 +168,12 @@ def _grouping(result: Result, kind: str) -> object:
 def _column(line: Line, cell: Cell, found: Mapping[Training, Sequence[_Found]]) -> ShareColumn:
     every = [shares for samplings in found.values() for shares in samplings]
     places = range(len(every[0].names))
-    means = tuple(
-        nested_mean({
-            training: [Sampling(shares.generated[place], shares.errors[place]) for shares in samplings]
-            for training, samplings in found.items()
-        })
-        for place in places
-    )  # fmt: skip
+    means = nested_means({training: [shares.numbers for shares in some] for training, some in found.items()})
     trained = [shares.training for shares in every if shares.training is not None]
     training = tuple(fmean(some[place] for some in trained) for place in places) if len(trained) == len(every) else None
     reference = tuple(fmean(shares.reference[place] for shares in every) for place in places)
     counts = [shares.count for shares in every if shares.count is not None]
-    return ShareColumn(line, cell, means, reference, training, fmean(counts) if counts else None)
+    return ShareColumn(line, cell, tuple(means), reference, training, fmean(counts) if counts else None)
 
 
 def shares_csv(comparisons: Sequence[Comparison]) -> str:
