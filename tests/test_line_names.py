@@ -207,7 +207,7 @@ def test_a_long_tail_halves_and_models_without_classes_are_told_in_words(named) 
     found = named(Run(train={"label_dropout": 0.1}), replace(NEAREST, train={"label_dropout": 0.1}), tailed)
     assert labels(found) == ["unpruned", "unpruned, long tail 0.1, unconditional", "nearest"]
     told = dict(found.lines[1].about)
-    assert told["What is kept"] == "all samples of a set with a long tail"
+    assert told["What is kept"] == "all samples of a set with long tail 0.1"
     assert told["Differs in"] == "long tail 0.1, guidance 1, unconditional"
     halves = [Run(train={"fold": fold}) for fold in ("0/2", "1/2")]
     assert labels(named(*halves)) == ["unpruned, half 1 of 2", "unpruned, half 2 of 2"]

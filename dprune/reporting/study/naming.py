@@ -11,7 +11,7 @@ from dprune.reporting.study.epochs import steps_text
 from dprune.reporting.study.experiments import NAMED, Point
 from dprune.reporting.study.factors import ANY, COMMAND, EPOCHS, SOURCE, Factor, Factors
 from dprune.reporting.study.labels import Labeller
-from dprune.reporting.study.training_sets import EXTERNAL, SUBSET
+from dprune.reporting.study.training_sets import COMPOSING, EXTERNAL, SUBSET
 from dprune.reporting.study.views import View, grouped, line_key
 from dprune.reporting.study.wording import choice_name, choice_text, is_model, phrase
 
@@ -196,14 +196,11 @@ def _kept(point: Point) -> str:
     if NAMED in point.selection:
         return "the baseline, which counts as unpruned"
     if not subset.pruned:
-        return f"all samples{' of a set with a long tail' if _is_tailed(point) else ''}"
+        composed = [phrase(factor, value) for factor, value in point.selection.items() if factor.name in COMPOSING]
+        return f"all samples of a set with {', '.join(composed)}" if composed else "all samples"
     if subset.method == EXTERNAL:
         return "a subset made elsewhere" if not subset.order else f"the {subset.order} of scores made elsewhere"
     return choice_text(subset.method, subset.order)
-
-
-def _is_tailed(point: Point) -> bool:
-    return any((factor.command, factor.name) == ("select", "tail") for factor in point.selection)
 
 
 def _chosen(point: Point) -> str:
