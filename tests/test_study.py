@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_until, warm_python
+from test_examples import parse
 
 pytestmark = pytest.mark.skipif(not find_spec("snakemake"), reason="pip install 'dprune[study]'")
 
@@ -82,7 +84,7 @@ EXPECTED = {
 @pytest.mark.parametrize("configuration", EXPECTED)
 def test_a_dry_run_lists_every_step(configuration: str, tmp_path: Path) -> None:
     subsets, halves, baselines, judges, shared = EXPECTED[configuration]
-    said = study(tmp_path, configuration, "-n", "-q", "rules")
+    said = study(tmp_path, configuration, "-n")
     measured = subsets + baselines
     each = {"select": measured, "train_dit": subsets + halves, "train_baseline": baselines, "sample": measured + halves,
             "embed_generated": judges * measured + halves, "eval": judges * measured, "memorization": measured,
@@ -90,6 +92,12 @@ def test_a_dry_run_lists_every_step(configuration: str, tmp_path: Path) -> None:
     expected = {rule: number for rule, number in (PREPARED | shared | each).items() if number}
     assert jobs(said) == expected
     assert planned(said) == expected
+
+    lines = re.findall(r"^Shell command: (?:torchrun.* -m )?dprune (.*)$", said, re.MULTILINE)
+    assert len(lines) > 500
+    # One of each kind, by the real command line.
+    for line in {re.sub(r"[\d.]+", "", line): line for line in lines}.values():
+        parse(shlex.split(line))
 
 
 # Two models of the digits' pixels.
@@ -206,6 +214,11 @@ SLURM = ("--profile", str(STUDY / "slurm"), "--default-resources", "slurm_accoun
          "--latency-wait", "5")  # fmt: skip
 
 
+def rule_of(options: str) -> str:
+    """The rule or group of a job, by what sbatch is told."""
+    return re.findall("--comment rule_([a-z]+)", options)[0]
+
+
 # The first training stops as if its time were over.
 IN_PIECES = r"""#!/bin/bash
 [ "$1" != train-dit ] || mkdir "$SPOOL/stopped" || exec "$PYTHON" -m dprune "$@"
@@ -231,11 +244,10 @@ def test_a_cluster_is_asked_for_what_each_job_needs(finished: Path, cluster: Pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert results(cluster, "nearest-0.5/0/metrics.json")
     asked = [path.read_text() for path in cluster.glob("spool/*.options")]
-    sent = {re.findall("--comment rule_([a-z]+)", options)[0]: options for options in asked}
-    assert len(sent) == len(asked)
-    for rule, time, gpus in (("distance", 60, 0), ("sheet", 60, 0), ("run", 10 + 5 * 20, 1)):
-        assert f"-A paper -p gpu -t {time} --mem 3000 " in sent[rule]
-        assert re.findall("--gpus=([0-9]+)", sent[rule]) == ["1"] * gpus
-    assert len(sent) == 3
+    assert {rule_of(options) for options in asked} == {"distance", "sheet", "run"}
+    for options in asked:
+        alone = rule_of(options) != "run"
+        assert f"-A paper -p gpu -t {60 if alone else 10 + 5 * 20} --mem 3000 " in options
+        assert re.findall("--gpus=([0-9]+)", options) == ([] if alone else ["1"])
     # What stopped before its limit went on: the log of the training begins twice.
     assert (cluster / "out/nearest-0.5/0/dit/log.jsonl").read_text().count("start") == 2

@@ -30,9 +30,10 @@ def _arguments(config: Config, runs: dict[str, Run]) -> Iterator[str]:
         yield f"--train {out}/features --clusters {out}/clusters.safetensors"
         mapped = (folder for folder in first if runs[folder].name in ("unpruned", "nearest", *TAILED))
         yield from _there("--generated ", (f"{out}/{folder}/features" for folder in mapped))
-    yield f"--expect {expected(config, runs)}"
+    yield f"--expect {out}/{EXPECTED}"
 
 
+EXPECTED = "expected.csv"
 TAILED = ("tailed-balanced", "tailed-proportional")
 
 
@@ -43,16 +44,14 @@ def _there(option: str, paths) -> Iterator[str]:
             yield f"{option}{path}"
 
 
-def expected(config: Config, runs: dict[str, Run]) -> str:
-    """Write the table of all trainings, so that the page shows what is missing, and return its name.
+def expect(config: Config) -> None:
+    """Write the table of all trainings, so that the page shows what is missing.
 
     What equal quotas leave is known only when they are drawn, so these lines are not in it.
     """
-    path = f"{config['out']}/expected.csv"
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with open(f"{config['out']}/{EXPECTED}", "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("line", "pruned", "result"))
-        for folder, run in runs.items():
+        for folder, run in study.runs_of(config).items():
             if run.keep != study.SMALLEST and run.line.fold is None:
                 rows.writerow((run.name, 1 - Decimal(run.keep), f"{folder}/metrics.json"))
-    return path
