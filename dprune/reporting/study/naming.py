@@ -10,7 +10,7 @@ from dprune.formats.provenance import is_generator
 from dprune.reporting.study.experiments import NAMED, Point
 from dprune.reporting.study.factors import ANY, COMMAND, SOURCE, Factor, Factors
 from dprune.reporting.study.labels import Labeller
-from dprune.reporting.study.training_sets import EXTERNAL, SUBSET
+from dprune.reporting.study.training_sets import COMPOSING, EXTERNAL, SUBSET
 from dprune.reporting.study.views import View, grouped, line_key
 from dprune.reporting.study.wording import choice_name, choice_text, is_model, phrase
 
@@ -188,7 +188,8 @@ def _kept(point: Point) -> str:
     if NAMED in point.selection:
         return "the baseline, which counts as unpruned"
     if not subset.pruned:
-        return "all samples"
+        composed = [phrase(factor, value) for factor, value in point.selection.items() if factor.name in COMPOSING]
+        return f"all samples of a set with {', '.join(composed)}" if composed else "all samples"
     if subset.method == EXTERNAL:
         return "a subset made elsewhere" if not subset.order else f"the {subset.order} of scores made elsewhere"
     return choice_text(subset.method, subset.order)
