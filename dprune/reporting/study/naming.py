@@ -91,7 +91,9 @@ class _Saying:
         self._all = Labeller([*tables, *beside])
         labellers = [Labeller([*own.values(), *others]) for own, others in groups]
         self._needed = sorted({factor for labeller in labellers for factor in labeller.needed}.union(also))
-        self._differing = sorted({factor for labeller in labellers for factor in labeller.differing}.union(also))
+        differing = sorted({factor for labeller in labellers for factor in labeller.differing}.union(also))
+        kind = next((factor for factor in differing if is_model(factor)), None)
+        self._differing = [f for f in differing if kind is None or not _follows(f, kind, tables)]
         self._usual = {f: _usual(f, tables, beside) for f in self._needed if f not in also}
         self._most = {f: value for f in self._differing if (value := _most_common(table.get(f) for table in tables))}
 
@@ -124,6 +126,14 @@ def _most_common(values: Iterable[str | None]) -> str:
     """Return what more than half are, unknown where that is nothing."""
     known = [value for value in values if value != ANY]
     return next((str(v) for v, n in Counter(known).most_common(1) if v is not None and 2 * n > len(known)), ANY)
+
+
+def _follows(factor: Factor, kind: Factor, tables: Sequence[Factors]) -> bool:
+    """Tell whether a factor is of the making of models, and the same for all of one kind."""
+    is_of_sampling = len(factor.path) < len(kind.path) and factor.path == kind.path[: len(factor.path)]
+    if factor == kind or is_of_sampling:
+        return False
+    return len({(table.get(kind), table.get(factor)) for table in tables}) == len({table.get(kind) for table in tables})
 
 
 def _by_method(every: Sequence[View]) -> dict[str, _Saying]:
