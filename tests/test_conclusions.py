@@ -234,6 +234,7 @@ def test_another_backbone_is_told_in_a_sentence_for_each_metric_and_folded(study
         "Of 3 points, 2 are better than the unpruned and 1 is worse. F-score is highest for furthest, pruned 0.75: "
         "0.7500, from which 2 points cannot be told apart."
     )
+    dprune("report", *study.files, "-o", tmp_path / "report").ok()
     page = (tmp_path / "report" / "report.html").read_text()
     assert "<h3>Measured with resnet10t</h3>" in page
     assert "<summary>Measured with pixels</summary>" in page
