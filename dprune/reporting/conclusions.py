@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dprune.metrics.differences import TRAININGS, Difference
+from dprune.reporting.balance_texts import balance_sentences
 from dprune.reporting.cautions import cautions_of
+from dprune.reporting.cell_texts import spread_text, value_text
 from dprune.reporting.coverage import Coverage
+from dprune.reporting.group_shares import GROUPS
 from dprune.reporting.study.estimates import CellMean
 from dprune.reporting.study.grouping import Line
 from dprune.reporting.study.training_sets import UNPRUNED
-from dprune.reporting.tables import Table, TableRow, half_text, number_text
+from dprune.reporting.tables import Table, TableRow, number_text
 from dprune.reporting.verdicts import Verdict, ratio_of, title_of, verdicts
 
 _NAMED = 3
@@ -64,7 +67,7 @@ class Conclusions:
     @functools.cached_property
     def statements(self) -> tuple[Statement, ...]:
         """What leads in each headline metric, how far it is from the baseline, and what cannot be told apart."""
-        return (*self._of_quality(), *self._of_memorization(), *self.more)
+        return (*self._of_quality(), *self._of_shares(), *self._of_memorization(), *self.more)
 
     @functools.cached_property
     def cautions(self) -> tuple[str, ...]:
@@ -95,6 +98,12 @@ class Conclusions:
         if len(groups) > _MOST:
             more = len(groups) - _MOST
             yield Statement("Other points", (f"{more:,} more ways of sampling or measuring are in the tables alone.",))
+
+    def _of_shares(self) -> Iterator[Statement]:
+        for table in self.tables.get("shares", ())[:_MOST]:
+            for kind in GROUPS:
+                if sentences := balance_sentences(table, kind):
+                    yield Statement(_heading(f"Balance of {GROUPS[kind]}", table.comparison.title), sentences)
 
     def _of_memorization(self) -> Iterator[Statement]:
         for table in self.tables.get("memorization", ())[:_MOST]:
@@ -157,7 +166,7 @@ def _distance(difference: Difference) -> str:
     """Write how far below or above something is."""
     if not difference.value:
         return "no different from"
-    spread = _spread(difference.half_width, over_trainings=difference.kind == TRAININGS)
+    spread = spread_text(difference.half_width, over_trainings=difference.kind == TRAININGS)
     shown = number_text(abs(difference.value), difference.half_width)
     return f"{shown}{spread} {'below' if difference.value < 0 else 'above'}"
 
@@ -262,20 +271,6 @@ def _nearness(known: Sequence[tuple[CellMean, TableRow]], key: str) -> Iterator[
 
 def _points(count: int) -> str:
     return f"{count:,} point{'' if count == 1 else 's'}"
-
-
-def value_text(estimate: CellMean) -> str:
-    """Write a value with half of its 95% interval, in brackets where that is of sampling alone."""
-    return number_text(estimate.mean, estimate.half_width) + _spread(
-        estimate.half_width, over_trainings=estimate.over_trainings
-    )
-
-
-def _spread(half: float | None, *, over_trainings: bool) -> str:
-    if not half:
-        return ""
-    shown = f"± {half_text(half)}"
-    return f" {shown}" if over_trainings else f" ({shown})"
 
 
 def _as_table(table: Table, verdict: Verdict) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dprune.metrics.agreement import Association, associate
 from dprune.metrics.catalogue import Measure
 from dprune.reporting.agreement.kept_sets import KeptSets
 from dprune.reporting.agreement.matrices import share_text
-from dprune.reporting.conclusions import value_text
+from dprune.reporting.cell_texts import value_text
 from dprune.reporting.curves import Colours
 from dprune.reporting.study.estimates import CellMean
 from dprune.reporting.study.grouping import Comparison, Line, ratio_text

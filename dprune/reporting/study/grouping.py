@@ -18,6 +18,7 @@ from dprune.reporting.study.experiments import NAMED, Point
 from dprune.reporting.study.factors import ANY, Factor, Factors, agree
 from dprune.reporting.study.labels import Labeller
 from dprune.reporting.study.naming import Names
+from dprune.reporting.study.training_sets import COMPOSING
 from dprune.reporting.study.trainings import Training
 from dprune.reporting.study.views import View, grouped, is_of_measuring, line_key, views
 
@@ -276,8 +277,14 @@ def _with_unpruned(line: Line, unpruned: Sequence[Line]) -> Line:
     known = [(other, other.cells[0].points[0]) for other in unpruned]
     alike = [(other, point) for other, point in known if agree(first.experiment, point.experiment, first.own)]
     meant = [(other, point) for other, point in alike if other.is_named] or alike
+    meant = [(other, point) for other, point in meant if _composed(point) == _composed(first)] or meant
     closest = [(other, point) for other, point in meant if agree(_candidates(first), _candidates(point))]
     return replace(line, unpruned=tuple(other.label for other, _ in closest or meant))
+
+
+def _composed(point: Point) -> frozenset[tuple[str, str]]:
+    """Return which data set, composed of groups, a subset is of: it, or its clusters, may be made of that."""
+    return frozenset((f.name, value) for f, value in point.selection.items() if f.name in COMPOSING)
 
 
 def _candidates(point: Point) -> Factors:

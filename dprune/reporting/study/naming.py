@@ -10,7 +10,7 @@ from dprune.formats.provenance import is_generator
 from dprune.reporting.study.experiments import NAMED, Point
 from dprune.reporting.study.factors import ANY, COMMAND, SOURCE, Factor, Factors
 from dprune.reporting.study.labels import Labeller
-from dprune.reporting.study.training_sets import EXTERNAL, SUBSET
+from dprune.reporting.study.training_sets import COMPOSING, EXTERNAL, SUBSET
 from dprune.reporting.study.views import View, grouped, line_key
 from dprune.reporting.study.wording import choice_name, choice_text, is_model, phrase
 
@@ -85,7 +85,9 @@ class _Saying:
         self._all = Labeller([*tables, *beside])
         labellers = [Labeller([*own.values(), *others]) for own, others in groups]
         self._needed = sorted({factor for labeller in labellers for factor in labeller.needed}.union(also))
-        self._differing = sorted({factor for labeller in labellers for factor in labeller.differing}.union(also))
+        differing = sorted({factor for labeller in labellers for factor in labeller.differing}.union(also))
+        kind = next((factor for factor in differing if is_model(factor)), None)
+        self._differing = [f for f in differing if kind is None or not _follows(f, kind, tables)]
         self._usual = {f: _usual(f, tables, beside) for f in self._needed if f not in also}
 
     def shortly(self, table: Factors) -> str:
@@ -106,6 +108,14 @@ def _usual(factor: Factor, tables: Sequence[Factors], beside: Sequence[Factors])
     if None in values or len({*values} | {table.get(factor) for table in beside} - {ANY}) > len({*values}):
         return ANY
     return next((str(value) for value, count in Counter(values).most_common(1) if 2 * count > len(values)), ANY)
+
+
+def _follows(factor: Factor, kind: Factor, tables: Sequence[Factors]) -> bool:
+    """Tell whether a factor is of the making of models, and the same for all of one kind."""
+    is_of_sampling = len(factor.path) < len(kind.path) and factor.path == kind.path[: len(factor.path)]
+    if factor == kind or is_of_sampling:
+        return False
+    return len({(table.get(kind), table.get(factor)) for table in tables}) == len({table.get(kind) for table in tables})
 
 
 def _by_method(every: Sequence[View]) -> dict[str, _Saying]:
@@ -178,7 +188,8 @@ def _kept(point: Point) -> str:
     if NAMED in point.selection:
         return "the baseline, which counts as unpruned"
     if not subset.pruned:
-        return "all samples"
+        composed = [phrase(factor, value) for factor, value in point.selection.items() if factor.name in COMPOSING]
+        return f"all samples of a set with {', '.join(composed)}" if composed else "all samples"
     if subset.method == EXTERNAL:
         return "a subset made elsewhere" if not subset.order else f"the {subset.order} of scores made elsewhere"
     return choice_text(subset.method, subset.order)
