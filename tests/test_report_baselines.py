@@ -46,6 +46,9 @@ def test_lines_are_called_by_the_kind_of_their_model_and_held_to_their_own(tmp_p
     models = {row["Line"]: row["Model"] for row in lines}
     assert models["random, GAN"] == "GAN, 900 training steps, batch size 128"
     assert models["random, DiT"] == "nano/2, 500 training steps, batch size 64"
+    text = (report / "summary.md").read_text()
+    assert "**Fr\u00e9chet distance (DiT, guidance 2)**: " in text
+    assert "**Fr\u00e9chet distance (GAN, VAE)**: " in text
     # What all models of a kind share goes without saying, but not how they were sampled.
     differing = {row["Line"]: row["Differs in"] for row in lines}
     assert differing["random, DiT"] == "guidance 2, 20 sampling steps"

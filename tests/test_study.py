@@ -84,7 +84,8 @@ EXPECTED = {
 @pytest.mark.parametrize("configuration", EXPECTED)
 def test_a_dry_run_lists_every_step(configuration: str, tmp_path: Path) -> None:
     subsets, halves, baselines, judges, shared = EXPECTED[configuration]
-    said = study(tmp_path, configuration, "-n")
+    profile = STUDY / ("gpu" if configuration == "cifar10.yaml" else "slurm")
+    said = study(tmp_path, configuration, "-n", "--profile", str(profile))
     measured = subsets + baselines
     each = {"select": measured, "train_dit": subsets + halves, "train_baseline": baselines, "sample": measured + halves,
             "embed_generated": judges * measured + halves, "eval": judges * measured, "memorization": measured,
@@ -98,6 +99,22 @@ def test_a_dry_run_lists_every_step(configuration: str, tmp_path: Path) -> None:
     # One of each kind, by the real command line.
     for line in {re.sub(r"[\d.]+", "", line): line for line in lines}.values():
         parse(shlex.split(line))
+
+
+def test_trainings_take_the_gpus_in_turn(tmp_path: Path) -> None:
+    """Each by itself, with its share of all GPUs, or several through torchrun."""
+    stages = "[{lines: [unpruned], seeds: [0, 1, 2, 3]}]"
+    said = study(tmp_path, "digits.yaml", "-n", latents="pixels", gpus=2, at_once=3, stages=stages)
+    trained = r"^Shell command: (.*)dprune train-dit .*/unpruned-1.0/([0-3])/dit$"
+    assert {seed: gpu for gpu, seed in re.findall(trained, said, re.MULTILINE)} == {
+        str(seed): f"CUDA_VISIBLE_DEVICES={seed % 2} " for seed in range(4)
+    }
+    assert said.count("gpu_share=16,") == 4 * 5 + 3
+    said = study(tmp_path, "digits.yaml", "-n", latents="pixels", gpus_per_training=4, stages=stages)
+    torchrun = re.findall(
+        r"^Shell command: torchrun --standalone --nproc-per-node=4 -m dprune (\S+)", said, re.MULTILINE
+    )
+    assert {"train-dit", "sample"} <= set(torchrun)
 
 
 # Two models of the digits' pixels.
