@@ -17,7 +17,7 @@ from dprune.metrics.differences import Sampling, measured
 from dprune.reporting.study.epochs import by_epochs, same_epochs
 from dprune.reporting.study.estimates import CellMean, nested_mean
 from dprune.reporting.study.experiments import NAMED, Point
-from dprune.reporting.study.factors import ANY, EPOCHS, Factor, Factors, agree
+from dprune.reporting.study.factors import ANY, EPOCHS, OWN, Factor, Factors, agree
 from dprune.reporting.study.labels import Labeller
 from dprune.reporting.study.measurements import differences, measurements
 from dprune.reporting.study.naming import Names
@@ -149,6 +149,11 @@ class Line:
     def conditions(self) -> frozenset[tuple[Factor, str]]:
         """How its samples were made and measured: only lines that agree in it can be better than one another."""
         return frozenset((f, v) for f, v in self.cells[0].points[0].experiment.items() if is_of_measuring(f))
+
+    @functools.cached_property
+    def making(self) -> frozenset[tuple[Factor, str]]:
+        """How its models were trained and sampled, whatever they were trained on."""
+        return frozenset((f, v) for f, v in self.cells[0].points[0].experiment.items() if f.name != OWN)
 
     @property
     def is_unpruned(self) -> bool:
