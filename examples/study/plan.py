@@ -143,6 +143,8 @@ def preparation(config: Config) -> Iterator[tuple[str, str]]:
         if any(study.SMALLEST in (line.keeps or ()) and line.quota != "equal" for line in mine):
             yield "smallest", f"{tail}{study.SMALLEST}.npy"
     yield from _scoring(config, {run.line.scores for run in runs})
+    if "models" not in config["keep"] and any(run.line.scores in study.SCORES for run in runs):
+        yield "tidy_scores", "scores.tidied"
     for pair in study.pairs_of(config):
         yield "paired", pair
 
