@@ -113,7 +113,7 @@ def test_quickstart_shows_that_disjoint_halves_make_the_same_of_the_same_noise(d
     assert above > 5 * (metrics["paired_cosine_se"] + metrics["class_shuffled_cosine_se"])
     assert metrics["paired_retrieval"] > 0.5
     page = (demo / "report" / "report.html").read_text()
-    assert page.count("unpruned, fold 0/2, seed ") == page.count("unpruned, fold 1/2, seed ") == 8
+    assert page.count("unpruned, half 1 of 2, seed ") == page.count("unpruned, half 2 of 2, seed ") == 8
     assert (demo / "report" / "images" / "pairs.png").exists()
 
 

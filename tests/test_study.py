@@ -269,3 +269,20 @@ def test_a_cluster_is_asked_for_what_each_job_needs(finished: Path, cluster: Pat
         assert re.findall("--gpus=([0-9]+)", options) == ([] if alone else ["1"])
     # What stopped before its limit went on: the log of the training begins twice.
     assert (cluster / "out/nearest-0.5/0/dit/log.jsonl").read_text().count("start") == 2
+
+
+def test_pictures_that_were_kept_are_on_the_page_without_the_images(tmp_path: Path) -> None:
+    """Grids of an earlier report, where only small results are left."""
+    (tmp_path / "pictures").mkdir()
+    for name in ("pictures/b.png", "pictures/a.png", "pictures/notes.txt", "clusters.png"):
+        (tmp_path / name).touch()
+    code = (
+        "import sys, yaml, study, results\n"
+        "config = {**yaml.safe_load(open('digits.yaml')), 'out': sys.argv[1]}\n"
+        "print(results.arguments(study.complete(config)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], cwd=STUDY, capture_output=True, text=True, check=True
+    )
+    shown = [f"--picture {tmp_path / name}" for name in ("clusters.png", "pictures/a.png", "pictures/b.png")]
+    assert found.stdout.split() == " ".join([*shown, f"--expect {tmp_path / 'expected.csv'}"]).split()

@@ -89,14 +89,18 @@ class Conclusions:
 
     def _of_quality(self) -> Iterator[Statement]:
         groups: dict[tuple[str, str], list[Verdict]] = {}
+        others: dict[tuple[str, str], list[Verdict]] = {}
         for table, verdict in self.verdicts:
-            groups.setdefault((table.comparison.title, verdict.group), []).append(verdict)
+            found = others if table.comparison.is_beside else groups
+            found.setdefault((table.comparison.title, verdict.group), []).append(verdict)
         shown = sorted(groups, key=lambda where: -max(len(verdict.rivals) for verdict in groups[where]))[:_MOST]
         for where in (where for where in groups if where in shown):
             for verdict in groups[where]:
                 yield Statement(_heading(verdict.measure.name, *where), tuple(filter(None, _judged(verdict))))
-        if len(groups) > _MOST:
-            more = len(groups) - _MOST
+        for where in [*others][:_MOST]:
+            yield Statement(f"Measured with {', '.join(filter(None, where))}", tuple(_briefly(others[where])))
+        more = max(0, len(groups) - _MOST) + max(0, len(others) - _MOST)
+        if more:
             yield Statement("Other points", (f"{more:,} more ways of sampling or measuring are in the tables alone.",))
 
     def _of_shares(self) -> Iterator[Statement]:
@@ -141,6 +145,17 @@ def _leading(verdict: Verdict) -> str:
         f"the {end} is {value} for {title}, which cannot be told apart from {len(tied)} of the {len(rivals)} other "
         f"pruned points{_listed(tied)}."
     )
+
+
+def _briefly(found: Sequence[Verdict]) -> Iterator[str]:
+    """Say in a sentence for each metric which point is ahead, and how many are told apart from the baseline."""
+    for verdict in found:
+        best = "lowest" if verdict.measure.better == "lower" else "highest"
+        tied = len(verdict.tied)
+        others = f", from which {_points(tied)} cannot be told apart" if tied else ""
+        ahead = f"is {best} for" if verdict.rivals else "of"
+        value = f"{title_of(verdict.leader)}: {value_text(verdict.estimate)}"
+        yield f"{verdict.measure.name} {ahead} {value}{others}. {_against_baseline(verdict)}".strip()
 
 
 def _listed(rows: Sequence[TableRow]) -> str:

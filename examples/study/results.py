@@ -25,7 +25,9 @@ def _arguments(config: Config, runs: dict[str, Run]) -> Iterator[str]:
     yield from _there("--subsets ", (f"{out}/{folder}/keep.npy" for folder in runs))
     first = [folder for folder, run in runs.items() if run.seed == config["seeds"][0]]
     yield from _there("--images ", (f"{out}/{folder}/generated" for folder in first))
-    yield from _there("--picture ", (f"{out}/clusters.png", f"{out}/{first[0]}/pairs.png"))
+    # Those in a folder of their own show what was made where the images are gone, such as grids of an earlier report.
+    kept = sorted(map(str, Path(out, "pictures").glob("*.png")))
+    yield from _there("--picture ", (f"{out}/clusters.png", f"{out}/{first[0]}/pairs.png", *kept))
     if os.path.exists(f"{out}/features.done") and os.path.exists(f"{out}/clusters.safetensors"):
         yield f"--train {out}/features --clusters {out}/clusters.safetensors"
         mapped = (folder for folder in first if runs[folder].name in ("unpruned", "nearest", *TAILED))

@@ -122,9 +122,12 @@ def _results(content: Content, drawn: PageCharts) -> str:
     """Write what stands on top: curves and tables of a few metrics."""
     parts = []
     for tables in headline_tables(content.comparisons):
-        parts.append(_measured_with(tables[0]))
-        parts += [html_curves(content, tables, drawn), html_table(tables, _RESULTS)]
-        parts.append(_differences(tables, _RESULTS))
+        html = html_curves(content, tables, drawn) + html_table(tables, _RESULTS) + _differences(tables, _RESULTS)
+        if tables[0].comparison.is_beside:
+            title = f"Measured with {escape(tables[0].comparison.title)}"
+            parts.append(f"<details><summary>{title}</summary>{html}</details>")
+        else:
+            parts.append(_measured_with(tables[0]) + html)
     how = f'<details><summary>What ± and bold mean</summary><p class="note">{INTERVALS} {BEST}</p></details>'
     return "".join(parts) + how
 

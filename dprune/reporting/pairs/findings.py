@@ -47,7 +47,8 @@ class PairRow:
     @property
     def title(self) -> str:
         """What the row is of."""
-        return " and ".join(self.names)
+        # Names have commas.
+        return (", and " if "," in self.names[0] else " and ").join(self.names)
 
     def estimate(self, key: str) -> CellMean | None:
         """Return a mean over the results, None where none has the number."""

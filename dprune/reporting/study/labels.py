@@ -14,7 +14,7 @@ from dprune.reporting.study.wording import is_model, noun, phrase, shortened
 
 _MOST = 4
 # What is said rather than another factor that tells the same apart, the best first.
-_PREFERRED = {SOURCE: 4, OWN: 3, COMMAND: 2, COUNT: 1, "network kind": -1}
+_PREFERRED = {SOURCE: 4, OWN: 3, COMMAND: 2, COUNT: 1, "network kind": -1, "unconditional": -1}
 
 
 class Labeller:
