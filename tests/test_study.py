@@ -101,6 +101,18 @@ def test_a_dry_run_lists_every_step(configuration: str, tmp_path: Path) -> None:
         parse(shlex.split(line))
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"stpes": 3}, "has a stpes, which means nothing"), ({"stages": "[{lines: [el2m]}]"}, "there is no line el2m")],
+)
+def test_a_configuration_is_read_with_care(changed: dict[str, object], said: str, tmp_path: Path) -> None:
+    line = command(tmp_path, "digits.yaml", "-n", **changed)
+    done = subprocess.run(line, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_trainings_take_the_gpus_in_turn(tmp_path: Path) -> None:
     """Each by itself, with its share of all GPUs, or several through torchrun."""
     stages = "[{lines: [unpruned], seeds: [0, 1, 2, 3]}]"

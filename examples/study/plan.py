@@ -201,8 +201,11 @@ def main() -> None:
     parser.add_argument("configuration", help="such as imagenet.yaml")
     parser.add_argument("--gpus", type=int, default=1, help="number of GPUs that share the study [default: 1]")
     arguments = parser.parse_args()
-    with open(arguments.configuration, encoding="utf-8") as file:
-        print(table(study.complete(yaml.safe_load(file)), arguments.gpus))
+    try:
+        with open(arguments.configuration, encoding="utf-8") as file:
+            print(table(study.complete(yaml.safe_load(file)), arguments.gpus))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
