@@ -65,7 +65,7 @@ def planned(said: str) -> dict[str, int]:
 
 
 PREPARED = {"pack": 1, "unpruned": 1, "encode": 1, "cluster": 1, "distance": 1, "sheet": 1, "train_scoring": 1,
-            "grand": 1, "monotonicity": 1, "moso": 1}  # fmt: skip
+            "grand": 1, "monotonicity": 1, "moso": 1, "tidy_scores": 1}  # fmt: skip
 TAILED = {"cluster": 2, "distance": 2, "tailed": 1, "smallest": 1}
 # By hand, from the lines of each configuration: chance, three distances, four scores from both ends or three, at four
 # ratios or three; of the paper's two at .95 and .99, too; models of the tailed set, of halves, and the baselines.
@@ -99,6 +99,18 @@ def test_a_dry_run_lists_every_step(configuration: str, tmp_path: Path) -> None:
     # One of each kind, by the real command line.
     for line in {re.sub(r"[\d.]+", "", line): line for line in lines}.values():
         parse(shlex.split(line))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"stpes": 3}, "has a stpes, which means nothing"), ({"stages": "[{lines: [el2m]}]"}, "there is no line el2m")],
+)
+def test_a_configuration_is_read_with_care(changed: dict[str, object], said: str, tmp_path: Path) -> None:
+    line = command(tmp_path, "digits.yaml", "-n", **changed)
+    done = subprocess.run(line, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_trainings_take_the_gpus_in_turn(tmp_path: Path) -> None:
@@ -264,7 +276,8 @@ def test_a_cluster_is_asked_for_what_each_job_needs(finished: Path, cluster: Pat
     assert {rule_of(options) for options in asked} == {"distance", "sheet", "run"}
     for options in asked:
         alone = rule_of(options) != "run"
-        assert f"-A paper -p gpu -t {60 if alone else 10 + 5 * 20} --mem 3000 " in options
+        # Twenty minutes a step, and one for what each takes by its rate.
+        assert f"-A paper -p gpu -t {60 if alone else 10 + 3 * 21 + 2 * 20} --mem 3000 " in options
         assert re.findall("--gpus=([0-9]+)", options) == ([] if alone else ["1"])
     # What stopped before its limit went on: the log of the training begins twice.
     assert (cluster / "out/nearest-0.5/0/dit/log.jsonl").read_text().count("start") == 2

@@ -152,6 +152,11 @@ def judges_of(config: Config) -> list[str]:
     return ["", *(f"-{name}" for name in config["judges"])]
 
 
+def scores_of(runs: Mapping[str, Run]) -> set[str]:
+    """The scores by training that these runs choose by."""
+    return {run.line.scores for run in runs.values()} & set(SCORES)
+
+
 def unwanted(config: Config) -> str:
     """What is removed from the folder of a run when its results are there, as patterns of a shell."""
     patterns = {"models": "{dit,vae,gan}/{*.safetensors,checkpoints}", "images": "generated generated.done"}
