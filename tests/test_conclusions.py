@@ -240,6 +240,26 @@ def test_another_backbone_is_told_in_a_sentence_for_each_metric_and_folded(study
     assert "<summary>Measured with pixels</summary>" in page
 
 
+def test_few_points_that_were_sampled_differently_are_told_in_brief_by_their_baseline(study) -> None:
+    """Of another backbone, only the largest group is told."""
+    for model in ("timm:resnet10t", "pixels"):
+        for keep in ("0.5", "0.25", "0.1"):
+            study.add(replace(NEAREST, keep=keep, embed={"model": model}), 10.0)
+        for run in (FURTHEST, Run()):
+            study.add(replace(run, embed={"model": model}), 12.0)
+        for run, value in ((NEAREST, 10.0), (Run(), 12.0)):
+            study.add(replace(run, sample={"cfg": 4.0}, embed={"model": model}), value)
+    said = study.said()
+    assert list(said) == [
+        "Fréchet distance (resnet10t)", "Held to unpruned, guidance 4", "Measured with pixels", "Other points"
+    ]  # fmt: skip
+    assert (
+        said["Held to unpruned, guidance 4"] == "Fréchet distance of nearest, guidance 4, pruned 0.75: 10.00 (± 0.20)."
+    )
+    assert said["Measured with pixels"].startswith("Fréchet distance is lowest for nearest, pruned 0.")
+    assert said["Other points"] == "1 more way of sampling or measuring is in the tables alone."
+
+
 def test_a_named_baseline_is_what_the_leader_is_held_to(tmp_path: Path) -> None:
     study = Study(tmp_path).add(NEAREST, 10.0).add(RANDOM, 12.0)
     dprune("report", *study.files, "--baseline", "random", "-o", tmp_path / "report").ok()

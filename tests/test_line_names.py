@@ -209,6 +209,12 @@ def test_a_long_tail_halves_and_models_without_classes_are_told_in_words(named) 
     told = dict(found.lines[1].about)
     assert told["What is kept"] == "all samples of a set with long tail 0.1"
     assert told["Differs in"] == "long tail 0.1, guidance 1, unconditional"
+    # What is chosen within it says the tail, and not that candidates had groups.
+    chosen_in = make_record("select", {"order": "random", "keep": "0.5"}, parents={"within": made(tail)})
+    inside = replace(tailed, subset=made(chosen_in))
+    told = dict(named(RANDOM, inside, tailed, Run()).lines[-1].about)
+    assert "long tail 0.1" in told["Differs in"]
+    assert "groups" not in told["Differs in"]
     halves = [Run(train={"fold": fold}) for fold in ("0/2", "1/2")]
     assert labels(named(*halves)) == ["unpruned, half 1 of 2", "unpruned, half 2 of 2"]
     assert labels(named(*(Run(train={"fold": f"{n}/3"}) for n in (0, 2)))) == [

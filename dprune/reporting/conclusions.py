@@ -25,6 +25,9 @@ _OF_MANY = 2
 # Ways of sampling and measuring that the paragraph speaks of, those with most points: others are only in the tables.
 _MOST = 3
 
+_Where = tuple[str, str]
+"""Title of the measurement, and what sets the points that were sampled alike apart from others."""
+
 
 class Statement(NamedTuple):
     """What is said of one metric.
@@ -88,24 +91,31 @@ class Conclusions:
         return {"statements": said, "cautions": [*self.cautions], "best": best}
 
     def _of_quality(self) -> Iterator[Statement]:
-        groups: dict[tuple[str, str], list[Verdict]] = {}
-        others: dict[tuple[str, str], list[Verdict]] = {}
+        """Speak in full of most points, in brief of smaller groups, and of the largest group of another backbone."""
+        own: dict[_Where, list[Verdict]] = {}
+        beside: dict[_Where, list[Verdict]] = {}
         for table, verdict in self.verdicts:
-            found = others if table.comparison.is_beside else groups
+            found = beside if table.comparison.is_beside else own
             found.setdefault((table.comparison.title, verdict.group), []).append(verdict)
-        shown = sorted(groups, key=lambda where: -max(len(verdict.rivals) for verdict in groups[where]))[:_MOST]
-        for where in (where for where in groups if where in shown):
-            for verdict in groups[where]:
-                yield Statement(_heading(verdict.measure.name, *where), tuple(filter(None, _judged(verdict))))
-        for where in [*others][:_MOST]:
-            yield Statement(f"Measured with {', '.join(filter(None, where))}", tuple(_briefly(others[where])))
-        more = max(0, len(groups) - _MOST) + max(0, len(others) - _MOST)
-        if more:
-            yield Statement("Other points", (f"{more:,} more ways of sampling or measuring are in the tables alone.",))
+        shown = _largest(own)[:_MOST]
+        in_full = [where for where in shown if 2 * _size(own[where]) >= _size(own[shown[0]])]
+        for title, group in in_full:
+            told = (title, group if [other for other, _ in in_full].count(title) > 1 else "")
+            for verdict in own[title, group]:
+                yield Statement(_heading(verdict.measure.name, *told), tuple(filter(None, _judged(verdict))))
+        for where in (where for where in shown if where not in in_full):
+            yield Statement(_held_to(own[where]) or _heading("Other lines", *where), tuple(_briefly(own[where])))
+        largest = {title: (title, group) for title, group in reversed(_largest(beside))}
+        others = [where for where in beside if where in largest.values()][:_MOST]
+        for where in others:
+            yield Statement(f"Measured with {where[0]}", tuple(_briefly(beside[where])))
+        if more := len(own) + len(beside) - len(shown) - len(others):
+            ways = "more ways of sampling or measuring are" if more > 1 else "more way of sampling or measuring is"
+            yield Statement("Other points", (f"{more:,} {ways} in the tables alone.",))
 
     def _of_shares(self) -> Iterator[Statement]:
         for table in self.tables.get("shares", ())[:_MOST]:
-            for kind in GROUPS:
+            for kind in () if table.comparison.is_beside else GROUPS:
                 if sentences := balance_sentences(table, kind):
                     yield Statement(_heading(f"Balance of {GROUPS[kind]}", table.comparison.title), sentences)
 
@@ -113,6 +123,22 @@ class Conclusions:
         for table in self.tables.get("memorization", ())[:_MOST]:
             if sentences := tuple(_memorized(table)):
                 yield Statement(_heading("Memorization", table.comparison.title), sentences)
+
+
+def _size(found: Sequence[Verdict]) -> int:
+    return max(len(verdict.rivals) for verdict in found) + 1
+
+
+def _largest(groups: Mapping[_Where, Sequence[Verdict]]) -> list[_Where]:
+    """Return the largest groups first; equal ones stay in their order."""
+    return sorted(groups, key=lambda where: -_size(groups[where]))
+
+
+def _held_to(found: Sequence[Verdict]) -> str:
+    """Name the baselines of a group, which tell what it is; empty where it has none."""
+    rows = [row for verdict in found for row in (verdict.leader, *verdict.rivals)]
+    labels = [*dict.fromkeys(row.baseline.label for row in rows if row.baseline is not None)]
+    return f"Held to {'; '.join(labels)}" if labels else ""
 
 
 def _heading(name: str, *where: str) -> str:

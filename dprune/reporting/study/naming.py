@@ -19,6 +19,8 @@ _Group = tuple[Mapping[Hashable, Factors], Sequence[Factors]]
 
 _QUOTA = Factor(SUBSET, "select", "quota")
 _GROUPS = ("clusters", "groups")
+# Steps behind a choice of which it says enough that there was another.
+_IDLE = ("within", "subset", "groups")
 _OF_MODEL = (COMMAND, "arch", "steps", "batch_size")
 USUAL = "Usually"
 HEADINGS = ("What is kept", "Chosen", "Model", "Differs in", USUAL)
@@ -238,8 +240,10 @@ def _model(experiment: Factors, points: Sequence[Point]) -> str:
 
 
 def _is_of_choice(factor: Factor, point: Point) -> bool:
-    """Tell whether `_chosen` says it, or, of what leaves nothing out, that it was among candidates at all."""
-    if not point.subset.pruned and factor.name == COMMAND and factor.path[1:2] == ("within",):
+    """Tell whether `_chosen` says it, or that candidates had groups, or, of what leaves none out, were there at all."""
+    if factor.name == COMMAND and (factor.path[2:] and factor.path[-1] in _IDLE):
+        return True
+    if factor.name == COMMAND and not point.subset.pruned and factor.path[1:] == ("within",):
         return True
     if factor.path == SUBSET:
         return factor.name in ("quota", "cap", "only")
