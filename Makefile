@@ -4,6 +4,7 @@
 # `make demo-grid` trains 123 small models, an hour on two cores:
 #   make demo-grid JOBS=16            16 at a time, one core each, instead of 2
 #   make demo-grid SEEDS=0 KEEPS=0.1  21 of them, a quarter of an hour; METHODS='random nearest' chooses, too
+# `make demo-study` runs a study of the digits by Snakemake, 15 minutes on two cores, to examples/study/digits/report.
 PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	&& echo $$python && break; done)
@@ -12,13 +13,17 @@ EXTRA ?= cpu
 BIN := $(VENV)/bin
 RUN_INSTALLED := PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: demo demo-grid test lint man clean
+.PHONY: demo demo-grid demo-study test lint man clean
 
 demo: $(VENV)/.installed
 	$(RUN_INSTALLED) examples/quickstart.sh demo
 
 demo-grid: $(VENV)/.installed
 	$(RUN_INSTALLED) examples/study/digits.sh study
+
+demo-study: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA),study]'
+	cd examples/study && $(RUN_INSTALLED) snakemake --configfile digits.yaml --cores $(or $(JOBS),2) report
 
 # One thread a process, since the tests themselves run in parallel; one process a file, since some share a long setup.
 test: $(VENV)/.installed-test

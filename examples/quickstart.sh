@@ -37,14 +37,22 @@ step dprune pack "$out/digits" --subset "$out/unpruned.npy" -o "$out/training"
 step dprune train-vae "$out/training" --held-out "$out/held-out" --preset tiny -o "$out/vae"
 step dprune encode "$out/digits" --vae "$out/vae/model.safetensors" -o "$out/latents"
 
-# The same training and the same seeds: the two differ in the subset alone.
+# The same training and the same seeds: models differ in their training sets alone.
+train() {
+    step dprune train-dit "$out/latents" --batch-size 64 --steps 600 --lr 2e-3 --warmup 50 --schedule cosine \
+        --ema 0.99 "$@"
+}
+generate() {
+    run=$1
+    shift
+    step dprune sample "$run/dit/model.safetensors" --vae "$out/vae/model.safetensors" --cfg 2 --steps 20 \
+        --grid "$run/generated.png" "$@" -o "$run/generated"
+    step dprune embed "$run/generated" --model pixels --image-size 8 --color grey -o "$run/features"
+}
 measure() {
     run=$out/$1
-    step dprune train-dit "$out/latents" --subset "$out/$1.npy" --arch nano/2 --batch-size 64 --steps 600 --lr 2e-3 \
-        --warmup 50 --schedule cosine --ema 0.99 -o "$run/dit"
-    step dprune sample "$run/dit/model.safetensors" --vae "$out/vae/model.safetensors" --seeds 0-499 --cfg 2 \
-        --steps 20 --grid "$run/generated.png" -o "$run/generated"
-    step dprune embed "$run/generated" --model pixels --image-size 8 --color grey -o "$run/features"
+    train --subset "$out/$1.npy" --arch nano/2 -o "$run/dit"
+    generate "$run" --seeds 0-499
     step dprune eval "$run/features" "$out/features" --clusters "$out/clusters.safetensors" \
         --held-out "$out/held-out.npy" -o "$run/metrics.json"
     step dprune memorization "$run/features" "$out/features" --subset "$out/$1.npy" --held-out "$out/held-out.npy" \
@@ -52,23 +60,42 @@ measure() {
         --pairs "$run/pairs.npy" -o "$run/memorization.json"
 }
 
+# Models of disjoint halves, which share no digit; the autoencoder has seen both. Larger patches take half the time.
+half() {
+    train --subset "$out/unpruned.npy" --fold "$1/2" --arch nano/4 -o "$out/half-$1/dit"
+    generate "$out/half-$1" --seeds 0-199
+}
+
+first() {
+    measure nearest
+    half 0
+}
+second() {
+    measure unpruned
+    half 1
+}
+
 # Both run at the same time, with one thread each: the models are too small for two threads. The messages of the second
 # follow those of the first.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 mkdir -p "$out"
-measure unpruned > "$out/unpruned.log" 2>&1 &
-second=$!
-trap 'kill "$second" 2> /dev/null || :' EXIT
+second > "$out/second.log" 2>&1 &
+other=$!
+trap 'kill "$other" 2> /dev/null || :' EXIT
 trap 'exit 130' INT
-measure nearest
-wait "$second" && code=0 || code=$?
+first
+wait "$other" && code=0 || code=$?
 trap - EXIT INT
-cat "$out/unpruned.log" >&2
-rm "$out/unpruned.log"
+cat "$out/second.log" >&2
+rm "$out/second.log"
 [ "$code" -eq 0 ] || exit "$code"
 
-step dprune report "$out/nearest/metrics.json" "$out/nearest/memorization.json" \
+# Do models of disjoint halves make the same images of the same noise?
+step dprune eval "$out/half-0/features" "$out/half-1/features" --metrics paired -o "$out/halves.json"
+
+step dprune report "$out/halves.json" "$out/nearest/metrics.json" "$out/nearest/memorization.json" \
     "$out/unpruned/metrics.json" "$out/unpruned/memorization.json" \
     --images "$out/nearest/generated" --images "$out/unpruned/generated" \
+    --images "$out/half-0/generated" --images "$out/half-1/generated" \
     --train "$out/features" --generated "$out/nearest/features" --generated "$out/unpruned/features" \
     --clusters "$out/clusters.safetensors" -o "$out/report"

@@ -28,6 +28,8 @@ def sections(path: Path) -> dict[str, str]:
 
 
 PROSE = sections(HERE / "sections.txt")
+COMMON = ("EXIT STATUS", "ENVIRONMENT", "FILES")
+"""Sections that every page has, with what its command adds."""
 
 
 def header(name: str, section: int, summary: str) -> list[str]:
@@ -92,10 +94,11 @@ def command_page(name: str, parent: click.Context) -> list[str]:
         declared += [f".SS {escape(method)}", *options(member, contexts[method], ".PP\n\\fI{}\\fR")]
         examples = examples + more
     page += [".SH DESCRIPTION", *description, ".SH OPTIONS", *declared, ".SH EXAMPLES", *literal(examples)]
-    for heading in ("SOURCES", "LABELS", "DECODING", "PIECES", "STATISTICS", "STANDARD ERRORS"):
-        if own := PROSE.get(f"{heading} {name}"):
+    for title, own in PROSE.items():
+        heading, _, of = title.rpartition(" ")
+        if of == name and heading not in COMMON:
             page += [f".SH {heading}", *blocks(own)]
-    for heading in ("EXIT STATUS", "ENVIRONMENT", "FILES"):
+    for heading in COMMON:
         page += [f".SH {heading}", *blocks(PROSE.get(f"{heading} {name}", "") + "\n\n" + PROSE[heading])]
     return [*page, *see_also(f"dprune-{name}")]
 

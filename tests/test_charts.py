@@ -33,7 +33,7 @@ from dprune.charts.lines import SOLID, Estimated, LineStyle, baseline_style, leg
 from dprune.charts.page import PageCharts
 from dprune.charts.ranking import ranked_dots
 from dprune.charts.scatter import scatter
-from dprune.charts.shares import share_bars
+from dprune.charts.shares import GroupBar, share_bars
 from dprune.charts.sweep import sweep_curves
 from dprune.charts.theme import style_sheet
 from dprune.charts.tradeoff import precision_recall
@@ -59,7 +59,8 @@ POINTS = [estimated(line, ratio, 10 + line + 5 * ratio) for line in (1, 2, 3) fo
 FIGURES = {
     "curves": curves(POINTS),
     "dots": ranked_dots("KID ↓", "said", LINES, [estimated(line, 0.5, 5 - line) for line in range(4)], 1, "lower"),
-    "bars": share_bars("a", "said", ["dogs", "cats"], [0.5, 0.5], [0.3, 0.7], top=0.7, colour="red", of="classes"),
+    "bars": share_bars("a", "said", [GroupBar("dogs", 0.5, 0.1, 0.3, 0.2), GroupBar("cats", 0.5, None, 0.7)], top=0.7,
+                       colour="red", of="classes"),
     "steps": density_steps("a", "said", [0, 1, 2], [0.5, 0.5], {"unseen": [0.2, 0.8]}, top=1, colour="red", about="x"),
     "tradeoff": precision_recall("a", "said", LINES, {0: ([1, 0.5], [0, 1]), 1: ([0.9, 0.4], [0, 0.8])}),
     "map": scatter("a", "said", [(0, 0), (1, 1)], [0, -1], [(0.5, 0.5)], [3], ((0, 0), (1, 1))),
@@ -180,7 +181,7 @@ def test_rows_are_ranked_by_what_is_better(better: str, order: list[int]) -> Non
 
 def test_a_long_title_takes_lines_and_is_not_cut() -> None:
     words = "nearest to the centre of its cluster, equal quotas, inside the half with the lowest loss, pruned 0.75"
-    figure = share_bars(words, "said", ["0", "1"], [0.5, 0.5], [0.3, 0.7], top=0.7, colour="red", of="classes")
+    figure = share_bars(words, "said", [GroupBar("0", 0.5, None, 0.3)], top=0.7, colour="red", of="classes")
     texts = ["".join(element.itertext()) for element in ET.fromstring(figure.on_paper("svg")).iter(SVG + "tspan")]
     assert " ".join(texts) == words
 
@@ -199,7 +200,8 @@ def test_densities_are_flat_in_each_bin() -> None:
 
 def test_names_of_groups_stand_beside_bars() -> None:
     names = [f"class number {n}" for n in range(12)]
-    figure = share_bars("a", "said", names, [1 / 12] * 12, [1 / 12] * 12, top=0.1, colour="red", of="classes")
+    groups = [GroupBar(name, 1 / 12, None, 1 / 12) for name in names]
+    figure = share_bars("a", "said", groups, top=0.1, colour="red", of="classes")
     assert set(names) <= {element.text for element in ET.fromstring(figure.picture).iter(SVG + "text")}
 
 

@@ -217,7 +217,47 @@ def test_of_many_ways_of_sampling_those_with_most_points_are_told(study) -> None
 def test_other_measurements_are_named(study) -> None:
     for model in ("inception", "dinov2-b"):
         study.add(replace(NEAREST, embed={"model": model}), 10.0)
-    assert list(study.said()) == ["Fréchet distance (dinov2-b features)", "Fréchet distance (inception features)"]
+    said = study.said()
+    assert list(said) == ["Fréchet distance (dinov2-b)", "Measured with inception"]
+    assert said["Measured with inception"] == "Fréchet distance of nearest, pruned 0.75: 10.00 (± 0.20)."
+
+
+def test_another_backbone_is_told_in_a_sentence_for_each_metric_and_folded(study, tmp_path: Path) -> None:
+    values = ((NEAREST, 10.0), (FURTHEST, 15.0), (replace(FURTHEST, keep="0.5"), 10.1), (Run(), 12.0))
+    for run, value in values:
+        for model in ("pixels", "timm:resnet10t"):
+            study.add(replace(run, embed={"model": model}), value, metrics={"f_score": value / 20})
+    said = study.said()
+    assert list(said) == ["Fréchet distance (resnet10t)", "F-score (resnet10t)", "Measured with pixels"]
+    assert said["Measured with pixels"] == (
+        "Fréchet distance is lowest for nearest, pruned 0.75: 10.00 (± 0.20), from which 1 point cannot be told apart. "
+        "Of 3 points, 2 are better than the unpruned and 1 is worse. F-score is highest for furthest, pruned 0.75: "
+        "0.7500, from which 2 points cannot be told apart."
+    )
+    dprune("report", *study.files, "-o", tmp_path / "report").ok()
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<h3>Measured with resnet10t</h3>" in page
+    assert "<summary>Measured with pixels</summary>" in page
+
+
+def test_few_points_that_were_sampled_differently_are_told_in_brief_by_their_baseline(study) -> None:
+    """Of another backbone, only the largest group is told."""
+    for model in ("timm:resnet10t", "pixels"):
+        for keep in ("0.5", "0.25", "0.1"):
+            study.add(replace(NEAREST, keep=keep, embed={"model": model}), 10.0)
+        for run in (FURTHEST, Run()):
+            study.add(replace(run, embed={"model": model}), 12.0)
+        for run, value in ((NEAREST, 10.0), (Run(), 12.0)):
+            study.add(replace(run, sample={"cfg": 4.0}, embed={"model": model}), value)
+    said = study.said()
+    assert list(said) == [
+        "Fréchet distance (resnet10t)", "Held to unpruned, guidance 4", "Measured with pixels", "Other points"
+    ]  # fmt: skip
+    assert (
+        said["Held to unpruned, guidance 4"] == "Fréchet distance of nearest, guidance 4, pruned 0.75: 10.00 (± 0.20)."
+    )
+    assert said["Measured with pixels"].startswith("Fréchet distance is lowest for nearest, pruned 0.")
+    assert said["Other points"] == "1 more way of sampling or measuring is in the tables alone."
 
 
 def test_a_named_baseline_is_what_the_leader_is_held_to(tmp_path: Path) -> None:

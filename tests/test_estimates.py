@@ -16,7 +16,7 @@ from scipy import stats
 from studies import Run, made, mark, write_metrics
 
 from dprune.formats.provenance import make_record, parent_record
-from dprune.reporting.study.estimates import NORMAL, Sampling, nested_mean, t_quantile
+from dprune.reporting.study.estimates import NORMAL, Sampling, nested_mean, nested_means, t_quantile
 from dprune.reporting.study.trainings import Origin, Training
 
 PRUNED = Run(scores="cluster-distance")
@@ -92,9 +92,9 @@ def test_curves_say_which_intervals_they_show(reported) -> None:
     found = reported(*trained, (replace(PRUNED, order="highest"), 14.0), (Run(), 9.0))
     drawn = found.read("curves/frechet_distance.svg")
     told = [title.split("\n") for title in re.findall("<title>(.*?)</title>", drawn, re.DOTALL)]
-    assert ["unpruned", "9.00 ± 0.98", "95% interval of the sampling error alone, one training",
-            "1 training, 1 sampling"] in told  # fmt: skip
-    assert ["nearest", "pruned 0.75", "11 ± 13", "95% t interval over 2 trainings",
+    assert ["unpruned", "2,000 training samples", "9.00 ± 0.98",
+            "95% interval of the sampling error alone, one training", "1 training, 1 sampling"] in told  # fmt: skip
+    assert ["nearest", "pruned 0.75, 500 training samples", "11 ± 13", "95% t interval over 2 trainings",
             "2 trainings, 1 sampling each"] in told  # fmt: skip
     for said in ("95% interval over trainings", "95% interval of sampling alone"):
         assert said in drawn
@@ -199,6 +199,21 @@ def test_a_baseline_that_all_share_keeps_its_error() -> None:
 def test_without_stated_errors_one_training_has_no_interval() -> None:
     found = nested_mean({training("a"): [Sampling(1.0, None), Sampling(3.0, 0.5)]})
     assert (found.mean, found.error, found.half_width, found.over) == (2.0, None, None, "sampling")
+
+
+@pytest.mark.parametrize("trained", [1, 3])
+def test_many_numbers_at_once_are_what_each_is_alone(trained: int) -> None:
+    draw = np.random.default_rng(trained)
+    known = {training(str(n)): [(draw.normal(size=5), draw.random(5)) for _ in range(n + 1)] for n in range(trained)}
+    known[training("0")][0][1][4] = np.nan
+    for place, found in enumerate(nested_means(known)):
+        alone = nested_mean({
+            t: [Sampling(x[place], None if np.isnan(e[place]) else e[place]) for x, e in samplings]
+            for t, samplings in known.items()
+        })  # fmt: skip
+        assert (found.over, found.units, found.samplings) == (alone.over, alone.units, alone.samplings)
+        assert (found.mean, found.error, found.half_width) == pytest.approx((alone.mean, alone.error, alone.half_width))
+    assert (found.error is None) == (trained == 1)
 
 
 def test_the_interval_covers_nested_draws() -> None:

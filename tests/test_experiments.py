@@ -539,11 +539,29 @@ def test_a_composed_set_is_a_data_set_of_its_own(compared, selected, composed, p
     assert [line.label for line in found.unpruned] == ["unpruned", f"unpruned, {name}"]
     # Given whole or as all that is within it, it is the same set.
     assert [len(line.points) for line in found.unpruned] == [1, 2]
+    assert dict(found.unpruned[1].about)["What is kept"] == f"all samples of a set with {name}"
     (line,) = found.pruned
     assert line.unpruned == (f"unpruned, {name}",)
     assert line.cells[0].ratio == 0.5
     (alone,) = compared(tailed, chosen)
     assert shape(alone) == {"unpruned": [0.0], "external, lowest": [0.5]}
+
+
+def test_what_is_chosen_in_clusters_of_a_composed_set_is_held_to_all_of_that(compared, selected, tmp_path) -> None:
+    """Nobody says --within where the clusters hold no other samples."""
+    tailed = selected("--tail 0.2 --clusters C", name="TAIL", samples=9)
+    parents = {"features": made(Run().features()), "subset": tailed.chosen()}
+    record = make_record("cluster", {"k": 4}, seed=0, parents=parents)
+    kept = np.load(tmp_path / "TAIL.npy")
+    assignment = np.where(np.isin(np.arange(20), kept), np.arange(20) % 2, -1).astype(np.int32)
+    save_file({"assignment": assignment, "distance": np.ones(20, np.float32)}, tmp_path / "c.safetensors",
+              {"dprune": json.dumps(record)})  # fmt: skip
+    equal = selected("S --clusters C --quota equal", name="EQUAL", samples=4)
+    (found,) = compared(Run(), tailed, equal, selected("S --clusters C --as-many-as EQUAL", samples=4))
+    whole = next(line for line in found.unpruned if "long tail 0.2" in line.label)
+    assert len(found.unpruned) == 2
+    assert [line.unpruned for line in found.pruned] == [(whole.label,), (whole.label,)]
+    assert len({line.cells[0].ratio for line in found.pruned}) == 1
 
 
 def test_groups_composed_by_scores_are_a_choice(compared, selected) -> None:

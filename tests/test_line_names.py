@@ -12,7 +12,7 @@ import pytest
 from conftest import dprune
 from studies import Run, made, mark, write_memorization, write_metrics
 
-from dprune.formats.provenance import parent_record
+from dprune.formats.provenance import make_record, parent_record
 from dprune.formats.results import read_result
 from dprune.reporting.line_table import line_table
 from dprune.reporting.study.experiments import point_of_result
@@ -192,8 +192,33 @@ def test_all_that_sets_a_line_apart_is_in_the_table(named) -> None:
     """Its name says one of two ways in which it differs."""
     found = line_table([named(NEAREST, replace(NEAREST, sample={"cfg": 4.0, "steps": 60}), Run())])
     column = found.heads.index("Differs in")
-    assert [row[column] for row in found.rows] == [
-        "guidance 2, 20 sampling steps", "guidance 2, 20 sampling steps", "guidance 4, 60 sampling steps"
+    assert [row[column] for row in found.rows] == ["", "", "guidance 4, 60 sampling steps"]
+    # What most lines have is said once.
+    assert found.usual == "guidance 2, 20 sampling steps"
+    pair = line_table([named(NEAREST, replace(NEAREST, sample={"cfg": 4.0}))])
+    assert [row[pair.heads.index("Differs in")] for row in pair.rows] == ["guidance 2", "guidance 4"]
+    assert not pair.usual
+
+
+def test_a_long_tail_halves_and_models_without_classes_are_told_in_words(named) -> None:
+    tail = make_record("select", {"order": "random", "tail": "0.1"}, parents={"groups": made(NEAREST.pack())})
+    whole = make_record("select", {"order": "random", "keep": "1.0"}, parents={"within": made(tail)})
+    tailed = Run(subset=made(whole), train={"unconditional": True}, sample={"cfg": 1.0})
+    found = named(Run(train={"label_dropout": 0.1}), replace(NEAREST, train={"label_dropout": 0.1}), tailed)
+    assert labels(found) == ["unpruned", "unpruned, long tail 0.1, unconditional", "nearest"]
+    told = dict(found.lines[1].about)
+    assert told["What is kept"] == "all samples of a set with long tail 0.1"
+    assert told["Differs in"] == "long tail 0.1, guidance 1, unconditional"
+    # What is chosen within it says the tail, and not that candidates had groups.
+    chosen_in = make_record("select", {"order": "random", "keep": "0.5"}, parents={"within": made(tail)})
+    inside = replace(tailed, subset=made(chosen_in))
+    told = dict(named(RANDOM, inside, tailed, Run()).lines[-1].about)
+    assert "long tail 0.1" in told["Differs in"]
+    assert "groups" not in told["Differs in"]
+    halves = [Run(train={"fold": fold}) for fold in ("0/2", "1/2")]
+    assert labels(named(*halves)) == ["unpruned, half 1 of 2", "unpruned, half 2 of 2"]
+    assert labels(named(*(Run(train={"fold": f"{n}/3"}) for n in (0, 2)))) == [
+        "unpruned, part 1 of 3", "unpruned, part 3 of 3"
     ]  # fmt: skip
 
 

@@ -21,8 +21,9 @@ OWN = {
     "embed": ["DECODING"],
     "status": ["PIECES"],
     # What varies in each error.
-    **{name: ["STANDARD ERRORS"] for name in ("memorization", "report", "score")},
-    "eval": ["STATISTICS", "STANDARD ERRORS"],
+    **{name: ["STANDARD ERRORS"] for name in ("memorization", "score")},
+    "report": ["NAMES OF LINES", "THE PAGE IN WORDS", "STANDARD ERRORS"],
+    "eval": ["STATISTICS", "PAIRS", "STANDARD ERRORS"],
 }
 """Sections that the pages of some commands have."""
 PAGES = ["dprune.1", *(f"dprune-{name}.1" for name in NAMES), "dprune-files.7"]

@@ -34,7 +34,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Clusters(np.zeros((1, 2), np.float32), some, some.astype(np.float32), some.astype(np.float32),
              np.array([4])).write(tmp_path / "clusters.safetensors")  # fmt: skip
     write_array(tmp_path / "scores.npy", np.arange(4, dtype=np.float32), make_record("score random", {}))
-    for command in ("train-vae", "train-dit"):
+    for command in ("train-vae", "train-dit", "train-baseline"):
         record = make_record(command, {"steps": 3})
         publish_json(tmp_path / command / "manifest.json", {"kind": "run", "provenance": record})
     encoded = make_record("encode", {"network": {"kind": "pixels"}})
@@ -99,6 +99,11 @@ ENCODE = "dprune encode {} --vae vae -o latents"
             "run dprune sample train-dit --vae vae --seeds 0-9999 -o generated, and give generated",
         ),
         ("embed on-pixels", "run dprune sample on-pixels --seeds 0-9999 -o generated, and give generated"),
+        ("embed train-baseline", "run dprune sample train-baseline --seeds 0-9999 -o generated, and give generated"),
+        (
+            "score moso latents train-baseline",
+            "is the run of a baseline's training, and dprune score moso takes the run",
+        ),
         ("report features", "run dprune eval features REFERENCE -o metrics.json, and give metrics.json"),
         ("report results", "give results/*/metrics.json"),
     ],

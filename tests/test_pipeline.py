@@ -105,6 +105,19 @@ def test_quickstart_leaves_a_picture_and_a_pruned_set(demo: Path) -> None:
 
 
 @pytest.mark.slow
+def test_quickstart_shows_that_disjoint_halves_make_the_same_of_the_same_noise(demo: Path) -> None:
+    found = json.loads((demo / "halves.json").read_text())
+    metrics = found["metrics"]
+    assert found["details"]["paired"]["pairs"] == 200
+    above = metrics["paired_cosine"] - metrics["class_shuffled_cosine"]
+    assert above > 5 * (metrics["paired_cosine_se"] + metrics["class_shuffled_cosine_se"])
+    assert metrics["paired_retrieval"] > 0.5
+    page = (demo / "report" / "report.html").read_text()
+    assert page.count("unpruned, half 1 of 2, seed ") == page.count("unpruned, half 2 of 2, seed ") == 8
+    assert (demo / "report" / "images" / "pairs.png").exists()
+
+
+@pytest.mark.slow
 def test_one_pipeline_gives_what_the_files_give(demo: Path) -> None:
     piped = """
     cd demo

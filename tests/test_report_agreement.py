@@ -155,6 +155,18 @@ def test_the_mean_score_of_what_was_kept_is_held_to_the_distance(told: Study) ->
     assert rows["0.5", "EL2N", "vendi"]["spearman_p"] == ""
 
 
+def test_lines_that_were_trained_for_other_steps_are_no_evidence_for_others(study: Study) -> None:
+    """Three of the same subsets with a hundredth of the steps are much worse, whatever their scores are."""
+    study.whole()
+    study.report(*study.subsets).ok()
+    before = study.rows("predictions")
+    for subset in sorted(study.folder.glob("*-0.5/0/keep.npy"))[:3]:
+        run = Run(subset=read_ids(subset).as_parent(), samples=195, train={"steps": 5})
+        write_metrics(subset.with_name("short.json"), run, {"frechet_distance": 90.0})
+    study.report(*study.subsets, *study.folder.glob("*/*/short.json")).ok()
+    assert study.rows("predictions") == before
+
+
 def test_it_is_said_in_words_on_the_page_and_in_the_summary(told: Study) -> None:
     said = (told.folder / "report" / "summary.md").read_text()
     assert "EL2N and GraNd order the samples much alike" in said

@@ -42,9 +42,27 @@ def test_lines_are_called_by_the_kind_of_their_model_and_held_to_their_own(tmp_p
             for line, ratio, held in (("unpruned", "0.0", ""), ("random", "0.5", "unpruned"),
                                       ("random", "0.75", "unpruned"))
         }  # fmt: skip
-    models = {row["Line"]: row["Model"] for row in rows(report, "lines.csv")}
+    lines = rows(report, "lines.csv")
+    models = {row["Line"]: row["Model"] for row in lines}
     assert models["random, GAN"] == "GAN, 900 training steps, batch size 128"
     assert models["random, DiT"] == "nano/2, 500 training steps, batch size 64"
+    text = (report / "summary.md").read_text()
+    assert "**Fr\u00e9chet distance (DiT, guidance 2)**: " in text
+    assert "**Fr\u00e9chet distance (GAN, VAE)**: " in text
+    # What all models of a kind share goes without saying, but not how they were sampled.
+    differing = {row["Line"]: row["Differs in"] for row in lines}
+    assert differing["random, DiT"] == "guidance 2, 20 sampling steps"
+    assert differing["random, GAN"] == ""
+
+
+def test_options_in_which_models_of_one_kind_differ_are_told(tmp_path: Path) -> None:
+    gan = replace(RANDOM, baseline="gan")
+    report = study(tmp_path, RANDOM, NEAREST, replace(NEAREST, order="highest"), gan, replace(gan, train={"width": 32}))
+    labels = {row["Line"] for row in rows(report, "lines.csv")}
+    assert labels == {
+        "unpruned", "random", "nearest", "furthest",
+        "unpruned, GAN, training width 64", "random, GAN, training width 32", "random, GAN, training width 64",
+    }  # fmt: skip
 
 
 def test_among_diffusion_models_only_the_others_are_called_by_their_kind(tmp_path: Path) -> None:

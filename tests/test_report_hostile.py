@@ -47,7 +47,7 @@ ATTRIBUTES = {"lang", "charset", "name", "content", "href", "id", "class", "scop
               "height", "stroke-dasharray", "stroke-width", "opacity", "fill", "transform", "src", "alt", "colspan",
               "style", "http-equiv", "type", "data-chart", "data-line", "font-family", "font-size", "font-weight", "x2",
               "y2", "dy", "stroke", "stroke-miterlimit", "stroke-linecap", "stroke-linejoin", "fill-opacity",
-              "stroke-opacity"}  # fmt: skip
+              "stroke-opacity", "open"}  # fmt: skip
 SCRIPT = files("dprune.charts").joinpath("page.js").read_text(encoding="utf-8")
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 """Of a process whose names of files and streams are ASCII; with LANG=C alone, Python takes UTF-8."""

@@ -52,16 +52,16 @@ def report(folder: Path, *args: object) -> Path:
 def test_a_row_says_how_alike_two_models_are(tmp_path: Path) -> None:
     folder = report(tmp_path, write_pairs(tmp_path / "p.json", FIRST, SECOND))
     half = "0.020"
-    first, second = "random, fold 0/2, pruned 0.5", "random, fold 1/2, pruned 0.5"
+    first, second = "random, half 1 of 2, pruned 0.5", "random, half 2 of 2, pruned 0.5"
     text = (folder / "pairs.md").read_text()
-    assert f"| {first} and {second} | 0.980 (±{half}) | 0.700 (±{half}) | 0.900 (±{half}) | 0.650 (±{half}) |" in text
+    assert f"| {first}, and {second} | 0.980 (±{half}) | 0.700 (±{half}) | 0.900 (±{half}) | 0.650 (±{half}) |" in text
     assert "Every row: 1 pair of trainings, 12 pairs of samples." in text
     (row,) = rows_of(folder, "pairs.csv")
     assert (row["first"], row["second"], row["features"], row["pairs"]) == (first, second, "inception", "12")
     assert {key: float(row[key]) for key in NUMBERS} == NUMBERS
     assert float(row["paired_cosine_se"]) == 0.01
     said = (
-        f"for {first} and {second}, the mean cosine of pairs is 0.980 (± {half}), beside 0.700 (± {half}) of shuffled "
+        f"for {first}, and {second}, the mean cosine of pairs is 0.980 (± {half}), beside 0.700 (± {half}) of shuffled "
         f"pairs and 0.900 (± {half}) of pairs shuffled in classes. The nearest sample of the other model is the "
         "partner for 93%."
     )
@@ -135,9 +135,9 @@ def test_images_of_one_model_stand_above_those_of_the_other(tmp_path: Path, coun
     more = () if count is None else ("--image-seeds", count)
     folder = report(tmp_path, pairs, *with_images(*folders), *more)
     shown, page = count or 8, page_of(folder)
-    assert page.alts[:2] == ["random, fold 0/2, pruned 0.5, seed 0", "random, fold 0/2, pruned 0.5, seed 1"]
+    assert page.alts[:2] == ["random, half 1 of 2, pruned 0.5, seed 0", "random, half 1 of 2, pruned 0.5, seed 1"]
     assert len(page.alts) == 2 * shown
-    assert page.alts[shown] == "random, fold 1/2, pruned 0.5, seed 0"
+    assert page.alts[shown] == "random, half 2 of 2, pruned 0.5, seed 0"
     # They stand nowhere else, since nothing else was measured of them.
     assert [path.name for path in (folder / "images").iterdir()] == ["pairs.png"]
     with Image.open(folder / "images" / "pairs.png") as picture:

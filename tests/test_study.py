@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_until, warm_python
+from test_examples import parse
 
 pytestmark = pytest.mark.skipif(not find_spec("snakemake"), reason="pip install 'dprune[study]'")
 
@@ -63,13 +65,13 @@ def planned(said: str) -> dict[str, int]:
 
 
 PREPARED = {"pack": 1, "unpruned": 1, "encode": 1, "cluster": 1, "distance": 1, "sheet": 1, "train_scoring": 1,
-            "grand": 1, "monotonicity": 1, "moso": 1}  # fmt: skip
+            "grand": 1, "monotonicity": 1, "moso": 1, "tidy_scores": 1}  # fmt: skip
 TAILED = {"cluster": 2, "distance": 2, "tailed": 1, "smallest": 1}
 # By hand, from the lines of each configuration: chance, three distances, four scores from both ends or three, at four
 # ratios or three; of the paper's two at .95 and .99, too; models of the tailed set, of halves, and the baselines.
 PAPER = 1 + 6 + 6 + 4 + 4 + 1 + 3 * 16
 EXPECTED = {
-    "cifar10.yaml": (3 * (1 + (1 + 3 + 8 + 9) * 3 + 3 + 1), 6, 24, 2,
+    "cifar10.yaml": (3 * (1 + (1 + 3 + 8 + 2 + 8) * 3 + 3), 6, 24, 2,
                      {"embed": 2, "held_out": 1, "train_fold": 4, "paired": 3} | TAILED),
     "imagenet.yaml": (PAPER + 3, 2, 10, 2, {"embed": 3, "pack_validation": 1, "train_vae": 1, "train_fold": 12,
                                             "paired": 1} | TAILED),
@@ -82,7 +84,8 @@ EXPECTED = {
 @pytest.mark.parametrize("configuration", EXPECTED)
 def test_a_dry_run_lists_every_step(configuration: str, tmp_path: Path) -> None:
     subsets, halves, baselines, judges, shared = EXPECTED[configuration]
-    said = study(tmp_path, configuration, "-n", "-q", "rules")
+    profile = STUDY / ("gpu" if configuration == "cifar10.yaml" else "slurm")
+    said = study(tmp_path, configuration, "-n", "--profile", str(profile))
     measured = subsets + baselines
     each = {"select": measured, "train_dit": subsets + halves, "train_baseline": baselines, "sample": measured + halves,
             "embed_generated": judges * measured + halves, "eval": judges * measured, "memorization": measured,
@@ -90,6 +93,40 @@ def test_a_dry_run_lists_every_step(configuration: str, tmp_path: Path) -> None:
     expected = {rule: number for rule, number in (PREPARED | shared | each).items() if number}
     assert jobs(said) == expected
     assert planned(said) == expected
+
+    lines = re.findall(r"^Shell command: (?:torchrun.* -m )?dprune (.*)$", said, re.MULTILINE)
+    assert len(lines) > 500
+    # One of each kind, by the real command line.
+    for line in {re.sub(r"[\d.]+", "", line): line for line in lines}.values():
+        parse(shlex.split(line))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"stpes": 3}, "has a stpes, which means nothing"), ({"stages": "[{lines: [el2m]}]"}, "there is no line el2m")],
+)
+def test_a_configuration_is_read_with_care(changed: dict[str, object], said: str, tmp_path: Path) -> None:
+    line = command(tmp_path, "digits.yaml", "-n", **changed)
+    done = subprocess.run(line, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_trainings_take_the_gpus_in_turn(tmp_path: Path) -> None:
+    """Each by itself, with its share of all GPUs, or several through torchrun."""
+    stages = "[{lines: [unpruned], seeds: [0, 1, 2, 3]}]"
+    said = study(tmp_path, "digits.yaml", "-n", latents="pixels", gpus=2, at_once=3, stages=stages)
+    trained = r"^Shell command: (.*)dprune train-dit .*/unpruned-1.0/([0-3])/dit$"
+    assert {seed: gpu for gpu, seed in re.findall(trained, said, re.MULTILINE)} == {
+        str(seed): f"CUDA_VISIBLE_DEVICES={seed % 2} " for seed in range(4)
+    }
+    assert said.count("gpu_share=16,") == 4 * 5 + 3
+    said = study(tmp_path, "digits.yaml", "-n", latents="pixels", gpus_per_training=4, stages=stages)
+    torchrun = re.findall(
+        r"^Shell command: torchrun --standalone --nproc-per-node=4 -m dprune (\S+)", said, re.MULTILINE
+    )
+    assert {"train-dit", "sample"} <= set(torchrun)
 
 
 # Two models of the digits' pixels.
@@ -206,6 +243,11 @@ SLURM = ("--profile", str(STUDY / "slurm"), "--default-resources", "slurm_accoun
          "--latency-wait", "5")  # fmt: skip
 
 
+def rule_of(options: str) -> str:
+    """The rule or group of a job, by what sbatch is told."""
+    return re.findall("--comment rule_([a-z]+)", options)[0]
+
+
 # The first training stops as if its time were over.
 IN_PIECES = r"""#!/bin/bash
 [ "$1" != train-dit ] || mkdir "$SPOOL/stopped" || exec "$PYTHON" -m dprune "$@"
@@ -231,11 +273,28 @@ def test_a_cluster_is_asked_for_what_each_job_needs(finished: Path, cluster: Pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert results(cluster, "nearest-0.5/0/metrics.json")
     asked = [path.read_text() for path in cluster.glob("spool/*.options")]
-    sent = {re.findall("--comment rule_([a-z]+)", options)[0]: options for options in asked}
-    assert len(sent) == len(asked)
-    for rule, time, gpus in (("distance", 60, 0), ("sheet", 60, 0), ("run", 10 + 5 * 20, 1)):
-        assert f"-A paper -p gpu -t {time} --mem 3000 " in sent[rule]
-        assert re.findall("--gpus=([0-9]+)", sent[rule]) == ["1"] * gpus
-    assert len(sent) == 3
+    assert {rule_of(options) for options in asked} == {"distance", "sheet", "run"}
+    for options in asked:
+        alone = rule_of(options) != "run"
+        # Twenty minutes a step, and one for what each takes by its rate.
+        assert f"-A paper -p gpu -t {60 if alone else 10 + 3 * 21 + 2 * 20} --mem 3000 " in options
+        assert re.findall("--gpus=([0-9]+)", options) == ([] if alone else ["1"])
     # What stopped before its limit went on: the log of the training begins twice.
     assert (cluster / "out/nearest-0.5/0/dit/log.jsonl").read_text().count("start") == 2
+
+
+def test_pictures_that_were_kept_are_on_the_page_without_the_images(tmp_path: Path) -> None:
+    """Grids of an earlier report, where only small results are left."""
+    (tmp_path / "pictures").mkdir()
+    for name in ("pictures/b.png", "pictures/a.png", "pictures/notes.txt", "clusters.png"):
+        (tmp_path / name).touch()
+    code = (
+        "import sys, yaml, study, results\n"
+        "config = {**yaml.safe_load(open('digits.yaml')), 'out': sys.argv[1]}\n"
+        "print(results.arguments(study.complete(config)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], cwd=STUDY, capture_output=True, text=True, check=True
+    )
+    shown = [f"--picture {tmp_path / name}" for name in ("clusters.png", "pictures/a.png", "pictures/b.png")]
+    assert found.stdout.split() == " ".join([*shown, f"--expect {tmp_path / 'expected.csv'}"]).split()

@@ -72,6 +72,9 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
     keep in common at each ratio, and how the mean score of what was kept goes with what was measured. A subset belongs
     to the results that name it in their provenance, or that were chosen alike.
 
+    Results of dprune eval --metrics paired make a table of their own. With --images of both models, the images of one
+    stand above those of the other, 8 seeds unless --image-seeds says otherwise.
+
     A table shows which points are missing, or have fewer trainings than most. --expect says what should be there: a row
     for each training, with the name of its line, its pruning ratio (0 for the unpruned) and one of its result files,
     relative to the folder of the table. Lines without any result are shown by these names.
@@ -87,6 +90,7 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
       dprune report runs/*/metrics.json --format svg,pdf -o report
       dprune report runs/*/metrics.json --scores el2n.npy --subsets 'runs/*/keep.npy' -o report
       dprune report metrics.json --images pruned --images unpruned -o report
+      dprune report halves.json --images half-0/generated --images half-1/generated -o report
       dprune report metrics.json --picture kept.png --picture 'pairs.png=Closest pairs' -o report
       dprune report metrics.json --train features --generated generated-features -o report
     """

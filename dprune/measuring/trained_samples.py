@@ -11,7 +11,7 @@ from dprune.errors import MismatchError
 from dprune.formats.arrays import Array
 from dprune.formats.clusters import Clusters
 from dprune.formats.features import Features
-from dprune.formats.provenance import GENERATOR, Record, nearest_first, parents_of, training_subset
+from dprune.formats.provenance import Record, generator_of, parents_of, training_subset
 from dprune.formats.subsets import narrowed
 
 IntArray = npt.NDArray[np.int64]
@@ -71,9 +71,9 @@ def trained_samples(generated: Record | None, given: Array | None, subset: Array
     """
     main = training_subset(generated)
     digest = main.get("digest") if main else None
-    model = next((step for step in nearest_first(generated) if step.get("command") == GENERATOR), None)
+    model = generator_of(generated)
     if given is not None and model is not None and given.as_parent()["digest"] != digest:
-        what = "on another subset" if digest else "on all samples of its latents"
+        what = "on another subset" if digest else "on all samples"
         raise MismatchError(
             f"--trained-on {given.name}: the model behind the generated samples was trained {what}: give the subset "
             "that it was trained on, or leave the option out."

@@ -64,8 +64,8 @@ def paired(
     class of i, whose means then are averaged over i; a sample that is alone in its class is left out.
 
     For errors both samples of a pair are left out together. Of the retrieval, which hangs on which samples are nearest,
-    a jackknife tells too large an error, by a third at most in simulations; with the second set held fixed it would be
-    too small by as much.
+    a jackknife tells 1.15 to 1.4 times the true deviation in simulations; with the second set held fixed it would tell
+    0.7 to 1.05 times that.
 
     Args:
         first: features [n, d] of any float type, a numpy array or a tensor.

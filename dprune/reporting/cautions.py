@@ -30,12 +30,13 @@ def cautions_of(tables: Mapping[str, Sequence[Table]], coverage: Coverage) -> li
     """
     every = [table for some in tables.values() for table in some]
     found = [_without_baseline(every), _trained_once(every), _unlike_the_list(coverage)]
-    for table in every:
-        # Where a list says what should be there, nothing is to be guessed from other lines.
-        guessed = () if coverage.is_listed else (*_missing_points(table), *_fewer_trainings(table))
-        found += [_counts(table.comparison), *guessed, *_missing_metrics(table)]
+    found += [_counts(table.comparison) for table in every]
+    # Where a list says what should be there, nothing is to be guessed from other lines.
+    found += [] if coverage.is_listed else [_missing_points(every), *_fewer_trainings(every)]
+    found += [sentence for table in every for sentence in _missing_metrics(table)]
     found.append(_few_trainings(every))
-    found += [_class_shares(table) for table in tables.get("shares", ())]
+    # Classes are told by the nearest reference samples: where several backbones do, by that of the first table.
+    found += [_class_shares(table) for table in tables.get("shares", ()) if not table.comparison.is_beside]
     found += _noisy_rankings([line for table in every for line in table.comparison.pruned])
     return [*dict.fromkeys(filter(None, found))]
 
@@ -87,16 +88,19 @@ def _unlike_the_list(coverage: Coverage) -> str:
     return f"{coverage.sentence}: {_listed(gaps)}." if coverage.is_listed and gaps else ""
 
 
-def _missing_points(table: Table) -> Iterator[str]:
-    """Tell of pruning ratios that most lines have and one has not, unless it has none of them."""
+def _missing_points(tables: Sequence[Table]) -> str:
+    """Tell of pruning ratios that most lines of a table have and one has not, unless it has none of them."""
+    found = dict.fromkeys(title for table in tables for title in _absent(table))
+    return f"Missing: no result of {_listed([*found])}." if found else ""
+
+
+def _absent(table: Table) -> Iterator[str]:
     lines = table.comparison.pruned
     ratios = {line.label: {ratio_of(row) for row in table.rows if row.line is line} for line in lines}
     common = [ratio for ratio, count in Counter(r for some in ratios.values() for r in some).items()
               if len(lines) > 1 and 2 * count >= len(lines)]  # fmt: skip
     usual = {label: some for label, some in ratios.items() if not some.isdisjoint(common)}
-    absent = [f"{label}, pruned {r}" for label, some in usual.items() for r in sorted(common) if r not in some]
-    if absent:
-        yield f"Missing: no result of {_listed(absent)}."
+    yield from (f"{label}, pruned {r}" for label, some in usual.items() for r in sorted(common) if r not in some)
 
 
 def _missing_metrics(table: Table) -> Iterator[str]:
@@ -107,12 +111,19 @@ def _missing_metrics(table: Table) -> Iterator[str]:
             yield f"Missing: no {measure.name} of {_listed(without)}."
 
 
-def _fewer_trainings(table: Table) -> Iterator[str]:
-    counts = {title_of(row): len(row.cell.nested) for row in table.rows}
-    most, times = Counter(counts.values()).most_common(1)[0]
-    fewer = [f"{title} ({count})" for title, count in counts.items() if count < most]
-    if fewer and 2 * times > len(counts):
-        yield f"Most points have {most} trainings. Fewer: {_listed(fewer)}."
+def _fewer_trainings(tables: Sequence[Table]) -> Iterator[str]:
+    """Tell of points with fewer trainings than most of their table, once for all tables that agree in these."""
+    found: dict[int, dict[str, int]] = {}
+    for table in tables:
+        counts = {title_of(row): len(row.cell.nested) for row in table.rows}
+        most, times = Counter(counts.values()).most_common(1)[0]
+        fewer = {title: count for title, count in counts.items() if count < most and 2 * times > len(counts)}
+        known = found.setdefault(most, {})
+        known |= {title: min(count, known.get(title, count)) for title, count in fewer.items()}
+    for most, fewer in found.items():
+        if fewer:
+            said = [f"{title} ({count})" for title, count in fewer.items()]
+            yield f"Most points have {most} trainings. Fewer: {_listed(said)}."
 
 
 def _class_shares(table: Table) -> str:

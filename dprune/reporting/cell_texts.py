@@ -64,5 +64,19 @@ def difference_spread(difference: Difference) -> str:
     return f"({shown}†)" if difference.kind == UNPAIRED else f"({shown})"
 
 
+def value_text(estimate: CellMean) -> str:
+    """Write a value with half of its 95% interval, in brackets where that is of sampling alone."""
+    spread = spread_text(estimate.half_width, over_trainings=estimate.over_trainings)
+    return number_text(estimate.mean, estimate.half_width) + spread
+
+
+def spread_text(half: float | None, *, over_trainings: bool) -> str:
+    """Write half of an interval behind a value in a sentence."""
+    if not half:
+        return ""
+    shown = f"± {half_text(half)}"
+    return f" {shown}" if over_trainings else f" ({shown})"
+
+
 def _half_text(half: float | None) -> str:
     return f"±{half_text(half)}" if half else ""

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dprune.metrics.differences import TRAININGS, Difference
+from dprune.reporting.balance_texts import balance_sentences
 from dprune.reporting.cautions import cautions_of
+from dprune.reporting.cell_texts import spread_text, value_text
 from dprune.reporting.coverage import Coverage
+from dprune.reporting.group_shares import GROUPS
 from dprune.reporting.study.estimates import CellMean
 from dprune.reporting.study.grouping import Line
 from dprune.reporting.study.training_sets import UNPRUNED
-from dprune.reporting.tables import Table, TableRow, half_text, number_text
+from dprune.reporting.tables import Table, TableRow, number_text
 from dprune.reporting.verdicts import Verdict, ratio_of, title_of, verdicts
 
 _NAMED = 3
@@ -21,6 +24,9 @@ _NAMED = 3
 _OF_MANY = 2
 # Ways of sampling and measuring that the paragraph speaks of, those with most points: others are only in the tables.
 _MOST = 3
+
+_Where = tuple[str, str]
+"""Title of the measurement, and what sets the points that were sampled alike apart from others."""
 
 
 class Statement(NamedTuple):
@@ -64,7 +70,7 @@ class Conclusions:
     @functools.cached_property
     def statements(self) -> tuple[Statement, ...]:
         """What leads in each headline metric, how far it is from the baseline, and what cannot be told apart."""
-        return (*self._of_quality(), *self._of_memorization(), *self.more)
+        return (*self._of_quality(), *self._of_shares(), *self._of_memorization(), *self.more)
 
     @functools.cached_property
     def cautions(self) -> tuple[str, ...]:
@@ -85,21 +91,54 @@ class Conclusions:
         return {"statements": said, "cautions": [*self.cautions], "best": best}
 
     def _of_quality(self) -> Iterator[Statement]:
-        groups: dict[tuple[str, str], list[Verdict]] = {}
+        """Speak in full of most points, in brief of smaller groups, and of the largest group of another backbone."""
+        own: dict[_Where, list[Verdict]] = {}
+        beside: dict[_Where, list[Verdict]] = {}
         for table, verdict in self.verdicts:
-            groups.setdefault((table.comparison.title, verdict.group), []).append(verdict)
-        shown = sorted(groups, key=lambda where: -max(len(verdict.rivals) for verdict in groups[where]))[:_MOST]
-        for where in (where for where in groups if where in shown):
-            for verdict in groups[where]:
-                yield Statement(_heading(verdict.measure.name, *where), tuple(filter(None, _judged(verdict))))
-        if len(groups) > _MOST:
-            more = len(groups) - _MOST
-            yield Statement("Other points", (f"{more:,} more ways of sampling or measuring are in the tables alone.",))
+            found = beside if table.comparison.is_beside else own
+            found.setdefault((table.comparison.title, verdict.group), []).append(verdict)
+        shown = _largest(own)[:_MOST]
+        in_full = [where for where in shown if 2 * _size(own[where]) >= _size(own[shown[0]])]
+        for title, group in in_full:
+            told = (title, group if [other for other, _ in in_full].count(title) > 1 else "")
+            for verdict in own[title, group]:
+                yield Statement(_heading(verdict.measure.name, *told), tuple(filter(None, _judged(verdict))))
+        for where in (where for where in shown if where not in in_full):
+            yield Statement(_held_to(own[where]) or _heading("Other lines", *where), tuple(_briefly(own[where])))
+        largest = {title: (title, group) for title, group in reversed(_largest(beside))}
+        others = [where for where in beside if where in largest.values()][:_MOST]
+        for where in others:
+            yield Statement(f"Measured with {where[0]}", tuple(_briefly(beside[where])))
+        if more := len(own) + len(beside) - len(shown) - len(others):
+            ways = "more ways of sampling or measuring are" if more > 1 else "more way of sampling or measuring is"
+            yield Statement("Other points", (f"{more:,} {ways} in the tables alone.",))
+
+    def _of_shares(self) -> Iterator[Statement]:
+        for table in self.tables.get("shares", ())[:_MOST]:
+            for kind in () if table.comparison.is_beside else GROUPS:
+                if sentences := balance_sentences(table, kind):
+                    yield Statement(_heading(f"Balance of {GROUPS[kind]}", table.comparison.title), sentences)
 
     def _of_memorization(self) -> Iterator[Statement]:
         for table in self.tables.get("memorization", ())[:_MOST]:
             if sentences := tuple(_memorized(table)):
                 yield Statement(_heading("Memorization", table.comparison.title), sentences)
+
+
+def _size(found: Sequence[Verdict]) -> int:
+    return max(len(verdict.rivals) for verdict in found) + 1
+
+
+def _largest(groups: Mapping[_Where, Sequence[Verdict]]) -> list[_Where]:
+    """Return the largest groups first; equal ones stay in their order."""
+    return sorted(groups, key=lambda where: -_size(groups[where]))
+
+
+def _held_to(found: Sequence[Verdict]) -> str:
+    """Name the baselines of a group, which tell what it is; empty where it has none."""
+    rows = [row for verdict in found for row in (verdict.leader, *verdict.rivals)]
+    labels = [*dict.fromkeys(row.baseline.label for row in rows if row.baseline is not None)]
+    return f"Held to {'; '.join(labels)}" if labels else ""
 
 
 def _heading(name: str, *where: str) -> str:
@@ -134,6 +173,17 @@ def _leading(verdict: Verdict) -> str:
     )
 
 
+def _briefly(found: Sequence[Verdict]) -> Iterator[str]:
+    """Say in a sentence for each metric which point is ahead, and how many are told apart from the baseline."""
+    for verdict in found:
+        best = "lowest" if verdict.measure.better == "lower" else "highest"
+        tied = len(verdict.tied)
+        others = f", from which {_points(tied)} cannot be told apart" if tied else ""
+        ahead = f"is {best} for" if verdict.rivals else "of"
+        value = f"{title_of(verdict.leader)}: {value_text(verdict.estimate)}"
+        yield f"{verdict.measure.name} {ahead} {value}{others}. {_against_baseline(verdict)}".strip()
+
+
 def _listed(rows: Sequence[TableRow]) -> str:
     """Name rows, the first few of many."""
     shown, more = [title_of(row) for row in rows[:_NAMED]], len(rows) - _NAMED
@@ -157,7 +207,7 @@ def _distance(difference: Difference) -> str:
     """Write how far below or above something is."""
     if not difference.value:
         return "no different from"
-    spread = _spread(difference.half_width, over_trainings=difference.kind == TRAININGS)
+    spread = spread_text(difference.half_width, over_trainings=difference.kind == TRAININGS)
     shown = number_text(abs(difference.value), difference.half_width)
     return f"{shown}{spread} {'below' if difference.value < 0 else 'above'}"
 
@@ -262,20 +312,6 @@ def _nearness(known: Sequence[tuple[CellMean, TableRow]], key: str) -> Iterator[
 
 def _points(count: int) -> str:
     return f"{count:,} point{'' if count == 1 else 's'}"
-
-
-def value_text(estimate: CellMean) -> str:
-    """Write a value with half of its 95% interval, in brackets where that is of sampling alone."""
-    return number_text(estimate.mean, estimate.half_width) + _spread(
-        estimate.half_width, over_trainings=estimate.over_trainings
-    )
-
-
-def _spread(half: float | None, *, over_trainings: bool) -> str:
-    if not half:
-        return ""
-    shown = f"± {half_text(half)}"
-    return f" {shown}" if over_trainings else f" ({shown})"
 
 
 def _as_table(table: Table, verdict: Verdict) -> dict[str, Any]:

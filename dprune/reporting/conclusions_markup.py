@@ -41,6 +41,7 @@ def markdown_summary(title: str, conclusions: Conclusions, lines: LineTable, cov
 
 def _lines(lines: LineTable) -> str:
     shared = "".join(f"{markdown(heading)} of all: {markdown(text)}\n\n" for heading, text in lines.shared)
+    shared += f"Unless a line says otherwise: {markdown(lines.usual)}.\n\n" if lines.usual else ""
     rows = [lines.heads, ["---"] * len(lines.heads), *([markdown(cell) for cell in row] for row in lines.rows)]
     return f"## What the lines are\n\n{shared}{''.join(map(_row, rows))}"
 

@@ -15,9 +15,9 @@ from dprune.reporting.conclusions import Conclusions
 from dprune.reporting.conclusions_markup import markdown_summary
 from dprune.reporting.coverage import Coverage
 from dprune.reporting.curves import Colours
-from dprune.reporting.distributions import shares_csv
 from dprune.reporting.drawings import Drawings
 from dprune.reporting.feature_map import FeatureMap, MapInputs
+from dprune.reporting.group_shares import shares_csv
 from dprune.reporting.headlines import headline_tables
 from dprune.reporting.image_grid import ImageGrid, draw_grid
 from dprune.reporting.line_table import LineTable, line_table
@@ -25,6 +25,7 @@ from dprune.reporting.markdown_tables import markdown_tables
 from dprune.reporting.pairs.findings import Pairs
 from dprune.reporting.pairs.grid import PairGrid
 from dprune.reporting.pictures import Picture
+from dprune.reporting.share_texts import markdown_shares
 from dprune.reporting.study.expected import Expected
 from dprune.reporting.study.experiments import Point
 from dprune.reporting.study.grouping import Comparison, compare_results
@@ -137,13 +138,14 @@ class Content:
         found: dict[str, str] = {}
         for name in TABLES:
             if tables := self.tables(name):
-                found[f"{name}.md"] = markdown_tables(tables)
+                shares = markdown_shares([table.comparison for table in tables]) if name == "shares" else ""
+                found[f"{name}.md"] = "\n".join(filter(None, (markdown_tables(tables), shares)))
                 found[f"{name}.csv"] = csv_table(tables)
         found["summary.md"] = markdown_summary(self.title, self.conclusions, self.lines, self.coverage)
         found |= {"trainings.csv": self.coverage.csv()} if self.coverage.is_shown else {}
         found |= {"lines.csv": csv_text(self.lines.heads, self.lines.rows)} if self.lines.rows else {}
-        if shares := shares_csv(self.comparisons.get("metrics", [])):
-            found["shares-by-group.csv"] = shares
+        if by_group := shares_csv(self.comparisons.get("metrics", [])):
+            found["shares-by-group.csv"] = by_group
         figures = self.drawings.figures()
         found |= self.drawings.tables()
         if self.agreement is not None:

@@ -9,17 +9,16 @@ from typing import Any
 
 from dprune.charts.densities import density_steps
 from dprune.charts.figure import Figure
-from dprune.charts.shares import share_bars
+from dprune.charts.shares import GroupBar, share_bars
 from dprune.charts.tradeoff import precision_recall
 from dprune.errors import InputError
 from dprune.formats.readable import presentable
 from dprune.reporting.curves import Colours
+from dprune.reporting.group_shares import GROUPS, ShareColumn, ShareTable, share_tables
 from dprune.reporting.study.grouping import Cell, Comparison, Line, cell_title, ratio_text
 from dprune.reporting.tables import csv_text
 
-GROUPS = {"cluster": "clusters", "class": "classes"}
 _SETS = {"held_out": "held-out", "train": "training"}
-_MOST_BARS = 80
 _PRD_POINTS = 60
 
 
@@ -35,49 +34,32 @@ def _named(cell: Cell) -> str:
 
 
 def share_charts(comparison: Comparison, kind: str, colours: Colours) -> list[Figure]:
-    """Draw for each cell what share each cluster or class has, bars for generated and ticks for the reference."""
-    found = list(_shares(comparison, kind))
-    top = max((max(*ours, *theirs) for _, _, _, ours, theirs in found), default=1.0)
-    charts = []
-    for line, cell, names, ours, theirs in found:
-        order = list(range(len(ours)))
-        if kind == "cluster" or len(order) > _MOST_BARS:
-            order.sort(key=lambda group: -theirs[group])
-        said = presentable(f"Share of each {kind}, {cell_title(line, cell)}")
-        named = [presentable(names[group]) for group in order]
-        ours, theirs = ([some[group] for group in order] for some in (ours, theirs))
-        charts.append(share_bars(_title(line, cell), said, named, ours, theirs,
-                                 top=top, colour=colours.style(line).colour, of=GROUPS[kind]))  # fmt: skip
-    return charts
+    """Draw for each cell what share each cluster or class has: bars for generated, ticks for reference and training."""
+    tables = share_tables(comparison, kind)
+    top = max((max(_drawn(column)) for table in tables for column in table.columns), default=1.0)
+    return [_share_chart(table, column, colours, top) for table in tables for column in table.columns]
+
+
+def _drawn(column: ShareColumn) -> list[float]:
+    return [*(mean.mean for mean in column.generated), *column.reference, *(column.training or ())]
+
+
+def _share_chart(table: ShareTable, column: ShareColumn, colours: Colours, top: float) -> Figure:
+    title = _title(column.line, column.cell)
+    groups = [
+        GroupBar(
+            presentable(table.names[place]), column.generated[place].mean, column.generated[place].half_width,
+            column.reference[place], column.training[place] if column.training else None,
+            dotted=not column.generated[place].over_trainings,
+        )
+        for place in table.order
+    ]  # fmt: skip
+    said = presentable(f"Share of each {table.kind}, {cell_title(column.line, column.cell)}")
+    return share_bars(title, said, groups, top=top, colour=colours.style(column.line).colour, of=GROUPS[table.kind])
 
 
 def _title(line: Line, cell: Cell) -> str:
     return presentable(cell_title(line, cell))
-
-
-def _shares(comparison: Comparison, kind: str) -> Iterator[tuple[Line, Cell, list[str], list[float], list[float]]]:
-    for line, cell in comparison.cells():
-        shares = cell.details("shares", kind)
-        if not isinstance(shares, dict):
-            continue
-        ours, theirs = (_numbers(shares.get(role), _named(cell)) for role in ("generated", "reference"))
-        names = [str(name) for name in shares.get("names") or range(len(ours))]
-        if not ours or not len(ours) == len(theirs) == len(names):
-            raise InputError(f"{_named(cell)}: its shares are damaged: measure it again.")
-        yield line, cell, names, ours, theirs
-
-
-def shares_csv(comparisons: Sequence[Comparison]) -> str:
-    """Write all shares, a row for each cluster or class of each cell; empty where there are none."""
-    lines = [
-        (comparison.title, line.label, cell.ratio, kind, name, our, their)
-        for comparison in comparisons
-        for kind in GROUPS
-        for line, cell, names, ours, theirs in _shares(comparison, kind)
-        for name, our, their in zip(names, ours, theirs, strict=True)
-    ]
-    heads = ("measurement", "line", "pruned", "of", "group", "generated", "reference")
-    return csv_text(heads, lines) if lines else ""
 
 
 def histogram_charts(comparison: Comparison, colours: Colours) -> list[Figure]:

@@ -8,13 +8,13 @@ from dprune.charts.figure import Figure
 from dprune.metrics.catalogue import Measure
 from dprune.reporting.curves import Colours, curve, curve_csv
 from dprune.reporting.distributions import (
-    GROUPS,
     histogram_charts,
     histograms_csv,
     prd_charts,
     prd_csv,
     share_charts,
 )
+from dprune.reporting.group_shares import GROUPS
 from dprune.reporting.study.grouping import Comparison
 
 # The shares of groups have a table of their own, for all comparisons.

@@ -26,6 +26,8 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 MOST_TRAIN, MOST_GENERATED = 2000, 500
+MOST_NUMBERS = 40
+"""Clusters whose numbers stand on the map: more would hide it."""
 # t-SNE looks at distances alone, which hardly change when directions of no variance go.
 _FIRST = 50
 
@@ -114,7 +116,16 @@ class FeatureMap:
         low, high = self.bounds.tolist()
         title = presentable(self.title)
         return scatter(title, f"Map of training samples and {title}", self.train.tolist(), self.train_groups.tolist(),
-                       self.generated.tolist(), self.generated_groups.tolist(), (low, high))  # fmt: skip
+                       self.generated.tolist(), self.generated_groups.tolist(), (low, high),
+                       self._middles())  # fmt: skip
+
+    def _middles(self) -> dict[int, tuple[float, float]]:
+        """Return the median place of the training samples of each cluster, none where there are too many."""
+        known = np.unique(self.train_groups[self.train_groups >= 0]).tolist()
+        if len(known) > MOST_NUMBERS:
+            return {}
+        middles = (np.median(self.train[self.train_groups == group], axis=0).tolist() for group in known)
+        return {group: (x, y) for group, (x, y) in zip(known, middles, strict=True)}
 
     def csv(self) -> str:
         """Write it, a row for each sample."""
@@ -137,7 +148,8 @@ def make_maps(inputs: MapInputs, known: Sequence[Comparison] = ()) -> list[Featu
     Raises:
         InputError: too few samples have features that are numbers.
     """
-    train, ids = _shown(inputs.train, MOST_TRAIN)
+    clustered = None if inputs.clusters is None else np.flatnonzero(inputs.clusters.assignment >= 0)
+    train, ids = _shown(inputs.train, MOST_TRAIN, clustered)
     if len(train) < 3:
         raise InputError(f"{inputs.train.name}: fewer than three samples have features that are numbers: embed again.")
     group = inputs.clusters.assignment[ids].astype(np.int64) if inputs.clusters else np.full(len(ids), -1)
@@ -152,11 +164,18 @@ def make_maps(inputs: MapInputs, known: Sequence[Comparison] = ()) -> list[Featu
     ]
 
 
-def _shown(features: Features, most: int) -> tuple[FloatArray, IntArray]:
-    """Return the features of at most so many samples that have any, and their ids."""
-    count = features.shape[0]
+def _shown(features: Features, most: int, among: IntArray | None = None) -> tuple[FloatArray, IntArray]:
+    """Return the features of at most so many samples that have any, and their ids.
+
+    Args:
+        features: of all samples.
+        most: samples that are shown.
+        among: ids of those that may be, None for all: what was left out of the clusters is in no training set.
+    """
+    count = features.shape[0] if among is None else len(among)
     draw = generator(0, "samples on a map")
-    ids = np.sort(draw.choice(count, min(most, count), replace=False)).astype(np.int64)
+    places = np.sort(draw.choice(count, min(most, count), replace=False)).astype(np.int64)
+    ids = places if among is None else among[places]
     x = features.take(ids).astype(np.float64)
     kept = np.isfinite(x).all(1)
     if kept.sum() < 1:

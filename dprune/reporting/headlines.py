@@ -16,15 +16,17 @@ _MOST = 3
 
 
 def headline_tables(comparisons: Mapping[str, Sequence[Comparison]]) -> list[tuple[Table, ...]]:
-    """Return tables of the chosen metrics, those that are read side by side together.
+    """Return tables of the chosen metrics, those that are read side by side together; those of other backbones last.
 
-    Quality and memorization of the same lines are one where each was measured in one way alone.
+    Quality and memorization of the same lines are one where each was measured in one way alone, other backbones aside.
     """
-    found = [[Table.of(c, _chosen(c, kind)) for c in of_kind] for kind, of_kind in comparisons.items()]
-    tables = [table for of_kind in found for table in of_kind if table.measures]
-    if len(tables) == len(found) == len(comparisons) == 2 and _are_alike(*tables):
-        return [tuple(tables)]
-    return [(table,) for table in tables]
+    made = [[Table.of(c, _chosen(c, kind)) for c in of_kind] for kind, of_kind in comparisons.items()]
+    found = [[table for table in tables if table.measures] for tables in made]
+    first = [table for tables in found for table in tables if not table.comparison.is_beside]
+    others = [(table,) for tables in found for table in tables if table.comparison.is_beside]
+    if len(first) == len(found) == 2 and all(found) and _are_alike(*first):
+        return [tuple(first), *others]
+    return [*((table,) for table in first), *others]
 
 
 def _chosen(comparison: Comparison, kind: str) -> tuple[Measure, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dprune.reporting.study.grouping import Comparison, Line, ratio_text
+from dprune.reporting.study.naming import USUAL
 
 NAME, RATIOS, RESULTS = "Line", "Pruned", "Results"
 
@@ -18,11 +19,13 @@ class LineTable:
         heads: of the columns, the name first.
         rows: of the lines, in the order in which they are shown everywhere.
         shared: headings and texts that are the same for all lines, said once instead.
+        usual: what holds of each line that says nothing else.
     """
 
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     shared: tuple[tuple[str, str], ...]
+    usual: str = ""
 
 
 def line_table(comparisons: Iterable[Comparison]) -> LineTable:
@@ -32,6 +35,7 @@ def line_table(comparisons: Iterable[Comparison]) -> LineTable:
         for line in comparison.lines:
             lines.setdefault(line.label, []).append(line)
     about = {label: dict(found[0].about) for label, found in lines.items()}
+    usual = next(filter(None, [texts.pop(USUAL, "") for texts in about.values()]), "")
     headings = dict.fromkeys(heading for texts in about.values() for heading in texts)
     shared, told = {}, []
     for heading in headings:
@@ -41,7 +45,7 @@ def line_table(comparisons: Iterable[Comparison]) -> LineTable:
         elif text := texts.pop():
             shared[heading] = text
     rows = [(label, *(about[label][heading] for heading in told), *_found(lines[label])) for label in lines]
-    return LineTable((NAME, *told, RATIOS, RESULTS), tuple(rows), tuple(shared.items()))
+    return LineTable((NAME, *told, RATIOS, RESULTS), tuple(rows), tuple(shared.items()), usual)
 
 
 def _found(lines: Iterable[Line]) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dprune.metrics.catalogue import Measure
@@ -12,6 +13,7 @@ from dprune.reporting.study.estimates import CellMean
 from dprune.reporting.study.grouping import cell_title, ratio_text
 from dprune.reporting.study.labels import Labeller
 from dprune.reporting.study.views import grouped
+from dprune.reporting.study.wording import is_model, phrase
 from dprune.reporting.tables import Table, TableRow
 
 # Metrics of a table that has none of those on top.
@@ -91,14 +93,28 @@ def verdicts(table: Table) -> list[Verdict]:
     """
     pruned = [row for row in table.rows if not row.line.is_unpruned]
     groups = grouped(pruned, lambda row: row.line.conditions)
-    naming = Labeller([dict(rows[0].line.conditions) for rows in groups])
+    names = _names_of(groups)
     found = []
     for column in _columns(table):
-        for rows in groups:
+        for name, rows in zip(names, groups, strict=True):
             known = [row for row in rows if row.estimates[column] is not None]
             if known:
-                found.append(_verdict(table, column, naming.name(dict(rows[0].line.conditions)), known))
+                found.append(_verdict(table, column, name, known))
     return found
+
+
+def _names_of(groups: Sequence[Sequence[TableRow]]) -> list[str]:
+    """Name groups by how they were sampled, after the kinds of models in them where these differ, too."""
+    naming = Labeller([dict(rows[0].line.conditions) for rows in groups])
+    kinds = [", ".join(sorted({_kind(row) for row in rows} - {""})) for rows in groups]
+    shown = kinds if len(set(kinds)) > 1 else [""] * len(groups)
+    conditions = [naming.name(dict(rows[0].line.conditions)) for rows in groups]
+    return [", ".join(filter(None, both)) for both in zip(shown, conditions, strict=True)]
+
+
+def _kind(row: TableRow) -> str:
+    made = row.line.points[0].experiment.items()
+    return next((phrase(factor, value) for factor, value in made if is_model(factor)), "")
 
 
 def _columns(table: Table) -> list[int]:

@@ -52,6 +52,7 @@ LEGS = (
     Leg("latents", "train-dit {} --save-every epoch", "run", "dit"),
     Leg("run", "sample {} --vae vae --seeds 0-9999", "generated", "generated"),
     Leg("pixel run", "sample {} --seeds 0-9999", "generated", "generated"),
+    Leg("baseline", "sample {} --seeds 0-9999", "generated", "generated"),
     Leg("generated", "embed {}", "features", "features"),
     Leg("features", "eval {} REFERENCE", "result", "metrics.json"),
 )
@@ -70,6 +71,7 @@ NAMES = {
     "dit": "a DiT",
     "run": "the run of a DiT's training",
     "pixel run": "the run of a DiT's training on pixels",
+    "baseline": "the run of a baseline's training",
     "result": "a result of dprune eval or memorization",
     "report": "a report",
     "array": "an array",
@@ -91,7 +93,7 @@ _ACCEPTED = {
     "scores": {"array", "archive"},
     "subset": {"array", "archive"},
     "vae": {"archive"},
-    "dit": {"run", "pixel run", "archive"},
+    "dit": {"run", "pixel run", "baseline", "archive"},
     "run": {"pixel run", "archive"},
     "result": {"table", "archive"},
     "samples": {"images", "shards", "generated", "features", "matrix", "archive"},
@@ -199,8 +201,8 @@ def _of_run(record: Record) -> str:
     from dprune.formats.provenance import parent
     from dprune.models.vae_files import made_by
 
-    if record.get("command") == "train-vae":
-        return "vae"
+    if kind := {"train-vae": "vae", "train-baseline": "baseline"}.get(record.get("command", "")):
+        return kind
     # What makes pixels is sampled without an autoencoder.
     return "pixel run" if made_by(parent(record, "latents")) == PIXELS else "run"
 

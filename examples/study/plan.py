@@ -143,6 +143,8 @@ def preparation(config: Config) -> Iterator[tuple[str, str]]:
         if any(study.SMALLEST in (line.keeps or ()) and line.quota != "equal" for line in mine):
             yield "smallest", f"{tail}{study.SMALLEST}.npy"
     yield from _scoring(config, {run.line.scores for run in runs})
+    if "models" not in config["keep"] and any(run.line.scores in study.SCORES for run in runs):
+        yield "tidy_scores", "scores.tidied"
     for pair in study.pairs_of(config):
         yield "paired", pair
 
@@ -199,8 +201,11 @@ def main() -> None:
     parser.add_argument("configuration", help="such as imagenet.yaml")
     parser.add_argument("--gpus", type=int, default=1, help="number of GPUs that share the study [default: 1]")
     arguments = parser.parse_args()
-    with open(arguments.configuration, encoding="utf-8") as file:
-        print(table(study.complete(yaml.safe_load(file)), arguments.gpus))
+    try:
+        with open(arguments.configuration, encoding="utf-8") as file:
+            print(table(study.complete(yaml.safe_load(file)), arguments.gpus))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -25,14 +25,17 @@ def _arguments(config: Config, runs: dict[str, Run]) -> Iterator[str]:
     yield from _there("--subsets ", (f"{out}/{folder}/keep.npy" for folder in runs))
     first = [folder for folder, run in runs.items() if run.seed == config["seeds"][0]]
     yield from _there("--images ", (f"{out}/{folder}/generated" for folder in first))
-    yield from _there("--picture ", (f"{out}/clusters.png", f"{out}/{first[0]}/pairs.png"))
+    # Those in a folder of their own show what was made where the images are gone, such as grids of an earlier report.
+    kept = sorted(map(str, Path(out, "pictures").glob("*.png")))
+    yield from _there("--picture ", (f"{out}/clusters.png", f"{out}/{first[0]}/pairs.png", *kept))
     if os.path.exists(f"{out}/features.done") and os.path.exists(f"{out}/clusters.safetensors"):
         yield f"--train {out}/features --clusters {out}/clusters.safetensors"
         mapped = (folder for folder in first if runs[folder].name in ("unpruned", "nearest", *TAILED))
         yield from _there("--generated ", (f"{out}/{folder}/features" for folder in mapped))
-    yield f"--expect {expected(config, runs)}"
+    yield f"--expect {out}/{EXPECTED}"
 
 
+EXPECTED = "expected.csv"
 TAILED = ("tailed-balanced", "tailed-proportional")
 
 
@@ -43,16 +46,14 @@ def _there(option: str, paths) -> Iterator[str]:
             yield f"{option}{path}"
 
 
-def expected(config: Config, runs: dict[str, Run]) -> str:
-    """Write the table of all trainings, so that the page shows what is missing, and return its name.
+def expect(config: Config) -> None:
+    """Write the table of all trainings, so that the page shows what is missing.
 
     What equal quotas leave is known only when they are drawn, so these lines are not in it.
     """
-    path = f"{config['out']}/expected.csv"
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with open(f"{config['out']}/{EXPECTED}", "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("line", "pruned", "result"))
-        for folder, run in runs.items():
+        for folder, run in study.runs_of(config).items():
             if run.keep != study.SMALLEST and run.line.fold is None:
                 rows.writerow((run.name, 1 - Decimal(run.keep), f"{folder}/metrics.json"))
-    return path

@@ -152,6 +152,11 @@ def judges_of(config: Config) -> list[str]:
     return ["", *(f"-{name}" for name in config["judges"])]
 
 
+def scores_of(runs: Mapping[str, Run]) -> set[str]:
+    """The scores by training that these runs choose by."""
+    return {run.line.scores for run in runs.values()} & set(SCORES)
+
+
 def unwanted(config: Config) -> str:
     """What is removed from the folder of a run when its results are there, as patterns of a shell."""
     patterns = {"models": "{dit,vae,gan}/{*.safetensors,checkpoints}", "images": "generated generated.done"}
@@ -163,21 +168,26 @@ def held_out(config: Config, out: str) -> str:
     return f"{out}/validation-features" if config["validation"] else f"{out}/held-out.npy"
 
 
-def comparison(judge: str, config: Config, out: str) -> str:
-    """The reference of `dprune eval` and its options: all images, or by judges those of a validation set if any."""
+def comparison(run: Run, judge: str, config: Config, out: str) -> str:
+    """The reference of `dprune eval` and its options: all images, or by judges those of a validation set if any.
+
+    Models of the long-tailed set are asked how far the shares that they generate follow those of their own images.
+    """
     if judge and config["validation"]:
         return f"{out}/validation-features{judge}"
-    options = f"--clusters {out}/clusters.safetensors" if not judge else ""
+    options = f"--clusters {out}/{run.prefix}clusters.safetensors" if not judge else ""
+    trained_on = f"--trained-on {out}/{run.folder}/keep.npy" if run.line.tailed else ""
     real = held_out(config, out) + (judge if config["validation"] else "")
-    return f"{out}/features{judge} {options} --held-out {real}"
+    return f"{out}/features{judge} {options} {trained_on} --held-out {real}"
 
 
-def compared(judge: str, config: Config, out: str) -> list[str]:
+def compared(run: Run, judge: str, config: Config, out: str) -> list[str]:
     """The files that tell that these are complete."""
+    clusters = f"{out}/{run.prefix}clusters.safetensors"
     if not config["validation"]:
-        return [f"{out}/features{judge}.done", f"{out}/clusters.safetensors", f"{out}/held-out.npy"]
+        return [f"{out}/features{judge}.done", clusters, f"{out}/held-out.npy"]
     validation = f"{out}/validation-features{judge}.done"
-    return [validation] if judge else [f"{out}/features.done", f"{out}/clusters.safetensors", validation]
+    return [validation] if judge else [f"{out}/features.done", clusters, validation]
 
 
 def reads(run: Run) -> list[str]:

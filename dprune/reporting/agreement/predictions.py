@@ -10,11 +10,11 @@ from dprune.charts.correlation import correlation_marks
 from dprune.charts.figure import Figure
 from dprune.charts.lines import Estimated
 from dprune.formats.readable import presentable
-from dprune.metrics.agreement import Association, associate
+from dprune.metrics.agreement import FEWEST, Association, associate
 from dprune.metrics.catalogue import Measure
 from dprune.reporting.agreement.kept_sets import KeptSets
 from dprune.reporting.agreement.matrices import share_text
-from dprune.reporting.conclusions import value_text
+from dprune.reporting.cell_texts import value_text
 from dprune.reporting.curves import Colours
 from dprune.reporting.study.estimates import CellMean
 from dprune.reporting.study.grouping import Comparison, Line, ratio_text
@@ -105,32 +105,44 @@ def _estimated(number: int, estimate: CellMean, said: str) -> Estimated:
 
 
 def predictions(tables: Sequence[Table], scores: Sequence[str], kept: KeptSets) -> list[Prediction]:
-    """Put means and metrics of lines together; only lines that were sampled and measured alike are held together.
+    """Put means and metrics of lines together; only lines trained, sampled and measured alike are held together.
 
     Args:
         tables: whose metrics are predicted.
         scores: their names.
         kept: subsets of the lines.
     """
+    titles = {table.comparison.title for table in tables if not table.comparison.is_beside} - {""}
+    # Beside others, the first backbone goes without saying.
+    is_plain = len(titles) == 1 and any(table.comparison.is_beside for table in tables)
     return [
         prediction
         for table in tables
-        for measurement, ratio, rows in _groups(table)
+        for measurement, ratio, rows in _groups(table, is_plain=is_plain)
         for column, measure in enumerate(table.measures)
         for number, name in enumerate(scores)
         if (prediction := _prediction(table, rows, measurement, ratio, (column, measure), (number, name), kept)).places
     ]
 
 
-def _groups(table: Table) -> Iterator[tuple[str, str, list[TableRow]]]:
-    """Yield the pruned rows of each ratio, and of each way of sampling them."""
+def _groups(table: Table, *, is_plain: bool) -> Iterator[tuple[str, str, list[TableRow]]]:
+    """Yield the pruned rows of each ratio, and of each way of training models on them and sampling these.
+
+    Where one way has enough for a correlation at any ratio, others that have at none are left out.
+    """
     pruned = [row for row in table.rows if not row.line.is_unpruned]
-    alike = grouped(pruned, lambda row: row.line.conditions)
-    naming = Labeller([dict(rows[0].line.conditions) for rows in alike])
+    alike = grouped(pruned, lambda row: row.line.making)
+    alike = [rows for rows in alike if any(len(some) >= FEWEST for some in _by_ratio(rows))] or alike
+    naming = Labeller([dict(rows[0].line.making) for rows in alike])
     for rows in alike:
-        told = (table.comparison.title, naming.name(dict(rows[0].line.conditions)))
-        for some in grouped(rows, lambda row: ratio_text(row.cell.ratio)):
+        title = "" if is_plain and not table.comparison.is_beside else table.comparison.title
+        told = (title, naming.name(dict(rows[0].line.making)))
+        for some in _by_ratio(rows):
             yield ", ".join(filter(None, told)), ratio_text(some[0].cell.ratio), some
+
+
+def _by_ratio(rows: Sequence[TableRow]) -> list[list[TableRow]]:
+    return grouped(rows, lambda row: ratio_text(row.cell.ratio))
 
 
 def _prediction(

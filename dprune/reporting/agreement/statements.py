@@ -71,8 +71,8 @@ def _of_overlap(matrix: Matrix) -> str:
 
 
 def _of_predictions(found: Sequence[Prediction]) -> Iterator[Statement]:
-    """Speak of the first metric alone: the tables have the others."""
-    of_first = [p for p in found if p.measure == found[0].measure]
+    """Speak of the first metric alone, by the first backbone: the tables have the others."""
+    of_first = [p for p in found if p.measure == found[0].measure and not p.comparison.is_beside]
     known = [(p, p.association) for p in of_first if p.association is not None]
     if not known:
         return

@@ -11,7 +11,7 @@ from dprune.reporting.agreement.matrices import Matrix, share_text
 from dprune.reporting.agreement.predictions import Prediction
 from dprune.reporting.cell_texts import measure_head
 from dprune.reporting.markup import markdown
-from dprune.reporting.study.grouping import MISSING
+from dprune.reporting.word_tables import WordTable, markdown_word_table
 
 CORRELATIONS, OVERLAPS, PREDICTIONS = (
     "Rank correlation of scores",
@@ -31,27 +31,11 @@ _OF_OVERLAPS = (
 )
 _OF_ENDS = "No subsets were given: these are the lowest and the highest by each score, among all samples."
 _OF_PREDICTIONS = (
-    "Over the lines of one pruning ratio, how the mean score of what a line kept goes with what was measured: "
-    f"Spearman's rank correlation, and Pearson's. In brackets is the two-sided p of a permutation test, exact up to "
-    f"{EXACT} lines and of {DRAWN + 1:,} permutations beyond; no test is made of fewer than {FEWEST}."
+    "Over the lines of one pruning ratio that were trained and sampled alike, how the mean score of what a line kept "
+    "goes with what was measured: Spearman's rank correlation, and Pearson's. In brackets is the two-sided p of a "
+    f"permutation test, exact up to {EXACT} lines and of {DRAWN + 1:,} permutations beyond; no test is made of "
+    f"fewer than {FEWEST}."
 )
-
-
-@dataclass(frozen=True)
-class WordTable:
-    """A table of texts.
-
-    Attributes:
-        caption: what it is of.
-        heads: of its columns, the first of names.
-        rows: names and texts, empty for what is missing; by what they are grouped under, empty for no group.
-        group_head: what the groups are, in Markdown, where these are a column.
-    """
-
-    caption: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[str, ...]], ...]
-    group_head: str = "Pruned"
 
 
 @dataclass(frozen=True)
@@ -131,14 +115,4 @@ def markdown_agreement(agreement: Agreement) -> str:
 
 def _markdown_question(question: Question) -> str:
     notes = "".join(markdown(note) + "\n\n" for note in question.notes)
-    return f"## {question.heading}\n\n{notes}" + "\n".join(map(markdown_table, question.tables))
-
-
-def markdown_table(table: WordTable) -> str:
-    """Write a table with its caption as GitHub's Markdown."""
-    grouped = any(group for group, _ in table.rows)
-    heads = [*([table.group_head] if grouped else []), *map(markdown, table.heads)]
-    rows = [[*([markdown(group)] if grouped else []), *(markdown(text) or MISSING for text in texts)]
-            for group, texts in table.rows]  # fmt: skip
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    return f"### {markdown(table.caption)}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"## {question.heading}\n\n{notes}" + "\n".join(map(markdown_word_table, question.tables))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
 from dprune.charts.lines import legend_markup
 from dprune.charts.page import PageCharts
 from dprune.reporting.agreement.findings import Agreement
-from dprune.reporting.agreement.texts import PREDICTIONS, Question, WordTable, questions_of
+from dprune.reporting.agreement.texts import PREDICTIONS, Question, questions_of
 from dprune.reporting.markup import escape
 from dprune.reporting.page.charts import html_charts
-from dprune.reporting.study.grouping import MISSING
+from dprune.reporting.page.word_tables import html_word_table
+from dprune.reporting.word_tables import WordTable
 
 SPREADS = "How each score is spread"
 
@@ -39,46 +38,14 @@ def _question(question: Question, agreement: Agreement, drawn: PageCharts) -> st
     maps = html_charts([matrix.figure for matrix in question.matrices], drawn, "few") if question.matrices else ""
     if question.heading == PREDICTIONS:
         first, *others = question.tables
-        shown = html_words(first) + _scatters(agreement, drawn) + "".join(map(_folded, others))
+        shown = html_word_table(first) + _scatters(agreement, drawn) + "".join(map(_folded, others))
     else:
         shown = maps + "".join(map(_folded, question.tables))
     return f"<h3>{question.heading}</h3>{notes}{shown}"
 
 
 def _folded(table: WordTable) -> str:
-    return f"<details><summary>{escape(table.caption)} as a table</summary>{html_words(table)}</details>"
-
-
-def html_words(table: WordTable) -> str:
-    """Write a table of texts, in a frame that scrolls."""
-    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in table.heads)
-    bodies = (
-        f"<tbody>{_group_row(group, len(table.heads))}{''.join(_row(texts) for _, texts in rows)}</tbody>"
-        for group, rows in groupby(table.rows, key=lambda row: row[0])
-    )
-    caption = escape(table.caption)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
-        f"<thead><tr>{heads}</tr></thead>{''.join(bodies)}</table></div>"
-    )
-
-
-def _group_row(group: str, columns: int) -> str:
-    if not group:
-        return ""
-    return f'<tr class="group"><th scope="rowgroup">{escape(group)}</th><td colspan="{columns - 1}"></td></tr>'
-
-
-def _row(texts: tuple[str, ...]) -> str:
-    name, *others = texts
-    return f'<tr><th scope="row">{escape(name)}</th>{"".join(map(_cell, others))}</tr>'
-
-
-def _cell(text: str) -> str:
-    if not text:
-        return f'<td class="missing" title="not known">{MISSING}</td>'
-    number, bracket, p = text.partition(" (")
-    return f"<td>{escape(number)}{f' <span class=spread>({escape(p)}</span>' if bracket else ''}</td>"
+    return f"<details><summary>{escape(table.caption)} as a table</summary>{html_word_table(table)}</details>"
 
 
 def _scatters(agreement: Agreement, drawn: PageCharts) -> str:

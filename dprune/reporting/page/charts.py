@@ -10,6 +10,7 @@ from dprune.charts.page import PageCharts
 from dprune.metrics.catalogue import Measure
 from dprune.reporting.content import Content
 from dprune.reporting.curves import interval_kinds
+from dprune.reporting.group_shares import share_tables
 from dprune.reporting.study.grouping import Comparison
 from dprune.reporting.tables import Table
 
@@ -43,7 +44,7 @@ def html_cell_charts(content: Content, comparison: Comparison, section: str, dra
     found = content.drawings.distributions(comparison)
     return "".join(
         _folded(f"{heading} ({len(found[kind])} {'chart' if len(found[kind]) == 1 else 'charts'})",
-                _several_note(comparison) + _key_of(kind, comparison, content)
+                ("" if section == "shares" else _several_note(comparison)) + _key_of(kind, comparison, content)
                 + html_charts(found[kind], drawn, "small"))
         for kind, heading in CELL_CHARTS[section].items()
         if kind in found
@@ -77,7 +78,8 @@ def _key_of(kind: str, comparison: Comparison, content: Content) -> str:
     filled = ("generated", '<span class="swatch"></span>')
     if kind == "distances":
         return _key(filled, ("held-out", SAMPLES["line"]), ("training, to the rest", SAMPLES["dotted line"]))
-    return _key(filled, ("reference", SAMPLES["line"]))
+    trained = any(column.training for table in share_tables(comparison, kind) for column in table.columns)
+    return _key(filled, ("reference", SAMPLES["line"]), *([("training", SAMPLES["dotted line"])] if trained else []))
 
 
 def _key(*entries: tuple[str, str]) -> str:

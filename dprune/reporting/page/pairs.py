@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from dprune.reporting.image_grid import seeds_text
 from dprune.reporting.markup import escape
-from dprune.reporting.page.agreement import html_words
 from dprune.reporting.page.images import html_cells, html_heads
+from dprune.reporting.page.word_tables import html_word_table
 from dprune.reporting.pairs.findings import Pairs
 from dprune.reporting.pairs.grid import PairGrid
 
@@ -17,7 +17,7 @@ def html_pairs(pairs: Pairs, grids: Sequence[PairGrid]) -> str:
     shown = "".join(map(_grid, grids))
     blocks = f'<div class="blocks">{shown}</div>' if shown else ""
     meaning, *counts = (f'<p class="note">{escape(note)}</p>' for note in pairs.notes)
-    return f"{meaning}{html_words(pairs.table)}{''.join(counts)}{blocks}"
+    return f"{meaning}{html_word_table(pairs.table)}{''.join(counts)}{blocks}"
 
 
 def _grid(grid: PairGrid) -> str:

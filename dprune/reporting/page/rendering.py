@@ -22,6 +22,7 @@ from dprune.reporting.page.charts import html_cell_charts, html_charts, html_cur
 from dprune.reporting.page.facts import describe
 from dprune.reporting.page.images import html_images, html_pictures
 from dprune.reporting.page.pairs import html_pairs
+from dprune.reporting.page.shares import html_shares
 from dprune.reporting.page.tables import html_coverage, html_differences, html_lines, html_table
 from dprune.reporting.study.differences import BEST, NOTE
 from dprune.reporting.study.estimates import INTERVALS
@@ -121,9 +122,12 @@ def _results(content: Content, drawn: PageCharts) -> str:
     """Write what stands on top: curves and tables of a few metrics."""
     parts = []
     for tables in headline_tables(content.comparisons):
-        parts.append(_measured_with(tables[0]))
-        parts += [html_curves(content, tables, drawn), html_table(tables, _RESULTS)]
-        parts.append(_differences(tables, _RESULTS))
+        html = html_curves(content, tables, drawn) + html_table(tables, _RESULTS) + _differences(tables, _RESULTS)
+        if tables[0].comparison.is_beside:
+            title = f"Measured with {escape(tables[0].comparison.title)}"
+            parts.append(f"<details><summary>{title}</summary>{html}</details>")
+        else:
+            parts.append(_measured_with(tables[0]) + html)
     how = f'<details><summary>What ± and bold mean</summary><p class="note">{INTERVALS} {BEST}</p></details>'
     return "".join(parts) + how
 
@@ -139,7 +143,9 @@ def _measures(content: Content, name: str, drawn: PageCharts) -> str:
         curves = html_curves(content, [table], drawn)
         if not curves and all(cell.ratio is None for _, cell in comparison.cells()):
             curves = _note("No curves: the results do not say how much was pruned.")
-        parts += [curves, html_cell_charts(content, comparison, name, drawn)]
+        parts.append(curves)
+        parts += [html_shares(comparison)] if name == "shares" else []
+        parts.append(html_cell_charts(content, comparison, name, drawn))
     return "".join(parts)
 
 
@@ -161,6 +167,9 @@ def _maps(content: Content, drawn: PageCharts) -> str:
     assert content.map_inputs is not None
     pca, clusters = content.map_inputs.projection == "pca", content.map_inputs.clusters
     how = "the first two principal components of the training features" if pca else "t-SNE"
-    colours = "Colours are clusters; a generated sample has that of the nearest centroid." if clusters else ""
-    said = f"The map shows {how}. Training samples are light, generated ones framed. {colours}"
+    colours = (
+        "Colours are clusters; a generated sample has that of the nearest centroid. Rare clusters lie on top, and the "
+        "number of each stands in the middle of its training samples, unless there are too many."
+    )
+    said = f"The map shows {how}. Training samples are light, generated ones framed. {colours if clusters else ''}"
     return f'<p class="note">{said}</p>{html_charts([some.figure() for some in content.maps], drawn)}'

@@ -65,9 +65,7 @@ def html_table(tables: Sequence[Table], caption: str) -> str:
         cells += [f"<td>{some[number]}</td>" for number in shown]
         body.append((row.line, key[1], cells))
     heads = [_head(table.measures[number]) for table, number in columns] + [COUNTS[number][:2] for number in shown]
-    trained_on = _trained_on(rows)
-    unpruned = trained_on_text(trained_on.get("0", ()))
-    return _framed(caption, _Body(heads, body, trained_on)) + _below(tables, counts[0], shown, unpruned)
+    return _framed(caption, _Body(heads, body, _trained_on(rows))) + _below(tables, counts[0], shown, _unpruned(rows))
 
 
 def html_differences(tables: Sequence[Table], caption: str) -> str:
@@ -117,6 +115,16 @@ def _trained_on(rows: Mapping[_Key, TableRow]) -> dict[str, set[int]]:
     return found
 
 
+def _unpruned(rows: Mapping[_Key, TableRow]) -> str:
+    """Say how many samples the unpruned were trained on, of each line where these are not as many."""
+    lines = {row.line.label: trained_on_text(row.cell.trained_on) for row in rows.values() if row.line.is_unpruned}
+    said = {label: text for label, text in lines.items() if text}
+    if len(set(said.values())) == 1:
+        return f"Unpruned: {next(iter(said.values()))}."
+    told = "; ".join(f"{label}: {text}" for label, text in said.items())
+    return f"{told[:1].upper()}{told[1:]}." if told else ""
+
+
 def _counts(key: _Key, keyed: Iterable[dict[_Key, tuple[int, TableRow]]]) -> tuple[str, ...]:
     """Return what stands behind the numbers of a row; where tables differ in it, of each of them."""
     known = [found[key][1].names()[2:] for found in keyed if key in found]
@@ -129,7 +137,7 @@ def _below(tables: Sequence[Table], counts: tuple[str, ...], shown: Sequence[int
         COUNTS[number][2](value) for number, value in enumerate(counts) if number not in shown and value != MISSING
     ]
     said = [f"Every row: {', '.join(alike)}."] if alike else []
-    said += [f"Unpruned: {unpruned}."] if unpruned else []
+    said += [unpruned] if unpruned else []
     lost = [table.measures[n].name for table in tables for n in range(len(table.measures)) if n not in _measured(table)]
     said += [f"Not computable from these samples: {', '.join(lost)}."] if lost else []
     return f'<p class="note">{escape(" ".join(said))}</p>' if said else ""
@@ -242,5 +250,6 @@ def html_lines(lines: LineTable) -> str:
     frame = f'<div class="scroll texts" tabindex="0" role="region" aria-label="{caption}">'
     return (
         f"{frame}<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+        + (f'<p class="note">Unless a line says otherwise: {escape(lines.usual)}.</p>' if lines.usual else "")
         + (f'<p class="note">All of them share:</p><dl>{shared}</dl>' if shared else "")
     )

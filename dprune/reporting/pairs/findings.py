@@ -9,7 +9,6 @@ from statistics import fmean, stdev
 
 from dprune.metrics.catalogue import PAIRED, Measure
 from dprune.metrics.differences import NORMAL, measured
-from dprune.reporting.agreement.texts import WordTable, markdown_table
 from dprune.reporting.cell_texts import estimate_spread
 from dprune.reporting.conclusions import Statement
 from dprune.reporting.markup import markdown
@@ -18,6 +17,7 @@ from dprune.reporting.study.estimates import SAMPLING, TRAININGS, CellMean, coun
 from dprune.reporting.study.experiments import Point
 from dprune.reporting.study.grouping import Comparison, called_alike, cell_title, compare
 from dprune.reporting.tables import csv_text, number_text
+from dprune.reporting.word_tables import WordTable, markdown_word_table
 
 CAPTION = "How alike models are that were sampled with the same seeds"
 NOTE = (
@@ -47,7 +47,8 @@ class PairRow:
     @property
     def title(self) -> str:
         """What the row is of."""
-        return " and ".join(self.names)
+        # Names have commas.
+        return (", and " if "," in self.names[0] else " and ").join(self.names)
 
     def estimate(self, key: str) -> CellMean | None:
         """Return a mean over the results, None where none has the number."""
@@ -132,7 +133,7 @@ class Pairs:
 
     def markdown(self) -> str:
         """Write the table and what it means."""
-        return "\n".join([markdown_table(self.table), *(markdown(note) + "\n" for note in self.notes)])
+        return "\n".join([markdown_word_table(self.table), *(markdown(note) + "\n" for note in self.notes)])
 
     def csv(self) -> str:
         """Write a row for each result, every digit kept."""

@@ -15,6 +15,8 @@ from dprune.metrics.differences import CONFIDENCE, NORMAL, Sampling
 from dprune.reporting.study.trainings import LEVELS, Training, drawn_anew
 
 TRAININGS, SAMPLING = "trainings", "sampling"
+Numbers = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+"""Numbers of one sampling, and their errors."""
 
 INTERVALS = (
     "Every ± is half of a 95% interval. Where a method was trained several times, it is over trainings: Student's t of "
@@ -95,6 +97,30 @@ def nested_mean(known: Mapping[Training, Sequence[Sampling]]) -> CellMean:
         return CellMean(values[0], None, None, SAMPLING, 1, counts)
     error = math.sqrt(sum(error**2 for error in errors)) / len(errors)
     return CellMean(values[0], error, NORMAL * error, SAMPLING, 1, counts)
+
+
+def nested_means(known: Mapping[Training, Sequence[Numbers]]) -> list[CellMean]:
+    """Do what `nested_mean` does for many numbers of the same samplings at once, none of them a real baseline's.
+
+    Args:
+        known: numbers of each sampling with their standard errors, float64 [k] each, NaN where nothing tells, of each
+            training, one or more.
+    """
+    over, groups = units(tuple(known))
+    means = {training: np.mean([values for values, _ in samplings], axis=0) for training, samplings in known.items()}
+    of_units = np.stack([np.mean([means[training] for training in group], axis=0) for group in groups])
+    n, counts = len(groups), tuple(map(len, known.values()))
+    if n > 1:
+        error, times = of_units.std(axis=0, ddof=1) / math.sqrt(n), t_quantile(n - 1)
+    else:
+        errors = np.stack([error for samplings in known.values() for _, error in samplings])
+        over, error, times = SAMPLING, np.sqrt(np.square(errors).sum(axis=0)) / len(errors), NORMAL
+    found = zip(of_units.mean(axis=0).tolist(), error.tolist(), strict=True)
+    return [
+        CellMean(value, None, None, over, n, counts) if math.isnan(one)
+        else CellMean(value, one, times * one, over, n, counts)
+        for value, one in found
+    ]  # fmt: skip
 
 
 @functools.cache

@@ -18,6 +18,8 @@ ANY = ""
 GENERATED = "generated"
 """Role of the samples that were measured."""
 SOURCE, COMMAND, OWN, IMAGES, COUNT = "source", "command", "own subset", "images", "N"
+EPOCHS = "epochs"
+"""What stands for the number of steps where these are in proportion to the samples; `--epochs` is recorded as steps."""
 AXES = ("method", "order", "keep", "seed")
 """Tags that say where people's own results belong."""
 ASIDE = ("vae", "init")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -13,11 +14,14 @@ from typing import Any
 
 from dprune.formats.results import KINDS
 from dprune.metrics.differences import Sampling, measured
+from dprune.reporting.study.epochs import by_epochs, same_epochs
 from dprune.reporting.study.estimates import CellMean, nested_mean
 from dprune.reporting.study.experiments import NAMED, Point
-from dprune.reporting.study.factors import ANY, Factor, Factors, agree
+from dprune.reporting.study.factors import ANY, EPOCHS, OWN, Factor, Factors, agree
 from dprune.reporting.study.labels import Labeller
+from dprune.reporting.study.measurements import differences, measurements
 from dprune.reporting.study.naming import Names
+from dprune.reporting.study.training_sets import COMPOSING
 from dprune.reporting.study.trainings import Training
 from dprune.reporting.study.views import View, grouped, is_of_measuring, line_key, views
 
@@ -146,6 +150,11 @@ class Line:
         """How its samples were made and measured: only lines that agree in it can be better than one another."""
         return frozenset((f, v) for f, v in self.cells[0].points[0].experiment.items() if is_of_measuring(f))
 
+    @functools.cached_property
+    def making(self) -> frozenset[tuple[Factor, str]]:
+        """How its models were trained and sampled, whatever they were trained on."""
+        return frozenset((f, v) for f, v in self.cells[0].points[0].experiment.items() if f.name != OWN)
+
     @property
     def is_unpruned(self) -> bool:
         """Whether nothing was pruned."""
@@ -167,6 +176,7 @@ class Comparison:
         common: factors that all results share.
         apart: in what its lines were sampled or measured differently, factors with their values.
         beside: in what the comparisons of its kind were.
+        is_beside: whether its features are of another backbone than those of the first of its kind.
     """
 
     title: str
@@ -174,6 +184,7 @@ class Comparison:
     common: Factors
     apart: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    is_beside: bool = False
 
     @property
     def unpruned(self) -> tuple[Line, ...]:
@@ -219,22 +230,19 @@ def compare_kinds(
         kinds: points by their kind.
         given: labels by the keys of lines, in place of those that would be made.
     """
-    found = {kind: views(points) for kind, points in kinds.items()}
+    every = {kind: tuple(points) for kind, points in kinds.items()}
+    # What was measured in one way tells of the epochs of the others.
+    placed = iter(by_epochs([point for points in every.values() for point in points]))
+    found = {kind: views(itertools.islice(placed, len(points))) for kind, points in every.items()}
     names = Names(found.values(), given)
     return {kind: _compared(some, names) for kind, some in found.items()}
 
 
 def _compared(found: Sequence[View], names: Names) -> list[Comparison]:
-    naming = Labeller([view.measure for view in found])
-    titles = [
-        naming.name(view.measure) or naming.name(view.measure, naming.differing) or "default options" for view in found
-    ]
-    beside = tuple(naming.apart())
-    made = [
-        _comparison(title if len(found) > 1 else "", view, names, beside)
-        for title, view in zip(titles, found, strict=True)
-    ]
-    return sorted(made, key=lambda comparison: comparison.title)
+    ordered = sorted(zip(measurements(found), found, strict=True), key=lambda pair: pair[0].place)
+    beside = differences(found)
+    made = [(name, _comparison(name.title, view, names, beside)) for name, view in ordered]
+    return [replace(comparison, is_beside=name.backbone != made[0][0].backbone) for name, comparison in made]
 
 
 def _comparison(title: str, view: View, names: Names, beside: tuple[str, ...]) -> Comparison:
@@ -273,11 +281,21 @@ def _with_unpruned(line: Line, unpruned: Sequence[Line]) -> Line:
     Those that the user named come before others, and of these, those with the same candidates.
     """
     first = line.cells[0].points[0]
+    experiment = {f: v for f, v in first.experiment.items() if f.name != EPOCHS}
+    # Where steps are unequal, epochs are equal.
+    of_steps = len(experiment) == len(first.experiment)
     known = [(other, other.cells[0].points[0]) for other in unpruned]
-    alike = [(other, point) for other, point in known if agree(first.experiment, point.experiment, first.own)]
+    known = [(other, point) for other, point in known if of_steps or same_epochs(first, point)]
+    alike = [(other, point) for other, point in known if agree(experiment, point.experiment, first.own)]
     meant = [(other, point) for other, point in alike if other.is_named] or alike
+    meant = [(other, point) for other, point in meant if _composed(point) == _composed(first)] or meant
     closest = [(other, point) for other, point in meant if agree(_candidates(first), _candidates(point))]
     return replace(line, unpruned=tuple(other.label for other, _ in closest or meant))
+
+
+def _composed(point: Point) -> frozenset[tuple[str, str]]:
+    """Return which data set, composed of groups, a subset is of: it, or its clusters, may be made of that."""
+    return frozenset((f.name, value) for f, value in point.selection.items() if f.name in COMPOSING)
 
 
 def _candidates(point: Point) -> Factors:

@@ -14,7 +14,7 @@ from dprune.reporting.study.wording import is_model, noun, phrase, shortened
 
 _MOST = 4
 # What is said rather than another factor that tells the same apart, the best first.
-_PREFERRED = {SOURCE: 4, OWN: 3, COMMAND: 2, COUNT: 1, "network kind": -1}
+_PREFERRED = {SOURCE: 4, OWN: 3, COMMAND: 2, COUNT: 1, "network kind": -1, "unconditional": -1}
 
 
 class Labeller:
@@ -94,9 +94,12 @@ def _pairs_apart(factor: Factor, tables: Sequence[Factors]) -> int:
 
 
 def _fewest(apart: dict[Factor, int]) -> list[Factor]:
-    """Return as few factors as tell the same pairs apart: those that are worst to read are left out first."""
+    """Return as few factors as tell the same pairs apart: those that are worst to read are left out first.
+
+    The kind of model is never left out: it says more than any of its options.
+    """
     kept = dict(apart)
-    for factor in sorted(apart, key=_worst_first, reverse=True):
+    for factor in sorted((f for f in apart if not is_model(f)), key=_worst_first, reverse=True):
         others = reduce(or_, (pairs for other, pairs in kept.items() if other != factor), 0)
         if not apart[factor] & ~others:
             del kept[factor]
@@ -104,13 +107,8 @@ def _fewest(apart: dict[Factor, int]) -> list[Factor]:
 
 
 def _worst_first(factor: Factor) -> tuple[bool, int, int, Factor]:
-    # Whoever gave a tag meant it to be read, and what kind of model it is says more than any of its options.
-    return (
-        not (factor.name.startswith("tag ") or is_model(factor)),
-        _PREFERRED.get(factor.name, 0),
-        len(factor.path),
-        factor,
-    )
+    # Whoever gave a tag meant it to be read.
+    return not factor.name.startswith("tag "), _PREFERRED.get(factor.name, 0), len(factor.path), factor
 
 
 def _is_said(factor: Factor, differing: Sequence[Factor], tables: Sequence[Factors]) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass
 
 from dprune.formats.provenance import is_generator
+from dprune.reporting.study.epochs import steps_text
 from dprune.reporting.study.experiments import NAMED, Point
-from dprune.reporting.study.factors import ANY, COMMAND, SOURCE, Factor, Factors
+from dprune.reporting.study.factors import ANY, COMMAND, EPOCHS, SOURCE, Factor, Factors
 from dprune.reporting.study.labels import Labeller
-from dprune.reporting.study.training_sets import EXTERNAL, SUBSET
+from dprune.reporting.study.training_sets import COMPOSING, EXTERNAL, SUBSET
 from dprune.reporting.study.views import View, grouped, line_key
 from dprune.reporting.study.wording import choice_name, choice_text, is_model, phrase
 
@@ -18,9 +19,12 @@ _Group = tuple[Mapping[Hashable, Factors], Sequence[Factors]]
 
 _QUOTA = Factor(SUBSET, "select", "quota")
 _GROUPS = ("clusters", "groups")
+# Steps behind a choice of which it says enough that there was another.
+_IDLE = ("within", "subset", "groups")
 _OF_MODEL = (COMMAND, "arch", "steps", "batch_size")
-HEADINGS = ("What is kept", "Chosen", "Model", "Differs in")
-"""What `Name.about` says, in its order."""
+USUAL = "Usually"
+HEADINGS = ("What is kept", "Chosen", "Model", "Differs in", USUAL)
+"""What `Name.about` says, in its order: the last is what holds of each line of which the others say nothing else."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,13 @@ class Names:
         experiments = _Saying([(_tables(view.lines, view.experiment), []) for view in every])
         selections = _by_method(every)
         first = {line_key(points[0]): (view, points[0]) for view in reversed(every) for points in view.lines}
+        of_line: dict[Hashable, list[Point]] = defaultdict(list)
+        for point in (point for view in every for point in view.points):
+            of_line[line_key(point)].append(point)
         self._names: dict[Hashable, Name] = {}
         for key, (view, point) in first.items():
-            self._names[key] = _name(point, view.experiment(point), selections[_head(point)], experiments)
+            made = view.experiment(point)
+            self._names[key] = _name(point, made, selections[_head(point)], experiments, _model(made, of_line[key]))
         self._names |= _numbered(self._names, every)
         for key, label in (given or {}).items():
             known = self._names[key]
@@ -85,8 +93,11 @@ class _Saying:
         self._all = Labeller([*tables, *beside])
         labellers = [Labeller([*own.values(), *others]) for own, others in groups]
         self._needed = sorted({factor for labeller in labellers for factor in labeller.needed}.union(also))
-        self._differing = sorted({factor for labeller in labellers for factor in labeller.differing}.union(also))
+        differing = sorted({factor for labeller in labellers for factor in labeller.differing}.union(also))
+        kind = next((factor for factor in differing if is_model(factor)), None)
+        self._differing = [f for f in differing if kind is None or not _follows(f, kind, tables)]
         self._usual = {f: _usual(f, tables, beside) for f in self._needed if f not in also}
+        self._most = {f: value for f in self._differing if (value := _most_common(table.get(f) for table in tables))}
 
     def shortly(self, table: Factors) -> str:
         """Say as little as tells a table apart: what most have goes without saying."""
@@ -95,9 +106,14 @@ class _Saying:
         quotas = _QUOTA in told and _QUOTA in table
         return self._all.name(table, [factor for factor in told if not (quotas and _is_grouping(factor))])
 
-    def wholly(self, table: Factors) -> str:
-        """Say everything in which it differs from any."""
-        return self._all.name(table, self._differing)
+    def wholly(self, table: Factors, *, usual: bool = True) -> str:
+        """Say everything in which it differs from any, without `usual` only what most others do not say, too."""
+        told = [f for f in self._differing if usual or f not in self._most or table.get(f) != self._most[f]]
+        return self._all.name(table, told)
+
+    def usually(self) -> str:
+        """Say what most tables have of that in which any differ."""
+        return self._all.name({f: v for f, v in self._most.items() if not _is_of_model(f)}, self._differing)
 
 
 def _usual(factor: Factor, tables: Sequence[Factors], beside: Sequence[Factors]) -> str:
@@ -105,7 +121,21 @@ def _usual(factor: Factor, tables: Sequence[Factors], beside: Sequence[Factors])
     values = [value for table in tables if (value := table.get(factor)) != ANY]
     if None in values or len({*values} | {table.get(factor) for table in beside} - {ANY}) > len({*values}):
         return ANY
-    return next((str(value) for value, count in Counter(values).most_common(1) if 2 * count > len(values)), ANY)
+    return _most_common(values)
+
+
+def _most_common(values: Iterable[str | None]) -> str:
+    """Return what more than half are, unknown where that is nothing."""
+    known = [value for value in values if value != ANY]
+    return next((str(v) for v, n in Counter(known).most_common(1) if v is not None and 2 * n > len(known)), ANY)
+
+
+def _follows(factor: Factor, kind: Factor, tables: Sequence[Factors]) -> bool:
+    """Tell whether a factor is of the making of models, and the same for all of one kind."""
+    is_of_sampling = len(factor.path) < len(kind.path) and factor.path == kind.path[: len(factor.path)]
+    if factor == kind or is_of_sampling:
+        return False
+    return len({(table.get(kind), table.get(factor)) for table in tables}) == len({table.get(kind) for table in tables})
 
 
 def _by_method(every: Sequence[View]) -> dict[str, _Saying]:
@@ -161,15 +191,15 @@ def _group_roles(point: Point) -> list[str]:
     return [role for role in _GROUPS if role in roles]
 
 
-def _name(point: Point, experiment: Factors, choosing: _Saying, making: _Saying) -> Name:
+def _name(point: Point, experiment: Factors, choosing: _Saying, making: _Saying, model: str) -> Name:
     subset, named = point.subset, point.selection.get(NAMED)
     extras = [choosing.shortly(point.selection), making.shortly(experiment)]
     head = f"baseline: {named}" if named else choice_name(subset.method, subset.order)
     label = ", ".join(filter(None, (head, *extras)))
     family = ", ".join(filter(None, (subset.method, *extras)))
-    chosen = choosing.wholly({f: v for f, v in point.selection.items() if not _is_of_choice(f)})
-    made = making.wholly({f: v for f, v in experiment.items() if not _is_of_model(f)})
-    said = (_kept(point), _chosen(point), _model(experiment), ", ".join(filter(None, (chosen, made))))
+    chosen = choosing.wholly({f: v for f, v in point.selection.items() if not _is_of_choice(f, point)})
+    made = making.wholly({f: v for f, v in experiment.items() if not _is_of_model(f)}, usual=False)
+    said = (_kept(point), _chosen(point), model, ", ".join(filter(None, (chosen, made))), making.usually())
     return Name(label, family, tuple(zip(HEADINGS, said, strict=True)))
 
 
@@ -178,7 +208,8 @@ def _kept(point: Point) -> str:
     if NAMED in point.selection:
         return "the baseline, which counts as unpruned"
     if not subset.pruned:
-        return "all samples"
+        composed = [phrase(factor, value) for factor, value in point.selection.items() if factor.name in COMPOSING]
+        return f"all samples of a set with {', '.join(composed)}" if composed else "all samples"
     if subset.method == EXTERNAL:
         return "a subset made elsewhere" if not subset.order else f"the {subset.order} of scores made elsewhere"
     return choice_text(subset.method, subset.order)
@@ -197,17 +228,23 @@ def _chosen(point: Point) -> str:
     return ", ".join([*parts, *(phrase(factor, value) for factor, value in own.items())])
 
 
-def _model(experiment: Factors) -> str:
-    """Say which model was trained, and how long."""
-    said = {f.name: phrase(f, v) for f, v in experiment.items() if _is_of_model(f)}
+def _model(experiment: Factors, points: Sequence[Point]) -> str:
+    """Say which model was trained, and how long: of equal epochs, which steps these were, the largest subset first."""
+    said = {f.name: phrase(f, v) for f, v in experiment.items() if _is_of_model(f) and v != ANY}
+    if epochs := next((value for factor, value in experiment.items() if factor.name == EPOCHS and value != ANY), ""):
+        said["steps"] = f"{steps_text(points)} training steps ({epochs} epochs each)"
     # Of a DiT its architecture says enough.
     if "arch" in said:
         said.pop(COMMAND, None)
     return ", ".join(said[name] for name in _OF_MODEL if name in said)
 
 
-def _is_of_choice(factor: Factor) -> bool:
-    """Tell whether `_chosen` says it."""
+def _is_of_choice(factor: Factor, point: Point) -> bool:
+    """Tell whether `_chosen` says it, or that candidates had groups, or, of what leaves none out, were there at all."""
+    if factor.name == COMMAND and (factor.path[2:] and factor.path[-1] in _IDLE):
+        return True
+    if factor.name == COMMAND and not point.subset.pruned and factor.path[1:] == ("within",):
+        return True
     if factor.path == SUBSET:
         return factor.name in ("quota", "cap", "only")
     return _is_grouping(factor) or (factor.path == (*SUBSET, "clusters") and factor.name == "k")
@@ -217,7 +254,7 @@ def _is_of_model(factor: Factor) -> bool:
     """Tell whether `_model` says it."""
     if is_model(factor):
         return True
-    return is_generator(factor.command) and factor.path[-1:] == ("model",) and factor.name in _OF_MODEL
+    return is_generator(factor.command) and factor.path[-1:] == ("model",) and factor.name in (*_OF_MODEL, EPOCHS)
 
 
 def _numbered(names: Mapping[Hashable, Name], every: Sequence[View]) -> dict[Hashable, Name]:

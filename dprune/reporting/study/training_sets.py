@@ -19,7 +19,7 @@ EXAMPLE = "as_many_as"
 """Role of a subset that says how much another keeps, and nothing else of it."""
 _BOUNDS = ("keep", "cap", "quota")
 # What says of each group how many samples it gives: by chance, the set is no choice, but what others choose from.
-_COMPOSING = ("counts", "tail")
+COMPOSING = ("counts", "tail")
 # What chooses among candidates says nothing where all of them are kept.
 _IDLE_ROLES, _IDLE_OPTIONS = ("scores", "clusters", "groups"), (COMMAND, "order", *_BOUNDS)
 _POOLS = ("within", "or")
@@ -111,13 +111,13 @@ def selection_factors(main: Record | None, subset: Subset) -> Factors:
     named = {Factor(path, step["command"], "order"), Factor(path, step["command"], "keep"),
              Factor((*path, "scores"), "", COMMAND)}  # fmt: skip
     if "keep" not in _options(step):
-        named |= {Factor(path, step["command"], name) for name in ("cap", *_COMPOSING)}
+        named |= {Factor(path, step["command"], name) for name in ("cap", *COMPOSING)}
     return {f: v for f, v in found.items() if f not in named}
 
 
 def _composed_alone(factors: Factors) -> Factors:
     """Leave out of steps that composed a set what goes without saying beside how they did."""
-    steps = {f.path: f.command for f in factors if f.name in _COMPOSING}
+    steps = {f.path: f.command for f in factors if f.name in COMPOSING}
     by_chance = [
         (path, command) for path, command in steps.items() if factors.get(Factor(path, command, "order")) == "random"
     ]
@@ -173,7 +173,7 @@ def _axis(step: Record) -> str:
         made = example.get("provenance")
         return _axis(_choosing_step(made)[0]) if made else f"as many as {example.get('digest')}"
     # How many the smallest group has follows from the clustering, and so from its seed.
-    named = next((f"{name} {options[name]}" for name in ("cap", *_COMPOSING) if name in options), None)
+    named = next((f"{name} {options[name]}" for name in ("cap", *COMPOSING) if name in options), None)
     return str(options.get("keep", named or options.get("quota", "")))
 
 
@@ -238,7 +238,7 @@ def _chooses(step: Record) -> bool:
 def _composes(step: Record) -> bool:
     """Tell whether a selection says of each group how many samples it gives, which are drawn by chance."""
     options = _options(step)
-    return any(name in options for name in _COMPOSING) and options.get("order") == "random"
+    return any(name in options for name in COMPOSING) and options.get("order") == "random"
 
 
 def _is_composed(record: Record) -> bool:
@@ -262,7 +262,7 @@ def _keeps_all(step: Record) -> bool:
     options = _options(step)
     if "keep" in options:
         return _share(options["keep"]) == 1 and "cap" not in options
-    if EXAMPLE in step.get("parents", {}) or any(name in options for name in _COMPOSING):
+    if EXAMPLE in step.get("parents", {}) or any(name in options for name in COMPOSING):
         return False
     return "cap" not in options and options.get("quota") != "equal" and not _takes_groups(step)
 

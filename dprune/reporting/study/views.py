@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from dprune.formats.provenance import is_generator
 from dprune.reporting.study.experiments import Point
-from dprune.reporting.study.factors import ANY, COUNT, GENERATED, OWN, Factor, Factors, agree
+from dprune.reporting.study.factors import ANY, COUNT, EPOCHS, GENERATED, OWN, Factor, Factors, agree
 
 _Item = TypeVar("_Item")
 
@@ -32,10 +32,10 @@ class View:
         return [point for line in self.lines for point in line]
 
     def experiment(self, point: Point) -> Factors:
-        """Return how samples were made; where there is no subset, nothing can be of it."""
+        """Return how samples were made; where there is no subset, nothing can be of it, nor its epochs be unequal."""
         if point.subset.pruned:
             return point.experiment
-        own = {factor for line in self.lines for factor in line[0].experiment if factor.name == OWN}
+        own = {factor for line in self.lines for factor in line[0].experiment if factor.name in (OWN, EPOCHS)}
         return point.experiment | dict.fromkeys(own, ANY)
 
 
@@ -56,7 +56,7 @@ def views(points: Iterable[Point]) -> list[View]:
     The order of points makes no difference.
     """
     found = _by_measure(sorted(points, key=lambda point: point.mark))
-    return [View(measure, tuple(map(tuple, grouped(_by_epochs(some), line_key)))) for measure, some in found]
+    return [View(measure, tuple(map(tuple, grouped(some, line_key)))) for measure, some in found]
 
 
 def _by_measure(points: Sequence[Point]) -> list[tuple[Factors, list[Point]]]:
@@ -108,20 +108,6 @@ def grouped(items: Iterable[_Item], key: Callable[[_Item], Hashable]) -> list[li
     return list(found.values())
 
 
-def _is_steps(factor: Factor) -> bool:
+def is_steps(factor: Factor) -> bool:
     """Tell whether a factor is how long the model was trained."""
-    return factor.name == "steps" and is_generator(factor.command)
-
-
-def _by_epochs(points: Sequence[Point]) -> list[Point]:
-    """Leave out the number of steps where all trainings made as many passes over their own training sets."""
-    known = [point.passes for point in points]
-    steps = {passes[0] for passes in known if passes}
-    if len(steps) < 2 or not all(known):
-        return list(points)
-    bounds = [((n - 1) * batch / size, n * batch / size) for n, batch, size in filter(None, known)]
-    if max(low for low, _ in bounds) >= min(high for _, high in bounds):
-        return list(points)
-    return [
-        replace(point, experiment={f: v for f, v in point.experiment.items() if not _is_steps(f)}) for point in points
-    ]
+    return factor.name == "steps" and factor.path[-1:] == ("model",) and is_generator(factor.command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dprune.reporting.study.factors import ASIDE, COMMAND, COUNT, GENERATED, OWN, SOURCE, Factor
+from dprune.reporting.study.factors import ASIDE, COMMAND, COUNT, EPOCHS, GENERATED, OWN, SOURCE, Factor
 
 _METHODS = {
     "cluster-distance": "cluster distance",
@@ -55,6 +55,8 @@ _OPTIONS: dict[tuple[str, str], tuple[str, str | dict[str, str]]] = {
     ("sample", "quantize"): ("whether images are quantized (quantize)", {"yes": "quantized", "no": "not quantized"}),
     ("train-dit", "arch"): ("the architecture (arch)", "{}"),
     ("train-dit", "steps"): ("training steps", "{} training steps"),
+    ("train-dit", "epochs"): ("epochs", "equal epochs"),
+    ("train-dit", "fold"): ("the part of the training set (fold)", "{}"),
     ("train-dit", "lr"): ("the learning rate", "learning rate {}"),
     ("train-dit", "batch_size"): ("the batch size", "batch size {}"),
     ("train-dit", "ema"): ("the EMA decay", "EMA {}"),
@@ -180,6 +182,8 @@ def phrase(
     if factor.name in (SOURCE, COMMAND):
         return _made(factor, value, of_value=of_value)
     shown, known = shortened(factor, value), _option_words(factor)
+    if factor.name == EPOCHS and of_value:
+        return f"{shown} epochs"
     if factor.name.startswith("tag "):
         return f"{noun(factor)}={shown}"
     if known is None:
@@ -200,8 +204,18 @@ def shortened(factor: Factor, value: str) -> str:
         return f"{int(value):,}" if value.isdecimal() else value
     if factor.name == SOURCE:
         return value[:_DIGEST]
+    if factor.name == "fold":
+        return _part(value)
     whole = factor.name == COMMAND or factor.name.startswith("tag ")
     return value if whole or len(value) <= _LONGEST else value[:_DIGITS] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _part(fold: str) -> str:
+    """Say which part of several a fold is; they are counted from 0 as options, and from 1 among people."""
+    number, _, parts = fold.partition("/")
+    if not (number.isdecimal() and parts.isdecimal()):
+        return fold
+    return f"{'half' if parts == '2' else 'part'} {int(number) + 1} of {parts}"
 
 
 def spoken(name: str) -> str:
