@@ -50,7 +50,7 @@ def readable(value: Any) -> str:
     return str(value)
 
 
-def begun(text: str) -> str:
+def first_capital(text: str) -> str:
     """Write the first letter as at the beginning of a sentence, and all others as they are."""
     return text[:1].upper() + text[1:]
 

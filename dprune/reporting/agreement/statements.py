@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dprune.formats.readable import begun
+from dprune.formats.readable import first_capital
 from dprune.metrics.agreement import Association
 from dprune.reporting.agreement.matrices import Matrix, share_text
 from dprune.reporting.agreement.predictions import Prediction
@@ -23,7 +23,7 @@ def statements(
     if correlations is not None and correlations.pairs:
         yield Statement("Scores", tuple(_of_scores(correlations)))
     if said := [sentence for matrix in overlaps if (sentence := _of_overlap(matrix))]:
-        yield Statement("Kept sets", (said[0], *map(begun, said[1:])))
+        yield Statement("Kept sets", (said[0], *map(first_capital, said[1:])))
     yield from _of_predictions(found)
 
 
@@ -37,10 +37,10 @@ def _of_scores(matrix: Matrix) -> Iterator[str]:
     for number, name in enumerate(matrix.names):
         own = [abs(cell.value) for place, cell in pairs.items() if number in place]
         if len(own) > 1 and max(own) < _SOMEWHAT:
-            yield f"{begun(name)} orders them like none of the others ({share_text(max(own))} at most)."
+            yield f"{first_capital(name)} orders them like none of the others ({share_text(max(own))} at most)."
     for number, name in enumerate(matrix.names):
         if (itself := matrix.cell(number, number)) is not None and itself.value < _ALIKE:
-            yield f"{begun(name)}, scored anew, would agree with itself by {share_text(itself.value)} only."
+            yield f"{first_capital(name)}, scored anew, would agree with itself by {share_text(itself.value)} only."
 
 
 def _alike(value: float) -> str:

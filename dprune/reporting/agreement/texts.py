@@ -31,9 +31,10 @@ _OF_OVERLAPS = (
 )
 _OF_ENDS = "No subsets were given: these are the lowest and the highest by each score, among all samples."
 _OF_PREDICTIONS = (
-    "Over the lines of one pruning ratio, how the mean score of what a line kept goes with what was measured: "
-    f"Spearman's rank correlation, and Pearson's. In brackets is the two-sided p of a permutation test, exact up to "
-    f"{EXACT} lines and of {DRAWN + 1:,} permutations beyond; no test is made of fewer than {FEWEST}."
+    "Over the lines of one pruning ratio that were trained and sampled alike, how the mean score of what a line kept "
+    "goes with what was measured: Spearman's rank correlation, and Pearson's. In brackets is the two-sided p of a "
+    f"permutation test, exact up to {EXACT} lines and of {DRAWN + 1:,} permutations beyond; no test is made of "
+    f"fewer than {FEWEST}."
 )
 
 
