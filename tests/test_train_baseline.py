@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -25,7 +26,7 @@ from dprune.models.prior_vae import PriorVAE
 from dprune.models.projection_discriminator import ProjectionDiscriminator, Spectral
 from dprune.training.baseline.augmentation import Augmentation, coloured, cut_out, translated
 from dprune.training.baseline.loss import BoundObjective, GeneratorObjective, JudgingObjective, LabelledImages
-from dprune.training.baseline.settings import OF_MODEL, PLANS, PRESETS
+from dprune.training.baseline.settings import GAN_RATES, PLANS, PRESETS, VAE_PLAN
 
 CPU = torch.device("cpu")
 SMALL = ("--preset", "tiny", "--width", "16", "--latent-size", "8", "--batch-size", "6", "--workers", "0",
@@ -48,6 +49,17 @@ def log(run: Path) -> list[dict[str, Any]]:
 
 def losses(run: Path) -> list[dict[str, float]]:
     return [line for line in log(run) if "loss" in line]
+
+
+def assert_same_images(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
+    """Sums of a convolution are rounded otherwise in batches of another size, which may move a value by one."""
+    assert ours.keys() == theirs.keys()
+    for name, content in ours.items():
+        if name.endswith(".png"):
+            one, other = (np.asarray(Image.open(io.BytesIO(data))).astype(int) for data in (content, theirs[name]))
+            assert np.abs(one - other).max() <= 1, name
+        else:
+            assert content == theirs[name]
 
 
 def pixels(folder: Path) -> dict[str, np.ndarray]:
@@ -215,6 +227,7 @@ def test_images_of_any_size_are_cropped_to_one_that_is_made(
     ("model", "options", "words"),
     [
         ("vae", ("--augment", "colour"), ["--augment", "a VAE", "leave it out"]),
+        ("vae", ("--discriminator-rate", "2"), ["--discriminator-rate", "a VAE", "leave it out"]),
         ("gan", ("--kl-weight", "2"), ["--kl-weight", "a GAN", "leave it out"]),
         ("gan", ("--augment", "colour,rain"), ["'rain'", "cutout"]),
         ("gan", ("--width", "40"), ["--width 40", "multiple of 16"]),
@@ -235,7 +248,7 @@ def test_presets_are_those_of_the_help(shards: Path, tmp_path: Path) -> None:
             plan = json.loads(dprune("train-baseline", model, shards, *options).ok().out)["provenance"]["options"]
             assert {name: plan[name] for name in ("width", "latent_size")} == PRESETS[preset]
             assert (plan["steps"], plan["batch_size"]) == (PLANS[preset]["steps"], PLANS[preset]["batch_size"])
-            assert plan["lr"] == OF_MODEL[model]["lr"]
+            assert plan["lr"] == (VAE_PLAN["lr"] if model == "vae" else GAN_RATES[preset])
     assert not (tmp_path / "run").exists()
 
 
@@ -259,11 +272,11 @@ def test_an_image_depends_on_its_seed_alone(model: str, runs: dict[str, Path], t
     for name, options in (("few", ("--seeds", "3,17-21", "--batch-size", 2)),
                           ("cut", ("--seeds", "0-39", "--batch-size", 16, "--shard-size", 7))):  # fmt: skip
         some = drawn(name, *options)
-        assert some == {key: many[key] for key in some}
+        assert_same_images(some, {key: many[key] for key in some})
     assert [many[f"{seed:08d}.cls"] for seed in range(5)] == [b"0", b"1", b"2", b"3", b"0"]
     listed = drawn("listed", "--seeds", "0-3", "--classes", "2,1")
     assert [listed[f"{seed:08d}.cls"] for seed in range(4)] == [b"2", b"1", b"2", b"1"]
-    assert listed["00000001.png"] == many["00000001.png"]
+    assert_same_images({"1.png": listed["00000001.png"]}, {"1.png": many["00000001.png"]})
     assert "up to date" in dprune("sample", runs[model], "-o", tmp_path / "few", "--seeds", "3,17-21").ok().err
     kept = runs[model] / "checkpoints" / "step-00000002.safetensors"
     dprune("sample", kept, "-o", tmp_path / "kept", "--seeds", "0-3").ok()

@@ -55,6 +55,7 @@ class Regression:
     repeats = "each time alike"
     fingerprint = "0123456789abcdef"
     network_header = {"kind": "toy"}
+    rates = {"second": 2.0}
 
     def __init__(self, scale=1.0):
         torch.manual_seed(0)
@@ -273,6 +274,8 @@ def test_a_network_that_is_not_active_keeps_its_weights(tmp_path):
     assert torch.equal(loop.task.networks["second"].weight, before)
     loop = train(tmp_path / "long", replace(PLAN, steps=11))
     assert not torch.equal(loop.task.networks["second"].weight, before)
+    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in loop.optimizers.items()}
+    assert rates == {"first": PLAN.lr, "second": 2 * PLAN.lr}
 
 
 def test_micro_batches_change_nothing_but_rounding(tmp_path):

@@ -44,11 +44,13 @@ class Augmentations(click.ParamType[tuple[str, ...]]):
         options.count("--image-size", "Side of the images: 8, 16, 32, 64, 128 or 256.  [default: that of the first "
                                       "image]", group="Model", common=True, most=options.MOST_PIXELS),
         options.count("--width", "Channels at full resolution.  [default: base 64, tiny 32]", group="Model"),
-        options.count("--latent-size", "Random numbers that an image is made of.  [default: base 128, tiny 32]",
+        options.count("--latent-size", "Random numbers that an image is made of.  [default: base 128, tiny 64]",
                       group="Model"),
         options.option("--unconditional", group="Model", common=True, is_flag=True, help="Train without labels."),
         options.option("--kl-weight", group="Loss", type=options.Number(min=0), metavar="X",
                        help="VAE: weight of the divergence from the prior.  [default: 1]"),
+        options.option("--discriminator-rate", group="Loss", type=options.Number(0, min_open=True), metavar="X",
+                       help="GAN: multiple of the learning rate for the discriminator.  [default: 4]"),
         options.option("--augment", group="Loss", common=True, type=Augmentations(), metavar="WORDS", default=(),
                        help="GAN: differentiable augmentation, such as colour,translation,cutout.  [default: none]"),
         options.option("--flip", group="Data", is_flag=True, help="Mirror training images at random."),
@@ -56,7 +58,10 @@ class Augmentations(click.ParamType[tuple[str, ...]]):
         options.workers,
     ),
     options.members,
-    options.trains(steps="base 30000, tiny 1000", batch_size="base 128, tiny 32", lr="vae 1e-3, gan 2e-4", ema="0.999"),
+    options.trains(
+        steps="base 30000, tiny 1000", batch_size="base 128, tiny 32", lr="vae 1e-3; gan base 1e-4, tiny 4e-4",
+        ema="0.999",
+    ),
     options.delivers("Run folder. Its model.safetensors appears when training is complete.", can_stop=True,
                      shares_work=True, folder=True),
 )  # fmt: skip

@@ -17,6 +17,8 @@ from dprune.models.baselines import GROUP, SMALLEST, BaselineConfig
 
 LABEL_SIZE = 64
 """Numbers that stand for a class."""
+LABEL_DEVIATION = 0.1
+"""Of these numbers, where those of noise have 1."""
 
 
 class LabelTable(nn.Module):
@@ -31,6 +33,9 @@ class LabelTable(nn.Module):
         super().__init__()
         self.size = size if classes else 0
         self.table = nn.Embedding(classes + 1, size) if classes else None
+        if self.table is not None:
+            # Noise is to be the larger part at first, or a GAN begins with one image for each class and stays there.
+            nn.init.normal_(self.table.weight, std=LABEL_DEVIATION)
 
     def forward(self, labels_B: Tensor) -> Tensor:
         """Return the vectors of labels, -1 for none, [B, size]; of no numbers where no classes are known."""

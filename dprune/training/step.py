@@ -51,7 +51,7 @@ class Stepper:
         """Take one step, given its micro-batches; return the norms of the gradients if they are known or wanted."""
         names = [name for name in self._objectives if self._task.active(name, step)]
         for name in names:
-            set_rate(self._optimizers[name], self._plan.rate(step))
+            set_rate(self._optimizers[name], self._plan.rate(step) * self._task.rates.get(name, 1.0))
         key = self._task.capture_key(step) if self._replays else None
         work = functools.partial(self._work, names, wants_norm or key is not None)
         found, norms = self._replays(key, work, batch) if self._replays else work(batch)

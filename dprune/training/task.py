@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Hashable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dprune.training.order import Visits
@@ -27,6 +28,7 @@ class Task(ABC):
         repeats: how a sample differs from one visit to the next, for a sentence.
         fingerprint: digest of what is trained on, which all ranks must share.
         flop: floating-point operations of the training on one sample, 0 if not known.
+        rates: for some of the networks, under their names, what the learning rate is multiplied by.
     """
 
     networks: Mapping[str, nn.Module]
@@ -36,6 +38,7 @@ class Task(ABC):
     repeats: str
     fingerprint: str
     flop: int = 0
+    rates: Mapping[str, float] = MappingProxyType({})
 
     def ready(self) -> None:
         """Wait until the networks have the weights that they begin with, which trials can do without."""

@@ -139,6 +139,7 @@ class GANTraining(BaselineTask):
         super().__init__(generator, settings, seed, data)
         augmentation = Augmentation(settings.augment, seed)
         self._discriminator = discriminator
+        self.rates = {"discriminator": settings.discriminator_rate}
         self.networks = {"generator": generator, "discriminator": discriminator}
         self.objectives = {
             "generator": GeneratorObjective(generator, discriminator, augmentation, seed),
