@@ -198,6 +198,15 @@ def test_each_score_has_its_density(told: Study) -> None:
     assert "How each score is spread (3 charts)" in " ".join(page_of(told.folder / "report").text)
 
 
+def test_charts_of_what_scores_predict_are_folded_with_their_legend(told: Study) -> None:
+    """Each score has one at each ratio, so that they are many, and the table above them has their numbers."""
+    page = (told.folder / "report" / "report.html").read_text()
+    heading = "<details><summary>Fréchet distance over the mean score of what is kept (6 charts)</summary>"
+    folded = page.partition(heading)[2].partition("</details>")[0]
+    assert folded.startswith('<ul class="legend lines">')
+    assert folded.count("<figure") == 6
+
+
 def test_constants_and_what_was_never_scored_have_no_density(study: Study) -> None:
     study.whole()
     study.score("moso", np.full(SIZE, 2.0))

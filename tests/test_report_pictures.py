@@ -15,6 +15,7 @@ from studies import Run, write_metrics
 from test_report import generated
 from test_report_page import Node, Tree
 
+from dprune.formats.images import described_png
 from dprune.formats.manifests import read_manifest
 from dprune.reporting.pictures import TALLEST, WIDEST
 
@@ -66,6 +67,18 @@ def test_dprunes_own_pictures_say_what_they_show(shards: Path, result: Path, tmp
            "-o", tmp_path / "k.npy").ok()  # fmt: skip
     report(result, figure).ok()
     assert figures(result)[0].text == f"The lowest, middle and highest: 5 of {count} candidates kept (framed)"
+
+
+def test_pictures_that_say_the_same_tell_whose_they_are(result: Path, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("runs/all/0/pairs.png", "runs/kept/pairs-0.9.png")]
+    for file, colour in zip(files, ("red", "blue"), strict=True):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(described_png(Image.new("RGB", (8, 8), colour), "Closest pairs"))
+    report(result, *files, f"{draw(tmp_path / 'mine.png')}=Closest pairs", files[0]).ok()
+    told = ["Closest pairs (all/0/pairs)", "Closest pairs (kept/pairs-0.9)", "Closest pairs"]
+    assert [figure.text for figure in figures(result)] == told
+    report(result, files[0], more=("--overwrite",)).ok()
+    assert figures(result)[0].text == "Closest pairs"
 
 
 def test_a_file_and_its_caption_may_hold_equals_signs(result: Path, tmp_path: Path) -> None:

@@ -50,6 +50,11 @@ def readable(value: Any) -> str:
     return str(value)
 
 
+def first_capital(text: str) -> str:
+    """Write the first letter as at the beginning of a sentence, and all others as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def figures(rate: float) -> str:
     """Write a rate: as a whole number, or where that would hide much of it with two digits that count."""
     return f"{rate:,.0f}" if rate >= SLOW else f"{rate:.2g}"

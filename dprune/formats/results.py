@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,27 @@ def write_result(
     """Publish a measurement, or write it to stdout when `path` is a dash; what is not finite becomes null."""
     content = {"kind": kind, "metrics": metrics, "details": details, "inputs": list(inputs), "provenance": record}
     publish_bytes(path, _laid_out(with_check(finite(content))).encode() + b"\n")
+
+
+def checked_numbers(values: Any, name: str, what: str) -> list[float]:
+    """Check a list in the details of a result, which anyone may have written.
+
+    Args:
+        values: the list.
+        name: of the result.
+        what: the details, in the plural.
+
+    Raises:
+        InputError: it is no list of finite numbers.
+    """
+    if not isinstance(values, list) or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+        raise damaged(name, what)
+    return [float(value) for value in values]
+
+
+def damaged(name: str, what: str) -> InputError:
+    """Return an error that says that details of a result are not what they should be."""
+    return InputError(f"{name}: its {what} are damaged: measure it again.")
 
 
 def result_digest(result: Result) -> str:

@@ -76,13 +76,14 @@ class Difference:
 
 def measured(metrics: Mapping[str, Any], details: Mapping[str, Any], key: str) -> Sampling | None:
     """Read a metric out of the metrics and details of a result, None where it has no such number."""
-    value, error = (_number(metrics.get(name)) for name in (key, f"{key}_se"))
+    value, error = (finite_number(metrics.get(name)) for name in (key, f"{key}_se"))
     kept = details.get("jackknife", {})
     replicates, sizes = kept.get("replicates", {}).get(key, ()), kept.get("sizes", ())
     return None if value is None else Sampling(value, error, tuple(replicates), tuple(sizes), kept.get("pairing"))
 
 
-def _number(value: Any) -> float | None:
+def finite_number(value: Any) -> float | None:
+    """Return a number of a result or a record, which anyone may have written; None for anything else."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if is_number else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dprune.formats.readable import first_capital
 from dprune.reporting.cell_texts import value_text
 from dprune.reporting.group_shares import GROUPS
 from dprune.reporting.study.estimates import CellMean
@@ -36,7 +37,7 @@ def balance_sentences(table: Table, kind: str) -> tuple[str, ...]:
     flat = [(estimate, row) for estimate, row in apart if row not in [other for _, other in slopes]]
     found = [*filter(None, (_slopes(slopes, kind), _flat(flat, kind), _rarest(known("smallest_share"), kind)))]
     # The first goes on from its heading.
-    return (found[0], *(sentence[:1].upper() + sentence[1:] for sentence in found[1:]))
+    return (found[0], *map(first_capital, found[1:]))
 
 
 def _slopes(known: _Known, kind: str) -> str:

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from dprune.charts.densities import density_steps
 from dprune.charts.figure import Figure
 from dprune.charts.shares import GroupBar, share_bars
 from dprune.charts.tradeoff import precision_recall
-from dprune.errors import InputError
 from dprune.formats.readable import presentable
+from dprune.formats.results import checked_numbers, damaged
 from dprune.reporting.curves import Colours
 from dprune.reporting.group_shares import GROUPS, ShareColumn, ShareTable, share_tables
 from dprune.reporting.study.grouping import Cell, Comparison, Line, cell_title, ratio_text
 from dprune.reporting.tables import csv_text
 
 _SETS = {"held_out": "held-out", "train": "training"}
+_HISTOGRAMS = "histograms"
 _PRD_POINTS = 60
-
-
-def _numbers(values: Any, name: str) -> list[float]:
-    """Check a list of a result file, which anyone may have written."""
-    if not isinstance(values, list) or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
-        raise InputError(f"{name}: its details are damaged: measure it again.")
-    return [float(value) for value in values]
 
 
 def _named(cell: Cell) -> str:
@@ -98,12 +90,15 @@ def _histograms(comparison: Comparison) -> Iterator[tuple[Line, Cell, list[float
         table = cell.details("histograms")
         if not isinstance(table, dict):
             continue
-        edges = _numbers(table.get("edges"), _named(cell))
-        parts = {role: _numbers(table[role], _named(cell)) for role in ("generated", "held_out", "train")
-                 if table.get(role) is not None}  # fmt: skip
+        edges = checked_numbers(table.get("edges"), _named(cell), _HISTOGRAMS)
+        parts = {
+            role: checked_numbers(table[role], _named(cell), _HISTOGRAMS)
+            for role in ("generated", *_SETS)
+            if table.get(role) is not None
+        }
         whole = len(edges) > 1 and all(len(values) == len(edges) - 1 for values in parts.values())
         if not whole or "generated" not in parts or any(b <= a for a, b in itertools.pairwise(edges)):
-            raise InputError(f"{_named(cell)}: its histograms are damaged: measure it again.")
+            raise damaged(_named(cell), _HISTOGRAMS)
         yield line, cell, edges, {role: _density(values, edges) for role, values in parts.items()}
 
 
@@ -144,9 +139,9 @@ def prd_csv(comparison: Comparison) -> str:
 def _curve(cell: Cell) -> tuple[list[float], list[float]]:
     prd = cell.details("prd")
     fields = prd if isinstance(prd, dict) else {}
-    precision, recall = (_numbers(fields.get(name), _named(cell)) for name in ("precision", "recall"))
+    precision, recall = (checked_numbers(fields.get(name), _named(cell), "curves") for name in ("precision", "recall"))
     if not precision or len(precision) != len(recall):
-        raise InputError(f"{_named(cell)}: its precision-recall curve is damaged: measure it again.")
+        raise damaged(_named(cell), "curves")
     step = max(1, len(precision) // _PRD_POINTS)
     kept = [*range(0, len(precision) - 1, step), len(precision) - 1]
     return [precision[n] for n in kept], [recall[n] for n in kept]

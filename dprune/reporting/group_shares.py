@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dprune.errors import InputError
 from dprune.formats.provenance import parents_of
-from dprune.formats.results import Result
+from dprune.formats.results import Result, checked_numbers, damaged
+from dprune.metrics.differences import finite_number
 from dprune.reporting.study.estimates import CellMean, nested_means
 from dprune.reporting.study.factors import GENERATED
 from dprune.reporting.study.grouping import Cell, Comparison, Line
@@ -26,6 +25,7 @@ GROUPS = {"cluster": "clusters", "class": "classes"}
 MOST_IN_ORDER = 80
 """Classes that stand in the order of their labels; more of them, and clusters, by their size."""
 
+_SHARES = "shares"
 _HEADS = ("measurement", "line", "pruned", "of", "group", "generated", "reference", "training", "se", "half_width",
           "over", "units", "images")  # fmt: skip
 
@@ -66,14 +66,14 @@ class _Found:
         table = shares.get(kind) if isinstance(shares, dict) else None
         if not isinstance(table, dict):
             return None
-        ours, theirs = (_numbers(result, table.get(role)) for role in ("generated", "reference"))
-        trained = None if table.get("training") is None else _numbers(result, table["training"])
+        ours, theirs = (checked_numbers(table.get(role), result.name, _SHARES) for role in ("generated", "reference"))
+        trained = None if table.get("training") is None else checked_numbers(table["training"], result.name, _SHARES)
         names = tuple(str(name) for name in table.get("names") or range(len(ours)))
         errors = table.get("generated_se")
         known = errors if isinstance(errors, list) else [None] * len(ours)
         if not ours or {*map(len, (ours, theirs, known, trained or ours))} != {len(names)}:
-            raise _damaged(result)
-        return cls(names, ours, [_number(error) for error in known], theirs, trained, _count(result, table))
+            raise damaged(result.name, _SHARES)
+        return cls(names, ours, [finite_number(error) for error in known], theirs, trained, _count(result, table))
 
 
 @dataclass(frozen=True)
@@ -193,22 +193,7 @@ def _csv_rows(comparison: Comparison, kind: str) -> Iterator[list[object]]:
                        column.reference[place], trained, mean.error, mean.half_width, *over, images]  # fmt: skip
 
 
-def _numbers(result: Result, values: Any) -> list[float]:
-    """Check a list of a result file, which anyone may have written."""
-    if not isinstance(values, list) or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
-        raise _damaged(result)
-    return [float(value) for value in values]
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
 def _count(result: Result, table: Mapping[str, Any]) -> int | None:
     count = next((side.get("count") for side in result.inputs if side.get("role") == GENERATED), None)
     unlabelled = table.get("unlabelled", 0)
     return count - unlabelled if isinstance(count, int) and isinstance(unlabelled, int) else None
-
-
-def _damaged(result: Result) -> InputError:
-    return InputError(f"{result.name}: its shares are damaged: measure it again.")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,11 +31,13 @@ class Picture:
         caption: what stands below it.
         image: RGB, scaled down where it is large.
         digest: of its file.
+        path: of its file, without the ending, where that says what it shows; None where the user does.
     """
 
     caption: str
     image: Image.Image
     digest: str
+    path: str | None
 
     @classmethod
     def open(cls, text: str) -> Picture:
@@ -52,8 +55,9 @@ class Picture:
             image = decode_image(data)
         except BadImage as error:
             raise InputError(f"--picture {path}: {error}: give a PNG or a JPEG.") from error
-        said = caption or png_words(data) or "/".join(path.with_suffix("").parts[-2:])
-        return cls(said, _scaled_down(image), hashlib.sha256(data).hexdigest())
+        bare = path.with_suffix("")
+        said = caption or png_words(data) or "/".join(bare.parts[-2:])
+        return cls(said, _scaled_down(image), hashlib.sha256(data).hexdigest(), None if caption else str(bare))
 
     def encoded(self) -> tuple[str, bytes]:
         """Return the type and the bytes for a page: without loss unless that would be large."""
@@ -66,7 +70,7 @@ class Picture:
 
 
 def open_pictures(texts: Iterable[str]) -> tuple[Picture, ...]:
-    """Read pictures in their order, one that is given twice once.
+    """Read pictures in their order, one that is given twice once; files that say the same tell whose they are.
 
     Raises:
         InputError: one cannot be shown.
@@ -74,7 +78,16 @@ def open_pictures(texts: Iterable[str]) -> tuple[Picture, ...]:
     found: dict[tuple[str, str], Picture] = {}
     for picture in map(Picture.open, texts):
         found.setdefault((picture.digest, picture.caption), picture)
-    return tuple(found.values())
+    return tuple(_told_apart(picture, [*found.values()]) for picture in found.values())
+
+
+def _told_apart(picture: Picture, every: Sequence[Picture]) -> Picture:
+    """Add to a caption that several files give themselves the part of the path in which these differ."""
+    alike = [os.path.abspath(other.path) for other in every if other.path and other.caption == picture.caption]
+    if picture.path is None or len(alike) < 2:
+        return picture
+    own = os.path.relpath(os.path.abspath(picture.path), os.path.commonpath(map(os.path.dirname, alike)))
+    return replace(picture, caption=f"{picture.caption} ({own})")
 
 
 def _parted(text: str) -> tuple[Path, str]:

@@ -15,7 +15,7 @@ from dprune.charts.heatmap import HeatCell, heat_map
 from dprune.formats.provenance import FINDINGS_KEY
 from dprune.formats.readable import presentable
 from dprune.metrics.agreement import IdBits, rank_agreements
-from dprune.metrics.differences import NORMAL
+from dprune.metrics.differences import NORMAL, finite_number
 from dprune.reporting.agreement.inputs import StudyScore
 from dprune.reporting.agreement.kept_sets import Choosing
 from dprune.reporting.study.grouping import ratio_text
@@ -156,8 +156,8 @@ def _most(one: MatrixCell | None, other: MatrixCell | None) -> float | None:
 
 def _number(value: object) -> float | None:
     """Findings are held to no shape."""
-    known = isinstance(value, int | float) and math.isfinite(value) and abs(value) <= 1
-    return float(value) if known and isinstance(value, int | float) else None
+    number = finite_number(value)
+    return number if number is not None and abs(number) <= 1 else None
 
 
 def overlap_matrices(by_ratio: Mapping[str, Sequence[Choosing]]) -> list[Matrix]:

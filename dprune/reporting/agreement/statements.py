@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from dprune.formats.readable import first_capital
 from dprune.metrics.agreement import Association
 from dprune.reporting.agreement.matrices import Matrix, share_text
 from dprune.reporting.agreement.predictions import Prediction
@@ -22,7 +23,7 @@ def statements(
     if correlations is not None and correlations.pairs:
         yield Statement("Scores", tuple(_of_scores(correlations)))
     if said := [sentence for matrix in overlaps if (sentence := _of_overlap(matrix))]:
-        yield Statement("Kept sets", (said[0], *map(_begun, said[1:])))
+        yield Statement("Kept sets", (said[0], *map(first_capital, said[1:])))
     yield from _of_predictions(found)
 
 
@@ -36,10 +37,10 @@ def _of_scores(matrix: Matrix) -> Iterator[str]:
     for number, name in enumerate(matrix.names):
         own = [abs(cell.value) for place, cell in pairs.items() if number in place]
         if len(own) > 1 and max(own) < _SOMEWHAT:
-            yield f"{_begun(name)} orders them like none of the others ({share_text(max(own))} at most)."
+            yield f"{first_capital(name)} orders them like none of the others ({share_text(max(own))} at most)."
     for number, name in enumerate(matrix.names):
         if (itself := matrix.cell(number, number)) is not None and itself.value < _ALIKE:
-            yield f"{_begun(name)}, scored anew, would agree with itself by {share_text(itself.value)} only."
+            yield f"{first_capital(name)}, scored anew, would agree with itself by {share_text(itself.value)} only."
 
 
 def _alike(value: float) -> str:
@@ -50,11 +51,6 @@ def _alike(value: float) -> str:
 def _pair(matrix: Matrix, place: tuple[int, int]) -> str:
     one, other = (matrix.names[number] for number in place)
     return f"{one}, and {other}," if "," in one + other else f"{one} and {other}"
-
-
-def _begun(sentence: str) -> str:
-    """Write the first letter as at the beginning of a sentence."""
-    return sentence[:1].upper() + sentence[1:]
 
 
 def _value(matrix: Matrix, place: tuple[int, int]) -> str:

@@ -7,7 +7,7 @@ from dprune.charts.page import PageCharts
 from dprune.reporting.agreement.findings import Agreement
 from dprune.reporting.agreement.texts import PREDICTIONS, Question, questions_of
 from dprune.reporting.markup import escape
-from dprune.reporting.page.charts import html_charts
+from dprune.reporting.page.charts import html_charts, html_folded_charts
 from dprune.reporting.page.word_tables import html_word_table
 from dprune.reporting.word_tables import WordTable
 
@@ -25,12 +25,11 @@ def _spreads(agreement: Agreement, drawn: PageCharts) -> str:
     """Write how scores are spread, folded; empty where there are none."""
     if not agreement.spreads:
         return ""
-    return (
-        f"<details><summary>{SPREADS} ({len(agreement.spreads)} "
-        f"{'chart' if len(agreement.spreads) == 1 else 'charts'})</summary>"
-        f'<p class="note">Density over all scored samples. A half percent of them at either end may lie beyond the '
-        f"axis.</p>{html_charts(agreement.spreads, drawn, 'small')}</details>"
+    note = (
+        '<p class="note">Density over all scored samples. A half percent of them at either end may lie beyond the '
+        "axis.</p>"
     )
+    return html_folded_charts(SPREADS, agreement.spreads, drawn, note)
 
 
 def _question(question: Question, agreement: Agreement, drawn: PageCharts) -> str:
@@ -55,5 +54,5 @@ def _scatters(agreement: Agreement, drawn: PageCharts) -> str:
         title = f"{agreement.measures[0].name} over the mean score of what is kept"
         heading = ", ".join(filter(None, (title, measurement)))
         legend = legend_markup(agreement.colours.styles(comparison))
-        parts.append(f"<h4>{escape(heading)}</h4>{legend}{html_charts(figures, drawn)}")
+        parts.append(html_folded_charts(heading, figures, drawn, legend))
     return "".join(parts)

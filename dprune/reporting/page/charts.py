@@ -11,6 +11,7 @@ from dprune.metrics.catalogue import Measure
 from dprune.reporting.content import Content
 from dprune.reporting.curves import interval_kinds
 from dprune.reporting.group_shares import share_tables
+from dprune.reporting.markup import escape
 from dprune.reporting.study.grouping import Comparison
 from dprune.reporting.tables import Table
 
@@ -43,12 +44,20 @@ def html_cell_charts(content: Content, comparison: Comparison, section: str, dra
     """Write the charts of single cells that belong to a section, folded: there is one for each line and ratio."""
     found = content.drawings.distributions(comparison)
     return "".join(
-        _folded(f"{heading} ({len(found[kind])} {'chart' if len(found[kind]) == 1 else 'charts'})",
-                ("" if section == "shares" else _several_note(comparison)) + _key_of(kind, comparison, content)
-                + html_charts(found[kind], drawn, "small"))
+        html_folded_charts(
+            heading, found[kind], drawn,
+            ("" if section == "shares" else _several_note(comparison)) + _key_of(kind, comparison, content),
+        )
         for kind, heading in CELL_CHARTS[section].items()
         if kind in found
     )  # fmt: skip
+
+
+def html_folded_charts(heading: str, charts: Sequence[Figure], drawn: PageCharts, above: str) -> str:
+    """Write small charts that open below their heading and their number, with their legend or a note above them."""
+    count = f"{len(charts)} {'chart' if len(charts) == 1 else 'charts'}"
+    shown = above + html_charts(charts, drawn, "small")
+    return f"<details><summary>{escape(heading)} ({count})</summary>{shown}</details>"
 
 
 def html_charts(charts: Sequence[Figure], drawn: PageCharts, css: str = "") -> str:
@@ -60,10 +69,6 @@ def _several_note(comparison: Comparison) -> str:
     if all(sum(cell.samplings) == 1 for _, cell in comparison.cells()):
         return ""
     return '<p class="note">Where a method has several trainings or samplings, its chart is of one of them.</p>'
-
-
-def _folded(heading: str, html: str) -> str:
-    return f"<details><summary>{heading}</summary>{html}</details>"
 
 
 def _legend(comparison: Comparison, content: Content, measures: Sequence[Measure] = ()) -> str:

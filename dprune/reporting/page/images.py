@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from dprune.formats.images import drawn_png
+from dprune.formats.readable import first_capital
 from dprune.reporting.image_folders import SeedImage
 from dprune.reporting.image_grid import ABSENT, ImageGrid, ratio_title, seeds_text
 from dprune.reporting.markup import escape
@@ -36,7 +37,7 @@ def _block(grid: ImageGrid, ratio: str) -> str:
     rows = "".join(_row(grid, line, ratio) for line in grid.lines)
     return (
         f'<div class="scroll images" tabindex="0" role="region" aria-label="Images, {title}"><table>'
-        f"<caption>{title[:1].upper()}{title[1:]}</caption>"
+        f"<caption>{first_capital(title)}</caption>"
         f"<thead><tr><td></td>{html_heads(grid.heads, grid.seeds)}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dprune.formats.readable import first_capital
 from dprune.metrics.catalogue import Measure
 from dprune.metrics.differences import Difference
 from dprune.reporting.cell_texts import (
@@ -122,7 +123,7 @@ def _unpruned(rows: Mapping[_Key, TableRow]) -> str:
     if len(set(said.values())) == 1:
         return f"Unpruned: {next(iter(said.values()))}."
     told = "; ".join(f"{label}: {text}" for label, text in said.items())
-    return f"{told[:1].upper()}{told[1:]}." if told else ""
+    return f"{first_capital(told)}." if told else ""
 
 
 def _counts(key: _Key, keyed: Iterable[dict[_Key, tuple[int, TableRow]]]) -> tuple[str, ...]:
