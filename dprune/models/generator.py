@@ -17,8 +17,12 @@ from dprune.models.baselines import GROUP, SMALLEST, BaselineConfig
 
 LABEL_SIZE = 64
 """Numbers that stand for a class."""
-LABEL_DEVIATION = 0.1
-"""Of these numbers, where those of noise have 1."""
+LABEL_DEVIATION = {"vae": 1.0, "gan": 0.1}
+"""Of these numbers at first, where those of noise have 1.
+
+Where classes are the larger part, a GAN begins with one image for each and stays there; a VAE is told by its encoder
+how images of a class differ, and where classes are the smaller part has its latents say the class as well.
+"""
 
 
 class LabelTable(nn.Module):
@@ -27,15 +31,15 @@ class LabelTable(nn.Module):
     Args:
         classes: that there are, 0 for none.
         size: of a vector.
+        deviation: of its numbers at first.
     """
 
-    def __init__(self, classes: int, size: int) -> None:
+    def __init__(self, classes: int, size: int, deviation: float) -> None:
         super().__init__()
         self.size = size if classes else 0
         self.table = nn.Embedding(classes + 1, size) if classes else None
         if self.table is not None:
-            # Noise is to be the larger part at first, or a GAN begins with one image for each class and stays there.
-            nn.init.normal_(self.table.weight, std=LABEL_DEVIATION)
+            nn.init.normal_(self.table.weight, std=deviation)
 
     def forward(self, labels_B: Tensor) -> Tensor:
         """Return the vectors of labels, -1 for none, [B, size]; of no numbers where no classes are known."""
@@ -100,7 +104,7 @@ class ImageGenerator(nn.Module):
         super().__init__()
         self.config = config
         channels = config.channels
-        self.labels = LabelTable(config.classes, LABEL_SIZE)
+        self.labels = LabelTable(config.classes, LABEL_SIZE, LABEL_DEVIATION[config.model])
         condition = config.latent_size + self.labels.size
         self.first = nn.Linear(condition, channels[-1] * SMALLEST**2)
         steps = zip(channels[:0:-1], channels[-2::-1], strict=True)

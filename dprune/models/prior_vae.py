@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dprune.models.baselines import GROUP, SMALLEST, BaselineConfig
-from dprune.models.generator import LABEL_SIZE, ImageGenerator, LabelTable
+from dprune.models.generator import LABEL_DEVIATION, LABEL_SIZE, ImageGenerator, LabelTable
 
 FIRST_DEVIATION = 0.4
 """Of pixels in [-1, 1]: about what images of their mean colour are off by."""
@@ -49,7 +49,7 @@ class ImageEncoder(nn.Module):
         self.first = nn.Conv2d(3, channels[0], 3, padding=1)
         self.blocks = nn.Sequential(*map(Halving, channels[:-1], channels[1:]))
         self.norm = nn.GroupNorm(channels[-1] // GROUP, channels[-1])
-        self.labels = LabelTable(config.classes, LABEL_SIZE)
+        self.labels = LabelTable(config.classes, LABEL_SIZE, LABEL_DEVIATION[config.model])
         self.last = nn.Linear(channels[-1] * SMALLEST**2 + self.labels.size, 2 * config.latent_size)
 
     def forward(self, images_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
