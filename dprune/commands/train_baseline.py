@@ -77,9 +77,10 @@ def command(
     """Train a VAE or a GAN on images, to hold a DiT to.
 
     Both make an image in one pass, of its class where the shards have labels, and dprune sample draws from them without
-    an autoencoder. So a study can tell whether pruned data harm them as they harm a diffusion model. The run folder
-    gets a log, pictures, checkpoints and at last model.safetensors. A run that was stopped goes on when the same
-    command is run again, and a finished one with a larger --steps.
+    an autoencoder. So a study can tell whether pruned data harm them as they harm a diffusion model.
+
+    The run folder gets a log, pictures, checkpoints and at last model.safetensors. A run that was stopped goes on when
+    the same command is run again, and a finished one with a larger --steps.
 
     The VAE has one vector of Gaussian latents for an image, and learns by how much pixels deviate. The GAN has a hinge
     loss, spectral normalisation and a discriminator that projects on classes. On small sets --augment keeps that from
@@ -91,10 +92,9 @@ def command(
 
     \b
     Examples:
-      dprune train-baseline vae digits --preset tiny -o vae
-      dprune train-baseline gan shards --subset keep.npy -o gan
-      dprune train-baseline gan shards --subset keep.npy --augment colour,translation,cutout -o gan
-      torchrun --nproc-per-node 8 -m dprune train-baseline gan shards --batch-size 256 --stop-after 3h50m -o gan
+      dprune train-baseline vae digits --subset keep.npy --preset tiny -o vae
+      dprune train-baseline gan shards --augment colour,translation,cutout -o gan
+      torchrun --nproc-per-node 8 -m dprune train-baseline gan shards -o gan
     """
     from dprune.training.baseline.job import open_train_baseline
 

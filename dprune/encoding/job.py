@@ -5,7 +5,6 @@ Nothing here imports torch, so that a store that is up to date is recognised at 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import math
@@ -14,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dprune.encoding.settings import EncodeSettings
-from dprune.errors import BadImage, InputError, UsageError
+from dprune.errors import UsageError
 from dprune.formats.filling import Filling, StoreJob, parents_by_name
-from dprune.formats.images import decode_image
+from dprune.formats.images import first_side
 from dprune.formats.latents import CODEBOOK_FILE, KIND, PIXELS, latent_tensors
 from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, make_record
@@ -130,17 +129,7 @@ def _without_network(settings: EncodeSettings, dataset: Dataset) -> EncodeSettin
     settings = replace(settings, device="cpu") if settings.device == "auto" else settings
     if settings.image_size is not None:
         return settings
-    size = _first_side(dataset)
+    size = first_side(dataset)
     _log.info("--vae pixels: images become %d pixels wide, as the first one is, unless --image-size says otherwise.",
               size)  # fmt: skip
     return replace(settings, image_size=size)
-
-
-def _first_side(dataset: Dataset) -> int:
-    """Return the shorter side of the first image that can be decoded."""
-    for shard in dataset.shards:
-        reader = shard.reader()
-        for row in range(shard.size.count):
-            with contextlib.suppress(BadImage):
-                return min(decode_image(reader.image(row)).size)
-    raise InputError(f"{dataset.title}: holds no image that can be decoded: give other shards.")

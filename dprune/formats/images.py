@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import warnings
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, features
 from PIL.PngImagePlugin import PngInfo
 
-from dprune.errors import BadImage
+from dprune.errors import BadImage, InputError
 from dprune.formats.publish import publish_bytes
 from dprune.formats.shards import Dataset
 
@@ -101,6 +102,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         canvas = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(canvas, image).convert("RGB")
     return image.convert("RGB")
+
+
+def first_side(dataset: Dataset) -> int:
+    """Return the shorter side, in pixels, of the first image of a dataset that can be decoded.
+
+    Raises:
+        InputError: none can be, or a shard cannot be read.
+    """
+    for shard in dataset.shards:
+        reader = shard.reader()
+        for row in range(shard.size.count):
+            with contextlib.suppress(BadImage):
+                return min(decode_image(reader.image(row)).size)
+    raise InputError(f"{dataset.title}: holds no image that can be decoded: give other shards.")
 
 
 def resize_image(image: Image.Image, size: int, crop: str) -> Image.Image:

@@ -21,6 +21,7 @@ from dprune.formats.images import decode_image, resize_image
 from dprune.formats.ranges import LocalBlocks, open_blocks
 from dprune.formats.remote import RemoteBlocks
 from dprune.formats.shards import Dataset, read_image
+from dprune.models.latents import sent
 from dprune.models.pixels import centred
 from dprune.runtime import Monitor, Silent
 from dprune.training.order import Positions
@@ -155,7 +156,7 @@ class TrainingImages:
         """
         if self.held is not None:
             for parts in steps:
-                yield [self.held[torch.from_numpy(part).to(self.device)] for part in parts]
+                yield [self.held[sent(torch.from_numpy(part), self.device)] for part in parts]
             return
         ahead: deque[list[Positions]] = deque()
         pin = self.device.type == "cuda"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dprune.errors import BadImage, InputError
+from dprune.errors import InputError
 from dprune.formats.arrays import digest_array
-from dprune.formats.images import decode_image
+from dprune.formats.images import first_side
 from dprune.formats.members import MemberChoice
 from dprune.formats.provenance import Record, digest, make_record
 from dprune.formats.publish import Output
@@ -177,7 +177,7 @@ def open_train_baseline(
     if not len(ids):
         raise InputError(f"{subset or dataset.title}: holds no sample to train on: give more.")
     labels, classes = _labels(dataset, ids, unconditional=options.unconditional)
-    settings = options.resolve(model, options.image_size or _first_side(dataset), classes)
+    settings = options.resolve(model, options.image_size or first_side(dataset), classes)
     plan = training.plan(len(ids), options.plan(model))
     return BaselineJob(dataset, ids, chosen, labels, settings, plan, training.device, options.workers, options.strict,
                        output)  # fmt: skip
@@ -195,17 +195,3 @@ def _labels(dataset: Dataset, ids: npt.NDArray[np.int64], *, unconditional: bool
     labels, classes = every[ids], int(every.max(initial=-1)) + 1
     check_labels(dataset.title, trained_classes(labels, classes), len(ids), dataset.class_names)
     return labels, classes
-
-
-def _first_side(dataset: Dataset) -> int:
-    """Return the shorter side of the first image of the dataset, which is that of every subset as well.
-
-    Raises:
-        InputError: it cannot be decoded.
-    """
-    shard = next(shard for shard in dataset.shards if shard.size.count)
-    reader = shard.reader()
-    try:
-        return min(decode_image(reader.image(0)).size)
-    except BadImage as error:
-        raise InputError(f"{shard.location}: {reader.key(0)} {error}: give --image-size.") from error

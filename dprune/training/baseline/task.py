@@ -24,6 +24,7 @@ from dprune.formats.publish import publish_bytes
 from dprune.models.baseline_files import network_header
 from dprune.models.classes import TrainedClasses
 from dprune.models.generator import ImageGenerator
+from dprune.models.latents import sent
 from dprune.models.pixels import to_pixels
 from dprune.models.prior_vae import PriorVAE
 from dprune.models.projection_discriminator import ProjectionDiscriminator
@@ -90,7 +91,7 @@ class BaselineTask(Task):
                 yield list(map(self._batch, some, pixels))
 
     def _batch(self, visits: Visits, pixels: Tensor) -> LabelledImages:
-        positions, before = torch.from_numpy(np.stack(visits)).to(self._ids.device)
+        positions, before = sent(torch.from_numpy(np.stack(visits)), self._ids.device)
         ids = self._ids[positions]
         if self._settings.flip:
             mirrored = noise.uniform(self._seed, "flips", ids, before) < 0.5

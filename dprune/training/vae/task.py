@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from dprune import noise
 from dprune.collectives import all_sum, is_root
 from dprune.models.discriminator import PatchGAN, adaptive_scale
+from dprune.models.latents import sent
 from dprune.models.quantizer import code_use
 from dprune.models.vae import VAE
 from dprune.runtime import ranks
@@ -76,7 +77,7 @@ class VAETask(Task):
                 yield self._micro
 
     def _batch(self, visits: Visits, pixels: Tensor, judged: bool) -> ImageBatch:
-        positions, before = torch.from_numpy(np.stack(visits)).to(self._ids.device)
+        positions, before = sent(torch.from_numpy(np.stack(visits)), self._ids.device)
         ids = self._ids[positions]
         if self._settings.flip:
             mirrored = noise.uniform(self._plan.seed, "flips", ids, before) < 0.5
