@@ -62,10 +62,6 @@ def assert_same_images(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None
             assert content == theirs[name]
 
 
-def pixels(folder: Path) -> dict[str, np.ndarray]:
-    return {path.name: np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))}
-
-
 def batch(count: int = 4, side: int = 8) -> LabelledImages:
     ids = torch.arange(count)
     return LabelledImages(ids, ids % 2, ids % 3 - 1, torch.rand(count, 3, side, side) * 2 - 1)
