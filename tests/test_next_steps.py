@@ -34,9 +34,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Clusters(np.zeros((1, 2), np.float32), some, some.astype(np.float32), some.astype(np.float32),
              np.array([4])).write(tmp_path / "clusters.safetensors")  # fmt: skip
     write_array(tmp_path / "scores.npy", np.arange(4, dtype=np.float32), make_record("score random", {}))
-    for command in ("train-vae", "train-dit", "train-baseline"):
+    for command in ("train-vae", "train-dit", "train-baseline gan"):
         record = make_record(command, {"steps": 3})
-        publish_json(tmp_path / command / "manifest.json", {"kind": "run", "provenance": record})
+        publish_json(tmp_path / command.split()[0] / "manifest.json", {"kind": "run", "provenance": record})
     encoded = make_record("encode", {"network": {"kind": "pixels"}})
     record = make_record("train-dit", {"steps": 3}, parents={"latents": parent_record(encoded, "cafe")})
     publish_json(tmp_path / "on-pixels" / "manifest.json", {"kind": "run", "provenance": record})

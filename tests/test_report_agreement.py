@@ -23,7 +23,7 @@ from dprune.formats.provenance import make_record, with_findings
 from dprune.metrics.catalogue import QUALITY
 from dprune.reporting.agreement.inputs import AgreementInputs
 from dprune.reporting.agreement.kept_sets import KeptSets
-from dprune.reporting.agreement.matrices import overlap_matrices
+from dprune.reporting.agreement.matrices import end_matrices, overlap_matrices
 from dprune.reporting.agreement.predictions import LineMean, Prediction
 from dprune.reporting.agreement.statements import statements
 from dprune.reporting.study.estimates import CellMean
@@ -252,6 +252,16 @@ def test_without_subsets_the_ends_of_scores_are_compared_at_the_ratios_of_the_re
     assert float(rows["EL2N, highest", "MoSo, highest"]["share"]) == pytest.approx(shared)
     assert float(rows["EL2N, lowest", "EL2N, highest"]["share"]) == 0
     assert not (study.folder / "report" / "agreement" / "predictions.csv").exists()
+
+
+def test_overlaps_weigh_by_how_far_they_are_from_chance_on_either_side(study: Study) -> None:
+    """The colours of the squares: of a quarter, the same samples are as far from chance as none in common."""
+    files = [study.score(name, values) for name, values in (("a", study.values["el2n"]), ("b", -study.values["el2n"]))]
+    inputs = AgreementInputs.open([str(file) for file in files], [], {str(file): file.stem for file in files})
+    (matrix,) = end_matrices(inputs.scores, [0.75])
+    weights = {(matrix.names[a], matrix.names[b]): cell.weight for (a, b), cell in matrix.pairs.items()}
+    assert weights["a, lowest", "b, highest"] == weights["a, highest", "b, lowest"] == pytest.approx(1)
+    assert weights["a, lowest", "a, highest"] == weights["a, lowest", "b, lowest"] == pytest.approx(-1)
 
 
 def test_subsets_alone_have_overlaps_and_those_that_nobody_trained_on_have_names(study: Study) -> None:

@@ -103,7 +103,11 @@ def test_a_dry_run_lists_every_step(configuration: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changed", "said"),
-    [({"stpes": 3}, "has a stpes, which means nothing"), ({"stages": "[{lines: [el2m]}]"}, "there is no line el2m")],
+    [
+        ({"stpes": 3}, "has a stpes, which means nothing"),
+        ({"stages": "[{lines: [el2m]}]"}, "there is no line el2m"),
+        ({"stages": "[{lines: [gan]}]"}, "gan needs baselines with gan, which the configuration lacks"),
+    ],
 )
 def test_a_configuration_is_read_with_care(changed: dict[str, object], said: str, tmp_path: Path) -> None:
     line = command(tmp_path, "digits.yaml", "-n", **changed)

@@ -201,7 +201,9 @@ def _of_run(record: Record) -> str:
     from dprune.formats.provenance import parent
     from dprune.models.vae_files import made_by
 
-    if kind := {"train-vae": "vae", "train-baseline": "baseline"}.get(record.get("command", "")):
+    # After a word, the record of a baseline says which.
+    command = str(record.get("command", "")).partition(" ")[0]
+    if kind := {"train-vae": "vae", "train-baseline": "baseline"}.get(command):
         return kind
     # What makes pixels is sampled without an autoencoder.
     return "pixel run" if made_by(parent(record, "latents")) == PIXELS else "run"

@@ -27,7 +27,8 @@ def _arguments(config: Config, runs: dict[str, Run]) -> Iterator[str]:
     yield from _there("--images ", (f"{out}/{folder}/generated" for folder in first))
     # Those in a folder of their own show what was made where the images are gone, such as grids of an earlier report.
     kept = sorted(map(str, Path(out, "pictures").glob("*.png")))
-    yield from _there("--picture ", (f"{out}/clusters.png", f"{out}/{first[0]}/pairs.png", *kept))
+    pairs = [f"{out}/{folder}/pairs.png" for folder in first[:1]]
+    yield from _there("--picture ", (f"{out}/clusters.png", *pairs, *kept))
     if os.path.exists(f"{out}/features.done") and os.path.exists(f"{out}/clusters.safetensors"):
         yield f"--train {out}/features --clusters {out}/clusters.safetensors"
         mapped = (folder for folder in first if runs[folder].name in ("unpruned", "nearest", *TAILED))

@@ -102,7 +102,27 @@ def complete(config: Config) -> Any:
     for key in config:
         if key not in REQUIRED and key not in OPTIONAL:
             raise ValueError(f"The configuration has a {key}, which means nothing. Correct or remove it.")
-    return _with_numbers({**OPTIONAL, **config})
+    found = _with_numbers({**OPTIONAL, **config})
+    for name, key, value in _needs(found):
+        if not value:
+            raise ValueError(f"{name} needs {key}, which the configuration lacks. Copy that of imagenet.yaml.")
+    return found
+
+
+def _needs(config: Config) -> Iterator[tuple[str, str, Any]]:
+    """What may be left out, but not by this configuration: what needs it, the key, and its value."""
+    if config["latents"] != "pixels":
+        yield "latents", "vae", config["vae"]
+    for run in runs_of(config).values():
+        line = run.line
+        if line.tailed:
+            yield run.name, "tailed", config["tailed"]
+        if line.model != "dit":
+            yield run.name, f"baselines with {line.model}", config["baselines"].get(line.model)
+        if line.scores == "moso":
+            yield run.name, "folds and fold", config["folds"] and config["fold"]
+        elif line.scores in SCORES:
+            yield run.name, "scoring", config["scoring"]
 
 
 def _with_numbers(value: Any) -> Any:
