@@ -288,17 +288,29 @@ def test_a_cluster_is_asked_for_what_each_job_needs(finished: Path, cluster: Pat
 
 
 def test_pictures_that_were_kept_are_on_the_page_without_the_images(tmp_path: Path) -> None:
-    """Grids of an earlier report, where only small results are left."""
+    """Grids of an earlier report, where only small results are left; there is no map without generated samples."""
     (tmp_path / "pictures").mkdir()
     for name in ("pictures/b.png", "pictures/a.png", "pictures/notes.txt", "clusters.png"):
         (tmp_path / name).touch()
+    shown = [f"--picture {tmp_path / name}" for name in ("clusters.png", "pictures/a.png", "pictures/b.png")]
+    expected = f"--expect {tmp_path / 'expected.csv'}"
+    assert arguments(tmp_path) == " ".join([*shown, expected]).split()
+    for name in ("features.done", "clusters.safetensors"):
+        (tmp_path / name).touch()
+    assert arguments(tmp_path) == " ".join([*shown, expected]).split()
+    (tmp_path / "nearest-0.5/0").mkdir(parents=True)
+    (tmp_path / "nearest-0.5/0/features.done").touch()
+    clusters, generated = tmp_path / "clusters.safetensors", tmp_path / "nearest-0.5/0/features"
+    mapped = f"--train {tmp_path / 'features'} --clusters {clusters} --generated {generated}"
+    assert arguments(tmp_path) == " ".join([*shown, mapped, expected]).split()
+
+
+def arguments(out: Path) -> list[str]:
+    """What a study of the digits in a folder gives to `dprune report`."""
     code = (
         "import sys, yaml, study, results\n"
         "config = {**yaml.safe_load(open('digits.yaml')), 'out': sys.argv[1]}\n"
         "print(results.arguments(study.complete(config)))"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code, tmp_path], cwd=STUDY, capture_output=True, text=True, check=True
-    )
-    shown = [f"--picture {tmp_path / name}" for name in ("clusters.png", "pictures/a.png", "pictures/b.png")]
-    assert found.stdout.split() == " ".join([*shown, f"--expect {tmp_path / 'expected.csv'}"]).split()
+    found = subprocess.run([sys.executable, "-c", code, out], cwd=STUDY, capture_output=True, text=True, check=True)
+    return found.stdout.split()

@@ -30,9 +30,10 @@ def _arguments(config: Config, runs: dict[str, Run]) -> Iterator[str]:
     pairs = [f"{out}/{folder}/pairs.png" for folder in first[:1]]
     yield from _there("--picture ", (f"{out}/clusters.png", *pairs, *kept))
     if os.path.exists(f"{out}/features.done") and os.path.exists(f"{out}/clusters.safetensors"):
-        yield f"--train {out}/features --clusters {out}/clusters.safetensors"
         mapped = (folder for folder in first if runs[folder].name in ("unpruned", "nearest", *TAILED))
-        yield from _there("--generated ", (f"{out}/{folder}/features" for folder in mapped))
+        # A map shows generated samples beside the training set, or nothing.
+        if generated := list(_there("--generated ", (f"{out}/{folder}/features" for folder in mapped))):
+            yield from (f"--train {out}/features --clusters {out}/clusters.safetensors", *generated)
     yield f"--expect {out}/{EXPECTED}"
 
 
