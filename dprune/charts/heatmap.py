@@ -78,6 +78,7 @@ def _template(count: int, *, paper: bool) -> Template:
     y = alt.Y("top:Q", scale=alt.Scale(domain=[0, count], reverse=True, nice=False, zero=False), axis=alt.Axis(**named))
 
     def squares(name: str) -> alt.Chart:
+        """A chart of these data, with the corners and the middle of each square."""
         return (
             alt.Chart(alt.NamedData(name))
             .transform_calculate(

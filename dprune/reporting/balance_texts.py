@@ -27,6 +27,7 @@ def balance_sentences(table: Table, kind: str) -> tuple[str, ...]:
     columns = {measure.key: number for number, measure in enumerate(table.measures)}
 
     def known(key: str) -> _Known:
+        """The estimates of one of the measures, each with its row."""
         column = columns.get(f"{kind}_{key}")
         rows = table.rows if column is not None else ()
         return [(estimate, row) for row in rows if (estimate := row.estimates[column or 0]) is not None]

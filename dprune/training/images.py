@@ -136,6 +136,8 @@ class TrainingImages:
         self.held: Tensor | None = None
         if len(ids) * 3 * side**2 <= held_bytes:
             self.held = self.load(np.arange(len(ids)))
+        _log.debug("%s images of %s are %s.", f"{len(self):,}", dataset.title,
+                   "held decoded" if self.held is not None else "decoded as they are needed")  # fmt: skip
 
     def __len__(self) -> int:
         """Return the number of images."""

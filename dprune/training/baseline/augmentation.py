@@ -44,6 +44,7 @@ class Augmentation:
         """
 
         def draw(purpose: str) -> Tensor:
+            """A number in (0, 1) for each image, float32 [n]."""
             return noise.uniform(self._seed, f"{purpose} of what is judged: {role}", ids, visits)
 
         for change in self._changes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
     from dprune.training.baseline.task import BaselineTask, TrainingData
     from dprune.training.memory import Need
-
-_log = logging.getLogger("dprune")
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,7 @@ class BaselineJob(TrainingJob):
         size, latent_size = self.settings.config.image_size, self.settings.config.latent_size
 
         def forward(networks: nn.ModuleList) -> torch.Tensor:
+            """The passes of one image."""
             label, first = torch.zeros(1, dtype=torch.int64), networks[0]
             drawn, images = torch.empty(1, latent_size), torch.empty(2, 3, size, size)
             if isinstance(first, PriorVAE):
@@ -142,8 +140,6 @@ class BaselineJob(TrainingJob):
         monitor = Silent() if ranks().group else monitor
         side = self.settings.config.image_size
         images = TrainingImages(self.dataset, self.ids, side, device, self.workers, strict=self.strict, monitor=monitor)
-        _log.debug("%s images of %s are %s.", f"{len(images):,}", self.dataset.title,
-                   "held decoded" if images.held is not None else "decoded as they are needed")  # fmt: skip
         trained = trained_classes(self.labels, self.settings.config.classes)
         fingerprint = digest([self.dataset.fingerprint, digest_array(self.ids)])
         return TrainingData(images, self.labels, trained, self.dataset.class_names, fingerprint)

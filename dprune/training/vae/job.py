@@ -150,10 +150,7 @@ class VAEJob(TrainingJob):
         from dprune.training.images import TrainingImages
 
         side = self.settings.config.image_size
-        images = TrainingImages(dataset, ids, side, device, self.workers, strict=self.strict, monitor=monitor)
-        _log.debug("%s images of %s are %s.", f"{len(images):,}", dataset.title,
-                   "held decoded" if images.held is not None else "decoded as they are needed")  # fmt: skip
-        return images
+        return TrainingImages(dataset, ids, side, device, self.workers, strict=self.strict, monitor=monitor)
 
     def _evaluation(
         self, images: TrainingImages, distance: PerceptualDistance | None, monitor: Monitor
