@@ -211,14 +211,16 @@ def test_small_results_are_enough(finished: Path, tmp_path: Path) -> None:
 
 # Runs a job at once, and notes with what resources.
 SBATCH = r"""#!/bin/bash
-number=$(($(ls "$SPOOL" | grep -c options) + 1))
+number=1
+# Jobs are submitted side by side: whoever makes the folder has the number.
+until mkdir "$SPOOL/$number"; do number=$((number + 1)); done 2> /dev/null
 for argument; do
     case $argument in --wrap=*) script=${argument#--wrap=} ;; *) printf '%s ' "$argument" ;; esac
 done > "$SPOOL/$number.options"
 export SLURM_JOB_ID=$number
+echo RUNNING > "$SPOOL/$number.state"
 (bash -c "$script" &> "$SPOOL/$number.log" && echo COMPLETED > "$SPOOL/$number.state" \
     || echo FAILED > "$SPOOL/$number.state") &> "$SPOOL/$number.shell" &
-echo RUNNING > "$SPOOL/$number.state"
 echo "$number"
 """
 SRUN = """#!/bin/bash
