@@ -10,21 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dprune.errors import InputError
-from dprune.formats.arrays import digest_array
 from dprune.formats.images import first_side
 from dprune.formats.members import MemberChoice
-from dprune.formats.provenance import Record, digest, make_record
+from dprune.formats.provenance import Record
 from dprune.formats.publish import Output
 from dprune.formats.sample_labels import labels_of
-from dprune.formats.shards import Dataset, open_dataset
-from dprune.formats.subsets import read_subset
-from dprune.runtime import Monitor, Silent, ranks
-from dprune.seeds import purpose_key
+from dprune.formats.shards import Dataset
+from dprune.runtime import Monitor
 from dprune.training.baseline.settings import BaselineOptions, BaselineSettings
-from dprune.training.job import TrainingJob
+from dprune.training.image_job import ImageTrainingJob, open_image_samples, place
 from dprune.training.labels import check_labels, trained_classes
-from dprune.training.plan import Plan, TrainingOptions
+from dprune.training.plan import TrainingOptions
 
 if TYPE_CHECKING:
     import torch
@@ -35,43 +31,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class BaselineJob(TrainingJob):
+class BaselineJob(ImageTrainingJob):
     """A baseline, trained on a dataset or a subset of it.
 
     Attributes:
-        dataset: the shards.
-        ids: of the samples that are trained on, sorted, int64 [n].
-        subset: the subset's description as an input, None for all samples.
         labels: of the samples that are trained on, int64 [n], -1 for none.
         settings: of the model and its loss.
-        workers: processes that decode, None for one a core.
-        strict: whether an image that cannot be decoded ends the work.
     """
 
-    dataset: Dataset
-    ids: npt.NDArray[np.int64]
-    subset: Record | None
     labels: npt.NDArray[np.int64]
     settings: BaselineSettings
-    plan: Plan
-    device: str
-    workers: int | None
-    strict: bool
-    output: Output
 
     @functools.cached_property
     def record(self) -> Record:
         """Provenance of the model, whose kind its command names."""
-        subset = {} if self.subset is None else {"subset": self.subset}
-        counts = {"samples": len(self.ids), "of": len(self.dataset)}
-        return make_record(
-            f"train-baseline {self.settings.config.model}",
-            self.settings.options() | counts | self.plan.options() | self.dataset.choice.options(),
-            seed=self.plan.seed,
-            fingerprint=self.dataset.fingerprint,
-            parents=self.dataset.parents() | subset,
-            tags=self.output.tags,
-        )
+        counts = {"samples": len(self.samples.ids), "of": len(self.samples.dataset)}
+        return self.record_of(f"train-baseline {self.settings.config.model}", self.settings.options() | counts)
 
     @property
     def title(self) -> str:
@@ -101,24 +76,15 @@ class BaselineJob(TrainingJob):
 
         return need_of(lambda: nn.ModuleList(self._networks()), forward if passes else None)
 
-    def smaller(self, free: int) -> str:
-        """See `TrainingJob`."""
-        return "--preset tiny, or a smaller --width or --image-size"
-
     def task(self, device: torch.device, monitor: Monitor) -> BaselineTask:
         """Make the networks and open the images."""
-        import torch
-
         from dprune.training.baseline.task import baseline_task
 
         data = self._data(device, monitor)
-        # Drawn on the CPU, so that they do not depend on the device.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(purpose_key(self.plan.seed, "initial weights"))
+        with self.initial_weights():
             networks = self._networks()
-        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         for network in networks:
-            network.to(device, memory_format=layout)  # type: ignore[call-overload]
+            place(network, device)
         return baseline_task(networks, self.settings, self.plan.seed, data)
 
     def _networks(self) -> list[nn.Module]:
@@ -134,15 +100,11 @@ class BaselineJob(TrainingJob):
 
     def _data(self, device: torch.device, monitor: Monitor) -> TrainingData:
         from dprune.training.baseline.task import TrainingData
-        from dprune.training.images import TrainingImages
 
-        # Ranks agree on the step after which they end; one that left in a wait would cost all of them their steps.
-        monitor = Silent() if ranks().group else monitor
-        side = self.settings.config.image_size
-        images = TrainingImages(self.dataset, self.ids, side, device, self.workers, strict=self.strict, monitor=monitor)
-        trained = trained_classes(self.labels, self.settings.config.classes)
-        fingerprint = digest([self.dataset.fingerprint, digest_array(self.ids)])
-        return TrainingData(images, self.labels, trained, self.dataset.class_names, fingerprint)
+        (dataset, ids, _), config = self.samples, self.settings.config
+        images = self.images(dataset, ids, config.image_size, device, monitor)
+        trained = trained_classes(self.labels, config.classes)
+        return TrainingData(images, self.labels, trained, dataset.class_names, self.samples.fingerprint)
 
 
 def open_train_baseline(
@@ -168,15 +130,11 @@ def open_train_baseline(
         InputError: an input is missing, damaged, or does not fit the others.
         MismatchError: the subset was chosen from other shards.
     """
-    dataset, subset = open_dataset(shards, members), options.subset
-    ids, chosen = read_subset(subset, dataset) if subset else (np.arange(len(dataset), dtype=np.int64), None)
-    if not len(ids):
-        raise InputError(f"{subset or dataset.title}: holds no sample to train on: give more.")
-    labels, classes = _labels(dataset, ids, unconditional=options.unconditional)
-    settings = options.resolve(model, options.image_size or first_side(dataset), classes)
-    plan = training.plan(len(ids), options.plan(model))
-    return BaselineJob(dataset, ids, chosen, labels, settings, plan, training.device, options.workers, options.strict,
-                       output)  # fmt: skip
+    samples = open_image_samples(shards, options.subset, members)
+    labels, classes = _labels(samples.dataset, samples.ids, unconditional=options.unconditional)
+    settings = options.resolve(model, options.image_size or first_side(samples.dataset), classes)
+    plan = training.plan(len(samples.ids), options.plan(model))
+    return BaselineJob(samples, plan, training.device, options.workers, options.strict, output, labels, settings)
 
 
 def _labels(dataset: Dataset, ids: npt.NDArray[np.int64], *, unconditional: bool) -> tuple[npt.NDArray[np.int64], int]:
