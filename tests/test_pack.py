@@ -656,9 +656,10 @@ def test_a_worker_that_is_killed_ends_the_command(tmp_path: Path) -> None:
     """As the kernel does where memory is short."""
     folder = tmp_path / "in"
     folder.mkdir()
-    content = image_bytes(0, (600, 600))
-    for number in range(2000):
-        (folder / f"{number:04d}.png").write_bytes(content)
+    first = folder / "0000.png"
+    first.write_bytes(image_bytes(0, (600, 600)))
+    for number in range(1, 2000):
+        (folder / f"{number:04d}.png").hardlink_to(first)
     command = [sys.executable, "-m", "dprune", "pack", str(folder), "--size", "64", "--workers", "2"]
     with subprocess.Popen([*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True) as process:
         while not (workers := workers_of(tmp_path / "out")):
