@@ -43,7 +43,7 @@ done
 wait
 [ ! -e "$SPOOL/failed" ]
 """
-# One step with one task; srun passes signals on. Tasks in DYING are killed when claims stand in the output's folder.
+# One step with one task; srun passes signals on. Tasks in DYING are killed once their output has a manifest and claims.
 SRUN = """#!/bin/bash
 [ "$1" = dprune ] || exit 9
 [ -z "$RANK$WORLD_SIZE" ] || exit 8
@@ -52,7 +52,8 @@ export SLURM_STEP_NUM_TASKS=1
 shift
 case " $DYING " in *" $SLURM_ARRAY_TASK_ID "*)
     "$PYTHON" -m dprune "$@" &
-    while kill -0 $! && ! ls -A "$4" | grep -q '^[.]piece'; do sleep 0.02; done 2> "$SPOOL/silence"
+    until [ -e "$4/manifest.json" ] && ls -A "$4" | grep -q '^[.]piece'; do kill -0 $! || break; sleep 0.02; done \
+        2> "$SPOOL/silence"
     kill -KILL $!
     exit 137;;
 esac
