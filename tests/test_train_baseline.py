@@ -15,6 +15,7 @@ from conftest import Result, dprune, members, sample, torchrun, write_tar
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
+from torch import nn
 
 from dprune.formats.arrays import write_array
 from dprune.formats.provenance import make_record, training_subset
@@ -346,6 +347,19 @@ def test_each_network_of_a_gan_is_trained_by_its_own_objective() -> None:
         assert all(parameter.grad is not None for parameter in own.parameters())
         assert all(parameter.grad is None for parameter in other.parameters())
         own.zero_grad()
+
+
+def test_a_generator_of_flat_images_still_learns() -> None:
+    torch.manual_seed(0)
+    config = BaselineConfig("gan", 8, 16, 5, 2)
+    generator, weight = ImageGenerator(config), torch.randn(3, 8, 8)
+    gradients = []
+    for bias in (0.0, -20.0):
+        generator.zero_grad()
+        nn.init.constant_(generator.last.bias, bias)
+        (generator(torch.randn(4, 5), torch.tensor([0, 1, 0, 1])) * weight).sum().backward()
+        gradients.append(generator.last.weight.grad.norm())
+    assert gradients[1] == pytest.approx(gradients[0], rel=0.5), "images are far below black"
 
 
 def test_weights_are_divided_by_their_largest_singular_values() -> None:

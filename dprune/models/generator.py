@@ -113,7 +113,10 @@ class ImageGenerator(nn.Module):
         self.last = nn.Conv2d(channels[0], 3, 3, padding=1)
 
     def forward(self, noise_BL: Tensor, labels_B: Tensor) -> Tensor:
-        """Return images in [-1, 1], float32 [B, 3, H, W].
+        """Return images, for which -1 is black and 1 white, float32 [B, 3, H, W].
+
+        They may go beyond, as those of Karras et al., "Progressive growing of GANs" (2018): a bound that saturates takes
+        the gradients away from a generator whose images are flat, and it stays there.
 
         Args:
             noise_BL: of a standard normal.
@@ -124,4 +127,4 @@ class ImageGenerator(nn.Module):
         for block in self.blocks:
             x = block(x, condition)
         images: Tensor = self.last(F.relu(self.norm(x, condition)))
-        return images.float().tanh()
+        return images.float()

@@ -29,7 +29,7 @@ class OnePassSampler(ImageSampler):
         self._generator = loaded.generator.to(memory_format=layout)
 
     def latents(self, seeds: Tensor, labels: Tensor) -> Tensor:
-        """Make images in [-1, 1], float32 [n, 3, h, w], of the noise of seeds."""
+        """Make images, -1 black and 1 white, float32 [n, 3, h, w], of the noise of seeds."""
         with torch.no_grad(), torch.autocast(seeds.device.type, self._precision, enabled=self._casts):
             made: Tensor = self._generator(start(seeds, (self._generator.config.latent_size,)), labels)
         return made

@@ -24,9 +24,8 @@ OF_MODEL: dict[str, dict[str, Any]] = {
 }
 """Of the training, where models differ whatever the preset.
 
-Those of the GAN are of Zhang et al., "Self-attention generative adversarial networks" (2019). At higher rates, or with
-a longer memory of squared gradients, the discriminator may tell all images apart at once and get no more gradients from
-the hinge, while saturated pixels keep the generator where it is: neither learns again.
+Those of the GAN are of Zhang et al., "Self-attention generative adversarial networks" (2019). At several times that rate
+the discriminator may tell all images apart at once, and gets no more gradients from the hinge.
 """
 DISCRIMINATOR_RATE = 4.0
 """Heusel et al., "GANs trained by a two time-scale update rule" (2017); 4e-4 with 1e-4 is as in Zhang et al. (2019)."""
