@@ -27,7 +27,7 @@ from dprune.models.prior_vae import PriorVAE
 from dprune.models.projection_discriminator import ProjectionDiscriminator, Spectral
 from dprune.training.baseline.augmentation import Augmentation, coloured, cut_out, translated
 from dprune.training.baseline.loss import BoundObjective, GeneratorObjective, JudgingObjective, LabelledImages
-from dprune.training.baseline.settings import OF_MODEL, PLANS, PRESETS
+from dprune.training.baseline.settings import GAN_RATES, PLANS, PRESETS, VAE_PLAN
 
 CPU = torch.device("cpu")
 SMALL = ("--preset", "tiny", "--width", "16", "--latent-size", "8", "--batch-size", "6", "--workers", "0",
@@ -247,7 +247,7 @@ def test_presets_are_those_of_the_help(shards: Path, tmp_path: Path) -> None:
             plan = json.loads(dprune("train-baseline", model, shards, *options).ok().out)["provenance"]["options"]
             assert {name: plan[name] for name in ("width", "latent_size")} == PRESETS[preset]
             assert (plan["steps"], plan["batch_size"]) == (PLANS[preset]["steps"], PLANS[preset]["batch_size"])
-            assert plan["lr"] == OF_MODEL[model]["lr"]
+            assert plan["lr"] == (VAE_PLAN["lr"] if model == "vae" else GAN_RATES[preset])
     assert not (tmp_path / "run").exists()
 
 

@@ -58,7 +58,10 @@ class Augmentations(click.ParamType[tuple[str, ...]]):
         options.workers,
     ),
     options.members,
-    options.trains(steps="base 30000, tiny 1000", batch_size="base 128, tiny 32", lr="vae 1e-3, gan 1e-4", ema="0.999"),
+    options.trains(
+        steps="base 30000, tiny 1000", batch_size="base 128, tiny 32", lr="vae 1e-3; gan base 1e-4, tiny 2e-4",
+        ema="0.999",
+    ),
     options.delivers("Run folder. Its model.safetensors appears when training is complete.", can_stop=True,
                      shares_work=True, folder=True),
 )  # fmt: skip

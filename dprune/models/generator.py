@@ -115,8 +115,8 @@ class ImageGenerator(nn.Module):
     def forward(self, noise_BL: Tensor, labels_B: Tensor) -> Tensor:
         """Return images, for which -1 is black and 1 white, float32 [B, 3, H, W].
 
-        They may go beyond, as those of Karras et al., "Progressive growing of GANs" (2018): a bound that saturates takes
-        the gradients away from a generator whose images are flat, and it stays there.
+        They may go beyond, as those of Karras et al., "Progressive growing of GANs" (2018): a bound that saturates
+        takes the gradients away from a generator whose images are flat, and it stays there.
 
         Args:
             noise_BL: of a standard normal.

@@ -18,14 +18,13 @@ PLANS: dict[str, dict[str, Any]] = {
     "base": {"steps": 30_000, "batch_size": 128, "ema": 0.999},
     "tiny": {"steps": 1000, "batch_size": 32, "ema": 0.999},
 }
-OF_MODEL: dict[str, dict[str, Any]] = {
-    "vae": {"lr": 1e-3, "betas": (0.9, 0.99)},
-    "gan": {"lr": 1e-4, "betas": (0.0, 0.9)},
-}
-"""Of the training, where models differ whatever the preset.
+VAE_PLAN: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.99)}
+GAN_BETAS = (0.0, 0.9)
+GAN_RATES = {"base": 1e-4, "tiny": 2e-4}
+"""Learning rates of the generator, by the preset.
 
-Those of the GAN are of Zhang et al., "Self-attention generative adversarial networks" (2019). At several times that rate
-the discriminator may tell all images apart at once, and gets no more gradients from the hinge.
+Base's and the betas are those of Zhang et al., "Self-attention generative adversarial networks" (2019). At several times
+these rates the discriminator may tell all images apart at once, and gets no more gradients from the hinge.
 """
 DISCRIMINATOR_RATE = 4.0
 """Heusel et al., "GANs trained by a two time-scale update rule" (2017); 4e-4 with 1e-4 is as in Zhang et al. (2019)."""
@@ -107,7 +106,8 @@ class BaselineOptions:
 
     def plan(self, model: str) -> Mapping[str, Any]:
         """What the training is where nothing was said of it."""
-        return PLANS[self.preset] | OF_MODEL[model]
+        gan = {"lr": GAN_RATES[self.preset], "betas": GAN_BETAS}
+        return PLANS[self.preset] | (VAE_PLAN if model == "vae" else gan)
 
     def _refuse_idle(self, model: str) -> None:
         """Refuse options that would do nothing."""
