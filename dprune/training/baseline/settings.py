@@ -23,8 +23,8 @@ GAN_BETAS = (0.0, 0.9)
 GAN_RATES = {"base": 1e-4, "tiny": 2e-4}
 """Learning rates of the generator, by the preset.
 
-Base's and the betas are those of Zhang et al., "Self-attention generative adversarial networks" (2019). At several times
-these rates the discriminator may tell all images apart at once, and gets no more gradients from the hinge.
+Base's and the betas are those of Zhang et al., "Self-attention generative adversarial networks" (2019). At several
+times these rates the discriminator may tell all images apart at once, and gets no more gradients from the hinge.
 """
 DISCRIMINATOR_RATE = 4.0
 """Heusel et al., "GANs trained by a two time-scale update rule" (2017); 4e-4 with 1e-4 is as in Zhang et al. (2019)."""
