@@ -32,6 +32,7 @@ class ClusterSettings:
 
     k: int | None = None
     sweep: tuple[int, ...] | None = None
+    levels: tuple[int, ...] | None = None
     subset: str | None = None
     metric: str = KMeansSettings.metric
     init: str = KMeansSettings.init
@@ -61,7 +62,7 @@ def open_cluster(path: str, settings: ClusterSettings, output: Output) -> Job:
     if not ranks().rank:
         features.describe_ahead()
     parents: dict[str, Record] = {}
-    k = max(settings.sweep) if settings.sweep else settings.k
+    k = max(settings.sweep) if settings.sweep else settings.levels[0] if settings.levels else settings.k
     init, centroids = settings.init, None
     if init not in STARTS:
         centroids, parents["init"] = _read_centroids(init, k, features)
@@ -72,8 +73,10 @@ def open_cluster(path: str, settings: ClusterSettings, output: Output) -> Job:
     if settings.subset is not None:
         chosen, parents["subset"] = _read_subset(settings.subset, features)
     if resolved.k > (count := features.shape[0] if chosen is None else len(chosen)):
-        raise InputError(f"{settings.subset or features.name}: has {count:,} samples: give -k at most that.")
-    job = ClusterJob(features, parents, resolved, settings.seed, devices, output, chosen)
+        option = "--levels" if settings.levels else "-k"
+        raise InputError(f"{settings.subset or features.name}: has {count:,} samples: give {option} at most that.")
+    above = settings.levels[1:] if settings.levels else ()
+    job = ClusterJob(features, parents, resolved, settings.seed, devices, output, chosen, above)
     return SweepJob(job, settings.sweep, output) if settings.sweep else job
 
 
@@ -84,6 +87,8 @@ def _check(settings: ClusterSettings, output: Output) -> None:
         raise UsageError("--n-init is for random starts: from an --init FILE all would be the same.")
     if settings.sweep and (settings.k is not None or from_file):
         raise UsageError("--sweep chooses the numbers of clusters itself: drop -k and --init FILE.")
+    if settings.levels and (settings.k is not None or settings.sweep):
+        raise UsageError("--levels says the numbers of clusters itself: drop -k and --sweep.")
     if settings.sweep and output.path == STDOUT:
         raise UsageError("--sweep writes a folder: give -o DIR.")
 

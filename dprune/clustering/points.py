@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +47,23 @@ class Points:
         """Points of all ranks."""
         return sum(self.counts)
 
+    @functools.cached_property
+    def _kept(self) -> npt.NDArray[np.bool_]:
+        """`valid` of all ranks on rank 0, of this one elsewhere."""
+        return _gathered(namespace(self.x).asarray(self.valid))
+
+    def over_samples(self, values: Array, missing: float) -> npt.NDArray[Any]:
+        """Bring one value a point to the host, as one a sample: of all ranks on rank 0, of its own on another.
+
+        Args:
+            values: of this rank's points, [n].
+            missing: value of the samples that are no points.
+        """
+        found = _gathered(values)
+        out = np.full(len(self._kept), missing, dtype=found.dtype)
+        out[self._kept] = found
+        return out
+
     def place(self, centroids: Array) -> Array:
         """Bring centroids [k, d] from the features' space into that of `x`."""
         placed = namespace(self.x).asarray(centroids, dtype=self.x.dtype, device=self.x.device) - self.centre
@@ -72,6 +91,12 @@ class Points:
         here = chosen[(chosen >= first) & (chosen < first + len(self.x))] - first
         rows = take_rows(self.x, namespace(self.x).asarray(here, device=self.x.device))
         return gather_rows(rows), chosen
+
+
+def _gathered(rows: Array) -> npt.NDArray[Any]:
+    """Bring rows to the host and, on rank 0, those of all ranks together."""
+    found: npt.NDArray[Any] = host(gather_rows(rows if isinstance(rows, np.ndarray) else rows.cpu()))
+    return found
 
 
 def unit(rows: Array) -> Array:

@@ -14,15 +14,16 @@ import numpy.typing as npt
 
 from dprune.clustering.kernels import nearest_two
 from dprune.clustering.kmeans import KMeansSettings, Solution, fit
+from dprune.clustering.levels import upper_levels
 from dprune.clustering.points import Points, load_points
 from dprune.clustering.quality import imbalance, inertia
-from dprune.collectives import gather_rows, is_root, on_devices
+from dprune.collectives import is_root, on_devices
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import Features
 from dprune.formats.jobs import FileJob
 from dprune.formats.provenance import FINDINGS_KEY, Record, difference, make_record, with_findings
 from dprune.formats.publish import Output
-from dprune.namespace import HOST, Array, Device, device_type, host, namespace
+from dprune.namespace import HOST, Device, device_type, host
 from dprune.runtime import Ahead, Monitor, process_group, take_device
 
 _log = logging.getLogger("dprune")
@@ -39,6 +40,7 @@ class ClusterJob(FileJob):
     Attributes:
         parents: inputs besides the features.
         chosen: sorted ids of the samples that are clustered, int64, or None for all.
+        levels: numbers of clusters of the levels above, the lowest first.
         devices: one, or several that share the work in this process; `HOST` where torch is not needed.
     """
 
@@ -49,13 +51,15 @@ class ClusterJob(FileJob):
     devices: tuple[Device, ...]
     output: Output
     chosen: npt.NDArray[np.int64] | None = None
+    levels: tuple[int, ...] = ()
     together = True
 
     @functools.cached_property
     def record(self) -> Record:
         """Provenance of the clusters."""
         parents = {"features": self.features.as_parent(), **self.parents}
-        return make_record("cluster", self.settings.options(), seed=self.seed, parents=parents,
+        levels = {"levels": [self.settings.k, *self.levels]} if self.levels else {}
+        return make_record("cluster", self.settings.options() | levels, seed=self.seed, parents=parents,
                            fingerprint=self.features.fingerprint, tags=self.output.tags)  # fmt: skip
 
     @property
@@ -113,6 +117,7 @@ class ClusterJob(FileJob):
             **({} if self.chosen is None else {"left_out": left_out}),
             "without_features": len(clusters) - samples - left_out,
             "k": len(sizes),
+            **({"levels": [len(sizes), *self.levels]} if self.levels else {}),
             "engine": self.settings.engine,
             "device": None,
             "inertia": inertia(clusters, self.settings.metric),
@@ -127,21 +132,23 @@ class ClusterJob(FileJob):
     def cluster(self, points: Points, monitor: Monitor) -> Clusters:
         """Cluster points that are already loaded, and publish the file; the clusters are complete on rank 0 only."""
         solution = fit(points, self.settings, self.seed, monitor)
+        centroids = host(solution.centroids + points.centre)
+        levels = upper_levels(centroids, self.levels, self.settings, self.seed, points.x.device, monitor)
         labels, near, far = nearest_two(points.x, solution.centroids)
         if self.settings.metric == "cosine":
             # Between unit vectors, 1 - cosine is half the squared distance, and does not cancel when so computed.
             near, far = near * near / 2, far * far / 2
-        kept = _gathered(namespace(points.x).asarray(points.valid))
-        assignment = _spread(_gathered(labels), kept, -1)
+        assignment = points.over_samples(labels, -1)
         clusters = Clusters(
-            centroids=host(solution.centroids + points.centre),
+            centroids=centroids,
             assignment=assignment,
-            distance=_spread(_gathered(near), kept, np.nan),
-            second_distance=_spread(_gathered(far), kept, np.nan),
-            sizes=np.bincount(assignment[kept], minlength=self.settings.k),
+            distance=points.over_samples(near, np.nan),
+            second_distance=points.over_samples(far, np.nan),
+            sizes=np.bincount(assignment[assignment >= 0], minlength=self.settings.k),
             label=self.features.labels(),
             record=with_findings(self.record, _found(solution)) if is_root() else None,
             class_names=self.features.class_names,
+            levels=levels,
         )
         if is_root():
             if empty := int((clusters.sizes == 0).sum()):
@@ -153,16 +160,3 @@ class ClusterJob(FileJob):
 
 def _found(solution: Solution) -> dict[str, int]:
     return {"iterations": solution.iterations, "empties_repaired": solution.repaired}
-
-
-def _gathered(rows: Array) -> npt.NDArray[Any]:
-    """Bring rows to the host and, on rank 0, those of all ranks together."""
-    found: npt.NDArray[Any] = host(gather_rows(rows if isinstance(rows, np.ndarray) else rows.cpu()))
-    return found
-
-
-def _spread(values: npt.NDArray[Any], kept: npt.NDArray[np.bool_], missing: float) -> npt.NDArray[Any]:
-    # The ranks besides 0 hold only their own part of both, which fits too.
-    out = np.full(len(kept), missing, dtype=values.dtype)
-    out[kept] = values
-    return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,21 @@ class Sweep(click.ParamType[tuple[int, ...]]):
         return tuple(swept)
 
 
+class Levels(click.ParamType[tuple[int, ...]]):
+    """Numbers of clusters, level by level, each smaller than the one before."""
+
+    name = "k,k"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse `value`."""
+        if isinstance(value, tuple):
+            return value
+        levels = tuple(map(int, value.split(","))) if re.fullmatch(r"[0-9]{1,18}(,[0-9]{1,18})+", value) else ()
+        if not levels or levels[-1] < 1 or any(above >= below for below, above in itertools.pairwise(levels)):
+            self.fail(f"{value!r} is not K,K with each smaller than the one before: write 10000,1000.", param, ctx)
+        return levels
+
+
 @click.command(cls=GroupedCommand)
 @click.argument("features", metavar="FEATURES")
 @options.gathers(
@@ -45,6 +61,8 @@ class Sweep(click.ParamType[tuple[int, ...]]):
     options.count("-k", "Number of clusters.  [default: 24, or as many as --init holds]", group="Method", common=True),
     options.option("--sweep", group="Method", common=True, type=Sweep(), metavar="START:STOP:STEP",
                    help="Cluster for each of these k and plot the quality, such as 8:64:8."),
+    options.option("--levels", group="Method", type=Levels(), metavar="K,K",
+                   help="Cluster into the first K, then the centroids into the next K, and so on: 10000,1000."),
     options.option("--subset", group="Method", common=True, metavar="FILE",
                    help="Cluster these samples only: ids or a mask. Others are in no cluster."),
     options.choice("--metric", ["l2", "cosine"], "Distance. Euclidean, or 1 - cosine by spherical k-means.",
@@ -73,6 +91,10 @@ def command(delivery: Delivery, features: str, settings: ClusterSettings) -> Non
     Without --subset all samples take part. Those that do not, and those without features, get cluster -1: no selection
     keeps them. So the clusters of a long-tailed set are its own, and not those of all the data.
 
+    --levels clusters the centroids again, each counted once, so that the upper clusters spread evenly over the data
+    however dense it is. dprune select --quota equal then divides from the top down: equally among the upper clusters,
+    and inside each equally among its own.
+
     Several GPUs share the work when --device names them, or under torchrun.
 
     \b
@@ -80,6 +102,7 @@ def command(delivery: Delivery, features: str, settings: ClusterSettings) -> Non
       dprune cluster features -k 24 -o clusters.safetensors
       dprune cluster features -k 10 --subset tailed.npy -o tailed-clusters.safetensors
       dprune cluster features --sweep 8:64:8 -o sweep
+      dprune cluster features --levels 10000,1000 -o clusters.safetensors
       dprune cluster features.npy --metric cosine -o clusters.safetensors
       dprune cluster features -k 24 -o - | dprune score cluster-distance - -o distance.npy
       dprune cluster features -k 1000 --device cuda:0,cuda:1 -o clusters.safetensors

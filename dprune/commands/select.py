@@ -93,7 +93,8 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
     random subsets. With the distance to the centre the paper chooses inside each cluster. --groups takes labels
     from shards or a store, or numbers from a .npy. With both options each class of each cluster is a group (a
     stratum), and --only names classes. A class is called by its name in classes.txt or by its number; a name with a
-    comma needs double quotes.
+    comma needs double quotes. An equal quota of clusters with levels (dprune cluster --levels) is divided from the top
+    down, but not with --counts or --tail.
 
     --counts and --tail compose a set of groups, at random where there are no SCORES. --tail does what is usual for
     long-tailed CIFAR: of C groups in the order of their numbers, group c gives n * SHARE^(c / (C - 1)), with the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from dprune.formats.tensors import read_tensors, write_tensors
 
 TENSORS = ("centroids", "assignment", "distance", "second_distance", "sizes", "label")
 """What the file holds, each the attribute of that name."""
+LEVEL = "level_{}"
+"""What the tensors of `Clusters.levels` are called, numbered from 1."""
 MOST_CLUSTERS = 1 << 17
 """Numbers of clusters, unless there are more samples than that."""
 
@@ -35,6 +38,8 @@ class Clusters:
         record: provenance, None for a clustering made elsewhere.
         name: what messages call it.
         class_names: what the labels are called; in the file uint8, the bytes of a classes.txt.
+        levels: for each level above these clusters, the lowest first, in which of its clusters each of those of the
+            level below is, int32 [k of the level below]; empty where there is one level alone.
     """
 
     centroids: npt.NDArray[np.float32]
@@ -46,6 +51,7 @@ class Clusters:
     record: Record | None = None
     name: str = "clusters"
     class_names: ClassNames = NAMELESS
+    levels: tuple[npt.NDArray[np.int32], ...] = ()
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -58,7 +64,8 @@ class Clusters:
 
     def as_parent(self) -> Record:
         """Describe the clustering as the input of another file."""
-        content = digest([digest_array(values) for values in (self.centroids, self.assignment, self.distance)])
+        every = (self.centroids, self.assignment, self.distance, *self.levels)
+        content = digest([digest_array(values) for values in every])
         return parent_record(self.record, content)
 
     def write(self, path: str | Path) -> None:
@@ -67,6 +74,7 @@ class Clusters:
         known = {name: values for name, values in tensors.items() if values is not None}
         if self.class_names:
             known["class_names"] = np.frombuffer(self.class_names.content, dtype=np.uint8)
+        known |= level_tensors(self.levels)
         write_tensors(path, known, self.record or {})
 
 
@@ -92,6 +100,7 @@ def read_clusters(path: str | Path) -> Clusters:
         record=checked_record(name, metadata),
         name=name,
         class_names=_class_names(tensors.get("class_names")),
+        levels=tuple(read_levels(name, tensors)),
     )
     for tensor in ("distance", "second_distance", "label"):
         values = getattr(clusters, tensor)
@@ -99,7 +108,32 @@ def read_clusters(path: str | Path) -> Clusters:
             raise InputError(f"{name}: '{tensor}' has shape {list(values.shape)}, but there are {count:,} samples.")
     if len(clusters.centroids) and count and assignment.max() >= len(clusters.centroids):
         raise InputError(f"{name}: cluster {assignment.max()} has no centroid: there are {len(clusters.centroids)}.")
+    if clusters.levels and assignment.max(initial=-1) >= len(clusters.levels[0]):
+        raise InputError(f"{name}: cluster {assignment.max()} has no place in the levels: cluster again.")
     return clusters
+
+
+def level_tensors(levels: tuple[npt.NDArray[np.int32], ...]) -> dict[str, npt.NDArray[np.int32]]:
+    """Return the levels above clusters by the names that they have in a file."""
+    return {LEVEL.format(number): above for number, above in enumerate(levels, 1)}
+
+
+def read_levels(name: str, tensors: Mapping[str, npt.NDArray[Any]]) -> Iterator[npt.NDArray[np.int32]]:
+    """Yield the levels above clusters, the lowest first.
+
+    Args:
+        name: what messages call the file.
+        tensors: that it holds.
+
+    Raises:
+        InputError: one is no vector of numbers of clusters, or does not fit the next.
+    """
+    count, number = 0, 1
+    while (above := tensors.get(LEVEL.format(number))) is not None:
+        if above.ndim != 1 or above.dtype.kind not in "iu" or (above < 0).any() or len(above) < count:
+            raise InputError(f"{name}: {LEVEL.format(number)!r} does not say of each cluster where it belongs.")
+        count, number = int(above.max(initial=-1)) + 1, number + 1
+        yield above.astype(np.int32)
 
 
 def _class_names(values: npt.NDArray[Any] | None) -> ClassNames:

@@ -290,6 +290,7 @@ def _clusters(findings: Findings) -> None:
         "samples": len(clusters),
         "unassigned": int((assignment < 0).sum()),
         "clusters": len(sizes),
+        "levels": [len(sizes), *(int(above.max()) + 1 for above in clusters.levels)] if clusters.levels else None,
         "dimension": clusters.centroids.shape[1] if clusters.centroids.size else None,
         "samples_a_cluster": _spread(sizes) if len(sizes) else None,
         "sizes": sizes.tolist(),

@@ -271,7 +271,8 @@ class SelectJob(FileJob):
         if self.partition is not None and settings.composed:
             counts = self._composed(ranking, self.partition)
         else:
-            counts = allot(ranking.sizes, self.amount, self.order, settings.quota, settings.cap)
+            above = () if self.partition is None else self.partition.above(ranking.names)
+            counts = allot(ranking.sizes, self.amount, self.order, settings.quota, settings.cap, above)
         return ranking, candidates, ranking.keep(counts, self.order)
 
     def _composed(self, ranking: Ranking, partition: Partition) -> IntArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,12 +31,14 @@ class Grouping:
         kind: `cluster`, `class` or `group`.
         values: number of each sample's group, int64 [N]; below 0 for none.
         names: what the numbers are called.
+        levels: for each level above the groups, in which of its groups each one below is; see `Clusters`.
     """
 
     title: str
     kind: str
     values: IntArray
     names: ClassNames = NAMELESS
+    levels: Sequence[IntArray] = ()
 
     @functools.cached_property
     def present(self) -> frozenset[int]:
@@ -64,7 +66,8 @@ class Partition:
         """Return the groups that clusters and labels make, None without either."""
         groupings = []
         if clusters is not None:
-            groupings.append(Grouping(clusters.name, CLUSTER, clusters.assignment.astype(np.int64)))
+            levels = [level.astype(np.int64) for level in clusters.levels]
+            groupings.append(Grouping(clusters.name, CLUSTER, clusters.assignment.astype(np.int64), levels=levels))
         if labels is not None:
             known = (CLASS, labels.class_names) if isinstance(labels, SampleLabels) else (GROUP, NAMELESS)
             groupings.append(Grouping(labels.name, known[0], labels.values, known[1]))
@@ -125,6 +128,18 @@ class Partition:
     def of_last(self, numbers: IntArray) -> IntArray:
         """Return the groups of `last` that some groups are, or that strata are of."""
         return self._strata[1][numbers, -1] if len(self.groupings) > 1 else numbers
+
+    def above(self, numbers: IntArray) -> list[IntArray]:
+        """Return the levels above some groups as `quotas.nested` takes them: none where clusters have none.
+
+        The strata of a cluster are the lowest level, and their cluster is above them.
+        """
+        levels = list(self.groupings[0].levels)
+        if not levels:
+            return []
+        if len(self.groupings) > 1:
+            return [self._strata[1][numbers, 0], *levels]
+        return [levels[0][numbers], *levels[1:]]
 
     def listed(self, option: str, text: str) -> tuple[str, str]:
         """Return what messages call an option, and its text: of a file where it is `@FILE`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,45 @@ def equal(total: int, sizes: IntArray) -> IntArray:
     counts = np.minimum(sizes, low)
     counts[np.flatnonzero(sizes > low)[: total - int(counts.sum())]] += 1
     return counts
+
+
+def nested(total: int, sizes: IntArray, above: Sequence[IntArray]) -> IntArray:
+    """Divide from the top down: `equal` among the highest groups, then what each gets among those inside it.
+
+    So a region of the data that was cut into many groups gives no more than another (Vo et al., 2024, arXiv
+    2405.15613, hierarchical sampling).
+
+    Args:
+        total: samples to give, at most the sum of `sizes`.
+        sizes: samples in each group, int64 [groups].
+        above: in which group of the next level each is: first of `sizes`, int64 [groups], then of each level by number.
+
+    Returns:
+        int64 [groups] that sums to `total`.
+    """
+    if not above:
+        return equal(total, sizes)
+    held, place, higher = _joined(sizes, above)
+    counts = np.zeros_like(sizes)
+    for number, share in enumerate(nested(total, held, higher).tolist()):
+        inside = place == number
+        counts[inside] = equal(share, sizes[inside])
+    return counts
+
+
+def alike(sizes: IntArray, above: Sequence[IntArray]) -> int:
+    """Return how many samples the highest groups give if each gives what the smallest has; see `nested`."""
+    while above:
+        sizes, _, above = _joined(sizes, above)
+    return int(sizes.min(initial=sizes.sum())) * len(sizes)
+
+
+def _joined(sizes: IntArray, above: Sequence[IntArray]) -> tuple[IntArray, IntArray, Sequence[IntArray]]:
+    """Return the sizes of the groups of the next level, which of them each group is in, and what is above them."""
+    names, place = np.unique(above[0], return_inverse=True)
+    held = np.zeros(len(names), dtype=np.int64)
+    np.add.at(held, place, sizes)
+    return held, place, [level[names] if not number else level for number, level in enumerate(above[1:])]
 
 
 def capped(divide: Division, total: int, sizes: IntArray, cap: int | None) -> IntArray:

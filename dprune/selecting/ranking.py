@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +77,9 @@ def rank(
     return Ranking(candidates[by_rank], names, sizes.astype(np.int64))
 
 
-def allot(sizes: IntArray, amount: Amount | None, order: str, quota: str, cap: int | None) -> IntArray:
+def allot(
+    sizes: IntArray, amount: Amount | None, order: str, quota: str, cap: int | None, above: Sequence[IntArray] = ()
+) -> IntArray:
     """Decide how many samples each group keeps.
 
     Args:
@@ -85,11 +88,13 @@ def allot(sizes: IntArray, amount: Amount | None, order: str, quota: str, cap: i
         order: `lowest`, `middle`, `highest` or `random`.
         quota: `proportional` or `equal`.
         cap: most that a group may keep.
+        above: levels of groups above these, among which an equal quota divides first; see `quotas.nested`.
 
     Raises:
         InputError: more are to be kept than there are.
     """
     available = int(sizes.sum())
+    bound = sizes if cap is None else np.minimum(sizes, cap)
     if amount is not None:
         total = amount.count(available, order)
         if total > available:
@@ -97,11 +102,13 @@ def allot(sizes: IntArray, amount: Amount | None, order: str, quota: str, cap: i
         if total < 0:
             raise InputError(f"--prune {available - total:,} is more than the {available:,} candidates: prune fewer.")
     elif quota == "equal":
-        bound = sizes if cap is None else np.minimum(sizes, cap)
-        total = int(bound.min(initial=available)) * len(sizes)
+        total = quotas.alike(bound, above)
     else:
         total = available
-    counts = quotas.capped(division(quota, order), total, sizes, cap)
+    if above and quota == "equal":
+        counts = quotas.nested(min(total, int(bound.sum())), bound, above)
+    else:
+        counts = quotas.capped(division(quota, order), total, sizes, cap)
     if amount is not None and counts.sum() < total:
         _log.warning("--cap %d leaves %d of the %d samples asked for.", cap, counts.sum(), total)
     return counts
