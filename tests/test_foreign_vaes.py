@@ -30,7 +30,7 @@ from dprune.models.pixels import to_pixels
 from dprune.models.vae import VAE, load_vae
 from dprune.models.vae_files import latent_network, open_vae
 from dprune.models.weights import file_digest
-from dprune.sampling.drawing import sample_latents
+from dprune.sampling.latents import sample_latents
 
 CPU = torch.device("cpu")
 LAYOUTS = sorted(path.stem for path in FOLDER.glob("*.layout"))

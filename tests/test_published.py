@@ -25,7 +25,7 @@ from dprune.models.files import fits
 from dprune.models.foreign_dits import inferred
 from dprune.models.parametrization import NOISE, REVERSED, VELOCITY
 from dprune.models.vae import load_vae
-from dprune.sampling.drawing import sample_latents
+from dprune.sampling.latents import sample_latents
 
 CPU = torch.device("cpu")
 NAMES = {"SiT": VELOCITY, "REPA": REVERSED, "DiT": NOISE}

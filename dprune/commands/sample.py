@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     options.option("--vae", group="Model", common=True, metavar="FILE",
                    help="Autoencoder that decodes the latents of a DiT, as encode takes it. A model of pixels needs "
                         "none."),
+    options.option("--coarse", group="Model", common=True, metavar="FILE",
+                   help="Small model that draws the first part of the way."),
+    options.option("--guide", group="Model", common=True, metavar="FILE",
+                   help="Weaker model to guide MODEL away from."),
     options.option("--seeds", group="Images", common=True, required=True, metavar="SEEDS",
                    help="Seeds, one per image: 0-49999, or 3,5,9-12."),
     options.option("--classes", group="Images", common=True, metavar="CLASSES",
@@ -32,6 +36,10 @@ if TYPE_CHECKING:
                    group="Sampling"),
     options.count("--steps", "Steps of euler or heun. The 60 points in time of SiT's code are 59 steps.  [default: 60]",
                   group="Sampling", common=True),
+    options.option("--until", group="Sampling", type=options.Number(min=0, max=1), metavar="X",
+                   help="Share of the way from noise (0) to image (1) that --coarse draws.  [default: 0.7]"),
+    options.option("--guide-scale", group="Sampling", type=options.Number(min=0), metavar="X",
+                   help="Scale of guidance away from --guide; 1 is none.  [default: 2]"),
     options.option("--cfg", group="Sampling", common=True, type=options.Number(min=0), metavar="X",
                    help="Scale of classifier-free guidance; 1 is none.  [default: 1]"),
     options.option("--cfg-interval", group="Sampling", metavar="LO,HI",
@@ -71,6 +79,16 @@ def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
     classes of a list take turns by the seed. A list has numbers, ranges such as 0-9, and names as the classes.txt of
     the training set has them. Classes that the training set had no sample of are left out, unless they are listed.
 
+    --coarse is for speed. The small model takes the steps that begin before --until, and MODEL takes the rest. --until
+    0.7 is the time t of SiT, where the noise level is 0.3; 0 is MODEL alone, and 1 the small model alone. Models that
+    learnt from the same latents draw much the same image from the same seed, so the large one is needed for details
+    only. --cfg applies to both.
+
+    --guide is autoguidance. Each step of MODEL goes beyond its own velocity, away from that of a model that makes the
+    same errors, only more of them, such as an early checkpoint of its training (run/checkpoints) or a smaller model of
+    fewer steps. It works with classes and without, and adds to --cfg. --cfg-interval and --cfg-channels apply to it. It
+    does not guide the part that --coarse draws.
+
     \b
     Examples:
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-49999
@@ -79,6 +97,10 @@ def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-99 --classes 207,360
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-4999 --classes proportional -o skewed
       dprune sample run/model.safetensors --vae vae/model.safetensors --seeds 0-49999 --npz all.npz -o generated
+      dprune sample XL/model.safetensors --coarse S/model.safetensors --until 0.7 --vae vae/model.safetensors \\
+        --seeds 0-49999 -o faster
+      dprune sample run/model.safetensors --guide run/checkpoints/step-00020000.safetensors --guide-scale 2 \\
+        --vae vae/model.safetensors --seeds 0-49999 -o sharper
       dprune sample gan --seeds 0-9999 -o generated
       torchrun --nproc-per-node 8 -m dprune sample run/model.safetensors --vae vae/model.safetensors \\
         --seeds 0-49999 --stop-after 3h50m -o generated

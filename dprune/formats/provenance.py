@@ -227,7 +227,9 @@ def training_subset(record: Record | None) -> Record | None:
 
 def generator_of(record: Record | None) -> Record | None:
     """Return the record of the training of the model that made samples, None where none is known."""
-    return next((step for step in nearest_first(record) if is_generator(str(step.get("command")))), None)
+    # What draws a part of the way, or is guided away from, is not the model that the samples speak of.
+    steps = nearest_first(record, besides=("coarse", "guide"))
+    return next((step for step in steps if is_generator(str(step.get("command")))), None)
 
 
 def is_generator(command: str) -> bool:

@@ -44,6 +44,12 @@ class LoadedDiT:
         """Whether the model knows labels."""
         return self.model.config.classes > 0
 
+    @property
+    def network(self) -> dict[str, Any]:
+        """What its file says of it, or would if dprune had written it; see `ModelFile`."""
+        normalisation = {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        return {**self.model.config.as_json(), **self.file.network, **normalisation}
+
     @functools.cached_property
     def trained(self) -> TrainedClasses:
         """The classes that it was trained on."""

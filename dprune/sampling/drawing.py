@@ -6,23 +6,27 @@ import functools
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dprune.flow import Guidance, guided, solve, start
+from dprune.flow import Guidance
 from dprune.formats.provenance import Record
 from dprune.models.classes import IntArray, TrainedClasses
-from dprune.models.dit import DiT
 from dprune.models.dit_files import LoadedDiT
 from dprune.models.files import ModelFile
-from dprune.models.paths import quicken_dit, quicken_vae
+from dprune.models.paths import quicken_vae
 from dprune.models.pixels import to_pixels
 from dprune.models.vae import VAE
 from dprune.runtime import single_threads
+from dprune.sampling.companions import COARSE, GUIDE
+from dprune.sampling.latents import Companions, ready, sample_latents
 from dprune.sampling.settings import RATES, SampleSettings
 
 # Images that one thread of a CPU takes through the networks together.
@@ -33,63 +37,6 @@ DECODED_PIXELS = 32 * 256**2
 TIME_ROUNDING = 1e-9
 
 _log = logging.getLogger("dprune")
-
-
-def ready(model: DiT, precision: torch.dtype, *, compiles: bool) -> DiT:
-    """Prepare a transformer for sampling, in place.
-
-    Args:
-        model: on its device.
-        precision: of its arithmetic; weights of layers are held in it, so that nothing is cast at each call.
-        compiles: whether to compile the blocks.
-    """
-    if precision != torch.float32:
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                module.to(precision)
-        # What passes between the blocks takes the wider type of tokens and positions, and is most of what they move.
-        model.pos_embed.data = model.pos_embed.data.to(precision)
-    if model.pos_embed.device.type == "cuda":
-        # The values of a token come out side by side, as the blocks want them.
-        model.x_embedder.to(memory_format=torch.channels_last)
-    path = quicken_dit(model, precision, compiles=compiles)
-    _log.debug("the transformer's blocks run by the path: %s.", path)
-    return model
-
-
-def sample_latents(
-    model: DiT,
-    labels: Tensor,
-    seeds: Tensor,
-    guidance: Guidance,
-    solver: str = "euler",
-    steps: int = 60,
-    precision: torch.dtype = torch.float32,
-) -> Tensor:
-    """Turn the noise of seeds into latents, without waiting for the device.
-
-    Args:
-        model: as `ready` returns it.
-        labels: int64 [B], on the device of the model; the null label for an unconditional model.
-        seeds: int64 [B], on the same device.
-        guidance: towards the labels.
-        solver: see `solve`.
-        steps: of the solver; dopri5 does not use them.
-        precision: of the model's arithmetic; the state is float32 whatever it is.
-
-    Returns:
-        Normalised latents, float32 [B, C, H, W].
-    """
-    config = model.config
-
-    def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, precision, enabled=precision != torch.float32):
-            out: Tensor = model(x, t, y)
-        return out
-
-    with torch.no_grad():
-        noise = start(seeds, (config.channels, config.input_size, config.input_size))
-        return solve(guided(network, labels, config.classes, guidance), noise, solver, steps)
 
 
 class Batch(NamedTuple):
@@ -191,32 +138,52 @@ class Sampler(ImageSampler):
         vae: the autoencoder.
         settings: what is asked of them.
         device: where both are.
+        companions: other transformers there by their roles, see `sampling.companions`.
     """
 
-    def __init__(self, loaded: LoadedDiT, vae: VAE, settings: SampleSettings, device: torch.device) -> None:
+    def __init__(
+        self, loaded: LoadedDiT, vae: VAE, settings: SampleSettings, device: torch.device,
+        companions: Mapping[str, LoadedDiT] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         super().__init__(settings, device, loaded.file, loaded.trained)
-        self._loaded, self.findings = loaded, loaded.findings
-        ready(loaded.model, self._precision, compiles=settings.compiles)
+        self._loaded = loaded
+        self.findings = loaded.findings | {
+            f"{role}_{name}": value for role, one in companions.items() for name, value in one.findings.items()
+        }
+        for one in (loaded, *companions.values()):
+            ready(one.model, self._precision, compiles=settings.compiles)
+        networks = {role: one.model for role, one in companions.items()}
+        self._companions = Companions(networks.get(COARSE), settings.until, networks.get(GUIDE))
         self._vae = vae.to(memory_format=torch.channels_last) if self._on_gpu else vae
         path = quicken_vae(self._vae)
         _log.debug("the autoencoder's layers run by the path: %s.", path)
         low, high = settings.interval or (0.0, 1.0)
         interval = (1 - high - TIME_ROUNDING, 1 - low + TIME_ROUNDING)
-        self._guidance = Guidance(settings.cfg, interval, settings.given.cfg_channels)
+        self._guidance = Guidance(settings.cfg, interval, settings.given.cfg_channels, settings.guide_scale)
         # Of the decoder. With ten bits as tf32 has, and twice as fast.
         self._half = self._on_gpu and self._precision != torch.float32
         # dopri5 couples the images of a batch.
         self.mixes = self._on_gpu and settings.steps is not None
 
     def _try(self, zeros: Tensor) -> None:
-        self.images(self._latents(zeros, zeros, steps=1))
+        # Of two steps the first is the coarse model's.
+        companions = self._companions._replace(until=0.5)
+        steps = 1 if companions.coarse is None else 2
+        everywhere = replace(self._guidance, interval=(0.0, 1.0))
+        for guidance in (everywhere,) if self.settings.interval is None else (Guidance(), everywhere):
+            found = self._latents(zeros, zeros, "euler", steps, guidance, companions)
+        self.images(found)
 
     def latents(self, seeds: Tensor, labels: Tensor) -> Tensor:
         """Draw latents float32 [n, C, H, W] as the autoencoder decodes them."""
-        return self._latents(seeds, labels, self.settings.solver, self.settings.steps or 0)
+        solver, steps = self.settings.solver, self.settings.steps or 0
+        return self._latents(seeds, labels, solver, steps, self._guidance, self._companions)
 
-    def _latents(self, seeds: Tensor, labels: Tensor, solver: str = "euler", steps: int = 1) -> Tensor:
-        found = sample_latents(self._loaded.model, labels, seeds, self._guidance, solver, steps, self._precision)
+    def _latents(
+        self, seeds: Tensor, labels: Tensor, solver: str, steps: int, guidance: Guidance, companions: Companions
+    ) -> Tensor:
+        model, precision = self._loaded.model, self._precision
+        found = sample_latents(model, labels, seeds, guidance, solver, steps, precision, companions)
         return self._loaded.denormalised(found)
 
     def images(self, latents: Tensor, *, again: bool = False) -> tuple[Tensor, Tensor]:

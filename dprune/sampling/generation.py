@@ -18,12 +18,13 @@ from dprune.formats.images import encode_image
 from dprune.formats.provenance import Record, parent
 from dprune.formats.shard_journal import Entry, Journal
 from dprune.models.baseline_files import load_baseline
-from dprune.models.dit_files import load_dit
+from dprune.models.dit_files import LoadedDiT, load_dit
 from dprune.models.files import ModelFile
 from dprune.models.vae import vae_of
 from dprune.models.vae_files import LatentScale, decoded_network
 from dprune.precision import float32
 from dprune.runtime import Monitor, check_stop, default_workers, explained, take_device
+from dprune.sampling.companions import Companion
 from dprune.sampling.drawing import Batch, Drawn, ImageSampler, Sampler, Times
 from dprune.sampling.one_pass import OnePassSampler
 from dprune.sampling.seeds import BALANCED, Classes, key_of
@@ -32,7 +33,7 @@ from dprune.sampling.settings import SampleSettings, check_fit
 
 def generate(
     model: ModelFile, vae: ModelFile | None, settings: SampleSettings, begin: Callable[[Record], Journal | None],
-    turns: Iterable[Sequence[int]], monitor: Monitor,
+    turns: Iterable[Sequence[int]], monitor: Monitor, companions: Sequence[Companion] = (),
 ) -> dict[str, float]:  # fmt: skip
     """Make shards, one after the other, and return how fast that was.
 
@@ -44,6 +45,7 @@ def generate(
             all networks are loaded, with what was found out of the model.
         turns: numbers of those that are missing, some at a time.
         monitor: progress and requests to stop.
+        companions: other transformers that take part.
     """
     device, times = take_device(settings.given.device), Times()
     # tf32, which convolutions use unless told otherwise, would keep ten bits of what was asked for as float32.
@@ -51,7 +53,9 @@ def generate(
         explained(device, f"a --batch-size below {settings.given.batch_size}"),
         float32(tf32=settings.precision != "float32"),
     ):
-        sampler = _baseline(model, settings, device) if vae is None else _diffusion(model, vae, settings, device)
+        sampler = (
+            _baseline(model, settings, device) if vae is None else _diffusion(model, vae, settings, device, companions)
+        )
         with ThreadPoolExecutor(1) as drawer:
             warmed = drawer.submit(sampler.warm_up)
             # The provenance waits for digests of the files.
@@ -68,13 +72,21 @@ def generate(
     return times.rates()
 
 
-def _diffusion(model: ModelFile, vae: ModelFile, settings: SampleSettings, device: torch.device) -> ImageSampler:
-    loaded = load_dit(model.path, device, settings.parametrization)
-    if not model.network:
-        loaded = loaded.scaled(*LatentScale.of(vae))
+def _diffusion(
+    model: ModelFile, vae: ModelFile, settings: SampleSettings, device: torch.device, companions: Sequence[Companion]
+) -> ImageSampler:
+    loaded = _loaded(model, vae, settings.parametrization, device)
     decoded = decoded_network(vae, loaded.model.config.input_size, parent(model.record, "latents"))
     check_fit(settings, model.network or loaded.model.config.as_json(), decoded, model.path)
-    return Sampler(loaded, vae_of(vae, device), settings, device)
+    others = {one.role: _loaded(one.file, vae, one.parametrization, device) for one in companions}
+    for one in companions:
+        one.check(others[one.role].network, model, loaded.network)
+    return Sampler(loaded, vae_of(vae, device), settings, device, others)
+
+
+def _loaded(file: ModelFile, vae: ModelFile, parametrization: str, device: torch.device) -> LoadedDiT:
+    loaded = load_dit(file.path, device, parametrization)
+    return loaded if file.network else loaded.scaled(*LatentScale.of(vae))
 
 
 def _baseline(model: ModelFile, settings: SampleSettings, device: torch.device) -> ImageSampler:

@@ -38,6 +38,7 @@ from dprune.models.vae_files import (
 )
 from dprune.runtime import Monitor, array_task
 from dprune.sampling.cautions import cautions
+from dprune.sampling.companions import COARSE, GUIDE, Companion
 from dprune.sampling.exports import Export, GridExport, NpzExport
 from dprune.sampling.settings import (
     DEFAULT_GRID_COUNT,
@@ -60,12 +61,14 @@ class SampleJob(Job):
         model: file of the transformer, or of a baseline.
         vae: file of the autoencoder, None for a baseline, which makes images itself.
         settings: what is asked of them.
+        companions: other transformers that take part.
     """
 
     model: ModelFile
     vae: ModelFile | None
     settings: SampleSettings
     output: Output
+    companions: tuple[Companion, ...] = ()
 
     @functools.cached_property
     def record(self) -> Record:
@@ -80,6 +83,9 @@ class SampleJob(Job):
             options = self.settings.options(conditional=conditional, quantized=quantized) | beside_digest(self.vae)
             options |= {} if self.model.network else LatentScale.of(self.vae).options()
             parents |= vae_parents(self.vae)
+            for one in self.companions:
+                options |= one.options
+                parents |= {one.role: one.file.as_parent()}
         return make_record("sample", options, parents=parents, tags=self.output.tags)
 
     @functools.cached_property
@@ -113,13 +119,13 @@ class SampleJob(Job):
             if batches := peeked(self._deal(turns)):
                 from dprune.sampling.generation import generate
 
-                for caution in cautions(self.model, self.settings):
+                for caution in cautions(self.model, self.settings, self.companions):
                     _log.warning("%s", caution)
 
                 def begin(findings: Record) -> Journal | None:
                     return self._begin(findings, turns, monitor)
 
-                rates = generate(self.model, self.vae, self.settings, begin, batches, monitor)
+                rates = generate(self.model, self.vae, self.settings, begin, batches, monitor, self.companions)
             whole = self._finish(turns)
         if not whole:
             _log.info("other workers are still making shards of %s; the last of them completes it.", self._folder)
@@ -240,10 +246,17 @@ def _open_diffusion(model: str, file: ModelFile, options: SampleOptions, output:
         one.digest_ahead()
     settings = options.resolve(file.class_names, model)
     settings = replace(settings, parametrization=parametrization_of(file, options.parametrization))
-    job = SampleJob(file, vae, settings, output)
+    companions = tuple(
+        Companion.open(role, path, options.parametrization)
+        for role, path in ((COARSE, options.coarse), (GUIDE, options.guide))
+        if path
+    )
+    job = SampleJob(file, vae, settings, output, companions)
     if file.network:
         check_fit(settings, file.network, decoded_network(vae, file.network["input_size"], latents), file.path)
     check_made(vae, latents, f"the latents that {model} was trained on")
+    for companion in companions:
+        companion.check_headers(file, vae)
     return job
 
 

@@ -19,6 +19,8 @@ from dprune.runtime import is_gpu
 from dprune.sampling.seeds import BALANCED, PROPORTIONAL, Classes, Seeds
 
 DEFAULT_STEPS = 60
+DEFAULT_UNTIL = 0.7
+DEFAULT_GUIDE_SCALE = 2.0
 DEFAULT_GRID_COUNT = 64
 MOST_SHARDS = 1_000_000
 RATES = ("sampling_img_per_s", "decoding_and_png_img_per_s")
@@ -32,9 +34,13 @@ class SampleOptions:
     vae: str | None
     seeds: str
     classes: str | None = None
+    coarse: str | None = None
+    guide: str | None = None
     parametrization: str | None = None
     solver: str | None = None
     steps: int | None = None
+    until: float | None = None
+    guide_scale: float | None = None
     cfg: float | None = None
     cfg_interval: str | None = None
     cfg_channels: int | None = None
@@ -62,9 +68,7 @@ class SampleOptions:
         adaptive = self.solver == "dopri5"
         if adaptive and self.steps is not None:
             raise UsageError(f"--steps {self.steps}: dopri5 chooses its steps itself: leave it out.")
-        for name, value in (("--cfg-interval", self.cfg_interval), ("--cfg-channels", self.cfg_channels)):
-            if value is not None and self.cfg in (None, 1):
-                raise UsageError(f"{name} says how to guide, and --cfg 1 does not guide: give a --cfg above 1.")
+        self._check_companions()
         if self.grid_count is not None and not self.grid:
             raise UsageError("--grid-count says how many images --grid shows: give --grid, or leave this out.")
         on_gpu = is_gpu(self.device)
@@ -84,6 +88,21 @@ class SampleOptions:
                 f"--shard-size {self.shard_size}: makes more than {MOST_SHARDS:,} shards: give a larger one."
             )
         return settings
+
+    def _check_companions(self) -> None:
+        """Refuse what says how to do something that is not asked for."""
+        if self.until is not None and not self.coarse:
+            raise UsageError(f"--until {self.until:g} says how far --coarse draws: give --coarse, or leave this out.")
+        if self.guide_scale is not None and not self.guide:
+            raise UsageError(
+                f"--guide-scale {self.guide_scale:g} says how strongly --guide guides: give --guide, or leave this out."
+            )
+        guides = self.cfg not in (None, 1) or (self.guide and self.guide_scale != 1)
+        for name, value in (("--cfg-interval", self.cfg_interval), ("--cfg-channels", self.cfg_channels)):
+            if value is not None and not guides:
+                raise UsageError(
+                    f"{name} says how to guide, and --cfg 1 does not guide: give a --cfg above 1, or --guide."
+                )
 
 
 def parse_interval(text: str) -> tuple[float, float]:
@@ -136,6 +155,18 @@ class SampleSettings:
         return 1.0 if self.given.cfg is None else self.given.cfg
 
     @property
+    def until(self) -> float:
+        """Time until which the coarse model draws, where there is one."""
+        return DEFAULT_UNTIL if self.given.until is None else self.given.until
+
+    @property
+    def guide_scale(self) -> float:
+        """Scale of guidance by a weaker model, 1 for none."""
+        if not self.given.guide:
+            return 1.0
+        return DEFAULT_GUIDE_SCALE if self.given.guide_scale is None else self.given.guide_scale
+
+    @property
     def quantize(self) -> bool:
         """Whether latents are replaced by codes, where there are any."""
         return self.given.quantize is not False
@@ -164,6 +195,8 @@ class SampleSettings:
         given = self.given
         guidance = {"cfg_interval": self.interval and list(self.interval), "cfg_channels": given.cfg_channels}
         found = {"seeds": str(self.seeds), "solver": self.solver, "cfg": self.cfg}
+        found |= {"until": self.until} if given.coarse else {}
+        found |= {"guide_scale": self.guide_scale} if given.guide else {}
         found |= {name: value for name, value in guidance.items() if value is not None}
         found |= {"precision": self.precision, "shard_size": given.shard_size}
         found |= self._classes(conditional=conditional)
@@ -217,7 +250,8 @@ def refuse_diffusion(given: SampleOptions, file: ModelFile) -> None:
         UsageError: one was given.
     """
     of_diffusion = {
-        "--vae": given.vae, "--solver": given.solver, "--steps": given.steps, "--cfg": given.cfg,
+        "--vae": given.vae, "--coarse": given.coarse, "--guide": given.guide, "--until": given.until,
+        "--guide-scale": given.guide_scale, "--solver": given.solver, "--steps": given.steps, "--cfg": given.cfg,
         "--cfg-interval": given.cfg_interval, "--cfg-channels": given.cfg_channels,
         "--parametrization": given.parametrization, "--quantize": given.quantize or None,
         "--no-quantize": given.quantize is False or None, "--compile": given.compiles or None,

@@ -29,7 +29,7 @@ from dprune.formats.stores import Store
 from dprune.models.architectures import parse_architecture
 from dprune.models.dit import DiT, DiTConfig
 from dprune.models.paths import quicken_dit
-from dprune.sampling.drawing import ready, sample_latents
+from dprune.sampling.latents import ready, sample_latents
 from dprune.training.throughput import product_rate, synchronize
 
 CHANNELS, CLASSES = 4, 1000
