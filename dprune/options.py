@@ -18,6 +18,7 @@ from dprune.delivery import Delivery
 from dprune.errors import InputError
 from dprune.formats.checked_json import INT64
 from dprune.formats.publish import Output
+from dprune.selecting.amount import Amount
 from dprune.shell.completion import PLACES
 from dprune.shell.flags import verbosity
 from dprune.shell.help_pages import Group
@@ -98,6 +99,14 @@ class OutputPath(click.Path):
     def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
         """Say what the output is."""
         return self._kind
+
+
+def parse_amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Amount | None:
+    """Read a share or a count of samples; of --prune it is what goes."""
+    try:
+        return None if value is None else Amount.parse(value, pruned=param.name == "prune")
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def count(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dprune.scoring.el2n_grand import El2nOptions, GrandOptions
     from dprune.scoring.monotonicity import MonotonicityOptions
     from dprune.scoring.moso import MosoOptions
+    from dprune.scoring.orders import OrderOptions
 
 OUTPUT = "File of the scores (.npy), or - for stdout."
 FILE = "File of the scores (.npy). Standard errors go to X.se.npy beside X.npy."
@@ -49,6 +50,30 @@ def at_noise(source: str, *own: options.Decorator, weights: str = "ema") -> opti
     )  # fmt: skip
 
 
+def over_features(source: str, *own: options.Decorator, ranks: bool = True) -> options.Decorator:
+    """Add the options of scores over features; they reach the command as one `scoring`.
+
+    Args:
+        source: dataclass that gathers them, `module:Class` in `dprune.scoring`.
+        own: options of the method.
+        ranks: whether the scores are ranks, of which some may be left out.
+    """
+    up_to = options.option("--up-to", group="Method", common=True, metavar="AMOUNT", callback=options.parse_amount,
+                           help="Rank only this share (10%, .1) or count (5000). The others share one last rank.  "
+                                "[default: all]")  # fmt: skip
+    return options.gathers(
+        "scoring", f"dprune.scoring.{source}", *own,
+        options.option("--clusters", group="Method", common=True, metavar="FILE",
+                       help="Score inside each cluster of this file, for select with the same --clusters."),
+        options.choice("--metric", ["cosine", "l2"], "Distance. Euclidean, of features scaled to unit length or not.",
+                       group="Method", common=True, default="cosine"),
+        *([up_to] if ranks else []),
+        options.seed,
+        options.device,
+    )  # fmt: skip
+
+
+features = click.argument("features", metavar="FEATURES")
 latents = click.argument("latents", metavar="LATENTS")
 subset = options.option(
     "--subset",
@@ -124,6 +149,32 @@ def score_cluster_distance(delivery: Delivery, clusters: str) -> None:
     from dprune.scoring.simple import open_cluster_distance
 
     delivery.deliver(open_cluster_distance(clusters, delivery.output))
+
+
+@command.command("k-center")
+@features
+@over_features("orders:OrderOptions")
+@options.delivers(OUTPUT, default="-")
+def score_k_center(delivery: Delivery, features: str, scoring: OrderOptions) -> None:
+    """Score by the rank at which a sample is taken to cover all.
+
+    FEATURES is a feature store, a .npy of shape [n, d], or a .safetensors with a tensor called features. The first
+    sample is that nearest to the mean; each next one is the furthest from all that are taken (k-center greedy). So
+    select keeps the lowest, subsets of all sizes are nested, and no sample is further from the first n than twice
+    what the best n could do.
+
+    With --clusters each cluster is ranked by itself. Copies of a taken sample come last. Ties go by the seed. What
+    --up-to leaves unranked shares one rank, the last, so that a share of select means what it means without.
+
+    \b
+    Examples:
+      dprune score k-center features -o k-center.npy
+      dprune score k-center features --up-to 10% | dprune select - --keep 10% -o keep.npy
+      dprune score k-center features --clusters clusters.safetensors -o k-center.npy
+    """
+    from dprune.scoring.k_center import open_k_center
+
+    delivery.deliver(open_k_center(features, scoring, delivery.output))
 
 
 @command.command("el2n")

@@ -9,19 +9,12 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
-from dprune.selecting.amount import Amount, parse_share
+from dprune.selecting.amount import parse_share
 from dprune.shell.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
     from dprune.selecting.settings import SelectSettings
-
-
-def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Amount | None:
-    try:
-        return None if value is None else Amount.parse(value, pruned=param.name == "prune")
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 def _tail(ctx: click.Context, param: click.Parameter, value: str | None) -> Fraction | None:
@@ -35,9 +28,9 @@ def _tail(ctx: click.Context, param: click.Parameter, value: str | None) -> Frac
 @click.argument("scores", required=False, metavar="[SCORES]")
 @options.gathers(
     "settings", "dprune.selecting.settings:SelectSettings",
-    options.option("--keep", group="Choice", common=True, metavar="AMOUNT", callback=_amount,
+    options.option("--keep", group="Choice", common=True, metavar="AMOUNT", callback=options.parse_amount,
                    help="Keep this share (0.25, 1/4, 25%) or count (500)."),
-    options.option("--prune", group="Choice", common=True, metavar="AMOUNT", callback=_amount,
+    options.option("--prune", group="Choice", common=True, metavar="AMOUNT", callback=options.parse_amount,
                    help="Prune this share or count, which the paper calls PR."),
     options.option("--as-many-as", group="Choice", metavar="FILE",
                    help="Keep as many as this subset holds. It takes the place of --keep."),
