@@ -67,6 +67,7 @@ def planned(said: str) -> dict[str, int]:
 PREPARED = {"pack": 1, "unpruned": 1, "encode": 1, "cluster": 1, "distance": 1, "sheet": 1, "train_scoring": 1,
             "grand": 1, "monotonicity": 1, "moso": 1, "tidy_scores": 1}  # fmt: skip
 TAILED = {"cluster": 2, "distance": 2, "tailed": 1, "smallest": 1}
+SAMPLED: dict[str, int] = {}
 # By hand, from the lines of each configuration: chance, three distances, four scores from both ends or three, at four
 # ratios or three; of the paper's two at .95 and .99, too; models of the tailed set, of halves, and the baselines.
 PAPER = 1 + 6 + 6 + 4 + 4 + 1 + 3 * 16
@@ -84,9 +85,11 @@ EXPECTED = {
 @pytest.mark.parametrize("configuration", EXPECTED)
 def test_a_dry_run_lists_every_step(configuration: str, tmp_path: Path) -> None:
     subsets, halves, baselines, judges, shared = EXPECTED[configuration]
+    # Lines that sample the unpruned model otherwise.
+    sampled = SAMPLED.get(configuration, 0)
     profile = STUDY / ("gpu" if configuration == "cifar10.yaml" else "slurm")
     said = study(tmp_path, configuration, "-n", "--profile", str(profile))
-    measured = subsets + baselines
+    measured = subsets + baselines + sampled
     each = {"select": measured, "train_dit": subsets + halves, "train_baseline": baselines, "sample": measured + halves,
             "embed_generated": judges * measured + halves, "eval": judges * measured, "memorization": measured,
             "tidy": measured + halves}  # fmt: skip

@@ -21,8 +21,8 @@ PATIENCE, START = 1.5, 20
 # A job stops by itself this many minutes before its limit, and goes on in the next.
 MARGIN = 5
 # Rules whose jobs share their work among the GPUs of a training.
-SPREAD = {"train_vae", "train_scoring", "grand", "monotonicity", "train_fold", "moso", "train_dit", "train_baseline",
-          "sample"}  # fmt: skip
+SPREAD = {"train_vae", "train_scoring", "grand", "monotonicity", "train_fold", "moso", "influence", "train_dit",
+          "train_coarse", "train_baseline", "sample"}  # fmt: skip
 
 
 def work(rule: str, config: Config, run: Run | None) -> tuple[float, str]:
@@ -45,7 +45,9 @@ def work(rule: str, config: Config, run: Run | None) -> tuple[float, str]:
             return samples * draws(config["monotonicity"]) * checkpoints(config), "loss"
         case "moso":
             return samples * draws(config["moso"]) * config["fold"]["checkpoints"], "moso"
-        case "train_dit":
+        case "influence":
+            return samples * draws(config["influence"]), "moso"
+        case "train_dit" | "train_coarse":
             return study.steps_of(run, config) * batch, "train"
         case "train_baseline":
             baseline = config["baselines"][run.line.model]
@@ -103,7 +105,12 @@ def pipeline(run: Run, config: Config) -> Iterator[tuple[str, str]]:
     """The jobs that make a run's results: their rules, and the files in its folder that tell that they are done."""
     if run.line.fold is None:
         yield "select", "keep.npy"
-    yield "train_dit" if run.line.model == "dit" else "train_baseline", f"{run.line.model}/model.safetensors"
+    if run.line.oversampled:
+        yield "repeat", "weights.npy"
+    if run.line.sampled == "coarse":
+        yield "train_coarse", "small/model.safetensors"
+    elif not run.line.sampled:
+        yield "train_dit" if run.line.model == "dit" else "train_baseline", f"{run.line.model}/model.safetensors"
     yield "sample", "generated.done"
     for judge in study.judges_of(config) if run.line.fold is None else [""]:
         yield "embed_generated", f"features{judge}.done"
@@ -136,26 +143,34 @@ def preparation(config: Config) -> Iterator[tuple[str, str]]:
     for tail in tails:
         yield "cluster", f"{tail}clusters.safetensors"
         mine = [run.line for run in runs if run.prefix == tail]
-        if any(line.scores == "distance" for line in mine):
+        if any(line.scores == "distance" or line.noisy for line in mine):
             yield "distance", f"{tail}distance.npy"
-            if not tail:
+            if not tail and any(line.scores == "distance" for line in mine):
                 yield "sheet", "clusters.png"
         if any(study.SMALLEST in (line.keeps or ()) and line.quota != "equal" for line in mine):
             yield "smallest", f"{tail}{study.SMALLEST}.npy"
-    yield from _scoring(config, {run.line.scores for run in runs})
-    if "models" not in config["keep"] and any(run.line.scores in study.SCORES for run in runs):
+    if any(run.line.noisy for run in runs):
+        yield from (("near", "near.npy"), ("sigma_min", "sigma-min.npy"))
+    for order in study.ORDERS:
+        if any(run.line.scores == order for run in runs):
+            yield "order", f"{order}.npy"
+    scores = study.scores_of(study.runs_of(config))
+    yield from _scoring(config, scores)
+    if "models" not in config["keep"] and scores:
         yield "tidy_scores", "scores.tidied"
     for pair in study.pairs_of(config):
         yield "paired", pair
 
 
-def _scoring(config: Config, scores: set[str | None]) -> Iterator[tuple[str, str]]:
-    if scores & {"el2n", "grand", "monotonicity"}:
+def _scoring(config: Config, scores: set[str]) -> Iterator[tuple[str, str]]:
+    if scores & {"el2n", "grand", "monotonicity", "influence"}:
         yield "train_scoring", "scoring/model.safetensors"
     if scores & {"el2n", "grand"}:
         yield "grand", "grand.npy"
     if "monotonicity" in scores:
         yield "monotonicity", "monotonicity.npy"
+    if "influence" in scores:
+        yield "influence", "influence.npy"
     if "moso" in scores:
         for fold in range(config["folds"]):
             yield "train_fold", f"fold-{fold}/model.safetensors"
@@ -175,6 +190,10 @@ def table(config: Config, gpus: int) -> str:
             jobs[rule].append(hours(rule, config, run))
             undone = folder in missing and not os.path.exists(f"{out}/{folder}/{file}")
             left[rule] += jobs[rule][-1] if undone else 0
+    # Models whose images were measured, and that are wanted once more.
+    for folder in {runs[folder].trained for folder in missing} - missing:
+        again = not os.path.exists(f"{out}/{folder}/dit/model.safetensors")
+        left["train_dit"] += hours("train_dit", config, runs[folder]) if again else 0
     total, rest = sum(map(sum, jobs.values())), sum(left.values())
     lines = [f"{'step':16}{'jobs':>7}{'GPU-hours each':>16}{'all':>10}{'left':>10}"]
     for rule, each in jobs.items():

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import study
 from study import Config, Run
 
@@ -21,7 +22,7 @@ def _arguments(config: Config, runs: dict[str, Run]) -> Iterator[str]:
     out = config["out"]
     outcomes = [path for run in runs.values() for path in study.outcome(run, config, out)]
     yield from _there("", dict.fromkeys(outcomes))
-    yield from _there("--scores ", (f"{out}/{score}.npy" for score in ("distance", *study.SCORES)))
+    yield from _there("--scores ", (f"{out}/{score}.npy" for score in ("distance", *study.ORDERS, *study.SCORES)))
     yield from _there("--subsets ", (f"{out}/{folder}/keep.npy" for folder in runs))
     first = [folder for folder, run in runs.items() if run.seed == config["seeds"][0]]
     yield from _there("--images ", (f"{out}/{folder}/generated" for folder in first))
@@ -59,3 +60,11 @@ def expect(config: Config) -> None:
         for folder, run in study.runs_of(config).items():
             if run.keep != study.SMALLEST and run.line.fold is None:
                 rows.writerow((run.name, 1 - Decimal(run.keep), f"{folder}/metrics.json"))
+
+
+def write_noise_levels(config: Config) -> None:
+    """Write the lowest noise level of each sample: 0 near the centres, that of the configuration elsewhere."""
+    out = config["out"]
+    levels = np.full(len(np.load(f"{out}/distance.npy")), config["sigma_min"]["sigma"], np.float32)
+    levels[np.load(f"{out}/near.npy")] = 0
+    np.save(f"{out}/sigma-min.npy", levels)

@@ -4,62 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from lines import ORDERS, SCORES, SMALLEST, Line, known_lines
+
 Config = Mapping[str, Any]
-
-# A high score is what these methods keep; their inverse and middle show if that matters.
-SCORES = ("el2n", "grand", "monotonicity", "moso")
-ENDS = {"": "highest", "-inverse": "lowest", "-middle": "middle"}
-# What equal quotas leave, of which each cluster gives as many as the smallest has.
-SMALLEST = "smallest"
-
-
-@dataclass(frozen=True)
-class Line:
-    """A way to choose a subset, and the model that is trained on it: one line of the report.
-
-    `keeps` are shares, where they are not those of the configuration. The candidates are the unpruned samples, or a
-    long-tailed subset of them. `fold` is one of two disjoint halves, in place of a subset. At equal epochs, a model has
-    as many steps as go with the size of its subset.
-    """
-
-    scores: str | None = None
-    order: str = "random"
-    in_clusters: bool = False
-    quota: str = "proportional"
-    keeps: tuple[str, ...] | None = None
-    model: str = "dit"
-    tailed: bool = False
-    fold: int | None = None
-    equal_epochs: bool = False
-
-
-def known_lines() -> dict[str, Line]:
-    """All lines that a configuration can name."""
-    distance = Line("distance", "lowest", in_clusters=True)
-    lines = {
-        "unpruned": Line(keeps=("1.0",)),
-        "random": Line(),
-        "random-by-cluster": Line(in_clusters=True),
-        "nearest": distance,
-        "middle": replace(distance, order="middle"),
-        "furthest": replace(distance, order="highest"),
-        "equal": replace(distance, quota="equal"),
-        "balanced": replace(distance, quota="equal", keeps=(SMALLEST,)),
-        "proportional": replace(distance, keeps=(SMALLEST,)),
-        "vae": Line(model="vae"),
-        "gan": Line(model="gan"),
-    }
-    for score, (end, order) in itertools.product(SCORES, ENDS.items()):
-        lines[score + end] = Line(score, order)
-        lines[f"{score}{end}-by-cluster"] = Line(score, order, in_clusters=True)
-    epochs = {f"{name}-epochs": replace(line, equal_epochs=True) for name, line in lines.items()}
-    tailed = ("unpruned", "random", "balanced", "proportional")
-    tails = {f"tailed-{name}": replace(lines[name], tailed=True) for name in tailed}
-    halves = {f"half-{fold}": Line(keeps=("0.5",), fold=fold) for fold in (0, 1)}
-    return lines | epochs | tails | halves
 
 
 @dataclass(frozen=True)
@@ -78,6 +28,11 @@ class Run:
         return f"{self.name}-{self.keep}/{self.seed}"
 
     @property
+    def trained(self) -> str:
+        """The folder of the run whose model it samples."""
+        return f"unpruned-1.0/{self.seed}" if self.line.sampled else self.folder
+
+    @property
     def prefix(self) -> str:
         """What clusters and distances of its candidates are called by."""
         return "tailed-" if self.line.tailed else ""
@@ -87,6 +42,7 @@ class Run:
 OPTIONAL: dict[str, Any] = {
     "pack": "", "weights": "", "judges": {}, "validation": "", "held_out": "10%",
     "vae": None, "scoring": None, "grand": "", "monotonicity": "", "folds": 0, "fold": None, "moso": "",
+    "influence": "", "sigma_min": None, "guided": None, "coarse": None,
     "baselines": {}, "tailed": None, "seeds_first": False, "keep": ["models", "images"],
     "gpus": 1, "at_once": 1, "gpus_per_training": 1, "cpus": 1, "mem_mb": 8000, "time_limit": 0, "rates": {},
 }  # fmt: skip
@@ -105,7 +61,7 @@ def complete(config: Config) -> Any:
     found = _with_numbers({**OPTIONAL, **config})
     for name, key, value in _needs(found):
         if not value:
-            raise ValueError(f"{name} needs {key}, which the configuration lacks. Copy that of imagenet.yaml.")
+            raise ValueError(f"{name} needs {key}, which the configuration lacks. Copy it from another.")
     return found
 
 
@@ -113,7 +69,8 @@ def _needs(config: Config) -> Iterator[tuple[str, str, Any]]:
     """What may be left out, but not by this configuration: what needs it, the key, and its value."""
     if config["latents"] != "pixels":
         yield "latents", "vae", config["vae"]
-    for run in runs_of(config).values():
+    runs = runs_of(config)
+    for run in runs.values():
         line = run.line
         if line.tailed:
             yield run.name, "tailed", config["tailed"]
@@ -121,8 +78,16 @@ def _needs(config: Config) -> Iterator[tuple[str, str, Any]]:
             yield run.name, f"baselines with {line.model}", config["baselines"].get(line.model)
         if line.scores == "moso":
             yield run.name, "folds and fold", config["folds"] and config["fold"]
-        elif line.scores in SCORES:
+        elif line.scores in SCORES or line.curriculum:
             yield run.name, "scoring", config["scoring"]
+        if line.scores == "influence":
+            # Judges would measure by the images that the subset was chosen for.
+            yield run.name, "held_out in place of validation", not config["validation"]
+        if line.noisy:
+            yield run.name, "sigma_min", config["sigma_min"]
+        if line.sampled:
+            yield run.name, f"the line unpruned with seed {run.seed}", run.trained in runs
+            yield run.name, line.sampled, line.sampled == "unguided" or config[line.sampled]
 
 
 def _with_numbers(value: Any) -> Any:
@@ -173,14 +138,25 @@ def judges_of(config: Config) -> list[str]:
 
 
 def scores_of(runs: Mapping[str, Run]) -> set[str]:
-    """The scores by training that these runs choose by."""
-    return {run.line.scores for run in runs.values()} & set(SCORES)
+    """The scores by training that these runs choose by, or order their samples by."""
+    return {name for run in runs.values() for name in (run.line.scores, run.line.curriculum)} & set(SCORES)
+
+
+def order(name: str, out: str) -> str:
+    """Method, files and options of `dprune score` for an order over features."""
+    method, *grouped = ORDERS[name].split()
+    return " ".join((method, f"{out}/features", *grouped, *(f"{out}/clusters.safetensors" for _ in grouped)))
 
 
 def unwanted(config: Config) -> str:
     """What is removed from the folder of a run when its results are there, as patterns of a shell."""
-    patterns = {"models": "{dit,vae,gan}/{*.safetensors,checkpoints}", "images": "generated generated.done"}
+    patterns = {"models": "{dit,small,vae,gan}/{*.safetensors,checkpoints}", "images": "generated generated.done"}
     return " ".join(pattern for kept, pattern in patterns.items() if kept not in config["keep"])
+
+
+def samplers(run: Run, config: Config) -> list[Run]:
+    """Other runs that sample a run's model."""
+    return [other for other in runs_of(config).values() if other.line.sampled and other.trained == run.folder]
 
 
 def held_out(config: Config, out: str) -> str:
@@ -251,6 +227,12 @@ def _selection(run: Run, path: str) -> Iterator[str]:
         yield "--quota equal"
 
 
+def repeats(run: Run, out: str) -> str:
+    """Options of `dprune select` that draw the samples of a run's small clusters as often as those of its largest."""
+    clusters = f"{out}/{run.prefix}clusters.safetensors"
+    return f"--repeat --clusters {clusters} --within {subset(run, out)} --seed {run.seed}"
+
+
 def subset(run: Run, out: str) -> str:
     """The samples that a run trains on; its fold is a half of them."""
     return f"{out}/{run.folder}/keep.npy" if run.line.fold is None else f"{out}/unpruned.npy"
@@ -261,7 +243,26 @@ def training(run: Run, config: Config, out: str) -> str:
     fold = "" if run.line.fold is None else f" --fold {run.line.fold}/2"
     unlabelled = config["tailed"]["dit"] if run.line.tailed else ""
     steps = f"--steps {steps_of(run, config)} --batch-size {config['batch']}"
-    return f"--subset {subset(run, out)}{fold} {config['dit']} {unlabelled} {steps} --seed {run.seed}"
+    drawn = "".join(f" {option} {file}" for option, file in weights(run, out).items())
+    guides = any(other.line.sampled == "guided" for other in samplers(run, config))
+    saved = f" --save-every {config['guided']['step']}" if guides else ""
+    return f"--subset {subset(run, out)}{fold}{drawn} {config['dit']} {unlabelled} {steps}{saved} --seed {run.seed}"
+
+
+def coarse_training(run: Run, config: Config, out: str) -> str:
+    """Options of `dprune train-dit` for the small model of a run."""
+    steps = f"--steps {config['steps']} --batch-size {config['batch']}"
+    return f"--subset {out}/{candidates(run)} {config['coarse']['dit']} {steps} --seed {run.seed}"
+
+
+def weights(run: Run, out: str) -> dict[str, str]:
+    """Options of `dprune train-dit` for how often, when and at which noise samples are drawn, and their files."""
+    found = {
+        "--weights": f"{out}/{run.folder}/weights.npy" if run.line.oversampled else "",
+        "--curriculum": f"{out}/{run.line.curriculum}.npy" if run.line.curriculum else "",
+        "--sigma-min": f"{out}/sigma-min.npy" if run.line.noisy else "",
+    }
+    return {option: file for option, file in found.items() if file}
 
 
 def steps_of(run: Run, config: Config) -> int:
@@ -269,12 +270,31 @@ def steps_of(run: Run, config: Config) -> int:
     return max(1, round(config["steps"] * float(run.keep))) if run.line.equal_epochs else config["steps"]
 
 
-def sampling(run: Run, config: Config, vae: str) -> str:
+def sampling(run: Run, config: Config, out: str, vae: str) -> str:
     """Options of `dprune sample` for a run; baselines draw images, not latents, and without guidance."""
     options = f"--seeds 0-{config['generated'] - 1}"
     if run.line.model != "dit":
         return options
-    return f"{options} --vae {vae} {config['tailed']['sample'] if run.line.tailed else config['sample']}"
+    usual = config["tailed"]["sample"] if run.line.tailed else config["sample"]
+    return " ".join((options, f"--vae {vae}", usual, *_sampled(run, config, out)))
+
+
+def _sampled(run: Run, config: Config, out: str) -> Iterator[str]:
+    """Options that take the place of the usual ones, the last of which counts."""
+    line = run.line
+    if line.sampled:
+        yield "--cfg 1" if line.sampled == "unguided" else config[line.sampled]["sample"]
+        yield from (f"--{option} {out}/{file}" for option, file in weaker(run, config).items())
+
+
+def weaker(run: Run, config: Config) -> dict[str, str]:
+    """The models beside the unpruned one that a run samples by, inside the folder of the study, by their options."""
+    match run.line.sampled:
+        case "guided":
+            return {"guide": f"{run.trained}/dit/checkpoints/step-{config['guided']['step']:08d}.safetensors"}
+        case "coarse":
+            return {"coarse": f"{run.folder}/small/model.safetensors"}
+    return {}
 
 
 def network(suffix: str, config: Config) -> str:
