@@ -36,8 +36,12 @@ def _tail(ctx: click.Context, param: click.Parameter, value: str | None) -> Frac
                    help="Keep as many as this subset holds. It takes the place of --keep."),
     options.option("--count", group="Choice", is_flag=True,
                    help="Take a bare 1 for one sample. In a loop over shares it might mean all of them."),
-    options.choice("--order", ["lowest", "middle", "highest", "random"], "Which scores to keep.  [default: lowest]",
+    options.choice("--order", ["lowest", "middle", "highest", "interval", "random"],
+                   "Which scores to keep. interval takes every m-th of them as sorted.  [default: lowest]",
                    group="Choice", common=True),
+    options.option("--below", group="Choice", common=True, type=options.Number(), metavar="X",
+                   help="Keep only scores less than X."),
+    options.option("--above", group="Choice", type=options.Number(), metavar="X", help="Keep only scores over X."),
     options.option("--clusters", group="Groups", common=True, metavar="FILE",
                    help="Choose inside each cluster of this file."),
     options.option("--groups", group="Groups", common=True, metavar="FILE",
@@ -45,11 +49,13 @@ def _tail(ctx: click.Context, param: click.Parameter, value: str | None) -> Frac
     options.choice("--quota", ["proportional", "equal"],
                    "Quota of each group. Keep the same share of each, or the same count.", group="Groups", common=True,
                    default="proportional"),
+    options.option("--repeat", group="Groups", common=True, is_flag=True,
+                   help="Write weights that draw all groups equally often. Samples of small ones come again."),
     options.count("--cap", "Keep at most this many of each group. Without SCORES they are drawn at random.",
                   group="Groups", common=True),
-    options.option("--counts", group="Groups", common=True, metavar="GROUP:N",
+    options.option("--counts", group="Groups", metavar="GROUP:N",
                    help="Keep these counts, such as dog:500,5-9:20. Groups not named give none. @FILE reads a file."),
-    options.option("--tail", group="Groups", common=True, metavar="SHARE", callback=_tail,
+    options.option("--tail", group="Groups", metavar="SHARE", callback=_tail,
                    help="Make a long-tailed set. Counts decay over the groups, the last to this share of the first."),
     options.option("--only", group="Groups", common=True, metavar="GROUPS",
                    help="Keep only these groups, such as dog,cat or 3,40-49. @FILE reads them from a file."),
@@ -79,6 +85,18 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
     A score of NaN is never kept. Counts are exact. The highest at keep k are what the lowest at 1 - k leave. Ties are
     broken by a seeded hash of the id.
 
+    With --order interval the sorted scores are cut into as many spans of one length as samples are kept, and the middle
+    of each is kept: all levels of the score are there, and none of its extremes is favoured. A smaller subset is then
+    no part of a larger one.
+
+    --below and --above keep by value, without the X itself. The samples that they leave are the candidates that --keep,
+    --quota and --cap speak of, and without those all are kept.
+
+    --repeat writes no ids but weights.npy for train-dit --weights: how often each sample comes in an epoch, 0 for those
+    left out. Each group is drawn as often as the largest has samples, or all groups together --keep times. Inside a
+    group the counts of two samples differ by one at most, and the samples with one more are those that --order keeps,
+    at random where there are no SCORES.
+
     An AMOUNT with a point, a slash, an exponent or % is a share (0.25, .5, 1/4, 25%, 1e-3, 1.0 for all). One of digits
     alone is a count. A bare 1 is refused: write 100% for all, or add --count for one sample.
 
@@ -87,7 +105,7 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
     from shards or a store, or numbers from a .npy. With both options each class of each cluster is a group (a
     stratum), and --only names classes. A class is called by its name in classes.txt or by its number; a name with a
     comma needs double quotes. An equal quota of clusters with levels (dprune cluster --levels) is divided from the top
-    down, but not with --counts or --tail.
+    down, but not with --counts or --tail, and so are the draws of --repeat.
 
     --counts and --tail compose a set of groups, at random where there are no SCORES. --tail does what is usual for
     long-tailed CIFAR: of C groups in the order of their numbers, group c gives n * SHARE^(c / (C - 1)), with the
@@ -110,6 +128,9 @@ def command(delivery: Delivery, scores: str | None, settings: SelectSettings, me
       dprune select --order random --keep 10% --groups shards -o test.npy
       dprune select --groups shards --cap 100 -o balanced.npy
       dprune select distance.npy --clusters clusters.safetensors --groups shards --keep 0.25 -o strata.npy
+      dprune select duplicates.npy --below 0.95 -o unique.npy
+      dprune select el2n.npy --keep 0.25 --order interval -o spread.npy
+      dprune select --clusters clusters.safetensors --repeat -o weights.npy
       dprune select --groups shards --tail 0.01 -o tailed.npy
       dprune select --groups shards --counts cat:500,dog:20 -o few-dogs.npy
       dprune select distance.npy --clusters clusters.safetensors --as-many-as even.npy -o proportional.npy

@@ -40,6 +40,11 @@ _MISTAKEN = {
     ("subset", "scores"): "a subset, not scores: give it with --within, to choose among its samples",
     ("subset", "groups"): "a subset, not groups: give it with --within, to choose among its samples",
     ("subset", "rows"): "a subset, not one row for each sample: give what it was chosen from",
+    ("weights", "subset"): (
+        "weights, not a subset: give them to dprune train-dit --weights, or choose those that are drawn at all with "
+        "dprune select WEIGHTS --above 0"
+    ),
+    ("weights", "groups"): "weights, not groups: give them to dprune train-dit --weights",
     ("scores", "subset"): "scores, not a subset: choose one by them with dprune select",
     ("scores", "groups"): "scores, not groups: give them as SCORES",
 }
@@ -189,7 +194,9 @@ def unsound_array(name: str, error: Exception) -> InputError:
 
 
 def stated_kind(record: Record | None) -> str:
-    """Return what its provenance says that an array holds: `subset`, `scores`, `pairs`, or nothing."""
+    """Return what its provenance says that an array holds: `subset`, `weights`, `scores`, `pairs`, or nothing."""
+    if (record or {}).get("options", {}).get("repeat") is True:
+        return "weights"
     return _WRITES.get(str((record or {}).get("command", "")).partition(" ")[0], "")
 
 

@@ -22,9 +22,9 @@ class Findings:
 
     Attributes:
         name: the file as it was given.
-        kind: `shards`, `features`, `latents`, `sweep`, `run`, `report`, `scores`, `subset`, `labels`, `pairs`, `array`,
-            `keys`, `table`, `mask`, `uids`, `clusters`, `statistics`, `store file`, `tensors`, `autoencoder` and
-            `transformer` (of others), `metrics`, `memorization`, or `unknown`.
+        kind: `shards`, `features`, `latents`, `sweep`, `run`, `report`, `scores`, `weights`, `subset`, `labels`,
+            `pairs`, `array`, `keys`, `table`, `mask`, `uids`, `clusters`, `statistics`, `store file`, `tensors`,
+            `autoencoder` and `transformer` (of others), `metrics`, `memorization`, or `unknown`.
         content: counts, shapes and the like, as JSON can hold them.
         records: its provenance; empty for a file made elsewhere, several for shards of several folders.
         problems: what is wrong with it, a sentence each.

@@ -62,15 +62,19 @@ def inspect_array(path: str) -> Findings:
         findings.content |= {"samples": len(values), "kept": int(values.sum())}
     if findings.kind in VECTORS and (problem := misshapen(values, findings.kind)):
         findings.problems.append(f"{findings.name}: {problem}: make it again.")
-    elif describe := {"scores": _scores, "subset": _subset, "labels": _labels, "pairs": _pairs}.get(findings.kind):
+    elif describe := _DESCRIBED.get(findings.kind):
         describe(findings, values)
     return findings
 
 
 def kind_of_array(values: npt.NDArray[Any], record: Record | None) -> str:
-    """Tell what an array holds, by its provenance or by its values: `subset`, `scores`, `labels`, `pairs`, `array`."""
+    """Tell what an array holds, by its provenance or by its values.
+
+    Returns:
+        `subset`, `weights`, `scores`, `labels`, `pairs`, or `array`.
+    """
     stated = stated_kind(record)
-    if stated == "subset":
+    if stated in ("subset", "weights"):
         return stated
     if values.ndim != 1:
         return "array"
@@ -95,6 +99,14 @@ def _scores(findings: Findings, values: npt.NDArray[Any]) -> None:
         findings.content |= {name: float(v) if math.isfinite(v) else str(v) for name, v in finite.items()}
     else:
         findings.problems.append(f"{findings.name}: scores no sample at all: make it again.")
+
+
+def _weights(findings: Findings, values: npt.NDArray[Any]) -> None:
+    findings.samples = len(values)
+    drawn = values[values > 0].astype(np.float64)
+    findings.content |= {"samples": len(values), "drawn_at_all": len(drawn), "drawn_in_all": float(drawn.sum())}
+    if len(drawn):
+        findings.content |= {"least": float(drawn.min()), "most": float(drawn.max())}
 
 
 def _subset(findings: Findings, values: npt.NDArray[Any]) -> None:
@@ -128,6 +140,10 @@ def _pairs(findings: Findings, values: npt.NDArray[Any]) -> None:
     findings.content |= {"pairs": len(values), "copies": int((distance == 0).sum())}
     if len(values):
         findings.content["closest"] = float(distance.min())
+
+
+_DESCRIBED = {"scores": _scores, "weights": _weights, "subset": _subset, "labels": _labels, "pairs": _pairs}
+"""What says more of an array, by its kind."""
 
 
 def inspect_text(path: str) -> Findings:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import Array
+from dprune.formats.arrays import Array, write_array
 from dprune.formats.beside import Beside
 from dprune.formats.class_names import MOST_LISTED
 from dprune.formats.clusters import Clusters, read_clusters
@@ -27,10 +27,11 @@ from dprune.formats.subsets import narrowed, read_chosen
 from dprune.formats.values import read_values, whole
 from dprune.runtime import Monitor
 from dprune.selecting.amount import Amount
+from dprune.selecting.candidates import between, scored, warn_of_unranked
 from dprune.selecting.composition import compose, read_counts, tail_counts
 from dprune.selecting.partition import CLASS, Grouping, Partition
 from dprune.selecting.quotas import IntArray
-from dprune.selecting.ranking import Ranking, allot, division, rank
+from dprune.selecting.ranking import Chosen, Ranking, allot, allot_draws, division, rank
 from dprune.selecting.settings import SelectSettings
 from dprune.selecting.writing import NAMING, Known, write_subset
 
@@ -121,24 +122,27 @@ class SelectJob(FileJob):
         """Which scores to keep; what bounds groups alone is by chance where there are none: nobody forgot them."""
         settings = self.settings
         capped = settings.cap is not None and self.amount is None and settings.quota != "equal"
-        return settings.order or ("random" if self.scores is None and (capped or settings.composed) else "lowest")
+        by_chance = self.scores is None and (capped or settings.composed or settings.repeat)
+        return settings.order or ("random" if by_chance else "lowest")
 
     def _check_usage(self) -> None:
         settings, grouped = self.settings, self.partition is not None
-        bounded = self.amount is not None or settings.quota == "equal" or settings.cap is not None or settings.composed
+        by_group = settings.quota == "equal" or settings.composed or settings.repeat
+        bounded = self.amount is not None or by_group or settings.cap is not None
         if self.clusters is not None and not len(self.clusters):
             raise InputError(f"{self.clusters.name}: holds no samples to choose from: cluster features of some.")
-        by_group = settings.quota == "equal" or settings.composed
         if (by_group or settings.cap is not None or settings.only is not None) and not grouped:
             raise UsageError(
-                "--quota equal, --cap, --counts, --tail and --only need groups: give --clusters or --groups."
+                "--quota equal, --repeat, --cap, --counts, --tail and --only need groups: give --clusters or --groups."
             )
         if self.scores is None and not (grouped or self.within):
             raise UsageError("there is nothing to choose from: give SCORES, --clusters, --groups or --within.")
         if self.scores is None and self.order != "random" and bounded:
             raise UsageError(f"--order {self.order} needs SCORES: give them, or choose with --order random.")
+        if self.scores is None and settings.by_value:
+            raise UsageError("--below and --above need SCORES: give them.")
         narrowed = self.within or self.without or self.unions or settings.only is not None
-        if not (bounded or narrowed):
+        if not (bounded or narrowed or settings.by_value):
             raise UsageError("nothing says how much to keep: give --keep or --prune.")
 
     @functools.cached_property
@@ -159,8 +163,10 @@ class SelectJob(FileJob):
         """Provenance of the subset."""
         settings, amount = self.settings, self.settings.keep or self.settings.prune
         options: dict[str, Any] = {"keep": str(amount) if amount else None, "order": self.order}
+        options |= {"below": settings.below, "above": settings.above, "repeat": settings.repeat or None}
         if self.partition is not None:
-            options |= {"quota": settings.quota, "cap": settings.cap, "only": self.only and list(self.only)}
+            quota = "equal" if settings.repeat else settings.quota
+            options |= {"quota": quota, "cap": settings.cap, "only": self.only and list(self.only)}
             options["counts"] = ",".join(f"{group}:{count}" for group, count in self.counts.items()) or None
             options["tail"] = None if settings.tail is None else str(Amount(settings.tail))
         parents = {role: value.as_parent() for role, value in self._inputs.items()}
@@ -203,18 +209,26 @@ class SelectJob(FileJob):
     def candidates(self, *, every_group: bool = False) -> IntArray:
         """Return the sorted ids that may be kept: scored, in a group that is asked for, within and not without.
 
+        Scores that --below and --above refuse are those of no candidate.
+
         Args:
             every_group: whether to return those of all groups, whichever are asked for.
 
         Raises:
-            InputError: a group that is asked for does not exist, no sample is in a group, or none of those has a score.
+            InputError: a group that is asked for does not exist, no sample is in a group, or none of those has a score
+                that will do.
         """
+        ids, settings = self._scored(every_group=every_group), self.settings
+        return ids if self.scores is None else between(ids, self.scores, settings.below, settings.above)
+
+    def _scored(self, *, every_group: bool) -> IntArray:
+        """Return the candidates, and those whose scores are not within bounds."""
         ids = self._grouped(None if every_group else self.only)
         for subset in self.within:
             ids = np.intersect1d(ids, subset.values, assume_unique=True)
         for subset in self.without:
             ids = np.setdiff1d(ids, subset.values, assume_unique=True)
-        return ids if self.scores is None else _scored(ids, self.scores)
+        return ids if self.scores is None else scored(ids, self.scores)
 
     def _grouped(self, only: tuple[int, ...] | None) -> IntArray:
         """Return the ids of all samples, where there are groups of those in one of `only`."""
@@ -233,9 +247,15 @@ class SelectJob(FileJob):
         return [Beside("--figure", Path(self.settings.figure), variant(self.record, figure=self.named.fingerprint))]
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
-        """Choose, publish the ids (int64, sorted, unique), keys or uids, and count them by cluster and class."""
-        ranking, candidates, chosen = self._choose()
+        """Choose, publish the ids (int64, sorted, unique), keys or uids, and count them by cluster and class.
+
+        What repeats samples is published as weights, float32 [N].
+        """
+        choice = self._choose()
+        candidates, chosen = choice.candidates, choice.kept
         findings: dict[str, Any] = {"candidates": len(candidates), "kept": len(chosen)}
+        if self.settings.by_value:
+            findings["scored"] = len(self._scored(every_group=False))
         if self.partition is not None and self.only is not None:
             findings["every_group"] = len(self.candidates(every_group=True))
             names = self.partition.last.names
@@ -243,37 +263,46 @@ class SelectJob(FileJob):
         kept = self._united(chosen)
         if not len(kept):
             _log.warning("nothing is kept of %d candidates.", len(candidates))
-        known = Known(self.named, self.clusters, self.groups, self.scores)
-        write_subset(self.output.path, kept, self.settings.format, known, with_findings(self.record, findings))
+        if self.scores is not None and self.order == "lowest":
+            warn_of_unranked(len(chosen), self.scores)
+        if choice.weights is not None:
+            drawn = int(choice.weights.sum(dtype=np.float64))
+            write_array(self.output.path, choice.weights, with_findings(self.record, {**findings, "drawn": drawn}))
+        else:
+            known = Known(self.named, self.clusters, self.groups, self.scores)
+            write_subset(self.output.path, kept, self.settings.format, known, with_findings(self.record, findings))
         for picture in self.beside:
             from dprune.selecting.contact_sheet import draw_sheet
 
             assert isinstance(self.named, NamedShards)
-            draw_sheet(self.named.dataset, ranking, kept, self.partition, picture)
-        return self._summary(candidates, kept)
+            draw_sheet(self.named.dataset, choice.ranking, kept, self.partition, picture)
+        return self._summary(choice, kept)
 
     def work(self) -> Mapping[str, Any]:
         """See `Job`: what would be kept."""
         found = self.summary()
-        return {name: found[name] for name in ("kept", "candidates")}
+        return {name: found[name] for name in ("kept", "candidates", "drawn") if name in found}
 
     def summary(self) -> dict[str, Any]:
         """See `Job`; to choose again is quicker than to find the ids of keys and uids."""
-        _, candidates, chosen = self._choose()
-        return self._summary(candidates, self._united(chosen))
+        choice = self._choose()
+        return self._summary(choice, self._united(choice.kept))
 
-    def _choose(self) -> tuple[Ranking, IntArray, IntArray]:
-        """Return the candidates by rank and by id, and those that are kept."""
+    def _choose(self) -> Chosen:
         settings, candidates = self.settings, self.candidates()
         scores = None if self.scores is None else self.scores.values
         groups = None if self.partition is None else self.partition.values
         ranking = rank(candidates, scores, groups, self.order, settings.seed)
+        if self.partition is not None and settings.repeat:
+            draws = allot_draws(ranking.sizes, self.amount, self.order, self.partition.above(ranking.names))
+            weights = ranking.repeat(draws, self.order, len(self.partition.values))
+            return Chosen(ranking, candidates, np.flatnonzero(weights), weights)
         if self.partition is not None and settings.composed:
             counts = self._composed(ranking, self.partition)
         else:
             above = () if self.partition is None else self.partition.above(ranking.names)
             counts = allot(ranking.sizes, self.amount, self.order, settings.quota, settings.cap, above)
-        return ranking, candidates, ranking.keep(counts, self.order)
+        return Chosen(ranking, candidates, ranking.keep(counts, self.order))
 
     def _composed(self, ranking: Ranking, partition: Partition) -> IntArray:
         """Return how many candidates each group gives; raises `InputError` where one has fewer."""
@@ -292,21 +321,14 @@ class SelectJob(FileJob):
             ids = np.union1d(ids, union.values)
         return ids
 
-    def _summary(self, candidates: IntArray, kept: IntArray) -> dict[str, Any]:
+    def _summary(self, choice: Chosen, kept: IntArray) -> dict[str, Any]:
+        candidates = choice.candidates
         summary: dict[str, Any] = {"kept": len(kept), "candidates": len(candidates)}
+        if choice.weights is not None:
+            summary["drawn"] = int(choice.weights.sum(dtype=np.float64))
         found = {} if self.partition is None else self.partition.counts(kept, candidates)
         if self.clusters is not None and self.clusters.label is not None and CLASS not in found:
             grouping = Grouping(self.clusters.name, CLASS, self.clusters.label, self.clusters.class_names)
             found[CLASS] = grouping.counts(kept, candidates)
         summary |= {f"kept_by_{kind}": counts for kind, counts in found.items()}
         return {**summary, "fingerprint": self.fingerprint}
-
-
-def _scored(ids: IntArray, scores: Array) -> IntArray:
-    scored: IntArray = ids[~np.isnan(scores.values[ids])]
-    if len(ids) and not len(scored):
-        raise InputError(
-            f"{scores.name}: the score of each of the {len(ids):,} samples to choose from is NaN, which is never "
-            "kept: score them first."
-        )
-    return scored

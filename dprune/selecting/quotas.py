@@ -79,6 +79,27 @@ def nested(total: int, sizes: IntArray, above: Sequence[IntArray]) -> IntArray:
     return counts
 
 
+def even(total: int, sizes: IntArray, above: Sequence[IntArray] = ()) -> IntArray:
+    """Divide among groups that may give their samples more than once: whatever their sizes, as many each.
+
+    Args:
+        total: samples to give.
+        sizes: samples in each group, int64 [groups].
+        above: levels of groups above these, which are as many each, too; see `nested`.
+
+    Returns:
+        int64 [groups] that sums to `total`; what cannot be divided goes to the groups named first.
+    """
+    counts = np.full(len(sizes), total // max(len(sizes), 1), dtype=np.int64)
+    counts[: total - int(counts.sum())] += 1
+    if not above:
+        return counts
+    held, place, higher = _joined(sizes, above)
+    for number, share in enumerate(even(total, held, higher).tolist()):
+        counts[place == number] = even(share, sizes[place == number])
+    return counts
+
+
 def alike(sizes: IntArray, above: Sequence[IntArray]) -> int:
     """Return how many samples the highest groups give if each gives what the smallest has; see `nested`."""
     while above:

@@ -18,6 +18,9 @@ class SelectSettings:
     as_many_as: str | None = None
     count: bool = False
     order: str | None = None
+    below: float | None = None
+    above: float | None = None
+    repeat: bool = False
     clusters: str | None = None
     groups: str | None = None
     quota: str = "proportional"
@@ -56,6 +59,26 @@ class SelectSettings:
             raise UsageError("--count says that --keep or --prune is a number of samples: give one of them.")
         for amount in filter(None, (self.keep, self.prune)):
             amount.check(counted=self.count)
+        if self.below is not None and self.above is not None and self.above >= self.below:
+            raise UsageError(f"--above {self.above:g} and --below {self.below:g} leave no score between them.")
+        if self.repeat:
+            self._check_repeat()
+
+    def _check_repeat(self) -> None:
+        others = {"--prune": self.prune, "--cap": self.cap, "--counts": self.counts, "--tail": self.tail,
+                  "--or": self.unions or None}  # fmt: skip
+        if given := [option for option, value in others.items() if value is not None]:
+            raise UsageError(
+                f"{given[0]} and --repeat exclude each other: --repeat draws of all groups alike, and --keep says how "
+                "much in all."
+            )
+        if self.format != SelectSettings.format:
+            raise UsageError(f"--repeat writes a number for each sample: leave out --format {self.format}.")
+
+    @property
+    def by_value(self) -> bool:
+        """Whether scores themselves say what is kept."""
+        return self.below is not None or self.above is not None
 
     @property
     def composed(self) -> bool:
