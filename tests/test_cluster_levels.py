@@ -63,8 +63,8 @@ def test_islands_are_found_whatever_their_numbers(features: Path, tmp_path: Path
     x = np.load(features)
     island = (x[:, 0] > 500) + 2 * (x[:, 1] > 500)
     assert len({(int(a), int(b)) for a, b in zip(island, found["level_1"][found["assignment"]], strict=True)}) == 3
-    assert json.loads(dprune("info", output, "--json").ok().out)["levels"] == [12, 3]
-    assert "levels" in dprune("info", output).ok().out
+    assert json.loads(dprune("info", output, "--json").ok().out)["files"][0]["content"]["levels"] == [12, 3]
+    assert b"levels" in dprune("info", output).ok().out
     # The same again is up to date, other levels are others.
     assert "up to date" in dprune("cluster", features, "--levels", "12,3", "-o", output).ok().err
     dprune("cluster", features, "--levels", "12,4", "-o", output).fails(3, "levels")

@@ -141,41 +141,55 @@ def distance(rows: Array, centroids: Array, labels: Array) -> Array:
     return namespace(rows).linalg.vector_norm(rows - take_rows(centroids, labels), axis=1)
 
 
-def nearest_two(x: Array, centroids: Array) -> tuple[Array, Array, Array]:
-    """Assign each point to its nearest centroid, in full float32.
+class NearestTwo:
+    """Assigns points to the nearest of some centroids, in full float32.
 
     A matrix product names the two nearest; their distances are then recomputed by differences, which do not cancel.
     Of centroids that are equal only the first takes points.
 
     Args:
-        x: points, float32 [n, d].
         centroids: float32 [k, d].
-
-    Returns:
-        Nearest centroid, int32 [n]; distance to it and to the second nearest, float32 [n], the latter NaN where
-        all centroids are one.
     """
-    xp, repeats = namespace(x), _repeats(host(centroids))
-    offsets = half_squared_norms(centroids)
-    offsets[xp.asarray(repeats, device=x.device)] = xp.inf
-    single = len(repeats) - repeats.sum() < 2
-    found: list[tuple[Array, ...]] = []
-    with contextlib.nullcontext() if xp is np else float32(tf32=False):
-        for rows in chunks(x, rows_at_once(x, len(centroids))):
-            table = scores(rows, centroids, offsets)
-            first = table.argmax(axis=1)
-            table[xp.arange(len(rows), device=x.device), first] = -xp.inf
-            second = table.argmax(axis=1)
-            near, far = distance(rows, centroids, first), distance(rows, centroids, second)
-            # Among two that are as good as equal the product may have chosen the wrong one.
-            swap = ((far < near) | ((far == near) & (second < first))) & (not single)
-            first, near, far = xp.where(swap, second, first), xp.where(swap, far, near), xp.maximum(near, far)
-            found.append((xp.asarray(first, dtype=xp.int32), near, xp.full_like(far, xp.nan) if single else far))
-    if not found:
-        labels, nearest = (xp.empty(0, dtype=dtype, device=x.device) for dtype in (xp.int32, x.dtype))
-        return labels, nearest, nearest
-    labels, nearest, second = (xp.concat(parts) for parts in zip(*found, strict=True))
-    return labels, nearest, second
+
+    def __init__(self, centroids: Array) -> None:
+        repeats = _repeats(host(centroids))
+        self._centroids, self._offsets = centroids, half_squared_norms(centroids)
+        xp = namespace(centroids)
+        self._offsets[xp.asarray(repeats, device=centroids.device)] = xp.inf
+        self._single = bool(len(repeats) - repeats.sum() < 2)
+
+    def __call__(self, x: Array) -> tuple[Array, Array, Array]:
+        """Assign points, float32 [n, d].
+
+        Returns:
+            Nearest centroid, int32 [n]; distance to it and to the second nearest, float32 [n], the latter NaN where
+            all centroids are one.
+        """
+        xp = namespace(x)
+        with contextlib.nullcontext() if xp is np else float32(tf32=False):
+            found = [self._of_chunk(rows) for rows in chunks(x, rows_at_once(x, len(self._centroids)))]
+        if not found:
+            labels, nearest = (xp.empty(0, dtype=dtype, device=x.device) for dtype in (xp.int32, x.dtype))
+            return labels, nearest, nearest
+        labels, nearest, second = (xp.concat(parts) for parts in zip(*found, strict=True))
+        return labels, nearest, second
+
+    def _of_chunk(self, rows: Array) -> tuple[Array, Array, Array]:
+        xp, centroids = namespace(rows), self._centroids
+        table = scores(rows, centroids, self._offsets)
+        first = table.argmax(axis=1)
+        table[xp.arange(len(rows), device=rows.device), first] = -xp.inf
+        second = table.argmax(axis=1)
+        near, far = distance(rows, centroids, first), distance(rows, centroids, second)
+        # Among two that are as good as equal the product may have chosen the wrong one.
+        swap = ((far < near) | ((far == near) & (second < first))) & (not self._single)
+        first, near, far = xp.where(swap, second, first), xp.where(swap, far, near), xp.maximum(near, far)
+        return xp.asarray(first, dtype=xp.int32), near, xp.full_like(far, xp.nan) if self._single else far
+
+
+def nearest_two(x: Array, centroids: Array) -> tuple[Array, Array, Array]:
+    """Assign points [n, d] to the nearest of centroids [k, d], once; see `NearestTwo`."""
+    return NearestTwo(centroids)(x)
 
 
 def _repeats(centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

@@ -125,14 +125,15 @@ def load_points(
     """
     xp, worker, (samples, dimension) = namespace_on(device), ranks(), features.shape
     begin, end = (samples * rank // worker.world for rank in (worker.rank, worker.rank + 1))
-    x = xp.empty((end - begin, dimension), dtype=xp.float32, device=device)
+    wanted = None if chosen is None else mask_of(chosen, begin, end)
+    room = end - begin if wanted is None else int(wanted.sum())
+    x = xp.empty((room, dimension), dtype=xp.float32, device=device)
     sums = xp.zeros(dimension, dtype=xp.float64, device=device)
-    wanted = None if chosen is None else _mask(chosen, begin, end)
     valid, filled, read = np.zeros(end - begin, dtype=np.bool_), 0, 0
     monitor.start("reading features", end - begin, "samples")
     for rows in read_rows(features, begin, end, device):
         here = slice(read, read := read + len(rows))
-        kept = _usable(rows, metric)
+        kept = usable_rows(rows, metric)
         if wanted is not None:
             kept = kept & xp.asarray(wanted[here], device=device)
         valid[here] = host(kept)
@@ -149,14 +150,15 @@ def load_points(
     return _placed(x[:filled], valid, counts, metric, xp.asarray(mean, dtype=xp.float32))
 
 
-def _mask(chosen: npt.NDArray[np.int64], begin: int, end: int) -> npt.NDArray[np.bool_]:
+def mask_of(chosen: npt.NDArray[np.int64], begin: int, end: int) -> npt.NDArray[np.bool_]:
     """Tell which of the samples from `begin` to `end` are chosen."""
     found = np.zeros(end - begin, dtype=np.bool_)
     found[chosen[(chosen >= begin) & (chosen < end)] - begin] = True
     return found
 
 
-def _usable(rows: Array, metric: str) -> Array:
+def usable_rows(rows: Array, metric: str) -> Array:
+    """Tell which rows [n, d] hold numbers that a distance can be told of, bool [n]; for cosine zero has none."""
     xp = namespace(rows)
     # In float32 a square may be infinite, which is how such rows are found.
     with np.errstate(over="ignore"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -26,13 +26,17 @@ def rows_at_once(dimension: int, device: Device) -> int:
 
 
 def read_rows(features: Features, begin: int, end: int, device: Device) -> Iterator[Array]:
-    """Yield samples `begin` to `end` in pieces, float32 [m, d] on the device.
+    """Yield samples `begin` to `end` in pieces, float32 [m, d] on the device."""
+    step = rows_at_once(features.shape[1], device)
+    yield from read_pieces(features, ((low, min(low + step, end)) for low in range(begin, end, step)), device)
+
+
+def read_pieces(features: Features, pieces: Iterable[tuple[int, int]], device: Device) -> Generator[Array]:
+    """Yield samples by where each piece of them begins and ends, float32 [m, d] on the device.
 
     For a GPU several threads read ahead, into memory that it copies from by itself, and in the precision in which
     the features are stored, so that they travel in the least time.
     """
-    step = rows_at_once(features.shape[1], device)
-    pieces = ((low, min(low + step, end)) for low in range(begin, end, step))
     if device == HOST:
         for low, high in pieces:
             yield features.rows(low, high)
@@ -43,12 +47,12 @@ def read_rows(features: Features, begin: int, end: int, device: Device) -> Itera
         for low, high in pieces:
             yield torch.from_numpy(features.rows(low, high))
         return
-    readers = min(MOST_READERS, default_workers())
+    readers, coming = min(MOST_READERS, default_workers()), iter(pieces)
     with ThreadPoolExecutor(readers) as pool:
-        ahead = deque(pool.submit(_pinned, features, *piece) for piece in islice(pieces, 2 * readers))
+        ahead = deque(pool.submit(_pinned, features, *piece) for piece in islice(coming, 2 * readers))
         while ahead:
             rows = ahead.popleft().result()
-            ahead.extend(pool.submit(_pinned, features, *piece) for piece in islice(pieces, 1))
+            ahead.extend(pool.submit(_pinned, features, *piece) for piece in islice(coming, 1))
             yield rows.to(device, non_blocking=True).float()
 
 

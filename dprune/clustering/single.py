@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,25 @@ _log = logging.getLogger("dprune")
 # Numbers times clusters from which on torch's products on a CPU, which are faster than numpy's where one side has few
 # rows, save more time than its import takes.
 WORTH_TORCH = 1 << 31
+
+
+class Fitted(NamedTuple):
+    """Clusters without their samples.
+
+    Attributes:
+        centroids: float32 [k, d], in the features' space, the same on every rank.
+        levels: as of `Clusters`; complete on rank 0 only.
+        findings: what the provenance says of the fit.
+    """
+
+    centroids: npt.NDArray[np.float32]
+    levels: tuple[npt.NDArray[np.int32], ...] = ()
+    findings: Mapping[str, Any] = {}
+
+
+def torch_pays(samples: int, dimension: int, clusters: int) -> bool:
+    """Tell whether work on the host is large enough for torch."""
+    return samples * dimension * clusters > WORTH_TORCH
 
 
 @dataclass(frozen=True)
@@ -66,7 +85,7 @@ class ClusterJob(FileJob):
     def places(self) -> tuple[Device, ...]:
         """The devices, with torch's CPU for large work on the host."""
         samples, dimension = self.features.shape
-        large = samples * dimension * self.settings.k * self.settings.n_init > WORTH_TORCH
+        large = torch_pays(samples, dimension, self.settings.k * self.settings.n_init)
         return (take_device("cpu"),) if large and self.devices == (HOST,) else self.devices
 
     def with_k(self, k: int, path: Path) -> ClusterJob:
@@ -80,10 +99,11 @@ class ClusterJob(FileJob):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Cluster, publish the file on rank 0 and summarise it; the other ranks return nothing."""
-        warm = Ahead(self._warm_up)
+        warm = Ahead(self.warm_up)
         return on_devices(self.places, functools.partial(self._run, warm=warm), monitor)
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
+        """Have the kernels loaded that a GPU needs."""
         if self.settings.engine == "torch":
             from dprune.clustering.torch_engines import warm_up
 
@@ -129,26 +149,35 @@ class ClusterJob(FileJob):
             "empties_repaired": found.get("empties_repaired"),
         }
 
+    def fitted(self, points: Points, monitor: Monitor) -> Fitted:
+        """Fit centroids to points that are already loaded, and those of the levels above."""
+        return self._described(fit(points, self.settings, self.seed, monitor), points, monitor)
+
+    def _described(self, solution: Solution, points: Points, monitor: Monitor) -> Fitted:
+        centroids = host(solution.centroids + points.centre)
+        levels = upper_levels(centroids, self.levels, self.settings, self.seed, points.x.device, monitor)
+        findings = {"iterations": solution.iterations, "empties_repaired": solution.repaired}
+        return Fitted(centroids, levels, findings)
+
     def cluster(self, points: Points, monitor: Monitor) -> Clusters:
         """Cluster points that are already loaded, and publish the file; the clusters are complete on rank 0 only."""
         solution = fit(points, self.settings, self.seed, monitor)
-        centroids = host(solution.centroids + points.centre)
-        levels = upper_levels(centroids, self.levels, self.settings, self.seed, points.x.device, monitor)
+        fitted = self._described(solution, points, monitor)
         labels, near, far = nearest_two(points.x, solution.centroids)
         if self.settings.metric == "cosine":
             # Between unit vectors, 1 - cosine is half the squared distance, and does not cancel when so computed.
             near, far = near * near / 2, far * far / 2
         assignment = points.over_samples(labels, -1)
         clusters = Clusters(
-            centroids=centroids,
+            centroids=fitted.centroids,
             assignment=assignment,
             distance=points.over_samples(near, np.nan),
             second_distance=points.over_samples(far, np.nan),
             sizes=np.bincount(assignment[assignment >= 0], minlength=self.settings.k),
             label=self.features.labels(),
-            record=with_findings(self.record, _found(solution)) if is_root() else None,
+            record=with_findings(self.record, fitted.findings) if is_root() else None,
             class_names=self.features.class_names,
-            levels=levels,
+            levels=fitted.levels,
         )
         if is_root():
             if empty := int((clusters.sizes == 0).sum()):
@@ -156,7 +185,3 @@ class ClusterJob(FileJob):
                 _log.warning("%s: there are fewer distinct points than -k.", what)
             clusters.write(self.output.path)
         return clusters
-
-
-def _found(solution: Solution) -> dict[str, int]:
-    return {"iterations": solution.iterations, "empties_repaired": solution.repaired}

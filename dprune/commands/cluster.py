@@ -10,6 +10,7 @@ import click
 
 from dprune import options
 from dprune.delivery import Delivery
+from dprune.selecting.amount import Amount
 from dprune.shell.help_pages import GroupedCommand
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ class Levels(click.ParamType[tuple[int, ...]]):
         return levels
 
 
+def _amount(ctx: click.Context, param: click.Parameter, value: str | None) -> Amount | None:
+    try:
+        return None if value is None else Amount.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @click.command(cls=GroupedCommand)
 @click.argument("features", metavar="FEATURES")
 @options.gathers(
@@ -63,10 +71,17 @@ class Levels(click.ParamType[tuple[int, ...]]):
                    help="Cluster for each of these k and plot the quality, such as 8:64:8."),
     options.option("--levels", group="Method", type=Levels(), metavar="K,K",
                    help="Cluster into the first K, then the centroids into the next K, and so on: 10000,1000."),
+    options.option("--fit-on", group="Method", common=True, metavar="AMOUNT", callback=_amount,
+                   help="Fit on a random share (2%) or count of the samples, then assign all in one pass."),
+    options.option("--centroids", group="Method", common=True, metavar="FILE",
+                   help="Centroids for --assign-only: a clusters.safetensors or a .npy [k, d]."),
+    options.option("--assign-only", group="Method", common=True, is_flag=True,
+                   help="Fit nothing: assign the samples to --centroids. Workers share the work."),
     options.option("--subset", group="Method", common=True, metavar="FILE",
                    help="Cluster these samples only: ids or a mask. Others are in no cluster."),
-    options.choice("--metric", ["l2", "cosine"], "Distance. Euclidean, or 1 - cosine by spherical k-means.",
-                   group="Method", common=True, default="l2"),
+    options.choice("--metric", ["l2", "cosine"],
+                   "Distance. Euclidean, or 1 - cosine by spherical k-means.  [default: l2, or that of --centroids]",
+                   group="Method", common=True),
     options.option("--init", group="Method", default="kmeans++", show_default=True, metavar="kmeans++|random|FILE",
                    help="Initial centroids. FILE is a .npy [k, d] or another clusters.safetensors."),
     options.count("--n-init", "Number of starts, of which the one with the lowest inertia is kept.", group="Method",
@@ -95,6 +110,11 @@ def command(delivery: Delivery, features: str, settings: ClusterSettings) -> Non
     however dense it is. dprune select --quota equal then divides from the top down: equally among the upper clusters,
     and inside each equally among its own.
 
+    --fit-on needs memory for the samples of the fit alone. --assign-only needs none for samples: it keeps what it has
+    assigned beside the output, span by span, until all is there. So the tasks of a SLURM array, or processes with RANK
+    and WORLD_SIZE, share a billion rows, and the same command again does only what is missing. A few million rows say
+    well enough where the centroids are: fit on those first, here or elsewhere.
+
     Several GPUs share the work when --device names them, or under torchrun.
 
     \b
@@ -103,6 +123,8 @@ def command(delivery: Delivery, features: str, settings: ClusterSettings) -> Non
       dprune cluster features -k 10 --subset tailed.npy -o tailed-clusters.safetensors
       dprune cluster features --sweep 8:64:8 -o sweep
       dprune cluster features --levels 10000,1000 -o clusters.safetensors
+      dprune cluster features -k 1000 --fit-on 2% -o clusters.safetensors
+      dprune cluster more --centroids clusters.safetensors --assign-only -o more.safetensors
       dprune cluster features.npy --metric cosine -o clusters.safetensors
       dprune cluster features -k 24 -o - | dprune score cluster-distance - -o distance.npy
       dprune cluster features -k 1000 --device cuda:0,cuda:1 -o clusters.safetensors

@@ -90,6 +90,12 @@ def _zip_mark(path: Path) -> str:
     return comment.removeprefix(ZIP_MARK).decode("ascii", "replace") if comment.startswith(ZIP_MARK) else ""
 
 
+def progress_folder(output: str | Path) -> Path:
+    """Return where the progress of an output is kept: beside it, and hidden."""
+    path = Path(output)
+    return path.with_name(f".{path.name}.progress")
+
+
 def check_names(output: str, files: Sequence[Beside]) -> None:
     """Refuse files without a name, two of one name, and names of what is no file.
 

@@ -75,6 +75,12 @@ class Features(ABC):
     def labels(self) -> npt.NDArray[np.int64] | None:
         """Return the labels, int64 [n] with -1 for none, or None where no sample has one."""
 
+    def labels_in_parts(self) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield what `labels` returns in parts, for who would rather not hold all of them."""
+        labels = self.labels()
+        if labels is not None:
+            yield labels
+
     def as_parent(self) -> Record:
         """Describe them as the input of another file."""
         return self._parent.result()
@@ -134,6 +140,12 @@ class StoreFeatures(Features):
         parts = [self.store.read(shard, "label") for shard in self.store.shards]
         labels = np.concatenate([part for part in parts if part is not None])
         return labels if len(labels) == self.shape[0] and (labels >= 0).any() else None
+
+    def labels_in_parts(self) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the labels part by part, nothing where a part has none or no sample has one."""
+        files = self.store.files
+        if all("label" in file.places for file in files) and any((file.mapped("label") >= 0).any() for file in files):
+            yield from (file.mapped("label").astype(np.int64, copy=False) for file in files)
 
     def _describe(self) -> Record:
         return self.store.as_parent()
@@ -209,6 +221,10 @@ class Unlabelled(StoreFeatures):
     def labels(self) -> npt.NDArray[np.int64] | None:
         """Return None."""
         return None
+
+    def labels_in_parts(self) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield nothing."""
+        yield from ()
 
 
 class ArrayFeatures(Features):

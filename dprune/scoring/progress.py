@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
+from dprune.formats.beside import progress_folder
 from dprune.formats.checked_json import ListOf, Object, OneOf, Text, Whole, read_json, shaped
 from dprune.formats.claims import claim_of
 from dprune.formats.digests import without_check
@@ -181,12 +182,6 @@ class Share(NamedTuple):
     progress: Progress
     portions: Sequence[Portion]
     label: str
-
-
-def progress_folder(output: str | Path) -> Path:
-    """Return where the progress of an output is kept: beside it, and hidden."""
-    path = Path(output)
-    return path.with_name(f".{path.name}.progress")
 
 
 MOST_SAMPLES, MOST_FOLDS = 1 << 31, 1 << 16

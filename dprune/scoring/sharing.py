@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from dprune.errors import InputError, UsageError
-from dprune.formats.beside import Beside
+from dprune.formats.beside import Beside, progress_folder
 from dprune.formats.claims import claim_beside
 from dprune.formats.jobs import FileJob
 from dprune.formats.outputs import existing_record
@@ -22,7 +22,7 @@ from dprune.formats.turns import Turns, is_shared
 from dprune.runtime import Monitor, array_task, ranks
 from dprune.scoring.outputs import ScoreFile
 from dprune.scoring.population import Samples
-from dprune.scoring.progress import Progress, Workload, progress_folder, workload_file
+from dprune.scoring.progress import Progress, Workload, workload_file
 from dprune.scoring.settings import ScoreSettings
 
 Values = TypeVar("Values")

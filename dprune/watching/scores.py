@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dprune.errors import InputError
+from dprune.formats.beside import progress_folder
 from dprune.models.files import ModelFile
 from dprune.scoring.folds import gradient_file
-from dprune.scoring.progress import Item, Workload, progress_folder, workload_file
+from dprune.scoring.progress import Item, Workload, workload_file
 from dprune.watching.folders import look_at, makers_in, makers_of, names_in, pieces_held, time_of
 from dprune.watching.pace import pace_since
 from dprune.watching.standing import FOLDS, UNFINISHED, Missing, Standing, Tally
