@@ -118,6 +118,18 @@ def test_dit_by_its_kernels(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None
     assert fused["kernels_ms"] == {}
 
 
+def test_companions(bench: Any) -> None:
+    sizes = ("--arch", "nano/8", "--small", "nano/16", "--until", "0.5,0.7", "--cfg", "1,4", "--side", 16, "--batch", 2)
+    found = bench("companions", *sizes, "--steps", 4, "--repeats", 1, "--device", "cpu")
+    assert found["cfg_1"].keys() - found["cfg_4"].keys() == {"guide"}
+    # Steps begin at 0, .25, .5 and .75, of which two are before .5 and three before .7.
+    first, second = (found["cfg_4"][name] for name in ("until_0.5", "until_0.7"))
+    alone = [found["cfg_4"][name]["seconds"][0] for name in ("model", "small")]
+    assert first["floor_speedup"] == pytest.approx(2 * alone[0] / sum(alone))
+    assert second["floor_speedup"] == pytest.approx(4 * alone[0] / (alone[0] + 3 * alone[1]))
+    assert first["flop_speedup"] < second["flop_speedup"] < found["cfg_4"]["small"]["flop_speedup"]
+
+
 @pytest.mark.slow
 def test_ranks(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", warm_python())

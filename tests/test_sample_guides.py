@@ -407,6 +407,21 @@ def test_all_networks_are_warm_before_the_first_batch(files, monkeypatch):
     assert seen == {("model", 3), ("model", 6), ("coarse", 3), ("guide", 3)}
 
 
+def test_a_report_tells_lines_with_companions_apart(sample, files, tmp_path):
+    pixels = ("--model", "pixels", "--image-size", 2, "--workers", 0)
+    for name, args in (("plain", ()), ("coarse", ("--coarse", "coarse")), ("guide", ("--guide", "weak"))):
+        sample(name, *args).ok()
+        dprune("embed", tmp_path / name, *pixels, "-o", tmp_path / f"{name}-f").ok()
+        reference = tmp_path / "plain-f"
+        dprune("eval", tmp_path / f"{name}-f", reference, "--metrics", "fid", "-o", tmp_path / f"{name}.json").ok()
+    dprune("report", *tmp_path.glob("*.json"), "-o", tmp_path / "report").ok()
+    lines = (tmp_path / "report" / "lines.csv").read_text()
+    assert "a coarse model until 0.7" in lines
+    assert "autoguidance 2" in lines
+    # Their training sets are not the model's, of which nothing else is told apart.
+    assert len(lines.splitlines()) == 4
+
+
 def test_a_baseline_takes_no_companions(tmp_path):
     from dprune.models.baselines import KIND
     from dprune.models.files import ModelFile

@@ -22,7 +22,7 @@ EPOCHS = "epochs"
 """What stands for the number of steps where these are in proportion to the samples; `--epochs` is recorded as steps."""
 AXES = ("method", "order", "keep", "seed")
 """Tags that say where people's own results belong."""
-ASIDE = ("vae", "init")
+ASIDE = ("vae", "init", "coarse", "guide")
 """Roles of ancestors whose training set is not that of the model."""
 
 _DIGITS = 12
