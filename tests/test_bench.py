@@ -91,11 +91,18 @@ def test_metrics_beside_others(bench: Any) -> None:
     manifolds = found["manifold"]["values"]
     theirs = next(value for name, value in manifolds.items() if not name.startswith("dprune"))
     assert manifolds["dprune"]["density"] == pytest.approx(theirs["density"], abs=1e-6)
+    clipped = found["clipped"]["values"]
+    for key in ("density", "coverage"):
+        assert clipped["dprune"][key] == pytest.approx(clipped["authors' way"][key], abs=1e-6)
 
 
 def test_metrics_alone(bench: Any) -> None:
     found = bench("metrics", "--own", "--samples", 60, "--dimension", 12, "--repeats", 1)
-    assert found["times"].keys() == found["values"].keys() >= {"frechet", "kid", "cmmd", "manifold", "vendi", "prd"}
+    assert (
+        found["times"].keys()
+        == found["values"].keys()
+        >= {"frechet", "kid", "cmmd", "manifold", "clipped", "vendi", "prd"}
+    )
 
 
 @pytest.mark.parametrize("plain", [True, False])

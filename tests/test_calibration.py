@@ -36,7 +36,7 @@ def held(found: dict[str, dict[str, float]], stated: dict[str, tuple[float, floa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metrics", ["fid,is,kid,cmmd,vendi,shares", "prdc", "prd"])
+@pytest.mark.parametrize("metrics", ["fid,is,kid,cmmd,vendi,shares", "prdc", "clipped", "prd"])
 def test_errors_are_what_the_page_says(bench: Any, stated: dict[str, tuple[float, float]], metrics: str) -> None:
     found = bench["simulate"](SMALL, metrics.split(","), 100)
     held(found, stated)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     options.gathers(
         "settings", "dprune.measuring.settings:EvalSettings",
         options.option("--metrics", group="Metrics", common=True, metavar="LIST",
-                       help="Metrics: fid,is,prdc,kid,cmmd,prd,vendi,shares,paired.  [default: all but paired]"),
+                       help="Metrics to compute: fid,is,prdc,kid,cmmd,prd,vendi,shares,paired,clipped-density,"
+                            "clipped-coverage."),
         options.option("--subset", group="Data", common=True, metavar="FILE",
                        help="Compare with these samples of the reference only: ids, keys or a mask."),
         options.option("--clusters", group="Data", common=True, metavar="FILE",
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
         options.count("--splits", "Number of splits over which the Inception score is averaged.", group="Metrics",
                       default=10),
         options.count("--k", "Number of neighbours for precision and recall.", group="Metrics", default=3),
-        options.count("--density-k", "Number of neighbours for density and coverage.", group="Metrics", default=5),
+        options.count("--density-k", "Number of neighbours for density and coverage, clipped or not.", group="Metrics",
+                      default=5),
         options.option("--orders", group="Metrics", metavar="LIST", default="0.5,1,2,inf", show_default=True,
                        help="Orders of the Vendi score."),
         options.count("--jackknife", "Jackknife blocks for the standard errors. 0 gives none.",
@@ -66,12 +68,16 @@ def command(
     has a table. Where both sides have labels, their classes should have equal shares, too; otherwise there is a
     warning.
 
-    By default, metrics that the inputs do not allow are left out.
+    Without --metrics, all but paired, clipped-density and clipped-coverage are computed, as far as the inputs allow.
 
     Further metrics are the Inception score (is), precision, recall, density and coverage (prdc), KID, CMMD, the
     precision-recall curve (prd), the Vendi score, and the shares of clusters and classes. Where classes were asked for,
     as dprune sample does, a generated sample counts as the class of most of its 5 nearest reference samples; how often
     that is the class asked for is reported, too.
+
+    clipped-density and clipped-coverage are shares of good samples, as far as samples are near enough to the reference,
+    and as far as they cover it. Both are 1 where samples are as good as real ones, fall in proportion to the bad ones,
+    and pay no heed to outliers of either side.
 
     Shares are held to those of the training set, too, in one number: the slope of generated over training shares, 1
     where a model follows them. A model that was trained on all samples of the reference or of the clusters says so

@@ -18,7 +18,7 @@ from dprune.measuring.settings import EvalSettings, order_name
 from dprune.measuring.sides import Side
 from dprune.measuring.sources import is_sampled
 from dprune.measuring.trained_samples import IntArray, TrainedSamples
-from dprune.metrics.catalogue import METRICS, VENDI_ORDER
+from dprune.metrics.catalogue import CLIPPED, METRICS, VENDI_ORDER
 from dprune.metrics.frechet import frechet_distance
 from dprune.metrics.frechet_infinity import FEW, FEWEST, frechet_infinity, scarce
 from dprune.metrics.jackknife import Blocks, Estimate
@@ -27,6 +27,7 @@ from dprune.runtime import Monitor
 
 if TYPE_CHECKING:
     from dprune.measuring.groups import Groups, PredictedClasses
+    from dprune.metrics.manifold import Balls
 
 _log = logging.getLogger("dprune")
 
@@ -99,6 +100,15 @@ class ReadyPair:
             found["class"] = by_neighbours(generated, asked, reference, labels, self.settings.seed)
         return {kind: groups for kind, groups in found.items() if groups is not None}
 
+    @functools.cached_property
+    def balls(self) -> Balls:
+        """What balls around samples tell, of which several metrics are made in one pass."""
+        from dprune.metrics.manifold import balls
+
+        kinds = {"prdc": "manifold", **dict.fromkeys(CLIPPED, "clipped")}
+        wanted = {kinds[name] for name in self.settings.names if name in kinds and obstacle(name, self) is None}
+        return balls(*self.rows, self.settings.k, self.settings.density_k, self.generated.blocks, wanted)
+
     def training_groups(self, kind: str) -> IntArray | None:
         """Return the clusters or classes of the training samples, int64 [n], None where nothing tells."""
         if self.trained is None or self.reference.features is None:
@@ -117,6 +127,8 @@ def obstacle(name: str, pair: ReadyPair) -> str | None:
         return f"{count} generated samples have no {settings.k} neighbours each: lower --k"
     if name == "prdc" and (others or 0) <= max(settings.k, settings.density_k):
         return f"{others} reference samples are too few: lower --k and --density-k below that"
+    if name in CLIPPED and (others or 0) <= settings.density_k:
+        return f"{others} reference samples are too few: lower --density-k below that"
     if name == "shares" and not pair.groups:
         return "they need --clusters, or labels of the reference"
     return None
@@ -197,10 +209,21 @@ def _inception_score(pair: ReadyPair) -> Found:
 
 @_computes("prdc")
 def _manifold(pair: ReadyPair) -> Found:
-    from dprune.metrics.manifold import manifold
+    return {key: getattr(pair.balls.manifold, key) for key in METRICS["prdc"].keys}, {}
 
-    found = manifold(*pair.rows, pair.settings.k, pair.settings.density_k, pair.generated.blocks)
-    return {key: getattr(found, key) for key in METRICS["prdc"].keys}, {}
+
+@_computes("clipped-density")
+def _clipped_density(pair: ReadyPair) -> Found:
+    found = pair.balls.clipped
+    assert found is not None
+    return {"clipped_density": found.density}, {"clipped_density": {"uncapped": found.uncapped}}
+
+
+@_computes("clipped-coverage")
+def _clipped_coverage(pair: ReadyPair) -> Found:
+    found = pair.balls.clipped
+    assert found is not None
+    return {"clipped_coverage": found.coverage}, {"clipped_coverage": {"uncalibrated": found.uncalibrated}}
 
 
 @_computes("kid")

@@ -8,7 +8,7 @@ from typing import Any
 
 from dprune.errors import UsageError
 from dprune.formats.provenance import Record
-from dprune.metrics.catalogue import CLASS_NEIGHBOURS, METRICS, VENDI_ORDER
+from dprune.metrics.catalogue import CLASS_NEIGHBOURS, CLIPPED, METRICS, VENDI_ORDER
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ class EvalSettings:
             "fid": {"fid_infinity": "halves" if self.infinity else False},
             "is": {"splits": self.splits},
             "prdc": {"k": self.k, "density_k": self.density_k},
+            **{name: {"density_k": self.density_k} for name in CLIPPED},
             "shares": {"class_by": f"{CLASS_NEIGHBOURS} nearest neighbours"},
             "vendi": {"orders": [order_name(order) for order in self.vendi_orders]},
         }

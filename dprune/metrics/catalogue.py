@@ -148,7 +148,17 @@ _ROWS = (
     )),
     Metric("shares", "shares", _shares("cluster") + _CLASSES),
     Metric("paired", "similarity of pairs", PAIRED, by_default=False),
+    Metric("clipped-density", "clipped density", (
+        Measure("clipped_density", "Clipped density", "higher",
+                "Share of generated samples that lie as densely among the reference as its own samples do.",
+                optional=True),
+    ), by_default=False),
+    Metric("clipped-coverage", "clipped coverage", (
+        Measure("clipped_coverage", "Clipped coverage", "higher",
+                "Share of good samples that would cover the reference as the generated ones do.", optional=True),
+    ), by_default=False),
 )  # fmt: skip
+CLIPPED = ("clipped-density", "clipped-coverage")
 METRICS = {metric.name: metric for metric in _ROWS}
 """By the name that --metrics takes, in the order of results."""
 

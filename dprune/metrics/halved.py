@@ -1,4 +1,4 @@
-"""Recall and coverage of halves, of which their standard errors are made.
+"""Recall and coverage of halves, clipped or not, of which their standard errors are made.
 
 What a generated point adds to either hangs on where the others are: a reference point that one block covers alone is
 lost without it, one that two blocks cover is lost without neither. A jackknife takes the first for the rule and tells
@@ -55,16 +55,24 @@ class HalvedBalls:
 
     Args:
         blocks: of the generated points.
-        generated: distances and ids of their neighbours among each other, `candidates(k)` or all.
+        generated: distances and ids of their neighbours among each other, `candidates(k)` or all; None where nobody
+            asks for the recall.
         reference: the same of the reference, `candidates(density_k)` or all.
         k: which neighbour the balls of generated points reach to.
         density_k: which those of reference points reach to.
     """
 
     def __init__(
-        self, blocks: Blocks, generated: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor], k: int, density_k: int
+        self,
+        blocks: Blocks,
+        generated: tuple[Tensor, Tensor] | None,
+        reference: tuple[Tensor, Tensor],
+        k: int,
+        density_k: int,
     ) -> None:
-        self._ours = _Side.of(beside(generated[0], blocks.halves()), *generated, k)
+        self.second = beside(reference[0], blocks.halves())
+        """Whether a generated point is in the second half, bool [n, ways]."""
+        self._ours = None if generated is None else _Side.of(self.second, *generated, k)
         second = beside(reference[0], draw_halves(len(reference[0]), len(blocks), blocks.seed, "reference"))
         whole = _Side.of(second, *reference, density_k)
         self._theirs = _Side(second, whole.squares.masked_fill(~second, -torch.inf))
@@ -73,11 +81,12 @@ class HalvedBalls:
 
     def add(self, rows: slice, columns: slice, table: Tensor) -> None:
         """Add squared distances of reference points to generated points [rows, columns]."""
-        ours, theirs = self._ours.squares[columns], self._theirs.squares[rows]
-        second = self._ours.second[columns]
-        for row, column in self._pairs(table <= ours.amax(1)):
-            held = table[row, column].unsqueeze(1) <= ours[column]
-            _count(self._recalled[rows], row, held, second[column])
+        theirs, second = self._theirs.squares[rows], self.second[columns]
+        if self._ours is not None:
+            ours = self._ours.squares[columns]
+            for row, column in self._pairs(table <= ours.amax(1)):
+                held = table[row, column].unsqueeze(1) <= ours[column]
+                _count(self._recalled[rows], row, held, second[column])
         for row, column in self._pairs(table < theirs.amax(1, keepdim=True)):
             held = table[row, column].unsqueeze(1) < theirs[row]
             _count(self._covered[rows], row, held, second[column])
@@ -88,9 +97,9 @@ class HalvedBalls:
         return [(some[:, 0], some[:, 1]) for some in torch.nonzero(table).split(step)]
 
     @property
-    def second(self) -> Tensor:
-        """Whether a generated point is in the second half, bool [n, ways]."""
-        return self._ours.second
+    def has_recall(self) -> bool:
+        """Whether the recall was asked for."""
+        return self._ours is not None
 
     def shares(self) -> tuple[Tensor, Tensor]:
         """Return recall and coverage of the first and the second half, float64 [2, ways] each."""
@@ -98,6 +107,12 @@ class HalvedBalls:
         hits = ((counts > 0) & taken for counts in (self._recalled, self._covered))
         recall, coverage = (hit.sum(0, dtype=torch.float64) / taken.sum(0) for hit in hits)
         return recall, coverage
+
+    def filled(self, k: int) -> Tensor:
+        """Return how far balls are filled with k points of the first and the second half, float64 [2, ways]."""
+        taken = self._theirs.second.unsqueeze(1)
+        total: Tensor = (self._covered.clamp(max=k) * taken).sum(0, dtype=torch.float64)
+        return total / (k * taken.sum(0))
 
 
 def _count(counts: Tensor, row: Tensor, held: Tensor, second: Tensor) -> None:

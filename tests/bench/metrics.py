@@ -24,7 +24,7 @@ from dprune.measuring.groups import by_kmeans
 from dprune.metrics.frechet import Moments, frechet_distance, replicate_moments
 from dprune.metrics.jackknife import Blocks
 from dprune.metrics.kernel import cmmd, kid
-from dprune.metrics.manifold import manifold
+from dprune.metrics.manifold import balls, clipped_balls, manifold
 from dprune.metrics.prd import prd
 from dprune.metrics.vendi import vendi
 from dprune.training.throughput import synchronize
@@ -143,6 +143,38 @@ def summary(found: Any) -> dict[str, float]:
     return {name: getattr(found, name).value for name in ("precision", "recall", "density", "coverage")}
 
 
+def bench_clipped(x: Tensor, y: Tensor, repeats: int) -> dict[str, Any]:
+    blocks, baseline = Blocks.draw(len(x)), "authors' way"
+    runs: Runs = {
+        "dprune": lambda: clipped_summary(clipped_balls(x, y)),
+        "dprune with errors": lambda: clipped_summary(clipped_balls(x, y, blocks=blocks)),
+        "manifold alone, with errors": lambda: summary(manifold(x, y, blocks=blocks)),
+        "dprune with errors, with the manifold": lambda: clipped_summary(balls(x, y, blocks=blocks).clipped),
+        baseline: lambda: clipped_formula(y.numpy(), x.numpy(), 5),
+    }
+    times, values = compare(runs, repeats)
+    return {**versus(times, baseline, "dprune"), "values": values}
+
+
+def clipped_summary(found: Any) -> dict[str, float]:
+    return {"density": found.uncapped, "coverage": found.uncalibrated}
+
+
+def clipped_formula(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:
+    """Searches by scikit-learn: neighbours in the real set, a radius search, and neighbours in the other."""
+    from sklearn.neighbors import NearestNeighbors
+
+    distances, ids = NearestNeighbors(n_neighbors=k + 1).fit(real).kneighbors(real)
+    radii = distances[:, k].clip(max=np.median(distances[:, k]))
+    own = np.bincount(ids[:, 1:][distances[:, 1:] <= radii[:, None]], minlength=len(real))
+    search = NearestNeighbors(algorithm="brute").fit(fake)
+    near, which = search.radius_neighbors(real, radii.max())
+    held = np.bincount(np.concatenate([w[d <= r] for w, d, r in zip(which, near, radii)]), minlength=len(fake))
+    filled = search.kneighbors(real, n_neighbors=k)[0] < distances[:, k, None]
+    density = held.clip(max=k).mean() / own.clip(max=k).mean()
+    return {"density": float(density), "coverage": float(filled.mean())}
+
+
 def prdc_formula(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:
     """Three full matrices of distances, their k-th smallest by partition, and comparisons, as prdc has it."""
     from sklearn.metrics import pairwise_distances
@@ -171,6 +203,9 @@ def own_times(x: Tensor, y: Tensor, repeats: int) -> dict[str, Any]:
         "cmmd": lambda: cmmd(x, y, blocks).value,
         "manifold": lambda: summary(manifold(x, y, blocks=blocks)),
         "manifold without errors": lambda: summary(manifold(x, y)),
+        "clipped": lambda: clipped_summary(clipped_balls(x, y, blocks=blocks)),
+        "clipped without errors": lambda: clipped_summary(clipped_balls(x, y)),
+        "manifold and clipped": lambda: clipped_summary(balls(x, y, blocks=blocks).clipped),
         "vendi": lambda: vendi(x, blocks=blocks)[1.0].value,
         "prd": lambda: prd(x, y, by_kmeans, blocks=blocks).f_8.value,
     }
@@ -188,7 +223,8 @@ def main() -> None:
                   "peak_gib": round(peak_gib(x.device), 2)}  # fmt: skip
     else:
         found |= {"frechet": bench_frechet(args.frechet_dimension, args.repeats), "vendi": bench_vendi(x, args.repeats),
-                  "manifold": bench_manifold(x, y, args.repeats)}  # fmt: skip
+                  "manifold": bench_manifold(x, y, args.repeats),
+                  "clipped": bench_clipped(x, y, args.repeats)}  # fmt: skip
     print(json.dumps(found, indent=2))
 
 
