@@ -67,6 +67,16 @@ def test_kmeans_whole_commands(bench: Any) -> None:
     assert found["seconds"].keys() == {"one device", "two ranks", "torchrun alone"}
 
 
+def test_duplicates_beside_numpy_and_by_its_parts(bench: Any) -> None:
+    sizes = ("--samples", 400, "--dimension", 8, "--clusters", 5, "--repeats", 1)
+    found = bench("duplicates", *sizes)
+    assert found["largest_difference"] < 1e-5
+    found = bench("duplicates", "--parts", *sizes)
+    assert found["in_clusters"]["copies_found"] >= found["in_clusters"]["copies"] == 4
+    assert found["in_clusters"]["streamed_unlike"] == 0
+    assert found["command_s"] > 0
+
+
 def test_nearest_beside_faiss(bench: Any) -> None:
     sizes = ("--queries", 120, "--rows", 400, "--dimension", 16, "--neighbours", 1, 3, "--classes", 5, "--repeats", 1)
     found = bench("nearest", *sizes)

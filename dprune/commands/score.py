@@ -12,6 +12,7 @@ from dprune.shell.flags import FlaggedGroup, before_subcommands
 
 if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
+    from dprune.scoring.duplicates import DuplicatesOptions
     from dprune.scoring.el2n_grand import El2nOptions, GrandOptions
     from dprune.scoring.monotonicity import MonotonicityOptions
     from dprune.scoring.moso import MosoOptions
@@ -50,14 +51,18 @@ def at_noise(source: str, *own: options.Decorator, weights: str = "ema") -> opti
     )  # fmt: skip
 
 
-def over_features(source: str, *own: options.Decorator, ranks: bool = True) -> options.Decorator:
+def over_features(source: str, *own: options.Decorator, ranks: bool = True, metrics: bool = True) -> options.Decorator:
     """Add the options of scores over features; they reach the command as one `scoring`.
 
     Args:
         source: dataclass that gathers them, `module:Class` in `dprune.scoring`.
         own: options of the method.
         ranks: whether the scores are ranks, of which some may be left out.
+        metrics: whether distances may be those of features that are not of unit length.
     """
+    metric = options.choice("--metric", ["cosine", "l2"],
+                            "Distance. Euclidean, of features scaled to unit length or not.", group="Method",
+                            common=True, default="cosine")  # fmt: skip
     up_to = options.option("--up-to", group="Method", common=True, metavar="AMOUNT", callback=options.parse_amount,
                            help="Rank only this share (10%, .1) or count (5000). The others share one last rank.  "
                                 "[default: all]")  # fmt: skip
@@ -65,8 +70,7 @@ def over_features(source: str, *own: options.Decorator, ranks: bool = True) -> o
         "scoring", f"dprune.scoring.{source}", *own,
         options.option("--clusters", group="Method", common=True, metavar="FILE",
                        help="Score inside each cluster of this file, for select with the same --clusters."),
-        options.choice("--metric", ["cosine", "l2"], "Distance. Euclidean, of features scaled to unit length or not.",
-                       group="Method", common=True, default="cosine"),
+        *([metric] if metrics else []),
         *([up_to] if ranks else []),
         options.seed,
         options.device,
@@ -175,6 +179,35 @@ def score_k_center(delivery: Delivery, features: str, scoring: OrderOptions) -> 
     from dprune.scoring.k_center import open_k_center
 
     delivery.deliver(open_k_center(features, scoring, delivery.output))
+
+
+@command.command("duplicates")
+@features
+@over_features("duplicates:DuplicatesOptions",
+               options.choice("--prefer", ["nearest", "furthest"],
+                              "Which samples come first, by their distance to the centre.", group="Method",
+                              common=True, default="nearest"),
+               ranks=False, metrics=False)  # fmt: skip
+@options.delivers(OUTPUT, default="-")
+def score_duplicates(delivery: Delivery, features: str, scoring: DuplicatesOptions) -> None:
+    """Score by how similar a sample is to an earlier one.
+
+    FEATURES is a feature store, a .npy of shape [n, d], or a .safetensors with a tensor called features. Samples are
+    put in the order of their distance to the centre of their cluster, or without --clusters to the mean. The score is
+    the largest cosine to a sample that comes earlier. So select --below 0.95 drops repeats, and of a set of copies,
+    which are at 1, one stays. The first sample of a cluster has no earlier one, and gets -1.
+
+    It compares samples of one cluster alone, as SemDeDup does (arXiv 2303.09540), whose authors prefer the furthest.
+    Samples at one distance are ordered by the seed.
+
+    \b
+    Examples:
+      dprune score duplicates features --clusters clusters.safetensors -o duplicates.npy
+      dprune score duplicates features | dprune select - --below 0.95 -o unique.npy
+    """
+    from dprune.scoring.duplicates import open_duplicates
+
+    delivery.deliver(open_duplicates(features, scoring, delivery.output))
 
 
 @command.command("el2n")
