@@ -82,7 +82,11 @@ def check_against_loop(network, losses, example, tolerance):
     plain = found.measure(losses, len(loss))
     found.aim(direction)
     both = found.measure(losses, len(loss))
-    assert plain.dot is None
+    found.aim(direction, norms=False)
+    alone = found.measure(losses, len(loss))
+    assert plain.dot is alone.squared_norm is None
+    torch.testing.assert_close(alone.loss, both.loss, rtol=0, atol=0)
+    torch.testing.assert_close(alone.dot, both.dot, rtol=0, atol=0)
     for measures in (plain, both):
         torch.testing.assert_close(measures.loss, loss, rtol=tolerance, atol=0)
         torch.testing.assert_close(measures.squared_norm, gradients.square().sum(1), rtol=tolerance, atol=0)
@@ -172,6 +176,9 @@ def test_compiled_blocks_measure_the_same():
     found.aim({name: 2 * value for name, value in sums.items()})
     assert error(found.measure(losses, 24).dot / 48, "dot_with_mean_gradient") < 1e-9
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
+    found.aim({name: value / 24 for name, value in sums.items()}, norms=False)
+    assert error(found.measure(losses, 24).dot, "dot_with_mean_gradient") < 1e-9
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4
 
 
 @pytest.mark.slow

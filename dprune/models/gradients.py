@@ -26,12 +26,13 @@ class Measures(NamedTuple):
 
     Attributes:
         loss: [B].
-        squared_norm: of the gradient over all trainable parameters, [B], float32 (float64 of a float64 network).
+        squared_norm: of the gradient over all trainable parameters, [B], float32 (float64 of a float64 network); None
+            where it was not asked for.
         dot: of the gradient with the direction, likewise; None where there is none.
     """
 
     loss: Tensor
-    squared_norm: Tensor
+    squared_norm: Tensor | None
     dot: Tensor | None
 
 
@@ -43,7 +44,8 @@ class SampleGradients:
     frozen here, so that no gradient of a weight is formed.
 
     Attributes:
-        columns: measures besides the loss: 1, or 2 with a direction.
+        norms: whether squared norms are measured.
+        columns: measures besides the loss: norms, and dots with a direction.
 
     Args:
         network: on its device, the dtypes of its weights being those to compute in (autocast may lower them).
@@ -66,16 +68,19 @@ class SampleGradients:
         self._layers = {name: _replaced(network, name, self._tally) for name in layers}
         for parameter in self.parameters.values():
             parameter.requires_grad_(False)
-        self.columns = 1
+        self.norms, self.columns = True, 1
 
-    def aim(self, direction: Mapping[str, Tensor] | None) -> None:
+    def aim(self, direction: Mapping[str, Tensor] | None, *, norms: bool = True) -> None:
         """Set the direction that dots are taken with.
 
         Args:
             direction: a tensor for each trainable parameter, by name, such as a mean gradient; None for no dots.
+            norms: whether squared norms are measured; dots alone are quicker.
         """
-        self.columns = 1 if direction is None else 2
+        assert norms or direction is not None
+        self.norms, self.columns = norms, norms + (direction is not None)
         for prefix, layer in self._layers.items():
+            layer.norms = norms
             names = (f"{prefix}.{name}" for name in ("weight", "bias"))
             layer.aim(*(direction[name] if direction and name in self.parameters else None for name in names))
 
@@ -94,7 +99,9 @@ class SampleGradients:
                 (found,) = torch.autograd.grad(loss.sum(), zero)
         finally:
             self._tally.zero = None
-        return Measures(loss.detach(), found[:, 0], found[:, 1] if self.columns == 2 else None)
+        columns = list(found.unbind(1))
+        norm = columns.pop(0) if self.norms else None
+        return Measures(loss.detach(), norm, columns.pop() if columns else None)
 
     def zeros(self) -> dict[str, Tensor]:
         """Return zeros to add gradients to, for each trainable parameter by name; float32, or float64 of float64."""
@@ -121,7 +128,7 @@ class SampleGradients:
 
 
 class _Tally:
-    """Holds the zero [B, 1] (norms) or [B, 2] (and dots) of the pass that runs, None when nothing is measured."""
+    """Holds the zero [B, 1] (norms or dots) or [B, 2] (both) of the pass that runs, None when nothing is measured."""
 
     zero: Tensor | None = None
 
@@ -136,6 +143,7 @@ class _Layer(nn.Module):
         self.bias, self.tally = bias, tally
         self.trains_weight = self.weight.requires_grad
         self.trains_bias = bias is not None and bias.requires_grad
+        self.norms = True
         self.toward_weight: Tensor | None = None
         self.toward_bias: Tensor | None = None
 
@@ -151,7 +159,7 @@ class _Layer(nn.Module):
             dtype = torch.get_autocast_dtype(a.device.type)
         bias, toward = (None if v is None else v.to(dtype) for v in (self.bias, self.toward_weight))
         found: Tensor = _Product.apply(zero, a.to(dtype), weight.to(dtype), bias, toward, self.toward_bias,
-                                       self.trains_weight, self.trains_bias)  # fmt: skip
+                                       self.trains_weight, self.trains_bias, self.norms)  # fmt: skip
         return found
 
 
@@ -188,7 +196,7 @@ class _Embedding(_Layer):
         if self.tally.zero is None:
             return F.embedding(ids, self.weight, self.padding)
         padding = -1 if self.padding is None else self.padding
-        found: Tensor = _Lookup.apply(self.tally.zero, ids, self.weight, self.toward_weight, padding)
+        found: Tensor = _Lookup.apply(self.tally.zero, ids, self.weight, self.toward_weight, padding, self.norms)
         return found
 
 
@@ -197,9 +205,9 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, zero: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, toward: Tensor | None,
-                toward_bias: Tensor | None, trains_weight: bool, trains_bias: bool) -> Tensor:  # fmt: skip
+                toward_bias: Tensor | None, trains_weight: bool, trains_bias: bool, norms: bool) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, weight, toward, toward_bias)
-        ctx.trains = trains_weight, trains_bias
+        ctx.trains, ctx.norms = (trains_weight, trains_bias), norms
         ctx.columns, ctx.dtype = zero.shape[1], zero.dtype
         return F.linear(x, weight, bias)
 
@@ -210,7 +218,7 @@ class _Product(torch.autograd.Function):
         a, b = _tokens(x), _tokens(gradient)
         norm = torch.zeros(len(b), dtype=ctx.dtype, device=b.device)
         dot = torch.zeros_like(norm)
-        if ctx.trains[0]:
+        if ctx.trains[0] and ctx.norms:
             norm = norm + _squared_norm(a, b, ctx.dtype)
         if toward is not None:
             dot = dot + (b.to(ctx.dtype) * F.linear(a, toward).to(ctx.dtype)).sum((1, 2))
@@ -220,16 +228,18 @@ class _Product(torch.autograd.Function):
             if toward_bias is not None:
                 dot = dot + (total * toward_bias.to(ctx.dtype)).sum(1)
         back = gradient @ weight if ctx.needs_input_grad[1] else None
-        return torch.stack((norm, dot)[: ctx.columns], 1), back, None, None, None, None, None, None
+        return _columns(norm if ctx.norms else None, dot, ctx.columns), back, None, None, None, None, None, None, None
 
 
 class _Lookup(torch.autograd.Function):
     """Rows of a table, whose backward pass returns the measures of the table as the gradient of a zero."""
 
     @staticmethod
-    def forward(ctx: Any, zero: Tensor, ids: Tensor, weight: Tensor, toward: Tensor | None, padding: int) -> Tensor:
+    def forward(ctx: Any, zero: Tensor, ids: Tensor, weight: Tensor, toward: Tensor | None, padding: int,
+                norms: bool) -> Tensor:  # fmt: skip
         ctx.save_for_backward(ids, toward)
-        ctx.padding, ctx.columns, ctx.dtype = padding, zero.shape[1], zero.dtype
+        ctx.padding, ctx.norms = padding, norms
+        ctx.columns, ctx.dtype = zero.shape[1], zero.dtype
         return F.embedding(ids, weight)
 
     @staticmethod
@@ -237,13 +247,19 @@ class _Lookup(torch.autograd.Function):
         ids, toward = ctx.saved_tensors
         rows = ids.reshape(len(ids), -1)
         b = gradients[0].reshape(*rows.shape, -1).to(ctx.dtype) * (rows != ctx.padding)[..., None]
-        # Gradients of one row add up before the norm is taken: the sum over all pairs of places that name it.
-        same = rows[:, :, None] == rows[:, None]
-        found = [((b @ b.mT) * same).sum((1, 2))]
-        if ctx.columns == 2:
+        norm = dot = None
+        if ctx.norms:
+            # Gradients of one row add up before the norm is taken: the sum over all pairs of places that name it.
+            norm = ((b @ b.mT) * (rows[:, :, None] == rows[:, None])).sum((1, 2))
+        if ctx.columns > ctx.norms:
             assert toward is not None
-            found.append((b * F.embedding(rows, toward).to(ctx.dtype)).sum((1, 2)))
-        return torch.stack(found, 1), None, None, None, None
+            dot = (b * F.embedding(rows, toward).to(ctx.dtype)).sum((1, 2))
+        return _columns(norm, dot, ctx.columns), None, None, None, None, None, None
+
+
+def _columns(norm: Tensor | None, dot: Tensor | None, count: int) -> Tensor:
+    """Return what is measured of a layer, [B, count]: the norm where it is, then the dot if there is room."""
+    return torch.stack([column for column in (norm, dot) if column is not None][:count], 1)
 
 
 def _tokens(x: Tensor) -> Tensor:

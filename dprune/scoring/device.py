@@ -6,12 +6,14 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from dprune.errors import InputError
+from dprune.formats.latents import Latents
 from dprune.models.dit_files import LoadedDiT, load_dit
 from dprune.models.files import ModelFile, fits
 from dprune.models.latents import Normalisation
@@ -112,10 +114,32 @@ class ScoredNetworks:
             if unlike := fits(self._scorer.network.state_dict(), state):
                 raise InputError(f"{file.path}: does not fit the checkpoints before it ({unlike}): copy the run again.")
             self._scorer.network.load_state_dict(state)
-        latents = self._samples.latents
+        return self._measuring(file, self._samples.latents, ids, progress, 0)
+
+    def beside(self, file: ModelFile, others: Samples, first: int, progress: Progress) -> Measuring:
+        """Return what looks at other samples by the network that `measuring` took last.
+
+        Args:
+            file: of that network.
+            others: of the same autoencoder.
+            first: see `ScoredLatents`.
+            progress: of as many samples.
+
+        Raises:
+            MismatchError: the network is not one for them.
+        """
+        assert self._first is not None
+        others.check_network(str(file.path), _network(self._first))
+        return self._measuring(file, others.latents, others.ids, progress, first)
+
+    def _measuring(
+        self, file: ModelFile, latents: Latents, ids: npt.NDArray[np.int64], progress: Progress, first: int
+    ) -> Measuring:
+        assert self._first is not None
+        assert self._scorer is not None
         # As the networks were trained on them.
         normalised = Normalisation(latents, self._first.mean, self._first.std)
-        data = ScoredLatents(latents, ids, normalised, self._device)
+        data = ScoredLatents(latents, ids, normalised, self._device, first)
         title = f"{file.path} in {self._settings.precision}"
         return Measuring(self._scorer, data, progress, self._settings.batch_size, title, self._announce)
 
@@ -131,7 +155,7 @@ class ScoredNetworks:
                     f"{file.path}: its raw weights do not fit its averaged ones ({unlike}): make it again."
                 )
             loaded.model.load_state_dict(state)
-        samples.check_network(str(file.path), {**loaded.model.config.as_json(), "label_count": loaded.trained.count})
+        samples.check_network(str(file.path), _network(loaded))
         if loaded.conditional and (samples.latents.labels()[samples.ids] < 0).all():
             _log.warning(
                 "%s has no labels, and %s was trained with labels: it is scored without any.",
@@ -142,3 +166,7 @@ class ScoredNetworks:
             _log.warning("%s of the samples have labels that no training sample of %s has, so their scores mean "
                          "little.", f"{strange:,}", file.path)  # fmt: skip
         return loaded
+
+
+def _network(loaded: LoadedDiT) -> dict[str, Any]:
+    return {**loaded.model.config.as_json(), "label_count": loaded.trained.count}

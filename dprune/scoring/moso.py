@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dprune.errors import UsageError
 from dprune.formats.provenance import Record, digest, record_digest
 from dprune.formats.publish import Output
 from dprune.formats.turns import Turns, peeked
@@ -24,7 +23,7 @@ from dprune.scoring.outputs import ScoreFile
 from dprune.scoring.population import open_samples
 from dprune.scoring.progress import Item, Workload, workload_file
 from dprune.scoring.reliability import Floats
-from dprune.scoring.settings import DOT, SHARED, SQUARED_NORM, ScoreOptions
+from dprune.scoring.settings import DOT, SQUARED_NORM, ScoreOptions
 from dprune.scoring.sharing import SharedScoring
 from dprune.training.checkpoints import Wanted
 
@@ -200,9 +199,7 @@ def open_moso(store: str, runs: Sequence[str], options: MosoOptions, output: Out
         UsageError: an option is not for such runs.
     """
     settings, wanted = options.resolve(), Wanted.parse(options.checkpoints)
-    if settings.draws == 1 and settings.noise == SHARED:
-        raise UsageError("--draws 1: one noise that all samples share makes up most of their mean gradient: "
-                         "give --draws 2 or more, or --noise own.")  # fmt: skip
+    settings.check_mean_gradient()
     samples = open_samples(store, options.subset)
     surrogates = open_surrogates(samples, runs, wanted, options.only_fold)
     return MosoJob(samples, settings, output, surrogates, options.only_fold, options.form, options.normalize,

@@ -31,7 +31,7 @@ class Span(NamedTuple):
     """Samples on the device.
 
     Attributes:
-        ids: int64 [n].
+        ids: int64 [n], by which noises are drawn.
         labels: int64 [n], -1 for none.
         rows: as the store holds them: codes int16 [n, h * w], or means float16 [n, c, h, w].
     """
@@ -51,6 +51,7 @@ class ScoredLatents:
         ids: sorted ids of what is scored, int64 [n].
         normalised: makes rows of the store latents, see `Normalisation`.
         device: where they go.
+        first: what the id 0 of the store is to noises, so that no sample of another store shares its own.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class ScoredLatents:
         ids: npt.NDArray[np.int64],
         normalised: Callable[[Tensor], Tensor],
         device: torch.device,
+        first: int = 0,
     ) -> None:
         self.ids, self._latents, self._normalised, self._device = ids, latents, normalised, device
+        self._first = first
         self._tensor = NAMES[latents.network["kind"]][0]
         self._labels = latents.labels()[ids]
 
@@ -89,7 +92,7 @@ class ScoredLatents:
         shares = enumerate(split_ids(self.ids[wanted], store.counts))
         parts = {number: self._latents.part(number, self._tensor)[some] for number, some in shares if len(some)}
         rows = np.concatenate([as_held(self._latents, store.shards[number], part) for number, part in parts.items()])
-        columns = map(torch.from_numpy, (self.ids[wanted], self._labels[wanted], rows))
+        columns = map(torch.from_numpy, (self.ids[wanted] + self._first, self._labels[wanted], rows))
         return Span(*(pinned(column, self._device) for column in columns))
 
     def _sent(self, span: Span) -> Span:

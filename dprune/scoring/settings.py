@@ -56,6 +56,16 @@ class ScoreSettings:
         """Independent draws at each noise level."""
         return max(1, self.draws // 2)
 
+    def check_mean_gradient(self) -> None:
+        """Refuse noise that a mean gradient cannot be of.
+
+        Raises:
+            UsageError: there is one, the same for all samples.
+        """
+        if self.draws == 1 and self.noise == SHARED:
+            raise UsageError("--draws 1: one noise that all samples share makes up most of their mean gradient: "
+                             "give --draws 2 or more, or --noise own.")  # fmt: skip
+
     def options(self) -> dict[str, Any]:
         """Return what changes the score, as provenance holds it, the seed aside."""
         weights = {} if self.weights is None else {"weights": self.weights}

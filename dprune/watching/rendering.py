@@ -95,7 +95,8 @@ def _facts(standing: Standing) -> Iterator[_Row]:
     if "codebook" in facts:
         yield _Row("codebook", "there" if facts["codebook"] else "missing")
     if facts.get("mean_gradients"):
-        summed = [f"{title}: of {done:,} samples" for title, done in facts["mean_gradients"].items()]
+        sums = facts["mean_gradients"].items()
+        summed = [f"{title}: of {done:,} samples".removeprefix(": ") for title, done in sums]
         yield _Row("mean gradient", ", ".join(summed))
     if facts.get("shape"):
         yield _Row("shape", " x ".join(map(str, facts["shape"])))
