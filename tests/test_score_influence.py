@@ -309,7 +309,7 @@ def test_targets_that_do_not_fit_are_refused(score, inputs, tmp_path):
         np.save(tmp_path / "none.npy", np.array(ids, np.int64))
         score("i.npy", target=tmp_path / "none.npy").fails(3, "--target: no sample of")
     score("i.npy", target=tmp_path / "missing.npy").fails(3, "missing.npy")
-    score("i.npy", target=inputs[1]).fails(3, "--target")
+    score("i.npy", target=inputs[1]).fails(3, "dit.safetensors", "not a .npy array")
     shutil.copytree(inputs[0].with_name("held-out"), tmp_path / "cut")
     (tmp_path / "cut" / "000001.safetensors").unlink()
     score("i.npy", target=tmp_path / "cut").fails(3, "cut")
