@@ -197,8 +197,10 @@ def test_foreign_vaes(bench: Any, layout: str) -> None:
 def test_grand(bench: Any, samples: int, more: tuple[str, ...]) -> None:
     sizes = ("--arch", "nano/2", "--batch", 2, "--side", 4, "--repeats", 1, "--device", "cpu", "--samples", samples)
     found = bench("grand", *sizes, *more)
-    assert all(found[kind]["samples_per_s"] > 0 for kind in ("el2n", "grand", "grand_dot"))
-    assert bool(samples) == ("command_grand_8" in found) == ("loop" in found)
+    assert all(
+        found[kind]["samples_per_s"] > 0 for kind in ("el2n", "grand", "grand_dot", "influence", "mean_gradient")
+    )
+    assert bool(samples) == ("command_grand_8" in found) == ("command_influence_1" in found) == ("loop" in found)
 
 
 def test_digests(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
-r"""Speed of scoring by EL2N and GraNd, beside a matrix product and beside one sample at a time.
+r"""Speed of scoring by EL2N, GraNd, MoSo and influence, beside a matrix product and beside one sample at a time.
 
     python tests/bench/grand.py [--arch XL/2] [--batch 128] [--samples 16384] [--side 32] [--device cuda] [--no-loop]
 
-`el2n`, `grand` and `grand_dot` are passes of the scorer alone, with one draw; `command_*` go through the command's own
-job on a store of random latents, files and all, and their rate is that after the first portion, which compiles. `loop`
-is one gradient at a time by autograd in bf16, as the authors score. Prints JSON; hours are those of ImageNet.
+`el2n`, `grand`, `grand_dot` (MoSo's pass) and `influence` (dots alone) are passes of the scorer alone, with one draw;
+`mean_gradient` is what comes before the last two. `of_product` counts their products, in forward passes 1, 2.3, 3.3, 3
+and 3. `command_*` go through the command's own job on a store of random latents, files and all, and their rate is that
+after the first portion, which compiles; the target of `command_influence_1` is one batch. `loop` is one gradient at a
+time by autograd in bf16, as the authors score. Prints JSON; hours are those of ImageNet.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from dprune.models.files import publish_model
 from dprune.precision import float32
 from dprune.runtime import Silent
 from dprune.scoring.el2n_grand import El2nOptions, GrandOptions, open_el2n, open_grand
+from dprune.scoring.influence import InfluenceOptions, open_influence
 from dprune.scoring.scorer import Scorer
 from dprune.scoring.settings import ScoreSettings
 from dprune.training.throughput import product_rate, synchronize
@@ -56,25 +59,32 @@ def memory(device):
     return torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
 
 
-def passes(given, device, *, gradients, dots):
-    """Rate and warm-up of the scorer alone."""
+def passes(given, device, *, gradients=True, dots=False, norms=True, sums=False):
+    """Rate and warm-up of the scorer alone: of what it measures, or of the sum of gradients."""
     clear(device)
     settings = ScoreSettings((0.06,), 1, 0, "bfloat16", compiles=given.compiles)
     scorer = Scorer(filled(given.arch, given.side, device), settings, gradients=gradients)
     x = torch.randn(given.batch, CHANNELS, given.side, given.side, device=device)
     y = torch.arange(given.batch, device=device) % CLASSES
     if dots:
-        scorer.gradients.aim({name: torch.randn_like(value) for name, value in scorer.gradients.zeros().items()})
+        direction = {name: torch.randn_like(value) for name, value in scorer.gradients.zeros().items()}
+        scorer.gradients.aim(direction, norms=norms)
+        del direction
+    zeros = scorer.gradients.zeros() if sums else None
+
+    def once():
+        return scorer.add_gradients(x, y, zeros, given.batch) if sums else scorer.measure(x, y)
+
     with float32(tf32=False):
         began = time.perf_counter()
-        scorer.measure(x, y)
+        once()
         synchronize(device)
         first = time.perf_counter() - began
-        scorer.measure(x, y)
+        once()
         synchronize(device)
         began = time.perf_counter()
         for _ in range(given.repeats):
-            scorer.measure(x, y)
+            once()
         synchronize(device)
     each = (time.perf_counter() - began) / given.repeats
     return {"samples_per_s": given.batch / each, "warm_up_s": first - each, "memory_gib": memory(device)}
@@ -133,8 +143,11 @@ def command(given, device, method, folder, draws):
     """Rate of the command's job."""
     clear(device)
     watch, begin = Watch(), time.perf_counter()
-    opened, made = (open_grand, GrandOptions) if method == "grand" else (open_el2n, El2nOptions)
-    options = made(draws=draws, precision="bf16", device=given.device, batch_size=given.batch, compiles=given.compiles)
+    opened, made = {"el2n": (open_el2n, El2nOptions), "grand": (open_grand, GrandOptions),
+                    "influence": (open_influence, InfluenceOptions)}[method]  # fmt: skip
+    more = {"target": str(folder / "target.npy"), "noise": "own"} if method == "influence" else {}
+    options = made(draws=draws, precision="bf16", device=given.device, batch_size=given.batch,
+                   compiles=given.compiles, **more)  # fmt: skip
     output = Output(str(folder / f"{method}{draws}.npy"))
     opened(str(folder / "latents"), str(folder / "model.safetensors"), options, output).run(watch)
     end = time.perf_counter()
@@ -162,9 +175,10 @@ def main():
     flop = filled(given.arch, given.side, torch.device("meta")).config.flop()
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     found = {"device": name, "batch": given.batch, "product_tflops": ceiling / 1e12, "flop_per_forward": flop}
-    kinds = {"el2n": (False, False, 1.0), "grand": (True, False, 2.3), "grand_dot": (True, True, 3.3)}
-    for kind, (gradients, dots, forwards) in kinds.items():
-        run = passes(given, device, gradients=gradients, dots=dots)
+    kinds = {"el2n": ({"gradients": False}, 1.0), "grand": ({}, 2.3), "grand_dot": ({"dots": True}, 3.3),
+             "influence": ({"dots": True, "norms": False}, 3.0), "mean_gradient": ({"sums": True}, 3.0)}  # fmt: skip
+    for kind, (more, forwards) in kinds.items():
+        run = passes(given, device, **more)
         found[kind] = run | {"of_product": run["samples_per_s"] * forwards * flop / ceiling}
         print(json.dumps(found), flush=True)
     if not given.no_loop:
@@ -178,7 +192,8 @@ def main():
             model = filled(given.arch, given.side, torch.device("cpu"))
             header = network_metadata(model.config, torch.zeros(CHANNELS), torch.ones(CHANNELS), CLASSES)
             publish_model(folder / "model.safetensors", model.state_dict(), header, make_record("train-dit", {}))
-            for method, draws in (("el2n", 1), ("grand", 1), ("grand", 8)):
+            np.save(folder / "target.npy", np.arange(min(given.batch, given.samples)))
+            for method, draws in (("el2n", 1), ("grand", 1), ("grand", 8), ("influence", 1)):
                 found[f"command_{method}_{draws}"] = command(given, device, method, folder, draws)
                 print(json.dumps(found), flush=True)
 
