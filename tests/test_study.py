@@ -12,8 +12,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import wait_until, warm_python
+from safetensors.numpy import load_file
 from test_examples import parse
 
 pytestmark = pytest.mark.skipif(not find_spec("snakemake"), reason="pip install 'dprune[study]'")
@@ -67,26 +69,26 @@ def planned(said: str) -> dict[str, int]:
 PREPARED = {"pack": 1, "unpruned": 1, "encode": 1, "cluster": 1, "distance": 1, "sheet": 1, "train_scoring": 1,
             "grand": 1, "monotonicity": 1, "moso": 1, "tidy_scores": 1}  # fmt: skip
 TAILED = {"cluster": 2, "distance": 2, "tailed": 1, "smallest": 1}
-SAMPLED: dict[str, int] = {}
 # By hand, from the lines of each configuration: chance, three distances, four scores from both ends or three, at four
-# ratios or three; of the paper's two at .95 and .99, too; models of the tailed set, of halves, and the baselines.
-PAPER = 1 + 6 + 6 + 4 + 4 + 1 + 3 * 16
+# ratios or three; of the paper's two at .95 and .99, too, and six newer ones at .75; models of the tailed set, of
+# halves, and the baselines; and lines that sample the unpruned model otherwise.
+PAPER = 1 + 6 + 6 + 4 + 4 + 1 + 3 * 16 + 6
+NEWER = {"order": 3, "repeat": 1}
 EXPECTED = {
-    "cifar10.yaml": (3 * (1 + (1 + 3 + 8 + 2 + 8) * 3 + 3), 6, 24, 2,
-                     {"embed": 2, "held_out": 1, "train_fold": 4, "paired": 3} | TAILED),
-    "imagenet.yaml": (PAPER + 3, 2, 10, 2, {"embed": 3, "pack_validation": 1, "train_vae": 1, "train_fold": 12,
-                                            "paired": 1} | TAILED),
-    "celebahq.yaml": (PAPER, 2, 10, 2, {"embed": 3, "pack_validation": 1, "train_vae": 1, "train_fold": 12,
-                                        "paired": 1}),
+    "cifar10.yaml": (3 * (1 + (1 + 3 + 8 + 2 + 8) * 3 + 9 + 2 * 2 + 1 + 3 + 1), 6, 24, 9, 2,
+                     {"embed": 2, "held_out": 1, "train_fold": 4, "paired": 3, "order": 5, "influence": 1, "near": 1,
+                      "sigma_min": 1, "repeat": 3 * 3, "train_coarse": 3} | TAILED),
+    "imagenet.yaml": (PAPER + 3, 2, 10, 2, 2, {"embed": 3, "pack_validation": 1, "train_vae": 1, "train_fold": 12,
+                                               "paired": 1, "train_coarse": 1} | NEWER | TAILED),
+    "celebahq.yaml": (PAPER, 2, 10, 0, 2, {"embed": 3, "pack_validation": 1, "train_vae": 1, "train_fold": 12,
+                                           "paired": 1} | NEWER),
 }  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("configuration", EXPECTED)
 def test_a_dry_run_lists_every_step(configuration: str, tmp_path: Path) -> None:
-    subsets, halves, baselines, judges, shared = EXPECTED[configuration]
-    # Lines that sample the unpruned model otherwise.
-    sampled = SAMPLED.get(configuration, 0)
+    subsets, halves, baselines, sampled, judges, shared = EXPECTED[configuration]
     profile = STUDY / ("gpu" if configuration == "cifar10.yaml" else "slurm")
     said = study(tmp_path, configuration, "-n", "--profile", str(profile))
     measured = subsets + baselines + sampled
@@ -110,6 +112,9 @@ def test_a_dry_run_lists_every_step(configuration: str, tmp_path: Path) -> None:
         ({"stpes": 3}, "has a stpes, which means nothing"),
         ({"stages": "[{lines: [el2m]}]"}, "there is no line el2m"),
         ({"stages": "[{lines: [gan]}]"}, "gan needs baselines with gan, which the configuration lacks"),
+        ({"stages": "[{lines: [sigma-min]}]"}, "sigma-min needs sigma_min, which the configuration lacks"),
+        ({"stages": "[{lines: [unguided]}]"}, "unguided needs the line unpruned with seed 0, which the configuration"),
+        ({"stages": "[{lines: [influence]}]", "validation": "val"}, "influence needs held_out in place of validation"),
     ],
 )
 def test_a_configuration_is_read_with_care(changed: dict[str, object], said: str, tmp_path: Path) -> None:
@@ -171,6 +176,36 @@ def results(folder: Path, *patterns: str) -> dict[str, bytes]:
 def test_a_finished_study_has_nothing_to_do(finished: Path) -> None:
     assert len(results(finished, "*/*/metrics.json")) == 2
     assert jobs(study(finished, "digits.yaml", "-n", "-q", "rules", **TINY)) == {}
+
+
+@pytest.mark.slow
+def test_newer_lines_go_from_features_and_gradients_to_results(finished: Path, tmp_path: Path) -> None:
+    """An order over features, influence, weights, noise levels, and a model that a checkpoint of it guides."""
+    prepared(finished, tmp_path)
+    names = ("k-center-by-cluster-0.5", "influence-0.5", "oversampled-0.5", "sigma-min-1.0", "guided-1.0")
+    stages = f"[{{lines: [unpruned, {', '.join(name.rpartition('-')[0] for name in names)}]}}]"
+    more = {"steps": 20, "sigma_min": "{keep: 0.25, sigma: 0.5}", "guided": "{step: 10, sample: --guide-scale 2}"}
+    study(tmp_path, "digits.yaml", **TINY | more | {"stages": stages})
+    out = tmp_path / "out"
+    assert {path.parts[-3] for path in out.glob("*/*/metrics.json")} == {"unpruned-1.0", *names}
+
+    train = np.load(out / "unpruned.npy")
+    weights, kept = np.load(out / "oversampled-0.5/0/weights.npy"), np.load(out / "oversampled-0.5/0/keep.npy")
+    assert set(np.flatnonzero(weights)) == set(kept)
+    assert weights.sum() > len(kept)
+    # A quarter trains at all noise levels, and nothing is known of what is held out.
+    levels = np.load(out / "sigma-min.npy")
+    assert np.count_nonzero(levels[train] == 0) == round(len(train) / 4)
+    assert set(levels) == {np.float32(0), np.float32(0.5)}
+    # Ranks are those inside clusters: the first of each are kept.
+    ranks, clusters = np.load(out / "k-center-by-cluster.npy"), load_file(out / "clusters.safetensors")["assignment"]
+    kept = np.load(out / "k-center-by-cluster-0.5/0/keep.npy")
+    for cluster in np.unique(clusters[train]):
+        ours, left = (ids[clusters[ids] == cluster] for ids in (kept, np.setdiff1d(train, kept)))
+        assert ranks[ours].max() < ranks[left].min()
+    for model in ("oversampled-0.5/0/dit", "sigma-min-1.0/0/dit"):
+        assert (out / model / "model.safetensors").exists()
+    assert not (out / "guided-1.0/0/dit").exists()
 
 
 def steps(folder: Path) -> int:
