@@ -39,6 +39,7 @@ class Run:
         grouped: whether samples were chosen inside each cluster.
         baseline: `vae` or `gan` for such a model in the place of a DiT.
         network: what `encode` says of the latents; pixels have no autoencoder.
+        drawn: what else the training was told of the samples, such as their `weights`.
     """
 
     scores: str = ""
@@ -63,6 +64,7 @@ class Run:
     grouped: bool = True
     baseline: str = ""
     network: dict[str, Any] = field(default_factory=dict)
+    drawn: dict[str, Any] = field(default_factory=dict)
 
     def seed_of(self, command: str) -> int:
         return self.seeds.get(command, self.seed)
@@ -138,7 +140,7 @@ class Run:
         decoder = {} if self.network.get("kind") == "pixels" else {"vae": made(vae)}
         latents = make_record("encode", {"flips": False, **({"network": self.network} if self.network else {})},
                               parents={"shards": made(self.shards(pruned=self.packed)), **decoder})  # fmt: skip
-        parents, subset = {"latents": made(latents)}, self.chosen()
+        parents, subset = {"latents": made(latents), **self.drawn}, self.chosen()
         if subset and not self.packed:
             parents["subset"] = subset
         options = {"arch": "nano/2", "steps": 500, "batch_size": 64, **counts, **self.train}
@@ -191,7 +193,7 @@ def _side(role: str, count: int | tuple[int, int] | None, parent: dict[str, Any]
 def _severity(run: Run) -> tuple[float, np.random.Generator]:
     pruned = 1 - float(run.keep) if run.scores and run.keep and "." in run.keep else 0.0
     draw = np.random.default_rng(int(mark(run.scores, run.order, run.keep, run.seed, run.k, run.embed)[:8], 16))
-    harm = {"lowest": 1.0, "highest": 1.6, "middle": 0.8, "random": 0.7}[run.order]
+    harm = {"lowest": 1.0, "highest": 1.6, "middle": 0.8, "interval": 0.6, "random": 0.7}[run.order]
     return pruned * harm + float(draw.normal(0, 0.03)), draw
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import dprune
 from studies import Run, made, mark, write_memorization, write_metrics
 
-from dprune.formats.provenance import make_record, parent_record
+from dprune.formats.provenance import make_record, parent_record, with_findings
 from dprune.formats.results import read_result
 from dprune.reporting.line_table import line_table
 from dprune.reporting.study.experiments import point_of_result
@@ -65,10 +65,89 @@ def labels(comparison: Comparison) -> list[str]:
          ["MoSo, lowest, 1 draw", "MoSo, lowest, 8 draws"]),
         ([replace(NEAREST, scores="k-center"), replace(NEAREST, scores="k-center", order="highest")],
          ["k-center", "k-center, highest"]),
+        ([EL2N, replace(EL2N, order="highest"), replace(EL2N, order="interval")],
+         ["EL2N, lowest", "EL2N, highest", "EL2N, interval"]),
+        ([replace(EL2N, scores=name) for name in ("k-center", "herding", "duplicates")],
+         ["duplicates removed", "herding", "k-center"]),
+        ([replace(EL2N, scores="influence", order="highest"), EL2N], ["EL2N, lowest", "influence, highest"]),
+        # What a value bounds has no order and no share.
+        ([replace(EL2N, scores="duplicates", keep=None, select={"below": 0.95}, samples=9)], ["duplicates below 0.95"]),
+        ([replace(EL2N, keep=None, select=bounds, samples=9)
+          for bounds in ({"below": 3}, {"above": 1, "below": 3}, {"above": 2})],
+         ["EL2N above 1 and below 3", "EL2N above 2", "EL2N below 3"]),
+        ([EL2N, replace(EL2N, select={"below": 3})], ["EL2N, lowest", "EL2N, lowest, below 3"]),
+        # The first ranks are the same, however many follow them.
+        ([replace(EL2N, scores="k-center"), replace(EL2N, scores="k-center", score={"up_to": "0.1"}, seed=1)],
+         ["k-center"]),
+        ([replace(EL2N, scores="duplicates", score={"prefer": end}) for end in ("nearest", "furthest")],
+         ["duplicates removed, furthest first", "duplicates removed, nearest first"]),
     ],
 )  # fmt: skip
 def test_names_are_the_shortest_that_tell_lines_apart(named, runs, expected) -> None:
     assert labels(named(*runs)) == expected
+
+
+def repeats(k: int = 24) -> dict[str, object]:
+    """Weights of `select --repeat`."""
+    parents = {"clusters": made(replace(NEAREST, k=k).clusters())}
+    return made(make_record("select", {"order": "random", "quota": "equal", "repeat": True}, seed=0, parents=parents))
+
+
+def score_of(method: str) -> dict[str, object]:
+    """Scores by a model that was trained on a subset."""
+    return made(make_record(f"score {method}", {"draws": 8}, parents=replace(NEAREST, keep="0.5").networks()))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "name"),
+    [
+        ({"weights": repeats()}, "balanced oversampling"),
+        ({"weights": score_of("el2n")}, "weighted by EL2N"),
+        ({"weights": parent_record(None, "a" * 64)}, "weighted by aaaaaaaa"),
+        ({"sigma_min": score_of("grand")}, "noise from a level of each sample by GraNd"),
+        ({"curriculum": score_of("el2n")}, "curriculum by EL2N"),
+    ],
+)
+def test_what_a_training_was_told_of_its_samples_makes_another_line(named, drawn, name) -> None:
+    """It is of no subset, though the scores may be by a model that is, and no line has results of both."""
+    runs = [Run(), Run(drawn=drawn), Run(seed=1), Run(drawn=drawn, seed=1), NEAREST, replace(NEAREST, drawn=drawn)]
+    found = named(*runs)
+    assert labels(found) == ["unpruned", f"unpruned, {name}", "nearest", f"nearest, {name}"]
+    assert [len(line.points) for line in found.lines] == [2, 2, 1, 1]
+
+
+def test_weights_of_other_clusters_are_others(named) -> None:
+    found = named(Run(), *(Run(drawn={"weights": repeats(k)}) for k in (9, 100)))
+    assert labels(found) == [
+        "unpruned",
+        "unpruned, weighted by 100 clusters",
+        "unpruned, weighted by 9 clusters",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "kept", "ratio", "text"),
+    [
+        ({"below": 0.95}, 700, 0.3, "those below 0.95 by the largest similarity"),
+        # Half of what the bound leaves is less than half of all.
+        ({"below": 0.95, "keep": "0.5", "order": "lowest"}, 350, 0.65, "the lowest by the largest similarity"),
+        ({"order": "interval", "keep": "0.25"}, 250, 0.75, "every m-th by the largest similarity"),
+    ],
+)
+def test_how_much_a_bound_leaves_is_found_in_the_subset(named, options, kept, ratio, text) -> None:
+    record = replace(EL2N, scores="duplicates", keep=None, order=options.get("order", "lowest"), select=options)
+    chosen = record.chosen()["provenance"]
+    counts = {"candidates": 700 if "below" in options else 1000, "kept": kept}
+    counts |= {"scored": 1000} if "below" in options else {}
+    (line,) = named(Run(subset=made(with_findings(chosen, counts)))).lines
+    assert line.cells[0].ratio == pytest.approx(ratio)
+    assert dict(line.about)["What is kept"].startswith(text)
+
+
+def test_a_bound_that_leaves_nothing_out_prunes_nothing(named) -> None:
+    chosen = replace(EL2N, keep=None, select={"below": 9}).chosen()["provenance"]
+    counts = {"candidates": 1000, "kept": 1000, "scored": 1000}
+    assert labels(named(Run(subset=made(with_findings(chosen, counts))))) == ["unpruned"]
 
 
 def test_a_chain_never_stands_in_a_name(named) -> None:

@@ -25,6 +25,8 @@ Record = dict[str, Any]
 METADATA_KEY = "dprune"
 FINDINGS_KEY = "findings"
 GENERATOR, BASELINE = "train-dit", "train-baseline"
+DRAWING = ("weights", "sigma_min", "curriculum")
+"""Roles of what tells a training how often, at which noise and when it draws a sample, whatever that was made from."""
 ROWS = "clip:"
 """What the fingerprint of rows of a folder of clip-retrieval begins with, which are in another order than shards."""
 _TABLE = "ancestors"
@@ -214,7 +216,7 @@ def training_subset(record: Record | None) -> Record | None:
     """Find the subset that the model behind generated samples was trained on.
 
     It may have been given to the training itself, or shards were packed from it before; the training set of the
-    autoencoder, or of a model that was trained on, does not count.
+    autoencoder, or of a model that was trained on or scored the samples, does not count.
 
     Args:
         record: provenance of generated shards, of features of these, or of the model.
@@ -222,7 +224,7 @@ def training_subset(record: Record | None) -> Record | None:
     Returns:
         Its description as an input, `digest` with `provenance` or `external`, or None where none is named.
     """
-    return packed_subset(generator_of(record), besides=("vae", "init"))
+    return packed_subset(generator_of(record), besides=("vae", "init", *DRAWING))
 
 
 def generator_of(record: Record | None) -> Record | None:

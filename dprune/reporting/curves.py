@@ -15,8 +15,14 @@ from dprune.reporting.study.estimates import SAMPLING, CellMean, samplings_text,
 from dprune.reporting.study.grouping import Cell, Comparison, Line, ratio_text
 from dprune.reporting.tables import csv_text, half_text, number_text
 
-_MARKERS = {"lowest": "circle", "highest": "square", "middle": "triangle-up", "random": "diamond"}
-_DASHES = {"highest": (6, 3), "middle": (2, 3)}
+_MARKERS = {
+    "lowest": "circle",
+    "highest": "square",
+    "middle": "triangle-up",
+    "interval": "triangle-up",
+    "random": "diamond",
+}
+_DASHES = {"highest": (6, 3), "middle": (2, 3), "interval": (8, 2, 2, 2)}
 # Numbers that readers of screens are told of a chart: more are for its table.
 _MOST_SAID = 24
 _HEADS = ("line", "pruned", "mean", "half_width", "over", "units", "trainings", "samplings")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dprune.errors import DpruneError
-from dprune.formats.provenance import Record, canonical, parents_of
+from dprune.formats.provenance import DRAWING, Record, canonical, parents_of
 from dprune.formats.statistics import STATISTICS
 
 Path = tuple[str, ...]
@@ -22,13 +22,13 @@ EPOCHS = "epochs"
 """What stands for the number of steps where these are in proportion to the samples; `--epochs` is recorded as steps."""
 AXES = ("method", "order", "keep", "seed")
 """Tags that say where people's own results belong."""
-ASIDE = ("vae", "init", "coarse", "guide")
+ASIDE = ("vae", "init", "coarse", "guide", *DRAWING)
 """Roles of ancestors whose training set is not that of the model."""
 
 _DIGITS = 12
 _SEEDS = ("seed", "seeds")
-# What follows from the subset and its dataset.
-_DERIVED = dict.fromkeys(("train-dit", "train-baseline", "train-vae"), ("samples", "of"))
+# What follows from the subset and its dataset, and how far samples were ranked: the first ranks are the same.
+_DERIVED = dict.fromkeys(("train-dit", "train-baseline", "train-vae"), ("samples", "of")) | {"score": ("up_to",)}
 
 
 class Factor(NamedTuple):

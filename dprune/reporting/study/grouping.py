@@ -28,7 +28,7 @@ from dprune.reporting.study.views import View, grouped, is_of_measuring, line_ke
 MISSING = "\N{EN DASH}"
 RATIO = ", pruned "
 """What stands between a line and a ratio in the name of a point."""
-_ORDERS = {"lowest": 0, "middle": 1, "highest": 2}
+_ORDERS = {"lowest": 0, "middle": 1, "highest": 2, "interval": 3}
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ SUBSET: Path = ("subset",)
 EXAMPLE = "as_many_as"
 """Role of a subset that says how much another keeps, and nothing else of it."""
 _BOUNDS = ("keep", "cap", "quota")
+_BY_VALUE = ("above", "below")
 # What says of each group how many samples it gives: by chance, the set is no choice, but what others choose from.
 COMPOSING = ("counts", "tail")
 # What chooses among candidates says nothing where all of them are kept.
-_IDLE_ROLES, _IDLE_OPTIONS = ("scores", "clusters", "groups"), (COMMAND, "order", *_BOUNDS)
+_IDLE_ROLES, _IDLE_OPTIONS = ("scores", "clusters", "groups"), (COMMAND, "order", *_BOUNDS, *_BY_VALUE)
 _POOLS = ("within", "or")
 # Roles that cannot speak of the training set: its candidates, its real baselines, and what the autoencoder is from.
 _SILENT = (*ASIDE, *_POOLS, EXAMPLE, "without", "clusters", "groups", "features")
@@ -110,7 +111,9 @@ def selection_factors(main: Record | None, subset: Subset) -> Factors:
         return {f: v for f, v in found.items() if not _is_idle(f, found, path)}
     named = {Factor(path, step["command"], "order"), Factor(path, step["command"], "keep"),
              Factor((*path, "scores"), "", COMMAND)}  # fmt: skip
-    if "keep" not in _options(step):
+    if _by_value(step):
+        named |= {Factor(path, step["command"], name) for name in _BY_VALUE}
+    elif "keep" not in _options(step):
         named |= {Factor(path, step["command"], name) for name in ("cap", *COMPOSING)}
     return {f: v for f, v in found.items() if f not in named}
 
@@ -158,7 +161,7 @@ def _selected(record: Record, counted: Fraction | None) -> Subset:
         names = _names_of(step) or groups
         shown = names if len(names) <= _LONGEST else f"{groups.count(',') + 1} groups"
         return Subset(f"only {shown}", "", "only", ratio, given=True)
-    order, axis = str(options.get("order", "")), _axis(step)
+    order, axis = _by_value(step) or str(options.get("order", "")), _axis(step)
     if order == "random":
         return Subset(order, order, axis, ratio, given=True)
     if "scores" not in step.get("parents", {}):
@@ -169,12 +172,28 @@ def _selected(record: Record, counted: Fraction | None) -> Subset:
 def _axis(step: Record) -> str:
     """Return how much a selection was to keep: of another subset as much as that was to."""
     options, example = _options(step), parents_of(step).get(EXAMPLE)
+    if bounds := _by_value(step):
+        return bounds
     if example is not None:
         made = example.get("provenance")
         return _axis(_choosing_step(made)[0]) if made else f"as many as {example.get('digest')}"
     # How many the smallest group has follows from the clustering, and so from its seed.
     named = next((f"{name} {options[name]}" for name in ("cap", *COMPOSING) if name in options), None)
     return str(options.get("keep", named or options.get("quota", "")))
+
+
+def _by_value(step: Record) -> str:
+    """Return between which values a selection keeps all scores, empty where something else bounds it, or nothing."""
+    options = _options(step)
+    others = {"keep", "cap", *COMPOSING} & options.keys() or options.get("quota") == "equal"
+    if others or EXAMPLE in step.get("parents", {}):
+        return ""
+    return " and ".join(f"{name} {text(options[name])}" for name in _BY_VALUE if name in options)
+
+
+def _is_bounded(step: Record) -> bool:
+    """Tell whether the values of scores leave samples out, besides whatever else does."""
+    return any(name in _options(step) for name in _BY_VALUE)
 
 
 def score_name(record: Record) -> str:
@@ -192,7 +211,7 @@ def _ratio(record: Record, step: Record, counted: Fraction | None) -> Fraction |
         # What came after the choice changed how many there are.
         return counted if counted is not None or asked is None else 1 - asked
     united = any(role.startswith("or") for role in step.get("parents", {}))
-    if asked is not None and not united and "cap" not in _options(step):
+    if asked is not None and not united and "cap" not in _options(step) and not _is_bounded(step):
         return 1 - asked
     known = found if found is not None else counted
     return known if known is not None or asked is None else 1 - asked
@@ -252,7 +271,8 @@ def _is_composed(record: Record) -> bool:
 def _takes_groups(step: Record) -> bool:
     """Tell whether all that a selection does is to take some groups whole."""
     options = _options(step)
-    return "only" in options and not {"keep", "cap"} & options.keys() and options.get("quota") != "equal"
+    others = {"keep", "cap", *_BY_VALUE} & options.keys()
+    return "only" in options and not others and options.get("quota") != "equal"
 
 
 def _keeps_all(step: Record) -> bool:
@@ -260,6 +280,8 @@ def _keeps_all(step: Record) -> bool:
     if (found := _left_out(step)) is not None:
         return found == 0
     options = _options(step)
+    if _is_bounded(step):
+        return False
     if "keep" in options:
         return _share(options["keep"]) == 1 and "cap" not in options
     if EXAMPLE in step.get("parents", {}) or any(name in options for name in COMPOSING):
@@ -270,7 +292,8 @@ def _keeps_all(step: Record) -> bool:
 def _left_out(step: Record) -> Fraction | None:
     """Return the share of its candidates that a selection found to leave out, None where it does not say."""
     findings = step.get(FINDINGS_KEY, {})
-    whole, kept = findings.get("every_group" if _takes_groups(step) else "candidates"), findings.get("kept")
+    of = "every_group" if _takes_groups(step) else "scored" if _is_bounded(step) else "candidates"
+    whole, kept = findings.get(of), findings.get("kept")
     if not (isinstance(whole, int) and isinstance(kept, int) and 0 <= kept <= whole and whole):
         return None
     return 1 - Fraction(kept, whole)

@@ -20,6 +20,8 @@ _ENDS = {
     ("herding", "lowest"): "herding",
     ("duplicates", "lowest"): "duplicates removed",
 }
+_BY_VALUE = ("below", "above")
+"""What an order begins with that is a bound of scores."""
 _SCORES = {
     "cluster-distance": "distance to the centre of its cluster",
     "el2n": "EL2N, the error of the model",
@@ -31,11 +33,13 @@ _SCORES = {
     "duplicates": "the largest similarity to an earlier sample",
     "influence": "influence on the target samples",
 }
-_KEPT = {"lowest": "the lowest", "middle": "the middle", "highest": "the highest"}
+_KEPT = {"lowest": "the lowest", "middle": "the middle", "highest": "the highest", "interval": "every m-th"}
 
 # What an option is, and how a value of it is said; a table where values have words of their own.
 _OPTIONS: dict[tuple[str, str], tuple[str, str | dict[str, str]]] = {
     ("select", "quota"): ("quotas", "{} quotas"),
+    ("select", "below"): ("the upper bound of scores (below)", "below {}"),
+    ("select", "above"): ("the lower bound of scores (above)", "above {}"),
     ("select", "cap"): ("the cap of a group", "cap {}"),
     ("select", "counts"): ("the counts of groups", "counts {}"),
     ("select", "tail"): ("the tail", "long tail {}"),
@@ -44,6 +48,8 @@ _OPTIONS: dict[tuple[str, str], tuple[str, str | dict[str, str]]] = {
     ("cluster", "metric"): ("the metric of clusters", {"l2": "Euclidean clusters", "cosine": "cosine clusters"}),
     ("score", "sigma"): ("the noise level (sigma)", "\N{GREEK SMALL LETTER SIGMA}={}"),
     ("score", "draws"): ("draws", "{} draws"),
+    ("score", "metric"): ("the metric of scores", {"l2": "Euclidean", "cosine": "by angle"}),
+    ("score", "prefer"): ("which samples come first (prefer)", "{} first"),
     ("score", "checkpoints"): ("checkpoints", "{} checkpoints"),
     ("encode", "network kind"): (
         "what diffusion works on",
@@ -105,6 +111,10 @@ _STEPS = {
     "within": "among some",
     "or": "some added",
 }
+# What it means that a training was told something of each sample.
+_DRAWN = {"weights": "weighted", "sigma_min": "noise from a level of each sample", "curriculum": "curriculum"}
+_OVERSAMPLED = "balanced oversampling"
+"""What `select` makes weights for."""
 _MODELS = {"train-dit": "DiT", "train-baseline vae": "VAE", "train-baseline gan": "GAN"}
 """What kind of model a training makes."""
 _LONGEST, _DIGITS = 32, 12
@@ -119,7 +129,8 @@ def method_name(method: str) -> str:
 
 def choice_name(method: str, order: str) -> str:
     """Name a method and which of its scores were kept, `nearest` or `EL2N, highest`."""
-    return _ENDS.get((method, order)) or ", ".join(filter(None, (method_name(method), order)))
+    between = " " if order.startswith(_BY_VALUE) else ", "
+    return _ENDS.get((method, order)) or between.join(filter(None, (method_name(method), order)))
 
 
 def choice_text(method: str, order: str) -> str:
@@ -130,7 +141,8 @@ def choice_text(method: str, order: str) -> str:
         return method_name(method)
     by = _SCORES.get(method, method_name(method))
     option = f" ({method})" if method in _SCORES else ""
-    return f"{_KEPT.get(order, order)} by {by}{option}"
+    kept = f"those {order}" if order.startswith(_BY_VALUE) else _KEPT.get(order, order)
+    return f"{kept} by {by}{option}"
 
 
 def is_model(factor: Factor) -> bool:
@@ -194,6 +206,8 @@ def phrase(
         return _option(noun(factor, of_command=of_command, of_place=of_place), shown)
     said = known[1] if isinstance(known[1], str) else known[1].get(value, f"{known[0]} {{}}")
     said = _singular(said.format(shown.removesuffix(".0") if "." in shown else shown))
+    if role := next((role for role in factor.path if role in _DRAWN), ""):
+        return f"{_DRAWN[role]} by {said}"
     return f"{place_of(factor)} {said}".strip() if of_place else said
 
 
@@ -266,8 +280,17 @@ def _made(factor: Factor, value: str, *, of_value: bool) -> str:
     role = factor.path[-1].partition(" ")[0] if factor.path else ""
     if is_model(factor):
         return _MODELS.get(value, value)
+    if role in _DRAWN:
+        return _drawn(role, factor, value)
     if "subset" in factor.path and (aside := _aside(factor)):
         return f"{aside} of the subset {shortened(factor, value)}" if of_value else f"{aside} of a subset"
     if len(factor.path) == 2 and factor.path[0] == "subset" and role in _STEPS and not of_value:
         return _STEPS[role]
     return f"{_step(factor)} {shortened(factor, value)}"
+
+
+def _drawn(role: str, factor: Factor, value: str) -> str:
+    """Say by what a training was told how to draw its samples."""
+    if (role, value) == ("weights", "select"):
+        return _OVERSAMPLED
+    return f"{_DRAWN[role]} by {_command(value) if factor.name == COMMAND else shortened(factor, value)}"
