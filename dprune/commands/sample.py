@@ -81,8 +81,9 @@ def command(*, delivery: Delivery, model: str, sampling: SampleOptions) -> None:
 
     --coarse is for speed. The small model takes the steps that begin before --until, and MODEL takes the rest. --until
     0.7 is the time t of SiT, where the noise level is 0.3; 0 is MODEL alone, and 1 the small model alone. Models that
-    learnt from the same latents draw much the same image from the same seed, so the large one is needed for details
-    only. --cfg applies to both.
+    learnt from the same latents draw much the same image from the same seed, so MODEL goes on where the small one ends.
+    It adds details, but noise that the small model has not removed by then stays: where images are rough, give a
+    smaller --until. --cfg applies to both.
 
     --guide is autoguidance. Each step of MODEL goes beyond its own velocity, away from that of a model that makes the
     same errors, only more of them, such as an early checkpoint of its training (run/checkpoints) or a smaller model of
