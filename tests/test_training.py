@@ -19,7 +19,7 @@ from dprune.runtime import Silent
 from dprune.training.averages import Averages
 from dprune.training.dit.settings import DEFAULTS, DiTOptions
 from dprune.training.loop import Loop
-from dprune.training.order import Order, Visits, micro_batches, share
+from dprune.training.order import EVEN, Order, Visits, micro_batches, share
 from dprune.training.plan import Plan, TrainingOptions, is_due
 from dprune.training.run import Run, extends
 from dprune.training.vae.settings import PLANS, VAEOptions
@@ -52,6 +52,7 @@ class Regression:
 
     flop = 0
     samples = SAMPLES
+    drawing = EVEN
     repeats = "each time alike"
     fingerprint = "0123456789abcdef"
     network_header = {"kind": "toy"}

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
                        help="Train on these samples only: ids, keys or a mask."),
         options.option("--fold", group="Data", metavar="I/N",
                        help="Train on fold I, from 0 to N-1, of N disjoint ones."),
+        options.option("--weights", group="Data", common=True, metavar="FILE",
+                       help="How often each sample is drawn: one number a sample, 0 for never."),
+        options.option("--sigma-min", group="Data", metavar="FILE",
+                       help="Noise level from which on each sample is trained on, from 0 to below 1."),
+        options.option("--curriculum", group="Data", metavar="FILE",
+                       help="Scores. The lowest are trained on first, all from half of the steps on."),
         options.option("--arch", group="Model", common=True, metavar="NAME/PATCH",
                        help="Size (nano, tiny, S, B, L, XL) and patch (1, 2, 4, 8, 16).  [default: XL/2, or that of "
                             "--init]"),
@@ -63,6 +69,19 @@ def command(*, delivery: Delivery, store: str, model: DiTOptions, training: Trai
     graph, with the same bits, unless --no-compile is given. A subset smaller than a batch fills it several times,
     each time with another noise, time and dropped label; the log says how many distinct samples a batch holds.
 
+    --weights, --sigma-min and --curriculum take one number a sample of the store: a .npy, or a table as CSV. With
+    --weights an epoch has as many visits as the weights add up to, and at least one for each sample. So
+    whole numbers say how often a sample comes in an epoch, and other weights are relative to each other: a weight that
+    asks for half a visit gives one in every other epoch. Samples of weight 0 or NaN are left out, as by --subset.
+
+    --sigma-min is for bad images beside good ones: blurred ones teach the layout, from a noise level on at which the
+    blur no longer shows, and not the details. Good images get 0. All noise levels are trained on as often as without
+    the option (Ambient Diffusion Omni), so that images with 0 come the more often, and the others the less.
+
+    --curriculum begins with the easiest tenth of the samples, which have the lowest scores, and adds a tenth at a time
+    until half of the steps are done. From there on training is as without it. A finished run of it has no larger
+    --steps.
+
     Without --lr, a new model is trained at 1e-4 times 1152 over its width (L 1.1e-4, B 1.5e-4, S 3e-4, tiny 6e-4,
     nano 9e-4). Older runs without --lr took 1e-4 at any width; they go on with --lr 1e-4.
 
@@ -75,6 +94,9 @@ def command(*, delivery: Delivery, store: str, model: DiTOptions, training: Trai
       dprune train-dit latents --subset keep.npy --arch B/2 --epochs 200 -o kept
       dprune train-dit latents --arch tiny/1 --batch-size 64 --steps 2000 -o tiny
       dprune train-dit pixels --arch S/4 --vae pixels --evaluate-every 5000 -o run
+      dprune train-dit latents --weights balanced.npy --arch B/2 -o balanced
+      dprune train-dit latents --sigma-min blurred.npy --arch B/2 -o all
+      dprune train-dit latents --curriculum el2n.npy --arch B/2 -o easy-first
       dprune train-dit latents --init run/model.safetensors --lr 1e-5 -o tuned
       dprune train-dit latents --arch tiny/1 --evaluate-every 500 --vae vae/model.safetensors -o run
       dprune train-dit latents --arch XL/2 --optimizer muon --lr 2e-4 --steps 60000 -o cheaper

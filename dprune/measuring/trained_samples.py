@@ -81,6 +81,6 @@ def trained_samples(generated: Record | None, given: Array | None, subset: Array
     named = given or (subset if subset is not None and subset.as_parent()["digest"] == digest else None)
     if named is not None:
         return TrainedSamples(named, named.fingerprint)
-    # Shards that were packed from a subset are a dataset of its own, of which the training took all.
-    whole = model is not None and "subset" not in parents_of(model) and model.get("fingerprint")
+    # Shards that were packed from a subset are a dataset of its own, of which the training took all, if by no weights.
+    whole = model is not None and not {"subset", "weights"} & parents_of(model).keys() and model.get("fingerprint")
     return TrainedSamples(None, whole) if whole else None

@@ -49,7 +49,7 @@ class Loop:
     def __init__(self, task: Task, plan: Plan, run: Run, record: Record, device: torch.device) -> None:
         self.task, self.plan, self.run, self.device = task, plan, run, device
         self.here = ranks()
-        self.order = Order(task.samples, plan.batch_size, plan.seed)
+        self.order = Order(task.samples, plan.batch_size, plan.seed, task.drawing, plan.steps)
         self.optimizers = make_optimizers(task.networks, plan)
         self.averages = Averages(next(iter(task.networks.values())))
         self.stepper = Stepper(task, plan, self.optimizers, self.averages, device)
@@ -262,10 +262,22 @@ class Loop:
             "batch_size": self.plan.batch_size, "micro_batch": self.micro_batch, "parameters": parameters,
             "flop_per_sample": self.task.flop,
         }  # fmt: skip
-        self.run.log(start)
+        self.run.log(start | self._log_order())
         if (samples := self.order.size) < (batch := self.plan.batch_size):
-            _log.info("a batch of %s holds each of the %s samples %.3g times, %s.",
-                      f"{batch:,}", f"{samples:,}", batch / samples, self.task.repeats)  # fmt: skip
+            each = f"each of the {samples:,} samples" if self.order.drawing.even else f"{samples:,} samples on average"
+            _log.info("a batch of %s holds %s %.3g times, %s.", f"{batch:,}", each, batch / samples, self.task.repeats)
+
+    def _log_order(self) -> dict[str, int]:
+        """Say what is unlike in the order where samples are not drawn alike; return it for the log."""
+        order, drawing, found = self.order, self.order.drawing, dict[str, int]()
+        if drawing.weights is not None:
+            _log.info("an epoch has %s visits of %s samples.", f"{order.length:,}", f"{order.size:,}")
+            found["epoch_visits"] = order.length
+        if drawing.easiest is not None:
+            _log.info("the easiest samples come first, and all %s from step %s on.",
+                      f"{order.size:,}", f"{order.whole_from:,}")  # fmt: skip
+            found["all_from_step"] = order.whole_from
+        return found
 
 
 def _spelt(name: str) -> str:

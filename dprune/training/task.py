@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from dprune.training.order import Visits
+from dprune.training.order import EVEN, Drawing, Visits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,6 +25,7 @@ class Task(ABC):
             log. All trainable parameters of an objective are those of its network, and each gets a gradient.
         network_header: what `ModelFile.network` is to say of the first network.
         samples: size of the training set.
+        drawing: how often each of them is drawn, and which come first.
         repeats: how a sample differs from one visit to the next, for a sentence.
         fingerprint: digest of what is trained on, which all ranks must share.
         flop: floating-point operations of the training on one sample, 0 if not known.
@@ -35,6 +36,7 @@ class Task(ABC):
     objectives: Mapping[str, nn.Module]
     network_header: dict[str, Any]
     samples: int
+    drawing: Drawing = EVEN
     repeats: str
     fingerprint: str
     flop: int = 0

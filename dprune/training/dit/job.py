@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dprune.errors import InputError, UsageError
 from dprune.formats.arrays import digest_array
@@ -20,6 +20,7 @@ from dprune.models.architectures import ARCHITECTURES, parse_architecture
 from dprune.models.files import ModelFile
 from dprune.runtime import Monitor, ranks
 from dprune.seeds import purpose_key
+from dprune.training.dit.per_sample import read_per_sample
 from dprune.training.dit.settings import DiTOptions, DiTSettings, Fold, TrainingSet, check_predicts_velocity
 from dprune.training.job import TrainingJob
 from dprune.training.plan import Plan, TrainingOptions
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from dprune.models.dit import DiT, DiTConfig
+    from dprune.training.dit.noise_levels import NoiseLevels
     from dprune.training.dit.task import DiTTask
     from dprune.training.memory import Need
 
@@ -70,6 +72,17 @@ class DiTJob(TrainingJob):
         """See `TrainingJob`."""
         return f"--arch {self.settings.arch}"
 
+    def work(self) -> Mapping[str, Any]:
+        """See `Job`."""
+        told, found = self.data.told, dict(super().work())
+        if told.weights is not None:
+            found |= {"samples": len(self.data.ids), "visits_per_epoch": told.epoch(self.data.ids)}
+        if told.sigma_min is not None:
+            found["samples_of_all_noise_levels"] = int((told.sigma_min.values[self.data.ids] == 0).sum())
+        if told.curriculum is not None:
+            found["all_samples_from_step"] = -(-self.plan.steps // 2)
+        return found
+
     def need(self, *, passes: bool) -> Need:
         """See `TrainingJob`."""
         return self._need_of(self.settings.arch, passes=passes)
@@ -105,17 +118,29 @@ class DiTJob(TrainingJob):
         from dprune.training.dit.latents import TrainingLatents
         from dprune.training.dit.task import DiTTask
 
-        latents, ids = self.data.latents, self.data.ids
+        latents, ids, told = self.data.latents, self.data.ids, self.data.told
         network, wait = self._network(device)
         dtype = torch.bfloat16 if self.plan.precision == "bf16" else torch.float32
         path = quicken_dit(network, dtype, compiles=self.settings.compile)
         _log.debug("the blocks run by the path: %s.", path)
         held = TrainingLatents(latents, ids, device, self.settings.place, self.plan.seed)
         _log.debug("%d latents are held on: %s.", len(held), held.place)
-        fingerprint = digest([latents.fingerprint, digest_array(ids)])
+        levels = self._levels(device)
+        drawing = told.drawing(ids, self.plan.seed, told.weights_of(ids) if levels is None else levels.weights)
+        given = [digest_array(array.values) for array in told.given.values()]
+        fingerprint = digest([latents.fingerprint, digest_array(ids), *given])
         preview = None if self.settings.vae is None else vae_of(self.settings.vae, device)
-        return DiTTask(network, self.settings, self.plan.seed, held, latents, self.data.classes, fingerprint, preview,
-                       wait)  # fmt: skip
+        return DiTTask(network, self.settings, self.plan.seed, held, latents, self.data.classes, drawing, levels,
+                       fingerprint, preview, wait)  # fmt: skip
+
+    def _levels(self, device: torch.device) -> NoiseLevels | None:
+        """Return the noise levels of the samples, None where all are trained on at all of them."""
+        from dprune.training.dit.noise_levels import NoiseLevels
+
+        told, ids = self.data.told, self.data.ids
+        if told.sigma_min is None or not (least := told.sigma_min.values[ids]).any():
+            return None
+        return NoiseLevels(least, ids, told.weights_of(ids), self.settings.time, device)
 
     def _network(self, device: torch.device) -> tuple[DiT, Callable[[], None]]:
         """Make the network; return it, and what waits for its first weights, which do not depend on the device."""
@@ -180,9 +205,11 @@ def open_train_dit(store: str, options: DiTOptions, training: TrainingOptions, o
     fold = Fold.parse(options.fold) if options.fold else None
     latents = open_latents(store)
     subset = read_chosen(options.subset, NamedStore(latents.store)) if options.subset else None
-    data = TrainingSet(latents, subset, fold)
+    told = read_per_sample(latents, weights=options.weights, sigma_min=options.sigma_min, curriculum=options.curriculum)
+    data = TrainingSet(latents, subset, fold, told)
     settings.check(data.latents)
+    told.check(data.ids)
     if not settings.unconditional:
         data.check_labels()
-    plan = replace(training.plan(len(data.ids), settings.defaults()), optimizer=options.optimizer)
+    plan = replace(training.plan(told.epoch(data.ids), settings.defaults()), optimizer=options.optimizer)
     return DiTJob(data, settings, plan, training.device, output)

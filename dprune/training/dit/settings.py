@@ -24,6 +24,7 @@ from dprune.models.vae_files import check_made, open_vae
 from dprune.models.weights import check_file
 from dprune.runtime import is_gpu
 from dprune.seeds import hash_ids
+from dprune.training.dit.per_sample import UNTOLD, PerSample
 from dprune.training.labels import check_labels, trained_classes
 
 DEFAULTS = {"steps": 120_000, "batch_size": 256, "lr": 1e-4}
@@ -105,6 +106,9 @@ class DiTOptions:
 
     subset: str | None = None
     fold: str | None = None
+    weights: str | None = None
+    sigma_min: str | None = None
+    curriculum: str | None = None
     arch: str | None = None
     unconditional: bool = False
     label_dropout: float | None = None
@@ -259,9 +263,15 @@ class TrainingSet(LatentSubset):
 
     Attributes:
         fold: part of the subset that is trained on, None for all.
+        told: how often its samples are drawn, and when; those of no weight are not trained on.
     """
 
     fold: Fold | None = None
+    told: PerSample = UNTOLD
+
+    def parents(self) -> dict[str, Any]:
+        """Describe all that was given as inputs."""
+        return super().parents() | {role: array.as_parent() for role, array in self.told.given.items()}
 
     @functools.cached_property
     def classes(self) -> TrainedClasses:
@@ -284,4 +294,4 @@ class TrainingSet(LatentSubset):
         if not len(ids):
             remedy = "fewer folds" if self.fold is not None else "a larger subset"
             raise InputError(f"{self.latents.store.folder}: no sample is left to train on: give {remedy}.")
-        return ids
+        return self.told.drawn(ids)

@@ -23,8 +23,9 @@ from dprune.models.pixels import to_pixels
 from dprune.models.vae import VAE
 from dprune.sheets.classes import class_grid
 from dprune.training.dit.latents import LatentBatch, TrainingLatents
+from dprune.training.dit.noise_levels import NoiseLevels
 from dprune.training.dit.settings import DiTSettings
-from dprune.training.order import Visits
+from dprune.training.order import Drawing, Visits
 from dprune.training.task import Task
 
 PREVIEW_STEPS = 30
@@ -38,11 +39,12 @@ class FlowObjective(nn.Module):
         network: the model.
         settings: how times and labels are drawn.
         seed: of the run.
+        levels: the noise levels of samples that are not trained on at all of them, None where there are none.
     """
 
-    def __init__(self, network: DiT, settings: DiTSettings, seed: int) -> None:
+    def __init__(self, network: DiT, settings: DiTSettings, seed: int, levels: NoiseLevels | None = None) -> None:
         super().__init__()
-        self.network, self._settings, self._seed = network, settings, seed
+        self.network, self._settings, self._seed, self._levels = network, settings, seed, levels
 
     def forward(self, micro: LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum of the samples' losses, twice: to differentiate and for the log."""
@@ -52,6 +54,9 @@ class FlowObjective(nn.Module):
         return loss, {"loss": loss.detach()}
 
     def _times(self, micro: LatentBatch) -> Tensor:
+        if self._levels is not None:
+            drawn = noise.uniform(self._seed, "time of training", micro.ids, micro.visits)
+            return self._levels.times(drawn, micro.ids)
         if self._settings.time == "uniform":
             return noise.uniform(self._seed, "time of training", micro.ids, micro.visits)
         # Esser et al., "Scaling rectified flow transformers" (2024), section 3.1.
@@ -75,7 +80,9 @@ class DiTTask(Task):
         data: what is trained on.
         latents: the store that it comes from.
         trained: its classes, and how many samples of each are trained on.
-        fingerprint: digest of the store and of the ids that are trained on.
+        drawing: how often each sample is drawn, and which come first.
+        levels: see `FlowObjective`.
+        fingerprint: digest of the store, of the ids that are trained on and of what is told of them.
         preview: autoencoder that decodes pictures at intervals, None for no pictures.
         wait: returns when the network has its first weights.
     """
@@ -83,17 +90,18 @@ class DiTTask(Task):
     repeats = "each time with another noise and time"
 
     def __init__(self, network: DiT, settings: DiTSettings, seed: int, data: TrainingLatents, latents: Latents,
-                 trained: TrainedClasses, fingerprint: str, preview: VAE | None,
-                 wait: Callable[[], None]) -> None:  # fmt: skip
+                 trained: TrainedClasses, drawing: Drawing, levels: NoiseLevels | None, fingerprint: str,
+                 preview: VAE | None, wait: Callable[[], None]) -> None:  # fmt: skip
         self._wait = wait
         self._network, self._data, self._trained, self._preview = network, data, trained, preview
         self._device = network.pos_embed.device
         self._compiles = settings.compile
-        self.networks, self.objectives = {"dit": network}, {"dit": FlowObjective(network, settings, seed)}
+        self.networks, self.objectives = {"dit": network}, {"dit": FlowObjective(network, settings, seed, levels)}
         mean, std = torch.from_numpy(latents.mean), torch.from_numpy(latents.std)
         self.network_header = network_metadata(
             network.config, mean, std, latents.classes, trained.samples, latents.class_names
         )
+        self.drawing = drawing
         self.samples, self.fingerprint, self._names = len(data), fingerprint, latents.class_names
         # A backward pass takes twice as many operations as a forward pass.
         self.flop = 3 * network.config.flop()
