@@ -215,6 +215,14 @@ def test_digests(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not list(tmp_path.iterdir())
 
 
+def test_order(bench: Any) -> None:
+    found = bench("order", "--samples", 50, "--batch", 8, "--epochs", 3, "--repeats", 1)
+    assert found["orders"].keys() == {"plain", "weights", "curriculum", "both"}
+    assert all(
+        found[name]["within"] and found[name]["levels_us"] > 0 for name in ("times_uniform", "times_logit-normal")
+    )
+
+
 @pytest.mark.parametrize("npz", [False, True])
 def test_tables(bench: Any, tmp_path: Path, npz: bool) -> None:
     # No warm Python here: it may be done before the first look at its memory.

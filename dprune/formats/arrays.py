@@ -37,7 +37,7 @@ VECTORS = {
 _WRITES = {"select": "subset", "score": "scores", "memorization": "pairs"}
 """What kind of array each command writes."""
 _MISTAKEN = {
-    ("subset", "scores"): "a subset, not scores: give it with --within, to choose among its samples",
+    ("subset", "scores"): "a subset, not scores: give it with --within or --subset, to choose among its samples",
     ("subset", "groups"): "a subset, not groups: give it with --within, to choose among its samples",
     ("subset", "rows"): "a subset, not one row for each sample: give what it was chosen from",
     ("weights", "subset"): (

@@ -136,6 +136,7 @@ TAKES_OF = {
     "select": {"shards": "dataset"},
     "info": {"shards": "dataset"},
     "report": {"train": "features", "generated": "features"},
+    "train-dit": {"weights": "weights", "curriculum": "scores"},
 }
 """The same of single commands, where it differs."""
 

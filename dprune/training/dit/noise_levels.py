@@ -53,7 +53,7 @@ class NoiseLevels:
         self._quantiles, self._reached = (
             torch.from_numpy(np.concatenate(([0.0], values))).to(device) for values in (knots, reached)
         )
-        self._limit, self._latest = (_by_id(ids, values, device) for values in (reached[place], latest.numpy()))
+        self._limit = _by_id(ids, reached[place], device)
 
     def times(self, uniform: Tensor, ids: Tensor) -> Tensor:
         """Return the times of visits.
@@ -63,14 +63,13 @@ class NoiseLevels:
             ids: of the samples, int64 [b].
 
         Returns:
-            float32 [b]; the noise level 1 - t is at least that of the sample.
+            float32 [b]; the noise level 1 - t is at least that of the sample, up to rounding.
         """
         reached = uniform.double() * self._limit[ids]
         above = torch.searchsorted(self._reached, reached).clamp(1, len(self._reached) - 1)
         left, right = self._reached[above - 1], self._reached[above]
         quantiles = torch.lerp(self._quantiles[above - 1], self._quantiles[above], (reached - left) / (right - left))
-        found = (math.sqrt(2) * torch.erfinv(2 * quantiles - 1)).sigmoid() if self._normal else quantiles
-        return torch.minimum(found, self._latest[ids]).float()
+        return ((math.sqrt(2) * torch.erfinv(2 * quantiles - 1)).sigmoid() if self._normal else quantiles).float()
 
 
 def _by_id(ids: npt.NDArray[np.int64], values: npt.NDArray[np.float64], device: torch.device) -> Tensor:
