@@ -11,6 +11,7 @@ import pytest
 from conftest import dprune, sample, write_tar
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from dprune.errors import InputError
 from dprune.formats.arrays import write_array
@@ -219,9 +220,13 @@ def test_the_picture_frames_what_an_interval_and_a_bound_keep(tmp_path: Path) ->
     write_tar(shards, [part for row in range(12) for part in sample(f"s{row:02}", row)])
     np.save(tmp_path / "s.npy", np.arange(12, dtype=np.float32))
     np.save(tmp_path / "g.npy", np.repeat([0, 1], [4, 8]))
-    for number, arguments in enumerate((["--keep", 4, "--order", "interval"], ["--below", 6],
-                                        ["--groups", tmp_path / "g.npy", "--repeat"])):  # fmt: skip
+    for number, (arguments, said) in enumerate((
+        (["--keep", 4, "--order", "interval"], "4 of 12 candidates kept (framed)"),
+        (["--below", 6], "6 of 12 candidates kept (framed)"),
+        (["--groups", tmp_path / "g.npy", "--repeat"], "12 of 12 candidates kept (framed); a row for each group"),
+    )):  # fmt: skip
         picture = tmp_path / f"{number}.png"
         dprune("select", tmp_path / "s.npy", *arguments, "--shards", shards, "--figure", picture,
                "-o", tmp_path / f"{number}.npy").ok()  # fmt: skip
-        assert picture.stat().st_size > 1000
+        # What a bound leaves out is shown, too, and not framed.
+        assert Image.open(picture).text["Description"].endswith(said)

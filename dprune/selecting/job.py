@@ -275,7 +275,9 @@ class SelectJob(FileJob):
             from dprune.selecting.contact_sheet import draw_sheet
 
             assert isinstance(self.named, NamedShards)
-            draw_sheet(self.named.dataset, choice.ranking, kept, self.partition, picture)
+            # What a bound leaves out is shown without a frame.
+            shown = self._ranking(self._scored(every_group=False)) if self.settings.by_value else choice.ranking
+            draw_sheet(self.named.dataset, shown, kept, self.partition, picture)
         return self._summary(choice, kept)
 
     def work(self) -> Mapping[str, Any]:
@@ -290,9 +292,7 @@ class SelectJob(FileJob):
 
     def _choose(self) -> Chosen:
         settings, candidates = self.settings, self.candidates()
-        scores = None if self.scores is None else self.scores.values
-        groups = None if self.partition is None else self.partition.values
-        ranking = rank(candidates, scores, groups, self.order, settings.seed)
+        ranking = self._ranking(candidates)
         if self.partition is not None and settings.repeat:
             draws = allot_draws(ranking.sizes, self.amount, self.order, self.partition.above(ranking.names))
             weights = ranking.repeat(draws, self.order, len(self.partition.values))
@@ -303,6 +303,11 @@ class SelectJob(FileJob):
             above = () if self.partition is None else self.partition.above(ranking.names)
             counts = allot(ranking.sizes, self.amount, self.order, settings.quota, settings.cap, above)
         return Chosen(ranking, candidates, ranking.keep(counts, self.order))
+
+    def _ranking(self, ids: IntArray) -> Ranking:
+        scores = None if self.scores is None else self.scores.values
+        groups = None if self.partition is None else self.partition.values
+        return rank(ids, scores, groups, self.order, self.settings.seed)
 
     def _composed(self, ranking: Ranking, partition: Partition) -> IntArray:
         """Return how many candidates each group gives; raises `InputError` where one has fewer."""
