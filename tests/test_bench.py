@@ -60,6 +60,13 @@ def test_kmeans_by_its_parts(bench: Any) -> None:
     assert found["engine"] == "TorchEngine"
 
 
+def test_kmeans_on_a_sample(bench: Any) -> None:
+    sizes = ("--samples", 6000, "--dimension", 8, "-k", 5, "--iterations", 3, "--repeats", 1)
+    found = bench("kmeans", "--fit-on", *sizes)
+    assert found["seconds"].keys() == {"full", "fit_on", "assign", "read"}
+    assert 0.9 < found["inertia_of_full"] < 1.5
+
+
 @pytest.mark.slow
 def test_kmeans_whole_commands(bench: Any) -> None:
     sizes = ("--samples", 600, "--dimension", 8, "-k", 5, "--iterations", 3, "--repeats", 1)

@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ class AssignedJob(FileJob):
         """Make the clusters of the spans, without holding more of them than one.
 
         Raises:
-            InputError: a span is damaged.
+            InputError: a span is damaged, or no sample could be assigned.
         """
         spans, sizes, inertia = self.spans, np.zeros(self.k, dtype=np.int64), 0.0
         for labels, distances in zip(spans.read("assignment"), spans.read("distance"), strict=True):
@@ -114,6 +114,8 @@ class AssignedJob(FileJob):
             sizes += np.bincount(labels[inside], minlength=self.k)
             near = distances[inside].astype(np.float64)
             inertia += float((near if self.metric == "cosine" else np.square(near)).sum())
+        if not sizes.any():
+            raise InputError(f"{self.features.name}: no sample has usable features: all are NaN, infinite or zero.")
         tensors = {name: spans.stored(name) for name in LETTERS}
         tensors |= {"centroids": content_of(fitted.centroids), "sizes": content_of(sizes)}
         tensors |= {name: content_of(above) for name, above in level_tensors(fitted.levels).items()}
@@ -136,7 +138,7 @@ class AssignedJob(FileJob):
             "size_min": int(sizes.min()),
             "size_median": float(np.median(sizes)),
             "size_max": int(sizes.max()),
-            "imbalance": imbalance(sizes) if samples else None,
+            "imbalance": imbalance(sizes),
         }
 
 
@@ -189,7 +191,7 @@ class AssignOnlyJob(AssignedJob):
             # What was claimed when the last span was taken may be nobody's by now.
             while not self.is_finished() and (batches := peeked(turns.deal(len(spans), spans.missing, spans.claim))):
                 for numbers in batches:
-                    assign_spans(self.features, spans, numbers, assigner, self.chosen, monitor)
+                    assign_spans(self.features, spans, numbers, assigner, self.chosen, monitor, monitor.stop_requested)
                     check_stop(monitor)
             return self._completed(turns) | {"device": device_type(self.device)}
 
@@ -240,18 +242,18 @@ class FitOnJob(AssignedJob):
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
         """Fit, assign and publish; the ranks besides 0 return nothing."""
-        warm = Ahead(self.fit.warm_up)
-        return on_devices(self.fit.places, functools.partial(self._run, warm=warm), monitor)
+        work = functools.partial(self._run, warm=Ahead(self.fit.warm_up), stop=monitor.stop_requested)
+        return on_devices(self.fit.places, work, monitor)
 
-    def _run(self, device: Device, monitor: Monitor, warm: Ahead[None]) -> dict[str, Any]:
+    def _run(self, device: Device, monitor: Monitor, warm: Ahead[None], stop: Callable[[], bool]) -> dict[str, Any]:
         spans = self.spans
         with process_group(device) as here:
             fitted = self._fitted(device, monitor, warm)
             mine = spans.missing(range(here.rank, len(spans), here.world))
             assigner = Assigner(fitted.centroids, self.metric, self.place(device))
-            assign_spans(self.features, spans, mine, assigner, self.chosen, monitor)
+            assign_spans(self.features, spans, mine, assigner, self.chosen, monitor, stop)
             # Rank 0 has to know that the others are through, and none may stop alone.
-            if all_sum(namespace_on(device).asarray([int(monitor.stop_requested())])).item():
+            if all_sum(namespace_on(device).asarray([int(stop())])).item():
                 raise Interrupted("stopped; run the same command again to go on.")
             if here.rank:
                 return {}

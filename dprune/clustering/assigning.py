@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 
@@ -63,12 +63,11 @@ def _centre(centroids: npt.NDArray[np.float32], metric: str) -> npt.NDArray[np.f
 
 def assign_spans(
     features: Features, spans: Spans, numbers: Sequence[int], assigner: Assigner, chosen: npt.NDArray[np.int64] | None,
-    monitor: Monitor,
+    monitor: Monitor, stop: Callable[[], bool],
 ) -> None:  # fmt: skip
     """Assign the samples of spans, by number, and publish each span as soon as it is done.
 
-    Pieces of rows begin where spans do, so that a sample gets the same bits whoever assigns it. Ends early, behind a
-    span, when the monitor asks to stop.
+    Pieces of rows begin where spans do, so that a sample gets the same bits whoever assigns it.
 
     Args:
         features: of all samples.
@@ -77,6 +76,7 @@ def assign_spans(
         assigner: what assigns them.
         chosen: sorted ids of the samples that are assigned, None for all.
         monitor: told of the samples that are assigned.
+        stop: asked before each span whether to leave the rest.
     """
     ends = [spans.span(number) for number in numbers]
     step = rows_at_once(features.shape[1], assigner.device)
@@ -86,7 +86,7 @@ def assign_spans(
         # The next span is worked on while the disk takes in the one before.
         before: Future[None] | None = None
         for number, (begin, end) in zip(numbers, ends, strict=True):
-            if monitor.stop_requested():
+            if stop():
                 break
             assigned = _assigned(rows, range(begin, end, step), end, assigner, chosen)
             if before is not None:

@@ -110,10 +110,10 @@ def command(delivery: Delivery, features: str, settings: ClusterSettings) -> Non
     however dense it is. dprune select --quota equal then divides from the top down: equally among the upper clusters,
     and inside each equally among its own.
 
-    --fit-on needs memory for the samples of the fit alone. --assign-only needs none for samples: it keeps what it has
-    assigned beside the output, span by span, until all is there. So the tasks of a SLURM array, or processes with RANK
-    and WORLD_SIZE, share a billion rows, and the same command again does only what is missing. A few million rows say
-    well enough where the centroids are: fit on those first, here or elsewhere.
+    --fit-on needs memory for the samples of the fit alone, of which there had better be 50 or more a cluster.
+    --assign-only needs none for samples: it keeps what it has assigned beside the output, span by span, until all is
+    there. So the tasks of a SLURM array, or processes with RANK and WORLD_SIZE, share a billion rows, and the same
+    command again does only what is missing.
 
     Several GPUs share the work when --device names them, or under torchrun.
 

@@ -5,8 +5,13 @@ On a GPU (`--device cuda`): seconds of the torch engine's first iteration, which
 beside matrix products, the readable engine and a plain implementation.
 With `--command`: seconds of whole commands, each in a process of its own, from half precision features in a file: on
 one device, on all GPUs as threads of a process, as two ranks of torchrun, and what torchrun takes to do nothing.
+With `--fit-on`: seconds of the jobs of a fit on all samples of a store and of one on 2% of them, and of the pass that
+assigns all beside its floors: reading the samples, and the product by which the nearest are found. On a CPU they are
+processor seconds.
 
     python tests/bench/kmeans.py
+    PYTHONPATH=. python tests/bench/kmeans.py --fit-on
+    PYTHONPATH=. python tests/bench/kmeans.py --device cuda --fit-on --iterations 100
     PYTHONPATH=. python tests/bench/kmeans.py --device cuda
     PYTHONPATH=. python tests/bench/kmeans.py --device cuda --command
 """
@@ -28,22 +33,35 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from machine import forget_peak, name_of, peak_gib, timed
+from safetensors.numpy import load_file
 
+from dprune.clustering.assigning import Assigner, assign_spans
 from dprune.clustering.engines import import_faiss, make_engine
+from dprune.clustering.job import ClusterSettings, open_cluster
 from dprune.clustering.kernels import cluster_sums, nearest_two
 from dprune.clustering.kmeans import KMeansSettings, lloyd
 from dprune.clustering.points import Points, load_points
+from dprune.clustering.reading import read_rows
+from dprune.clustering.single import torch_pays
+from dprune.clustering.spans import Spans
 from dprune.clustering.starts import initial_centroids
 from dprune.clustering.torch_engines import TorchEngine
-from dprune.formats.features import ArrayFeatures
+from dprune.formats.features import ArrayFeatures, open_features
+from dprune.formats.provenance import make_record
+from dprune.formats.publish import Output
+from dprune.formats.stores import Store
+from dprune.namespace import HOST
 from dprune.precision import float32
-from dprune.runtime import Silent
+from dprune.runtime import Silent, take_device
+from dprune.selecting.amount import Amount
 from dprune.training.throughput import synchronize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CPU = torch.device("cpu")
+PART = 10_000
+"""Samples of a part of a store."""
 
 
 def arguments() -> argparse.Namespace:
@@ -51,6 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--parts", action="store_true", help="take what a GPU tells of a CPU too")
     parser.add_argument("--command", action="store_true", help="time whole commands")
+    parser.add_argument("--fit-on", action="store_true", help="time fits on all samples and on 2% of them")
     parser.add_argument("--samples", type=int, help="100,000 on a CPU, 1,281,167 on a GPU")
     parser.add_argument("--dimension", type=int, help="384 on a CPU, 768 on a GPU")
     parser.add_argument("-k", type=int, help="100 on a CPU, 1000 on a GPU")
@@ -245,6 +264,66 @@ def commands(args: argparse.Namespace) -> dict[str, Any]:
             "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()}}  # fmt: skip
 
 
+def sampled(args: argparse.Namespace) -> dict[str, Any]:
+    on_gpu = args.device == "cuda"
+    samples = args.samples or (1_281_167 if on_gpu else 200_000)
+    dimension, k = args.dimension or (768 if on_gpu else 384), args.k or (1000 if on_gpu else 500)
+    device = take_device(args.device)
+    # Others may be at work on the cores.
+    clock = time.perf_counter if on_gpu else time.process_time
+    place = device if on_gpu or torch_pays(samples, dimension, k) else HOST
+    with tempfile.TemporaryDirectory() as folder:
+        store = stored(Path(folder, "features"), clustered(samples, dimension, 2 * k, device))
+        forget_peak(device)
+        settings = ClusterSettings(k=k, iterations=args.iterations, engine="torch" if on_gpu else "auto",
+                                   device=args.device)  # fmt: skip
+        some = replace(settings, fit_on=Amount.parse("2%"))
+        seconds: dict[str, list[float]] = {"full": [], "fit_on": [], "assign": [], "read": []}
+        inertia, peaks = {}, {}
+        # The first round finds the files out of memory, and kernels that are not loaded.
+        for round_ in range(args.repeats + 1):
+            for name, asked in (("full", settings), ("fit_on", some)):
+                forget_peak(device)
+                job = open_cluster(store, asked, Output(f"{folder}/{name}{round_}.safetensors"))
+                began = clock()
+                inertia[name] = job.run(Silent())["inertia"]
+                seconds[name].append(clock() - began)
+                peaks[name] = round(peak_gib(device), 2)
+            features = open_features(store)
+            spans = Spans(Path(folder, f"spans{round_}"), samples, "bench")
+            assigner = Assigner(load_file(f"{folder}/fit_on{round_}.safetensors")["centroids"], "l2", place)
+            began = clock()
+            assign_spans(features, spans, range(len(spans)), assigner, None, Silent(), lambda: False)
+            seconds["assign"].append(clock() - began)
+            began = clock()
+            for rows in read_rows(features, 0, samples, place):
+                del rows
+            synchronize(device)
+            seconds["read"].append(clock() - began)
+    took = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    product_s = 2 * samples * dimension * k / product_tflops(args.repeats, "ieee", device) / 1e12
+    return {
+        "device": name_of(device), "torch": torch.__version__, "samples": samples, "dimension": dimension, "k": k,
+        "iterations": args.iterations, "seconds": {name: round(value, 3) for name, value in took.items()},
+        "product_s": round(product_s, 3), "assign_of_floor": round(max(took["read"], product_s) / took["assign"], 3),
+        "fit_on_of_full": round(took["fit_on"] / took["full"], 3),
+        "inertia_of_full": inertia["fit_on"] / inertia["full"], "peak_gib": peaks,
+    }  # fmt: skip
+
+
+def stored(folder: Path, x: torch.Tensor) -> str:
+    """Write features to a store as `embed` does, float16, in parts of about ten thousand."""
+    parts = x.split(PART)
+    shards = tuple(f"{number:06d}.tar" for number in range(len(parts)))
+    store = Store(folder, "features", shards, (), make_record("embed", {}))
+    store.publish_manifest()
+    for shard, part in zip(shards, parts, strict=True):
+        rows = part.half().cpu().numpy()
+        label = np.full(len(rows), -1)
+        store.publish_part(shard, {"features": rows, "label": label}, shard, len(rows), [])
+    return str(folder)
+
+
 def elapsed(command: list[str], folder: Path) -> float:
     # What is there would be up to date.
     (folder / "c.safetensors").unlink(missing_ok=True)
@@ -257,4 +336,5 @@ def elapsed(command: list[str], folder: Path) -> float:
 if __name__ == "__main__":
     options = arguments()
     parts = by_kernel if options.device == "cuda" or options.parts else on_cpu
-    print(json.dumps((commands if options.command else parts)(options), indent=2))
+    chosen = commands if options.command else sampled if options.fit_on else parts
+    print(json.dumps(chosen(options), indent=2))
