@@ -143,7 +143,7 @@ def test_every_command_opens_its_job_in_one_way() -> None:
         for node in ast.iter_child_nodes(tree)
         if isinstance(node, ast.FunctionDef)
     }
-    methods = ("random", "cluster_distance", "k_center", "el2n", "grand", "monotonicity", "moso")
+    methods = ("random", "cluster_distance", "k_center", "herding", "el2n", "grand", "monotonicity", "moso")
     commands = [path.stem for path in (ROOT / "commands").glob("*.py") if path.stem not in NO_JOB]
     assert {f"open_{name}" for name in (*commands, *methods)} <= opened
     assert "prepare" not in opened

@@ -15,8 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from dprune.errors import InputError
+from dprune.formats.features import ArrayFeatures
 from dprune.runtime import Silent
 from dprune.scoring.farthest_first import farthest_first
+from dprune.scoring.kernel_herding import herding, mean_kernels
+from dprune.scoring.orders import load_stored
+from dprune.scoring.vectors import Vectors
 
 CPU = torch.device("cpu")
 
@@ -46,6 +51,28 @@ def brute_k_center(x: np.ndarray, ties: np.ndarray, count: int) -> np.ndarray:
         nearest[order] = -1
         order.append(int(np.lexsort((ties, -nearest))[0]))
     return np.array(order)
+
+
+def brute_kernels(x: np.ndarray, width: float) -> np.ndarray:
+    return np.exp(-np.square(x[:, None] - x).sum(2) / (2 * width * width))
+
+
+def brute_herding(x: np.ndarray, ties: np.ndarray, count: int, width: float) -> np.ndarray:
+    """Each step looks at what every sample that is left would make of the discrepancy, in float64."""
+    kernels, order = brute_kernels(x, width), list[int]()
+    means = kernels.mean(1)
+    while len(order) < count:
+        n, left = len(order) + 1, np.setdiff1d(np.arange(len(x)), order)
+        # Of |mean of the taken - mean of all|² what depends on the sample that is added; k(x, x) is 1.
+        found = 2 * kernels[np.ix_(left, order)].sum(1) / n**2 - 2 * means[left] / n
+        order.append(int(left[np.lexsort((ties[left], found.round(13)))[0]]))
+    return np.array(order)
+
+
+def discrepancy(kernels: np.ndarray, kept: np.ndarray) -> float:
+    """Distance of the kernel mean embedding of what is kept to that of all."""
+    square = kernels[np.ix_(kept, kept)].mean() - 2 * kernels[kept].mean() + kernels.mean()
+    return float(np.sqrt(max(0.0, square)))
 
 
 def radius(x: np.ndarray, kept: np.ndarray) -> float:
@@ -182,3 +209,157 @@ def test_clusters_of_another_dataset_are_refused(tmp_path: Path) -> None:
     dprune(*args).fails(3, "20 samples", "21")
     save_file({"assignment": np.full(20, -1, np.int32)}, tmp_path / "none.safetensors")
     dprune(*args[:-1], tmp_path / "none.safetensors").fails(3, "no sample in a cluster")
+
+
+def median_width(x: np.ndarray) -> float:
+    squares = np.square(x[:, None] - x).sum(2)[np.triu_indices(len(x), 1)]
+    return float(np.sqrt(np.median(squares[squares > 1e-9])))
+
+
+@pytest.mark.parametrize("kind", ["scattered", "clustered", "copied"])
+@pytest.mark.parametrize("most_tabled", [1000, 0])
+def test_herding_is_that_of_brute_force(kind: str, most_tabled: int) -> None:
+    x, ties = made(kind, 151, 5), np.random.default_rng(1).permutation(151)
+    wanted = brute_herding(x, ties, 151, 2.0)
+    found, _ = herding(torch.from_numpy(x), ties, 151, CPU, Silent(), bandwidth=2.0, most_tabled=most_tabled)
+    if kind == "copied":
+        # Which of several copies comes is a matter of rounding.
+        copy = np.unique(x, axis=0, return_inverse=True)[1].ravel()
+        wanted, found = copy[wanted], copy[found]
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("most_tabled", [1000, 0])
+def test_herding_in_float32_is_as_near_to_all(most_tabled: int) -> None:
+    x, ties = unit(made("clustered", 600, 16)), np.random.default_rng(1).permutation(600)
+    found, width = herding(torch.from_numpy(x.astype(np.float32)), ties, 150, CPU, Silent(), most_tabled=most_tabled)
+    assert width == pytest.approx(median_width(x), rel=1e-3)
+    kernels, wanted = brute_kernels(x, width), brute_herding(x, ties, 150, width)
+    for n in (5, 40, 150):
+        assert discrepancy(kernels, found[:n]) == pytest.approx(discrepancy(kernels, wanted[:n]), rel=1e-3)
+
+
+def test_herding_approaches_all_faster_than_chance() -> None:
+    x, random = made("clustered", 1000, 8), np.random.default_rng(5)
+    found, width = herding(torch.from_numpy(x), np.arange(1000), 200, CPU, Silent())
+    kernels = brute_kernels(x, width)
+    ours = [discrepancy(kernels, found[:n]) for n in (10, 40, 160)]
+    chance = [np.mean([discrepancy(kernels, random.choice(1000, n, replace=False)) for _ in range(20)])
+              for n in (10, 40, 160)]  # fmt: skip
+    # Sixteen times the samples: a quarter of the distance by chance, and about a sixteenth by herding.
+    assert 3 < chance[0] / chance[2] < 6
+    assert ours[0] / ours[2] > 9
+    assert ours[2] < chance[2] / 4
+
+
+def test_mean_kernels_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dprune.scoring.kernel_herding.TILE", {"cpu": 32})
+    x = made("scattered", 101, 7)
+    found = mean_kernels(Vectors(torch.from_numpy(x), CPU), 1 / 18, Silent())
+    np.testing.assert_allclose(found.numpy(), brute_kernels(x, 3.0).mean(1), rtol=1e-13)
+
+
+@pytest.mark.parametrize(("n", "d", "dtype"), [(1, 1, "float32"), (70, 5, "float32"), (50, 300, "float16")])
+def test_steps_of_herding_in_one_pass(n: int, d: int, dtype: str) -> None:
+    """The kernel for GPUs, in Triton's interpreter without one, and rows that stand for others of unit length."""
+    pytest.importorskip("triton")
+    from dprune.kernels.herding_step import HerdingSteps
+
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    raw = torch.from_numpy(made("clustered", n, d)).to(getattr(torch, dtype))
+    x = torch.nn.functional.normalize(raw.double()).numpy()
+    ties, kernels = np.random.default_rng(1).permutation(n), brute_kernels(x, 1.0)
+    means = torch.from_numpy(kernels.mean(1))
+    order = torch.zeros(n + 1, dtype=torch.int32)
+    order[0] = int(np.lexsort((ties, -kernels.mean(1)))[0])
+    given = (
+        raw,
+        1 / raw.double().norm(dim=1).float(),
+        torch.ones(n),
+        means,
+        means.clone(),
+        ties,
+        ties.argsort(),
+        order,
+    )
+    placed = [torch.as_tensor(value).to(place, torch.int32 if i in (5, 6) else None) for i, value in enumerate(given)]
+    HerdingSteps(*placed, 0.5).run(0, n)
+    found = placed[-1].cpu().numpy()[:n]
+    assert sorted(found) == list(range(n))
+    for m in {1, n // 3, n // 2} - {0}:
+        assert discrepancy(kernels, found[:m]) == pytest.approx(
+            discrepancy(kernels, brute_herding(x, ties, m, 1.0)), rel=1e-3, abs=1e-6)  # fmt: skip
+
+
+def test_herding_inside_clusters_has_a_mean_and_a_width_in_each(tmp_path: Path) -> None:
+    x, cluster = made("clustered", 150, 5), np.repeat([0, 1, 4], [60, 89, 1]).astype(np.int32)
+    np.save(tmp_path / "x.npy", x)
+    save_file({"assignment": cluster}, tmp_path / "c.safetensors")
+    args = ("score", "herding", tmp_path / "x.npy", "--clusters", tmp_path / "c.safetensors", "-o", tmp_path / "s.npy")
+    dprune(*args).ok()
+    found = np.load(tmp_path / "s.npy")
+    for number in (0, 1):
+        ids, rows = np.flatnonzero(cluster == number), unit(x[cluster == number])
+        own = brute_herding(rows, np.arange(len(ids)), len(ids), median_width(rows))
+        np.testing.assert_array_equal(found[ids].argsort()[:20], own[:20])
+    assert found[-1] == 0
+    record = json.loads((tmp_path / "s.npy").read_bytes().splitlines()[-1])
+    assert record["options"] == {"metric": "cosine", "bandwidth": "median"}
+    assert record["findings"]["bandwidth"] > 0
+    dprune(*args, "--bandwidth", 2).fails(3, "made differently")
+    dprune(*args, "--bandwidth", 0).fails(2, "--bandwidth")
+
+
+def test_herding_of_copies_and_of_one_sample(tmp_path: Path) -> None:
+    for x in (np.ones((1, 3)), np.ones((9, 3))):
+        np.save(tmp_path / "x.npy", x)
+        found = scores(dprune("score", "herding", tmp_path / "x.npy").ok().out)
+        assert sorted(found) == list(range(len(x)))
+
+
+def test_rows_as_they_are_stored_stand_for_those_of_unit_length() -> None:
+    stored = (made("clustered", 120, 9) * np.random.default_rng(2).uniform(1, 9, (120, 1))).astype(np.float16)
+    stored[4], stored[5] = np.nan, 0
+    features, cluster = ArrayFeatures("x", stored), np.arange(1, 120)
+    x, valid = load_stored(features, CPU, Silent(), cluster)
+    assert np.flatnonzero(~valid).tolist() == [0, 4, 5]
+    np.testing.assert_array_equal(x.numpy(), stored[valid])
+    rows, ties = unit(stored[valid].astype(np.float64)), np.random.default_rng(1).permutation(117)
+    means = mean_kernels(Vectors(x, CPU), 0.5, Silent())
+    np.testing.assert_allclose(means.numpy(), brute_kernels(rows, 1.0).mean(1), rtol=1e-6)
+    for most_tabled in (0, 1000):
+        found, width = herding(x, ties, 40, CPU, Silent(), most_tabled=most_tabled)
+        assert width == pytest.approx(median_width(rows), rel=1e-4)
+        kernels, wanted = brute_kernels(rows, width), brute_herding(rows, ties, 40, width)
+        assert discrepancy(kernels, found) == pytest.approx(discrepancy(kernels, wanted), rel=1e-3)
+    with pytest.raises(InputError, match="usable"):
+        load_stored(ArrayFeatures("x", stored[4:6]), CPU, Silent(), None)
+
+
+@pytest.mark.parametrize("method", ["k-center", "herding"])
+def test_a_signal_stops_a_ranking(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "x.npy", made("scattered", 1200, 4))
+    monkeypatch.setattr("dprune.console.TerminalMonitor.stop_requested", lambda monitor: True)
+    dprune("score", method, tmp_path / "x.npy", "-o", tmp_path / "s.npy").fails(75, "run the same command again")
+    assert not (tmp_path / "s.npy").exists()
+
+
+def test_features_and_clusters_of_two_datasets_do_not_mix(tmp_path: Path, shards: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in shards.glob("*.tar"):
+        (other / f"other-{path.name}").write_bytes(path.read_bytes())
+    for folder in (shards, other):
+        dprune("embed", folder, "--model", "pixels", "--image-size", 4, "-o", f"{folder}-features").ok()
+    dprune("cluster", f"{other}-features", "-k", 2, "-o", tmp_path / "c.safetensors").ok()
+    for method in ("k-center", "herding"):
+        args = ("score", method, f"{shards}-features", "--clusters", tmp_path / "c.safetensors")
+        dprune(*args).fails(3, "different datasets")
+        dprune("score", method, f"{other}-features", *args[3:], "-o", tmp_path / f"{method}.npy").ok()
+
+
+def test_ranks_are_the_work_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "x.npy", made("scattered", 20, 3))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    dprune("score", "herding", tmp_path / "x.npy", "-o", tmp_path / "s.npy").fails(2, "does not share its work")

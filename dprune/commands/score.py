@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dprune.formats.members import MemberChoice
     from dprune.scoring.duplicates import DuplicatesOptions
     from dprune.scoring.el2n_grand import El2nOptions, GrandOptions
+    from dprune.scoring.herding import HerdingOptions
     from dprune.scoring.influence import InfluenceOptions
     from dprune.scoring.monotonicity import MonotonicityOptions
     from dprune.scoring.moso import MosoOptions
@@ -209,6 +210,36 @@ def score_duplicates(delivery: Delivery, features: str, scoring: DuplicatesOptio
     from dprune.scoring.duplicates import open_duplicates
 
     delivery.deliver(open_duplicates(features, scoring, delivery.output))
+
+
+@command.command("herding")
+@features
+@over_features(
+    "herding:HerdingOptions",
+    options.option("--bandwidth", group="Method", common=True, type=options.Number(0, min_open=True), metavar="X",
+                   help="Width of the Gaussian kernel, a distance.  [default: the median]"),
+)  # fmt: skip
+@options.delivers(OUTPUT, default="-")
+def score_herding(delivery: Delivery, features: str, scoring: HerdingOptions) -> None:
+    """Score by the rank at which a sample is taken to resemble all.
+
+    FEATURES is a feature store, a .npy of shape [n, d], or a .safetensors with a tensor called features. Each step
+    takes the sample that brings the mean of a Gaussian kernel over all that are taken nearest to the mean over all
+    samples (kernel herding). So the first n are a small copy of the whole, more even than n at random, and subsets of
+    all sizes are nested: select keeps the lowest.
+
+    With --clusters each cluster is ranked by itself, with a mean and a median of its own. The median is of the
+    distances between distinct samples, at most 2,000 of them that the seed chooses. Everything else is as in k-center.
+
+    \b
+    Examples:
+      dprune score herding features -o herding.npy
+      dprune score herding features --up-to 10% | dprune select - --keep 10% -o keep.npy
+      dprune score herding features --clusters clusters.safetensors -o herding.npy
+    """
+    from dprune.scoring.herding import open_herding
+
+    delivery.deliver(open_herding(features, scoring, delivery.output))
 
 
 @command.command("el2n")

@@ -69,7 +69,7 @@ def farthest_first(
 
 def _central(vectors: Vectors, ties: Tensor) -> Tensor:
     """Return the position of the row nearest to the mean, int64 [1]."""
-    mean = vectors.mean().to(vectors.x.dtype)
+    mean = vectors.mean().to(vectors.dtype)
     away = torch.cat([(rows - mean).square().sum(1) for _, _, rows in vectors.blocks()])
     return largest(-away, ties, 1)[0]
 

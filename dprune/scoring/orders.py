@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.clustering.points import load_points
+from dprune.clustering.reading import read_rows
 from dprune.errors import InputError, MismatchError, UsageError
 from dprune.formats.arrays import read_array, write_array
 from dprune.formats.clusters import Clusters, read_clusters
@@ -24,7 +25,7 @@ from dprune.formats.jobs import FileJob
 from dprune.formats.provenance import Record, check_same_dataset, make_record, with_findings
 from dprune.formats.publish import Output
 from dprune.memory import free_memory
-from dprune.namespace import HOST, Device, device_type
+from dprune.namespace import HOST, device_type
 from dprune.runtime import Monitor, check_stop, explained, pick_device
 from dprune.seeds import hash_ids
 from dprune.selecting.amount import Amount
@@ -83,10 +84,12 @@ class OrderMethod(ABC):
     Attributes:
         name: of the subcommand.
         ranks: whether the scores are ranks, of which some may be left out.
+        takes_stored: whether for cosine it takes rows on a GPU as they are stored, which are half the bytes.
     """
 
     name: str
     ranks: bool = True
+    takes_stored: bool = False
 
     def options(self) -> Mapping[str, Any]:
         """Return what of its own options changes the scores."""
@@ -100,7 +103,8 @@ class OrderMethod(ABC):
 
         Args:
             rows: their features, float32 [n, d], finite; of unit length for cosine, else minus the mean of all. They
-                are on the device, or on the host where they do not fit there.
+                are on the device, or on the host where they do not fit there. float16, of any length, where the
+                method takes them as they are stored.
             group: which samples they are.
             device: where to compute.
             monitor: told of each sample that is scored.
@@ -159,30 +163,34 @@ class OrderJob(FileJob):
     def _scores(self, monitor: Monitor) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
         import torch
 
-        device, chosen = pick_device(self.device), self._in_clusters()
-        points = load_points(self.features, self.metric, self._place(device), monitor, chosen)
-        x = torch.as_tensor(points.x)
+        device = pick_device(self.device)
+        x, valid = self._load(device, monitor)
         scores = np.full(self.features.shape[0], np.nan, dtype=np.float32)
-        groups, found = list(self.groups(np.flatnonzero(points.valid))), list[Mapping[str, float]]()
-        monitor.start(f"scoring by {self.method.name}", sum(len(where) for _, where in groups), "samples")
+        groups, found = list(self.groups(np.flatnonzero(valid))), list[Mapping[str, float]]()
+        monitor.start(f"scoring by {self.method.name}", sum(group.ranked for group, _ in groups), "samples")
         for group, where in groups:
             check_stop(monitor)
             rows = x if len(groups) == 1 else x.index_select(0, torch.as_tensor(where, device=x.device))
+            if _fits(rows.nbytes, device):
+                rows = rows.to(device)
             scores[group.ids], findings = self.method.scores(rows, group, device, monitor)
             found.append(findings)
         known = {name: float(np.median([each[name] for each in found])) for name in found[0]}
         ranked = {"ranked": sum(group.ranked for group, _ in groups)} if self.method.ranks else {}
         return scores, ranked | known
 
-    def _in_clusters(self) -> IntArray | None:
-        """Return the sorted ids of the samples that are in a cluster, None without clusters."""
-        return None if self.clusters is None else np.flatnonzero(self.clusters.assignment >= 0)
+    def _load(self, device: torch.device, monitor: Monitor) -> tuple[torch.Tensor, npt.NDArray[np.bool_]]:
+        """Read the rows that take part, and return them and which of all samples they are, bool [N]."""
+        import torch
 
-    def _place(self, device: torch.device) -> Device:
-        """Return where the rows go: to the device where they fit, else to the host."""
         samples, dimension = self.features.shape
-        fits = device_type(device) != "cpu" and free_memory(device) > (1 + ROOM) * 4 * samples * dimension
-        return device if fits else HOST
+        chosen = None if self.clusters is None else np.flatnonzero(self.clusters.assignment >= 0)
+        stored = self.method.takes_stored and self.metric == "cosine" and self.features.dtype == np.float16
+        if stored and _fits(2 * samples * dimension, device):
+            return load_stored(self.features, device, monitor, chosen)
+        place = device if _fits(4 * samples * dimension, device) else HOST
+        points = load_points(self.features, self.metric, place, monitor, chosen)
+        return torch.as_tensor(points.x), points.valid
 
     def groups(self, usable: IntArray) -> Iterator[tuple[Group, IntArray]]:
         """Yield each group with samples, by its number, and where in `usable` its samples are.
@@ -221,6 +229,48 @@ class OrderJob(FileJob):
     def summary(self) -> dict[str, Any]:
         """See `Job`."""
         return _summary(read_array(self.output.path).values)
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    """Tell whether rows of so many bytes go to a GPU, with all that is computed from them."""
+    return device_type(device) != "cpu" and free_memory(device) > (1 + ROOM) * size
+
+
+def load_stored(
+    features: Features, device: torch.device, monitor: Monitor, chosen: IntArray | None
+) -> tuple[torch.Tensor, npt.NDArray[np.bool_]]:
+    """Read rows as float16, of whatever length.
+
+    Args:
+        features: stored as float16.
+        device: where the rows go.
+        monitor: told of the rows read.
+        chosen: sorted ids of the samples that take part, None for all.
+
+    Returns:
+        Those rows that have a length and a direction, float16 [n, d], and which samples they are, bool [N].
+
+    Raises:
+        InputError: no row has.
+    """
+    import torch
+
+    samples, valid, filled, read = features.shape[0], np.ones(features.shape[0], dtype=np.bool_), 0, 0
+    if chosen is not None:
+        valid = np.isin(np.arange(samples), chosen, assume_unique=True)
+    x = torch.empty((int(valid.sum()), features.shape[1]), dtype=torch.float16, device=device)
+    monitor.start("reading features", samples, "samples")
+    for rows in read_rows(features, 0, samples, device):
+        here = slice(read, read := read + len(rows))
+        norms = torch.linalg.vector_norm(rows, dim=1)
+        valid[here] &= (torch.isfinite(norms) & (norms > 0)).cpu().numpy()
+        usable = rows[torch.as_tensor(valid[here], device=device)]
+        x[filled : filled + len(usable)] = usable
+        filled += len(usable)
+        monitor.advance(len(rows))
+    if not filled:
+        raise InputError(f"{features.name}: no sample has usable features: all are NaN, infinite or zero.")
+    return x[:filled], valid
 
 
 def _summary(scores: npt.NDArray[np.float32]) -> dict[str, Any]:

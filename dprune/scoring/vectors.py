@@ -17,12 +17,19 @@ class Vectors:
     """Rows, their squared norms, and squared distances by matrix products.
 
     Args:
-        x: floats [n, d], on the device, or on the host where they do not fit there.
+        x: floats [n, d], on the device, or on the host where they do not fit there. float16 rows stand for those of
+            unit length in float32.
         device: where to compute.
     """
 
     def __init__(self, x: Tensor, device: torch.device) -> None:
         self.x, self.device = x, device
+        self.dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
+        self.factor: Tensor | None = None
+        """What makes stored rows those that they stand for, float32 [n], where they are not the same."""
+        if x.dtype == torch.float16:
+            norms = [torch.linalg.vector_norm(rows, dim=1) for _, _, rows in self.blocks(stored=True)]
+            self.factor = torch.cat(norms).reciprocal()
         self.squares = torch.cat([rows.square().sum(1) for _, _, rows in self.blocks()])
         """Squared norms [n], on the device."""
 
@@ -31,20 +38,35 @@ class Vectors:
         return len(self.x)
 
     @property
+    def is_there(self) -> bool:
+        """Whether all rows are on the device."""
+        return self.x.device.type == self.device.type
+
+    @property
     def unit(self) -> float:
         """Squared distances below this share of a row's squared norm are rounding."""
-        return COPIES * torch.finfo(self.x.dtype).eps
+        return COPIES * torch.finfo(self.dtype).eps
 
-    def blocks(self) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield bounds and rows of each block, on the device."""
-        step = ROWS[self.device.type]
-        for low in range(0, len(self.x), step):
+    def blocks(
+        self, first: int = 0, step: int | None = None, *, stored: bool = False
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield bounds and rows of each block from row `first` on, on the device.
+
+        Args:
+            first: row to begin with.
+            step: rows of a block.
+            stored: whether to leave rows as they are stored, but for their type.
+        """
+        step = step or ROWS[self.device.type]
+        for low in range(first, len(self.x), step):
             high = min(low + step, len(self.x))
-            yield low, high, self.x[low:high].to(self.device, non_blocking=True)
+            rows = self.x[low:high].to(self.device, non_blocking=True).to(self.dtype)
+            yield low, high, rows if stored or self.factor is None else rows.mul_(self.factor[low:high].unsqueeze(1))
 
     def take(self, where: Tensor) -> Tensor:
         """Return the rows [m, d] at positions int64 [m], on the device."""
-        return self.x.index_select(0, where.to(self.x.device)).to(self.device)
+        rows = self.x.index_select(0, where.to(self.x.device)).to(self.device, self.dtype)
+        return rows if self.factor is None else rows.mul_(self.factor[where].unsqueeze(1))
 
     def mean(self) -> Tensor:
         """Return the mean of the rows, float64 [d]."""
