@@ -84,6 +84,22 @@ def test_duplicates_beside_numpy_and_by_its_parts(bench: Any) -> None:
     assert found["command_s"] > 0
 
 
+def test_orders(bench: Any) -> None:
+    sizes = ("--samples", 600, "--dimension", 8, "--plain-steps", 20, "--plain-rows", 300)
+    found = bench("orders", *sizes)
+    assert found["ranked"] == 60
+    for method in ("k_center", "herding"):
+        assert found[method]["same_as_plain"] > 0.9
+        assert found[method]["s"] > 0
+
+
+@pytest.mark.slow
+def test_orders_whole_commands(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python())
+    found = bench("orders", "--command", "--samples", 200, "--dimension", 8)
+    assert found["seconds"].keys() == {"k-center", "herding"}
+
+
 def test_nearest_beside_faiss(bench: Any) -> None:
     sizes = ("--queries", 120, "--rows", 400, "--dimension", 16, "--neighbours", 1, 3, "--classes", 5, "--repeats", 1)
     found = bench("nearest", *sizes)

@@ -22,7 +22,7 @@ from dprune.scoring.vectors import Vectors
 
 SAMPLED = 2000
 """Samples between which the median distance is taken."""
-MOST_TABLED = 1 << 13
+MOST_TABLED = 1 << 14
 """Samples of a group whose kernels fit into a table."""
 TILE = {"cpu": 1024, "cuda": 8192}
 """Sides of the tiles in which kernels are added up."""
@@ -113,7 +113,13 @@ def _by_table(
 ) -> npt.NDArray[np.int64]:
     # In the order of their ties the first of equal values is the one to take.
     by_tie = np.argsort(ties)
-    table = vectors.among(torch.as_tensor(by_tie, device=vectors.device)).mul_(-scale).exp_().cpu().numpy()
+    rows = vectors.take(torch.as_tensor(by_tie, device=vectors.device))
+    squares = rows.square().sum(1)
+    step = TILE[vectors.device.type]
+    table = np.concatenate([
+        _kernels(rows[low : low + step], squares[low : low + step], rows, squares, scale).cpu().numpy()
+        for low in range(0, len(rows), step)
+    ])  # fmt: skip
     means = table.mean(1, dtype=np.float64)
     values, order = means.copy(), np.empty(count, dtype=np.int64)
     for step in range(count):
