@@ -136,6 +136,28 @@ def test_samples_at_one_and_alone(tmp_path: Path) -> None:
         assert sorted(scores(dprune("score", "duplicates", tmp_path / "x.npy").ok().out)) == wanted
 
 
+def test_which_sample_each_is_a_duplicate_of(planted: tuple, tmp_path: Path) -> None:
+    path, x, of = planted
+    cluster = (of % 3).astype(np.int32)
+    cluster[5] = -1
+    save_file({"assignment": cluster}, tmp_path / "c.safetensors")
+    args = ("score", "duplicates", path, "--clusters", tmp_path / "c.safetensors", "-o", tmp_path / "d.npy")
+    dprune(*args, "--of", tmp_path / "of.npy").ok()
+    found, ids = np.load(tmp_path / "d.npy"), np.load(tmp_path / "of.npy")
+    assert ids.dtype == np.int64
+    np.testing.assert_array_equal(ids == -1, ~(found > -1))
+    assert (ids == -1).sum() == 4, "the first of three clusters, and what is in none"
+    known = np.flatnonzero(ids >= 0)
+    np.testing.assert_array_equal(cluster[known], cluster[ids[known]])
+    np.testing.assert_allclose((unit(x)[known] * unit(x)[ids[known]]).sum(1), found[known], atol=2e-6)
+    repeats = np.flatnonzero(found > 0.99)
+    np.testing.assert_array_equal(of[repeats], of[ids[repeats]])
+    assert "up to date" in dprune(*args, "--of", tmp_path / "of.npy").ok().err
+    dprune(*args, "--of", tmp_path / "new.npy").ok()
+    np.testing.assert_array_equal(np.load(tmp_path / "new.npy"), ids)
+    dprune(*args, "--of", "-").fails(2, "--of -")
+
+
 def test_record_and_what_is_up_to_date(planted: tuple, tmp_path: Path) -> None:
     args = ("score", "duplicates", planted[0], "-o", tmp_path / "d.npy")
     dprune(*args).ok()

@@ -189,6 +189,8 @@ def score_k_center(delivery: Delivery, features: str, scoring: OrderOptions) -> 
                options.choice("--prefer", ["nearest", "furthest"],
                               "Which samples come first, by their distance to the centre.", group="Method",
                               common=True, default="nearest"),
+               options.option("--of", group="Output", common=True, metavar="FILE",
+                              help="Write the id of the earlier sample, too, as a .npy [N]. It is -1 for none."),
                ranks=False, metrics=False)  # fmt: skip
 @options.delivers(OUTPUT, default="-")
 def score_duplicates(delivery: Delivery, features: str, scoring: DuplicatesOptions) -> None:
@@ -201,6 +203,9 @@ def score_duplicates(delivery: Delivery, features: str, scoring: DuplicatesOptio
 
     It compares samples of one cluster alone, as SemDeDup does (arXiv 2303.09540), whose authors prefer the furthest.
     Samples at one distance are ordered by the seed.
+
+    Which cosine stands for the same image depends on the features. Those of a network that tells few classes apart
+    are all alike: look at --figure of dprune select before you drop half of the samples.
 
     \b
     Examples:
