@@ -247,7 +247,9 @@ def test_a_finished_run_is_extended_but_not_by_a_curriculum_whose_half_it_would_
 def test_two_ranks_follow_the_loss_of_one(store: Path, tmp_path: Path):
     draw = np.random.default_rng(3)
     told = {"weights": draw.random(SAMPLES) * 3, "sigma-min": draw.random(SAMPLES) * 0.9, "curriculum": np.arange(33)}
-    given = [part for option, values in told.items() for part in (f"--{option}", saved(tmp_path / option, values))]
+    given = [
+        part for option, values in told.items() for part in (f"--{option}", saved(tmp_path / f"{option}.npy", values))
+    ]
     args = ["train-dit", store, *SMALL, "--batch-size", "7", "--steps", "40", *given, "-o"]
     dprune(*args, tmp_path / "one").ok()
     torchrun(*args, tmp_path / "two", fresh=True).ok()
@@ -265,7 +267,7 @@ def test_two_ranks_follow_the_loss_of_one(store: Path, tmp_path: Path):
         ("weights", np.zeros(SAMPLES), ["draws none", "above 0"]),
         ("weights", np.full(SAMPLES, 1e30), ["divide them all"]),
         ("weights", np.ones(SAMPLES - 1), ["has 32 values", "33 samples"]),
-        ("weights", np.ones((SAMPLES, 2)), ["one number per sample"]),
+        ("weights", np.ones((SAMPLES, 2)), ["is a matrix", "weights of samples"]),
         ("sigma-min", [np.nan], ["noise level of sample 0 is nan", "--subset"]),
         ("sigma-min", [1], ["noise level of sample 0 is 1", "below 1"]),
         ("sigma-min", [-0.1, -0.2], ["sample 0 is -0.1 and 1 more"]),
