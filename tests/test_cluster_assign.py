@@ -125,6 +125,11 @@ def test_a_rerun_does_what_is_missing(
     assert not out.exists()
     there = sorted(folder.glob("*.safetensors"))
     assert 2 <= len(there) < 5
+    found = json.loads(dprune("status", out, "--json").out)["outputs"][0]
+    assert (found["kind"], found["array"]) == ("clusters", f"{len(there)}-4")
+    assert found["pieces"] == {"unit": "spans", "done": len(there), "total": 5}
+    assert found["facts"] == {"samples": len(there) * SMALLEST, "of_samples": SAMPLES}
+    assert f"assigns {5 - len(there)} of 5 spans" in dprune(*asked, out, "--dry-run").ok().out.decode()
     # One is cut short, one is of other centroids, and all others stay as they are.
     there[0].write_bytes(there[0].read_bytes()[:-1])
     np.save(tmp_path / "others.npy", np.load(centroids) + 1)

@@ -188,6 +188,8 @@ class AssignOnlyJob(AssignedJob):
         # Others see this worker at work until it needs the spans no more.
         with Turns(Path(self.output.path)) as turns:
             assigner = Assigner(self.given.centroids, self.metric, self.place(self.device))
+            if not self.is_finished():
+                spans.announce(self.record)
             # What was claimed when the last span was taken may be nobody's by now.
             while not self.is_finished() and (batches := peeked(turns.deal(len(spans), spans.missing, spans.claim))):
                 for numbers in batches:
@@ -249,6 +251,8 @@ class FitOnJob(AssignedJob):
         spans = self.spans
         with process_group(device) as here:
             fitted = self._fitted(device, monitor, warm)
+            if is_root():
+                spans.announce(self.record)
             mine = spans.missing(range(here.rank, len(spans), here.world))
             assigner = Assigner(fitted.centroids, self.metric, self.place(device))
             assign_spans(self.features, spans, mine, assigner, self.chosen, monitor, stop)

@@ -15,13 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from dprune.errors import InputError
+from dprune.formats.checked_json import Object, OneOf, Whole, read_json, shaped
 from dprune.formats.claims import claim_of
+from dprune.formats.digests import without_check
+from dprune.formats.provenance import Record, checked_record, record_digest
+from dprune.formats.publish import publish_json
 from dprune.formats.tensor_files import StoredTensor, TensorFile
 from dprune.formats.tensors import write_tensors
 
 MOST_SPANS = 64
 """How many spans there are, as long as they do not get too large."""
 SMALLEST, LARGEST = 1 << 12, 1 << 18
+NOTE = "spans.json"
+_NOTED = Object({"kind": OneOf(("spans",)), "samples": Whole(), "provenance": Object()})
 LETTERS = {"assignment": "I32", "distance": "F32", "second_distance": "F32"}
 """Tensors of a span, and of the clusters."""
 
@@ -67,6 +73,32 @@ class Spans:
     def span(self, number: int) -> tuple[int, int]:
         """Return where a span begins and ends."""
         return number * self.size, min((number + 1) * self.size, self.count)
+
+    @property
+    def note(self) -> Path:
+        """Where it stands what is assigned, for whoever asks how far that is."""
+        return self.folder / NOTE
+
+    def announce(self, record: Record) -> None:
+        """Note what is assigned, the same bytes whichever worker does.
+
+        Args:
+            record: provenance of the clusters.
+        """
+        publish_json(self.note, {"kind": "spans", "samples": self.count, "provenance": record})
+
+    @classmethod
+    def noted(cls, folder: Path) -> tuple[Spans, Record]:
+        """Return the spans that a folder is noted to hold, and the provenance of the clusters.
+
+        Raises:
+            FileNotFoundError: nothing is noted.
+            InputError: the note is damaged.
+        """
+        path = folder / NOTE
+        content = without_check(str(path), shaped(str(path), read_json(path), _NOTED))
+        record = checked_record(str(path), content["provenance"]) or {}
+        return cls(folder, content["samples"], record_digest(record)), record
 
     def path(self, number: int) -> Path:
         """Where the file of a span is."""

@@ -18,6 +18,7 @@ from dprune.formats.locations import JOURNAL
 from dprune.formats.publish import STDOUT
 from dprune.formats.temporary import is_temporary
 from dprune.inspecting.findings import NONSENSE
+from dprune.watching.clusters import cluster_standing
 from dprune.watching.files import file_standing, folder_of_files
 from dprune.watching.folders import makers_in, makers_of, names_in
 from dprune.watching.rendering import plain_standing, shown_standing
@@ -123,6 +124,8 @@ def _look(output: str) -> Standing:
         return _look_at_folder(output, kind)
     if (scores := score_standing(output)) is not None:
         return scores
+    if (clusters := cluster_standing(output)) is not None:
+        return clusters
     return _not_begun(output) if kind == "missing" else file_standing(output, kind)
 
 
