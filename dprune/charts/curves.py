@@ -35,8 +35,9 @@ def ratio_curves(
     reference: float | None = None,
     note: str = "",
     below: Mapping[float, str] | None = None,
+    over: str = "",
 ) -> Figure:
-    """Draw curves over the pruning ratio.
+    """Draw curves over the pruning ratio, or over another number.
 
     Args:
         title: above the chart.
@@ -47,6 +48,7 @@ def ratio_curves(
         reference: value that means that nothing happened.
         note: in small print in files.
         below: numbers of training samples, which stand below the ratios.
+        over: what the numbers are that stand in the place of pruning ratios, empty for these.
     """
     ratios = sorted({point.ratio for point in points})
     beside = _BESIDE if len(ratios) > 1 else _BESIDE_SINGLE
@@ -63,7 +65,8 @@ def ratio_curves(
     named = _named(ratios, across, below or {})
     words = {"across": list(across), "up": list(up), "ratios": list(named), "ratio_names": list(named.values())}
     names = tuple(line.name for line in lines)
-    return Figure(title, said, partial(_template, tuple(lines), counted=bool(below)), data, words, names, note)
+    across_title = over or ("pruning ratio, training samples" if below else "pruning ratio")
+    return Figure(title, said, partial(_template, tuple(lines), across_title), data, words, names, note)
 
 
 def offsets(points: Sequence[Estimated], width: float, room: float) -> dict[tuple[int, float], float]:
@@ -116,12 +119,12 @@ def _named(ratios: Sequence[float], across: tuple[float, float], below: Mapping[
 
 
 @cache
-def _template(lines: tuple[LineStyle, ...], *, counted: bool, paper: bool) -> Template:
+def _template(lines: tuple[LineStyle, ...], across: str, *, paper: bool) -> Template:
     import altair as alt
 
     axis = alt.Axis(values=alt.ExprRef("ratios"), labelExpr="ratio_names[indexof(ratios, datum.value)]")
     scale = alt.Scale(domain=alt.ExprRef("across"), nice=False, zero=False)
-    x = alt.X("x:Q", scale=scale, axis=axis, title="pruning ratio, training samples" if counted else "pruning ratio")
+    x = alt.X("x:Q", scale=scale, axis=axis, title=across)
     y = alt.Y("y:Q", scale=alt.Scale(domain=alt.ExprRef("up"), nice=False, zero=False), title=None)
     common = encodings(lines, legend=paper)
     says = {"tooltip": alt.Tooltip("told:N"), "description": alt.Description("told:N")}

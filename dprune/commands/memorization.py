@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 @click.command(cls=GroupedCommand)
 @options.apply(
-    click.argument("generated", metavar="GENERATED"),
-    click.argument("train", metavar="TRAIN"),
+    click.argument("generated", required=False, metavar="[GENERATED"),
+    click.argument("train", required=False, metavar="TRAIN]"),
     options.gathers(
         "settings", "dprune.measuring.settings:MemorizationSettings",
+        options.option("--losses", group="Data", common=True, metavar="FILE",
+                       help="In place of both: losses of score el2n --per-sigma, whose gap is measured."),
         options.option("--held-out", group="Data", common=True, metavar="VAL",
                        help="Real samples that the model did not see: like GENERATED, or ids or keys in TRAIN."),
         options.option("--subset", group="Data", common=True, metavar="FILE",
@@ -52,7 +54,12 @@ if TYPE_CHECKING:
     options.delivers("The result: a .json file, or - for stdout.", can_stop=True),
 )  # fmt: skip
 def command(
-    *, delivery: Delivery, generated: str, train: str, settings: MemorizationSettings, embedding: Embedding
+    *,
+    delivery: Delivery,
+    generated: str | None,
+    train: str | None,
+    settings: MemorizationSettings,
+    embedding: Embedding,
 ) -> None:
     """Find generated samples that repeat training samples.
 
@@ -67,6 +74,12 @@ def command(
     --subset must be that one. The id of an image that was not packed is its place, from 0, in the order in which dprune
     pack takes them, unreadable images included.
 
+    --losses takes no generated samples. It holds the diffusion loss of training samples against that of others, at each
+    noise level: where a model has learnt its training set by heart, theirs is lower, most at middle noise, and long
+    before it generates copies. --subset names the training samples of the store that was scored; all others are held
+    out, or those of --held-out: ids, or losses of another store. Both sets should be random samples of one dataset, or
+    the gap shows how these differ, too.
+
     \b
     Examples:
       dprune memorization samples.zip photos -o memorization.json
@@ -74,6 +87,7 @@ def command(
       dprune memorization generated-features features --subset keep.npy -o memorization.json
       dprune memorization generated shards --figure pairs.png -o memorization.json
       dprune memorization generated shards --model inception --pairs pairs.npy -o memorization.json
+      dprune memorization --losses el2n.npy --subset keep.npy -o gap.json
       dprune memorization generated.npy train.npy -o - | python -m json.tool
     """
     from dprune.measuring.memorization_job import open_memorization

@@ -75,6 +75,8 @@ def command(*, delivery: Delivery, results: tuple[str, ...], settings: ReportSet
     Results of dprune eval --metrics paired make a table of their own. With --images of both models, the images of one
     stand above those of the other, 8 seeds unless --image-seeds says otherwise.
 
+    Results of dprune memorization --losses make charts of the loss gap by noise level, and a table of their own.
+
     A table shows which points are missing, or have fewer trainings than most. --expect says what should be there: a row
     for each training, with the name of its line, its pruning ratio (0 for the unpruned) and one of its result files,
     relative to the folder of the table. Lines without any result are shown by these names.

@@ -19,6 +19,7 @@ from dprune.formats.provenance import Record, check_same_dataset, make_record, p
 from dprune.formats.publish import Output
 from dprune.formats.results import read_result, summarized
 from dprune.formats.subsets import read_chosen
+from dprune.measuring.loss_gap_job import LossGapJob, open_loss_gap
 from dprune.measuring.making import Embedding
 from dprune.measuring.pairs import COMMAND
 from dprune.measuring.settings import MemorizationSettings
@@ -110,13 +111,13 @@ class MemorizationJob(FileJob):
 
 
 def open_memorization(
-    generated: str, train: str, settings: MemorizationSettings, embedding: Embedding, output: Output
-) -> MemorizationJob:
+    generated: str | None, train: str | None, settings: MemorizationSettings, embedding: Embedding, output: Output
+) -> MemorizationJob | LossGapJob:
     """Open the samples of a measurement.
 
     Args:
-        generated: features or shards of generated samples.
-        train: features or shards of the dataset that the model was trained on.
+        generated: features or shards of generated samples; None for losses.
+        train: features or shards of the dataset that the model was trained on; None for losses.
         settings: what else was given.
         embedding: how features of shards are made.
 
@@ -125,6 +126,14 @@ def open_memorization(
         MismatchError: the samples do not belong together.
         UsageError: options have nothing to work on.
     """
+    if settings.losses is not None:
+        if generated is not None or embedding.stated:
+            what = "GENERATED and TRAIN" if generated is not None else "options of their features"
+            raise UsageError(f"--losses takes no {what}: measure generated samples in a command of their own.")
+        return open_loss_gap(settings, output)
+    if generated is None or train is None:
+        missing = "GENERATED" if generated is None else "TRAIN"
+        raise UsageError(f"{missing} is missing: give generated and training samples, or --losses.")
     paths = {"generated": SidePath.of(generated).as_images(), "train": SidePath.of(train).as_images()}
     sheet = _open_sheet(settings, paths, embedding.members)
     sources, held_ids = open_with_held_out(paths, settings.held_out, "train", embedding)

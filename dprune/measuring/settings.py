@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from dprune.errors import UsageError
@@ -113,6 +113,7 @@ def order_name(order: float) -> str:
 class MemorizationSettings:
     """What is measured, and how, in the words of `dprune memorization`, which says what each means."""
 
+    losses: str | None = None
     held_out: str | None = None
     subset: str | None = None
     full: bool = False
@@ -133,12 +134,22 @@ class MemorizationSettings:
         Raises:
             UsageError: they contradict each other.
         """
+        if self.losses is not None:
+            self._check_losses()
         if self.full and self.subset is not None:
             raise UsageError("--full and --subset exclude each other.")
         if self.cells is not None and self.held_out is None:
             raise UsageError("--cells is for the copying test, which needs --held-out: give both, or neither.")
         if self.figure is None and (self.generated_shards or self.train_shards):
             raise UsageError("--generated-shards and --train-shards are for --figure: give it, or leave them out.")
+
+    def _check_losses(self) -> None:
+        """Refuse options that have nothing to work on."""
+        taken = ("losses", "held_out", "subset")
+        for option in fields(self):
+            if option.name not in taken and getattr(self, option.name) != option.default:
+                name = option.name.replace("_", "-")
+                raise UsageError(f"--{name} is for generated samples, and --losses takes none: leave it out.")
 
     def options(self) -> Record:
         """Return what provenance records."""

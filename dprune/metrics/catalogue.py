@@ -189,5 +189,12 @@ MEMORIZATION = (
             "Calibrated copies among held-out samples: as many are flagged without any copying."),
 )  # fmt: skip
 
+LOSS_GAP = Measure(
+    "loss_gap_pct", "Largest loss gap, %", "lower",
+    "How much larger the diffusion loss of held-out samples is than that of training samples, in percent of that, at "
+    "the noise level where this is most.", 0.0,
+)  # fmt: skip
+LOSS_GAP_AT = "loss_gap_pct_at_{:g}"
+"""Key of the same at one noise level."""
 SHARES = METRICS["shares"].measures
 QUALITY = tuple(measure for metric in _ROWS for measure in metric.measures if measure not in SHARES + PAIRED)

@@ -21,6 +21,7 @@ from dprune.reporting.group_shares import shares_csv
 from dprune.reporting.headlines import headline_tables
 from dprune.reporting.image_grid import ImageGrid, draw_grid
 from dprune.reporting.line_table import LineTable, line_table
+from dprune.reporting.loss_gaps import LossGaps
 from dprune.reporting.markdown_tables import markdown_tables
 from dprune.reporting.pairs.findings import Pairs
 from dprune.reporting.pairs.grid import PairGrid
@@ -47,6 +48,7 @@ class Content:
         points: one for each result.
         grid: images, or None.
         pairs: models that were sampled with the same seeds, or None.
+        loss_gaps: what results of losses say, or None.
         pair_grids: what some of these made of the same noise.
         pictures: that were drawn before.
         maps: of features.
@@ -61,6 +63,7 @@ class Content:
     points: Sequence[Point]
     grid: ImageGrid | None = None
     pairs: Pairs | None = None
+    loss_gaps: LossGaps | None = None
     pair_grids: Sequence[PairGrid] = ()
     pictures: Sequence[Picture] = ()
     maps: Sequence[FeatureMap] = ()
@@ -88,8 +91,11 @@ class Content:
     @functools.cached_property
     def colours(self) -> Colours:
         """Colours of all lines."""
-        images = [self.grid.comparison] if self.grid else []
-        return Colours([*(c for found in self.comparisons.values() for c in found), *images])
+        beside = [
+            *([self.grid.comparison] if self.grid else []),
+            *(self.loss_gaps.comparisons if self.loss_gaps else []),
+        ]
+        return Colours([*(c for found in self.comparisons.values() for c in found), *beside])
 
     def tables(self, name: str) -> list[Table]:
         """Return the tables of one name, one for each comparison that has any of the metrics."""
@@ -114,6 +120,7 @@ class Content:
         found = self.agreement
         more, cautions = (found.statements, found.cautions) if found else ((), ())
         more = (*more, self.pairs.statement) if self.pairs else more
+        more = (*more, self.loss_gaps.statement) if self.loss_gaps else more
         return Conclusions(self._tables, self.coverage, more, cautions)
 
     @functools.cached_property
@@ -154,6 +161,9 @@ class Content:
             figures |= self.agreement.figures()
         if self.pairs is not None:
             found |= {"pairs.md": self.pairs.markdown(), "pairs.csv": self.pairs.csv()}
+        if self.loss_gaps is not None:
+            found |= {"loss-gap.md": self.loss_gaps.markdown(), "loss-gap.csv": self.loss_gaps.csv()}
+            figures |= {f"loss-gap-{n:02d}": f for n, f in enumerate(self.loss_gaps.figures(self.colours), 1)}
         for number, drawn in enumerate(self.maps, 1):
             name = f"map-{number}" if len(self.maps) > 1 else "map"
             figures[name], found[f"{name}.csv"] = drawn.figure(), drawn.csv()

@@ -25,6 +25,7 @@ from dprune.reporting.content import Content
 from dprune.reporting.feature_map import MapInputs, make_maps
 from dprune.reporting.image_folders import Folder, open_folders
 from dprune.reporting.image_grid import make_grid
+from dprune.reporting.loss_gaps import LossGaps, is_of_losses, parents_of_losses, points_of_losses
 from dprune.reporting.page.rendering import render
 from dprune.reporting.pairs.findings import Pairs
 from dprune.reporting.pairs.grid import SEEDS as PAIR_SEEDS
@@ -92,6 +93,7 @@ class ReportJob(Job):
     Attributes:
         points: one for each result, sorted by digest; those of pairs alone are none.
         pairs: results of pairs of models.
+        losses: results of losses of samples, which are no points either.
         title: of the page.
         folders: of generated images.
         image_seeds: images in a cell of the grid, None for the default.
@@ -106,6 +108,7 @@ class ReportJob(Job):
 
     points: tuple[Point, ...]
     pairs: tuple[PairResult, ...]
+    losses: tuple[Point, ...]
     title: str
     folders: tuple[Folder, ...]
     image_seeds: int | None
@@ -125,6 +128,7 @@ class ReportJob(Job):
         parents = _numbered("result", results) | _numbered("images", [folder.parent for folder in self.folders])
         options: dict[str, Any] = {"title": self.title}
         parents |= _numbered("pairs", [parent_record(p.result.record, p.mark) for p in self.pairs if p.is_all])
+        parents |= _numbered("losses", parents_of_losses(self.losses))
         options |= {"image_seeds": self._image_seeds} if self.folders else {}
         options |= {"formats": sorted(self.formats)} if self.formats else {}
         if self.pictures:
@@ -214,7 +218,7 @@ class ReportJob(Job):
 
     @property
     def _results(self) -> int:
-        return len(self.points) + sum(pair.is_all for pair in self.pairs)
+        return len(self.points) + sum(pair.is_all for pair in self.pairs) + len(self.losses)
 
     def touched(self) -> Sequence[Path]:
         """See `Job`."""
@@ -233,6 +237,7 @@ class ReportJob(Job):
             points=self.points,
             grid=grid,
             pairs=pairs,
+            loss_gaps=LossGaps.of(self.losses, known) if self.losses else None,
             pair_grids=pair_grids,
             pictures=self.pictures,
             maps=maps,
@@ -251,7 +256,7 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
         InputError: a file or folder is not what it should be, or a baseline is not there.
         MismatchError: features and clusters do not belong together.
     """
-    points, pairs, marks = _read_points(results)
+    points, pairs, losses, marks = _read_points(results)
     folders, pictures = open_folders(settings.images), open_pictures(settings.picture)
     expected = Expected.open(settings.expect, marks) if settings.expect else Expected()
     called, labels = split_labels(settings.label, settings.scores)
@@ -263,6 +268,7 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
     baselines = named_choices(named, points, {folder.name: folder.point for folder in folders})
     if baselines:
         points = tuple(point_of_result(point.result, baselines) for point in points if point.result)
+        losses = points_of_losses((point.result for point in losses if point.result), baselines)
         folders = tuple(folder.placed(baselines) for folder in folders)
     map_inputs = None
     if settings.train:
@@ -274,6 +280,7 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
     return ReportJob(
         points=points,
         pairs=pairs,
+        losses=losses,
         title=settings.title,
         folders=folders,
         image_seeds=settings.image_seeds,
@@ -288,8 +295,10 @@ def open_report(results: Sequence[str], settings: ReportSettings, output: Output
     )
 
 
-def _read_points(paths: Sequence[str]) -> tuple[tuple[Point, ...], tuple[PairResult, ...], dict[str, str]]:
-    """Read results, those of pairs apart, and return the digests of all by the real paths of their files, too."""
+def _read_points(
+    paths: Sequence[str],
+) -> tuple[tuple[Point, ...], tuple[PairResult, ...], tuple[Point, ...], dict[str, str]]:
+    """Read results, those of pairs and of losses apart, and the digests of all by the real paths of their files."""
     found: dict[str, Result] = {}
     marks: dict[str, str] = {}
     for path in paths:
@@ -299,8 +308,9 @@ def _read_points(paths: Sequence[str]) -> tuple[tuple[Point, ...], tuple[PairRes
             _log.warning("%s says the same as %s and counts once.", path, known.name)
         found.setdefault(mark, result)
     pairs = pair_results(found.values())
-    alone = {pair.mark for pair in pairs if pair.is_all}
-    return tuple(point_of_result(found[mark]) for mark in sorted(found) if mark not in alone), pairs, marks
+    losses = points_of_losses(result for result in found.values() if is_of_losses(result))
+    alone = {pair.mark for pair in pairs if pair.is_all} | {point.mark for point in losses}
+    return tuple(point_of_result(found[mark]) for mark in sorted(found) if mark not in alone), pairs, losses, marks
 
 
 def _numbered(role: str, parents: Sequence[Record]) -> dict[str, Record]:

@@ -49,7 +49,12 @@ AS_EXPECTED: dict[str, Any] = {
 """What fields say that are told with -v alone where they say this."""
 
 
-UNLISTED = {"held_out_nearest_distance_median": "median of held-out", "copying_p": "p of C_T"}
+UNLISTED = {
+    "loss_gap_sigma": "at noise level",
+    "loss_gap_by_sigma": "loss gap in % by noise level",
+    "held_out_nearest_distance_median": "median of held-out",
+    "copying_p": "p of C_T",
+}
 """Measures that the catalogue leaves out, as tables do."""
 
 
@@ -90,10 +95,10 @@ def in_words(summary: Mapping[str, Any], *, every: bool) -> Told:
 
 def _metrics() -> dict[str, str]:
     """Return the names of metrics by their keys, as they stand inside a sentence."""
-    from dprune.metrics.catalogue import MEMORIZATION, METRICS
+    from dprune.metrics.catalogue import LOSS_GAP, MEMORIZATION, METRICS
 
     measures = [measure for metric in METRICS.values() for measure in metric.measures]
-    return UNLISTED | {measure.key: _inside(measure.name) for measure in (*measures, *MEMORIZATION)}
+    return UNLISTED | {measure.key: _inside(measure.name) for measure in (*measures, *MEMORIZATION, LOSS_GAP)}
 
 
 def _spelt(key: str, names: Mapping[str, str]) -> str:

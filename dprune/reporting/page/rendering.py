@@ -21,6 +21,7 @@ from dprune.reporting.page.agreement import html_agreement
 from dprune.reporting.page.charts import html_cell_charts, html_charts, html_curves
 from dprune.reporting.page.facts import describe
 from dprune.reporting.page.images import html_images, html_pictures
+from dprune.reporting.page.loss_gaps import html_loss_gaps
 from dprune.reporting.page.pairs import html_pairs
 from dprune.reporting.page.shares import html_shares
 from dprune.reporting.page.tables import html_coverage, html_differences, html_lines, html_table
@@ -29,8 +30,9 @@ from dprune.reporting.study.estimates import INTERVALS
 from dprune.reporting.tables import Table
 
 _HEADINGS = {"quality": "Quality", "shares": "Balance", "memorization": "Memorization"}
-_LINKS = _HEADINGS | {"lines": "Lines", "map": "Map", "agreement": "Agreement", "pairs": "Pairs"}
-_OPEN = ("results", "trainings", "agreement", "images", "pairs", "pictures", "map")
+_LINKS = _HEADINGS | {"lines": "Lines", "map": "Map", "agreement": "Agreement", "pairs": "Pairs",
+                      "loss-gap": "Loss gap"}  # fmt: skip
+_OPEN = ("results", "trainings", "agreement", "images", "pairs", "loss-gap", "pictures", "map")
 """Sections that are not folded."""
 _CAPTIONS = {
     "quality": "Quality of generated samples by method and pruning ratio",
@@ -65,6 +67,9 @@ def render(content: Content) -> str:
         sections.append(("images", "Images", html_images(content.grid)))
     if content.pairs is not None:
         sections.append(("pairs", "Pairs of the same seeds", html_pairs(content.pairs, content.pair_grids)))
+    if content.loss_gaps is not None:
+        html = html_loss_gaps(content.loss_gaps, content.colours, drawn)
+        sections.append(("loss-gap", "Loss gap by noise level", html))
     if content.pictures:
         sections.append(("pictures", "Pictures", html_pictures(content.pictures)))
     if content.maps:
@@ -100,9 +105,10 @@ def _section(name: str, heading: str, html: str) -> str:
 
 
 def _lead(content: Content) -> str:
-    pairs = [_count(len(content.pairs.rows), "pair")] if content.pairs else []
+    pairs = [f"{_count(len(content.pairs.rows), 'pair')} of models"] if content.pairs else []
+    gaps = [f"{_count(len(content.loss_gaps.results), 'result')} of losses"] if content.loss_gaps else []
     if not content.points:
-        return f'<p class="lead">{"".join(pairs)} of models.</p>'
+        return f'<p class="lead">{", ".join([*pairs, *gaps])}.</p>'
     every = [comparison for found in content.comparisons.values() for comparison in found]
     methods = len({line.label for comparison in every for line in comparison.pruned})
     ratios = len({cell.ratio for comparison in every for line in comparison.pruned for cell in line.cells})
@@ -110,7 +116,7 @@ def _lead(content: Content) -> str:
     parts = [_count(len(content.points), "result"), _count(methods, "pruned line"), _count(ratios, "pruning ratio")]
     parts.append(f"up to {trainings} trainings each" if trainings > 1 else "one training each")
     parts += [] if content.has_unpruned else ["none of them unpruned"]
-    parts += [f"{text} of models" for text in pairs]
+    parts += [*pairs, *gaps]
     return f'<p class="lead">{", ".join(parts)}.</p>'
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
 from dprune.errors import InputError
-from dprune.formats.provenance import Record, parents_of, training_subset
+from dprune.formats.provenance import Record, generator_of, parents_of, training_subset
 from dprune.formats.results import Result, result_digest
 from dprune.reporting.study.factors import (
     ANY,
@@ -39,6 +39,8 @@ Choice = Hashable
 """How a training set was chosen: equal for all results whose models differ in seeds or options of training alone."""
 
 AGAINST, UNKNOWN = "against", "unknown"
+LOSSES, MODEL = "losses", (GENERATED, "model")
+"""Role of losses that were measured, and what stands for the path to a model that generated nothing."""
 NAMED = Factor(SUBSET, "", "baseline")
 """What the selection of a training set holds that counts as unpruned since the user says so."""
 _OTHERS = ("reference", "train", "held_out")
@@ -138,6 +140,36 @@ def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point
     )
 
 
+def point_of_losses(result: Result, baselines: Collection[Choice] = ()) -> Point:
+    """Place a result that is of the losses of samples by their model; nothing was generated.
+
+    Raises:
+        InputError: a tag says nonsense.
+    """
+    chain = parents_of(result.record)[LOSSES].get("provenance")
+    main, mark = training_subset(chain), result_digest(result)
+    known = training_set(result.name, result.record, chain, main)
+    subset, selection, choice = _chosen(known, main, mark, baselines)
+    made = _made(generator_of(chain), main, subset, tagged=bool(result.record.get("tags")), source=mark, role=MODEL)
+    # Which samples were scored follows from the training set.
+    scored = flatten({**chain, "parents": {}}, (GENERATED,)).factors if chain else {}
+    return Point(
+        subset=subset,
+        choice=choice,
+        samples=mark,
+        experiment=made.factors | scored,
+        selection=selection,
+        measure={},
+        open_measure={},
+        optional={},
+        own=frozenset(made.own),
+        result=result,
+        mark=mark,
+        training=training_of(chain, mark, axis_tags(result.record, chain, main).get("seed")),
+        passes=_passes(chain),
+    )
+
+
 def point_of_images(name: str, record: Record, mark: str, baselines: Collection[Choice] = ()) -> Point:
     """Place a folder of generated images by its manifest; see `point_of_result`."""
     main = training_subset(record)
@@ -189,11 +221,19 @@ def _digest(main: Record | None) -> str | None:
     return str(main["digest"]) if main and "digest" in main else None
 
 
-def _made(chain: Record | None, main: Record | None, subset: Subset, *, tagged: bool, source: str) -> Chain:
-    """Flatten how samples were made, the choice of the training set aside."""
+def _made(
+    chain: Record | None,
+    main: Record | None,
+    subset: Subset,
+    *,
+    tagged: bool,
+    source: str,
+    role: Path = (GENERATED,),
+) -> Chain:
+    """Flatten how samples were made, or what else has a `role`, the choice of the training set aside."""
     if chain is None:
-        return Chain({Factor((GENERATED,), "", SOURCE): ANY if tagged else source[:12]})
-    flat = flatten(chain, (GENERATED,), own=_digest(main), aside=subset.pruned, quiet=tagged)
+        return Chain({Factor(role, "", SOURCE): ANY if tagged else source[:12]})
+    flat = flatten(chain, role, own=_digest(main), aside=subset.pruned, quiet=tagged)
     # The subset of the training itself is no factor; that of the autoencoder is.
     own = {path for path in flat.own if any(role in ASIDE for role in path)}
     return Chain(flat.factors | _own(own), own)
