@@ -392,15 +392,15 @@ def score_influence(delivery: Delivery, latents: str, model: str, scoring: Influ
 
     The mean gradient is over all noise levels and draws. It is computed first, which takes about the time of grand for
     the targets, and the samples take about a third more than that. Errors and reliability are those of the samples'
-    draws, for the mean gradient as it was found. With --noise shared a part of each score is what the noise has in
-    common, which --noise own leaves out.
+    draws, for the mean gradient as it was found. Targets and samples meet at the same noises, which ranks better and
+    adds to all scores what these have in common; --noise own leaves that out, but for targets that are scored.
 
     Everything else is as in el2n.
 
     \b
     Examples:
       dprune score influence latents --model run/model.safetensors --target wanted.npy -o influence.npy
-      dprune score influence latents --model run/model.safetensors --target held-out --noise own -o influence.npy
+      dprune score influence latents --model run/model.safetensors --target held-out --sigma .3 -o influence.npy
     """
     from dprune.scoring.influence import open_influence
 
