@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from test_pipeline import shell
 
 from dprune.cli import cli
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STUDY, PAPER = EXAMPLES / "study" / "digits.sh", EXAMPLES / "like-the-paper.sh"
-EMOJI = EXAMPLES / "emoji.sh"
+EMOJI, CHOOSING = EXAMPLES / "emoji.sh", EXAMPLES / "choosing.sh"
 
 # Notes its arguments, and fails where they hold what is in FAIL.
 STAND_IN = r"""#!/bin/sh
@@ -79,6 +83,43 @@ def test_the_real_command_takes_every_line_of_the_emoji(environment: dict[str, s
     assert (len(report["results"]), len(report["images"])) == (8, 4)
     for command in commands:
         parse(command)
+
+
+def test_the_real_command_takes_every_line_of_choosing(environment: dict[str, str], tmp_path: Path) -> None:
+    commands = runs(CHOOSING, environment, "features", "clusters.safetensors", tmp_path, "shards")
+    # Five ways to choose that need a distance or chance, and three orders, of all and inside clusters.
+    assert len(of(commands, "select")) == 3 * (5 + 3 * 2)
+    for command in commands:
+        parse(command)
+
+
+def test_what_subsets_keep_is_measured_by_the_book(tmp_path: Path) -> None:
+    """Shares, covering radius, discrepancy and copies, one pair at a time in float64."""
+    rng = np.random.default_rng(0)
+    rows, labels = rng.normal(size=(40, 5)), np.arange(40, dtype=np.int64) % 4
+    rows[7] = rows[3]
+    rows = rows.astype(np.float16)
+    (tmp_path / "features").mkdir()
+    save_file({"features": rows, "label": labels}, tmp_path / "features" / "000000.safetensors")
+    kept = np.array([3, 4, 7, 8, 12, 13, 16])
+    np.save(tmp_path / "mine-0.5.npy", kept)
+    line = [sys.executable, EXAMPLES / "choosing.py", tmp_path / "features", tmp_path / "mine-0.5.npy", "--json",
+            tmp_path / "found.json"]  # fmt: skip
+    said = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    found = json.loads((tmp_path / "found.json").read_text())["mine-0.5"]
+
+    unit = [row / np.linalg.norm(row) for row in rows.astype(np.float64)]
+    distance = np.array([[np.linalg.norm(a - b) for b in unit] for a in unit])
+    kernel = np.exp(-(distance**2) / (2 * np.median([distance[i, j] ** 2 for i in range(40) for j in range(i)])))
+    weights = np.full(40, -1 / 40)
+    weights[kept] += 1 / 7
+    nearest = [min(distance[i, j] for j in kept) for i in range(40)]
+    assert found["radius"] == pytest.approx(max(nearest), rel=1e-3)
+    assert found["discrepancy"] == pytest.approx(1000 * np.sqrt(weights @ kernel @ weights), rel=1e-3)
+    # No label 2 among the kept, one 1, two 3 and four 0; of the kept, 3 and 7 are copies of each other.
+    assert (found["smallest_class"], found["halved_class"]) == (0, 1)
+    assert found["copies_0.99"] == pytest.approx(2 / 7)
+    assert said.count("| mine |") == 1
 
 
 def test_a_wrong_line_is_seen() -> None:
