@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,19 +13,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import dprune, dprune_process, torchrun
 from safetensors.numpy import load_file, save_file
 
-from dprune.clustering.assigned import AssignOnlyJob
+from dprune.clustering.assigned import AssignOnlyJob, FitOnJob
+from dprune.clustering.job import ClusterSettings, open_cluster
 from dprune.clustering.single import ClusterJob, Fitted
 from dprune.clustering.spans import SMALLEST, Assigned, Spans
 from dprune.console import TerminalMonitor
+from dprune.errors import Interrupted
 from dprune.formats.features import ArrayFeatures
 from dprune.formats.provenance import make_record, parent
 from dprune.formats.publish import Output
 from dprune.formats.stores import Store
 from dprune.formats.tensors import read_metadata
+from dprune.runtime import Silent
 from dprune.seeds import generator
+from dprune.selecting.amount import Amount
 
 SAMPLES, DIMENSION, K = 4 * SMALLEST + 1000, 6, 7
 
@@ -133,7 +139,8 @@ def test_a_rerun_does_what_is_missing(
     # One is cut short, one is of other centroids, and all others stay as they are.
     there[0].write_bytes(there[0].read_bytes()[:-1])
     np.save(tmp_path / "others.npy", np.load(centroids) + 1)
-    save_file({"assignment": np.zeros(SMALLEST, dtype=np.int32)}, there[1])
+    wrong = np.zeros(SMALLEST, dtype=np.float32)
+    Spans(folder, SAMPLES, "another").write(1, Assigned(wrong.astype(np.int32), wrong, wrong))
     written: list[int] = []
     write = Spans.write
     monkeypatch.setattr(Spans, "write", lambda self, n, assigned: (written.append(n), write(self, n, assigned))[1])
@@ -237,6 +244,34 @@ def test_a_stopped_fit_on_goes_on_without_another_fit(
     assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert load_file(out)["level_1"].shape == (12,)
     assert not folder.exists()
+
+
+def test_several_devices_share_a_fit_and_stop_together(features: Path, tmp_path: Path) -> None:
+    settings = ClusterSettings(k=9, fit_on=Amount.parse("20%"), engine="torch", device="cpu")
+
+    def run(name: str, devices: int, monitor: Silent) -> dict[str, np.ndarray]:
+        job = open_cluster(str(features), settings, Output(str(tmp_path / name)))
+        assert isinstance(job, FitOnJob)
+        shared = dataclasses.replace(job, fit=dataclasses.replace(job.fit, devices=(torch.device("cpu"),) * devices))
+        shared.run(monitor)
+        shared.tidy()
+        return load_file(tmp_path / name)
+
+    class Stops(Silent):
+        """Asks to stop once a span is assigned."""
+
+        def stop_requested(self) -> bool:
+            return any((tmp_path / ".three.safetensors.progress").glob("00*.safetensors"))
+
+    one = run("one.safetensors", 1, Silent())
+    with pytest.raises(Interrupted, match="same command"):
+        run("three.safetensors", 3, Stops())
+    # Each of the three began one of the five.
+    assert len(list((tmp_path / ".three.safetensors.progress").glob("00*.safetensors"))) <= 3
+    three = run("three.safetensors", 3, Silent())
+    np.testing.assert_array_equal(one["assignment"], three["assignment"])
+    np.testing.assert_allclose(one["centroids"], three["centroids"], rtol=1e-5)
+    assert not (tmp_path / ".three.safetensors.progress").exists()
 
 
 @pytest.mark.slow
