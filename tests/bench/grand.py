@@ -154,7 +154,7 @@ def command(given, device, method, folder, draws):
     # Passes are queued ahead of the device: what is counted from is a moment at which it had to be waited for.
     skip = len(watch.done) // 4
     start, before = watch.done[skip]
-    rate = (given.samples - before) / (end - start)
+    rate = (watch.done[-1][1] - before) / (end - start)
     return {"draws": draws, "samples_per_s": rate, "wall_s": end - begin, "hours_for_imagenet": IMAGENET / rate / 3600,
             "memory_gib": memory(device)}  # fmt: skip
 
