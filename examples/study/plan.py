@@ -47,8 +47,10 @@ def work(rule: str, config: Config, run: Run | None) -> tuple[float, str]:
             return samples * draws(config["moso"]) * config["fold"]["checkpoints"], "moso"
         case "influence":
             return samples * draws(config["influence"]), "moso"
-        case "train_dit" | "train_coarse":
+        case "train_dit":
             return study.steps_of(run, config) * batch, "train"
+        case "train_coarse":
+            return config["steps"] * batch, "train_coarse"
         case "train_baseline":
             baseline = config["baselines"][run.line.model]
             return baseline["steps"] * baseline["batch"], f"train_{run.line.model}"
