@@ -112,16 +112,19 @@ def test_what_a_training_was_told_of_its_samples_makes_another_line(named, drawn
     """It is of no subset, though the scores may be by a model that is, and no line has results of both."""
     runs = [Run(), Run(drawn=drawn), Run(seed=1), Run(drawn=drawn, seed=1), NEAREST, replace(NEAREST, drawn=drawn)]
     found = named(*runs)
-    assert labels(found) == ["unpruned", f"unpruned, {name}", "nearest", f"nearest, {name}"]
+    assert labels(found) == ["unpruned", f"all samples, {name}", "nearest", f"nearest, {name}"]
     assert [len(line.points) for line in found.lines] == [2, 2, 1, 1]
+    # What it does is told by the unpruned.
+    assert [line.unpruned for line in found.lines] == [(), *[("unpruned",)] * 3]
+    assert [line.cells[0].ratio for line in found.lines] == [0, 0, 0.75, 0.75]
 
 
 def test_weights_of_other_clusters_are_others(named) -> None:
     found = named(Run(), *(Run(drawn={"weights": repeats(k)}) for k in (9, 100)))
     assert labels(found) == [
         "unpruned",
-        "unpruned, weighted by 100 clusters",
-        "unpruned, weighted by 9 clusters",
+        "all samples, weighted by 9 clusters",
+        "all samples, weighted by 100 clusters",
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
 from dprune.errors import InputError
-from dprune.formats.provenance import Record, generator_of, parents_of, training_subset
+from dprune.formats.provenance import DRAWING, Record, generator_of, parents_of, training_subset
 from dprune.formats.results import Result, result_digest
 from dprune.reporting.study.factors import (
     ANY,
@@ -30,10 +30,11 @@ from dprune.reporting.study.training_sets import (
     model_of,
     selection_factors,
     training_set,
+    unevenly_drawn,
     unpruned,
 )
 from dprune.reporting.study.trainings import Training, training_of
-from dprune.reporting.study.wording import choice_name
+from dprune.reporting.study.wording import choice_name, is_of_drawing
 
 Choice = Hashable
 """How a training set was chosen: equal for all results whose models differ in seeds or options of training alone."""
@@ -103,7 +104,8 @@ def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point
     main = training_subset(chain)
     samples = _samples(generated)
     known = training_set(result.name, result.record, chain, main)
-    subset, selection, choice = _chosen(known, main, samples, baselines)
+    told = _told(chain, main, known, tagged=bool(result.record.get("tags")))
+    subset, selection, choice = _chosen(known, main, samples, baselines, told)
     own = _digest(main)
     beside = {role: entry for role, entry in result.record["parents"].items() if role not in _NO_MEASURE}
     measured = {**result.record, "parents": beside}
@@ -127,7 +129,7 @@ def point_of_result(result: Result, baselines: Collection[Choice] = ()) -> Point
         subset=subset,
         choice=choice,
         samples=samples,
-        experiment={f: v for f, v in _counted(made.factors, result).items() if f not in features} | said,
+        experiment={f: v for f, v in _counted(made.factors, result).items() if f not in {*features, *told}} | said,
         selection=selection,
         measure={f: v for f, v in measure.items() if f not in optional},
         open_measure={f: v for f, v in opened.items() if not _is_optional(result.kind, f)},
@@ -149,15 +151,17 @@ def point_of_losses(result: Result, baselines: Collection[Choice] = ()) -> Point
     chain = parents_of(result.record)[LOSSES].get("provenance")
     main, mark = training_subset(chain), result_digest(result)
     known = training_set(result.name, result.record, chain, main)
-    subset, selection, choice = _chosen(known, main, mark, baselines)
-    made = _made(generator_of(chain), main, subset, tagged=bool(result.record.get("tags")), source=mark, role=MODEL)
+    network, tagged = generator_of(chain), bool(result.record.get("tags"))
+    told = _told(network, main, known, tagged=tagged, role=MODEL)
+    subset, selection, choice = _chosen(known, main, mark, baselines, told)
+    made = _made(network, main, subset, tagged=tagged, source=mark, role=MODEL)
     # Which samples were scored follows from the training set.
     scored = flatten({**chain, "parents": {}}, (GENERATED,)).factors if chain else {}
     return Point(
         subset=subset,
         choice=choice,
         samples=mark,
-        experiment=made.factors | scored,
+        experiment={f: v for f, v in made.factors.items() if f not in told} | scored,
         selection=selection,
         measure={},
         open_measure={},
@@ -173,14 +177,18 @@ def point_of_losses(result: Result, baselines: Collection[Choice] = ()) -> Point
 def point_of_images(name: str, record: Record, mark: str, baselines: Collection[Choice] = ()) -> Point:
     """Place a folder of generated images by its manifest; see `point_of_result`."""
     main = training_subset(record)
-    subset, selection, choice = _chosen(training_set(name, {}, record, main), main, mark, baselines)
+    known = training_set(name, {}, record, main)
+    told = _told(record, main, known, tagged=False)
+    subset, selection, choice = _chosen(known, main, mark, baselines, told)
     made = _made(record, main, subset, tagged=False, source=mark)
     return Point(
         subset=subset,
         choice=choice,
         samples=mark,
         # How many there are changes none of them.
-        experiment={f: v for f, v in made.factors.items() if (f.command, f.name) != ("sample", IMAGES)},
+        experiment={
+            f: v for f, v in made.factors.items() if (f.command, f.name) != ("sample", IMAGES) and f not in told
+        },
         selection=selection,
         measure={},
         open_measure={},
@@ -200,10 +208,14 @@ def _samples(generated: Record) -> str:
 
 
 def _chosen(
-    subset: Subset, main: Record | None, samples: str, baselines: Collection[Choice]
+    subset: Subset, main: Record | None, samples: str, baselines: Collection[Choice], told: Factors
 ) -> tuple[Subset, Factors, Choice]:
-    """Return a training set as it counts, what else sets its choice apart, and the choice itself."""
-    selection = selection_factors(main, subset)
+    """Return a training set as it counts, what else sets its choice apart, and the choice itself.
+
+    What its samples are drawn by is of the choice: all of them, drawn unlike each other, are held to the unpruned.
+    """
+    selection = selection_factors(main, subset) | told
+    subset = unevenly_drawn(given=subset.given) if told and not subset.pruned else subset
     # Of what is not known to have been trained at all, nothing but the samples themselves tells.
     known = subset.given or subset.method != EXTERNAL
     name = f"{subset.method} {subset.order}".strip(), subset.axis or subset.ratio
@@ -214,7 +226,16 @@ def _chosen(
     # What provenance says to be unpruned is another training set.
     ratio = None if subset.ratio is None else f"pruned {float(subset.ratio):.3g}"
     said = {NAMED: ", ".join(filter(None, (choice_name(subset.method, subset.order), ratio)))}
-    return named, selection_factors(main, named) | said, choice
+    return named, selection_factors(main, named) | told | said, choice
+
+
+def _told(
+    chain: Record | None, main: Record | None, subset: Subset, *, tagged: bool, role: Path = (GENERATED,)
+) -> Factors:
+    """List what the training was told of its samples: how often, at which noise and when each is drawn."""
+    flat = flatten(chain, role, own=_digest(main), aside=subset.pruned, quiet=tagged)
+    every = flat.factors | _own(flat.own)
+    return {factor: value for factor, value in every.items() if is_of_drawing(factor)}
 
 
 def _digest(main: Record | None) -> str | None:
@@ -235,7 +256,7 @@ def _made(
         return Chain({Factor(role, "", SOURCE): ANY if tagged else source[:12]})
     flat = flatten(chain, role, own=_digest(main), aside=subset.pruned, quiet=tagged)
     # The subset of the training itself is no factor; that of the autoencoder is.
-    own = {path for path in flat.own if any(role in ASIDE for role in path)}
+    own = {path for path in flat.own if any(role in ASIDE and role not in DRAWING for role in path)}
     return Chain(flat.factors | _own(own), own)
 
 

@@ -13,7 +13,7 @@ from dprune.reporting.study.factors import ANY, COMMAND, EPOCHS, SOURCE, Factor,
 from dprune.reporting.study.labels import Labeller
 from dprune.reporting.study.training_sets import COMPOSING, EXTERNAL, SUBSET
 from dprune.reporting.study.views import View, grouped, line_key
-from dprune.reporting.study.wording import choice_name, choice_text, is_model, phrase
+from dprune.reporting.study.wording import choice_name, choice_text, is_model, is_of_drawing, phrase
 
 _Group = tuple[Mapping[Hashable, Factors], Sequence[Factors]]
 
@@ -170,9 +170,12 @@ def _selection(point: Point) -> Factors:
 
 
 def _of_groups(point: Point, unpruned: Point) -> Factors:
-    """Return how a subset was chosen, but of the groups of an unpruned one: of fewer is not what it seems to be."""
+    """Return how a subset was chosen, but of the groups of an unpruned one, and drawn as that is.
+
+    One of fewer groups, or drawn otherwise, is not what it seems to be.
+    """
     only = {f: v for f, v in unpruned.selection.items() if f.name == "only"}
-    return {f: v for f, v in _selection(point).items() if f.name != "only"} | only
+    return {f: v for f, v in _selection(point).items() if f.name != "only" and not is_of_drawing(f)} | only
 
 
 def _is_grouping(factor: Factor) -> bool:

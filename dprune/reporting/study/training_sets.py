@@ -14,6 +14,8 @@ from dprune.reporting.study.factors import ASIDE, AXES, COMMAND, SOURCE, Factor,
 from dprune.selecting.amount import Amount
 
 UNPRUNED, EXTERNAL = "unpruned", "external"
+EVERY = "all samples"
+"""Method of what leaves no sample out, but draws them unlike each other."""
 SUBSET: Path = ("subset",)
 EXAMPLE = "as_many_as"
 """Role of a subset that says how much another keeps, and nothing else of it."""
@@ -56,6 +58,11 @@ class Subset:
 def unpruned(*, given: bool) -> Subset:
     """Describe a training set that leaves no candidate out."""
     return Subset(UNPRUNED, "", "", Fraction(0), given)
+
+
+def unevenly_drawn(*, given: bool) -> Subset:
+    """Describe a training set that leaves no candidate out, but draws them unlike each other."""
+    return Subset(EVERY, "", "", Fraction(0), given)
 
 
 def training_set(name: str, record: Record, chain: Record | None, main: Record | None) -> Subset:

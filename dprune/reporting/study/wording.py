@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dprune.formats.provenance import DRAWING
 from dprune.reporting.study.factors import ASIDE, COMMAND, COUNT, EPOCHS, GENERATED, OWN, SOURCE, Factor
 
 _METHODS = {
@@ -147,7 +148,13 @@ def choice_text(method: str, order: str) -> str:
 
 def is_model(factor: Factor) -> bool:
     """Tell whether a factor says what kind of model made the samples."""
-    return factor.name == COMMAND and factor.path[:1] == (GENERATED,) and factor.path[-1] == "model"
+    made = factor.name == COMMAND and factor.path[:1] == (GENERATED,) and factor.path[-1] == "model"
+    return made and not is_of_drawing(factor)
+
+
+def is_of_drawing(factor: Factor) -> bool:
+    """Tell whether a factor says how a training was to draw its samples, or how what told it that was made."""
+    return any(role in DRAWING for role in factor.path)
 
 
 def role_name(role: str) -> str:
