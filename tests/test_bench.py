@@ -90,7 +90,7 @@ def test_orders(bench: Any) -> None:
     assert found["ranked"] == 60
     for method in ("k_center", "herding"):
         assert found[method]["same_as_plain"] > 0.9
-        assert found[method]["s"] > 0
+        assert found[method]["us_a_step"] > 0
 
 
 @pytest.mark.slow

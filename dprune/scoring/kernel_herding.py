@@ -84,12 +84,14 @@ def mean_kernels(vectors: Vectors, scale: float, monitor: Monitor) -> Tensor:
     tile, exact = TILE[vectors.device.type], vectors.factor is not None
     with float32(tf32=exact):
         for low, high, rows in vectors.blocks(0, tile, stored=exact):
-            check_stop(monitor)
+            monitor.note(f"mean kernels {100 * low // len(vectors)}%")
             for left, right, columns in vectors.blocks(low, tile, stored=exact):
+                check_stop(monitor)
                 table = _tile(vectors, slice(low, high), rows, slice(left, right), columns, scale)
                 sums[low:high] += table.sum(1)
                 if left > low:
                     sums[left:right] += table.sum(0)
+    monitor.note("")
     return sums / len(vectors)
 
 

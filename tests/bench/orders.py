@@ -1,8 +1,9 @@
 """How fast k-center and herding rank features, as JSON on stdout.
 
 Beside each stands a plain loop, which reads all rows at every step: a few hundred of its steps are timed, and told as
-they are and for as many as are ranked. Rows are made as float16, as stores hold them; what a command reads first is
-timed with `--command`, which runs `score k-center` and `score herding` in processes of their own.
+they are and for as many as are ranked. Seconds on a CPU are those of processors. Rows are made as float16, as stores
+hold them; what a command reads first is timed with `--command`, which runs `score k-center` and `score herding` in
+processes of their own.
 
     python tests/bench/orders.py
     PYTHONPATH=. python tests/bench/orders.py --device cuda
@@ -53,11 +54,12 @@ def arguments() -> argparse.Namespace:
 
 
 def seconds(run: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     synchronize(device)
-    began = time.perf_counter()
+    began = clock()
     found = run()
     synchronize(device)
-    return time.perf_counter() - began, found
+    return clock() - began, found
 
 
 class Plain:
