@@ -185,7 +185,8 @@ def test_the_report_shows_it(tmp_path: Path) -> None:
         results.append(losses.parent / "gap.json")
     one = scored(tmp_path / "lowest", order="lowest", seed=3)
     gap(one, "--subset", one.parent / "keep.npy")
-    run("report", *results, one.parent / "gap.json", "--format", "png", "-o", tmp_path / "report")
+    done = run("report", *results, one.parent / "gap.json", "--format", "png", "-o", tmp_path / "report", "--json")
+    assert json.loads(done.stdout)["lines"] == 2
     page = (tmp_path / "report" / "report.html").read_text()
     assert 'id="loss-gap"' in page
     assert "noise level" in page

@@ -184,7 +184,9 @@ class ReportJob(Job):
         content = self._content(monitor)
         found = {PAGE: render(content).encode(), **content.files()}
         check_stop(monitor)
-        lines = {line.label for of_kind in content.comparisons.values() for c in of_kind for line in c.lines}
+        comparisons = [*chain.from_iterable(content.comparisons.values())]
+        comparisons += content.loss_gaps.comparisons if content.loss_gaps else ()
+        lines = {line.label for comparison in comparisons for line in comparison.lines}
         folder = Path(self.output.path)
         for name in _listed(self.output.path):
             (folder / name).unlink(missing_ok=True)
