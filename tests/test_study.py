@@ -184,8 +184,9 @@ def test_newer_lines_go_from_features_and_gradients_to_results(finished: Path, t
     prepared(finished, tmp_path)
     names = ("k-center-by-cluster-0.5", "influence-0.5", "oversampled-0.5", "sigma-min-1.0", "guided-1.0")
     stages = f"[{{lines: [unpruned, {', '.join(name.rpartition('-')[0] for name in names)}]}}]"
-    more = {"steps": 20, "sigma_min": "{keep: 0.25, sigma: 0.5}", "guided": "{step: 10, sample: --guide-scale 2}"}
-    study(tmp_path, "digits.yaml", **TINY | more | {"stages": stages})
+    more = {"steps": 20, "influence": "--draws 2", "sigma_min": "{keep: 0.25, sigma: 0.5}",
+            "guided": "{step: 10, sample: --guide-scale 2}", "stages": stages}  # fmt: skip
+    study(tmp_path, "digits.yaml", **TINY | more)
     out = tmp_path / "out"
     assert {path.parts[-3] for path in out.glob("*/*/metrics.json")} == {"unpruned-1.0", *names}
 
