@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ import torch
 from conftest import dprune, dprune_process, torchrun
 from safetensors.numpy import load_file, save_file
 
+from dprune.clustering import assigned
 from dprune.clustering.assigned import AssignOnlyJob, FitOnJob
+from dprune.clustering.assigning import assign_spans
 from dprune.clustering.job import ClusterSettings, open_cluster
 from dprune.clustering.single import ClusterJob, Fitted
 from dprune.clustering.spans import SMALLEST, Assigned, Spans
@@ -246,7 +250,9 @@ def test_a_stopped_fit_on_goes_on_without_another_fit(
     assert not folder.exists()
 
 
-def test_several_devices_share_a_fit_and_stop_together(features: Path, tmp_path: Path) -> None:
+def test_several_devices_share_a_fit_and_stop_together(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = ClusterSettings(k=9, fit_on=Amount.parse("20%"), engine="torch", device="cpu")
 
     def run(name: str, devices: int, monitor: Silent) -> dict[str, np.ndarray]:
@@ -263,11 +269,18 @@ def test_several_devices_share_a_fit_and_stop_together(features: Path, tmp_path:
         def stop_requested(self) -> bool:
             return any((tmp_path / ".three.safetensors.progress").glob("00*.safetensors"))
 
+    def assign_one(*inputs: Any) -> None:
+        """Assign spans until a stop is asked for the second time; the first span is written behind the second."""
+        asked = itertools.count()
+        assign_spans(*inputs[:-1], lambda: next(asked) > 0)
+
     one = run("one.safetensors", 1, Silent())
-    with pytest.raises(Interrupted, match="same command"):
-        run("three.safetensors", 3, Stops())
-    # Each of the three began one of the five.
-    assert len(list((tmp_path / ".three.safetensors.progress").glob("00*.safetensors"))) <= 3
+    with monkeypatch.context() as patch:
+        patch.setattr(assigned, "assign_spans", assign_one)
+        with pytest.raises(Interrupted, match="same command"):
+            run("three.safetensors", 3, Stops())
+    # Each of the three made one of the five.
+    assert len(list((tmp_path / ".three.safetensors.progress").glob("00*.safetensors"))) == 3
     three = run("three.safetensors", 3, Silent())
     np.testing.assert_array_equal(one["assignment"], three["assignment"])
     np.testing.assert_allclose(one["centroids"], three["centroids"], rtol=1e-5)
@@ -343,7 +356,7 @@ def test_what_is_published_is_never_held(tmp_path: Path) -> None:
     [
         (["--assign-only"], 2, ["--assign-only", "--centroids"]),
         (["--centroids", "C"], 2, ["--centroids", "--assign-only", "--init"]),
-        (["--centroids", "C", "--assign-only", "-k", "3"], 2, ["--assign-only", "-k"]),
+        (["--centroids", "C", "--assign-only", "-k", "3"], 2, ["--assign-only", "drop -k"]),
         (["--centroids", "C", "--assign-only", "--n-init", "3"], 2, ["--assign-only", "--n-init"]),
         (["--centroids", "C", "--assign-only", "--fit-on", "2%"], 2, ["--assign-only", "--fit-on"]),
         (["--centroids", "C", "--assign-only", "-o", "-"], 2, ["-o FILE"]),
@@ -355,7 +368,7 @@ def test_what_is_published_is_never_held(tmp_path: Path) -> None:
         (["--fit-on", "half"], 2, ["--fit-on", "share"]),
         (["--fit-on", "2%", "--sweep", "2:4"], 2, ["--fit-on", "--sweep"]),
         (["--fit-on", "2%", "-o", "-"], 2, ["-o FILE"]),
-        (["--fit-on", "20", "-k", "21"], 3, ["--fit-on", "20 samples", "-k"]),
+        (["--fit-on", "20", "-k", "21"], 3, ["--fit-on", "20 samples", "raise it or lower -k"]),
         (["--fit-on", "99999999"], 3, ["--fit-on", "at most"]),
     ],
 )

@@ -95,8 +95,12 @@ def open_cluster(path: str, settings: ClusterSettings, output: Output) -> Job:
     count, source = features.shape[0] if chosen is None else len(chosen), settings.subset or features.name
     sample = chosen if settings.fit_on is None else _drawn(settings.fit_on, count, chosen, settings.seed, source)
     if resolved.k > (some := count if sample is None else len(sample)):
-        of, option = "--fit-on takes" if settings.fit_on else "has", "--levels" if settings.levels else "-k"
-        raise InputError(f"{source}: {of} {some:,} samples: give {option} at most that.")
+        option = "--levels" if settings.levels else "-k"
+        if settings.fit_on is not None:
+            raise InputError(
+                f"{source}: --fit-on takes {some:,} samples for {resolved.k:,} clusters: raise it or lower {option}."
+            )
+        raise InputError(f"{source}: has {some:,} samples: give {option} at most that.")
     above = settings.levels[1:] if settings.levels else ()
     job = ClusterJob(features, parents, resolved, settings.seed, devices, output, sample, above)
     if settings.fit_on is not None:
@@ -144,9 +148,9 @@ def _check(settings: ClusterSettings, output: Output) -> None:
         if settings.assign_only:
             raise UsageError("--assign-only: say to which clusters: give --centroids FILE.")
         raise UsageError("--centroids: add --assign-only to assign to them, or give --init FILE to start from them.")
-    fits = [f"--{name.replace('_', '-')}" for name in FITS if getattr(settings, name) != getattr(ClusterSettings, name)]
+    fits = [name.replace("_", "-") for name in FITS if getattr(settings, name) != getattr(ClusterSettings, name)]
     if settings.assign_only and fits:
-        raise UsageError(f"--assign-only fits nothing: drop {fits[0]}.")
+        raise UsageError(f"--assign-only fits nothing: drop {'-' if len(fits[0]) == 1 else '--'}{fits[0]}.")
     if settings.fit_on is not None and settings.sweep:
         raise UsageError("--fit-on and --sweep exclude each other: sweep over a --subset.")
     if (settings.fit_on is not None or settings.assign_only) and output.path == STDOUT:
