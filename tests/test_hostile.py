@@ -73,6 +73,7 @@ LINES = {
     ("score", "grand"): "{latents} --model {dit}",
     ("score", "monotonicity"): "{latents} {latents}",
     ("score", "moso"): "{latents} {latents} {latents}",
+    ("score", "influence"): "{latents} --model {dit} --target {keep}",
     ("select",): "{scores} --keep 2",
     ("train-vae",): "{shards} --preset tiny",
     ("encode",): "{shards} --vae {vae}",

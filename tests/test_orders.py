@@ -152,6 +152,30 @@ def test_each_cluster_is_ranked_by_itself(tmp_path: Path) -> None:
     assert found[7] == 0
 
 
+@pytest.mark.parametrize("method", ["k-center", "herding", "duplicates"])
+def test_a_subset_is_scored_as_if_it_were_all(tmp_path: Path, method: str) -> None:
+    random, x = np.random.default_rng(5), made("clustered", 200, 5)
+    keep, cluster = np.sort(random.choice(200, 90, replace=False)), random.integers(-1, 3, 200).astype(np.int32)
+    distance = random.random(200, dtype=np.float32)
+    for name, some in (("all", np.arange(200)), ("some", keep)):
+        np.save(tmp_path / f"{name}.npy", x[some])
+        save_file({"assignment": cluster[some], "distance": distance[some]}, tmp_path / f"{name}.safetensors")
+    np.save(tmp_path / "keep.npy", keep)
+    for inside in ((), ("--clusters",)):
+        found, alone = (
+            scores(dprune("score", method, tmp_path / f"{name}.npy", *more,
+                          *(word for option in inside for word in (option, tmp_path / f"{name}.safetensors"))).ok().out)
+            for name, more in (("all", ("--subset", tmp_path / "keep.npy")), ("some", ()))
+        )  # fmt: skip
+        assert np.isnan(np.delete(found, keep)).all()
+        np.testing.assert_allclose(found[keep], alone, rtol=1e-6)
+    np.save(tmp_path / "none.npy", keep[:0])
+    args = ("score", method, tmp_path / "all.npy", "--subset")
+    dprune(*args, tmp_path / "none.npy").fails(3, "no sample is left")
+    np.save(tmp_path / "far.npy", [200])
+    dprune(*args, tmp_path / "far.npy").fails(3, "holds the id 200")
+
+
 def test_up_to_ranks_a_share_and_leaves_no_sample_without_a_score(tmp_path: Path) -> None:
     x, cluster = made("scattered", 100, 5), np.repeat([0, 1], [30, 70]).astype(np.int32)
     np.save(tmp_path / "x.npy", x)
@@ -208,7 +232,7 @@ def test_clusters_of_another_dataset_are_refused(tmp_path: Path) -> None:
     args = ("score", "k-center", tmp_path / "x.npy", "--clusters", tmp_path / "c.safetensors")
     dprune(*args).fails(3, "20 samples", "21")
     save_file({"assignment": np.full(20, -1, np.int32)}, tmp_path / "none.safetensors")
-    dprune(*args[:-1], tmp_path / "none.safetensors").fails(3, "no sample in a cluster")
+    dprune(*args[:-1], tmp_path / "none.safetensors").fails(3, "none.safetensors: no sample is left")
 
 
 def median_width(x: np.ndarray) -> float:
@@ -340,7 +364,7 @@ def test_rows_as_they_are_stored_stand_for_those_of_unit_length() -> None:
 def test_a_signal_stops_a_ranking(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "x.npy", made("scattered", 1200, 4))
     monkeypatch.setattr("dprune.console.TerminalMonitor.stop_requested", lambda monitor: True)
-    dprune("score", method, tmp_path / "x.npy", "-o", tmp_path / "s.npy").fails(75, "run the same command again")
+    dprune("score", method, tmp_path / "x.npy", "-o", tmp_path / "s.npy").fails(75, "begins anew")
     assert not (tmp_path / "s.npy").exists()
 
 

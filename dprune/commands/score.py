@@ -72,6 +72,8 @@ def over_features(source: str, *own: options.Decorator, ranks: bool = True, metr
         "scoring", f"dprune.scoring.{source}", *own,
         options.option("--clusters", group="Method", common=True, metavar="FILE",
                        help="Score inside each cluster of this file, for select with the same --clusters."),
+        options.option("--subset", group="Method", common=True, metavar="FILE",
+                       help="Score these samples only, among themselves: ids or a mask. Others get NaN."),
         *([metric] if metrics else []),
         *([up_to] if ranks else []),
         options.seed,

@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from dprune.clustering.points import load_points
 from dprune.clustering.reading import read_rows
-from dprune.errors import InputError, MismatchError, UsageError
-from dprune.formats.arrays import read_array, write_array
+from dprune.errors import InputError, Interrupted, MismatchError, UsageError
+from dprune.formats.arrays import Array, read_array, write_array
 from dprune.formats.clusters import Clusters, read_clusters
 from dprune.formats.features import Features, open_features
 from dprune.formats.jobs import FileJob
 from dprune.formats.provenance import Record, check_same_dataset, make_record, with_findings
 from dprune.formats.publish import Output
+from dprune.formats.subsets import narrowed, read_chosen
 from dprune.memory import free_memory
 from dprune.namespace import HOST, device_type
 from dprune.runtime import Monitor, check_stop, explained, pick_device
@@ -45,6 +46,7 @@ class OrderOptions:
     """What `dprune score k-center` and its like were told, in the words of their options."""
 
     clusters: str | None = None
+    subset: str | None = None
     metric: str = "cosine"
     up_to: Amount | None = None
     seed: int = 0
@@ -121,6 +123,7 @@ class OrderJob(FileJob):
     Attributes:
         features: what is scored.
         clusters: inside which, None for one group of all.
+        subset: ids of the samples that are scored, None for all.
         metric: `cosine` or `l2`.
         method: that scores.
         up_to: how many are ranked, None for all.
@@ -129,6 +132,7 @@ class OrderJob(FileJob):
 
     features: Features
     clusters: Clusters | None
+    subset: Array | None
     metric: str
     method: OrderMethod
     up_to: Amount | None
@@ -139,7 +143,7 @@ class OrderJob(FileJob):
     @functools.cached_property
     def record(self) -> Record:
         """Provenance of the scores."""
-        inputs = {"features": self.features, "clusters": self.clusters}
+        inputs = {"features": self.features, "clusters": self.clusters, "subset": self.subset}
         parents = {role: value.as_parent() for role, value in inputs.items() if value is not None}
         options = {"metric": self.metric, **self.method.options()}
         if self.up_to is not None:
@@ -149,14 +153,29 @@ class OrderJob(FileJob):
 
     @property
     def fingerprint(self) -> str | None:
-        """Fingerprint of the dataset that features and clusters share."""
-        known = {value.name: value.fingerprint for value in (self.features, self.clusters) if value is not None}
-        return check_same_dataset(known)
+        """Fingerprint of the dataset that features, clusters and subset share."""
+        inputs = (self.features, self.clusters, self.subset)
+        return check_same_dataset({value.name: value.fingerprint for value in inputs if value is not None})
+
+    @property
+    def chosen(self) -> IntArray | None:
+        """Ids of the samples that take part, sorted, None for all."""
+        if self.clusters is None and self.subset is None:
+            return None
+        ids = narrowed(self.subset, self.features.name, self.features.fingerprint, self.features.shape[0])
+        return ids if self.clusters is None else ids[self.clusters.assignment[ids] >= 0]
 
     def run(self, monitor: Monitor) -> dict[str, Any]:
-        """Score group by group and publish the scores, float32 [N], NaN for samples in none or without features."""
-        with explained(self.device, "--device cpu"):
-            scores, findings = self._scores(monitor)
+        """Score group by group and publish the scores, float32 [N], NaN for samples in none or without features.
+
+        Raises:
+            Interrupted: a signal came; ranks of which the last are missing are of no use, and none are kept.
+        """
+        try:
+            with explained(self.device, "--device cpu"):
+                scores, findings = self._scores(monitor)
+        except Interrupted:
+            raise Interrupted("stopped, and nothing is kept: the same command begins anew.") from None
         write_array(self.output.path, scores, with_findings(self.record, findings))
         return _summary(scores)
 
@@ -183,8 +202,8 @@ class OrderJob(FileJob):
         """Read the rows that take part, and return them and which of all samples they are, bool [N]."""
         import torch
 
-        samples, dimension = self.features.shape
-        chosen = None if self.clusters is None else np.flatnonzero(self.clusters.assignment >= 0)
+        chosen, dimension = self.chosen, self.features.shape[1]
+        samples = self.features.shape[0] if chosen is None else len(chosen)
         stored = self.method.takes_stored and self.metric == "cosine" and self.features.dtype == np.float16
         if stored and _fits(2 * samples * dimension, device):
             return load_stored(self.features, device, monitor, chosen)
@@ -224,7 +243,7 @@ class OrderJob(FileJob):
     def work(self) -> Mapping[str, Any]:
         """See `Job`."""
         samples, dimension = self.features.shape
-        return {"samples": samples, "dimension": dimension}
+        return {"samples": samples if self.chosen is None else len(self.chosen), "dimension": dimension}
 
     def summary(self) -> dict[str, Any]:
         """See `Job`."""
@@ -288,8 +307,8 @@ def open_order(path: str, options: OrderOptions, method: OrderMethod, output: Ou
         output: where the scores go.
 
     Raises:
-        InputError: a file is missing or not what it should be.
-        MismatchError: features and clusters do not belong together.
+        InputError: a file is missing or not what it should be, or no sample is left to score.
+        MismatchError: features, clusters and subset do not belong together.
         UsageError: how much is to be ranked has two meanings.
     """
     if options.up_to is not None and options.up_to.value == 1 and isinstance(options.up_to.value, int):
@@ -300,8 +319,11 @@ def open_order(path: str, options: OrderOptions, method: OrderMethod, output: Ou
     if clusters is not None and len(clusters) != features.shape[0]:
         raise MismatchError(f"{features.name} has {features.shape[0]:,} samples and {clusters.name} {len(clusters):,}: "
                             "make both from the same dataset.")  # fmt: skip
-    if clusters is not None and not (clusters.assignment >= 0).any():
-        raise InputError(f"{clusters.name}: puts no sample in a cluster, and nothing would be scored.")
-    job = OrderJob(features, clusters, options.metric, method, options.up_to, options.seed, options.device, output)
+    subset = read_chosen(options.subset, None) if options.subset is not None else None
+    job = OrderJob(features, clusters, subset, options.metric, method, options.up_to, options.seed, options.device,
+                   output)  # fmt: skip
     _ = job.fingerprint
+    if job.chosen is not None and not len(job.chosen):
+        narrow = " and ".join(given.name for given in (clusters, subset) if given is not None)
+        raise InputError(f"{narrow}: no sample is left to score.")
     return job

@@ -9,7 +9,7 @@ from dprune.precision import float32
 from dprune.runtime import Monitor, check_stop
 from dprune.scoring.vectors import Vectors
 
-SIZES = {"cpu": (256, 1024), "cuda": (1 << 15, 1 << 13)}
+SIZES = {"cpu": (128, 1024), "cuda": (1 << 15, 1 << 13)}
 """Rows that are compared at once, and with how many: on a CPU their cosines stay in cache."""
 FIRST = -1
 """Place of what no row comes before, and its cosine, which is the least there is."""
@@ -33,34 +33,45 @@ def largest_similarities(
         For each row the cosine, [n], and the position of the other, int64 [n], on the device: of the first both are -1.
     """
     some, many = sizes or SIZES[device.type]
-    vectors, order = Vectors(x, device), order.to(device)
+    # Brought into their order once, or every block would gather anew all that come before it.
+    x, order = x.index_select(0, order.to(x.device)), order.to(device)
     cosines, of = x.new_empty(len(x), device=device), torch.empty_like(order)
     with float32(tf32=False):
         for low in range(0, len(x), some):
             check_stop(monitor)
             here = order[low : low + some]
-            rows = vectors.take(here)
-            found = order[_most_similar(vectors, order, rows, low, many)]
-            of[here] = found
-            cosines[here] = 1 - (rows - vectors.take(found)).square().sum(1) / 2
+            rows = x[low : low + some].to(device)
+            found = _most_similar(x, rows, low, many)
+            of[here] = order[found]
+            cosines[here] = 1 - (rows - x[found.to(x.device)].to(device)).square().sum(1) / 2
             monitor.advance(len(here))
     of[order[0]] = cosines[order[0]] = FIRST
     return cosines.clamp_(-1, 1), of
 
 
-def _most_similar(vectors: Vectors, order: Tensor, rows: Tensor, low: int, many: int) -> Tensor:
-    """Return the place in `order` of the most similar row before each of those that stand there from `low` on."""
+def _most_similar(x: Tensor, rows: Tensor, low: int, many: int) -> Tensor:
+    """Return the place in `x` of the most similar row before each of `rows`, which stand there from `low` on."""
     best = rows.new_full((len(rows),), -torch.inf)
     place = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     for first in range(0, low + len(rows), many):
-        others = vectors.take(order[first : min(first + many, low + len(rows))])
+        others = x[first : min(first + many, low + len(rows))].to(rows.device)
         table = rows @ others.T
         if first + len(others) > low:
-            table.masked_fill_(torch.ones_like(table, dtype=torch.bool).triu_(low - first), -torch.inf)
-        value, where = table.max(1)
+            beside = table[:, max(low - first, 0) :]
+            beside.masked_fill_(torch.ones_like(beside, dtype=torch.bool).triu_(min(low - first, 0)), -torch.inf)
+        value, where = _largest(table)
         place = torch.where(value > best, where + first, place)
         best = torch.maximum(best, value)
     return place
+
+
+def _largest(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest value of each row and where it is, [n] both."""
+    if table.device.type != "cpu":
+        return table.max(1)
+    # On a CPU numpy finds places ten times as fast as torch.
+    where = torch.from_numpy(table.numpy().argmax(1))
+    return table.gather(1, where.unsqueeze(1))[:, 0], where
 
 
 def away_from_mean(x: Tensor, device: torch.device) -> Tensor:
