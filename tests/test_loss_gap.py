@@ -190,6 +190,7 @@ def test_the_report_shows_it(tmp_path: Path) -> None:
     page = (tmp_path / "report" / "report.html").read_text()
     assert 'id="loss-gap"' in page
     assert "noise level" in page
+    assert 'scope="rowgroup">pruned 0.' in page[page.index('id="loss-gap"') :]
     table = (tmp_path / "report" / "loss-gap.md").read_text()
     # Seeds of one line are averaged, with an interval over trainings.
     assert len([row for row in table.splitlines() if row.startswith("| 0.")]) == 2

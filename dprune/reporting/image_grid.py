@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dprune.reporting.image_folders import Folder, SeedImage, shown_seeds
-from dprune.reporting.study.grouping import Comparison, Line, called_alike, cell_ratio, compare, ratio_text
+from dprune.reporting.study.grouping import Comparison, Line, called_alike, cell_ratio, compare, ratio_text, ratio_title
 from dprune.sheets.lettering import drawable
 from dprune.sheets.sheet import Caption, ColumnBlock, Sheet, SheetCell, SheetRow, sized
 
@@ -113,11 +113,6 @@ def draw_grid(grid: ImageGrid) -> Image.Image:
 def captions(name: str, heads: Sequence[str]) -> tuple[Caption, ...]:
     """Write the class below an image, where it does not stand above the column."""
     return (Caption(drawable(name) or "?"),) if name and not heads else ()
-
-
-def ratio_title(ratio: str) -> str:
-    """Say how much was pruned, above the images of a ratio."""
-    return "unpruned" if ratio == "0" else f"pruned {ratio}"
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

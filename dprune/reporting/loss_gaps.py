@@ -19,7 +19,16 @@ from dprune.reporting.curves import Colours
 from dprune.reporting.markup import markdown
 from dprune.reporting.study.estimates import CellMean
 from dprune.reporting.study.experiments import LOSSES, Choice, Point, point_of_losses
-from dprune.reporting.study.grouping import Cell, Comparison, Line, called_alike, cell_ratio, cell_title, compare
+from dprune.reporting.study.grouping import (
+    Cell,
+    Comparison,
+    Line,
+    called_alike,
+    cell_ratio,
+    cell_title,
+    compare,
+    ratio_title,
+)
 from dprune.reporting.tables import csv_text
 from dprune.reporting.word_tables import WordTable, markdown_word_table
 
@@ -118,7 +127,7 @@ class LossGaps:
                 for point in self._points(lines.index(line), cell)
             ]
             if points:
-                title = f"Loss gap in %, {'unpruned' if ratio == '0' else f'pruned {ratio}'}"
+                title = f"Loss gap in %, {ratio_title(ratio)}"
                 styles = colours.styles(comparison)
                 yield ratio_curves(title, _said(title, styles, points), styles, points, [], 0.0, over="noise level")
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from dprune.formats.images import drawn_png
 from dprune.formats.readable import first_capital
 from dprune.reporting.image_folders import SeedImage
-from dprune.reporting.image_grid import ABSENT, ImageGrid, ratio_title, seeds_text
+from dprune.reporting.image_grid import ABSENT, ImageGrid, seeds_text
 from dprune.reporting.markup import escape
 from dprune.reporting.pictures import Picture
-from dprune.reporting.study.grouping import Line
+from dprune.reporting.study.grouping import Line, ratio_title
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -24,7 +24,7 @@ from dprune.reporting.coverage import Coverage, CoveredPoint
 from dprune.reporting.line_table import LineTable
 from dprune.reporting.markup import escape
 from dprune.reporting.study.estimates import CellMean, trained_on_text
-from dprune.reporting.study.grouping import MISSING, Line
+from dprune.reporting.study.grouping import MISSING, Line, ratio_title
 from dprune.reporting.tables import Table, TableRow, number_text
 
 _NARROW = 5
@@ -172,8 +172,7 @@ def _framed(caption: str, body: _Body) -> str:
 def _ratio_row(ratio: str, body: _Body) -> str:
     if ratio == "0":
         return ""
-    pruned = "pruning ratio not known" if ratio == MISSING else f"pruned {ratio}"
-    said = ", ".join(filter(None, (pruned, trained_on_text(body.trained_on[ratio]))))
+    said = ", ".join(filter(None, (ratio_title(ratio), trained_on_text(body.trained_on[ratio]))))
     return f'<tr class="group"><th scope="rowgroup">{said}</th><td colspan="{len(body.heads)}"></td></tr>'
 
 

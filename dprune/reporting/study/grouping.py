@@ -339,6 +339,13 @@ def cell_ratio(line: Line, cell: Cell) -> str:
     return "0" if line.is_unpruned else ratio_text(cell.ratio)
 
 
+def ratio_title(ratio: str) -> str:
+    """Say how much was pruned, above what is of a ratio."""
+    if ratio == "0":
+        return "unpruned"
+    return "pruning ratio not known" if ratio == MISSING else f"pruned {ratio}"
+
+
 def cell_title(line: Line, cell: Cell) -> str:
     """Name a cell, by its line alone where nothing tells how much was pruned."""
     return line.label if line.is_unpruned or cell.ratio is None else f"{line.label}{RATIO}{ratio_text(cell.ratio)}"
