@@ -172,9 +172,20 @@ def test_losses_made_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_subset_chosen_by_scores_is_warned_of(tmp_path: Path) -> None:
-    losses = scored(tmp_path / "easy", order="lowest")
-    done = run("memorization", "--losses", losses, "--subset", losses.parent / "keep.npy", "-o", tmp_path / "gap.json")
-    assert "chosen by scores" in done.stderr
+    for order in ("lowest", "interval", "random"):
+        losses, out = scored(tmp_path / order, order=order), tmp_path / f"{order}.json"
+        done = run("memorization", "--losses", losses, "--subset", losses.parent / "keep.npy", "-o", out)
+        assert ("chosen by scores" in done.stderr) == (order == "lowest")
+
+
+def test_a_model_that_drew_by_weights_may_not_have_seen_all(tmp_path: Path) -> None:
+    np.save(tmp_path / "drawn.npy", TRAINED)
+    for role, code in (("weights", 0), ("curriculum", 3)):
+        drawn = {role: {"digest": "d" * 64, "external": True}}
+        model = make_record("train-dit", {"arch": "nano/4"}, fingerprint=FINGERPRINT, parents=drawn)
+        record = make_record("score el2n", {"sigma": list(SIGMAS)}, fingerprint=FINGERPRINT,
+                             parents={"model": parent_record(model, "a" * 64)})  # fmt: skip
+        gap(made(tmp_path / f"{role}.npy", record, some_losses()), "--subset", tmp_path / "drawn.npy", code=code)
 
 
 def test_the_report_shows_it(tmp_path: Path) -> None:

@@ -13,7 +13,15 @@ import numpy.typing as npt
 from dprune.errors import InputError, MismatchError
 from dprune.formats.arrays import NPY_MAGIC, Array, read_array
 from dprune.formats.jobs import FileJob
-from dprune.formats.provenance import Record, generator_of, make_record, packed_subset, parent, training_subset
+from dprune.formats.provenance import (
+    Record,
+    generator_of,
+    make_record,
+    packed_subset,
+    parent,
+    parents_of,
+    training_subset,
+)
 from dprune.formats.publish import STDOUT, Output
 from dprune.formats.results import read_result
 from dprune.formats.subsets import narrowed, read_chosen
@@ -27,6 +35,8 @@ from dprune.metrics.loss_gap import LossGap, loss_gap
 from dprune.runtime import Monitor
 
 IntArray = npt.NDArray[np.int64]
+UNBIASED = ("random", "interval")
+"""Orders of `select` that take samples of all scores."""
 FEWEST = 2
 """Samples of either side, of which an error can be told."""
 
@@ -141,9 +151,13 @@ def _check_subset(losses: Losses, subset: Array | None) -> None:
     """Hold the subset that is given to the one that the provenance of the losses' model names."""
     model, named = generator_of(losses.record), training_subset(losses.record)
     if named is None:
-        if model is not None and subset is None and "fold" in model["options"]:
+        if model is None:
+            return
+        folded = "fold" in model["options"]
+        if folded and subset is None:
             raise InputError(f"{losses.name}: its model was trained on a fold: give the ids of that with --subset.")
-        whole = model is not None and "fold" not in model["options"] and model.get("fingerprint") == losses.fingerprint
+        # Weights may have left samples out.
+        whole = not folded and "weights" not in parents_of(model) and model.get("fingerprint") == losses.fingerprint
         if whole and subset is not None:
             raise MismatchError(
                 f"{losses.name}: its model was trained on all samples: leave --subset out, and give with --held-out "
@@ -179,7 +193,7 @@ def _check_alike(ours: Losses, theirs: Losses) -> None:
 def _warn_of_selection(subset: Array | None) -> None:
     """Say where training samples are no random ones: then others differ from them whatever the model learnt."""
     made = subset.record if subset is not None else None
-    if made and made["command"] == "select" and made["options"].get("order", "random") != "random":
+    if made and made["command"] == "select" and made["options"].get("order", "random") not in UNBIASED:
         assert subset is not None
         _log.warning(
             "%s was chosen by scores: its samples may be easier or harder than the held-out ones, and the gap shows "
