@@ -56,16 +56,19 @@ def latent_store(
 def generated_features(folder: Path, x: np.ndarray, label: np.ndarray | None = None, *, model: str = "all",
                        shard_size: int = 50, shards: tuple[str, ...] = (), keys: Sequence[str] | None = None,
                        subset: dict[str, Any] | None = None, fingerprint: str | None = None,
-                       space: dict[str, Any] | None = None, **options: Any) -> Path:  # fmt: skip
+                       space: dict[str, Any] | None = None, trained: dict[str, Any] | None = None,
+                       told: dict[str, Any] | None = None, **options: Any) -> Path:  # fmt: skip
     """Features `x` [n, d] as those of images that `sample` drew from a model with the seeds 0 to n - 1.
+
+    Options of its training are `trained`, and arrays that told it of each sample `told`.
 
     Their keys are kept where they are given, as an older dprune did not.
     """
     latents = {"digest": model, "external": True}
-    trained = make_record("train-dit", {"steps": 5}, fingerprint=fingerprint,
-                          parents={"latents": latents, **({"subset": subset} if subset else {})})  # fmt: skip
+    made = make_record("train-dit", {"steps": 5, **(trained or {})}, fingerprint=fingerprint,
+                       parents={"latents": latents, **({"subset": subset} if subset else {}), **(told or {})})  # fmt: skip
     options = {"seeds": f"0-{len(x) - 1}", "steps": 20, "cfg": 1.0, **options}
-    images = make_record("sample", options, parents={"model": parent_record(trained, model)})
+    images = make_record("sample", options, parents={"model": parent_record(made, model)})
     record = make_record("embed", {"model": "pixels", "dtype": "float32", **(space or {})},
                          parents={"shards": parent_record(images, digest(images))})  # fmt: skip
     count = -(-len(x) // shard_size)

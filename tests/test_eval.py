@@ -860,6 +860,34 @@ def test_what_was_not_trained_on_is_no_training_set(clustered: tuple[Path, Path]
     dprune("eval", pruned, store, *asked).fails(2, "--trained-on", "'shares'")
 
 
+@pytest.mark.parametrize("by", ["--weights", "--fold 0/2"])
+def test_samples_that_weights_or_a_fold_left_are_held_to_their_number(
+    clustered: tuple[Path, Path], tmp_path: Path, by: str
+) -> None:
+    store, clusters = clustered
+    fingerprint = read_metadata(clusters)["fingerprint"]
+    for name, ids in (("drawn", [0, 1, 9]), ("more", [0, 1, 2, 9])):
+        np.save(tmp_path / f"{name}.npy", ids)
+    told = {"weights": {"digest": "w" * 64, "external": True}} if by == "--weights" else {}
+    fold = {} if told else {"fold": "0/2"}
+
+    def drawn(name: str, samples: int) -> Path:
+        trained = {**fold, "samples": samples, "of": 18}
+        rows = np.arange(18) % 7
+        return drawn_from(tmp_path / name, store, rows, fingerprint=fingerprint, trained=trained, told=told)
+
+    some = drawn("some", 3)
+    args = (store, "--clusters", clusters, "--metrics", "shares")
+    assert "training" not in evaluate(some, *args)["details"]["shares"]["cluster"]
+    found = evaluate(some, *args, "--trained-on", tmp_path / "drawn.npy")["details"]["shares"]
+    assert found["cluster"]["training"] == pytest.approx([2 / 3, 1 / 3, 0])
+    refused = dprune("eval", some, *args, "-o", tmp_path / "m.json", "--trained-on", tmp_path / "more.npy")
+    refused.fails(3, "more.npy", "4 samples", "on the 3 that", by)
+    if told:
+        every = evaluate(drawn("every", 18), *args)["details"]["shares"]
+        assert every["cluster"]["training"] == pytest.approx([9 / 18, 6 / 18, 3 / 18])
+
+
 @pytest.mark.parametrize(
     ("ours", "warns"),
     [((50, 30, 20), ""), ((45, 30, 25), ""), ((34, 33, 33), "0.16"), ((60, 0, 40), "0.30; no sample of the class 1")],

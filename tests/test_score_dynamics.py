@@ -391,6 +391,17 @@ def test_runs_on_a_subset_score_it(score, store, tmp_path):
     score("moso", runs, "x.npy", "--subset", other).fails(3, "another subset", "--subset")
 
 
+def test_runs_with_weights_of_zero_score_what_they_drew(score, store, tmp_path):
+    weights = np.zeros(len(open_latents(store)), np.float32)
+    weights[4:24] = 2
+    np.save(tmp_path / "w.npy", weights)
+    np.save(tmp_path / "drawn.npy", np.arange(4, 24))
+    run = train(store, tmp_path / "r", "--epochs", "1", "--weights", tmp_path / "w.npy")
+    score("moso", run, "x.npy").fails(3, "the 20 samples to which --weights gives more than 0", "with --subset")
+    score("moso", run, "m.npy", "--subset", tmp_path / "drawn.npy").ok()
+    assert np.flatnonzero(np.isfinite(scores(tmp_path / "m.npy"))).tolist() == list(range(4, 24))
+
+
 def test_checkpoints_are_chosen(run, score, tmp_path):
     trained = open_run(run)
     every = [checkpoint.step for checkpoint in trained.checkpoints]

@@ -13,15 +13,7 @@ import numpy.typing as npt
 from dprune.errors import InputError, MismatchError
 from dprune.formats.arrays import NPY_MAGIC, Array, read_array
 from dprune.formats.jobs import FileJob
-from dprune.formats.provenance import (
-    Record,
-    generator_of,
-    make_record,
-    packed_subset,
-    parent,
-    parents_of,
-    training_subset,
-)
+from dprune.formats.provenance import Record, generator_of, make_record, packed_subset, parent, training_subset
 from dprune.formats.publish import STDOUT, Output
 from dprune.formats.results import read_result
 from dprune.formats.subsets import narrowed, read_chosen
@@ -30,6 +22,7 @@ from dprune.measuring.losses import Losses, read_losses
 from dprune.measuring.pairs import COMMAND
 from dprune.measuring.settings import MemorizationSettings
 from dprune.measuring.sides import Measurement
+from dprune.measuring.trained_samples import part_by, took_all, trained_count
 from dprune.metrics.catalogue import LOSS_GAP_AT
 from dprune.metrics.loss_gap import LossGap, loss_gap
 from dprune.runtime import Monitor
@@ -153,12 +146,10 @@ def _check_subset(losses: Losses, subset: Array | None) -> None:
     if named is None:
         if model is None:
             return
-        folded = "fold" in model["options"]
-        if folded and subset is None:
-            raise InputError(f"{losses.name}: its model was trained on a fold: give the ids of that with --subset.")
-        # Weights may have left samples out.
-        whole = not folded and "weights" not in parents_of(model) and model.get("fingerprint") == losses.fingerprint
-        if whole and subset is not None:
+        if not took_all(model) and (subset is None or len(subset.values) != trained_count(model)):
+            raise InputError(f"{losses.name}: its model was trained on the {trained_count(model):,} samples that "
+                             f"{part_by(model)} left: give the ids of those with --subset.")  # fmt: skip
+        if subset is not None and took_all(model) and model.get("fingerprint") == losses.fingerprint:
             raise MismatchError(
                 f"{losses.name}: its model was trained on all samples: leave --subset out, and give with --held-out "
                 "the losses of others."

@@ -72,15 +72,49 @@ def trained_samples(generated: Record | None, given: Array | None, subset: Array
     main = training_subset(generated)
     digest = main.get("digest") if main else None
     model = generator_of(generated)
-    if given is not None and model is not None and given.as_parent()["digest"] != digest:
+    if given is not None and model is not None:
+        _check_given(given, model, digest)
+    part, count = part_by(model), trained_count(model)
+    is_theirs = subset is not None and subset.as_parent()["digest"] == digest
+    named = given or (
+        subset if is_theirs and subset is not None and (not part or len(subset.values) == count) else None
+    )
+    if named is not None:
+        return TrainedSamples(named, named.fingerprint)
+    # Shards that were packed from a subset are a dataset of its own, of which the training took all.
+    whole = model is not None and "subset" not in parents_of(model) and took_all(model) and model.get("fingerprint")
+    return TrainedSamples(None, whole) if whole else None
+
+
+def part_by(model: Record | None) -> str:
+    """Name the option by which a training may have left samples of its subset out, empty where there was none."""
+    if model is None:
+        return ""
+    fold = model["options"].get("fold")
+    return f"--fold {fold}" if fold else "--weights" if "weights" in parents_of(model) else ""
+
+
+def trained_count(model: Record | None) -> int | None:
+    """Return how many samples a training was on, None where it does not say."""
+    return model["options"].get("samples") if model else None
+
+
+def took_all(model: Record) -> bool:
+    """Tell whether neither folds nor weights left a sample of the dataset out of a training without a subset."""
+    return not part_by(model) or trained_count(model) == model["options"].get("of")
+
+
+def _check_given(given: Array, model: Record, digest: str | None) -> None:
+    if part := part_by(model):
+        # Which they are is recorded nowhere.
+        if (held := len(given.values)) != (count := trained_count(model)):
+            raise MismatchError(
+                f"--trained-on {given.name}: holds {held:,} samples, and the model behind the generated samples was "
+                f"trained on the {count:,} that {part} left: give the ids of those."
+            )
+    elif given.as_parent()["digest"] != digest:
         what = "on another subset" if digest else "on all samples"
         raise MismatchError(
             f"--trained-on {given.name}: the model behind the generated samples was trained {what}: give the subset "
             "that it was trained on, or leave the option out."
         )
-    named = given or (subset if subset is not None and subset.as_parent()["digest"] == digest else None)
-    if named is not None:
-        return TrainedSamples(named, named.fingerprint)
-    # Shards that were packed from a subset are a dataset of its own, of which the training took all, if by no weights.
-    whole = model is not None and not {"subset", "weights"} & parents_of(model).keys() and model.get("fingerprint")
-    return TrainedSamples(None, whole) if whole else None

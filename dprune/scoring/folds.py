@@ -185,7 +185,8 @@ def _check_trained_on(run: TrainedRun, samples: Samples) -> None:
         raise MismatchError(f"{run.folder} was trained on other latents than {samples.latents.store.folder}: "
                             "give those that it was trained on.")  # fmt: skip
     theirs, ours = (parents.get("subset", {}).get("digest") for parents in (trained, given))
-    if theirs != ours:
+    # Those that weights left are a subset that the run does not name; their number is held to it below.
+    if theirs != ours and not (ours and "weights" in trained):
         was = "another subset than that of --subset" if theirs and ours else "a subset" if theirs else "all samples"
         remedy = "leave --subset out" if not theirs else "give the one that it was trained on with --subset"
         raise MismatchError(f"{run.folder} was trained on {was}: {remedy}.")
@@ -195,9 +196,12 @@ def _check_sizes(surrogates: Sequence[Surrogate]) -> None:
     first = surrogates[0]
     for surrogate in surrogates:
         run, count = surrogate.run, len(surrogate.ids)
-        if count != run.record["options"]["samples"]:
-            raise MismatchError(f"{run.folder} was trained on {run.record['options']['samples']:,} samples, and "
-                                f"{count:,} are its now: train it again.")  # fmt: skip
+        if count != (trained := run.record["options"]["samples"]):
+            if "weights" in run.record.get("parents", {}):
+                raise MismatchError(f"{run.folder} was trained on the {trained:,} samples to which --weights gives more "
+                                    f"than 0, of {count:,}: give the ids of all such samples with --subset.")  # fmt: skip
+            raise MismatchError(f"{run.folder} was trained on {trained:,} samples, and {count:,} are its now: train it "
+                                "again.")  # fmt: skip
         if count < 2:
             raise InputError(f"{run.folder}: was trained on one sample, and a comparison needs two: train fewer "
                              "folds.")  # fmt: skip
