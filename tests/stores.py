@@ -65,8 +65,8 @@ def generated_features(folder: Path, x: np.ndarray, label: np.ndarray | None = N
     Their keys are kept where they are given, as an older dprune did not.
     """
     latents = {"digest": model, "external": True}
-    made = make_record("train-dit", {"steps": 5, **(trained or {})}, fingerprint=fingerprint,
-                       parents={"latents": latents, **({"subset": subset} if subset else {}), **(told or {})})  # fmt: skip
+    inputs = {"latents": latents, **({"subset": subset} if subset else {}), **(told or {})}
+    made = make_record("train-dit", {"steps": 5, **(trained or {})}, fingerprint=fingerprint, parents=inputs)
     options = {"seeds": f"0-{len(x) - 1}", "steps": 20, "cfg": 1.0, **options}
     images = make_record("sample", options, parents={"model": parent_record(made, model)})
     record = make_record("embed", {"model": "pixels", "dtype": "float32", **(space or {})},

@@ -40,6 +40,7 @@ class Run:
         baseline: `vae` or `gan` for such a model in the place of a DiT.
         network: what `encode` says of the latents; pixels have no autoencoder.
         drawn: what else the training was told of the samples, such as their `weights`.
+        beside: runs whose models take part in drawing, `coarse` or `guide`.
     """
 
     scores: str = ""
@@ -65,6 +66,7 @@ class Run:
     baseline: str = ""
     network: dict[str, Any] = field(default_factory=dict)
     drawn: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Run] = field(default_factory=dict)
 
     def seed_of(self, command: str) -> int:
         return self.seeds.get(command, self.seed)
@@ -119,7 +121,7 @@ class Run:
 
     def generated(self) -> dict[str, Any]:
         """Provenance of the generated features."""
-        networks = self.networks()
+        networks = self.networks() | {role: run.networks()["model"] for role, run in self.beside.items()}
         options = {"seeds": "0-499", **({} if self.baseline else {"steps": 20, "cfg": 2.0})}
         images = make_record("sample", options | self.sample, parents=networks, tags=self.tags.get("sample"))
         return make_record("embed", {"model": "inception", "dtype": "float16", **self.embed},

@@ -119,6 +119,20 @@ def test_what_a_training_was_told_of_its_samples_makes_another_line(named, drawn
     assert [line.cells[0].ratio for line in found.lines] == [0, 0, 0.75, 0.75]
 
 
+def test_networks_that_take_part_in_drawing_are_told_from_the_model(named) -> None:
+    """What their trainings were told of the samples is not what that of the model was."""
+    coarse = [Run(sample={"until": 0.7}, beside={"coarse": Run(train={"arch": arch})}) for arch in ("nano/4", "nano/8")]
+    weaker = [Run(train={"steps": 50}), Run(train={"steps": 50}, drawn={"weights": repeats()})]
+    guided = [Run(sample={"guide_scale": 2.0}, beside={"guide": run}) for run in weaker]
+    found = named(Run(), *coarse, *guided)
+    guidance = "unpruned, autoguidance 2"
+    assert set(labels(found)) == {
+        "unpruned", "unpruned, coarse model nano/4", "unpruned, coarse model nano/8", guidance,
+        f"{guidance}, weaker model balanced oversampling",
+    }  # fmt: skip
+    assert "a coarse model until 0.7, coarse model nano/4" in [dict(line.about)["Differs in"] for line in found.lines]
+
+
 def test_weights_of_other_clusters_are_others(named) -> None:
     found = named(Run(), *(Run(drawn={"weights": repeats(k)}) for k in (9, 100)))
     assert labels(found) == [

@@ -182,10 +182,14 @@ def test_a_model_that_drew_by_weights_may_not_have_seen_all(tmp_path: Path) -> N
     np.save(tmp_path / "drawn.npy", TRAINED)
     for role, code in (("weights", 0), ("curriculum", 3)):
         drawn = {role: {"digest": "d" * 64, "external": True}}
-        model = make_record("train-dit", {"arch": "nano/4"}, fingerprint=FINGERPRINT, parents=drawn)
+        counts = {"samples": len(TRAINED), "of": COUNT}
+        model = make_record("train-dit", {"arch": "nano/4", **counts}, fingerprint=FINGERPRINT, parents=drawn)
         record = make_record("score el2n", {"sigma": list(SIGMAS)}, fingerprint=FINGERPRINT,
                              parents={"model": parent_record(model, "a" * 64)})  # fmt: skip
         gap(made(tmp_path / f"{role}.npy", record, some_losses()), "--subset", tmp_path / "drawn.npy", code=code)
+    np.save(tmp_path / "more.npy", np.arange(len(TRAINED) + 1))
+    gap(tmp_path / "weights.npy", "--subset", tmp_path / "more.npy", "--overwrite", code=3)
+    gap(tmp_path / "weights.npy", "--overwrite", code=3)
 
 
 def test_the_report_shows_it(tmp_path: Path) -> None:

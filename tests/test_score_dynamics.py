@@ -397,7 +397,7 @@ def test_runs_with_weights_of_zero_score_what_they_drew(score, store, tmp_path):
     np.save(tmp_path / "w.npy", weights)
     np.save(tmp_path / "drawn.npy", np.arange(4, 24))
     run = train(store, tmp_path / "r", "--epochs", "1", "--weights", tmp_path / "w.npy")
-    score("moso", run, "x.npy").fails(3, "the 20 samples to which --weights gives more than 0", "with --subset")
+    score("moso", run, "x.npy").fails(3, "on 20 samples, those of a weight above 0", "with --subset")
     score("moso", run, "m.npy", "--subset", tmp_path / "drawn.npy").ok()
     assert np.flatnonzero(np.isfinite(scores(tmp_path / "m.npy"))).tolist() == list(range(4, 24))
 

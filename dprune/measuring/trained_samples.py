@@ -75,10 +75,8 @@ def trained_samples(generated: Record | None, given: Array | None, subset: Array
     if given is not None and model is not None:
         _check_given(given, model, digest)
     part, count = part_by(model), trained_count(model)
-    is_theirs = subset is not None and subset.as_parent()["digest"] == digest
-    named = given or (
-        subset if is_theirs and subset is not None and (not part or len(subset.values) == count) else None
-    )
+    own = subset if subset is not None and subset.as_parent()["digest"] == digest else None
+    named = given or (None if own is not None and part and len(own.values) != count else own)
     if named is not None:
         return TrainedSamples(named, named.fingerprint)
     # Shards that were packed from a subset are a dataset of its own, of which the training took all.

@@ -197,11 +197,12 @@ def _check_sizes(surrogates: Sequence[Surrogate]) -> None:
     for surrogate in surrogates:
         run, count = surrogate.run, len(surrogate.ids)
         if count != (trained := run.record["options"]["samples"]):
-            if "weights" in run.record.get("parents", {}):
-                raise MismatchError(f"{run.folder} was trained on the {trained:,} samples to which --weights gives more "
-                                    f"than 0, of {count:,}: give the ids of all such samples with --subset.")  # fmt: skip
-            raise MismatchError(f"{run.folder} was trained on {trained:,} samples, and {count:,} are its now: train it "
-                                "again.")  # fmt: skip
+            weighs = "weights" in run.record.get("parents", {})
+            what, remedy = (
+                ("those of a weight above 0, of", "give the ids of all that have one with --subset")
+                if weighs else ("and now there are", "train it again")
+            )  # fmt: skip
+            raise MismatchError(f"{run.folder} was trained on {trained:,} samples, {what} {count:,}: {remedy}.")
         if count < 2:
             raise InputError(f"{run.folder}: was trained on one sample, and a comparison needs two: train fewer "
                              "folds.")  # fmt: skip

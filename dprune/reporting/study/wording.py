@@ -114,6 +114,8 @@ _STEPS = {
 }
 # What it means that a training was told something of each sample.
 _DRAWN = {"weights": "weighted", "sigma_min": "noise from a level of each sample", "curriculum": "curriculum"}
+_BESIDE = ("coarse", "guide")
+"""Roles of other networks that take part in drawing; options of `sample` tell that there are any."""
 _OVERSAMPLED = "balanced oversampling"
 """What `select` makes weights for."""
 _MODELS = {"train-dit": "DiT", "train-baseline vae": "VAE", "train-baseline gan": "GAN"}
@@ -153,8 +155,11 @@ def is_model(factor: Factor) -> bool:
 
 
 def is_of_drawing(factor: Factor) -> bool:
-    """Tell whether a factor says how a training was to draw its samples, or how what told it that was made."""
-    return any(role in DRAWING for role in factor.path)
+    """Tell whether a factor says how the training was to draw its samples, or how what told it that was made.
+
+    How that of another network was, such as of a weaker model, it does not say.
+    """
+    return next((role in DRAWING for role in factor.path if role in ASIDE), False)
 
 
 def role_name(role: str) -> str:
@@ -188,7 +193,7 @@ def noun(factor: Factor, *, of_command: bool = False, of_place: bool = False, of
     if factor.name.startswith("tag "):
         return factor.name.removeprefix("tag ")
     known = _option_words(factor)
-    words = [place] if of_place else []
+    words = [place] if of_place or _is_beside(factor) else []
     if known is None and (of_command or len(factor.name) == 1):
         words.append(_command(factor.command))
     return " ".join(filter(None, [*words, known[0] if known else spoken(factor.name)]))
@@ -214,8 +219,8 @@ def phrase(
     said = known[1] if isinstance(known[1], str) else known[1].get(value, f"{known[0]} {{}}")
     said = _singular(said.format(shown.removesuffix(".0") if "." in shown else shown))
     if role := next((role for role in factor.path if role in _DRAWN), ""):
-        return f"{_DRAWN[role]} by {said}"
-    return f"{place_of(factor)} {said}".strip() if of_place else said
+        return f"{_whose(factor)}{_DRAWN[role]} by {said}"
+    return f"{place_of(factor)} {said}".strip() if of_place or _is_beside(factor) else said
 
 
 def _option_words(factor: Factor) -> tuple[str, str | dict[str, str]] | None:
@@ -288,12 +293,24 @@ def _made(factor: Factor, value: str, *, of_value: bool) -> str:
     if is_model(factor):
         return _MODELS.get(value, value)
     if role in _DRAWN:
-        return _drawn(role, factor, value)
+        return _whose(factor) + _drawn(role, factor, value)
+    if role in _BESIDE and factor.name == COMMAND:
+        return ""
     if "subset" in factor.path and (aside := _aside(factor)):
         return f"{aside} of the subset {shortened(factor, value)}" if of_value else f"{aside} of a subset"
     if len(factor.path) == 2 and factor.path[0] == "subset" and role in _STEPS and not of_value:
         return _STEPS[role]
     return f"{_step(factor)} {shortened(factor, value)}"
+
+
+def _is_beside(factor: Factor) -> bool:
+    """Tell whether a factor is of a network that takes part in drawing, which else would be taken for the model's."""
+    return any(role in _BESIDE for role in factor.path)
+
+
+def _whose(factor: Factor) -> str:
+    """Name the network that was trained so, where it is not the model."""
+    return "" if is_of_drawing(factor) else f"{_aside(factor)} "
 
 
 def _drawn(role: str, factor: Factor, value: str) -> str:
