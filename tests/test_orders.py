@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from dprune.errors import InputError
 from dprune.formats.features import ArrayFeatures
 from dprune.runtime import Silent
+from dprune.scoring import kernel_herding
 from dprune.scoring.farthest_first import farthest_first
 from dprune.scoring.kernel_herding import herding, mean_kernels
 from dprune.scoring.orders import load_stored
@@ -274,6 +275,12 @@ def test_herding_approaches_all_faster_than_chance() -> None:
     assert 3 < chance[0] / chance[2] < 6
     assert ours[0] / ours[2] > 9
     assert ours[2] < chance[2] / 4
+
+
+def test_steps_of_numpy_are_those_of_torch() -> None:
+    vectors, ties = Vectors(torch.from_numpy(made("scattered", 150, 6)), CPU), np.random.default_rng(0).permutation(150)
+    args = (vectors, mean_kernels(vectors, 0.05, Silent()), ties, 150, 0.05, Silent())
+    np.testing.assert_array_equal(kernel_herding._by_numpy(*args), kernel_herding._plainly(*args))
 
 
 def test_mean_kernels_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,9 @@ def herding(
         if len(x) <= most_tabled:
             return _by_table(vectors, ties, count, scale, monitor), width
         means = mean_kernels(vectors, scale, monitor)
-        step = _fused if triton_works(device) and vectors.is_there else _plainly
+        step = _by_numpy if device.type == "cpu" and vectors.factor is None else _plainly
+        if triton_works(device) and vectors.is_there:
+            step = _fused
         return step(vectors, means, ties, count, scale, monitor), width
 
 
@@ -133,6 +135,29 @@ def _by_table(
         values[best] = -np.inf
     monitor.advance(count)
     return by_tie[order]
+
+
+def _by_numpy(
+    vectors: Vectors, means: Tensor, ties: npt.NDArray[np.int64], count: int, scale: float, monitor: Monitor
+) -> npt.NDArray[np.int64]:
+    """Do as `_plainly` on a CPU, where numpy multiplies by a vector twice as fast as torch, and in all threads."""
+    x, squares, mean = vectors.x.numpy(), (scale * vectors.squares).numpy(), means.numpy()
+    values, order = mean.copy(), np.empty(count, dtype=np.int64)
+    for step in range(count):
+        if step % STEPS == 0:
+            check_stop(monitor)
+            monitor.advance(min(STEPS, count - step))
+        equal = np.flatnonzero(values == values.max())
+        best = order[step] = equal[ties[equal].argmin()]
+        kernels = x @ x[best]
+        kernels *= 2 * scale
+        kernels -= squares
+        kernels -= squares[best]
+        np.exp(np.minimum(kernels, 0, out=kernels), out=kernels)
+        values += mean
+        values -= kernels
+        values[best] = -np.inf
+    return order
 
 
 def _plainly(
