@@ -118,6 +118,10 @@ def test_weights_that_are_alike_are_none_whatever_they_are():
         assert np.array_equal(one, other)
     assert epoch_length(np.full(50, 0.1)) == 50
     assert epoch_length(np.full(50, 2.0)) == 100
+    # 4.5 visits stay five where samples are weighed by their noise levels, too.
+    for seed in range(40):
+        levels = NoiseLevels(np.random.default_rng(seed).random(3), np.arange(3), np.full(3, 1.5), "uniform", CPU)
+        assert epoch_length(levels.weights) == epoch_length(np.full(3, 1.5)) == 5
 
 
 def test_weights_of_two_visit_as_two_epochs_do_and_as_a_set_with_every_sample_twice():
@@ -298,8 +302,9 @@ def test_values_of_another_dataset_and_of_no_dataset(store: Path, tmp_path: Path
 
 
 def test_weights_leave_open_whether_a_model_was_trained_on_all():
-    def generated(**parents: dict[str, object]) -> dict[str, object]:
-        model = make_record("train-dit", {}, fingerprint="f" * 32, parents={"latents": {"digest": "l"}, **parents})
+    def generated(samples: int = 8, **parents: dict[str, object]) -> dict[str, object]:
+        model = make_record("train-dit", {"samples": samples, "of": 9}, fingerprint="f" * 32,
+                            parents={"latents": {"digest": "l"}, **parents})  # fmt: skip
         return make_record("sample", {}, parents={"model": parent_record(model, "m")})
 
     found = trained_samples(generated(), None, None)
@@ -307,6 +312,7 @@ def test_weights_leave_open_whether_a_model_was_trained_on_all():
     assert (found.subset, found.fingerprint) == (None, "f" * 32)
     assert trained_samples(generated(sigma_min={"digest": "s"}), None, None) == found
     assert trained_samples(generated(weights={"digest": "w"}), None, None) is None
+    assert trained_samples(generated(9, weights={"digest": "w"}), None, None) == found
 
 
 def test_a_level_that_no_sample_has_is_said(store: Path, tmp_path: Path):

@@ -81,7 +81,8 @@ def command(
 
     Shares are held to those of the training set, too, in one number: the slope of generated over training shares, 1
     where a model follows them. A model that was trained on all samples of the reference or of the clusters says so
-    itself. For others --trained-on names the subset of these.
+    itself. For others --trained-on names the subset of these: after train-dit --weights or --fold, the ids that it was
+    trained on.
 
     --metrics paired takes samples of two models with the same seeds, which are known by their keys: the mean cosine and
     distance of the pairs, beside those of shuffled samples, of all and inside each class, and how often a sample's

@@ -70,9 +70,10 @@ def command(*, delivery: Delivery, store: str, model: DiTOptions, training: Trai
     each time with another noise, time and dropped label; the log says how many distinct samples a batch holds.
 
     --weights, --sigma-min and --curriculum take one number a sample of the store: a .npy, or a table as CSV. With
-    --weights an epoch has as many visits as the weights add up to, and at least one for each sample. So
-    whole numbers say how often a sample comes in an epoch, and other weights are relative to each other: a weight that
-    asks for half a visit gives one in every other epoch. Samples of weight 0 or NaN are left out, as by --subset.
+    --weights an epoch, of which --epochs says how many, has as many visits as the weights add up to, and at least one
+    for each sample. So whole numbers say how often a sample comes in an epoch, and other weights are relative to each
+    other: a weight that asks for half a visit gives one in every other epoch. Samples of weight 0 or NaN are left out,
+    as by --subset.
 
     --sigma-min is for bad images beside good ones: blurred ones teach the layout, from a noise level on at which the
     blur no longer shows, and not the details. Good images get 0. All noise levels are trained on as often as without

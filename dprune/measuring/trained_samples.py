@@ -99,7 +99,8 @@ def trained_count(model: Record | None) -> int | None:
 
 def took_all(model: Record) -> bool:
     """Tell whether neither folds nor weights left a sample of the dataset out of a training without a subset."""
-    return not part_by(model) or trained_count(model) == model["options"].get("of")
+    count = trained_count(model)
+    return not part_by(model) or (count is not None and count == model["options"].get("of"))
 
 
 def _check_given(given: Array, model: Record, digest: str | None) -> None:

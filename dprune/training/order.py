@@ -78,7 +78,8 @@ EVEN = Drawing()
 
 def epoch_length(weights: Weights) -> int:
     """Visits of an epoch: what the weights add up to, so that whole numbers are counts, and one a sample at least."""
-    return max(int(np.floor(weights.sum() + 0.5)), len(weights))
+    # A half that was scaled may have lost its last bit.
+    return max(int(np.floor(weights.sum().round(6) + 0.5)), len(weights))
 
 
 class Epochs:
