@@ -87,9 +87,10 @@ def test_names_are_the_shortest_that_tell_lines_apart(named, runs, expected) -> 
     assert labels(named(*runs)) == expected
 
 
-def repeats(k: int = 24) -> dict[str, object]:
-    """Weights of `select --repeat`."""
+def repeats(k: int = 24, within: str = "") -> dict[str, object]:
+    """Weights of `select --repeat`, of all samples or of a share."""
     parents = {"clusters": made(replace(NEAREST, k=k).clusters())}
+    parents |= {"within": made(make_record("select", {"order": "random", "keep": within}, seed=0))} if within else {}
     return made(make_record("select", {"order": "random", "quota": "equal", "repeat": True}, seed=0, parents=parents))
 
 
@@ -131,6 +132,12 @@ def test_networks_that_take_part_in_drawing_are_told_from_the_model(named) -> No
         f"{guidance}, weaker model balanced oversampling",
     }  # fmt: skip
     assert "a coarse model until 0.7, coarse model nano/4" in [dict(line.about)["Differs in"] for line in found.lines]
+
+
+def test_of_which_samples_weights_are_goes_without_saying(named) -> None:
+    runs = [Run(drawn={"weights": repeats(within="1.0")}), replace(NEAREST, drawn={"weights": repeats(within="0.25")})]
+    names = ["unpruned", "all samples, balanced oversampling", "nearest, balanced oversampling"]
+    assert labels(named(Run(), *runs)) == names
 
 
 def test_weights_of_other_clusters_are_others(named) -> None:

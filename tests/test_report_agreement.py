@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from conftest import dprune
 from scipy import stats
-from studies import FINGERPRINT, Run, write_metrics
+from studies import FINGERPRINT, Run, made, write_metrics
 from test_report import page_of
 
 from dprune.formats.arrays import read_ids, write_array
-from dprune.formats.provenance import make_record, with_findings
+from dprune.formats.provenance import make_record, parent_record, with_findings
 from dprune.metrics.catalogue import QUALITY
 from dprune.reporting.agreement.inputs import AgreementInputs
 from dprune.reporting.agreement.kept_sets import KeptSets
@@ -320,6 +320,30 @@ def test_scores_are_named_by_method_options_files_and_labels(study: Study) -> No
         "EL2N, \N{GREEK SMALL LETTER SIGMA}=0.06",
         "EL2N, \N{GREEK SMALL LETTER SIGMA}=0.29",
     }
+
+
+def test_scores_inside_clusters_are_told_from_those_among_all(study: Study) -> None:
+    clusters = made(make_record("cluster", {"k": 3}, fingerprint=FINGERPRINT))
+    for name, parents, like in (("among-all", {}, "el2n"), ("inside", {"clusters": clusters}, "grand")):
+        record = make_record("score herding", {}, parents=parents, fingerprint=FINGERPRINT)
+        write_array(study.folder / f"{name}.npy", study.values[like].astype(np.float32), record)
+    study.measure(study.keep("el2n", "el2n", "highest"), 9)
+    study.report(scores=("among-all", "inside")).ok()
+    names = {row[side] for row in study.rows("correlations") for side in ("score", "other")}
+    assert names == {"herding", "herding, within clusters"}
+
+
+def test_lines_that_keep_all_are_no_sets_that_overlap(study: Study) -> None:
+    paths = [study.keep(name, "el2n", order) for name, order in (("el2n", "highest"), ("low", "lowest"))]
+    for path in paths:
+        study.measure(path, 9)
+    everything = study.keep("all", "", "random", "1.0")
+    for name in ("weighted", "easy-first"):
+        drawn = {"curriculum" if name == "easy-first" else "weights": parent_record(None, name[0] * 64)}
+        run = Run(subset=read_ids(everything).as_parent(), samples=390, drawn=drawn)
+        write_metrics(study.folder / name / "0" / "metrics.json", run, {"frechet_distance": 8, "vendi": 3.0})
+    study.report(*study.subsets).ok()
+    assert {row["pruned"] for row in study.rows("overlaps")} == {"0.5"}
 
 
 def test_text_files_of_scores_and_ids_will_do(study: Study) -> None:

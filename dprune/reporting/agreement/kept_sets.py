@@ -55,7 +55,8 @@ class KeptSets:
             known: the same in comparisons, whose lines are called alike.
         """
         by_digest = {kept.digest: kept for kept in inputs.subsets}
-        pruned = [point for point in results if point.subset.pruned]
+        # What leaves nothing out has all in common with its like.
+        pruned = [point for point in results if point.subset.pruned and point.subset.ratio != 0]
         named = {point.mark: by_digest.get(_subset_digest(point)) for point in results}
         used = {kept.digest for kept in named.values() if kept}
         others = [_as_tagged(_point_of_subset(kept, inputs.total), pruned)

@@ -12,7 +12,7 @@ from dprune.formats.arrays import Array
 from dprune.reporting.study.factors import flatten
 from dprune.reporting.study.given_names import is_same
 from dprune.reporting.study.labels import Labeller
-from dprune.reporting.study.training_sets import score_name
+from dprune.reporting.study.training_sets import SUBSET, score_name
 from dprune.reporting.study.wording import method_name
 
 
@@ -52,8 +52,9 @@ def _head(array: Array) -> str:
 
 def _apart(head: str, arrays: Sequence[Array]) -> list[str]:
     """Name scores of one method by the options in which they differ, or by their files where that is not enough."""
-    labeller = Labeller([flatten(array.record).factors for array in arrays])
-    names = [", ".join(filter(None, (head, labeller.name(flatten(array.record).factors)))) for array in arrays]
+    tables = [flatten(array.record, SUBSET).factors for array in arrays]
+    labeller = Labeller(tables)
+    names = [", ".join(filter(None, (head, labeller.name(table)))) for table in tables]
     if len(set(names)) == len(names):
         return names
     return [f"{head} ({_stem(array)})" for array in arrays]

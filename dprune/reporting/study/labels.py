@@ -9,8 +9,9 @@ from functools import reduce
 from itertools import combinations
 from operator import or_
 
+from dprune.formats.provenance import DRAWING
 from dprune.reporting.study.factors import ANY, COMMAND, COUNT, OWN, SOURCE, Factor, Factors
-from dprune.reporting.study.wording import is_model, noun, phrase, shortened
+from dprune.reporting.study.wording import is_model, is_of_drawing, noun, phrase, shortened
 
 _MOST = 4
 # What is said rather than another factor that tells the same apart, the best first.
@@ -106,9 +107,11 @@ def _fewest(apart: dict[Factor, int]) -> list[Factor]:
     return list(kept)
 
 
-def _worst_first(factor: Factor) -> tuple[bool, int, int, Factor]:
-    # Whoever gave a tag meant it to be read.
-    return not factor.name.startswith("tag "), _PREFERRED.get(factor.name, 0), len(factor.path), factor
+def _worst_first(factor: Factor) -> tuple[bool, bool, int, int, Factor]:
+    # Whoever gave a tag meant it to be read. How weights were made says less than that there were any.
+    told = factor.path[-1:] in [(role,) for role in DRAWING] and factor.name in (COMMAND, SOURCE)
+    first = factor.name.startswith("tag ") or told
+    return not first, is_of_drawing(factor), _PREFERRED.get(factor.name, 0), len(factor.path), factor
 
 
 def _is_said(factor: Factor, differing: Sequence[Factor], tables: Sequence[Factors]) -> bool:
