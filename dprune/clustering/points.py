@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +46,6 @@ class Points:
         """Points of all ranks."""
         return sum(self.counts)
 
-    @functools.cached_property
-    def _kept(self) -> npt.NDArray[np.bool_]:
-        """`valid` of all ranks on rank 0, of this one elsewhere."""
-        return _gathered(namespace(self.x).asarray(self.valid))
-
     def over_samples(self, values: Array, missing: float) -> npt.NDArray[Any]:
         """Bring one value a point to the host, as one a sample: of all ranks on rank 0, of its own on another.
 
@@ -59,9 +53,11 @@ class Points:
             values: of this rank's points, [n].
             missing: value of the samples that are no points.
         """
-        found = _gathered(values)
-        out = np.full(len(self._kept), missing, dtype=found.dtype)
-        out[self._kept] = found
+        # Not a cached property: Python 3.11 locks it for all threads, so that ranks which are threads would wait for
+        # each other for ever.
+        found, kept = _gathered(values), _gathered(namespace(self.x).asarray(self.valid))
+        out = np.full(len(kept), missing, dtype=found.dtype)
+        out[kept] = found
         return out
 
     def place(self, centroids: Array) -> Array:
