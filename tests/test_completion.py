@@ -244,7 +244,7 @@ def test_help_alone_is_that_of_dprune() -> None:
         (("moso",), "Did you mean 'score moso'?"),
         (("score", "mosso"), "Did you mean 'moso'?"),
         (("score", "el2"), "Did you mean 'el2n'?"),
-        (("select", "x", "--kep", "1"), "Did you mean one of: '--cap', '--help', '--keep'?"),
+        (("select", "x", "--kep", "1"), "Did you mean one of: '--help', '--keep', '--repeat'?"),
         (("score", "moso", "x", "y", "--normalise", "none"), "'--noise', '--normalize'?"),
         (("help", "slect"), "Did you mean 'select'?"),
         (("help", "score", "mosso"), "Did you mean 'moso'?"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     options.gathers(
         "settings", "dprune.measuring.settings:EvalSettings",
         options.option("--metrics", group="Metrics", common=True, metavar="LIST",
-                       help="Metrics to compute: fid,is,prdc,kid,cmmd,prd,vendi,shares,paired,clipped-density,"
+                       help="Metrics: fid,is,prdc,kid,cmmd,prd,vendi,shares,paired,clipped-density,"
                             "clipped-coverage."),
         options.option("--subset", group="Data", common=True, metavar="FILE",
                        help="Compare with these samples of the reference only: ids, keys or a mask."),

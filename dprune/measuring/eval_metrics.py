@@ -212,20 +212,6 @@ def _manifold(pair: ReadyPair) -> Found:
     return {key: getattr(pair.balls.manifold, key) for key in METRICS["prdc"].keys}, {}
 
 
-@_computes("clipped-density")
-def _clipped_density(pair: ReadyPair) -> Found:
-    found = pair.balls.clipped
-    assert found is not None
-    return {"clipped_density": found.density}, {"clipped_density": {"uncapped": found.uncapped}}
-
-
-@_computes("clipped-coverage")
-def _clipped_coverage(pair: ReadyPair) -> Found:
-    found = pair.balls.clipped
-    assert found is not None
-    return {"clipped_coverage": found.coverage}, {"clipped_coverage": {"uncalibrated": found.uncalibrated}}
-
-
 @_computes("kid")
 def _kid(pair: ReadyPair) -> Found:
     from dprune.metrics.kernel import kid
@@ -308,6 +294,20 @@ def _paired(pair: ReadyPair) -> Found:
 
     metrics, details = measure_pairs(pair.generated, pair.reference, pair.named, pair.settings)
     return metrics, {"paired": details}
+
+
+@_computes("clipped-density")
+def _clipped_density(pair: ReadyPair) -> Found:
+    found = pair.balls.clipped
+    assert found is not None
+    return {"clipped_density": found.density}, {"clipped_density": {"uncapped": found.uncapped}}
+
+
+@_computes("clipped-coverage")
+def _clipped_coverage(pair: ReadyPair) -> Found:
+    found = pair.balls.clipped
+    assert found is not None
+    return {"clipped_coverage": found.coverage}, {"clipped_coverage": {"uncalibrated": found.uncalibrated}}
 
 
 def _accuracies(classes: PredictedClasses, blocks: Blocks | None) -> dict[str, Estimate]:
